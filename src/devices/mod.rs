@@ -1,0 +1,3 @@
+//! Emulated devices and the bus they sit on. No KVM type appears here.
+
+pub mod bus;

@@ -1,0 +1,3 @@
+//! The hull program: parse, run, print the error chain, exit.
+
+fn main() {}
