@@ -30,7 +30,7 @@ test: deps payloads ## format, lint, documentation, unit tests and this machine'
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
-	cargo test --workspace
+	cargo test --workspace -- --nocapture
 
 clean: ## remove everything built
 	cargo clean

@@ -1,3 +1,25 @@
 //! The hull program: parse, run, print the error chain, exit.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// hull's own errors, as container engines number theirs.
+const OWN_ERROR: u8 = 125;
+
+fn main() -> ExitCode {
+    let cli = match hull::cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { OWN_ERROR } else { 0 });
+        }
+    };
+    match cli.execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(OWN_ERROR)
+        }
+    }
+}

@@ -30,7 +30,6 @@ const EM_386: u16 = 3;
 const EM_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-const SHT_SYMTAB: u32 = 2;
 /// `XEN_ELFNOTE_PHYS32_ENTRY` of the owner "Xen" (xen/include/public/elfnote.h).
 const PHYS32_ENTRY: u32 = 18;
 

@@ -1,0 +1,28 @@
+//! The command line: flags to a library call, errors to stderr. The only place that prints.
+
+pub mod run;
+
+use clap::{Parser, Subcommand};
+
+/// A micro virtual machine monitor for Linux/KVM.
+#[derive(Parser)]
+#[command(name = "hull", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Boot a kernel or a flat payload in a virtual machine.
+    Run(run::Run),
+}
+
+impl Cli {
+    /// Do what was asked.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match self.verb {
+            Verb::Run(run) => run.execute(),
+        }
+    }
+}

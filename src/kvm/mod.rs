@@ -1,0 +1,40 @@
+//! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
+//! ([`regs`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
+
+pub mod regs;
+pub mod vcpu;
+pub mod vm;
+
+use thiserror::Error;
+
+/// What /dev/kvm refused.
+#[derive(Debug, Error)]
+pub enum KvmError {
+    /// The device could not be opened.
+    #[error("/dev/kvm: {source_text}; {remedy}")]
+    Open {
+        /// What the kernel said.
+        source_text: std::io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Not KVM, or one from before 2007.
+    #[error("/dev/kvm speaks API version {version}, not 12: it is not Linux's KVM")]
+    Version {
+        /// What KVM_GET_API_VERSION returned.
+        version: i32,
+    },
+    /// An ioctl failed.
+    #[error("KVM refused {ioctl}: {error}")]
+    Ioctl {
+        /// Its name.
+        ioctl: &'static str,
+        /// Its error.
+        error: kvm_ioctls::Error,
+    },
+}
+
+/// Name the ioctl that an error is of.
+pub(crate) fn refused(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
+    move |error| KvmError::Ioctl { ioctl, error }
+}

@@ -1,0 +1,91 @@
+//! One vCPU: KVM_RUN, and one match over the reasons for which it comes back.
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::{KvmError, refused, regs};
+use crate::boot::Entry;
+
+/// Where the guest's port and MMIO accesses go.
+///
+/// Called on the vCPU's thread between two KVM_RUNs. Reads find `data` filled with ones, which
+/// is what a bus without a device answers.
+pub trait Accesses {
+    /// IN from `port`.
+    fn port_read(&self, port: u16, data: &mut [u8]);
+    /// OUT to `port`.
+    fn port_write(&self, port: u16, data: &[u8]);
+    /// A load from `gpa` where no RAM lies.
+    fn mmio_read(&self, gpa: u64, data: &mut [u8]);
+    /// A store to `gpa` where no RAM lies.
+    fn mmio_write(&self, gpa: u64, data: &[u8]);
+}
+
+/// Why the guest does not go on by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The exit was handled; run again.
+    Handled,
+    /// A signal or KVM_SET_IMMEDIATE_EXIT interrupted it.
+    Interrupted,
+    /// The guest shut down: a triple fault.
+    Shutdown,
+    /// KVM cannot go on, for the reason in words.
+    Failed(String),
+}
+
+/// A vCPU.
+pub struct Vcpu {
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    pub(crate) fn new(fd: VcpuFd) -> Self {
+        Self { fd }
+    }
+
+    /// Put it at the kernel's entry.
+    pub fn enter_at(&self, entry: &Entry) -> Result<(), KvmError> {
+        regs::set(&self.fd, entry)
+    }
+
+    /// RIP, for messages.
+    pub fn rip(&self) -> Option<u64> {
+        self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
+    /// Run until the next exit and handle it.
+    pub fn run(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            // EINTR and EAGAIN: a signal, or a vCPU that waits for its INIT.
+            Err(error) if matches!(error.errno(), 4 | 11) => return Ok(Exit::Interrupted),
+            Err(error) => return Err(refused("KVM_RUN")(error)),
+        };
+        match exit {
+            VcpuExit::IoOut(port, data) => accesses.port_write(port, data),
+            VcpuExit::IoIn(port, data) => {
+                data.fill(0xff);
+                accesses.port_read(port, data);
+            }
+            VcpuExit::MmioRead(gpa, data) => {
+                data.fill(0xff);
+                accesses.mmio_read(gpa, data);
+            }
+            VcpuExit::MmioWrite(gpa, data) => accesses.mmio_write(gpa, data),
+            VcpuExit::Intr => return Ok(Exit::Interrupted),
+            VcpuExit::Shutdown => return Ok(Exit::Shutdown),
+            VcpuExit::FailEntry(reason, _) => {
+                return Ok(Exit::Failed(format!(
+                    "the CPU refused to enter the guest ({reason:#x})"
+                )));
+            }
+            VcpuExit::InternalError => {
+                return Ok(Exit::Failed(
+                    "this KVM could not finish an instruction".into(),
+                ));
+            }
+            other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
+        }
+        Ok(Exit::Handled)
+    }
+}

@@ -1,0 +1,107 @@
+//! One virtual machine: memory slots, the in-kernel interrupt controllers and timer, irqfds.
+//!
+//! Source: Documentation/virt/kvm/api.rst.
+
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::vcpu::Vcpu;
+use super::{KvmError, refused};
+use crate::memory::GuestMemory;
+use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+
+/// A virtual machine and the guest memory that its slots point into.
+pub struct Vm {
+    // Before `memory`: the VM goes first, so that no slot ever points to unmapped memory.
+    fd: VmFd,
+    kvm: Kvm,
+    memory: GuestMemory,
+}
+
+/// Open /dev/kvm and check that it is KVM.
+pub fn open() -> Result<Kvm, KvmError> {
+    let kvm = Kvm::new().map_err(|error| KvmError::Open {
+        source_text: error.into(),
+        remedy: match error.errno() {
+            13 => "let your user in (add it to the group kvm) or run as root",
+            2 => "load the module kvm_intel or kvm_amd, and enable virtualization in the firmware",
+            _ => "check that KVM works on this machine",
+        },
+    })?;
+    match kvm.get_api_version() {
+        12 => Ok(kvm),
+        version => Err(KvmError::Version { version }),
+    }
+}
+
+impl Vm {
+    /// Create the machine: memory, IOAPIC, PICs, local APICs and PIT, and no vCPU yet.
+    pub fn new(kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
+        let fd = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
+        // Intel without unrestricted guests needs both pages; elsewhere they cost nothing.
+        fd.set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(KVM_TSS as usize)
+            .map_err(refused("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip()
+            .map_err(refused("KVM_CREATE_IRQCHIP"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        fd.create_pit2(pit).map_err(refused("KVM_CREATE_PIT2"))?;
+        for (slot, region) in memory.iter().enumerate() {
+            let slot = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the range is a whole mapping of `memory`, which this struct owns and drops
+            // after the VM's file descriptor; regions of a GuestMemory do not overlap.
+            unsafe { fd.set_user_memory_region(slot) }
+                .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(Self { fd, kvm, memory })
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Create vCPU `id`, with all of the host's CPUID that KVM can give and its own APIC id.
+    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
+        let fd = self
+            .fd
+            .create_vcpu(id.into())
+            .map_err(refused("KVM_CREATE_VCPU"))?;
+        let mut cpuid = self
+            .kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
+        for entry in cpuid.as_mut_slice() {
+            match entry.function {
+                // CPUID.1:EBX[31:24] is the initial APIC id.
+                1 => entry.ebx = entry.ebx & 0x00ff_ffff | u32::from(id) << 24,
+                // CPUID.0BH and 1FH: EDX is the x2APIC id at every level.
+                0xb | 0x1f => entry.edx = id.into(),
+                _ => {}
+            }
+        }
+        fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
+        Ok(Vcpu::new(fd))
+    }
+
+    /// Let `event` raise an edge on `gsi`.
+    pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_irqfd(event, gsi)
+            .map_err(refused("KVM_IRQFD"))
+    }
+}
