@@ -1,9 +1,42 @@
 //! From the bytes of a kernel to an [`Entry`]: guest memory filled, and where to start.
 //!
+//! [`load`] detects what the file is ([`detect`]), copies it into guest memory (`elf`, `bzimage`
+//! after `decompress`, `flat`), and puts beside it what it will ask for: command line, initrd,
+//! boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP and ACPI tables.
 //! This module writes bytes into guest memory and knows nothing of KVM: `kvm::regs` turns an
 //! [`Entry`] into registers.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
-use crate::memory::layout::MmioSlot;
+use std::ops::Range;
+
+use crate::memory::GuestMemory;
+use crate::memory::layout::{BOOT_PARAMS, MmioSlot};
+
+pub mod cmdline;
+pub mod detect;
+mod elf;
+mod error;
+mod flat;
+pub mod initrd;
+mod linux64;
+mod mptable;
+mod ram;
+pub mod tables;
+
+pub use detect::{Format, detect};
+pub use error::*;
+
+use elf::Elf;
+use linux64::SetupHeader;
 
 /// How the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,4 +73,154 @@ pub struct Machine<'a> {
     pub cpus: u8,
     /// The virtio-mmio windows in use.
     pub virtio: &'a [MmioSlot],
+}
+
+/// Which way into the kernel to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// The shortest: a bzImage is unpacked on the host, Linux is entered in 64-bit mode, another
+    /// kernel with a PVH note through that.
+    #[default]
+    Auto,
+    /// The PVH entry, also for Linux.
+    Pvh,
+    /// A bzImage unpacks itself inside the guest.
+    Guest,
+}
+
+/// What to put into guest memory beside the kernel.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Which way in.
+    pub via: Via,
+    /// The initrd's parts, laid one behind the other; may be empty.
+    pub initrd: &'a [&'a [u8]],
+    /// The command line without the virtio devices.
+    pub cmdline: cmdline::Cmdline,
+    /// Whether to name the virtio devices on the command line too, for kernels that do not read
+    /// the DSDT (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES). One that reads both warns about each twice.
+    pub virtio_on_cmdline: bool,
+    /// What the tables describe.
+    pub machine: Machine<'a>,
+}
+
+/// What [`load`] put into guest memory.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Where to start.
+    pub entry: Entry,
+    /// What the file was.
+    pub format: Format,
+    /// GPAs of the kernel, .bss included.
+    pub kernel: Range<u64>,
+    /// GPAs of the initrd.
+    pub initrd: Option<Range<u64>>,
+    /// The command line as the kernel sees it; empty for flat payloads.
+    pub cmdline: String,
+}
+
+/// A kernel in guest memory that still lacks all that stands around it.
+struct Placed {
+    entry: Entry,
+    kernel: Range<u64>,
+    /// The bzImage's own, or one that stands in for it.
+    header: SetupHeader,
+}
+
+/// Fill `memory` with the kernel and everything that `plan` names, and say where to start.
+///
+/// `memory` must be fresh (all zero): bytes that must be 0 are not written. Nothing global is
+/// touched, so this may run on a thread of its own while KVM is being set up.
+///
+/// # Errors
+/// [`BootError`]; what was written into `memory` until then stays there.
+pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Loaded, BootError> {
+    let format = detect(kernel)?;
+    let placed = match format {
+        Format::Flat(_) => return load_flat(memory, kernel, format),
+        Format::Vmlinux | Format::Pvh => place_elf(
+            memory,
+            &Elf::parse(kernel)?,
+            plan.via,
+            SetupHeader::for_vmlinux(),
+        )?,
+        Format::BzImage => {
+            let found = "a bzImage, which is not supported yet".to_string();
+            return Err(DetectError::NotAKernel { found }.into());
+        }
+    };
+    let Placed {
+        entry,
+        kernel,
+        header,
+    } = placed;
+
+    let mut line = plan.cmdline.clone();
+    if plan.virtio_on_cmdline {
+        line = line.with_virtio(plan.machine.virtio);
+    }
+    let cmdline = line.finish(header.cmdline_size.get() as usize)?;
+    cmdline::write(memory, &cmdline)?;
+    let address_max = header.initrd_addr_max.get().into();
+    let initrd = initrd::place(memory, plan.initrd, kernel.end, address_max)?;
+
+    mptable::write(memory, plan.machine.cpus)?;
+    tables::write(memory, entry.mode)?;
+    linux64::write(
+        memory,
+        &linux64::Params {
+            header,
+            initrd: initrd.as_ref(),
+            rsdp: 0,
+        },
+    )?;
+    Ok(Loaded {
+        entry,
+        format,
+        kernel,
+        initrd,
+        cmdline,
+    })
+}
+
+fn load_flat(memory: &GuestMemory, payload: &[u8], format: Format) -> Result<Loaded, BootError> {
+    let entry = flat::load(memory, payload)?;
+    tables::write(memory, entry.mode)?;
+    let kernel = entry.rip..entry.rip + payload.len() as u64;
+    Ok(Loaded {
+        entry,
+        format,
+        kernel,
+        initrd: None,
+        cmdline: String::new(),
+    })
+}
+
+fn place_elf(
+    memory: &GuestMemory,
+    elf: &Elf,
+    via: Via,
+    header: SetupHeader,
+) -> Result<Placed, BootError> {
+    let pvh = via == Via::Pvh || detect::elf_format(elf) == Format::Pvh;
+    let entry = if pvh {
+        let rip = elf.check_entry(elf.pvh_entry().ok_or(BootError::NoPvhEntry)?.into())?;
+        Entry {
+            mode: Mode::Pvh,
+            rip,
+            params: 0,
+        }
+    } else {
+        Entry {
+            mode: Mode::Linux64,
+            rip: elf.check_entry(elf.entry())?,
+            params: BOOT_PARAMS,
+        }
+    };
+    let kernel = elf.load(memory)?;
+    Ok(Placed {
+        entry,
+        kernel,
+        header,
+    })
 }

@@ -1,0 +1,629 @@
+//! ELF kernels: parsing, notes, and copying the loadable segments into guest memory.
+//!
+//! [`Elf::parse`] accepts what can start at all (an executable for x86, 32- or 64-bit),
+//! [`Elf::load`] places its segments. Every offset and size comes from the file and is checked
+//! before use. Sources: System V ABI, chapters 4 and 5; AMD64 ABI supplement; xen/elfnote.h.
+
+use std::ops::Range;
+
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::ram;
+use crate::memory::GuestMemory;
+use crate::memory::layout::{HIGH_MEMORY, MMIO_HOLE, MMIO_HOLE_END};
+
+/// The first bytes of every ELF file.
+pub const MAGIC: &[u8] = b"\x7fELF";
+/// Most program headers of a kernel; Linux has 5.
+const MAX_SEGMENTS: u16 = 128;
+/// Most bytes of one note segment that are looked at; Linux's has about 500.
+const MAX_NOTES_BYTES: usize = 1 << 20;
+
+const CLASS_32: u8 = 1;
+const CLASS_64: u8 = 2;
+const DATA_LITTLE_ENDIAN: u8 = 1;
+const ET_EXEC: u16 = 2;
+const EM_386: u16 = 3;
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// `XEN_ELFNOTE_PHYS32_ENTRY` of the owner "Xen" (xen/include/public/elfnote.h).
+const PHYS32_ENTRY: u32 = 18;
+
+/// What is wrong with an ELF file, or does not fit about it.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ElfError {
+    /// Something lies beyond the end of the file.
+    #[error("the ELF file is truncated: {what} ends at byte {end}, the file has {size}")]
+    Truncated {
+        /// What is cut off.
+        what: String,
+        /// Where it would end, in bytes from the start of the file.
+        end: u64,
+        /// Bytes in the file.
+        size: u64,
+    },
+    /// Not little-endian.
+    #[error("the ELF file is big-endian, made for another CPU; hull runs x86-64 kernels")]
+    BigEndian,
+    /// Not for x86.
+    #[error("the ELF file is made for {name} (e_machine {machine}); hull runs x86-64 kernels")]
+    Machine {
+        /// The CPU's name.
+        name: &'static str,
+        /// The field `e_machine`.
+        machine: u16,
+    },
+    /// 32-bit without another way in.
+    #[error("a 32-bit ELF file without a PVH entry; use a 64-bit kernel, or one with a PVH note")]
+    ThirtyTwoBit,
+    /// An object, a library or a core dump.
+    #[error("the ELF file is {name}, not a kernel; pass vmlinux or bzImage")]
+    NotExecutable {
+        /// What it is.
+        name: &'static str,
+    },
+    /// A header field with an impossible value.
+    #[error("the ELF header is damaged: {field} is {value}, expected {expected}")]
+    Header {
+        /// The field's name in the ABI.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+        /// What it may hold.
+        expected: &'static str,
+    },
+    /// Nothing to load.
+    #[error("the ELF file has no loadable segment; pass vmlinux as the kernel's build made it")]
+    NothingToLoad,
+    /// More bytes in the file than in memory.
+    #[error("ELF segment {index} is damaged: {filesz} bytes in the file, {memsz} in memory")]
+    FileLargerThanMemory {
+        /// Its program header's index.
+        index: usize,
+        /// `p_filesz` in bytes.
+        filesz: u64,
+        /// `p_memsz` in bytes.
+        memsz: u64,
+    },
+    /// The end of the segment passes 2^64.
+    #[error("ELF segment {index} at {gpa:#x} of {size:#x} bytes wraps around the address space")]
+    Wraps {
+        /// Its program header's index.
+        index: usize,
+        /// `p_paddr`.
+        gpa: u64,
+        /// `p_memsz` in bytes.
+        size: u64,
+    },
+    /// In the area of the boot tables.
+    #[error(
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies below 1 MiB, where hull keeps its tables; link it at 0x100000 or above"
+    )]
+    TooLow {
+        /// Its program header's index.
+        index: usize,
+        /// `p_paddr`.
+        gpa: u64,
+        /// `p_memsz` in bytes.
+        size: u64,
+    },
+    /// Where devices answer.
+    #[error(
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies in the device area 0xc0000000-0xffffffff; link it below"
+    )]
+    InHole {
+        /// Its program header's index.
+        index: usize,
+        /// `p_paddr`.
+        gpa: u64,
+        /// `p_memsz` in bytes.
+        size: u64,
+    },
+    /// No RAM there.
+    #[error(
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies outside of the guest's {memory_mib} MiB of memory; a larger --memory may hold it ({need_mib} MiB and room for the rest)"
+    )]
+    OutsideMemory {
+        /// Its program header's index.
+        index: usize,
+        /// `p_paddr`.
+        gpa: u64,
+        /// `p_memsz` in bytes.
+        size: u64,
+        /// What the guest has.
+        memory_mib: u64,
+        /// Where the segment ends.
+        need_mib: u64,
+    },
+    /// Two segments want the same bytes.
+    #[error("ELF segments {first} and {second} overlap at {gpa:#x}; the file is damaged")]
+    Overlap {
+        /// The lower segment's index.
+        first: usize,
+        /// The higher segment's index.
+        second: usize,
+        /// Where the higher one starts.
+        gpa: u64,
+    },
+    /// The entry point is not in the kernel.
+    #[error("the kernel's entry point {entry:#x} lies in none of its segments")]
+    EntryOutside {
+        /// The GPA of the first instruction.
+        entry: u64,
+    },
+}
+
+/// A parsed ELF executable for x86.
+#[derive(Debug)]
+pub struct Elf<'a> {
+    bytes: &'a [u8],
+    is_64_bit: bool,
+    entry: u64,
+    segments: Vec<Segment>,
+}
+
+/// One program header, the fields that matter here.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    index: usize,
+    kind: u32,
+    offset: u64,
+    paddr: u64,
+    filesz: u64,
+    memsz: u64,
+    align: u64,
+}
+
+impl<'a> Elf<'a> {
+    /// Parse the header and the program headers of an executable for x86.
+    ///
+    /// # Errors
+    /// [`ElfError`] for whatever can never start: another CPU, an object file, a truncated file.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, ElfError> {
+        let ident: &[u8; 16] = bytes
+            .first_chunk()
+            .ok_or_else(|| truncated("its header", 16, bytes))?;
+        if ident[5] != DATA_LITTLE_ENDIAN {
+            return Err(ElfError::BigEndian);
+        }
+        let elf = match ident[4] {
+            CLASS_64 => Self::parse_class::<Header64, ProgramHeader64>(bytes, true)?,
+            CLASS_32 => Self::parse_class::<Header32, ProgramHeader32>(bytes, false)?,
+            class => {
+                let expected = "1 (32-bit) or 2 (64-bit)";
+                return Err(ElfError::Header {
+                    field: "EI_CLASS",
+                    value: class.into(),
+                    expected,
+                });
+            }
+        };
+        if !elf.is_64_bit && elf.pvh_entry().is_none() {
+            return Err(ElfError::ThirtyTwoBit);
+        }
+        Ok(elf)
+    }
+
+    fn parse_class<H: Header, P: ProgramHeader>(
+        bytes: &'a [u8],
+        is_64_bit: bool,
+    ) -> Result<Self, ElfError> {
+        let (header, _) = H::read_from_prefix(bytes)
+            .map_err(|_| truncated("its header", size_of::<H>() as u64, bytes))?;
+        let header = header.fields();
+        check_machine(header.machine)?;
+        check_kind(header.kind)?;
+        let entry_size = size_of::<P>() as u64;
+        if header.phnum > 0 && u64::from(header.phentsize) != entry_size {
+            let expected = if is_64_bit { "56" } else { "32" };
+            let value = header.phentsize.into();
+            return Err(ElfError::Header {
+                field: "e_phentsize",
+                value,
+                expected,
+            });
+        }
+        if header.phnum > MAX_SEGMENTS {
+            let value = header.phnum.into();
+            return Err(ElfError::Header {
+                field: "e_phnum",
+                value,
+                expected: "at most 128",
+            });
+        }
+        let size = entry_size * u64::from(header.phnum);
+        let table = slice(bytes, header.phoff, size, || {
+            "its program header table".to_string()
+        })?;
+        let segments = table
+            .chunks_exact(size_of::<P>())
+            .enumerate()
+            .filter_map(|(index, chunk)| Some(P::read_from_bytes(chunk).ok()?.segment(index)))
+            .collect();
+        Ok(Self {
+            bytes,
+            is_64_bit,
+            entry: header.entry,
+            segments,
+        })
+    }
+
+    /// Whether it is a 64-bit file.
+    pub fn is_64_bit(&self) -> bool {
+        self.is_64_bit
+    }
+
+    /// GPA of the 64-bit entry point (Linux's `phys_startup_64`).
+    pub fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// GPA of the PVH entry point, if a note names one.
+    pub fn pvh_entry(&self) -> Option<u32> {
+        self.notes()
+            .find(|note| note.owner == b"Xen" && note.kind == PHYS32_ENTRY)
+            .and_then(|note| match note.descriptor.len() {
+                4 => u32::read_from_bytes(note.descriptor).ok(),
+                8 => u32::try_from(u64::read_from_bytes(note.descriptor).ok()?).ok(),
+                _ => None,
+            })
+    }
+
+    /// Whether a note says that this is Linux (include/linux/elfnote-lto.h, build-salt.h: the
+    /// owner "Linux", in every vmlinux since 4.18).
+    pub fn is_linux(&self) -> bool {
+        self.notes().any(|note| note.owner == b"Linux")
+    }
+
+    /// Copy every loadable segment to its `p_paddr`, and return the range from the lowest to the
+    /// end of the highest one.
+    ///
+    /// Guest memory must be fresh: the bytes of a segment that the file does not hold (.bss) are
+    /// left alone, because writing zeros would only make the host allocate the pages.
+    ///
+    /// # Errors
+    /// [`ElfError`] when a segment is damaged, overlaps another, or lies where no RAM is.
+    pub fn load(&self, memory: &GuestMemory) -> Result<Range<u64>, ElfError> {
+        let placed = self.place(memory)?;
+        for (segment, _) in &placed {
+            let what = || format!("segment {}", segment.index);
+            let data = slice(self.bytes, segment.offset, segment.filesz, what)?;
+            memory
+                .write_slice(data, GuestAddress(segment.paddr))
+                .map_err(|_| {
+                    segment.outside(memory, segment.paddr.saturating_add(segment.memsz))
+                })?;
+        }
+        match (placed.first(), placed.last()) {
+            (Some((_, first)), Some((_, last))) => Ok(first.start..last.end),
+            _ => Err(ElfError::NothingToLoad),
+        }
+    }
+
+    /// Whether `gpa` lies in a loadable segment.
+    ///
+    /// # Errors
+    /// [`ElfError::EntryOutside`] when it does not.
+    pub fn check_entry(&self, gpa: u64) -> Result<u64, ElfError> {
+        self.loadable()
+            .any(|segment| {
+                gpa.checked_sub(segment.paddr)
+                    .is_some_and(|at| at < segment.memsz)
+            })
+            .then_some(gpa)
+            .ok_or(ElfError::EntryOutside { entry: gpa })
+    }
+
+    /// The loadable segments and their GPAs, ascending and checked against each other.
+    fn place(&self, memory: &GuestMemory) -> Result<Vec<(Segment, Range<u64>)>, ElfError> {
+        let mut placed = Vec::new();
+        for segment in self.loadable() {
+            placed.push((*segment, segment.place(memory)?));
+        }
+        placed.sort_by_key(|(_, range)| range.start);
+        for ((first, low), (second, high)) in placed.iter().zip(placed.iter().skip(1)) {
+            if low.end > high.start {
+                let (first, second) = (first.index, second.index);
+                return Err(ElfError::Overlap {
+                    first,
+                    second,
+                    gpa: high.start,
+                });
+            }
+        }
+        Ok(placed)
+    }
+
+    fn loadable(&self) -> impl Iterator<Item = &Segment> {
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == PT_LOAD && segment.memsz > 0)
+    }
+
+    fn notes(&self) -> impl Iterator<Item = Note<'a>> + '_ {
+        self.segments
+            .iter()
+            .filter(|segment| segment.kind == PT_NOTE)
+            .flat_map(|segment| {
+                let data = slice(self.bytes, segment.offset, segment.filesz, String::new);
+                let data = data.unwrap_or_default();
+                let rest = data.get(..MAX_NOTES_BYTES).unwrap_or(data);
+                Notes {
+                    rest,
+                    align: if segment.align == 8 { 8 } else { 4 },
+                }
+            })
+    }
+}
+
+impl Segment {
+    /// Where it goes, if it may go there.
+    fn place(&self, memory: &GuestMemory) -> Result<Range<u64>, ElfError> {
+        let Segment {
+            index,
+            paddr: gpa,
+            memsz: size,
+            filesz,
+            ..
+        } = *self;
+        if filesz > size {
+            return Err(ElfError::FileLargerThanMemory {
+                index,
+                filesz,
+                memsz: size,
+            });
+        }
+        let end = gpa
+            .checked_add(size)
+            .ok_or(ElfError::Wraps { index, gpa, size })?;
+        if gpa < HIGH_MEMORY {
+            return Err(ElfError::TooLow { index, gpa, size });
+        }
+        if gpa < MMIO_HOLE_END && end > MMIO_HOLE {
+            return Err(ElfError::InHole { index, gpa, size });
+        }
+        if !ram::contains(memory, gpa, size) {
+            return Err(self.outside(memory, end));
+        }
+        Ok(gpa..end)
+    }
+
+    fn outside(&self, memory: &GuestMemory, end: u64) -> ElfError {
+        ElfError::OutsideMemory {
+            index: self.index,
+            gpa: self.paddr,
+            size: self.memsz,
+            memory_mib: ram::size(memory) >> 20,
+            need_mib: end.div_ceil(1 << 20),
+        }
+    }
+}
+
+/// One note (System V ABI, "Note Section").
+struct Note<'a> {
+    owner: &'a [u8],
+    kind: u32,
+    descriptor: &'a [u8],
+}
+
+/// The notes of one segment. Owner and descriptor are padded to `align` from the start of the
+/// segment, except that with 8 only the descriptor's offset counts, as binutils does it.
+struct Notes<'a> {
+    rest: &'a [u8],
+    align: usize,
+}
+
+impl<'a> Iterator for Notes<'a> {
+    type Item = Note<'a>;
+
+    fn next(&mut self) -> Option<Note<'a>> {
+        const HEADER: usize = 12;
+        let (header, _) = <[U32; 3]>::read_from_prefix(self.rest).ok()?;
+        let [owner_size, descriptor_size, kind] = header.map(U32::get);
+        let owner_end = HEADER.checked_add(owner_size as usize)?;
+        let start = owner_end.checked_next_multiple_of(self.align)?;
+        let end = start.checked_add(descriptor_size as usize)?;
+        let owner = self.rest.get(HEADER..owner_end)?;
+        let descriptor = self.rest.get(start..end)?;
+        let next = end.checked_next_multiple_of(self.align)?;
+        self.rest = self.rest.get(next..).unwrap_or_default();
+        Some(Note {
+            owner: owner.strip_suffix(b"\0").unwrap_or(owner),
+            kind,
+            descriptor,
+        })
+    }
+}
+
+/// `size` bytes of the file from `offset`, or an error that names them.
+fn slice(
+    bytes: &[u8],
+    offset: u64,
+    size: u64,
+    what: impl Fn() -> String,
+) -> Result<&[u8], ElfError> {
+    let end = offset.saturating_add(size);
+    usize::try_from(offset)
+        .ok()
+        .zip(usize::try_from(end).ok())
+        .and_then(|(start, end)| bytes.get(start..end))
+        .ok_or_else(|| truncated(what(), end, bytes))
+}
+
+fn truncated(what: impl Into<String>, end: u64, bytes: &[u8]) -> ElfError {
+    ElfError::Truncated {
+        what: what.into(),
+        end,
+        size: bytes.len() as u64,
+    }
+}
+
+fn check_machine(machine: u16) -> Result<(), ElfError> {
+    let name = match machine {
+        EM_X86_64 | EM_386 => return Ok(()),
+        8 => "MIPS",
+        20 | 21 => "PowerPC",
+        22 => "S/390",
+        40 => "ARM",
+        183 => "64-bit ARM",
+        243 => "RISC-V",
+        258 => "LoongArch",
+        _ => "another CPU",
+    };
+    Err(ElfError::Machine { name, machine })
+}
+
+fn check_kind(kind: u16) -> Result<(), ElfError> {
+    let name = match kind {
+        ET_EXEC => return Ok(()),
+        1 => "a relocatable object (.o or .ko)",
+        3 => "a shared library or a position-independent program",
+        4 => "a core dump",
+        _ => "of an unknown type",
+    };
+    Err(ElfError::NotExecutable { name })
+}
+
+/// The header fields that matter, of either class.
+struct HeaderFields {
+    kind: u16,
+    machine: u16,
+    entry: u64,
+    phoff: u64,
+    phentsize: u16,
+    phnum: u16,
+}
+
+trait Header: FromBytes {
+    fn fields(&self) -> HeaderFields;
+}
+
+trait ProgramHeader: FromBytes {
+    fn segment(&self, index: usize) -> Segment;
+}
+
+/// `Elf64_Ehdr`.
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Header64 {
+    ident: [u8; 16],
+    kind: U16,
+    machine: U16,
+    version: U32,
+    entry: U64,
+    phoff: U64,
+    shoff: U64,
+    flags: U32,
+    ehsize: U16,
+    phentsize: U16,
+    phnum: U16,
+    shentsize: U16,
+    shnum: U16,
+    shstrndx: U16,
+}
+
+/// `Elf32_Ehdr`.
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Header32 {
+    ident: [u8; 16],
+    kind: U16,
+    machine: U16,
+    version: U32,
+    entry: U32,
+    phoff: U32,
+    shoff: U32,
+    flags: U32,
+    ehsize: U16,
+    phentsize: U16,
+    phnum: U16,
+    shentsize: U16,
+    shnum: U16,
+    shstrndx: U16,
+}
+
+/// `Elf64_Phdr`.
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct ProgramHeader64 {
+    kind: U32,
+    flags: U32,
+    offset: U64,
+    vaddr: U64,
+    paddr: U64,
+    filesz: U64,
+    memsz: U64,
+    align: U64,
+}
+
+/// `Elf32_Phdr`.
+#[derive(FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct ProgramHeader32 {
+    kind: U32,
+    offset: U32,
+    vaddr: U32,
+    paddr: U32,
+    filesz: U32,
+    memsz: U32,
+    flags: U32,
+    align: U32,
+}
+
+impl Header for Header64 {
+    fn fields(&self) -> HeaderFields {
+        HeaderFields {
+            kind: self.kind.get(),
+            machine: self.machine.get(),
+            entry: self.entry.get(),
+            phoff: self.phoff.get(),
+            phentsize: self.phentsize.get(),
+            phnum: self.phnum.get(),
+        }
+    }
+}
+
+impl Header for Header32 {
+    fn fields(&self) -> HeaderFields {
+        HeaderFields {
+            kind: self.kind.get(),
+            machine: self.machine.get(),
+            entry: self.entry.get().into(),
+            phoff: self.phoff.get().into(),
+            phentsize: self.phentsize.get(),
+            phnum: self.phnum.get(),
+        }
+    }
+}
+
+impl ProgramHeader for ProgramHeader64 {
+    fn segment(&self, index: usize) -> Segment {
+        Segment {
+            index,
+            kind: self.kind.get(),
+            offset: self.offset.get(),
+            paddr: self.paddr.get(),
+            filesz: self.filesz.get(),
+            memsz: self.memsz.get(),
+            align: self.align.get(),
+        }
+    }
+}
+
+impl ProgramHeader for ProgramHeader32 {
+    fn segment(&self, index: usize) -> Segment {
+        Segment {
+            index,
+            kind: self.kind.get(),
+            offset: self.offset.get().into(),
+            paddr: self.paddr.get().into(),
+            filesz: self.filesz.get().into(),
+            memsz: self.memsz.get().into(),
+            align: self.align.get().into(),
+        }
+    }
+}
