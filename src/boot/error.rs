@@ -1,57 +1,45 @@
 //! Everything that can keep a kernel from being loaded, each with what to do about it.
+//!
+//! One enum a file of this module, gathered in [`BootError`]. Addresses are guest-physical.
 
 use thiserror::Error;
 
+pub use super::cmdline::CmdlineError;
+pub use super::detect::DetectError;
 pub use super::elf::ElfError;
 pub use super::flat::FlatError;
+pub use super::initrd::InitrdError;
 
 /// Why [`super::load`] put no kernel into guest memory.
 #[derive(Debug, Error)]
 pub enum BootError {
-    /// The file is empty.
-    #[error("the file is empty; name an ELF vmlinux or a flat payload")]
-    Empty,
-    /// The file is nothing that starts here.
-    #[error(
-        "the file looks like {looks_like}, not like an ELF vmlinux or a flat payload; name one of these"
-    )]
-    Unknown {
-        /// What its first bytes say.
-        looks_like: &'static str,
-    },
-    /// The ELF file is damaged or does not fit.
+    /// The file is no kernel.
+    #[error(transparent)]
+    Detect(#[from] DetectError),
+    /// The ELF file, or the one inside a bzImage, is damaged or does not fit.
     #[error(transparent)]
     Elf(#[from] ElfError),
     /// The flat payload is damaged.
     #[error(transparent)]
     Flat(#[from] FlatError),
+    /// The initial RAM disk does not fit.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
     /// The kernel command line does not fit.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// `via` asks for PVH and the kernel has no PVH entry.
     #[error(
-        "the command line has {length} bytes; the kernel takes at most {most}: shorten --cmdline"
+        "the kernel has no PVH entry (no XEN_ELFNOTE_PHYS32_ENTRY note); build it with CONFIG_PVH=y or boot it without PVH"
     )]
-    CmdlineTooLong {
-        /// Its length in bytes.
-        length: usize,
-        /// The most that fits.
-        most: usize,
-    },
-    /// A NUL would end the command line early.
-    #[error("the command line has a NUL byte at offset {at}; remove it from --cmdline")]
-    CmdlineNul {
-        /// Where, in bytes.
-        at: usize,
-    },
-    /// The initial RAM disk does not fit between the kernel and the end of low memory.
-    #[error(
-        "the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and the end of low memory at {low_end:#x}; give the machine more --memory"
-    )]
-    InitrdTooBig {
-        /// Bytes of the initrd.
-        size: u64,
-        /// GPA after the kernel.
-        kernel_end: u64,
-        /// GPA after the last byte of low memory.
-        low_end: u64,
+    NoPvhEntry,
+    /// A machine that the tables cannot describe.
+    #[error("a machine has 1 to {max} CPUs, not {cpus}")]
+    Cpus {
+        /// What was asked for.
+        cpus: u8,
+        /// [`crate::memory::layout::MAX_CPUS`].
+        max: u8,
     },
     /// Guest memory ends below a table that every boot needs.
     #[error(
@@ -64,5 +52,17 @@ pub enum BootError {
         gpa: u64,
         /// Its size in bytes.
         size: u64,
+    },
+    /// A table outgrew the area that the layout gives it.
+    #[error("{what} takes {size} bytes at {gpa:#x}, where {room} are free; attach fewer devices")]
+    NoRoom {
+        /// Which table.
+        what: &'static str,
+        /// Its GPA.
+        gpa: u64,
+        /// Its size in bytes.
+        size: u64,
+        /// Bytes set aside for it.
+        room: u64,
     },
 }

@@ -1,10 +1,11 @@
-//! Flat payloads: a few instructions behind a 16-byte header (guest/payloads/header.inc).
+//! Flat payloads: a few instructions of assembly, loaded at one address and entered there.
 //!
 //! ```text
-//! 0..2   eb 0e      a jump over the header, because the file is entered at its first byte
-//! 2..10  HULLFLAT
-//! 10     16|32|64   the CPU mode to enter in
-//! 11..16 zero
+//! 0  eb 0e         jmp 16
+//! 2  "HULLFLAT"
+//! 10 16, 32 or 64  the mode in which to start
+//! 11 00 00 00 00 00
+//! 16 code
 //! ```
 
 use thiserror::Error;
@@ -14,51 +15,69 @@ use super::{Entry, Mode, ram};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{FLAT_PAYLOAD, PAGE_TABLES};
 
-/// What a flat payload begins with.
+/// The first bytes of a flat payload: the jump and the magic.
 pub const MAGIC: &[u8] = b"\xeb\x0eHULLFLAT";
-const MODE_AT: usize = 10;
+
 const HEADER_SIZE: usize = 16;
 
 /// What is wrong with a flat payload.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FlatError {
-    /// The file ends inside its header.
-    #[error("the flat payload has {size} bytes, fewer than its header's 16; assemble it again")]
+    /// No code, or not even the whole header.
+    #[error("the flat payload is truncated: {size} bytes, the header alone has 16")]
     Truncated {
-        /// Bytes of the file.
+        /// Bytes in the file.
         size: usize,
     },
-    /// The mode byte.
-    #[error("the flat payload asks for CPU mode {mode} at offset 10; it may be 16, 32 or 64")]
-    Mode {
-        /// The byte found.
+    /// A mode that there is not, or reserved bytes in use.
+    #[error(
+        "the flat payload's header is damaged: mode {mode} (16, 32 or 64 expected), then five zeros"
+    )]
+    Header {
+        /// Byte 10.
         mode: u8,
     },
-    /// It would run into the page tables.
-    #[error("the flat payload has {size} bytes; at most {most} fit below the page tables")]
-    TooLarge {
-        /// Bytes of the file.
+    /// More than the layout has room for.
+    #[error("the flat payload is {size} bytes long, {max} fit; move data to another address")]
+    TooBig {
+        /// Bytes in the file.
         size: usize,
-        /// The most that fits.
-        most: usize,
+        /// Most bytes.
+        max: u64,
     },
 }
 
-/// Copy the payload to [`FLAT_PAYLOAD`].
-pub fn load(memory: &GuestMemory, bytes: &[u8]) -> Result<Entry, BootError> {
+/// The mode in which a file that starts with [`MAGIC`] wants to start.
+///
+/// # Errors
+/// [`FlatError`] for a header that is truncated or damaged.
+pub fn mode(bytes: &[u8]) -> Result<Mode, FlatError> {
     let size = bytes.len();
-    if size < HEADER_SIZE {
-        return Err(FlatError::Truncated { size }.into());
+    let header: &[u8; HEADER_SIZE] = bytes
+        .first_chunk()
+        .filter(|_| size > HEADER_SIZE)
+        .ok_or(FlatError::Truncated { size })?;
+    match header[10..] {
+        [16, 0, 0, 0, 0, 0] => Ok(Mode::Flat16),
+        [32, 0, 0, 0, 0, 0] => Ok(Mode::Flat32),
+        [64, 0, 0, 0, 0, 0] => Ok(Mode::Flat64),
+        _ => Err(FlatError::Header { mode: header[10] }),
     }
-    let mode = match bytes.get(MODE_AT).copied().unwrap_or_default() {
-        16 => Mode::Flat16,
-        32 => Mode::Flat32,
-        64 => Mode::Flat64,
-        mode => return Err(FlatError::Mode { mode }.into()),
-    };
-    let most = (PAGE_TABLES - FLAT_PAYLOAD) as usize;
-    if size > most {
-        return Err(FlatError::TooLarge { size, most }.into());
+}
+
+/// Copy the payload to [`FLAT_PAYLOAD`].
+///
+/// # Errors
+/// [`FlatError`] and [`BootError::OutsideMemory`].
+pub fn load(memory: &GuestMemory, bytes: &[u8]) -> Result<Entry, BootError> {
+    let mode = mode(bytes)?;
+    let max = PAGE_TABLES - FLAT_PAYLOAD;
+    if bytes.len() as u64 > max {
+        return Err(FlatError::TooBig {
+            size: bytes.len(),
+            max,
+        }
+        .into());
     }
     ram::write(memory, "the flat payload", FLAT_PAYLOAD, bytes)?;
     Ok(Entry {
@@ -66,4 +85,48 @@ pub fn load(memory: &GuestMemory, bytes: &[u8]) -> Result<Entry, BootError> {
         rip: FLAT_PAYLOAD,
         params: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ram::tests::{memory, read};
+    use super::*;
+
+    /// A payload that halts.
+    fn payload(mode: u8, size: usize) -> Vec<u8> {
+        let mut bytes = [MAGIC, &[mode, 0, 0, 0, 0, 0]].concat();
+        bytes.resize(size, 0xf4);
+        bytes
+    }
+
+    #[test]
+    fn a_payload_is_copied_and_entered_at_its_first_byte() {
+        for (bits, mode) in [(16, Mode::Flat16), (32, Mode::Flat32), (64, Mode::Flat64)] {
+            let memory = memory(1);
+            let bytes = payload(bits, 20);
+            assert_eq!(
+                load(&memory, &bytes).unwrap(),
+                Entry {
+                    mode,
+                    rip: FLAT_PAYLOAD,
+                    params: 0
+                }
+            );
+            assert_eq!(read(&memory, FLAT_PAYLOAD, 20), bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_payloads_are_refused() {
+        assert_eq!(
+            mode(&payload(64, 16)),
+            Err(FlatError::Truncated { size: 16 })
+        );
+        assert_eq!(mode(&payload(8, 20)), Err(FlatError::Header { mode: 8 }));
+        assert!(load(&memory(1), &payload(64, 4096)).is_ok());
+        let error = load(&memory(1), &payload(64, 4097))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("4097 bytes long, 4096 fit"), "{error}");
+    }
 }

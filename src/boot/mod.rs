@@ -1,8 +1,11 @@
 //! From the bytes of a kernel to an [`Entry`]: guest memory filled, and where to start.
 //!
+//! [`load`] detects what the file is ([`detect`]), copies it into guest memory (`elf`, `bzimage`
+//! after `decompress`, `flat`), and puts beside it what it will ask for: command line, initrd,
+//! boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP and ACPI tables.
 //! This module writes bytes into guest memory and knows nothing of KVM: `kvm::regs` turns an
 //! [`Entry`] into registers.
-
+#![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
     deny(
@@ -13,17 +16,27 @@
     )
 )]
 
-pub mod elf;
-pub mod error;
-pub mod flat;
-pub mod linux64;
-pub mod ram;
-pub mod tables;
-
-pub use error::BootError;
+use std::ops::Range;
 
 use crate::memory::GuestMemory;
-use crate::memory::layout::BOOT_PARAMS;
+use crate::memory::layout::{BOOT_PARAMS, MmioSlot};
+
+pub mod cmdline;
+pub mod detect;
+mod elf;
+mod error;
+mod flat;
+pub mod initrd;
+mod linux64;
+mod mptable;
+mod ram;
+pub mod tables;
+
+pub use detect::{Format, detect};
+pub use error::*;
+
+use elf::Elf;
+use linux64::SetupHeader;
 
 /// How the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,164 +66,161 @@ pub struct Entry {
     pub params: u64,
 }
 
-/// What a kernel gets beside itself.
+/// What a loader needs to know of the machine beside its memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
-    /// The initial RAM disk; empty for none.
-    pub initrd: &'a [u8],
-    /// The kernel command line.
-    pub cmdline: &'a str,
+pub struct Machine<'a> {
+    /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
+    pub cpus: u8,
+    /// The virtio-mmio windows in use.
+    pub virtio: &'a [MmioSlot],
 }
 
-/// Detect `kernel` by its content and load it into fresh guest memory, with all that it needs to
-/// start: GDT, page tables and, for Linux, boot parameters. Flat payloads take no [`Plan`].
+/// Which way into the kernel to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// The shortest: a bzImage is unpacked on the host, Linux is entered in 64-bit mode, another
+    /// kernel with a PVH note through that.
+    #[default]
+    Auto,
+    /// The PVH entry, also for Linux.
+    Pvh,
+    /// A bzImage unpacks itself inside the guest.
+    Guest,
+}
+
+/// What to put into guest memory beside the kernel.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Which way in.
+    pub via: Via,
+    /// The initrd's parts, laid one behind the other; may be empty.
+    pub initrd: &'a [&'a [u8]],
+    /// The command line without the virtio devices.
+    pub cmdline: cmdline::Cmdline,
+    /// Whether to name the virtio devices on the command line too, for kernels that do not read
+    /// the DSDT (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES). One that reads both warns about each twice.
+    pub virtio_on_cmdline: bool,
+    /// What the tables describe.
+    pub machine: Machine<'a>,
+}
+
+/// What [`load`] put into guest memory.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Where to start.
+    pub entry: Entry,
+    /// What the file was.
+    pub format: Format,
+    /// GPAs of the kernel, .bss included.
+    pub kernel: Range<u64>,
+    /// GPAs of the initrd.
+    pub initrd: Option<Range<u64>>,
+    /// The command line as the kernel sees it; empty for flat payloads.
+    pub cmdline: String,
+}
+
+/// A kernel in guest memory that still lacks all that stands around it.
+struct Placed {
+    entry: Entry,
+    kernel: Range<u64>,
+    /// The bzImage's own, or one that stands in for it.
+    header: SetupHeader,
+}
+
+/// Fill `memory` with the kernel and everything that `plan` names, and say where to start.
+///
+/// `memory` must be fresh (all zero): bytes that must be 0 are not written. Nothing global is
+/// touched, so this may run on a thread of its own while KVM is being set up.
 ///
 /// # Errors
-/// [`BootError`] when the file is no kernel, is damaged, or does not fit.
-pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Entry, BootError> {
-    let entry = if kernel.starts_with(flat::MAGIC) {
-        flat::load(memory, kernel)?
-    } else if kernel.starts_with(elf::MAGIC) {
-        load_vmlinux(memory, kernel, plan)?
-    } else {
-        return Err(refusal(kernel));
+/// [`BootError`]; what was written into `memory` until then stays there.
+pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Loaded, BootError> {
+    let format = detect(kernel)?;
+    let placed = match format {
+        Format::Flat(_) => return load_flat(memory, kernel, format),
+        Format::Vmlinux | Format::Pvh => place_elf(
+            memory,
+            &Elf::parse(kernel)?,
+            plan.via,
+            SetupHeader::for_vmlinux(),
+        )?,
+        Format::BzImage => {
+            let found = "a bzImage, which is not supported yet".to_string();
+            return Err(DetectError::NotAKernel { found }.into());
+        }
     };
-    tables::write(memory, entry.mode)?;
-    Ok(entry)
-}
+    let Placed {
+        entry,
+        kernel,
+        header,
+    } = placed;
 
-fn load_vmlinux(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Entry, BootError> {
-    let elf = elf::Elf::parse(kernel)?;
-    if !elf.is_64_bit() {
-        return Err(BootError::Unknown {
-            looks_like: "a 32-bit ELF file",
-        });
+    let mut line = plan.cmdline.clone();
+    if plan.virtio_on_cmdline {
+        line = line.with_virtio(plan.machine.virtio);
     }
-    let rip = elf.check_entry(elf.entry())?;
-    let range = elf.load(memory)?;
-    let initrd = match plan.initrd {
-        [] => 0..0,
-        initrd => linux64::place_initrd(memory, &range, initrd)?,
-    };
-    linux64::write(memory, plan.cmdline, &initrd)?;
-    Ok(Entry {
-        mode: Mode::Linux64,
-        rip,
-        params: BOOT_PARAMS,
+    let cmdline = line.finish(header.cmdline_size.get() as usize)?;
+    cmdline::write(memory, &cmdline)?;
+    let address_max = header.initrd_addr_max.get().into();
+    let initrd = initrd::place(memory, plan.initrd, kernel.end, address_max)?;
+
+    mptable::write(memory, plan.machine.cpus)?;
+    tables::write(memory, entry.mode)?;
+    linux64::write(
+        memory,
+        &linux64::Params {
+            header,
+            initrd: initrd.as_ref(),
+            rsdp: 0,
+        },
+    )?;
+    Ok(Loaded {
+        entry,
+        format,
+        kernel,
+        initrd,
+        cmdline,
     })
 }
 
-/// Say what a file that is no kernel looks like.
-fn refusal(bytes: &[u8]) -> BootError {
-    let looks_like = match bytes {
-        [] => return BootError::Empty,
-        _ if bytes.get(0x202..0x206) == Some(b"HdrS") => "a bzImage (use the vmlinux inside it)",
-        [0x1f, 0x8b, ..] => "a gzip file (unpack it first)",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "a zstd file (unpack it first)",
-        [0xfd, b'7', b'z', ..] => "an xz file (unpack it first)",
-        _ if bytes
-            .iter()
-            .take(512)
-            .all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) =>
-        {
-            "a text file"
-        }
-        _ => "unknown data",
-    };
-    BootError::Unknown { looks_like }
+fn load_flat(memory: &GuestMemory, payload: &[u8], format: Format) -> Result<Loaded, BootError> {
+    let entry = flat::load(memory, payload)?;
+    tables::write(memory, entry.mode)?;
+    let kernel = entry.rip..entry.rip + payload.len() as u64;
+    Ok(Loaded {
+        entry,
+        format,
+        kernel,
+        initrd: None,
+        cmdline: String::new(),
+    })
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::ram::tests::memory;
-    use super::*;
-
-    const NO_PLAN: Plan = Plan {
-        initrd: &[],
-        cmdline: "",
+fn place_elf(
+    memory: &GuestMemory,
+    elf: &Elf,
+    via: Via,
+    header: SetupHeader,
+) -> Result<Placed, BootError> {
+    let pvh = via == Via::Pvh || detect::elf_format(elf) == Format::Pvh;
+    let entry = if pvh {
+        let rip = elf.check_entry(elf.pvh_entry().ok_or(BootError::NoPvhEntry)?.into())?;
+        Entry {
+            mode: Mode::Pvh,
+            rip,
+            params: 0,
+        }
+    } else {
+        Entry {
+            mode: Mode::Linux64,
+            rip: elf.check_entry(elf.entry())?,
+            params: BOOT_PARAMS,
+        }
     };
-
-    fn message(bytes: &[u8]) -> String {
-        load(&memory(2), bytes, &NO_PLAN).unwrap_err().to_string()
-    }
-
-    /// A 64-bit ELF executable of one segment at 1 MiB with `code` in it.
-    fn elf(code: &[u8]) -> Vec<u8> {
-        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-        let (start, size) = (0x10_0000u64, code.len() as u64);
-        for half in [2u16, 62] {
-            file.extend(half.to_le_bytes());
-        }
-        file.extend(1u32.to_le_bytes());
-        for word in [start, 64, 0] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend(0u32.to_le_bytes());
-        for half in [64u16, 56, 1, 0, 0, 0] {
-            file.extend(half.to_le_bytes());
-        }
-        for half in [1u32, 5] {
-            file.extend(half.to_le_bytes());
-        }
-        for word in [120, start, start, size, size + 64, 4096] {
-            file.extend(u64::to_le_bytes(word));
-        }
-        file.extend(code);
-        file
-    }
-
-    #[test]
-    fn files_that_are_no_kernel_are_named() {
-        assert!(message(b"").contains("empty"));
-        assert!(message(b"hello\n").contains("a text file"));
-        assert!(message(&[0x1f, 0x8b, 8]).contains("gzip"));
-        assert!(message(&[0, 1, 2, 3]).contains("unknown data"));
-    }
-
-    #[test]
-    fn an_elf_file_is_loaded_at_its_physical_address() {
-        let memory = memory(2);
-        let entry = load(&memory, &elf(b"code"), &NO_PLAN).unwrap();
-        assert_eq!(
-            entry,
-            Entry {
-                mode: Mode::Linux64,
-                rip: 0x10_0000,
-                params: BOOT_PARAMS
-            }
-        );
-        assert_eq!(ram::tests::read(&memory, 0x10_0000, 4), b"code");
-    }
-
-    #[test]
-    fn an_elf_file_cut_anywhere_is_refused() {
-        let whole = elf(b"code");
-        for end in 0..whole.len() {
-            assert!(
-                load(&memory(2), &whole[..end], &NO_PLAN).is_err(),
-                "cut at {end}"
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn mutated_kernels_load_or_are_refused(
-            changes in prop::collection::vec((0usize..124, any::<u8>()), 1..8)
-        ) {
-            let mut bytes = elf(b"code");
-            for (at, value) in changes {
-                bytes[at] = value;
-            }
-            let _ = load(&memory(2), &bytes, &NO_PLAN);
-        }
-
-        #[test]
-        fn mutated_payloads_load_or_are_refused(rest in prop::collection::vec(any::<u8>(), 0..5000)) {
-            let bytes = [flat::MAGIC, &rest].concat();
-            let _ = load(&memory(2), &bytes, &NO_PLAN);
-        }
-    }
+    let kernel = elf.load(memory)?;
+    Ok(Placed {
+        entry,
+        kernel,
+        header,
+    })
 }

@@ -1,7 +1,7 @@
 //! What guest memory there is, as loaders and firmware maps see it.
 //!
 //! [`map`] is the one list of address ranges from which the e820 table (`linux64`) and the PVH
-//! memory map (`pvh`) are made; [`write()`] is the one way in which tables reach guest memory.
+//! memory map (`pvh`) are made; [`write`] is the one way in which tables reach guest memory.
 
 use std::ops::Range;
 
@@ -93,7 +93,7 @@ fn ranges(memory: &GuestMemory) -> impl Iterator<Item = Range<u64>> + '_ {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;

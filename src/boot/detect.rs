@@ -1,0 +1,170 @@
+//! What kind of kernel a file is, by its content alone.
+//!
+//! [`detect`] looks at the first bytes (and an ELF file's notes) and names what it found; what
+//! cannot be started is refused with a guess at what it is.
+
+use thiserror::Error;
+
+use super::elf::{self, Elf};
+use super::error::BootError;
+use super::linux64::SetupHeader;
+use super::{Mode, flat};
+
+/// A kind of kernel that hull starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A 64-bit ELF file for the 64-bit Linux boot protocol; it may have a PVH entry too.
+    Vmlinux,
+    /// An ELF file, 32- or 64-bit, with a PVH entry and no sign of Linux.
+    Pvh,
+    /// Linux's packed form, or another kernel that follows its boot protocol.
+    BzImage,
+    /// A flat payload, with the mode it starts in.
+    Flat(Mode),
+}
+
+/// Why a file is no kernel.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum DetectError {
+    /// No bytes.
+    #[error("the kernel file is empty")]
+    Empty,
+    /// Something else.
+    #[error("not a kernel: {found}; pass a vmlinux, a bzImage or an ELF file with a PVH note")]
+    NotAKernel {
+        /// What it looks like.
+        found: String,
+    },
+}
+
+/// The kind of kernel that `bytes` are.
+///
+/// # Errors
+/// [`BootError::Detect`], and [`BootError::Elf`] or [`BootError::Flat`] for files of the right
+/// kind that are damaged or made for another machine.
+pub fn detect(bytes: &[u8]) -> Result<Format, BootError> {
+    if bytes.is_empty() {
+        return Err(DetectError::Empty.into());
+    }
+    if bytes.starts_with(elf::MAGIC) {
+        return Ok(elf_format(&Elf::parse(bytes)?));
+    }
+    if SetupHeader::parse(bytes).is_some() {
+        return Ok(Format::BzImage);
+    }
+    if bytes.starts_with(flat::MAGIC) {
+        return Ok(Format::Flat(flat::mode(bytes)?));
+    }
+    Err(DetectError::NotAKernel {
+        found: looks_like(bytes),
+    }
+    .into())
+}
+
+/// Linux is entered in 64-bit mode even when it has a PVH entry: there it need not set up paging
+/// first, code that a software KVM emulates instruction by instruction.
+pub fn elf_format(elf: &Elf) -> Format {
+    match elf.pvh_entry() {
+        Some(_) if !elf.is_linux() || !elf.is_64_bit() => Format::Pvh,
+        _ => Format::Vmlinux,
+    }
+}
+
+/// Magic numbers of files that people pass by mistake: offset, bytes, name.
+const KNOWN: &[(usize, &[u8], &str)] = &[
+    (56, b"ARM\x64", "a 64-bit ARM Linux image"),
+    (0x24, &[0x18, 0x28, 0x6f, 0x01], "an ARM Linux zImage"),
+    (0x30, b"RISCV", "a RISC-V Linux image"),
+    (0, b"\x1f\x8b", "gzip-compressed data (unpack it first)"),
+    (0, b"BZh", "bzip2-compressed data (unpack it first)"),
+    (0, b"\xfd7zXZ\0", "xz-compressed data (unpack it first)"),
+    (
+        0,
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        "zstd-compressed data (unpack it first)",
+    ),
+    (
+        0,
+        &[0x02, 0x21, 0x4c, 0x18],
+        "lz4-compressed data (unpack it first)",
+    ),
+    (
+        0,
+        &[0x04, 0x22, 0x4d, 0x18],
+        "lz4-compressed data (unpack it first)",
+    ),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (
+        0,
+        b"070701",
+        "a cpio archive (an initramfs goes with --initrd)",
+    ),
+    (
+        0,
+        b"070702",
+        "a cpio archive (an initramfs goes with --initrd)",
+    ),
+    (0, b"!<arch>\n", "an ar archive or a Debian package"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"hsqs", "a squashfs image"),
+    (0, b"QFI\xfb", "a qcow2 disk image"),
+    (0x8001, b"CD001", "an ISO 9660 image"),
+    (0x438, &[0x53, 0xef], "an ext4 image"),
+    (0, b"MZ", "an EFI program without a Linux setup header"),
+    (510, &[0x55, 0xaa], "a boot sector or a disk image"),
+];
+
+fn looks_like(bytes: &[u8]) -> String {
+    let is = |at: usize, magic: &[u8]| bytes.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    if let Some((_, _, name)) = KNOWN.iter().find(|(at, magic, _)| is(*at, magic)) {
+        return (*name).to_string();
+    }
+    let head = bytes.get(..512).unwrap_or(bytes);
+    if head.iter().all(|byte| *byte == 0) {
+        return "it starts with zeros only".to_string();
+    }
+    if is_text(head) {
+        return "a text file".to_string();
+    }
+    let first: Vec<String> = head
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("unknown data that starts with {}", first.join(" "))
+}
+
+/// UTF-8, perhaps cut off in the middle of a character, without control characters.
+fn is_text(head: &[u8]) -> bool {
+    let text = match str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) if error.error_len().is_none() => {
+            str::from_utf8(head.get(..error.valid_up_to()).unwrap_or_default()).unwrap_or("\0")
+        }
+        Err(_) => return false,
+    };
+    !text.contains(|c: char| c.is_control() && !"\n\r\t\x0c\x1b".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> String {
+        detect(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_named() {
+        assert_eq!(refusal(b""), "the kernel file is empty");
+        assert!(refusal(b"#!/bin/sh\n\xc3\xa4").contains("a text file"));
+        assert!(refusal("ä".repeat(300).as_bytes()).contains("a text file"));
+        assert!(refusal("xä".repeat(300).as_bytes()).contains("a text file"));
+        assert!(refusal(b"\x1f\x8b\x08\0").contains("gzip-compressed"));
+        assert!(refusal(&[0; 700]).contains("zeros only"));
+        assert!(refusal(b"\x01\xff").contains("unknown data that starts with 01 ff"));
+        assert!(refusal(b"07070100").contains("--initrd"));
+        let arm64 = [b"MZ".as_slice(), &[0; 54], b"ARM\x64"].concat();
+        assert!(refusal(&arm64).contains("64-bit ARM"));
+    }
+}
