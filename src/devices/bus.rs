@@ -1,7 +1,13 @@
 //! The bus: from an address to the device behind it.
+//!
+//! A machine has two, one of ports and one of memory-mapped registers. A [`Bus`] is built once
+//! and then only read, so vCPU threads share it without a lock; each device has its own.
+//! Lock order: a device's lock is taken with no other held, and no device calls the bus.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
 
 /// A device that answers port or memory-mapped accesses.
 ///
@@ -24,3 +30,232 @@ pub trait Interrupt: Send + Sync {
 
 /// A device as the bus holds it.
 pub type Shared = Arc<Mutex<dyn BusDevice>>;
+
+/// A device could not be put on the bus.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Error {
+    /// The range is empty or runs past the last address.
+    #[error("device range at {base:#x} of {len:#x} bytes is empty or wraps around")]
+    BadRange {
+        /// First address of the refused range.
+        base: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// Another device is there already.
+    #[error(
+        "device range at {base:#x} of {len:#x} bytes overlaps the device at {other:#x}; \
+         move one of them in the memory layout"
+    )]
+    Overlap {
+        /// First address of the refused range.
+        base: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// First address of the device that is there.
+        other: u64,
+    },
+}
+
+struct Range {
+    base: u64,
+    last: u64,
+    device: Shared,
+}
+
+/// Devices by address, sorted, never overlapping.
+#[derive(Default)]
+pub struct Bus {
+    ranges: Vec<Range>,
+}
+
+impl Bus {
+    /// A bus with nothing on it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Put `device` at the `len` bytes from `base`.
+    ///
+    /// # Errors
+    /// An empty or wrapping range, or one that touches another device's.
+    pub fn insert(&mut self, base: u64, len: u64, device: Shared) -> Result<(), Error> {
+        let last = len
+            .checked_sub(1)
+            .and_then(|reach| base.checked_add(reach))
+            .ok_or(Error::BadRange { base, len })?;
+        // The first range that ends at or after `base` is the only one that can overlap first.
+        let index = self.ranges.partition_point(|range| range.last < base);
+        if let Some(next) = self.ranges.get(index)
+            && next.base <= last
+        {
+            return Err(Error::Overlap {
+                base,
+                len,
+                other: next.base,
+            });
+        }
+        self.ranges.insert(index, Range { base, last, device });
+        Ok(())
+    }
+
+    /// The guest reads at `addr`; says whether a device claimed the access. Unclaimed, `data`
+    /// stays as it was.
+    pub fn read(&self, addr: u64, data: &mut [u8]) -> bool {
+        let Some((offset, device)) = self.find(addr, data.len()) else {
+            return false;
+        };
+        device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(offset, data);
+        true
+    }
+
+    /// The guest writes `data` at `addr`; says whether a device claimed the access.
+    pub fn write(&self, addr: u64, data: &[u8]) -> bool {
+        let Some((offset, device)) = self.find(addr, data.len()) else {
+            return false;
+        };
+        device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(offset, data);
+        true
+    }
+
+    /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes
+    /// nowhere, as one across two chips' address decoders would.
+    fn find(&self, addr: u64, len: usize) -> Option<(u64, &Shared)> {
+        let last = addr.checked_add(u64::try_from(len).ok()?.checked_sub(1)?)?;
+        let range = self
+            .ranges
+            .get(self.ranges.partition_point(|range| range.last < addr))?;
+        (range.base <= addr && last <= range.last).then(|| (addr - range.base, &range.device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Probe {
+        log: Vec<(u64, Vec<u8>)>,
+    }
+
+    impl BusDevice for Probe {
+        fn read(&mut self, offset: u64, data: &mut [u8]) {
+            assert!(offset != 0xbad, "a broken device");
+            data.fill(offset as u8);
+        }
+        fn write(&mut self, offset: u64, data: &[u8]) {
+            self.log.push((offset, data.to_vec()));
+        }
+    }
+
+    fn probe() -> Arc<Mutex<Probe>> {
+        Arc::default()
+    }
+
+    #[test]
+    fn an_access_reaches_its_device_with_an_offset() {
+        let device = probe();
+        let mut bus = Bus::new();
+        bus.insert(0x3f8, 8, device.clone()).unwrap();
+        let mut data = [0xff];
+        assert!(bus.read(0x3fa, &mut data));
+        assert_eq!(data, [2]);
+        assert!(bus.write(0x3ff, &[9]));
+        assert_eq!(device.lock().unwrap().log, [(7, vec![9])]);
+    }
+
+    #[test]
+    fn an_access_that_leaves_its_device_goes_nowhere() {
+        let device = probe();
+        let mut bus = Bus::new();
+        bus.insert(0x3f8, 8, device.clone()).unwrap();
+        bus.insert(0x400, 8, device.clone()).unwrap();
+        bus.insert(u64::MAX - 3, 4, device.clone()).unwrap();
+        let mut data = [0xff; 4];
+        for addr in [0x3f6, 0x3fe, 0x406, u64::MAX] {
+            assert!(!bus.read(addr, &mut data), "{addr:#x}");
+            assert!(!bus.write(addr, &data), "{addr:#x}");
+        }
+        assert!(!bus.write(0x3f8, &[]));
+        assert!(bus.write(u64::MAX - 3, &data));
+        assert_eq!(data, [0xff; 4]);
+    }
+
+    #[test]
+    fn overlapping_devices_are_refused() {
+        let mut bus = Bus::new();
+        bus.insert(0x100, 0x10, probe()).unwrap();
+        bus.insert(0x110, 0x10, probe()).unwrap();
+        for (base, len, other) in [
+            (0x100, 0x10, 0x100),
+            (0xff, 2, 0x100),
+            (0x10f, 1, 0x100),
+            (0x80, 0x1000, 0x100),
+        ] {
+            assert_eq!(
+                bus.insert(base, len, probe()),
+                Err(Error::Overlap { base, len, other }),
+                "{base:#x}"
+            );
+        }
+        assert_eq!(
+            bus.insert(0x11f, 5, probe())
+                .unwrap_err()
+                .to_string()
+                .lines()
+                .count(),
+            1
+        );
+        assert_eq!(
+            bus.insert(5, 0, probe()),
+            Err(Error::BadRange { base: 5, len: 0 })
+        );
+        assert!(bus.insert(u64::MAX, 2, probe()).is_err());
+        bus.insert(0x120, 0x10, probe()).unwrap();
+    }
+
+    #[test]
+    fn a_device_that_panicked_does_not_take_the_bus_along() {
+        let mut bus = Bus::new();
+        bus.insert(0, 0x1000, probe()).unwrap();
+        let bus = Arc::new(bus);
+        let shared = bus.clone();
+        assert!(
+            std::thread::spawn(move || shared.read(0xbad, &mut [0]))
+                .join()
+                .is_err()
+        );
+        let mut data = [0];
+        assert!(bus.read(3, &mut data));
+        assert_eq!(data, [3]);
+    }
+
+    proptest! {
+        #[test]
+        fn lookup_agrees_with_a_linear_search(
+            ranges in prop::collection::vec((0u64..200, 1u64..20), 0..20),
+            addr in 0u64..220,
+            len in 1usize..9,
+        ) {
+            let mut bus = Bus::new();
+            let mut model: Vec<(u64, u64)> = Vec::new();
+            for (base, count) in ranges {
+                let free = model.iter().all(|&(b, c)| base + count <= b || b + c <= base);
+                prop_assert_eq!(bus.insert(base, count, probe()).is_ok(), free);
+                if free {
+                    model.push((base, count));
+                }
+            }
+            let inside = model.iter().any(|&(b, c)| b <= addr && addr + len as u64 <= b + c);
+            prop_assert_eq!(bus.write(addr, &vec![0; len]), inside);
+        }
+    }
+}

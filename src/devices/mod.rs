@@ -1,3 +1,164 @@
 //! Emulated devices and the bus they sit on. No KVM type appears here.
+//!
+//! A device sees guest memory, an [`bus::Interrupt`] to raise, [`MachineEvents`] to tell the
+//! machine, and nothing else. [`legacy`] holds what a PC has at fixed ports, [`virtio`] the
+//! devices behind virtio-mmio windows.
+//!
+//! Everything that a guest writes is hostile: no access panics, allocates without a bound, or
+//! takes longer than a bound that the code names.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 pub mod bus;
+pub mod legacy;
+
+use std::sync::Arc;
+
+/// Who set a mark (see [`MachineEvents::mark`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkSource {
+    /// The boot timer's window ([`legacy::boot_timer`]).
+    BootTimer,
+    /// The debug port ([`legacy::debug_port`]).
+    DebugPort,
+}
+
+/// What devices tell the machine they are part of.
+///
+/// Called on whatever thread the device runs on, often a vCPU's, with the device locked: an
+/// implementation must not block, nor call back into a device.
+pub trait MachineEvents: Send + Sync {
+    /// The guest asked for a reset (i8042, ACPI reset register).
+    fn reset(&self);
+    /// The guest asked to be powered off (ACPI S5).
+    fn power_off(&self);
+    /// The guest set a mark, a point in time worth remembering.
+    fn mark(&self, source: MarkSource, code: u8);
+    /// A guest broke `device`'s rules, or the host failed it; `what` is one line for stderr.
+    /// The devices keep the number of such lines small (see [`Reporter`]).
+    fn warn(&self, device: &str, what: &str);
+}
+
+/// Faults that one device may report in its life.
+const REPORTS_PER_DEVICE: u32 = 16;
+
+/// A device's way to [`MachineEvents::warn`], of which a guest cannot make a flood.
+pub struct Reporter {
+    events: Arc<dyn MachineEvents>,
+    device: String,
+    left: u32,
+}
+
+impl Reporter {
+    /// A reporter for the device that messages call `device`.
+    pub fn new(events: Arc<dyn MachineEvents>, device: impl Into<String>) -> Self {
+        Self {
+            events,
+            device: device.into(),
+            left: REPORTS_PER_DEVICE,
+        }
+    }
+
+    /// Report one line, unless this device has used up its reports.
+    pub fn warn(&mut self, what: &str) {
+        match self.left {
+            0 => return,
+            1 => self
+                .events
+                .warn(&self.device, &format!("{what} (not reported from now on)")),
+            _ => self.events.warn(&self.device, what),
+        }
+        self.left -= 1;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Recording doubles that the device tests share.
+
+    use std::io;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::bus::Interrupt;
+    use super::{MachineEvents, MarkSource};
+
+    /// Counts its edges.
+    #[derive(Default)]
+    pub struct CountedInterrupt(AtomicU64);
+
+    impl CountedInterrupt {
+        /// Edges since the last call.
+        pub fn take(&self) -> u64 {
+            self.0.swap(0, Ordering::SeqCst)
+        }
+    }
+
+    impl Interrupt for CountedInterrupt {
+        fn trigger(&self) -> io::Result<()> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    }
+
+    /// Writes down what devices tell.
+    #[derive(Default)]
+    pub struct Events(Mutex<Vec<String>>);
+
+    impl Events {
+        /// What was told since the last call.
+        pub fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+
+        fn push(&self, line: String) {
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    impl MachineEvents for Events {
+        fn reset(&self) {
+            self.push("reset".into());
+        }
+        fn power_off(&self) {
+            self.push("power_off".into());
+        }
+        fn mark(&self, source: MarkSource, code: u8) {
+            self.push(format!("mark {source:?} {code:#04x}"));
+        }
+        fn warn(&self, device: &str, what: &str) {
+            self.push(format!("{device}: {what}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_flood_the_log() {
+        let events = Arc::new(testing::Events::default());
+        let mut reporter = Reporter::new(events.clone(), "disk");
+        for _ in 0..1000 {
+            reporter.warn("broken");
+        }
+        let lines = events.take();
+        assert_eq!(lines.len(), REPORTS_PER_DEVICE as usize);
+        assert_eq!(lines[0], "disk: broken");
+        assert!(
+            lines
+                .last()
+                .is_some_and(|line| line.contains("not reported from now on"))
+        );
+    }
+}

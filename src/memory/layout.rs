@@ -135,5 +135,8 @@ pub struct MmioSlot {
 /// The slot of the `index`th virtio device, or `None` when the lines are used up.
 pub fn virtio_slot(index: usize) -> Option<MmioSlot> {
     let gsi = *VIRTIO_GSIS.get(index)?;
-    Some(MmioSlot { base: VIRTIO_MMIO + index as u64 * VIRTIO_MMIO_SIZE, gsi })
+    Some(MmioSlot {
+        base: VIRTIO_MMIO + index as u64 * VIRTIO_MMIO_SIZE,
+        gsi,
+    })
 }
