@@ -1,61 +1,175 @@
-//! ACPI power management: the PM1a control register, whose S5 powers the machine off, and the
-//! reset register (ACPI 6.5, 4.8.3.2 and 4.8.3.6).
+//! ACPI fixed hardware: power button, soft-off, PM timer, reset register.
+//!
+//! One [`Power`] answers the PM1a event and control blocks and the PM timer, which lie side by
+//! side (ACPI 6.5, 4.8.3); [`ResetRegister`] is a port of its own (4.8.3.6).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::super::MachineEvents;
-use super::super::bus::BusDevice;
-use crate::memory::layout::{ACPI_RESET_VALUE, S5_SLP_TYP};
+use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::{MachineEvents, Reporter};
+use crate::memory::layout::{
+    ACPI_RESET_VALUE, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, S5_SLP_TYP,
+};
 
-/// SCI_EN: the firmware has handed the events over to the guest, as always here.
-const SCI_EN: u16 = 1;
-/// SLP_EN: enter the sleep state of SLP_TYP (bits 10 to 12) now.
-const SLP_EN: u16 = 1 << 13;
+/// First I/O port of [`Power`].
+pub const PORT: u16 = PM1A_EVENT_PORT;
+/// I/O ports of [`Power`].
+pub const PORTS: u64 = TIMER + 4;
+/// Ticks a second of the PM timer (ACPI 6.5, 4.8.3.3).
+pub const TIMER_HZ: u128 = 3_579_545;
 
-/// PM1a control, two bytes.
-pub struct Pm1Control {
-    events: Arc<dyn MachineEvents>,
-    value: u16,
+const CONTROL: u64 = PM1A_CONTROL_PORT as u64 - PM1A_EVENT_PORT as u64;
+const TIMER: u64 = PM_TIMER_PORT as u64 - PM1A_EVENT_PORT as u64;
+const _: () = assert!(CONTROL == 4 && TIMER == 8);
+
+/// PM1 status and enable: the power button (ACPI 6.5, tables 4.12 and 4.13).
+const POWER_BUTTON: u16 = 1 << 8;
+/// The bits of PM1 enable that can be set: timer, global, power button, sleep button, RTC.
+const ENABLE_MASK: u16 = 0x0721;
+/// PM1 control: the machine is in ACPI mode, always (there is no SMI command to leave it).
+const SCI_ENABLED: u16 = 1;
+/// PM1 control: what sleep state [`SLEEP_ENABLE`] enters.
+const SLEEP_TYPE_SHIFT: u16 = 10;
+const SLEEP_TYPE_MASK: u16 = 7 << SLEEP_TYPE_SHIFT;
+/// PM1 control, write only: enter the sleep state.
+const SLEEP_ENABLE: u16 = 1 << 13;
+
+/// The registers: all of the state but the clock, plain data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PowerState {
+    /// PM1 status.
+    pub status: u16,
+    /// PM1 enable.
+    pub enable: u16,
+    /// PM1 control without its fixed and write-only bits.
+    pub control: u16,
 }
 
-impl Pm1Control {
-    /// The register of the machine behind `events`.
-    pub fn new(events: Arc<dyn MachineEvents>) -> Self {
+/// PM1a event block, PM1a control block and PM timer.
+pub struct Power {
+    state: PowerState,
+    uptime: Box<dyn Fn() -> Duration + Send>,
+    sci: Arc<dyn Interrupt>,
+    events: Arc<dyn MachineEvents>,
+    reporter: Reporter,
+}
+
+impl Power {
+    /// Fixed hardware as after power-on. `uptime` is the time since some moment, never going
+    /// back: the PM timer.
+    pub fn new(
+        uptime: impl Fn() -> Duration + Send + 'static,
+        sci: Arc<dyn Interrupt>,
+        events: Arc<dyn MachineEvents>,
+    ) -> Self {
+        let reporter = Reporter::new(events.clone(), "ACPI power");
         Self {
+            state: PowerState::default(),
+            uptime: Box::new(uptime),
+            sci,
             events,
-            value: SCI_EN,
+            reporter,
+        }
+    }
+
+    /// All of the state.
+    pub fn state(&self) -> PowerState {
+        self.state
+    }
+
+    /// Press the power button: a guest that listens powers itself off in good order.
+    pub fn press_power_button(&mut self) {
+        self.state.status |= POWER_BUTTON;
+        self.raise_if_due();
+    }
+
+    fn raise_if_due(&self) {
+        if self.state.status & self.state.enable != 0 {
+            let _ = self.sci.trigger();
+        }
+    }
+
+    /// All registers as bytes, by offset.
+    fn image(&self) -> [u8; PORTS as usize] {
+        let ticks = (self.uptime)().as_nanos() * TIMER_HZ / 1_000_000_000;
+        // 32 bits, of which a driver that was promised 24 ignores the top.
+        let timer = u128::from(ticks as u32);
+        let control = u128::from(self.state.control | SCI_ENABLED);
+        let events = u128::from(self.state.status) | u128::from(self.state.enable) << 16;
+        let image = (events | control << (8 * CONTROL) | timer << (8 * TIMER)).to_le_bytes();
+        let mut registers = [0; PORTS as usize];
+        registers.copy_from_slice(image.split_at(PORTS as usize).0);
+        registers
+    }
+
+    /// Write the bytes of one access that fall into the 16-bit register at `register`: what is
+    /// written, and the mask of the bits that are.
+    fn field(register: u64, offset: u64, data: &[u8]) -> (u16, u16) {
+        let mut value = [0; 2];
+        let mut mask = [0; 2];
+        for (at, byte) in (register..).zip(value.iter_mut().zip(&mut mask)) {
+            let written = at
+                .checked_sub(offset)
+                .and_then(|index| data.get(index as usize));
+            if let Some(&written) = written {
+                *byte.0 = written;
+                *byte.1 = 0xff;
+            }
+        }
+        (u16::from_le_bytes(value), u16::from_le_bytes(mask))
+    }
+
+    fn write_control(&mut self, value: u16, mask: u16) {
+        let kept = self.state.control & !mask;
+        self.state.control = (kept | value) & SLEEP_TYPE_MASK;
+        if value & SLEEP_ENABLE == 0 {
+            return;
+        }
+        let sleep_type = self.state.control >> SLEEP_TYPE_SHIFT;
+        if sleep_type == u16::from(S5_SLP_TYP) {
+            self.events.power_off();
+        } else {
+            self.reporter.warn(&format!(
+                "the guest asked for sleep type {sleep_type}, which this machine does not have"
+            ));
         }
     }
 }
 
-impl BusDevice for Pm1Control {
+impl BusDevice for Power {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let bytes = self.value.to_le_bytes();
-        for (to, from) in data.iter_mut().zip(bytes.iter().skip(offset as usize)) {
-            *to = *from;
+        let image = self.image();
+        for (byte, register) in data.iter_mut().zip(image.iter().skip(offset as usize)) {
+            *byte = *register;
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let mut bytes = self.value.to_le_bytes();
-        for (to, from) in bytes.iter_mut().skip(offset as usize).zip(data) {
-            *to = *from;
+        // Status bits are cleared by writing ones.
+        self.state.status &= !Self::field(0, offset, data).0;
+        let (enable, mask) = Self::field(2, offset, data);
+        if mask != 0 {
+            self.state.enable = ((self.state.enable & !mask) | enable) & ENABLE_MASK;
+            self.raise_if_due();
         }
-        let value = u16::from_le_bytes(bytes);
-        self.value = value & !SLP_EN | SCI_EN;
-        if value & SLP_EN != 0 && value >> 10 & 7 == u16::from(S5_SLP_TYP) {
-            self.events.power_off();
+        let (control, mask) = Self::field(CONTROL, offset, data);
+        if mask != 0 {
+            self.write_control(control, mask);
         }
     }
 }
 
-/// The reset register, one byte.
+/// The reset register, one I/O port: the value that the FADT names resets the machine.
 pub struct ResetRegister {
     events: Arc<dyn MachineEvents>,
 }
 
 impl ResetRegister {
-    /// The register of the machine behind `events`.
+    /// I/O ports that it takes.
+    pub const PORTS: u64 = 1;
+
+    /// A reset register that tells `events`.
     pub fn new(events: Arc<dyn MachineEvents>) -> Self {
         Self { events }
     }
@@ -75,52 +189,118 @@ impl BusDevice for ResetRegister {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::Events;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::devices::testing::{CountedInterrupt, Events};
 
-    #[test]
-    fn s5_powers_off_in_one_write_or_two() {
+    fn power() -> (Power, Arc<AtomicU64>, Arc<CountedInterrupt>, Arc<Events>) {
+        let nanos = Arc::new(AtomicU64::new(0));
+        let sci = Arc::new(CountedInterrupt::default());
         let events = Arc::new(Events::default());
-        let mut register = Pm1Control::new(events.clone());
-        register.write(0, &0x3400u16.to_le_bytes());
-        assert_eq!(events.take(), ["power_off"]);
-        register.write(1, &[0x34]);
-        assert_eq!(events.take(), ["power_off"]);
+        let clock = nanos.clone();
+        let uptime = move || Duration::from_nanos(clock.load(Ordering::SeqCst));
+        (
+            Power::new(uptime, sci.clone(), events.clone()),
+            nanos,
+            sci,
+            events,
+        )
+    }
+
+    fn inw(power: &mut Power, offset: u64) -> u16 {
+        let mut data = [0xff; 2];
+        power.read(offset, &mut data);
+        u16::from_le_bytes(data)
+    }
+
+    fn outw(power: &mut Power, offset: u64, value: u16) {
+        power.write(offset, &value.to_le_bytes());
     }
 
     #[test]
-    fn other_sleep_states_do_nothing_and_slp_en_reads_as_zero() {
-        let events = Arc::new(Events::default());
-        let mut register = Pm1Control::new(events.clone());
-        for state in (0..8).filter(|state| *state != u16::from(S5_SLP_TYP)) {
-            register.write(0, &(SLP_EN | state << 10).to_le_bytes());
-        }
-        register.write(0, &(u16::from(S5_SLP_TYP) << 10).to_le_bytes());
+    fn entering_s5_powers_off() {
+        let (mut power, _, _, events) = power();
+        assert_eq!(inw(&mut power, 4), 1, "ACPI mode");
+        // As ACPICA does it: first the type, then type and enable.
+        outw(&mut power, 4, 0x1401);
         assert!(events.take().is_empty());
-        let mut value = [0; 2];
-        register.read(0, &mut value);
-        assert_eq!(
-            u16::from_le_bytes(value),
-            u16::from(S5_SLP_TYP) << 10 | SCI_EN
-        );
+        outw(&mut power, 4, 0x3401);
+        assert_eq!(events.take(), ["power_off"]);
+        assert_eq!(inw(&mut power, 4), 0x1401, "the enable bit reads as zero");
     }
 
     #[test]
-    fn accesses_past_the_register_are_harmless() {
-        let mut register = Pm1Control::new(Arc::new(Events::default()));
-        let mut data = [7; 8];
-        register.read(1, &mut data);
-        assert_eq!(data[1..], [7; 7]);
-        register.write(1, &[0; 8]);
+    fn a_byte_is_enough_to_power_off() {
+        let (mut power, _, _, events) = power();
+        power.write(5, &[0x34]);
+        assert_eq!(events.take(), ["power_off"]);
     }
 
     #[test]
-    fn the_reset_register_takes_its_value_only() {
+    fn other_sleep_states_are_refused_with_a_line() {
+        let (mut power, _, _, events) = power();
+        outw(&mut power, 4, 0x2401);
+        let lines = events.take();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("sleep type 1"), "{lines:?}");
+    }
+
+    #[test]
+    fn the_power_button_raises_the_sci_of_a_guest_that_listens() {
+        let (mut power, _, sci, _) = power();
+        power.press_power_button();
+        assert_eq!((sci.take(), inw(&mut power, 0)), (0, 0x100));
+        outw(&mut power, 2, 0x100);
+        assert_eq!(sci.take(), 1, "pressed before the guest listened");
+        outw(&mut power, 0, 0x100);
+        assert_eq!(inw(&mut power, 0), 0);
+        power.press_power_button();
+        assert_eq!(sci.take(), 1);
+    }
+
+    #[test]
+    fn the_timer_ticks_at_its_rate_and_wraps() {
+        let (mut power, nanos, _, _) = power();
+        let mut timer = |seconds: u64| {
+            nanos.store(seconds * 1_000_000_000, Ordering::SeqCst);
+            let mut data = [0; 4];
+            power.read(8, &mut data);
+            u64::from(u32::from_le_bytes(data))
+        };
+        assert_eq!(timer(0), 0);
+        assert_eq!(timer(1), 3_579_545);
+        assert_eq!(timer(3600), (3600 * 3_579_545) % (1 << 32));
+    }
+
+    #[test]
+    fn the_reset_register_resets_by_its_value_only() {
         let events = Arc::new(Events::default());
-        let mut register = ResetRegister::new(events.clone());
-        register.write(0, &[0x02]);
+        let mut reset = ResetRegister::new(events.clone());
+        reset.write(0, &[0x02]);
         assert!(events.take().is_empty());
-        register.write(0, &[0x06]);
+        reset.write(0, &[0x06]);
         assert_eq!(events.take(), ["reset"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_accesses_are_harmless(
+            accesses in prop::collection::vec(
+                (0u64..16, prop::collection::vec(any::<u8>(), 0..9), any::<bool>()), 0..200)
+        ) {
+            let (mut power, _, _, events) = power();
+            for (offset, mut data, write) in accesses {
+                if write {
+                    power.write(offset, &data);
+                } else {
+                    power.read(offset, &mut data);
+                }
+                prop_assert_eq!(power.state().status, 0);
+            }
+            prop_assert!(events.take().iter().filter(|line| *line != "power_off").count() <= 16);
+        }
     }
 }

@@ -1,112 +1,503 @@
-//! A 16550 serial port on vm-superio's model: eight byte-wide registers.
+//! A 16550A UART: COM1 and COM2.
+//!
+//! The register model of National Semiconductor's PC16550D data sheet as far as drivers can see
+//! it from inside: bytes leave at once, so the transmitter is always empty, and the receive
+//! trigger level counts as one byte. What the baud rate says is kept and ignored.
+//! Output goes to a [`Sink`]; input comes by [`Serial::enqueue`].
 
-use std::io::{self, Write};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use vm_superio::serial::NoEvents;
-use vm_superio::{Serial as Model, Trigger};
+use crate::devices::bus::{BusDevice, Interrupt};
 
-use super::super::bus::{BusDevice, Interrupt};
-
-/// Registers of the port.
+/// I/O ports that one UART takes.
 pub const PORTS: u64 = 8;
+/// Bytes of input that wait for the guest: four times the chip's, so that a pasted line costs
+/// fewer trips around the event loop. A driver never counts them.
+pub const FIFO_BYTES: usize = 64;
 
-/// The line, in the shape that the model wants it.
-struct Line(Arc<dyn Interrupt>);
+/// Where a UART's output goes, and who is told when it takes input again.
+///
+/// Called on a vCPU thread with the UART locked: do not block, do not call the UART.
+pub trait Sink: Send {
+    /// The guest transmitted `bytes`.
+    fn write(&mut self, bytes: &[u8]);
+    /// [`Serial::enqueue`] took less than it was offered before, and the guest has read all that
+    /// was there: offer the rest.
+    fn input_room(&mut self) {}
+}
 
-impl Trigger for Line {
-    type E = io::Error;
+/// Registers, by offset (data sheet, table 2).
+mod register {
+    pub const DATA: u64 = 0;
+    pub const IER: u64 = 1;
+    pub const IIR_FCR: u64 = 2;
+    pub const LCR: u64 = 3;
+    pub const MCR: u64 = 4;
+    pub const LSR: u64 = 5;
+    pub const MSR: u64 = 6;
+    pub const SCR: u64 = 7;
+}
 
-    fn trigger(&self) -> io::Result<()> {
-        self.0.trigger()
+const IER_RECEIVED: u8 = 0x01;
+const IER_TRANSMITTER_EMPTY: u8 = 0x02;
+const IER_MASK: u8 = 0x0f;
+const IIR_NONE: u8 = 0x01;
+const IIR_TRANSMITTER_EMPTY: u8 = 0x02;
+const IIR_RECEIVED: u8 = 0x04;
+const IIR_FIFO_ENABLED: u8 = 0xc0;
+const FCR_ENABLE: u8 = 0x01;
+const FCR_CLEAR_RECEIVER: u8 = 0x02;
+const LCR_DLAB: u8 = 0x80;
+const MCR_MASK: u8 = 0x1f;
+const MCR_DTR: u8 = 0x01;
+const MCR_RTS: u8 = 0x02;
+const MCR_OUT1: u8 = 0x04;
+const MCR_OUT2: u8 = 0x08;
+const MCR_LOOP: u8 = 0x10;
+const LSR_DATA_READY: u8 = 0x01;
+const LSR_TRANSMITTER_EMPTY: u8 = 0x60;
+const MSR_CTS: u8 = 0x10;
+const MSR_DSR: u8 = 0x20;
+const MSR_RI: u8 = 0x40;
+const MSR_DCD: u8 = 0x80;
+
+/// A UART's registers: all of its state, plain data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SerialState {
+    /// Divisor latch (DLL, DLM).
+    pub divisor: u16,
+    /// Interrupt enable register.
+    pub ier: u8,
+    /// FIFO control register, the enable bit only.
+    pub fcr: u8,
+    /// Line control register.
+    pub lcr: u8,
+    /// Modem control register.
+    pub mcr: u8,
+    /// Scratch register.
+    pub scr: u8,
+    /// The "transmitter holding register empty" interrupt waits to be identified.
+    pub transmitter_empty_pending: bool,
+    /// Input that waits, at most [`FIFO_BYTES`].
+    pub input: VecDeque<u8>,
+}
+
+impl Default for SerialState {
+    fn default() -> Self {
+        Self {
+            divisor: 12, // 9600 baud
+            ier: 0,
+            fcr: 0,
+            lcr: 0x03, // 8 data bits, no parity, 1 stop bit
+            mcr: MCR_OUT2,
+            scr: 0,
+            transmitter_empty_pending: false,
+            input: VecDeque::new(),
+        }
     }
 }
 
-/// A serial port that writes what the guest sends to `W`.
-pub struct Serial<W: Write + Send> {
-    model: Model<Line, NoEvents, W>,
+/// A 16550A with its output and its interrupt line.
+pub struct Serial<S: Sink> {
+    state: SerialState,
+    /// An `enqueue` was cut short: the sink wants to hear of room.
+    starved: bool,
+    sink: S,
+    interrupt: Arc<dyn Interrupt>,
 }
 
-impl<W: Write + Send> Serial<W> {
-    /// A port with its interrupt line and where its output goes.
-    pub fn new(interrupt: Arc<dyn Interrupt>, output: W) -> Self {
+impl<S: Sink> Serial<S> {
+    /// A UART as after power-on.
+    pub fn new(sink: S, interrupt: Arc<dyn Interrupt>) -> Self {
+        Self::with_state(SerialState::default(), sink, interrupt)
+    }
+
+    /// A UART as it was saved.
+    pub fn with_state(mut state: SerialState, sink: S, interrupt: Arc<dyn Interrupt>) -> Self {
+        state.input.truncate(FIFO_BYTES);
         Self {
-            model: Model::new(Line(interrupt), output),
+            state,
+            starved: false,
+            sink,
+            interrupt,
         }
     }
 
-    /// Hand input to the guest; returns how many bytes found room in the receive FIFO.
-    pub fn enqueue(&mut self, input: &[u8]) -> usize {
-        let input = input.get(..self.model.fifo_capacity()).unwrap_or(input);
-        self.model.enqueue_raw_bytes(input).unwrap_or(0)
+    /// All of the state.
+    pub fn state(&self) -> &SerialState {
+        &self.state
+    }
+
+    /// Give the guest input: takes what fits, returns how many bytes that was. When it is less
+    /// than `bytes` holds, [`Sink::input_room`] tells when to offer the rest.
+    pub fn enqueue(&mut self, bytes: &[u8]) -> usize {
+        let room = if self.looped_back() { 0 } else { self.room() };
+        let taken = room.min(bytes.len());
+        self.state.input.extend(bytes.iter().take(taken));
+        self.starved = taken < bytes.len();
+        if taken > 0 && self.enabled(IER_RECEIVED) {
+            // Raised with every batch, even if the last one's was not served: an edge that was
+            // lost (a masked IOAPIC pin) must not silence the line for good.
+            self.raise();
+        }
+        taken
+    }
+
+    fn room(&self) -> usize {
+        FIFO_BYTES.saturating_sub(self.state.input.len())
+    }
+
+    fn looped_back(&self) -> bool {
+        self.state.mcr & MCR_LOOP != 0
+    }
+
+    fn enabled(&self, interrupt: u8) -> bool {
+        self.state.ier & interrupt != 0
+    }
+
+    fn dlab(&self) -> bool {
+        self.state.lcr & LCR_DLAB != 0
+    }
+
+    fn raise(&self) {
+        // A full eventfd counter cannot happen (KVM drains it); the guest loses an edge at worst.
+        let _ = self.interrupt.trigger();
+    }
+
+    fn transmitter_empty(&mut self) {
+        if self.enabled(IER_TRANSMITTER_EMPTY) && !self.state.transmitter_empty_pending {
+            self.state.transmitter_empty_pending = true;
+            self.raise();
+        }
+    }
+
+    fn tell_room(&mut self) {
+        if self.starved && self.state.input.is_empty() && !self.looped_back() {
+            self.starved = false;
+            self.sink.input_room();
+        }
+    }
+
+    fn read_register(&mut self, offset: u64) -> u8 {
+        let [divisor_low, divisor_high] = self.state.divisor.to_le_bytes();
+        match offset {
+            register::DATA if self.dlab() => divisor_low,
+            register::IER if self.dlab() => divisor_high,
+            register::DATA => {
+                let byte = self.state.input.pop_front().unwrap_or(0);
+                self.tell_room();
+                byte
+            }
+            register::IER => self.state.ier,
+            register::IIR_FCR => self.identify(),
+            register::LCR => self.state.lcr,
+            register::MCR => self.state.mcr,
+            register::LSR => {
+                LSR_TRANSMITTER_EMPTY
+                    | if self.state.input.is_empty() {
+                        0
+                    } else {
+                        LSR_DATA_READY
+                    }
+            }
+            register::MSR => self.modem_status(),
+            register::SCR => self.state.scr,
+            _ => 0xff,
+        }
+    }
+
+    /// The interrupt with the highest priority (data sheet, table 3). Received data stays
+    /// pending until it is read; reading the identification clears the transmitter's.
+    fn identify(&mut self) -> u8 {
+        let fifo = if self.state.fcr & FCR_ENABLE != 0 {
+            IIR_FIFO_ENABLED
+        } else {
+            0
+        };
+        let cause = if self.enabled(IER_RECEIVED) && !self.state.input.is_empty() {
+            IIR_RECEIVED
+        } else if std::mem::take(&mut self.state.transmitter_empty_pending) {
+            IIR_TRANSMITTER_EMPTY
+        } else {
+            IIR_NONE
+        };
+        fifo | cause
+    }
+
+    /// A peer that is always there and ready; in loopback, our own outputs.
+    fn modem_status(&self) -> u8 {
+        if !self.looped_back() {
+            return MSR_DCD | MSR_DSR | MSR_CTS;
+        }
+        [
+            (MCR_DTR, MSR_DSR),
+            (MCR_RTS, MSR_CTS),
+            (MCR_OUT1, MSR_RI),
+            (MCR_OUT2, MSR_DCD),
+        ]
+        .iter()
+        .filter(|(output, _)| self.state.mcr & output != 0)
+        .fold(0, |status, (_, input)| status | input)
+    }
+
+    fn write_register(&mut self, offset: u64, value: u8) {
+        let [divisor_low, divisor_high] = self.state.divisor.to_le_bytes();
+        match offset {
+            register::DATA if self.dlab() => {
+                self.state.divisor = u16::from_le_bytes([value, divisor_high]);
+            }
+            register::IER if self.dlab() => {
+                self.state.divisor = u16::from_le_bytes([divisor_low, value]);
+            }
+            register::DATA => self.transmit(value),
+            register::IER => self.enable_interrupts(value & IER_MASK),
+            register::IIR_FCR => {
+                // The chip clears its FIFOs when they are turned on or off, too; drivers probe
+                // that way, and a user's early input should survive the probing.
+                if value & FCR_CLEAR_RECEIVER != 0 && self.looped_back() {
+                    self.state.input.clear();
+                }
+                self.state.fcr = value & FCR_ENABLE;
+            }
+            register::LCR => self.state.lcr = value,
+            register::MCR => {
+                self.state.mcr = value & MCR_MASK;
+                self.tell_room();
+            }
+            register::SCR => self.state.scr = value,
+            _ => {}
+        }
+    }
+
+    fn transmit(&mut self, byte: u8) {
+        if self.looped_back() {
+            if self.room() > 0 {
+                self.state.input.push_back(byte);
+                if self.enabled(IER_RECEIVED) {
+                    self.raise();
+                }
+            }
+        } else {
+            self.sink.write(&[byte]);
+        }
+        self.transmitter_empty();
+    }
+
+    /// Enabling an interrupt whose cause is there raises it: Linux's driver tests that the empty
+    /// transmitter's does, and starts to send by it.
+    fn enable_interrupts(&mut self, ier: u8) {
+        let newly = ier & !self.state.ier;
+        self.state.ier = ier;
+        if ier & IER_TRANSMITTER_EMPTY == 0 {
+            self.state.transmitter_empty_pending = false;
+        } else if newly & IER_TRANSMITTER_EMPTY != 0 {
+            self.transmitter_empty();
+        }
+        if newly & IER_RECEIVED != 0 && !self.state.input.is_empty() {
+            self.raise();
+        }
     }
 }
 
-impl<W: Write + Send> BusDevice for Serial<W> {
+/// A wider access touches the registers that follow, as on a bus of eight bits.
+impl<S: Sink> BusDevice for Serial<S> {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let Ok(register) = u8::try_from(offset) else {
-            return;
-        };
-        if let Some(byte) = data.first_mut() {
-            *byte = self.model.read(register);
+        for (register, byte) in (offset..PORTS).zip(data) {
+            *byte = self.read_register(register);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let Ok(register) = u8::try_from(offset) else {
-            return;
-        };
-        if let Some(byte) = data.first() {
-            // The model fails only where the output or the irqfd does: the guest's byte is
-            // lost then, as on a line that nobody listens to.
-            let _ = self.model.write(register, *byte);
+        for (register, &byte) in (offset..PORTS).zip(data) {
+            self.write_register(register, byte);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::CountedInterrupt;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::devices::testing::CountedInterrupt;
 
-    fn serial() -> (Arc<CountedInterrupt>, Serial<Vec<u8>>) {
-        let interrupt = Arc::new(CountedInterrupt::default());
-        (interrupt.clone(), Serial::new(interrupt, Vec::new()))
+    #[derive(Clone, Default)]
+    struct Line {
+        output: Arc<Mutex<Vec<u8>>>,
+        rooms: Arc<AtomicUsize>,
     }
 
-    #[test]
-    fn what_the_guest_sends_comes_out_and_the_line_is_ready() {
-        let (_, mut serial) = serial();
-        for byte in b"hello" {
-            serial.write(0, &[*byte]);
+    impl Sink for Line {
+        fn write(&mut self, bytes: &[u8]) {
+            self.output.lock().unwrap().extend(bytes);
         }
-        let mut status = [0];
-        serial.read(5, &mut status);
-        assert_eq!(status[0] & 0x60, 0x60, "transmitter empty");
-        assert_eq!(serial.model.writer(), b"hello");
+        fn input_room(&mut self) {
+            self.rooms.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn uart() -> (Serial<Line>, Line, Arc<CountedInterrupt>) {
+        let line = Line::default();
+        let interrupt = Arc::new(CountedInterrupt::default());
+        (
+            Serial::new(line.clone(), interrupt.clone()),
+            line,
+            interrupt,
+        )
+    }
+
+    fn inb(uart: &mut Serial<Line>, offset: u64) -> u8 {
+        let mut data = [0xff];
+        uart.read(offset, &mut data);
+        data[0]
+    }
+
+    fn outb(uart: &mut Serial<Line>, offset: u64, value: u8) {
+        uart.write(offset, &[value]);
     }
 
     #[test]
-    fn input_is_bounded_by_the_fifo_and_raises_an_interrupt() {
-        let (interrupt, mut serial) = serial();
-        serial.write(1, &[1]);
-        let taken = serial.enqueue(&[b'x'; 1000]);
-        assert!(taken > 0 && taken < 1000);
-        assert!(interrupt.take() > 0);
-        let mut byte = [0];
-        serial.read(0, &mut byte);
-        assert_eq!(byte, [b'x']);
-        assert_eq!(serial.enqueue(b"yy"), 1, "one byte was read, one has room");
+    fn what_the_guest_transmits_comes_out() {
+        let (mut uart, line, interrupt) = uart();
+        for byte in *b"hello" {
+            assert_eq!(inb(&mut uart, 5) & 0x60, 0x60);
+            outb(&mut uart, 0, byte);
+        }
+        assert_eq!(*line.output.lock().unwrap(), b"hello");
+        assert_eq!(interrupt.take(), 0);
     }
 
     #[test]
-    fn odd_accesses_are_harmless() {
-        let (_, mut serial) = serial();
-        for offset in [0, 7, 8, 255, 256, u64::MAX] {
-            serial.write(offset, &[0xff; 8]);
-            serial.read(offset, &mut [0; 8]);
-            serial.write(offset, &[]);
-            serial.read(offset, &mut []);
+    fn input_raises_an_interrupt_that_stays_identified_until_all_is_read() {
+        let (mut uart, _, interrupt) = uart();
+        outb(&mut uart, 1, 0x01);
+        assert_eq!(uart.enqueue(b"ab"), 2);
+        assert_eq!(interrupt.take(), 1);
+        // A driver that loops until nothing is pending, reading one byte each time.
+        let mut got = Vec::new();
+        while inb(&mut uart, 2) & 0x01 == 0 {
+            assert_eq!(inb(&mut uart, 2) & 0x0f, 0x04);
+            got.push(inb(&mut uart, 0));
+        }
+        assert_eq!(got, b"ab");
+        assert_eq!(inb(&mut uart, 5) & 1, 0);
+    }
+
+    #[test]
+    fn the_line_never_sticks_however_much_comes_in() {
+        let (mut uart, line, interrupt) = uart();
+        // Before the driver is there, the FIFO fills.
+        let input: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        let mut offered = uart.enqueue(&input);
+        assert_eq!((offered, uart.enqueue(&input[offered..])), (FIFO_BYTES, 0));
+        outb(&mut uart, 2, 0x07);
+        outb(&mut uart, 1, 0x01);
+        let mut got = Vec::new();
+        while got.len() < input.len() {
+            assert!(interrupt.take() > 0, "stuck after {}", got.len());
+            while inb(&mut uart, 5) & 1 != 0 {
+                got.push(inb(&mut uart, 0));
+            }
+            if line.rooms.swap(0, Ordering::SeqCst) > 0 {
+                offered += uart.enqueue(&input[offered..]);
+            }
+        }
+        assert_eq!(got, input);
+    }
+
+    #[test]
+    fn enabling_the_transmitter_interrupt_raises_it_each_time() {
+        let (mut uart, _, interrupt) = uart();
+        for _ in 0..2 {
+            outb(&mut uart, 1, 0x02);
+            assert_eq!(interrupt.take(), 1);
+            assert_eq!(inb(&mut uart, 2) & 0x0f, 0x02);
+            assert_eq!(inb(&mut uart, 2) & 0x0f, 0x01);
+            outb(&mut uart, 1, 0x00);
+        }
+        outb(&mut uart, 1, 0x02);
+        inb(&mut uart, 2);
+        interrupt.take();
+        outb(&mut uart, 0, b'x');
+        assert_eq!(interrupt.take(), 1);
+        assert_eq!(inb(&mut uart, 2) & 0x0f, 0x02);
+    }
+
+    #[test]
+    fn received_data_is_identified_before_the_transmitter_and_neither_is_lost() {
+        let (mut uart, _, _) = uart();
+        outb(&mut uart, 1, 0x03);
+        uart.enqueue(b"a");
+        assert_eq!(inb(&mut uart, 2) & 0x0f, 0x04);
+        inb(&mut uart, 0);
+        assert_eq!(inb(&mut uart, 2) & 0x0f, 0x02);
+        assert_eq!(inb(&mut uart, 2) & 0x0f, 0x01);
+    }
+
+    #[test]
+    fn loopback_keeps_bytes_and_modem_lines_inside() {
+        let (mut uart, line, _) = uart();
+        // The test of Linux's 8250 driver: LOOP, OUT2 and RTS read back as DCD and CTS.
+        outb(&mut uart, 4, 0x1a);
+        assert_eq!(inb(&mut uart, 6) & 0xf0, 0x90);
+        outb(&mut uart, 0, b'x');
+        assert_eq!(uart.enqueue(b"host"), 0);
+        assert_eq!((inb(&mut uart, 5) & 1, inb(&mut uart, 0)), (1, b'x'));
+        assert!(line.output.lock().unwrap().is_empty());
+        outb(&mut uart, 4, 0x08);
+        assert_eq!(line.rooms.load(Ordering::SeqCst), 1);
+        assert_eq!(uart.enqueue(b"host"), 4);
+    }
+
+    #[test]
+    fn it_identifies_as_a_16550a() {
+        let (mut uart, _, _) = uart();
+        outb(&mut uart, 2, 0x01);
+        assert_eq!(inb(&mut uart, 2), 0xc1);
+        outb(&mut uart, 3, 0x83);
+        outb(&mut uart, 0, 0x01);
+        outb(&mut uart, 1, 0x02);
+        assert_eq!((inb(&mut uart, 0), inb(&mut uart, 1)), (1, 2));
+        outb(&mut uart, 3, 0x03);
+        assert_eq!((inb(&mut uart, 1), uart.state().divisor), (0, 0x201));
+        outb(&mut uart, 7, 0xa5);
+        assert_eq!(inb(&mut uart, 7), 0xa5);
+    }
+
+    #[test]
+    fn a_saved_uart_goes_on() {
+        let (mut uart, line, interrupt) = uart();
+        outb(&mut uart, 1, 0x03);
+        uart.enqueue(b"later");
+        let mut copy = Serial::with_state(uart.state().clone(), line, interrupt);
+        assert_eq!(copy.state(), uart.state());
+        assert_eq!(inb(&mut copy, 0), b'l');
+    }
+
+    proptest! {
+        #[test]
+        fn any_accesses_are_harmless(
+            accesses in prop::collection::vec(
+                (0u64..12, prop::collection::vec(any::<u8>(), 0..9), any::<bool>(), any::<bool>()),
+                0..200,
+            )
+        ) {
+            let (mut uart, _, _) = uart();
+            for (offset, mut data, write, input) in accesses {
+                if write {
+                    uart.write(offset, &data);
+                } else {
+                    uart.read(offset, &mut data);
+                }
+                if input {
+                    uart.enqueue(&data);
+                }
+                prop_assert!(uart.state().input.len() <= FIFO_BYTES);
+            }
         }
     }
 }

@@ -1,0 +1,55 @@
+//! The boot timer: a byte by which a guest says "I am up".
+//!
+//! Compatible with Firecracker's: init writes 123 to the window's first byte, through /dev/mem.
+
+use std::sync::Arc;
+
+use crate::devices::bus::BusDevice;
+use crate::devices::{MachineEvents, MarkSource};
+
+/// Bytes of MMIO that it takes from `memory::layout::BOOT_TIMER` on.
+pub const SIZE: u64 = 0x1000;
+/// The byte that counts.
+pub const MAGIC: u8 = 123;
+
+/// The window, write only.
+pub struct BootTimer {
+    events: Arc<dyn MachineEvents>,
+}
+
+impl BootTimer {
+    /// A boot timer that marks with `events`.
+    pub fn new(events: Arc<dyn MachineEvents>) -> Self {
+        Self { events }
+    }
+}
+
+impl BusDevice for BootTimer {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if offset == 0 && data == [MAGIC] {
+            self.events.mark(MarkSource::BootTimer, MAGIC);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::testing::Events;
+
+    #[test]
+    fn only_the_magic_byte_at_the_start_marks() {
+        let events = Arc::new(Events::default());
+        let mut timer = BootTimer::new(events.clone());
+        timer.write(0, &[122]);
+        timer.write(1, &[123]);
+        timer.write(0, &[123, 0, 0, 0]);
+        assert!(events.take().is_empty());
+        timer.write(0, &[123]);
+        assert_eq!(events.take(), ["mark BootTimer 0x7b"]);
+    }
+}
