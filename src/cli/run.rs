@@ -24,12 +24,8 @@ pub struct Run {
     /// Initial RAM disk for the kernel.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// Kernel command line.
-    #[arg(
-        long,
-        value_name = "STR",
-        default_value = "console=ttyS0 reboot=k panic=-1"
-    )]
+    /// Kernel command line, behind `console=ttyS0 reboot=k panic=-1`.
+    #[arg(long, value_name = "STR", default_value = "")]
     cmdline: String,
     /// Guest memory: bytes, or with K, M, G.
     #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = memory_size)]

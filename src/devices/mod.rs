@@ -1,7 +1,7 @@
 //! Emulated devices and the bus they sit on. No KVM type appears here.
 //!
 //! A device sees guest memory, an [`bus::Interrupt`] to raise, [`MachineEvents`] to tell the
-//! machine, and nothing else. [`legacy`] holds what a PC has at fixed ports, [`virtio`] the
+//! machine, and nothing else. [`legacy`] holds what a PC has at fixed ports, `virtio` the
 //! devices behind virtio-mmio windows.
 //!
 //! Everything that a guest writes is hostile: no access panics, allocates without a bound, or

@@ -1,9 +1,11 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
+//! ([`regs`]), and what finishes the instructions that a software KVM cannot ([`assist`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
 
+pub mod assist;
 pub mod regs;
 pub mod vcpu;
 pub mod vm;
+pub mod walk;
 
 use thiserror::Error;
 

@@ -2,8 +2,13 @@
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::assist::{self, Counts};
 use super::{KvmError, refused, regs};
 use crate::boot::Entry;
+use crate::memory::GuestMemory;
+
+/// The port at which hull's own kernel asks for memory to be copied or filled (`assist::bulk`).
+const BULK_PORT: u16 = 0xb8;
 
 /// Where the guest's port and MMIO accesses go.
 ///
@@ -36,11 +41,22 @@ pub enum Exit {
 /// A vCPU.
 pub struct Vcpu {
     fd: VcpuFd,
+    memory: GuestMemory,
+    assisted: Counts,
 }
 
 impl Vcpu {
-    pub(crate) fn new(fd: VcpuFd) -> Self {
-        Self { fd }
+    pub(crate) fn new(fd: VcpuFd, memory: GuestMemory) -> Self {
+        Self {
+            fd,
+            memory,
+            assisted: Counts::default(),
+        }
+    }
+
+    /// The instructions finished on behalf of KVM so far.
+    pub fn assisted(&self) -> &Counts {
+        &self.assisted
     }
 
     /// Put it at the kernel's entry.
@@ -62,6 +78,9 @@ impl Vcpu {
             Err(error) => return Err(refused("KVM_RUN")(error)),
         };
         match exit {
+            VcpuExit::IoOut(BULK_PORT, _) => {
+                return Ok(self.bulk());
+            }
             VcpuExit::IoOut(port, data) => accesses.port_write(port, data),
             VcpuExit::IoIn(port, data) => {
                 data.fill(0xff);
@@ -79,13 +98,31 @@ impl Vcpu {
                     "the CPU refused to enter the guest ({reason:#x})"
                 )));
             }
-            VcpuExit::InternalError => {
-                return Ok(Exit::Failed(
-                    "this KVM could not finish an instruction".into(),
-                ));
-            }
+            VcpuExit::InternalError => return Ok(self.finish()),
             other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
         }
         Ok(Exit::Handled)
+    }
+    fn finish(&mut self) -> Exit {
+        handled(assist::vcpu::finish(
+            &mut self.fd,
+            &self.memory,
+            &mut self.assisted,
+        ))
+    }
+
+    fn bulk(&mut self) -> Exit {
+        handled(assist::vcpu::bulk_port(
+            &mut self.fd,
+            &self.memory,
+            &mut self.assisted,
+        ))
+    }
+}
+
+fn handled(result: Result<(), assist::vcpu::Error>) -> Exit {
+    match result {
+        Ok(()) => Exit::Handled,
+        Err(error) => Exit::Failed(error.to_string()),
     }
 }

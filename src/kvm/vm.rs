@@ -47,6 +47,8 @@ impl Vm {
             .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(KVM_TSS as usize)
             .map_err(refused("KVM_SET_TSS_ADDR"))?;
+        // A KVM that cannot report them has no instructions to report: it runs them all.
+        let _ = super::assist::vcpu::enable(&fd);
         fd.create_irq_chip()
             .map_err(refused("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config {
@@ -95,7 +97,7 @@ impl Vm {
             }
         }
         fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
-        Ok(Vcpu::new(fd))
+        Ok(Vcpu::new(fd, self.memory.clone()))
     }
 
     /// Let `event` raise an edge on `gsi`.

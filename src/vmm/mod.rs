@@ -5,13 +5,15 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
 
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::{self, BootError, Plan};
-use crate::devices::bus::{Bus, BusDevice, Error as BusError, Interrupt};
-use crate::devices::legacy::{i8042, power, serial};
+use crate::boot::cmdline::{Cmdline, DEFAULTS};
+use crate::boot::{self, BootError, Machine, Plan, Via};
+use crate::devices::bus::{Bus, Error as BusError, Interrupt, Shared};
+use crate::devices::legacy::{i8042, power, rtc, serial};
 use crate::devices::{MachineEvents, MarkSource};
 use crate::kvm::vcpu::{Accesses, Exit};
 use crate::kvm::{KvmError, vm};
@@ -80,11 +82,21 @@ pub enum VmmError {
 pub fn run(config: &Config, console: impl Write + Send + 'static) -> Result<End, VmmError> {
     let kvm = vm::open()?;
     let memory = backing::allocate(config.memory_bytes)?;
-    let plan = Plan {
-        initrd: &config.initrd,
-        cmdline: &config.cmdline,
+    let initrd: &[&[u8]] = match config.initrd.as_slice() {
+        [] => &[],
+        bytes => &[bytes],
     };
-    let entry = boot::load(&memory, &config.kernel, &plan)?;
+    let plan = Plan {
+        via: Via::Auto,
+        initrd,
+        cmdline: Cmdline::new(&config.cmdline).with_defaults(&DEFAULTS),
+        virtio_on_cmdline: false,
+        machine: Machine {
+            cpus: 1,
+            virtio: &[],
+        },
+    };
+    let entry = boot::load(&memory, &config.kernel, &plan)?.entry;
     let vm = vm::Vm::new(kvm, memory)?;
     let events = Arc::new(Events::default());
     let buses = Buses {
@@ -117,34 +129,54 @@ fn ports(
     events: &Arc<Events>,
     console: impl Write + Send + 'static,
 ) -> Result<Bus, VmmError> {
-    let line = EventFd::new(libc_nonblock()).map_err(VmmError::EventFd)?;
-    vm.register_irqfd(&line, layout::COM1_GSI)?;
-    let com1 = serial::Serial::new(Arc::new(Irqfd(line)), console);
-
+    let com1 = serial::Serial::new(Console(console), irqfd(vm, layout::COM1_GSI)?);
+    let keyboard = i8042::I8042::new(irqfd(vm, KEYBOARD_GSI)?, events.clone());
+    let start = Instant::now();
+    let acpi = power::Power::new(
+        move || start.elapsed(),
+        irqfd(vm, layout::SCI_GSI)?,
+        events.clone(),
+    );
+    let clock = rtc::Rtc::new(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.map_or(0, |time| time.as_secs())
+    });
+    let reset = power::ResetRegister::new(events.clone());
+    let devices: [(u16, u64, Shared); 5] = [
+        (layout::COM1_PORT, serial::PORTS, Arc::new(Mutex::new(com1))),
+        (i8042::PORT, i8042::PORTS, Arc::new(Mutex::new(keyboard))),
+        (power::PORT, power::PORTS, Arc::new(Mutex::new(acpi))),
+        (rtc::PORT, rtc::PORTS, Arc::new(Mutex::new(clock))),
+        (
+            layout::ACPI_RESET_PORT,
+            power::ResetRegister::PORTS,
+            Arc::new(Mutex::new(reset)),
+        ),
+    ];
     let mut ports = Bus::new();
-    let mut attach =
-        |base: u64, len: u64, device: Arc<Mutex<dyn BusDevice>>| ports.insert(base, len, device);
-    attach(
-        layout::COM1_PORT.into(),
-        serial::PORTS,
-        Arc::new(Mutex::new(com1)),
-    )?;
-    attach(
-        i8042::PORT,
-        i8042::PORTS,
-        Arc::new(Mutex::new(i8042::I8042::new(events.clone()))),
-    )?;
-    attach(
-        layout::PM1A_CONTROL_PORT.into(),
-        2,
-        Arc::new(Mutex::new(power::Pm1Control::new(events.clone()))),
-    )?;
-    attach(
-        layout::ACPI_RESET_PORT.into(),
-        1,
-        Arc::new(Mutex::new(power::ResetRegister::new(events.clone()))),
-    )?;
+    for (base, len, device) in devices {
+        ports.insert(base.into(), len, device)?;
+    }
     Ok(ports)
+}
+
+/// GSI of the keyboard controller.
+const KEYBOARD_GSI: u32 = 1;
+
+fn irqfd(vm: &vm::Vm, gsi: u32) -> Result<Arc<Irqfd>, VmmError> {
+    let line = EventFd::new(libc_nonblock()).map_err(VmmError::EventFd)?;
+    vm.register_irqfd(&line, gsi)?;
+    Ok(Arc::new(Irqfd(line)))
+}
+
+/// The guest's serial output on its way to a writer.
+struct Console<W: Write + Send>(W);
+
+impl<W: Write + Send> serial::Sink for Console<W> {
+    fn write(&mut self, bytes: &[u8]) {
+        // Nobody listening is no reason to stop the guest.
+        let _ = self.0.write_all(bytes).and_then(|()| self.0.flush());
+    }
 }
 
 /// EFD_NONBLOCK: a line that is raised twice before KVM looks must not block the vCPU.

@@ -1,0 +1,339 @@
+//! What an instruction sees of the machine: registers, and memory by linear address.
+//!
+//! [`Cpu`] is the narrow door to a vCPU; the functions on `dyn Cpu` build operands, modes and
+//! checked memory accesses on it. Nothing here knows KVM's ioctls, so every instruction is
+//! tested on a plain struct.
+
+use iced_x86::Register;
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::xstate::Area;
+use crate::kvm::walk::{Access, CR0_PE, EFER_LMA, Fault, Kind, Paging};
+use crate::memory::GuestMemory;
+
+/// RFLAGS.CF.
+pub const CF: u64 = 1;
+/// RFLAGS.PF.
+pub const PF: u64 = 1 << 2;
+/// RFLAGS.AF.
+pub const AF: u64 = 1 << 4;
+/// RFLAGS.ZF.
+pub const ZF: u64 = 1 << 6;
+/// RFLAGS.SF.
+pub const SF: u64 = 1 << 7;
+/// RFLAGS.OF.
+pub const OF: u64 = 1 << 11;
+/// RFLAGS.VM, virtual-8086 mode.
+pub const VM: u64 = 1 << 17;
+/// RFLAGS.AC.
+pub const AC: u64 = 1 << 18;
+
+/// An exception to raise before the instruction, as the processor would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// 0 to 31.
+    pub vector: u8,
+    /// What is pushed, for the vectors that have one.
+    pub error_code: Option<u32>,
+    /// CR2, for #PF.
+    pub cr2: Option<u64>,
+}
+
+impl Exception {
+    /// #UD, invalid opcode.
+    pub const UD: Exception = Exception {
+        vector: 6,
+        error_code: None,
+        cr2: None,
+    };
+    /// #NM, device not available.
+    pub const NM: Exception = Exception {
+        vector: 7,
+        error_code: None,
+        cr2: None,
+    };
+    /// #MF, pending x87 exception.
+    pub const MF: Exception = Exception {
+        vector: 16,
+        error_code: None,
+        cr2: None,
+    };
+
+    /// #GP with an error code.
+    pub const fn gp(error_code: u32) -> Exception {
+        Exception {
+            vector: 13,
+            error_code: Some(error_code),
+            cr2: None,
+        }
+    }
+
+    /// #PF at a linear address.
+    pub const fn pf(error_code: u32, linear: u64) -> Exception {
+        Exception {
+            vector: 14,
+            error_code: Some(error_code),
+            cr2: Some(linear),
+        }
+    }
+}
+
+/// Why an instruction did not finish.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The guest gets an exception.
+    #[error("exception {0:?}")]
+    Exception(Exception),
+    /// An operand is at a guest-physical address without RAM.
+    #[error("its operand or a page table is at {gpa:#x}, where there is no RAM")]
+    NotRam {
+        /// The guest-physical address.
+        gpa: u64,
+    },
+    /// A form of the instruction that is not implemented.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// KVM refused.
+    #[error("{call} failed with errno {errno}")]
+    Kvm {
+        /// The ioctl.
+        call: &'static str,
+        /// What it said.
+        errno: i32,
+    },
+}
+
+impl From<Exception> for Stop {
+    fn from(exception: Exception) -> Stop {
+        Stop::Exception(exception)
+    }
+}
+
+/// A vCPU that stands still at an instruction.
+pub trait Cpu {
+    /// General registers, RIP and RFLAGS.
+    fn regs(&self) -> &kvm_regs;
+    /// The same, to change; written back once when the instruction is finished.
+    fn regs_mut(&mut self) -> &mut kvm_regs;
+    /// Control registers and segments.
+    fn sregs(&self) -> &kvm_sregs;
+    /// The same, to change; written back with the registers.
+    fn sregs_mut(&mut self) -> &mut kvm_sregs;
+    /// The guest's RAM.
+    fn memory(&self) -> &GuestMemory;
+    /// XCR0.
+    fn xcr0(&mut self) -> Result<u64, Stop>;
+    /// Sets XCR0; false if KVM says the value is not one a processor takes.
+    fn set_xcr0(&mut self, value: u64) -> Result<bool, Stop>;
+    /// x87, SSE and extended state, in the standard format with XSTATE_BV saying what is in use.
+    fn xstate(&mut self) -> Result<Area, Stop>;
+    /// Sets all of that state.
+    fn set_xstate(&mut self, area: &Area) -> Result<(), Stop>;
+    /// Reads a model-specific register.
+    fn msr(&mut self, index: u32) -> Result<u64, Stop>;
+}
+
+impl dyn Cpu + '_ {
+    /// 16, 32 or 64: the width code runs at (CS.L, CS.D).
+    pub fn bitness(&self) -> u32 {
+        let sregs = self.sregs();
+        if sregs.efer & EFER_LMA != 0 && sregs.cs.l != 0 {
+            64
+        } else if sregs.cs.db != 0 {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// Current privilege level, 0 to 3.
+    pub fn cpl(&self) -> u8 {
+        if self.sregs().cr0 & CR0_PE == 0 {
+            0
+        } else if self.regs().rflags & VM != 0 {
+            3
+        } else {
+            (self.sregs().cs.selector & 3) as u8
+        }
+    }
+
+    /// Sets the flags in `mask` to those in `value`.
+    pub fn set_flags(&mut self, mask: u64, value: u64) {
+        let regs = self.regs_mut();
+        regs.rflags = regs.rflags & !mask | value & mask;
+    }
+
+    /// A general register of any width, zero-extended.
+    pub fn register(&mut self, register: Register) -> Result<u64, Stop> {
+        let high = is_high_byte(register);
+        let value = *slot(self.regs_mut(), register)?;
+        Ok(match register.size() {
+            1 if high => value >> 8 & 0xff,
+            size => truncate(value, size),
+        })
+    }
+
+    /// Writes a general register: 32 bits clear the upper half, 16 and 8 leave the rest alone.
+    pub fn set_register(&mut self, register: Register, value: u64) -> Result<(), Stop> {
+        let high = is_high_byte(register);
+        let slot = slot(self.regs_mut(), register)?;
+        *slot = match register.size() {
+            1 if high => *slot & !0xff00 | (value & 0xff) << 8,
+            1 => *slot & !0xff | value & 0xff,
+            2 => *slot & !0xffff | value & 0xffff,
+            4 => value & 0xffff_ffff,
+            _ => value,
+        };
+        Ok(())
+    }
+
+    /// The base of a segment register, or the value of a general one: what an address is made of.
+    pub fn address_part(&self, register: Register) -> Option<u64> {
+        let long = self.bitness() == 64;
+        let sregs = self.sregs();
+        let segment = |segment: &kvm_segment| if long { 0 } else { segment.base };
+        Some(match register {
+            Register::CS => segment(&sregs.cs),
+            Register::DS => segment(&sregs.ds),
+            Register::ES => segment(&sregs.es),
+            Register::SS => segment(&sregs.ss),
+            Register::FS => sregs.fs.base,
+            Register::GS => sregs.gs.base,
+            _ => {
+                let mut regs = *self.regs();
+                truncate(*slot(&mut regs, register).ok()?, register.size())
+            }
+        })
+    }
+
+    /// Reads guest memory with the rights of the current privilege level.
+    pub fn read(&self, linear: u64, data: &mut [u8]) -> Result<(), Stop> {
+        self.read_as(linear, data, Kind::Read, self.cpl() == 3)
+    }
+
+    /// Reads with the rights of a supervisor, as the processor reads its descriptor tables.
+    pub fn read_system(&self, linear: u64, data: &mut [u8]) -> Result<(), Stop> {
+        self.read_as(linear, data, Kind::Read, false)
+    }
+
+    /// Reads `data.len()` bytes of code, fewer if a page behind the first has none.
+    pub fn fetch(&self, linear: u64, data: &mut [u8]) -> Result<usize, Stop> {
+        let mut done = 0;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let (gpa, run) = match self.translate(at, Kind::Fetch, self.cpl() == 3) {
+                Ok(found) => found,
+                Err(_) if done > 0 => break,
+                Err(stop) => return Err(stop),
+            };
+            let take = rest.len().min(run);
+            self.read_physical(gpa, rest.get_mut(..take).unwrap_or_default())?;
+            done += take;
+        }
+        Ok(done)
+    }
+
+    fn read_as(&self, linear: u64, data: &mut [u8], kind: Kind, user: bool) -> Result<(), Stop> {
+        let mut done = 0;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let (gpa, run) = self.translate(linear.wrapping_add(done as u64), kind, user)?;
+            let take = rest.len().min(run);
+            self.read_physical(gpa, rest.get_mut(..take).unwrap_or_default())?;
+            done += take;
+        }
+        Ok(())
+    }
+
+    fn read_physical(&self, gpa: u64, data: &mut [u8]) -> Result<(), Stop> {
+        self.memory()
+            .read_slice(data, GuestAddress(gpa))
+            .map_err(|_| Stop::NotRam { gpa })
+    }
+
+    /// Writes guest memory; nothing is written unless all of it can be.
+    pub fn write(&self, linear: u64, data: &[u8]) -> Result<(), Stop> {
+        self.check_write(linear, data.len())?;
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let (gpa, run) = self.translate(at, Kind::Write, self.cpl() == 3)?;
+            let now = rest.get(..rest.len().min(run)).unwrap_or_default();
+            self.memory()
+                .write_slice(now, GuestAddress(gpa))
+                .map_err(|_| Stop::NotRam { gpa })?;
+            done += now.len();
+        }
+        Ok(())
+    }
+
+    /// Faults as a write of `len` bytes would.
+    pub fn check_write(&self, linear: u64, len: usize) -> Result<(), Stop> {
+        let mut done = 0;
+        while done < len {
+            let at = linear.wrapping_add(done as u64);
+            let (gpa, run) = self.translate(at, Kind::Write, self.cpl() == 3)?;
+            let take = run.min(len - done);
+            if !self.memory().check_range(GuestAddress(gpa), take) {
+                return Err(Stop::NotRam { gpa });
+            }
+            done += take;
+        }
+        Ok(())
+    }
+
+    /// Where a linear address lies, and how many bytes from there are on the same page.
+    pub fn translate(&self, linear: u64, kind: Kind, user: bool) -> Result<(u64, usize), Stop> {
+        let access = Access {
+            kind,
+            user,
+            alignment_check: self.regs().rflags & AC != 0,
+        };
+        match Paging::new(self.sregs()).translate(self.memory(), linear, access) {
+            Ok(found) => Ok((found.gpa, usize::try_from(found.run).unwrap_or(usize::MAX))),
+            Err(Fault::NonCanonical) => Err(Exception::gp(0).into()),
+            Err(Fault::Page { error_code }) => Err(Exception::pf(error_code, linear).into()),
+            Err(Fault::TableNotRam { gpa }) => Err(Stop::NotRam { gpa }),
+        }
+    }
+}
+
+/// The low `size` bytes of a value.
+pub fn truncate(value: u64, size: usize) -> u64 {
+    match size {
+        1 => value & 0xff,
+        2 => value & 0xffff,
+        4 => value & 0xffff_ffff,
+        _ => value,
+    }
+}
+
+fn is_high_byte(register: Register) -> bool {
+    matches!(
+        register,
+        Register::AH | Register::CH | Register::DH | Register::BH
+    )
+}
+
+fn slot(regs: &mut kvm_regs, register: Register) -> Result<&mut u64, Stop> {
+    Ok(match register.full_register() {
+        Register::RAX => &mut regs.rax,
+        Register::RBX => &mut regs.rbx,
+        Register::RCX => &mut regs.rcx,
+        Register::RDX => &mut regs.rdx,
+        Register::RSI => &mut regs.rsi,
+        Register::RDI => &mut regs.rdi,
+        Register::RSP => &mut regs.rsp,
+        Register::RBP => &mut regs.rbp,
+        Register::R8 => &mut regs.r8,
+        Register::R9 => &mut regs.r9,
+        Register::R10 => &mut regs.r10,
+        Register::R11 => &mut regs.r11,
+        Register::R12 => &mut regs.r12,
+        Register::R13 => &mut regs.r13,
+        Register::R14 => &mut regs.r14,
+        Register::R15 => &mut regs.r15,
+        Register::RIP => &mut regs.rip,
+        _ => return Err(Stop::Unsupported("its operand is no general register")),
+    })
+}
