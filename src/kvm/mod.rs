@@ -1,7 +1,11 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`]), and what finishes the instructions that a software KVM cannot ([`assist`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
+//! ([`regs`], [`cpuid`], [`msrs`]), and what finishes the instructions that a software KVM cannot
+//! ([`assist`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known
+//! here.
 
 pub mod assist;
+pub mod cpuid;
+pub mod msrs;
 pub mod regs;
 pub mod vcpu;
 pub mod vm;
@@ -26,6 +30,9 @@ pub enum KvmError {
         /// What KVM_GET_API_VERSION returned.
         version: i32,
     },
+    /// The signal that interrupts a vCPU has no handler.
+    #[error("cannot set the handler of the signal that stops vCPUs: {0}")]
+    Signal(std::io::Error),
     /// An ioctl failed.
     #[error("KVM refused {ioctl}: {error}")]
     Ioctl {

@@ -1,6 +1,12 @@
 //! One vCPU: KVM_RUN, and one match over the reasons for which it comes back.
 
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::assist::{self, Counts};
 use super::{KvmError, refused, regs};
@@ -43,15 +49,79 @@ pub struct Vcpu {
     fd: VcpuFd,
     memory: GuestMemory,
     assisted: Counts,
+    kicker: Kicker,
+}
+
+/// Makes a vCPU come back from KVM_RUN, from any thread.
+///
+/// `immediate_exit` closes the gap between the vCPU's look at a flag and its next KVM_RUN
+/// (Documentation/virt/kvm/api.rst, "immediate_exit"); the signal ends a KVM_RUN under way.
+#[derive(Clone)]
+pub struct Kicker(Arc<Mutex<Option<ImmediateExit>>>);
+
+/// The `immediate_exit` byte in a vCPU's shared page.
+struct ImmediateExit(NonNull<u8>);
+
+// SAFETY: the byte is only reached through an AtomicU8, and `Vcpu::drop` takes the pointer away
+// under the mutex before the page is unmapped.
+unsafe impl Send for ImmediateExit {}
+
+impl Kicker {
+    /// Let the handler of the kick's signal be one that does nothing. Once, before any vCPU runs.
+    pub fn prepare() -> Result<(), KvmError> {
+        extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+        register_signal_handler(SIGRTMIN(), nothing)
+            .map_err(|error| KvmError::Signal(error.into()))
+    }
+
+    /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] from now on.
+    pub fn kick<T>(&self, thread: &JoinHandle<T>) {
+        let byte = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ImmediateExit(byte)) = *byte {
+            // SAFETY: the page is mapped as long as the pointer is here, and no one but the
+            // kernel reads this byte.
+            unsafe { AtomicU8::from_ptr(byte.as_ptr()) }.store(1, Ordering::Release);
+            // A thread that has ended needs no kick.
+            let _ = thread.kill(SIGRTMIN());
+        }
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        *self
+            .kicker
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Vcpu {
-    pub(crate) fn new(fd: VcpuFd, memory: GuestMemory) -> Self {
+    pub(crate) fn new(mut fd: VcpuFd, memory: GuestMemory) -> Self {
+        let byte = NonNull::from(&mut fd.get_kvm_run().immediate_exit);
         Self {
             fd,
             memory,
             assisted: Counts::default(),
+            kicker: Kicker(Arc::new(Mutex::new(Some(ImmediateExit(byte))))),
         }
+    }
+
+    /// What makes this vCPU come back from KVM_RUN.
+    pub fn kicker(&self) -> Kicker {
+        self.kicker.clone()
+    }
+
+    /// Whether this KVM finishes the instruction at which the vCPU stands, as a processor does,
+    /// or leaves it to [`assist`]. The vCPU has to be put at an entry again afterwards.
+    pub fn finishes_instruction(&mut self) -> Result<bool, KvmError> {
+        let finished = !matches!(self.fd.run(), Ok(VcpuExit::InternalError));
+        // Completes the port access that ended a snippet, so that none is pending later.
+        self.fd.set_kvm_immediate_exit(1);
+        let _ = self.fd.run();
+        self.fd.set_kvm_immediate_exit(0);
+        Ok(finished)
     }
 
     /// The instructions finished on behalf of KVM so far.

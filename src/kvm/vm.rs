@@ -5,12 +5,12 @@
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::vcpu::Vcpu;
-use super::{KvmError, refused};
+use super::{KvmError, cpuid, msrs, refused};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 
@@ -77,8 +77,9 @@ impl Vm {
         &self.memory
     }
 
-    /// Create vCPU `id`, with all of the host's CPUID that KVM can give and its own APIC id.
-    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
+    /// Create vCPU `id` of `cpus`: KVM's CPUID with this machine's topology, and the MSRs that
+    /// firmware would set.
+    pub fn create_vcpu(&self, id: u8, cpus: u8) -> Result<Vcpu, KvmError> {
         let fd = self
             .fd
             .create_vcpu(id.into())
@@ -87,17 +88,22 @@ impl Vm {
             .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
-        for entry in cpuid.as_mut_slice() {
-            match entry.function {
-                // CPUID.1:EBX[31:24] is the initial APIC id.
-                1 => entry.ebx = entry.ebx & 0x00ff_ffff | u32::from(id) << 24,
-                // CPUID.0BH and 1FH: EDX is the x2APIC id at every level.
-                0xb | 0x1f => entry.edx = id.into(),
-                _ => {}
-            }
-        }
+        cpuid::describe(&mut cpuid, id, cpus);
         fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
+        msrs::set(&fd)?;
         Ok(Vcpu::new(fd, self.memory.clone()))
+    }
+
+    /// Let a write of `value` (4 bytes) to `gpa` signal `event` without an exit to hull.
+    pub fn register_ioeventfd(
+        &self,
+        event: &EventFd,
+        gpa: u64,
+        value: u32,
+    ) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .map_err(refused("KVM_IOEVENTFD"))
     }
 
     /// Let `event` raise an edge on `gsi`.

@@ -1,45 +1,92 @@
 //! One machine from its [`Config`] to its end: [`run`] reads as the story of a boot.
 //!
-//! A watchdog-free, single-vCPU machine for now: the calling thread is the vCPU's.
+//! Threads: one a vCPU ([`vcpus`]), and the caller's, which moves bytes and waits for the end
+//! ([`event_loop`]). They meet in [`events`] and in the devices' locks, nowhere else.
 
-use std::io::{self, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+mod console_log;
+mod event_loop;
+pub mod events;
+mod keys;
+mod link;
+mod machine;
+mod outbox;
+mod report;
+mod signals;
+mod streams;
+mod vcpus;
+
+use std::io;
+use std::time::Instant;
 
 use thiserror::Error;
-use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::cmdline::{Cmdline, DEFAULTS};
-use crate::boot::{self, BootError, Machine, Plan, Via};
-use crate::devices::bus::{Bus, Error as BusError, Interrupt, Shared};
-use crate::devices::legacy::{i8042, power, rtc, serial};
-use crate::devices::{MachineEvents, MarkSource};
-use crate::kvm::vcpu::{Accesses, Exit};
-use crate::kvm::{KvmError, vm};
-use crate::memory::backing::{self, BackingError};
-use crate::memory::layout;
+pub use report::Report;
+pub use streams::Streams;
+
+use crate::agent::{AgentError, Exec, Session};
+use crate::boot::{BootError, Via};
+use crate::devices::bus::Error as BusError;
+use crate::kvm::KvmError;
+use crate::memory::backing::BackingError;
+use event_loop::{Ending, EventLoop};
+use events::GuestEnd;
+use link::Link;
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The kernel's bytes.
     pub kernel: Vec<u8>,
-    /// The initial RAM disk; empty for none.
-    pub initrd: Vec<u8>,
-    /// The kernel command line.
+    /// The initial RAM disk's parts, loaded one behind the other.
+    pub initrd: Vec<Vec<u8>>,
+    /// The user's words for the kernel command line.
     pub cmdline: String,
+    /// Which way into the kernel.
+    pub via: Via,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
+    /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
+    pub cpus: u8,
+    /// Where the user talks to the guest.
+    pub console: Console,
+    /// The kernel's System.map, to name addresses.
+    pub symbols: Vec<u8>,
 }
 
-/// How a guest ended by its own will.
+/// Where the user talks to the guest.
+#[derive(Clone, Debug)]
+pub enum Console {
+    /// COM1 is standard input and output.
+    Serial,
+    /// hull's init runs a command, whose streams are hull's.
+    Agent {
+        /// The command.
+        exec: Exec,
+        /// How init is reached.
+        channel: Channel,
+        /// Whether the kernel's messages go to standard error.
+        kernel_log: bool,
+    },
+}
+
+/// How hull reaches the guest's init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// COM2: any kernel has a driver.
+    Serial,
+}
+
+/// How a machine ended that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// ACPI S5.
-    PoweredOff,
-    /// i8042 or the ACPI reset register.
-    Reset,
+    /// The guest powered off or rebooted.
+    Off,
+    /// The command ended with this status, 0 to 255.
+    Exited(u8),
+    /// This signal to hull ended it.
+    Signalled(i32),
+    /// The user left by Ctrl-A x.
+    Quit,
 }
 
 /// Why a guest did not run, or not to its end.
@@ -57,186 +104,115 @@ pub enum VmmError {
     /// An overlap on a bus.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The command cannot be sent, or the guest's init does not keep to the protocol.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// No event file descriptor could be had.
     #[error("cannot create an eventfd ({0}); raise the limit of open files (ulimit -n)")]
     EventFd(io::Error),
+    /// No thread could be had.
+    #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
+    Thread(io::Error),
+    /// Signal handlers could not be set.
+    #[error("cannot catch signals ({0})")]
+    Signals(io::Error),
+    /// Waiting failed.
+    #[error("poll failed ({0})")]
+    Poll(io::Error),
+    /// The probe of the host's KVM does not fit into guest memory.
+    #[error("cannot write to guest memory: {0}")]
+    Probe(vm_memory::GuestMemoryError),
+    /// A kernel panic.
+    #[error("the guest kernel panicked: {reason}{place}{log}")]
+    Panicked {
+        /// What it said.
+        reason: String,
+        /// RIP and symbol.
+        place: String,
+        /// The last lines of the console.
+        log: String,
+    },
     /// A triple fault.
     #[error(
-        "the guest shut down by a triple fault at RIP {rip:#x}: an exception that it could not deliver"
+        "the guest shut down by a triple fault at {place}: an exception that it could not \
+         deliver{log}"
     )]
     TripleFault {
-        /// Where.
-        rip: u64,
+        /// RIP and symbol.
+        place: String,
+        /// The last lines of the console.
+        log: String,
     },
     /// KVM gave up.
-    #[error("the guest stopped at RIP {rip:#x}: {reason}")]
+    #[error("the guest stopped at {place}: {reason}{log}")]
     Failed {
-        /// Where.
-        rip: u64,
+        /// RIP and symbol.
+        place: String,
         /// Why.
         reason: String,
+        /// The last lines of the console.
+        log: String,
     },
 }
 
-/// Boot a machine and run it until it ends; the guest's console goes to `console`.
-pub fn run(config: &Config, console: impl Write + Send + 'static) -> Result<End, VmmError> {
-    let kvm = vm::open()?;
-    let memory = backing::allocate(config.memory_bytes)?;
-    let initrd: &[&[u8]] = match config.initrd.as_slice() {
-        [] => &[],
-        bytes => &[bytes],
+/// Boot a machine whose clock started at `started`, and run it until it ends.
+pub fn run(config: &Config, streams: Streams, started: Instant) -> Result<(End, Report), VmmError> {
+    let mut session = match &config.console {
+        Console::Serial => None,
+        Console::Agent { exec, .. } => Some(Session::new(exec.clone())?),
     };
-    let plan = Plan {
-        via: Via::Auto,
-        initrd,
-        cmdline: Cmdline::new(&config.cmdline).with_defaults(&DEFAULTS),
-        virtio_on_cmdline: false,
-        machine: Machine {
-            cpus: 1,
-            virtio: &[],
+    let mut machine = machine::build(config, started)?;
+    let link = match (session.take(), &machine.com2) {
+        (Some(session), Some(uart)) => Some(Link::new(session, uart.clone())),
+        _ => None,
+    };
+    let mut event_loop = EventLoop::new(&machine, &config.console, link, streams)?;
+    let vcpus = std::mem::take(&mut machine.vcpus);
+    let running = vcpus::start(vcpus, &machine.shared).map_err(VmmError::Thread)?;
+    let ending = event_loop.run();
+    machine.shared.events.stop();
+    let vcpus = running.stop();
+
+    let report = Report::new(&machine, &vcpus, event_loop.first_output());
+    let end = end(ending?, &event_loop, &vcpus, config)?;
+    Ok((end, report))
+}
+
+/// What the ending of the event loop means: an end, or an error with all that is known of it.
+fn end(
+    ending: Ending,
+    event_loop: &EventLoop,
+    vcpus: &[crate::kvm::vcpu::Vcpu],
+    config: &Config,
+) -> Result<End, VmmError> {
+    let guest_end = match ending {
+        Ending::Exited(status) => return Ok(End::Exited(status)),
+        Ending::Signalled(signal) => return Ok(End::Signalled(signal)),
+        Ending::Quit => return Ok(End::Quit),
+        Ending::Guest(end) => end,
+    };
+    let log = || report::quote(&event_loop.log().last_lines());
+    let place = |rip: u64| report::place(rip, &config.symbols);
+    match guest_end {
+        GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
+            None => Ok(End::Off),
+            Some(reason) => Err(VmmError::Panicked {
+                reason,
+                place: vcpus.first().and_then(|vcpu| vcpu.rip()).map_or_else(
+                    String::new,
+                    |rip| format!("\n  vCPU 0 at {}", place(rip)),
+                ),
+                log: log(),
+            }),
         },
-    };
-    let entry = boot::load(&memory, &config.kernel, &plan)?.entry;
-    let vm = vm::Vm::new(kvm, memory)?;
-    let events = Arc::new(Events::default());
-    let buses = Buses {
-        ports: ports(&vm, &events, console)?,
-        mmio: Bus::new(),
-    };
-    let mut vcpu = vm.create_vcpu(0)?;
-    vcpu.enter_at(&entry)?;
-    loop {
-        let rip = |vcpu: &crate::kvm::vcpu::Vcpu| vcpu.rip().unwrap_or_default();
-        match vcpu.run(&buses)? {
-            Exit::Handled | Exit::Interrupted => {}
-            Exit::Shutdown => return Err(VmmError::TripleFault { rip: rip(&vcpu) }),
-            Exit::Failed(reason) => {
-                return Err(VmmError::Failed {
-                    rip: rip(&vcpu),
-                    reason,
-                });
-            }
-        }
-        if let Some(end) = events.end() {
-            return Ok(end);
-        }
-    }
-}
-
-/// The port bus with what a PC has on it.
-fn ports(
-    vm: &vm::Vm,
-    events: &Arc<Events>,
-    console: impl Write + Send + 'static,
-) -> Result<Bus, VmmError> {
-    let com1 = serial::Serial::new(Console(console), irqfd(vm, layout::COM1_GSI)?);
-    let keyboard = i8042::I8042::new(irqfd(vm, KEYBOARD_GSI)?, events.clone());
-    let start = Instant::now();
-    let acpi = power::Power::new(
-        move || start.elapsed(),
-        irqfd(vm, layout::SCI_GSI)?,
-        events.clone(),
-    );
-    let clock = rtc::Rtc::new(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        now.map_or(0, |time| time.as_secs())
-    });
-    let reset = power::ResetRegister::new(events.clone());
-    let devices: [(u16, u64, Shared); 5] = [
-        (layout::COM1_PORT, serial::PORTS, Arc::new(Mutex::new(com1))),
-        (i8042::PORT, i8042::PORTS, Arc::new(Mutex::new(keyboard))),
-        (power::PORT, power::PORTS, Arc::new(Mutex::new(acpi))),
-        (rtc::PORT, rtc::PORTS, Arc::new(Mutex::new(clock))),
-        (
-            layout::ACPI_RESET_PORT,
-            power::ResetRegister::PORTS,
-            Arc::new(Mutex::new(reset)),
-        ),
-    ];
-    let mut ports = Bus::new();
-    for (base, len, device) in devices {
-        ports.insert(base.into(), len, device)?;
-    }
-    Ok(ports)
-}
-
-/// GSI of the keyboard controller.
-const KEYBOARD_GSI: u32 = 1;
-
-fn irqfd(vm: &vm::Vm, gsi: u32) -> Result<Arc<Irqfd>, VmmError> {
-    let line = EventFd::new(libc_nonblock()).map_err(VmmError::EventFd)?;
-    vm.register_irqfd(&line, gsi)?;
-    Ok(Arc::new(Irqfd(line)))
-}
-
-/// The guest's serial output on its way to a writer.
-struct Console<W: Write + Send>(W);
-
-impl<W: Write + Send> serial::Sink for Console<W> {
-    fn write(&mut self, bytes: &[u8]) {
-        // Nobody listening is no reason to stop the guest.
-        let _ = self.0.write_all(bytes).and_then(|()| self.0.flush());
-    }
-}
-
-/// EFD_NONBLOCK: a line that is raised twice before KVM looks must not block the vCPU.
-fn libc_nonblock() -> i32 {
-    rustix::event::EventfdFlags::NONBLOCK.bits() as i32
-}
-
-/// An interrupt line through an irqfd.
-struct Irqfd(EventFd);
-
-impl Interrupt for Irqfd {
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
-    }
-}
-
-/// What the devices told the machine; the vCPU looks after every exit.
-#[derive(Default)]
-struct Events {
-    end: AtomicU8,
-}
-
-impl Events {
-    fn end(&self) -> Option<End> {
-        match self.end.load(Ordering::Acquire) {
-            1 => Some(End::PoweredOff),
-            2 => Some(End::Reset),
-            _ => None,
-        }
-    }
-}
-
-impl MachineEvents for Events {
-    fn reset(&self) {
-        self.end.store(2, Ordering::Release);
-    }
-    fn power_off(&self) {
-        self.end.store(1, Ordering::Release);
-    }
-    fn mark(&self, _source: MarkSource, _code: u8) {}
-    fn warn(&self, _device: &str, _what: &str) {}
-}
-
-/// The two buses, as the vCPU reaches them.
-struct Buses {
-    ports: Bus,
-    mmio: Bus,
-}
-
-impl Accesses for Buses {
-    fn port_read(&self, port: u16, data: &mut [u8]) {
-        self.ports.read(port.into(), data);
-    }
-    fn port_write(&self, port: u16, data: &[u8]) {
-        self.ports.write(port.into(), data);
-    }
-    fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
-        self.mmio.read(gpa, data);
-    }
-    fn mmio_write(&self, gpa: u64, data: &[u8]) {
-        self.mmio.write(gpa, data);
+        GuestEnd::TripleFault { rip } => Err(VmmError::TripleFault {
+            place: place(rip),
+            log: log(),
+        }),
+        GuestEnd::Failed { rip, reason } => Err(VmmError::Failed {
+            place: place(rip),
+            reason,
+            log: log(),
+        }),
     }
 }

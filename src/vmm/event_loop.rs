@@ -1,0 +1,360 @@
+//! The main thread while a guest runs: moves bytes between hull's streams and the guest, and
+//! waits for the end.
+//!
+//! One `poll` over the descriptors that can make progress now: a stream that is full or a guest
+//! that has no room is not polled, which is all the back pressure there is.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGWINCH};
+
+use super::console_log::ConsoleLog;
+use super::events::{Events, GuestEnd, lock};
+use super::keys::{self, Command, Keys};
+use super::link::Link;
+use super::machine::{Machine, Uart};
+use super::signals::Signals;
+use super::streams::{Output, Streams};
+use super::{Console, VmmError};
+use crate::agent::{Event, WindowSize};
+
+/// Silence of the guest's init after which the user is told what hull waits for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
+const INSISTENT: u32 = 3;
+/// Bytes read from standard input at once.
+const BATCH: usize = 16 << 10;
+
+/// Why the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest ended by itself.
+    Guest(GuestEnd),
+    /// The command ended with this status.
+    Exited(u8),
+    /// A signal to hull ended the machine.
+    Signalled(i32),
+    /// The user left by Ctrl-A x.
+    Quit,
+}
+
+/// The state of the loop.
+pub struct EventLoop {
+    events: std::sync::Arc<Events>,
+    com1: Uart,
+    /// Whether COM1 is standard input and output; otherwise the command is.
+    console_is_serial: bool,
+    kernel_log: bool,
+    link: Option<Link>,
+    /// Events of the link that wait for room in an output.
+    link_events: VecDeque<Event>,
+    streams: Streams,
+    stdin_open: bool,
+    /// Bytes of standard input for which the UART had no room.
+    typed: VecDeque<u8>,
+    stdout: Output,
+    stderr: Output,
+    signals: Signals,
+    keys: Keys,
+    log: ConsoleLog,
+    first_output: Option<Duration>,
+    warned: bool,
+    asked_to_stop: u32,
+    ending: Option<Ending>,
+    /// Why the session failed, if it did.
+    fault: Option<VmmError>,
+}
+
+impl EventLoop {
+    /// A loop for `machine`, whose `console` is connected to `streams`.
+    pub fn new(
+        machine: &Machine,
+        console: &Console,
+        link: Option<Link>,
+        streams: Streams,
+    ) -> Result<Self, VmmError> {
+        Ok(Self {
+            events: machine.shared.events.clone(),
+            com1: machine.com1.clone(),
+            console_is_serial: matches!(console, Console::Serial),
+            kernel_log: matches!(console, Console::Agent { kernel_log: true, .. }),
+            link,
+            link_events: VecDeque::new(),
+            streams,
+            stdin_open: true,
+            typed: VecDeque::new(),
+            stdout: Output::new(streams.stdout),
+            stderr: Output::new(streams.stderr),
+            signals: Signals::catch().map_err(VmmError::Signals)?,
+            keys: Keys::default(),
+            log: ConsoleLog::default(),
+            first_output: None,
+            warned: false,
+            asked_to_stop: 0,
+            ending: None,
+            fault: None,
+        })
+    }
+
+    /// Run until the machine is to end and all that the guest had written is out.
+    pub fn run(&mut self) -> Result<Ending, VmmError> {
+        loop {
+            // Ends are looked at before the bytes: what was written before one is still moved.
+            let guest_end = self.events.end();
+            self.move_serial();
+            self.move_link();
+            self.move_link_events();
+            self.show_warnings();
+            if self.ending.is_none()
+                && let Some(end) = guest_end
+                && self.com1.outbox.is_empty()
+                && self.link_events.is_empty()
+            {
+                self.ending = Some(Ending::Guest(end));
+            }
+            if let Some(ending) = self.ending.clone()
+                && self.stdout.pending().is_none()
+                && self.stderr.pending().is_none()
+            {
+                self.events.stop();
+                return match self.fault.take() {
+                    Some(fault) => Err(fault),
+                    None => Ok(ending),
+                };
+            }
+            self.wait()?;
+        }
+    }
+
+    /// The end of the console's output.
+    pub fn log(&self) -> &ConsoleLog {
+        &self.log
+    }
+
+    /// When the console's first byte came.
+    pub fn first_output(&self) -> Option<Duration> {
+        self.first_output
+    }
+
+    fn move_serial(&mut self) {
+        let target = match (self.console_is_serial, self.kernel_log) {
+            (true, _) => Some(&mut self.stdout),
+            (false, true) => Some(&mut self.stderr),
+            (false, false) => None,
+        };
+        let bytes = self
+            .com1
+            .outbox
+            .take(target.as_ref().map_or(usize::MAX, |output| output.room()));
+        if self.log.push(&bytes) {
+            self.first_output = Some(self.events.now());
+        }
+        if let Some(output) = target {
+            output.push(&bytes);
+        }
+        let (front, _) = self.typed.as_slices();
+        let taken = lock(&self.com1.chip).enqueue(front);
+        self.typed.drain(..taken);
+    }
+
+    fn move_link(&mut self) {
+        // Events that wait for an output hold the link up, and so the guest.
+        let Some(link) = &mut self.link else { return };
+        if !self.link_events.is_empty() || self.ending.is_some() {
+            return;
+        }
+        match link.pump() {
+            Ok(events) => self.link_events = events,
+            Err(fault) => {
+                self.fault = Some(VmmError::Agent(fault));
+                self.ending = Some(Ending::Quit);
+            }
+        }
+    }
+
+    fn move_link_events(&mut self) {
+        while self.stdout.room() > 0
+            && self.stderr.room() > 0
+            && let Some(event) = self.link_events.pop_front()
+        {
+            match event {
+                Event::Ready => self.resize(),
+                Event::Stdout(bytes) => self.stdout.push(&bytes),
+                Event::Stderr(bytes) => self.stderr.push(&bytes),
+                Event::Error(text) => self.say(&text),
+                Event::Exited(status) => self.ending = Some(Ending::Exited(status)),
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), VmmError> {
+        const STDIN: usize = 2;
+        let want_stdin = self.stdin_open && self.ending.is_none() && self.stdin_room() > 0;
+        let mut fds = vec![
+            PollFd::new(self.events.waker(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
+        ];
+        if want_stdin {
+            fds.push(PollFd::from_borrowed_fd(self.streams.stdin, PollFlags::IN));
+        }
+        let outputs = [&self.stdout, &self.stderr].map(Output::pending);
+        for fd in outputs.iter().flatten() {
+            fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::OUT));
+        }
+        match poll(&mut fds, self.timeout().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(VmmError::Poll(error.into())),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        let ready = |index: usize| ready.get(index).copied().unwrap_or(false);
+
+        if ready(0) {
+            // Nonblocking: an error says that nothing was there.
+            let _ = self.events.waker().read();
+        }
+        if ready(1) {
+            self.take_signals();
+        }
+        let mut next = STDIN;
+        if want_stdin {
+            if ready(next) {
+                self.read_stdin();
+            }
+            next += 1;
+        }
+        if outputs[0].is_some() {
+            if ready(next) && !self.stdout.write_some() {
+                self.reader_gone();
+            }
+            next += 1;
+        }
+        if outputs[1].is_some() && ready(next) {
+            self.stderr.write_some();
+        }
+        Ok(())
+    }
+
+    /// Until the user is told that init is silent; forever when there is nothing to tell.
+    fn timeout(&mut self) -> Option<Timespec> {
+        let waiting = self.link.as_ref().is_some_and(|link| !link.greeted());
+        if !waiting || self.warned {
+            return None;
+        }
+        let left = PATIENCE.saturating_sub(self.events.now());
+        if left.is_zero() {
+            self.warned = true;
+            self.say(
+                "the guest's init has not reported after 60 s; \
+                 --kernel-log shows how far its kernel is",
+            );
+        }
+        Timespec::try_from(left).ok()
+    }
+
+    fn stdin_room(&self) -> usize {
+        match &self.link {
+            Some(link) => link.session.stdin_room(),
+            None if self.console_is_serial => BATCH.saturating_sub(self.typed.len()),
+            None => 0,
+        }
+        .min(BATCH)
+    }
+
+    fn read_stdin(&mut self) {
+        let mut buffer = [0; BATCH];
+        let room = self.stdin_room();
+        let Some(space) = buffer.get_mut(..room) else {
+            return;
+        };
+        match rustix::io::read(self.streams.stdin, &mut *space) {
+            Ok(n) if n > 0 => {
+                let bytes = space.get(..n).unwrap_or_default().to_vec();
+                self.type_in(&bytes);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // The end of input, or an input that can never be read: the same to a guest.
+            _ => {
+                self.stdin_open = false;
+                if let Some(link) = &mut self.link {
+                    link.session.close_stdin();
+                }
+            }
+        }
+    }
+
+    fn type_in(&mut self, typed: &[u8]) {
+        let (bytes, commands) = if self.streams.raw {
+            self.keys.filter(typed)
+        } else {
+            (typed.to_vec(), Vec::new())
+        };
+        for command in commands {
+            match command {
+                Command::Quit => self.ending = Some(Ending::Quit),
+                Command::Help => keys::HELP.lines().for_each(|line| self.say(line)),
+            }
+        }
+        match &mut self.link {
+            // Never more than was read, for which there was room.
+            Some(link) => {
+                link.session.send_stdin(&bytes);
+            }
+            None => self.typed.extend(bytes),
+        }
+    }
+
+    fn take_signals(&mut self) {
+        for signal in self.signals.take() {
+            match (&mut self.link, signal) {
+                (_, SIGWINCH) => self.resize(),
+                (Some(link), signal) if link.greeted() => {
+                    // As a container engine does: the command decides what a signal means to it.
+                    link.session.signal(signal as u8);
+                }
+                _ => self.ending = Some(Ending::Signalled(signal)),
+            }
+            if signal == SIGTERM || signal == SIGINT {
+                self.asked_to_stop += 1;
+            }
+            if self.asked_to_stop >= INSISTENT {
+                self.ending = Some(Ending::Signalled(signal));
+            }
+        }
+    }
+
+    /// Tell the guest's terminal the size of hull's.
+    fn resize(&mut self) {
+        let size = rustix::termios::tcgetwinsize(self.streams.stdin);
+        if let (Some(link), Ok(size)) = (&mut self.link, size) {
+            link.session.resize(WindowSize {
+                rows: size.ws_row,
+                cols: size.ws_col,
+            });
+        }
+    }
+
+    /// Whoever read standard output has left: to the command that is SIGPIPE.
+    fn reader_gone(&mut self) {
+        match &mut self.link {
+            Some(link) => link.session.signal(SIGPIPE as u8),
+            None => self.ending = Some(Ending::Signalled(SIGPIPE)),
+        }
+    }
+
+    fn show_warnings(&mut self) {
+        for warning in self.events.take_warnings() {
+            self.say(&warning);
+        }
+    }
+
+    /// One line of hull's own on stderr.
+    fn say(&mut self, line: &str) {
+        let end = if self.streams.raw { "\r\n" } else { "\n" };
+        self.stderr.push(format!("hull: {line}{end}").as_bytes());
+    }
+}

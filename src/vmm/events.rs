@@ -1,0 +1,153 @@
+//! What the vCPUs and devices tell the machine, and how the event loop hears of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::devices::{MachineEvents, MarkSource};
+
+/// Marks that are kept; a guest may set any number.
+const MARKS_MOST: usize = 64;
+/// Warnings that wait to be printed; a guest may cause any number.
+const WARNINGS_MOST: usize = 64;
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestEnd {
+    /// ACPI S5.
+    PoweredOff,
+    /// i8042 or the ACPI reset register, raised by the vCPU at this RIP.
+    Reset,
+    /// A triple fault.
+    TripleFault {
+        /// Where.
+        rip: u64,
+    },
+    /// KVM or hull could not go on.
+    Failed {
+        /// Where.
+        rip: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A point in time that the guest set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The port or window.
+    pub source: MarkSource,
+    /// The byte written.
+    pub code: u8,
+    /// When, since the machine's clock started.
+    pub at: Duration,
+}
+
+/// Shared by the vCPU threads, the devices and the event loop.
+///
+/// Lock order: a device's lock, then any one of these; they are never held together.
+pub struct Events {
+    started: Instant,
+    stopping: AtomicBool,
+    wake: EventFd,
+    end: Mutex<Option<GuestEnd>>,
+    marks: Mutex<Vec<Mark>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Events {
+    /// Events of a machine whose clock started at `started`; `wake` is signalled when the event
+    /// loop should look.
+    pub fn new(started: Instant, wake: EventFd) -> Self {
+        Self {
+            started,
+            stopping: AtomicBool::new(false),
+            wake,
+            end: Mutex::new(None),
+            marks: Mutex::new(Vec::new()),
+            warnings: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Have the event loop look.
+    pub fn wake(&self) {
+        // It fails only when it is signalled already.
+        let _ = self.wake.write(1);
+    }
+
+    /// The file descriptor that [`Events::wake`] signals.
+    pub fn waker(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// The guest ended; the first end counts.
+    pub fn finish(&self, end: GuestEnd) {
+        lock(&self.end).get_or_insert(end);
+        self.stop();
+    }
+
+    /// Let no vCPU enter the guest again.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether vCPUs are to stop.
+    pub fn stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// How the guest ended, if it did.
+    pub fn end(&self) -> Option<GuestEnd> {
+        lock(&self.end).clone()
+    }
+
+    /// The marks so far, oldest first.
+    pub fn marks(&self) -> Vec<Mark> {
+        lock(&self.marks).clone()
+    }
+
+    /// Time since the machine's clock started.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Take the warnings that wait.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.warnings))
+    }
+}
+
+impl MachineEvents for Events {
+    fn reset(&self) {
+        self.finish(GuestEnd::Reset);
+    }
+
+    fn power_off(&self) {
+        self.finish(GuestEnd::PoweredOff);
+    }
+
+    fn mark(&self, source: MarkSource, code: u8) {
+        let at = self.now();
+        let mut marks = lock(&self.marks);
+        if marks.len() < MARKS_MOST {
+            marks.push(Mark { source, code, at });
+        }
+    }
+
+    fn warn(&self, device: &str, what: &str) {
+        let mut warnings = lock(&self.warnings);
+        if warnings.len() < WARNINGS_MOST {
+            warnings.push(format!("{device}: {what}"));
+        }
+        drop(warnings);
+        self.wake();
+    }
+}
+
+/// The data of a mutex, whatever became of the thread that held it last.
+pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,85 @@
+//! Bytes from a UART on their way to the event loop, with back pressure on the vCPUs.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::events::{Events, lock};
+use crate::devices::legacy::serial::Sink;
+
+/// Bytes at which the guest has to wait for the host.
+const FULL: usize = 64 << 10;
+/// How long a vCPU that waits goes without a look at whether the machine stops.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Bytes that the guest transmitted and the event loop has not taken.
+///
+/// A device may not block, so it always takes what comes (at most a few bytes an exit); the vCPU
+/// waits in [`Outbox::throttle`] after the exit, with no lock held.
+#[derive(Default)]
+pub struct Outbox {
+    bytes: Mutex<VecDeque<u8>>,
+    /// `bytes.len()`, to be read without the lock after every exit.
+    len: AtomicUsize,
+    drained: Condvar,
+}
+
+impl Outbox {
+    /// Wait while the event loop cannot get rid of what is here. On a vCPU's thread.
+    pub fn throttle(&self, events: &Events) {
+        if self.len.load(Ordering::Acquire) < FULL {
+            return;
+        }
+        let mut bytes = lock(&self.bytes);
+        while bytes.len() >= FULL && !events.stopping() {
+            bytes = match self.drained.wait_timeout(bytes, PATIENCE) {
+                Ok((bytes, _)) => bytes,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Take at most `most` bytes, oldest first.
+    pub fn take(&self, most: usize) -> Vec<u8> {
+        let mut bytes = lock(&self.bytes);
+        let n = most.min(bytes.len());
+        let taken = bytes.drain(..n).collect();
+        self.len.store(bytes.len(), Ordering::Release);
+        self.drained.notify_all();
+        taken
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len.load(Ordering::Acquire) == 0
+    }
+
+    fn push(&self, new: &[u8]) -> bool {
+        let mut bytes = lock(&self.bytes);
+        let was_empty = bytes.is_empty();
+        bytes.extend(new);
+        self.len.store(bytes.len(), Ordering::Release);
+        was_empty
+    }
+}
+
+/// A UART's end of an [`Outbox`].
+pub struct Transmitter {
+    /// Where the bytes go.
+    pub outbox: Arc<Outbox>,
+    /// Who is woken for the first of them, and for room in the UART's input.
+    pub events: Arc<Events>,
+}
+
+impl Sink for Transmitter {
+    fn write(&mut self, bytes: &[u8]) {
+        if self.outbox.push(bytes) {
+            self.events.wake();
+        }
+    }
+
+    fn input_room(&mut self) {
+        self.events.wake();
+    }
+}
