@@ -106,16 +106,16 @@ impl<'a> Command<'a> {
     }
 
     /// The arguments, the program's name first.
-    pub fn argv(&self) -> impl Iterator<Item = &'a CStr> {
+    pub fn argv(&self) -> impl Iterator<Item = &'a CStr> + Clone + use<'a> {
         self.strings().skip(1).take(self.header.argc as usize)
     }
 
     /// The environment, `NAME=value` each.
-    pub fn env(&self) -> impl Iterator<Item = &'a CStr> {
+    pub fn env(&self) -> impl Iterator<Item = &'a CStr> + Clone + use<'a> {
         self.strings().skip(1 + self.header.argc as usize)
     }
 
-    fn strings(&self) -> impl Iterator<Item = &'a CStr> {
+    fn strings(&self) -> impl Iterator<Item = &'a CStr> + Clone + use<'a> {
         let mut rest = self.strings;
         core::iter::from_fn(move || {
             let string = CStr::from_bytes_until_nul(rest).ok()?;
