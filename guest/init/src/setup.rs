@@ -26,22 +26,27 @@ const FIRST: [Mount; 3] = [
 ];
 
 /// What the command wants besides.
-const SECOND: [Mount; 5] = [
+const SECOND: [Mount; 2] = [
     (
         c"devpts",
         c"/dev/pts",
         MS_NOSUID | MS_NOEXEC,
         c"mode=620,ptmxmode=666,gid=5",
     ),
-    (c"tmpfs", c"/dev/shm", MS_NOSUID | MS_NODEV, c"mode=1777"),
-    (c"tmpfs", c"/tmp", MS_NOSUID | MS_NODEV, c"mode=1777"),
-    (c"tmpfs", c"/run", MS_NOSUID | MS_NODEV, c"mode=0755"),
     (
         c"cgroup2",
         c"/sys/fs/cgroup",
         MS_NOSUID | MS_NODEV | MS_NOEXEC,
         c"",
     ),
+];
+
+/// Where everybody may write and nothing is kept, with their modes. In an initramfs and in
+/// devtmpfs a directory is that already, for a third of what a mount costs.
+const SCRATCH: [(&CStr, usize, &CStr); 3] = [
+    (c"/dev/shm", 0o1777, c"mode=1777"),
+    (c"/tmp", 0o1777, c"mode=1777"),
+    (c"/run", 0o755, c"mode=0755"),
 ];
 
 const LINKS: [(&CStr, &CStr); 4] = [
@@ -53,10 +58,12 @@ const LINKS: [(&CStr, &CStr); 4] = [
 
 /// Tell hull that init runs.
 pub fn mark() {
-    if sys::io_port(DEBUG_PORT, true).is_ok() {
-        // SAFETY: the kernel has just allowed the port; a write to it does nothing else.
+    // Cheaper than ioperm(2), which makes a bitmap of all ports.
+    if sys::io_privilege(3).is_ok() {
+        // SAFETY: the kernel has just allowed all ports; a write to this one does nothing else.
         unsafe { asm!("out dx, al", in("dx") DEBUG_PORT, in("al") INIT_RUNS) };
-        let _ = sys::io_port(DEBUG_PORT, false);
+        // Commands would inherit it.
+        let _ = sys::io_privilege(0);
     }
 }
 
@@ -68,6 +75,11 @@ pub fn first() {
 /// Mount the rest, set links, host name and the loopback interface.
 pub fn second() {
     SECOND.iter().for_each(mount);
+    for (path, mode, options) in SCRATCH {
+        if !in_memory(path, mode) {
+            mount(&(c"tmpfs", path, MS_NOSUID | MS_NODEV, options));
+        }
+    }
     for (target, path) in LINKS {
         let _ = sys::symlink(target, path);
     }
@@ -80,6 +92,15 @@ fn mount(&(kind, path, flags, options): &Mount) {
         let _ = sys::mkdir(path);
         let _ = sys::mount(kind, path, flags, options);
     }
+}
+
+/// Whether `path` could be made to lie in memory as a directory of this mode.
+fn in_memory(path: &CStr, mode: usize) -> bool {
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let _ = sys::mkdir(path);
+    matches!(sys::file_system(path), Ok(RAMFS_MAGIC | TMPFS_MAGIC))
+        && sys::chmod(path, mode).is_ok()
 }
 
 /// Bring `lo` up: netdevice(7), SIOCSIFFLAGS with IFF_UP.

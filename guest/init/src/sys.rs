@@ -225,6 +225,18 @@ pub fn mkdir(path: &CStr) -> Result<usize> {
     call!(83, path.as_ptr(), 0o755)
 }
 
+pub fn chmod(path: &CStr, mode: usize) -> Result<usize> {
+    call!(90, path.as_ptr(), mode)
+}
+
+/// The magic number of the file system at `path`, by statfs(2).
+pub fn file_system(path: &CStr) -> Result<i64> {
+    // struct statfs has 120 bytes and begins with f_type.
+    let mut info = [0i64; 15];
+    call!(137, path.as_ptr(), info.as_mut_ptr())?;
+    Ok(info[0])
+}
+
 pub fn symlink(target: &CStr, path: &CStr) -> Result<usize> {
     call!(88, target.as_ptr(), path.as_ptr())
 }
@@ -252,9 +264,9 @@ pub fn reboot(how: Reboot) {
     let _ = call!(169, 0xfee1_dead_usize, 672_274_793, how);
 }
 
-/// Allow or forbid one I/O port.
-pub fn io_port(port: u16, allow: bool) -> Result<usize> {
-    call!(173, port, 1, allow)
+/// iopl(2): at level 3 all I/O ports are allowed, at 0 none.
+pub fn io_privilege(level: usize) -> Result<usize> {
+    call!(172, level)
 }
 
 /// The bit of a signal in a mask.
