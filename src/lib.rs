@@ -5,6 +5,7 @@
 //! [`devices`] on its buses and enters the vCPU. The path of an exit: [`kvm::vcpu`] matches the
 //! reason and hands address and data to the bus, which finds the device.
 
+pub mod agent;
 pub mod boot;
 pub mod cli;
 pub mod devices;

@@ -1,0 +1,48 @@
+//! What can be wrong with bytes from the other end.
+
+use core::fmt;
+
+/// The other end sent bytes that are no message. The stream cannot be used further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// A frame announces more than [`crate::frame::MAX_PAYLOAD`] bytes.
+    FrameTooLong {
+        /// The announced length.
+        len: u32,
+    },
+    /// No message of this direction has this type.
+    UnknownKind {
+        /// The type byte.
+        kind: u8,
+    },
+    /// The payload is shorter or longer than its message.
+    WrongLength {
+        /// The type byte.
+        kind: u8,
+        /// Bytes of payload.
+        len: usize,
+    },
+    /// `Hello` does not begin with "HULL".
+    WrongMagic,
+    /// `Exit` names a kind, status or signal that does not exist.
+    WrongExit,
+    /// The command is no [`crate::Command`]; the text says why.
+    WrongCommand(&'static str),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FrameTooLong { len } => write!(f, "a frame announces {len} bytes"),
+            Self::UnknownKind { kind } => write!(f, "message type {kind:#04x} does not exist"),
+            Self::WrongLength { kind, len } => {
+                write!(f, "message type {kind:#04x} cannot have {len} bytes")
+            }
+            Self::WrongMagic => f.write_str("the greeting does not begin with HULL"),
+            Self::WrongExit => f.write_str("the exit status is none"),
+            Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

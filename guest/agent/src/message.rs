@@ -1,0 +1,201 @@
+//! Messages: what a frame means, by direction.
+
+use crate::frame::{Frame, HEADER, MAX_PAYLOAD, header};
+use crate::{Error, WindowSize};
+
+const MAGIC: [u8; 4] = *b"HULL";
+
+/// How the command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this status.
+    Exited(u8),
+    /// Signal 1 to 64 ended it.
+    Signalled(u8),
+    /// It is there and cannot be run; execve's errno.
+    NotExecutable(u32),
+    /// It is not there; execve's errno.
+    NotFound(u32),
+    /// The guest could not prepare it (no pipe, no terminal, no process); the errno.
+    Error(u32),
+}
+
+impl Exit {
+    /// The status as a container engine gives it: 128+N for signal N, 126 for what cannot be
+    /// run, 127 for what is not there, 125 for a fault that is not the command's.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Exited(status) => status,
+            Self::Signalled(signal) => signal.saturating_add(128),
+            Self::NotExecutable(_) => 126,
+            Self::NotFound(_) => 127,
+            Self::Error(_) => 125,
+        }
+    }
+}
+
+/// A message from the guest to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromGuest<'a> {
+    /// The first message.
+    Hello {
+        /// [`crate::VERSION`] of the guest.
+        version: u32,
+    },
+    /// The guest waits for a command.
+    Ready,
+    /// The command wrote to its standard output or its terminal.
+    Stdout(&'a [u8]),
+    /// The command wrote to its standard error.
+    Stderr(&'a [u8]),
+    /// So many bytes of standard input are out of the guest's buffer.
+    StdinAck(u32),
+    /// The last message.
+    Exit(Exit),
+    /// A text for the user about what went wrong in the guest.
+    Error(&'a [u8]),
+}
+
+/// A message from the host to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromHost<'a> {
+    /// Bytes of a [`crate::Command`], more follow.
+    ExecPart(&'a [u8]),
+    /// The last bytes of a [`crate::Command`]: run it.
+    Exec(&'a [u8]),
+    /// Bytes for the command's standard input.
+    Stdin(&'a [u8]),
+    /// The end of the command's standard input.
+    StdinClose,
+    /// The terminal's size changed.
+    Resize(WindowSize),
+    /// Send signal 1 to 64 to the command's process group.
+    Signal(u8),
+    /// `Exit` has arrived; the guest may power off.
+    Goodbye,
+}
+
+impl<'a> FromGuest<'a> {
+    /// The type of [`FromGuest::Stdout`], for one who fills a frame in place.
+    pub const STDOUT: u8 = 0x03;
+    /// The type of [`FromGuest::Stderr`].
+    pub const STDERR: u8 = 0x04;
+
+    /// The message of a frame.
+    ///
+    /// # Errors
+    /// All of [`Error`] but the one of frames and the one of commands.
+    pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
+        let Frame { kind, payload } = frame;
+        let wrong_length = Error::WrongLength {
+            kind,
+            len: payload.len(),
+        };
+        Ok(match (kind, payload) {
+            (0x01, &[m0, m1, m2, m3, a, b, c, d]) => {
+                if [m0, m1, m2, m3] != MAGIC {
+                    return Err(Error::WrongMagic);
+                }
+                let version = u32::from_le_bytes([a, b, c, d]);
+                Self::Hello { version }
+            }
+            (0x02, []) => Self::Ready,
+            (Self::STDOUT, bytes) => Self::Stdout(bytes),
+            (Self::STDERR, bytes) => Self::Stderr(bytes),
+            (0x05, &[a, b, c, d]) => Self::StdinAck(u32::from_le_bytes([a, b, c, d])),
+            (0x06, &[how, a, b, c, d]) => {
+                let value = u32::from_le_bytes([a, b, c, d]);
+                Self::Exit(match (how, u8::try_from(value)) {
+                    (0, Ok(status)) => Exit::Exited(status),
+                    (1, Ok(signal @ 1..=64)) => Exit::Signalled(signal),
+                    (2, _) => Exit::NotExecutable(value),
+                    (3, _) => Exit::NotFound(value),
+                    (4, _) => Exit::Error(value),
+                    _ => return Err(Error::WrongExit),
+                })
+            }
+            (0x07, text) => Self::Error(text),
+            (0x01..=0x07, _) => return Err(wrong_length),
+            _ => return Err(Error::UnknownKind { kind }),
+        })
+    }
+
+    /// Write the frame to the front of `out`; its length, or `None` when it does not fit there
+    /// or into a frame.
+    pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
+        match self {
+            Self::Hello { version } => write(out, 0x01, &MAGIC, &version.to_le_bytes()),
+            Self::Ready => write(out, 0x02, &[], &[]),
+            Self::Stdout(bytes) => write(out, Self::STDOUT, &[], bytes),
+            Self::Stderr(bytes) => write(out, Self::STDERR, &[], bytes),
+            Self::StdinAck(count) => write(out, 0x05, &[], &count.to_le_bytes()),
+            Self::Exit(exit) => {
+                let (how, value) = match *exit {
+                    Exit::Exited(status) => (0, status.into()),
+                    Exit::Signalled(signal) => (1, signal.into()),
+                    Exit::NotExecutable(errno) => (2, errno),
+                    Exit::NotFound(errno) => (3, errno),
+                    Exit::Error(errno) => (4, errno),
+                };
+                write(out, 0x06, &[how], &value.to_le_bytes())
+            }
+            Self::Error(text) => write(out, 0x07, &[], text),
+        }
+    }
+}
+
+impl<'a> FromHost<'a> {
+    /// The message of a frame.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKind`] and [`Error::WrongLength`].
+    pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
+        let Frame { kind, payload } = frame;
+        Ok(match (kind, payload) {
+            (0x81, bytes) => Self::ExecPart(bytes),
+            (0x82, bytes) => Self::Exec(bytes),
+            (0x83, bytes) => Self::Stdin(bytes),
+            (0x84, []) => Self::StdinClose,
+            (0x85, &[r0, r1, c0, c1]) => Self::Resize(WindowSize {
+                rows: u16::from_le_bytes([r0, r1]),
+                cols: u16::from_le_bytes([c0, c1]),
+            }),
+            (0x86, &[signal @ 1..=64]) => Self::Signal(signal),
+            (0x87, []) => Self::Goodbye,
+            (0x81..=0x87, _) => {
+                let len = payload.len();
+                return Err(Error::WrongLength { kind, len });
+            }
+            _ => return Err(Error::UnknownKind { kind }),
+        })
+    }
+
+    /// Write the frame to the front of `out`; its length, or `None` when it does not fit there
+    /// or into a frame.
+    pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
+        match self {
+            Self::ExecPart(bytes) => write(out, 0x81, &[], bytes),
+            Self::Exec(bytes) => write(out, 0x82, &[], bytes),
+            Self::Stdin(bytes) => write(out, 0x83, &[], bytes),
+            Self::StdinClose => write(out, 0x84, &[], &[]),
+            Self::Resize(WindowSize { rows, cols }) => {
+                write(out, 0x85, &rows.to_le_bytes(), &cols.to_le_bytes())
+            }
+            Self::Signal(signal) => write(out, 0x86, &[], &[*signal]),
+            Self::Goodbye => write(out, 0x87, &[], &[]),
+        }
+    }
+}
+
+fn write(out: &mut [u8], kind: u8, fixed: &[u8], rest: &[u8]) -> Option<usize> {
+    let len = fixed.len() + rest.len();
+    if len > MAX_PAYLOAD {
+        return None;
+    }
+    let (head, payload) = out.get_mut(..HEADER + len)?.split_at_mut(HEADER);
+    head.copy_from_slice(&header(kind, len));
+    let (front, back) = payload.split_at_mut(fixed.len());
+    front.copy_from_slice(fixed);
+    back.copy_from_slice(rest);
+    Some(HEADER + len)
+}

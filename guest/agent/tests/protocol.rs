@@ -1,0 +1,137 @@
+//! Every message survives the way through bytes, and no bytes make the decoders panic.
+
+use hull_agent::{Command, CommandHeader, Error, Exit, FromGuest, FromHost, WindowSize, frame};
+use proptest::prelude::*;
+
+fn exits() -> impl Strategy<Value = Exit> {
+    prop_oneof![
+        any::<u8>().prop_map(Exit::Exited),
+        (1..=64u8).prop_map(Exit::Signalled),
+        any::<u32>().prop_map(Exit::NotExecutable),
+        any::<u32>().prop_map(Exit::NotFound),
+        any::<u32>().prop_map(Exit::Error),
+    ]
+}
+
+/// Encode, cut the bytes at `cut`, and decode again.
+fn through_bytes(encode: impl Fn(&mut [u8]) -> Option<usize>, cut: usize) -> (Vec<u8>, usize) {
+    let mut bytes = vec![0; frame::HEADER + frame::MAX_PAYLOAD];
+    let len = encode(&mut bytes).expect("fits");
+    bytes.truncate(len);
+    let short = &bytes[..cut % len];
+    assert_eq!(frame::first(short), Ok(None), "a part is no frame");
+    (bytes, len)
+}
+
+proptest! {
+    #[test]
+    fn what_the_guest_says_arrives(
+        data in proptest::collection::vec(any::<u8>(), 0..300),
+        number: u32, exit in exits(), cut: usize,
+    ) {
+        for message in [
+            FromGuest::Hello { version: number },
+            FromGuest::Ready,
+            FromGuest::Stdout(&data),
+            FromGuest::Stderr(&data),
+            FromGuest::StdinAck(number),
+            FromGuest::Exit(exit),
+            FromGuest::Error(&data),
+        ] {
+            let (bytes, len) = through_bytes(|out| message.encode(out), cut);
+            let frame = frame::first(&bytes).unwrap().unwrap();
+            prop_assert_eq!(frame.wire_len(), len);
+            prop_assert_eq!(FromGuest::decode(frame), Ok(message));
+            prop_assert!(FromHost::decode(frame).is_err(), "directions never mix");
+        }
+    }
+
+    #[test]
+    fn what_the_host_says_arrives(
+        data in proptest::collection::vec(any::<u8>(), 0..300),
+        rows: u16, cols: u16, signal in 1..=64u8, cut: usize,
+    ) {
+        for message in [
+            FromHost::ExecPart(&data),
+            FromHost::Exec(&data),
+            FromHost::Stdin(&data),
+            FromHost::StdinClose,
+            FromHost::Resize(WindowSize { rows, cols }),
+            FromHost::Signal(signal),
+            FromHost::Goodbye,
+        ] {
+            let (bytes, len) = through_bytes(|out| message.encode(out), cut);
+            let frame = frame::first(&bytes).unwrap().unwrap();
+            prop_assert_eq!(frame.wire_len(), len);
+            prop_assert_eq!(FromHost::decode(frame), Ok(message));
+            prop_assert!(FromGuest::decode(frame).is_err(), "directions never mix");
+        }
+    }
+
+    #[test]
+    fn a_command_arrives(
+        argv in proptest::collection::vec("[^\0]{0,20}", 1..8),
+        env in proptest::collection::vec("[^\0]{0,20}", 0..8),
+        cwd in "[^\0]{0,20}",
+        tty in proptest::option::of((any::<u16>(), any::<u16>())),
+    ) {
+        let header = CommandHeader {
+            tty: tty.map(|(rows, cols)| WindowSize { rows, cols }),
+            argc: argv.len() as u32,
+            envc: env.len() as u32,
+        };
+        let mut bytes = header.encode().to_vec();
+        for string in [&cwd].into_iter().chain(&argv).chain(&env) {
+            bytes.extend_from_slice(string.as_bytes());
+            bytes.push(0);
+        }
+        let command = Command::decode(&bytes).unwrap();
+        prop_assert_eq!(command.header, header);
+        prop_assert_eq!(command.cwd().to_bytes(), cwd.as_bytes());
+        let strings = |list: &[String]| list.iter().map(|s| s.clone().into_bytes()).collect::<Vec<_>>();
+        prop_assert_eq!(command.argv().map(|s| s.to_bytes().to_vec()).collect::<Vec<_>>(), strings(&argv));
+        prop_assert_eq!(command.env().map(|s| s.to_bytes().to_vec()).collect::<Vec<_>>(), strings(&env));
+        bytes.pop();
+        prop_assert!(Command::decode(&bytes).is_err(), "the last NUL is missing");
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), kind: u8) {
+        if let Ok(Some(frame)) = frame::first(&bytes) {
+            let _ = (FromGuest::decode(frame), FromHost::decode(frame));
+        }
+        let frame = frame::Frame { kind, payload: &bytes };
+        let _ = (FromGuest::decode(frame), FromHost::decode(frame));
+        if let Ok(command) = Command::decode(&bytes) {
+            prop_assert_eq!(command.argv().count(), command.header.argc as usize);
+            prop_assert_eq!(command.env().count(), command.header.envc as usize);
+        }
+    }
+}
+
+#[test]
+fn lies_are_errors() {
+    let long = frame::header(0x03, frame::MAX_PAYLOAD + 1);
+    assert_eq!(
+        frame::first(&long),
+        Err(Error::FrameTooLong { len: 65537 }),
+        "told before the payload is there"
+    );
+    let decode = |kind, payload| FromGuest::decode(frame::Frame { kind, payload });
+    assert_eq!(decode(0x01, b"HALL\x01\0\0\0"), Err(Error::WrongMagic));
+    assert_eq!(decode(0x06, &[0, 0, 1, 0, 0]), Err(Error::WrongExit));
+    assert_eq!(decode(0x06, &[1, 65, 0, 0, 0]), Err(Error::WrongExit));
+    assert_eq!(
+        decode(0x02, b"x"),
+        Err(Error::WrongLength { kind: 2, len: 1 })
+    );
+    assert_eq!(decode(0x08, b""), Err(Error::UnknownKind { kind: 8 }));
+}
+
+#[test]
+fn a_message_that_does_not_fit_is_not_written() {
+    let big = vec![0; frame::MAX_PAYLOAD + 1];
+    let mut out = vec![0; 2 * frame::MAX_PAYLOAD];
+    assert_eq!(FromGuest::Stdout(&big).encode(&mut out), None);
+    assert_eq!(FromGuest::Ready.encode(&mut [0; 4]), None);
+}

@@ -1,0 +1,116 @@
+//! Where the agent's frames go: the virtio-console port of that name, or a UART.
+//!
+//! A port's name is in sysfs (Linux, drivers/char/virtio_console.c); it appears some time after
+//! the driver has found the device. The word `hull.agent` on the kernel command line says that
+//! a port is to be waited for, `hull.agent=ttyS1` that the channel is this terminal.
+
+use hull_agent::PORT_NAME;
+
+use crate::sys::{self, Fd};
+use crate::text::join;
+
+/// Milliseconds between two looks, and how often to look: 5 s.
+pub const INTERVAL_MS: i64 = 10;
+pub const ATTEMPTS: usize = 500;
+
+/// What was found.
+pub enum Search {
+    /// The channel, open and non-blocking.
+    Found(Fd),
+    /// The command line promises a channel that is not there.
+    Missing,
+    /// Nobody speaks of a channel.
+    None,
+}
+
+/// Look for the channel.
+pub fn find() -> Search {
+    if let Some(fd) = port() {
+        return Search::Found(fd);
+    }
+    let mut line = [0; 4096];
+    let len = match sys::open(c"/proc/cmdline", sys::O_RDONLY) {
+        Ok(fd) => sys::read(fd, &mut line).unwrap_or(0),
+        Err(_) => 0,
+    };
+    let mut words = line[..len].split(u8::is_ascii_whitespace);
+    let Some(rest) = words.find_map(|word| word.strip_prefix(PORT_NAME.as_bytes())) else {
+        return Search::None;
+    };
+    if let Some(name) = rest.strip_prefix(b"=") {
+        return terminal(name).map_or(Search::Missing, Search::Found);
+    }
+    for _ in 0..ATTEMPTS {
+        sys::sleep_ms(INTERVAL_MS);
+        if let Some(fd) = port() {
+            return Search::Found(fd);
+        }
+    }
+    Search::Missing
+}
+
+/// The port with the agent's name.
+fn port() -> Option<Fd> {
+    let ports = sys::open(c"/sys/class/virtio-ports", sys::O_DIRECTORY).ok()?;
+    let mut entries = [0; 1024];
+    let len = sys::read_dir(ports, &mut entries).unwrap_or(0);
+    let mut rest = entries.get(..len)?;
+    let mut found = None;
+    // struct linux_dirent64: inode and offset, 8 bytes each, then its length, type and name.
+    while let Some(&[a, b]) = rest.get(16..18) {
+        let (entry, after) = rest.split_at_checked(u16::from_le_bytes([a, b]).into())?;
+        rest = after;
+        let name = entry.get(19..)?.split(|&byte| byte == 0).next()?;
+        if found.is_none() && name.starts_with(b"vport") && is_agent(ports, name) {
+            let mut path = [0; 64];
+            let path = join(&mut path, &[b"/dev/", name])?;
+            found = sys::open(path, sys::O_RDWR | sys::O_NONBLOCK).ok();
+        }
+    }
+    sys::close(ports);
+    found
+}
+
+fn is_agent(ports: Fd, port: &[u8]) -> bool {
+    let (mut path, mut name) = ([0; 64], [0; 64]);
+    let Some(path) = join(&mut path, &[port, b"/name"]) else {
+        return false;
+    };
+    let Ok(fd) = sys::open_at(ports, path, sys::O_RDONLY) else {
+        return false;
+    };
+    let len = sys::read(fd, &mut name).unwrap_or(0);
+    sys::close(fd);
+    name[..len].trim_ascii_end() == PORT_NAME.as_bytes()
+}
+
+/// struct termios as TCSETS takes it.
+#[repr(C)]
+struct Termios {
+    input: u32,
+    output: u32,
+    control: u32,
+    local: u32,
+    line: u8,
+    characters: [u8; 19],
+}
+
+/// The terminal /dev/`name`, passing on all 256 bytes as they are.
+fn terminal(name: &[u8]) -> Option<Fd> {
+    const VMIN: usize = 6;
+    const B115200_CS8_CREAD_CLOCAL: u32 = 0o10_002 | 0o60 | 0o200 | 0o4000;
+    let mut path = [0; 64];
+    let path = join(&mut path, &[b"/dev/", name])?;
+    let fd = sys::open(path, sys::O_RDWR | sys::O_NONBLOCK | sys::O_NOCTTY).ok()?;
+    let mut raw = Termios {
+        input: 0,
+        output: 0,
+        control: B115200_CS8_CREAD_CLOCAL,
+        local: 0,
+        line: 0,
+        characters: [0; 19],
+    };
+    raw.characters[VMIN] = 1;
+    sys::ioctl_with(fd, sys::TCSETS, &raw).ok()?;
+    Some(fd)
+}

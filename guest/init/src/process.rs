@@ -1,0 +1,172 @@
+//! Start a process: environment, PATH, standard descriptors, session.
+
+use core::ffi::CStr;
+
+use hull_agent::{Exit, MAX_STRINGS};
+
+use crate::sys::{self, Errno, Fd};
+use crate::text::join;
+
+/// What a process gets that its environment does not say.
+const DEFAULTS: [&CStr; 3] = [
+    c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    c"HOME=/root",
+    c"TERM=linux",
+];
+
+/// Room for the pointers of arguments and environment, a null behind each list.
+pub type Pointers = [usize; MAX_STRINGS + DEFAULTS.len() + 2];
+
+/// A process to be.
+pub struct Plan<'a> {
+    argv: &'a [usize],
+    env: &'a [usize],
+    name: &'a CStr,
+    path: &'a [u8],
+    cwd: &'a CStr,
+    stdio: [Fd; 3],
+    terminal: bool,
+    failure: Option<Exit>,
+}
+
+impl<'a> Plan<'a> {
+    /// Run `argv`, with `env` and the [`DEFAULTS`] it lacks, in `cwd` (empty: where init is), on
+    /// `stdio`; `terminal`: which is a terminal and shall control the session.
+    ///
+    /// `None` when there is no argument or too many strings.
+    pub fn new<'s: 'a>(
+        pointers: &'a mut Pointers,
+        argv: impl Iterator<Item = &'s CStr> + Clone,
+        env: impl Iterator<Item = &'s CStr> + Clone,
+        cwd: &'s CStr,
+        stdio: [Fd; 3],
+        terminal: bool,
+    ) -> Option<Self> {
+        let defaults = DEFAULTS.into_iter().filter(|default| {
+            let name = variable_name(default);
+            !env.clone().any(|variable| variable_name(variable) == name)
+        });
+        let env = env.clone().chain(defaults);
+        let path = env
+            .clone()
+            .find_map(|v| v.to_bytes().strip_prefix(b"PATH="));
+        let name = argv.clone().next()?;
+        let mut len = 0;
+        for string in argv.map(|s| s.as_ptr() as usize).chain([0]) {
+            *pointers.get_mut(len)? = string;
+            len += 1;
+        }
+        let (argv, pointers) = pointers.split_at_mut(len);
+        len = 0;
+        for string in env.map(|s| s.as_ptr() as usize).chain([0]) {
+            *pointers.get_mut(len)? = string;
+            len += 1;
+        }
+        Some(Self {
+            argv,
+            env: pointers.get(..len)?,
+            name,
+            path: path.unwrap_or_default(),
+            cwd,
+            stdio,
+            terminal,
+            failure: None,
+        })
+    }
+
+    /// Start it; its number, which is that of its session and process group too.
+    ///
+    /// # Errors
+    /// How the command has ended before it began.
+    pub fn start(mut self) -> Result<i32, Exit> {
+        // SAFETY: the child writes `failure` of this plan and nothing else of the parent's.
+        let pid = unsafe { sys::spawn(child, &raw mut self) };
+        let pid = pid.map_err(|Errno(errno)| Exit::Error(errno as u32))?;
+        // SAFETY: the plan is there; the compiler must not think it unchanged by the child.
+        match unsafe { (&raw const self.failure).read_volatile() } {
+            None => Ok(pid),
+            Some(exit) => Err(exit),
+        }
+    }
+
+    /// In the child: returns only when the command cannot be run.
+    fn become_command(&self) -> Exit {
+        let _ = sys::set_session();
+        for (fd, target) in self.stdio.into_iter().zip(0..) {
+            if let Err(Errno(errno)) = sys::dup2(fd, target) {
+                return Exit::Error(errno as u32);
+            }
+        }
+        if self.terminal {
+            let _ = sys::ioctl(0, sys::TIOCSCTTY, 0);
+        }
+        sys::unblock_signals();
+        if !self.cwd.is_empty()
+            && let Err(Errno(errno)) = sys::chdir(self.cwd)
+        {
+            return Exit::NotExecutable(errno as u32);
+        }
+        self.search()
+    }
+
+    /// As execvp(3), but a file that is no program is not handed to a shell.
+    fn search(&self) -> Exit {
+        let name = self.name.to_bytes();
+        if name.contains(&b'/') {
+            return verdict(self.exec(self.name));
+        }
+        let mut last = sys::ENOENT;
+        if name.is_empty() {
+            return verdict(last);
+        }
+        for directory in self.path.split(|&byte| byte == b':') {
+            let directory = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
+            let mut buffer = [0; 4096];
+            let Some(path) = join(&mut buffer, &[directory, b"/", name]) else {
+                continue;
+            };
+            match self.exec(path) {
+                sys::ENOENT | sys::ENOTDIR | sys::ENODEV | sys::ENAMETOOLONG => {}
+                sys::EACCES => last = sys::EACCES,
+                errno => return verdict(errno),
+            }
+        }
+        verdict(last)
+    }
+
+    fn exec(&self, path: &CStr) -> Errno {
+        // SAFETY: `new` filled both lists with pointers to C strings that live as long as the
+        // plan, and ended them with a null.
+        unsafe {
+            sys::exec(
+                path.as_ptr().cast(),
+                self.argv.as_ptr().cast(),
+                self.env.as_ptr().cast(),
+            )
+        }
+    }
+}
+
+extern "C" fn child(plan: *mut Plan<'_>) -> ! {
+    // SAFETY: the parent waits in `spawn` and keeps the plan.
+    let plan = unsafe { &mut *plan };
+    plan.failure = Some(plan.become_command());
+    sys::exit(127)
+}
+
+fn verdict(errno: Errno) -> Exit {
+    let number = errno.0 as u32;
+    match errno {
+        sys::ENOENT => Exit::NotFound(number),
+        _ => Exit::NotExecutable(number),
+    }
+}
+
+fn variable_name(variable: &CStr) -> &[u8] {
+    let bytes = variable.to_bytes();
+    bytes.split(|&byte| byte == b'=').next().unwrap_or(bytes)
+}

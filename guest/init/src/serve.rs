@@ -1,0 +1,501 @@
+//! The agent: one command for the host, its streams in frames, its end as a status.
+//!
+//! One loop over five descriptors; every turn is a poll, then what is ready. Nothing but the
+//! poll waits. Flow: the command's output is read only while the outbox has room; input is
+//! acknowledged when the command's pipe has it, so the inbox never blocks.
+
+use core::ffi::CStr;
+
+use hull_agent::frame::{self, HEADER, MAX_PAYLOAD};
+use hull_agent::{
+    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, STDIN_WINDOW, VERSION, WindowSize,
+};
+
+use crate::channel::{ATTEMPTS, INTERVAL_MS};
+use crate::process::{Plan, Pointers};
+use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
+
+/// Room of the outbox that output leaves for StdinAck, Error and Exit.
+const RESERVE: usize = 256;
+/// Room below which output waits.
+const LEAST_READ: usize = 4096;
+/// After the command's end: bytes of output, and the time for them, that are still taken from
+/// whoever holds its pipes.
+const LAST_BYTES: usize = 1 << 20;
+const LAST_MS: i64 = 100;
+/// How long the host may take to say goodbye.
+const GOODBYE_MS: i64 = 2000;
+const END_OF_TRANSMISSION: u8 = 4;
+
+/// Everything big, all zero at the start so that it is in no file and in no page until used.
+pub struct Memory {
+    inbox: Buffer<{ HEADER + MAX_PAYLOAD }>,
+    outbox: Buffer<{ HEADER + MAX_PAYLOAD + RESERVE }>,
+    stdin: Buffer<{ STDIN_WINDOW + 1 }>,
+    command: [u8; MAX_COMMAND],
+    /// Also for the shell, which has no agent.
+    pub pointers: Pointers,
+}
+
+impl Memory {
+    /// Nothing in it.
+    pub const fn new() -> Self {
+        Self {
+            inbox: Buffer::new(),
+            outbox: Buffer::new(),
+            stdin: Buffer::new(),
+            command: [0; MAX_COMMAND],
+            pointers: [0; _],
+        }
+    }
+}
+
+/// Why the loop ends early.
+enum Stop {
+    /// The channel is closed.
+    HostGone,
+    /// A program in the guest asked PID 1 for it.
+    Asked(Reboot),
+    /// The host's bytes are no messages.
+    Nonsense,
+}
+
+/// The ends of the command's streams that init holds; -1 where there is none.
+struct Streams {
+    input: Fd,
+    output: Fd,
+    error: Fd,
+    /// Input and output are one terminal.
+    terminal: bool,
+}
+
+struct Agent<'a> {
+    channel: Fd,
+    signals: Fd,
+    memory: &'a mut Memory,
+    command_len: usize,
+    command_complete: bool,
+    streams: Streams,
+    /// The command's process, 0 before it runs.
+    child: i32,
+    status: Option<Exit>,
+    /// The end of input is to follow what is in the buffer.
+    input_closed: bool,
+    /// Input that is out of the buffer and not acknowledged.
+    acked: u32,
+    /// Bytes of output taken so far.
+    taken: usize,
+    goodbye: bool,
+}
+
+/// Run the host's one command. `prepare` is called while the host is sending it.
+///
+/// Returns what the guest shall do now.
+pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Reboot {
+    let mut agent = Agent {
+        channel,
+        signals,
+        memory,
+        command_len: 0,
+        command_complete: false,
+        streams: Streams {
+            input: -1,
+            output: -1,
+            error: -1,
+            terminal: false,
+        },
+        child: 0,
+        status: None,
+        input_closed: false,
+        acked: 0,
+        taken: 0,
+        goodbye: false,
+    };
+    match agent.run(prepare) {
+        Ok(()) | Err(Stop::HostGone) => Reboot::PowerOff,
+        Err(Stop::Asked(reboot)) => reboot,
+        Err(Stop::Nonsense) => {
+            let _ = agent.say(FromGuest::Error(
+                b"the guest's init cannot read hull's messages",
+            ));
+            let _ = agent.finish(Exit::Error(0));
+            Reboot::PowerOff
+        }
+    }
+}
+
+impl Agent<'_> {
+    fn run(&mut self, prepare: fn()) -> Result<(), Stop> {
+        self.greet()?;
+        prepare();
+        while !self.command_complete {
+            self.turn(None)?;
+        }
+        let exit = match self.start() {
+            Ok(()) => self.follow()?,
+            Err(exit) => exit,
+        };
+        self.finish(exit)
+    }
+
+    /// The host may open its end of a port later than we do; until then every write fails.
+    fn greet(&mut self) -> Result<(), Stop> {
+        self.say(FromGuest::Hello { version: VERSION })?;
+        self.say(FromGuest::Ready)?;
+        for _ in 0..ATTEMPTS {
+            self.flush()?;
+            if self.memory.outbox.data().is_empty() {
+                return Ok(());
+            }
+            sys::sleep_ms(INTERVAL_MS);
+        }
+        Err(Stop::HostGone)
+    }
+
+    fn start(&mut self) -> Result<(), Exit> {
+        let bytes = self.memory.command.get(..self.command_len);
+        let command = Command::decode(bytes.unwrap_or_default()).map_err(|_| Exit::Error(0))?;
+        let failed = |Errno(errno)| Exit::Error(errno as u32);
+        let (streams, stdio) = match command.header.tty {
+            Some(window) => terminal(window).map_err(failed)?,
+            None => pipes().map_err(failed)?,
+        };
+        let cwd: &CStr = command.cwd();
+        let (argv, env) = (command.argv(), command.env());
+        let pointers = &mut self.memory.pointers;
+        let plan = Plan::new(pointers, argv, env, cwd, stdio, streams.terminal);
+        let started = plan.ok_or(Exit::Error(0))?.start();
+        let [a, b, c] = stdio;
+        sys::close(a);
+        if !streams.terminal {
+            sys::close(b);
+            sys::close(c);
+        }
+        self.streams = streams;
+        self.child = started?;
+        // Input that came along with the command.
+        self.feed();
+        Ok(())
+    }
+
+    /// Until the command has ended and what it wrote is in the outbox.
+    fn follow(&mut self) -> Result<Exit, Stop> {
+        let exit = loop {
+            if let Some(exit) = self.status {
+                break exit;
+            }
+            self.turn(None)?;
+        };
+        // A child of the command may hold the pipes for ever.
+        let mut grace = Timespec::from_ms(LAST_MS);
+        let enough = self.taken + LAST_BYTES;
+        while (self.streams.output >= 0 || self.streams.error >= 0) && self.taken < enough {
+            let timeout = self.takes_output().then_some(&mut grace);
+            if self.turn(timeout)? == 0 {
+                break;
+            }
+        }
+        Ok(exit)
+    }
+
+    fn finish(&mut self, exit: Exit) -> Result<(), Stop> {
+        self.streams.output = -1;
+        self.streams.error = -1;
+        if sys::pid() == 1 {
+            sys::sync();
+        }
+        self.say(FromGuest::Exit(exit))?;
+        self.flush()?;
+        while !self.memory.outbox.data().is_empty() {
+            self.turn(None)?;
+        }
+        let mut patience = Timespec::from_ms(GOODBYE_MS);
+        while !self.goodbye && self.turn(Some(&mut patience))? > 0 {}
+        Ok(())
+    }
+
+    /// Wait, and do what is ready; how many descriptors were.
+    fn turn(&mut self, timeout: Option<&mut Timespec>) -> Result<usize, Stop> {
+        let wanted = |fd, events, wanted| PollFd {
+            fd: if wanted { fd } else { -1 },
+            events,
+            revents: 0,
+        };
+        let Streams {
+            input,
+            output,
+            error,
+            ..
+        } = self.streams;
+        let room = self.takes_output();
+        let blocked = !self.memory.outbox.data().is_empty();
+        let channel = if blocked {
+            sys::POLLIN | sys::POLLOUT
+        } else {
+            sys::POLLIN
+        };
+        let mut fds = [
+            wanted(self.channel, channel, true),
+            wanted(self.signals, sys::POLLIN, true),
+            wanted(input, sys::POLLOUT, !self.memory.stdin.data().is_empty()),
+            wanted(output, sys::POLLIN, room),
+            wanted(error, sys::POLLIN, room),
+        ];
+        let ready = match sys::poll(&mut fds, timeout) {
+            Ok(ready) => ready,
+            Err(sys::EINTR) => 1,
+            Err(_) => return Err(Stop::HostGone),
+        };
+        let [channel, signals, input, output, error] = fds.map(|fd| fd.revents);
+        if channel & (sys::POLLIN | sys::POLLHUP | sys::POLLERR) != 0 {
+            self.receive()?;
+        }
+        if input != 0 {
+            self.feed();
+        }
+        if output != 0 {
+            self.take_output();
+        }
+        if error != 0 {
+            self.take_error();
+        }
+        if signals != 0 {
+            self.signal()?;
+        }
+        // After the command's end an acknowledgement would only bring more input.
+        if self.acked > 0 && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
+            self.say(FromGuest::StdinAck(self.acked))?;
+            self.acked = 0;
+        }
+        self.flush()?;
+        Ok(ready)
+    }
+
+    fn takes_output(&self) -> bool {
+        self.memory.outbox.room() >= RESERVE + HEADER + LEAST_READ
+    }
+
+    /// Put a message into the outbox.
+    fn say(&mut self, message: FromGuest<'_>) -> Result<(), Stop> {
+        let outbox = &mut self.memory.outbox;
+        let len = message.encode(outbox.space()).ok_or(Stop::HostGone)?;
+        outbox.filled(len);
+        Ok(())
+    }
+
+    /// Outbox to channel, as far as it goes now.
+    fn flush(&mut self) -> Result<(), Stop> {
+        let outbox = &mut self.memory.outbox;
+        while !outbox.data().is_empty() {
+            match sys::write(self.channel, outbox.data()) {
+                Ok(len @ 1..) => outbox.consume(len),
+                Ok(0) | Err(sys::EAGAIN | sys::EINTR) => break,
+                Err(_) => return Err(Stop::HostGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Channel to inbox, and do what whole frames ask for.
+    fn receive(&mut self) -> Result<(), Stop> {
+        match sys::read(self.channel, self.memory.inbox.space()) {
+            Ok(0) => return Err(Stop::HostGone),
+            Ok(len) => self.memory.inbox.filled(len),
+            Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
+            Err(_) => return Err(Stop::HostGone),
+        }
+        let Memory {
+            inbox,
+            stdin,
+            command,
+            ..
+        } = &mut *self.memory;
+        while let Some(frame) = frame::first(inbox.data()).map_err(|_| Stop::Nonsense)? {
+            let wire_len = frame.wire_len();
+            match FromHost::decode(frame).map_err(|_| Stop::Nonsense)? {
+                message @ (FromHost::ExecPart(bytes) | FromHost::Exec(bytes)) => {
+                    let end = self.command_len + bytes.len();
+                    let target = command.get_mut(self.command_len..end);
+                    let target = target.filter(|_| !self.command_complete);
+                    target.ok_or(Stop::Nonsense)?.copy_from_slice(bytes);
+                    self.command_len = end;
+                    self.command_complete = matches!(message, FromHost::Exec(_));
+                }
+                FromHost::Stdin(bytes) => {
+                    if self.child != 0 && self.streams.input < 0 {
+                        self.acked += bytes.len() as u32;
+                    } else if !stdin.push(bytes) {
+                        return Err(Stop::Nonsense);
+                    }
+                }
+                FromHost::StdinClose => self.input_closed = true,
+                FromHost::Resize(window) => {
+                    if self.streams.terminal && self.streams.input >= 0 {
+                        resize(self.streams.input, window);
+                    }
+                }
+                FromHost::Signal(signal) => {
+                    if self.child != 0 && self.status.is_none() {
+                        sys::kill_group(self.child, signal.into());
+                    }
+                }
+                FromHost::Goodbye => self.goodbye = true,
+            }
+            inbox.consume(wire_len);
+        }
+        self.feed();
+        Ok(())
+    }
+
+    /// Input to the command, as far as it goes now; after the last byte its end.
+    fn feed(&mut self) {
+        let stdin = &mut self.memory.stdin;
+        let input = self.streams.input;
+        if input < 0 {
+            if self.child != 0 {
+                self.acked += stdin.data().len() as u32;
+                stdin.consume(usize::MAX);
+            }
+            return;
+        }
+        if !stdin.data().is_empty() {
+            let len = match sys::write(input, stdin.data()) {
+                Ok(len) => len,
+                Err(sys::EAGAIN | sys::EINTR) => 0,
+                Err(_) => {
+                    self.drop_input();
+                    return self.feed();
+                }
+            };
+            self.memory.stdin.consume(len);
+            self.acked += len as u32;
+        }
+        if self.input_closed && self.memory.stdin.data().is_empty() {
+            self.end_input();
+        }
+    }
+
+    /// Close the pipe. A terminal has no end of its own: the line discipline makes one of a
+    /// Ctrl-D.
+    fn end_input(&mut self) {
+        self.input_closed = false;
+        if self.streams.terminal {
+            let _ = sys::write(self.streams.input, &[END_OF_TRANSMISSION]);
+        } else {
+            self.drop_input();
+        }
+    }
+
+    /// Nobody reads the input any more. A terminal is closed as the output.
+    fn drop_input(&mut self) {
+        if !self.streams.terminal {
+            sys::close(self.streams.input);
+        }
+        self.streams.input = -1;
+    }
+
+    fn take_output(&mut self) {
+        if !self.take(self.streams.output, FromGuest::STDOUT) {
+            sys::close(self.streams.output);
+            self.streams.output = -1;
+            if self.streams.terminal {
+                self.streams.input = -1;
+            }
+        }
+    }
+
+    fn take_error(&mut self) {
+        if !self.take(self.streams.error, FromGuest::STDERR) {
+            sys::close(self.streams.error);
+            self.streams.error = -1;
+        }
+    }
+
+    /// A frame of output, read to where it goes out from; `false` at its end.
+    fn take(&mut self, fd: Fd, kind: u8) -> bool {
+        let outbox = &mut self.memory.outbox;
+        let most = (outbox.room().saturating_sub(RESERVE + HEADER)).min(MAX_PAYLOAD);
+        let Some((head, space)) = outbox.space().split_at_mut_checked(HEADER) else {
+            return true;
+        };
+        match sys::read(fd, space.get_mut(..most).unwrap_or_default()) {
+            // The second stream in a turn finds the outbox full.
+            Ok(0) => most == 0,
+            Ok(len) => {
+                head.copy_from_slice(&frame::header(kind, len));
+                outbox.filled(HEADER + len);
+                self.taken += len;
+                true
+            }
+            Err(sys::EAGAIN | sys::EINTR) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn signal(&mut self) -> Result<(), Stop> {
+        match sys::next_signal(self.signals) {
+            sys::SIGCHLD => {
+                while let Some((pid, status)) = sys::reap() {
+                    if pid == self.child {
+                        self.status = Some(exit_of(status));
+                    }
+                }
+                Ok(())
+            }
+            signal => asked(signal).map_or(Ok(()), |reboot| Err(Stop::Asked(reboot))),
+        }
+    }
+}
+
+/// What a signal to PID 1 asks for, by busybox's convention: SIGUSR1 halts, SIGUSR2 powers off,
+/// SIGTERM restarts. A halted guest would be of no use to anyone, so it is powered off too.
+pub fn asked(signal: u32) -> Option<Reboot> {
+    match signal {
+        sys::SIGUSR1 | sys::SIGUSR2 => Some(Reboot::PowerOff),
+        sys::SIGTERM => Some(Reboot::Restart),
+        _ => None,
+    }
+}
+
+/// wait(2)'s status.
+fn exit_of(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit::Exited((status >> 8) as u8),
+        signal => Exit::Signalled(signal as u8),
+    }
+}
+
+fn pipes() -> sys::Result<(Streams, [Fd; 3])> {
+    let (stdin, input) = sys::pipe()?;
+    let (output, stdout) = sys::pipe()?;
+    let (error, stderr) = sys::pipe()?;
+    sys::set_nonblocking(input)?;
+    let streams = Streams {
+        input,
+        output,
+        error,
+        terminal: false,
+    };
+    Ok((streams, [stdin, stdout, stderr]))
+}
+
+/// A pseudoterminal: pts(4).
+fn terminal(window: WindowSize) -> sys::Result<(Streams, [Fd; 3])> {
+    let flags = sys::O_RDWR | sys::O_NOCTTY | sys::O_CLOEXEC;
+    let main = sys::open(c"/dev/ptmx", flags | sys::O_NONBLOCK)?;
+    sys::ioctl_with(main, sys::TIOCSPTLCK, &0i32)?;
+    let side = sys::ioctl(main, sys::TIOCGPTPEER, flags as usize)? as Fd;
+    resize(main, window);
+    let streams = Streams {
+        input: main,
+        output: main,
+        error: -1,
+        terminal: true,
+    };
+    Ok((streams, [side; 3]))
+}
+
+fn resize(terminal: Fd, WindowSize { rows, cols }: WindowSize) {
+    // struct winsize; the kernel sends SIGWINCH.
+    let _ = sys::ioctl_with(terminal, sys::TIOCSWINSZ, &[rows, cols, 0, 0]);
+}

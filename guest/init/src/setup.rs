@@ -1,0 +1,145 @@
+//! What every program expects of a running system, in as few system calls as it takes.
+//!
+//! None of it is worth failing for: a kernel without cgroups still runs a command.
+
+use core::arch::asm;
+use core::ffi::CStr;
+
+use crate::sys;
+
+const MS_NOSUID: usize = 2;
+const MS_NODEV: usize = 4;
+const MS_NOEXEC: usize = 8;
+
+/// The debug port: hull takes the time when init writes [`INIT_RUNS`] to it.
+const DEBUG_PORT: u16 = 0x80;
+const INIT_RUNS: u8 = 0x60;
+
+/// File system, mount point, flags, options.
+type Mount = (&'static CStr, &'static CStr, usize, &'static CStr);
+
+/// What the agent's channel is found with.
+const FIRST: [Mount; 3] = [
+    (c"devtmpfs", c"/dev", MS_NOSUID, c"mode=0755"),
+    (c"proc", c"/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, c""),
+    (c"sysfs", c"/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, c""),
+];
+
+/// What the command wants besides.
+const SECOND: [Mount; 2] = [
+    (
+        c"devpts",
+        c"/dev/pts",
+        MS_NOSUID | MS_NOEXEC,
+        c"mode=620,ptmxmode=666,gid=5",
+    ),
+    (
+        c"cgroup2",
+        c"/sys/fs/cgroup",
+        MS_NOSUID | MS_NODEV | MS_NOEXEC,
+        c"",
+    ),
+];
+
+/// Where everybody may write and nothing is kept, with their modes. In an initramfs and in
+/// devtmpfs a directory is that already, for a third of what a mount costs.
+const SCRATCH: [(&CStr, usize, &CStr); 3] = [
+    (c"/dev/shm", 0o1777, c"mode=1777"),
+    (c"/tmp", 0o1777, c"mode=1777"),
+    (c"/run", 0o755, c"mode=0755"),
+];
+
+const LINKS: [(&CStr, &CStr); 4] = [
+    (c"/proc/self/fd", c"/dev/fd"),
+    (c"/proc/self/fd/0", c"/dev/stdin"),
+    (c"/proc/self/fd/1", c"/dev/stdout"),
+    (c"/proc/self/fd/2", c"/dev/stderr"),
+];
+
+/// Tell hull that init runs.
+pub fn mark() {
+    // Cheaper than ioperm(2), which makes a bitmap of all ports.
+    if sys::io_privilege(3).is_ok() {
+        // SAFETY: the kernel has just allowed all ports; a write to this one does nothing else.
+        unsafe { asm!("out dx, al", in("dx") DEBUG_PORT, in("al") INIT_RUNS) };
+        // Commands would inherit it.
+        let _ = sys::io_privilege(0);
+    }
+}
+
+/// Mount /dev, /proc and /sys.
+pub fn first() {
+    FIRST.iter().for_each(mount);
+}
+
+/// Mount the rest, set links, host name and the loopback interface.
+pub fn second() {
+    SECOND.iter().for_each(mount);
+    for (path, mode, options) in SCRATCH {
+        if !in_memory(path, mode) {
+            mount(&(c"tmpfs", path, MS_NOSUID | MS_NODEV, options));
+        }
+    }
+    for (target, path) in LINKS {
+        let _ = sys::symlink(target, path);
+    }
+    sys::set_hostname("hull");
+    loopback();
+}
+
+fn mount(&(kind, path, flags, options): &Mount) {
+    if sys::mount(kind, path, flags, options) == Err(sys::ENOENT) {
+        let _ = sys::mkdir(path);
+        let _ = sys::mount(kind, path, flags, options);
+    }
+}
+
+/// Whether `path` could be made to lie in memory as a directory of this mode.
+fn in_memory(path: &CStr, mode: usize) -> bool {
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let _ = sys::mkdir(path);
+    matches!(sys::file_system(path), Ok(RAMFS_MAGIC | TMPFS_MAGIC))
+        && sys::chmod(path, mode).is_ok()
+}
+
+/// Bring `lo` up: netdevice(7), SIOCSIFFLAGS with IFF_UP.
+fn loopback() {
+    const AF_INET: usize = 2;
+    const SOCK_DGRAM: usize = 2;
+    const SIOCSIFFLAGS: u32 = 0x8914;
+    let mut request = [0u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = 1;
+    if let Ok(fd) = sys::socket(AF_INET, SOCK_DGRAM) {
+        let _ = sys::ioctl_with(fd, SIOCSIFFLAGS, &request);
+        sys::close(fd);
+    }
+}
+
+/// Load the modules that an initramfs for a foreign kernel lists in /lib/modules-hull/order, one
+/// path a line, dependencies first.
+pub fn modules() {
+    let Ok(fd) = sys::open(c"/lib/modules-hull/order", sys::O_RDONLY) else {
+        return;
+    };
+    let mut list = [0; 8192];
+    let len = sys::read(fd, &mut list).unwrap_or(0);
+    sys::close(fd);
+    // Every newline becomes the NUL that ends a path.
+    let Some(list) = list.get_mut(..len) else {
+        return;
+    };
+    for line in list.split_inclusive_mut(|&byte| byte == b'\n') {
+        if let Some(end) = line.last_mut().filter(|end| **end == b'\n') {
+            *end = 0;
+        }
+        let Ok(path) = CStr::from_bytes_with_nul(line) else {
+            continue;
+        };
+        if let Ok(fd) = sys::open(path, sys::O_RDONLY) {
+            let _ = sys::load_module(fd);
+            sys::close(fd);
+        }
+    }
+}

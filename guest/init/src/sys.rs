@@ -1,0 +1,355 @@
+//! System calls: the few that init needs, by their numbers (Linux, arch/x86/entry/syscalls).
+//!
+//! Safe where the kernel only touches what the arguments borrow. An [`Errno`] is positive.
+
+use core::arch::asm;
+use core::ffi::CStr;
+
+/// A file descriptor.
+pub type Fd = i32;
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// The outcome of a call.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+pub const ENOENT: Errno = Errno(2);
+pub const EAGAIN: Errno = Errno(11);
+pub const EACCES: Errno = Errno(13);
+pub const ENODEV: Errno = Errno(19);
+pub const ENOTDIR: Errno = Errno(20);
+pub const EINTR: Errno = Errno(4);
+pub const ENAMETOOLONG: Errno = Errno(36);
+
+pub const O_RDONLY: i32 = 0;
+pub const O_RDWR: i32 = 2;
+pub const O_NOCTTY: i32 = 0o400;
+pub const O_NONBLOCK: i32 = 0o4000;
+pub const O_DIRECTORY: i32 = 0o200_000;
+pub const O_CLOEXEC: i32 = 0o2_000_000;
+
+pub const POLLIN: i16 = 1;
+pub const POLLOUT: i16 = 4;
+pub const POLLERR: i16 = 8;
+pub const POLLHUP: i16 = 16;
+
+pub const SIGUSR1: u32 = 10;
+pub const SIGUSR2: u32 = 12;
+pub const SIGPIPE: u32 = 13;
+pub const SIGTERM: u32 = 15;
+pub const SIGCHLD: u32 = 17;
+
+pub const TCSETS: u32 = 0x5402;
+pub const TIOCSCTTY: u32 = 0x540e;
+pub const TIOCSWINSZ: u32 = 0x5414;
+pub const TIOCSPTLCK: u32 = 0x4004_5431;
+pub const TIOCGPTPEER: u32 = 0x5441;
+
+/// What reboot(2) does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Reboot {
+    /// RB_AUTOBOOT.
+    Restart = 0x0123_4567,
+    /// RB_POWER_OFF.
+    PowerOff = 0x4321_fedc,
+}
+
+/// struct pollfd.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PollFd {
+    pub fd: Fd,
+    pub events: i16,
+    pub revents: i16,
+}
+
+/// struct timespec; ppoll writes back what is left of it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Timespec {
+    pub const fn from_ms(ms: i64) -> Self {
+        Self {
+            seconds: ms / 1000,
+            nanoseconds: ms % 1000 * 1_000_000,
+        }
+    }
+}
+
+/// SAFETY: as the call `number` asks of its arguments.
+unsafe fn call6(number: usize, args: [usize; 6]) -> Result<usize> {
+    let result: isize;
+    // SAFETY: the caller's promise; SYSCALL changes RAX, RCX and R11 alone.
+    unsafe {
+        asm!("syscall", inlateout("rax") number as isize => result,
+             in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+             in("r10") args[3], in("r8") args[4], in("r9") args[5],
+             lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    match result {
+        -4095..=-1 => Err(Errno(-result as i32)),
+        _ => Ok(result as usize),
+    }
+}
+
+macro_rules! call {
+    ($number:expr $(, $arg:expr)*) => {
+        // SAFETY: every pointer comes from a reference that lives through the call, with its
+        // length; the numbers are those of the calls named at the function.
+        unsafe { call6($number, padded([$($arg as usize),*])) }
+    };
+}
+
+fn padded<const N: usize>(args: [usize; N]) -> [usize; 6] {
+    let mut all = [0; 6];
+    all[..N].copy_from_slice(&args);
+    all
+}
+
+pub fn read(fd: Fd, bytes: &mut [u8]) -> Result<usize> {
+    call!(0, fd, bytes.as_mut_ptr(), bytes.len())
+}
+
+pub fn write(fd: Fd, bytes: &[u8]) -> Result<usize> {
+    call!(1, fd, bytes.as_ptr(), bytes.len())
+}
+
+pub fn close(fd: Fd) {
+    let _ = call!(3, fd);
+}
+
+pub fn open(path: &CStr, flags: i32) -> Result<Fd> {
+    Ok(call!(2, path.as_ptr(), flags | O_CLOEXEC)? as Fd)
+}
+
+/// openat(2) with a path below `dir`.
+pub fn open_at(dir: Fd, path: &CStr, flags: i32) -> Result<Fd> {
+    Ok(call!(257, dir, path.as_ptr(), flags | O_CLOEXEC)? as Fd)
+}
+
+pub fn read_dir(fd: Fd, bytes: &mut [u8]) -> Result<usize> {
+    call!(217, fd, bytes.as_mut_ptr(), bytes.len())
+}
+
+/// ppoll(2) without a signal mask; `None` waits for ever.
+pub fn poll(fds: &mut [PollFd], timeout: Option<&mut Timespec>) -> Result<usize> {
+    let timeout = timeout.map_or(core::ptr::null_mut(), |t| t as *mut Timespec);
+    call!(271, fds.as_mut_ptr(), fds.len(), timeout)
+}
+
+pub fn sleep_ms(ms: i64) {
+    let _ = poll(&mut [], Some(&mut Timespec::from_ms(ms)));
+}
+
+/// pipe2(2) with O_CLOEXEC: the reading and the writing end.
+pub fn pipe() -> Result<(Fd, Fd)> {
+    let mut fds = [0 as Fd; 2];
+    call!(293, fds.as_mut_ptr(), O_CLOEXEC)?;
+    Ok((fds[0], fds[1]))
+}
+
+pub fn dup2(from: Fd, to: Fd) -> Result<usize> {
+    call!(33, from, to)
+}
+
+/// A further descriptor of `fd`, closed on exec: the lowest that is free.
+pub fn dup(fd: Fd) -> Result<Fd> {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    Ok(call!(72, fd, F_DUPFD_CLOEXEC, 0)? as Fd)
+}
+
+pub fn set_nonblocking(fd: Fd) -> Result<usize> {
+    const F_SETFL: usize = 4;
+    call!(72, fd, F_SETFL, O_NONBLOCK)
+}
+
+/// ioctl(2) with a number as its argument.
+pub fn ioctl(fd: Fd, request: u32, argument: usize) -> Result<usize> {
+    // TIOCSCTTY, TIOCGPTPEER and TCSBRK take numbers.
+    call!(16, fd, request, argument)
+}
+
+/// ioctl(2) that reads a structure.
+pub fn ioctl_with<T>(fd: Fd, request: u32, argument: &T) -> Result<usize> {
+    call!(16, fd, request, argument as *const T)
+}
+
+pub fn pid() -> usize {
+    call!(39).unwrap_or(0)
+}
+
+pub fn socket(family: usize, kind: usize) -> Result<Fd> {
+    const SOCK_CLOEXEC: usize = 0o2_000_000;
+    Ok(call!(41, family, kind | SOCK_CLOEXEC, 0)? as Fd)
+}
+
+/// Send `signal` to the process group that `leader` leads.
+pub fn kill_group(leader: i32, signal: u32) {
+    let _ = call!(62, -(leader as isize), signal);
+}
+
+/// wait4(2) for any child that has ended: its process number and status.
+pub fn reap() -> Option<(i32, i32)> {
+    const WNOHANG: usize = 1;
+    let mut status = 0i32;
+    match call!(61, -1isize, &raw mut status, WNOHANG) {
+        Ok(pid @ 1..) => Some((pid as i32, status)),
+        _ => None,
+    }
+}
+
+pub fn exit(status: i32) -> ! {
+    let _ = call!(231, status);
+    // exit_group does not return.
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+pub fn set_session() -> Result<usize> {
+    call!(112)
+}
+
+pub fn chdir(path: &CStr) -> Result<usize> {
+    call!(80, path.as_ptr())
+}
+
+pub fn mkdir(path: &CStr) -> Result<usize> {
+    call!(83, path.as_ptr(), 0o755)
+}
+
+pub fn chmod(path: &CStr, mode: usize) -> Result<usize> {
+    call!(90, path.as_ptr(), mode)
+}
+
+/// The magic number of the file system at `path`, by statfs(2).
+pub fn file_system(path: &CStr) -> Result<i64> {
+    // struct statfs has 120 bytes and begins with f_type.
+    let mut info = [0i64; 15];
+    call!(137, path.as_ptr(), info.as_mut_ptr())?;
+    Ok(info[0])
+}
+
+pub fn symlink(target: &CStr, path: &CStr) -> Result<usize> {
+    call!(88, target.as_ptr(), path.as_ptr())
+}
+
+pub fn mount(what: &CStr, path: &CStr, flags: usize, options: &CStr) -> Result<usize> {
+    let kind = what.as_ptr();
+    call!(165, kind, path.as_ptr(), kind, flags, options.as_ptr())
+}
+
+pub fn set_hostname(name: &str) {
+    let _ = call!(170, name.as_ptr(), name.len());
+}
+
+/// finit_module(2) without parameters.
+pub fn load_module(fd: Fd) -> Result<usize> {
+    call!(313, fd, c"".as_ptr(), 0)
+}
+
+pub fn sync() {
+    let _ = call!(162);
+}
+
+/// reboot(2).
+pub fn reboot(how: Reboot) {
+    let _ = call!(169, 0xfee1_dead_usize, 672_274_793, how);
+}
+
+/// iopl(2): at level 3 all I/O ports are allowed, at 0 none.
+pub fn io_privilege(level: usize) -> Result<usize> {
+    call!(172, level)
+}
+
+/// The bit of a signal in a mask.
+const fn bit(signal: u32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Block the signals that [`signal_fd`] gives, and SIGPIPE.
+pub fn block_signals() {
+    set_mask(SIGNALS | bit(SIGPIPE));
+}
+
+/// Block no signal.
+pub fn unblock_signals() {
+    set_mask(0);
+}
+
+const SIGNALS: u64 = bit(SIGCHLD) | bit(SIGTERM) | bit(SIGUSR1) | bit(SIGUSR2);
+
+fn set_mask(mask: u64) {
+    const SIG_SETMASK: usize = 2;
+    let _ = call!(14, SIG_SETMASK, &raw const mask, 0, 8);
+}
+
+/// A descriptor that tells the arrival of SIGCHLD, SIGTERM, SIGUSR1 and SIGUSR2.
+pub fn signal_fd() -> Result<Fd> {
+    let mask = SIGNALS;
+    Ok(call!(289, -1isize, &raw const mask, 8, O_CLOEXEC)? as Fd)
+}
+
+/// The next signal of a [`signal_fd`]; waits for one.
+pub fn next_signal(fd: Fd) -> u32 {
+    // struct signalfd_siginfo has 128 bytes and begins with ssi_signo.
+    let mut info = [0; 128];
+    match read(fd, &mut info) {
+        Ok(_) => u32::from_le_bytes([info[0], info[1], info[2], info[3]]),
+        Err(_) => 0,
+    }
+}
+
+/// execve(2); returns only when it failed.
+///
+/// # Safety
+/// `argv` and `env` are arrays of pointers to strings ended by NULs, a null pointer last.
+pub unsafe fn exec(path: *const u8, argv: *const *const u8, env: *const *const u8) -> Errno {
+    let args = [path as usize, argv as usize, env as usize, 0, 0, 0];
+    // SAFETY: the caller's promise.
+    match unsafe { call6(59, args) } {
+        Err(errno) => errno,
+        Ok(_) => ENOENT,
+    }
+}
+
+/// Run `child` in a new process that shares this one's memory, while this one waits until the
+/// new process has called execve or exit: nothing is copied.
+///
+/// # Safety
+/// `child` may leave behind in memory only what `argument` points to for that purpose.
+pub unsafe fn spawn<T>(child: extern "C" fn(*mut T) -> !, argument: *mut T) -> Result<i32> {
+    const CLONE_VM: usize = 0x100;
+    const CLONE_VFORK: usize = 0x4000;
+    let result: isize;
+    // SAFETY: the child goes on with this stack below the current stack pointer, which the
+    // parent does not use while it waits, and never returns from the call.
+    unsafe {
+        asm!(
+            "xor r8d, r8d",
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") 56isize => result,
+            in("rdi") CLONE_VM | CLONE_VFORK | SIGCHLD as usize,
+            in("rsi") 0, in("rdx") 0, in("r10") 0, out("r8") _,
+            in("r12") child as *const (), in("r13") argument,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    match result {
+        -4095..=-1 => Err(Errno(-result as i32)),
+        pid => Ok(pid as i32),
+    }
+}

@@ -1,0 +1,14 @@
+//! Paths put together in a buffer.
+
+use core::ffi::CStr;
+
+/// `parts` one after the other as a C string, or `None` when they do not fit into `buffer` or
+/// contain a NUL.
+pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
+    let mut len = 0;
+    for part in parts.iter().chain(&[&b"\0"[..]]) {
+        buffer.get_mut(len..len + part.len())?.copy_from_slice(part);
+        len += part.len();
+    }
+    CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
+}

@@ -1,0 +1,15 @@
+//! The host's end of the path by which hull runs a command in the guest.
+//!
+//! [`Session`] is a pure model: bytes from the guest go in by [`Session::receive`] and come out
+//! as [`Event`]s; what the guest must get stands in [`Session::outgoing`]. Whoever owns the
+//! channel (a virtio-console port, a UART) moves the bytes. The messages are those of
+//! [`hull_agent`]; the guest's end is `guest/init`.
+
+mod error;
+mod exec;
+mod session;
+
+pub use error::AgentError;
+pub use exec::Exec;
+pub use hull_agent::{Exit, PORT_NAME, WindowSize};
+pub use session::{Event, MAX_BUFFERED, Session};

@@ -1,0 +1,327 @@
+//! One command in one guest, as a state machine over bytes.
+//!
+//! ```text
+//! Greeting --Hello--> Waiting --Ready--> Running --Exit--> Exited
+//! ```
+//! Anything else the guest sends is an [`AgentError`], after which the session is `Failed`. What
+//! is held for either side is bounded, whatever guest and caller do.
+
+use std::collections::VecDeque;
+
+use hull_agent::{Exit, FromGuest, FromHost, STDIN_WINDOW, VERSION, WindowSize, frame};
+
+use super::exec::append;
+use super::{AgentError, Exec};
+
+/// Bytes of events that wait for the caller at which [`Session::receive_room`] is 0. An event
+/// counts 64 bytes more than it carries.
+pub const MAX_BUFFERED: usize = 256 * 1024;
+
+/// Bytes of outgoing frames above which signals and sizes wait.
+const OUTGOING_FULL: usize = 128 * 1024;
+/// Memory an event costs beside its bytes.
+const EVENT_COST: usize = 64;
+/// Most bytes of an error text that are kept.
+const TEXT_MOST: usize = 1024;
+
+/// What the guest told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Init runs and was sent the command.
+    Ready,
+    /// The command's standard output, or all output of its terminal.
+    Stdout(Vec<u8>),
+    /// The command's standard error.
+    Stderr(Vec<u8>),
+    /// Why the command could not be run, for the user; without control characters.
+    Error(String),
+    /// The command ended; the status as a container engine gives it ([`Exit::status`]). The last
+    /// event.
+    Exited(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Greeting,
+    Waiting,
+    Running,
+    Exited(Exit),
+    Failed,
+}
+
+/// The host's side of one command.
+///
+/// The caller reads at most [`Session::receive_room`] bytes from the channel into
+/// [`Session::receive`], takes all of [`Session::next_event`], and writes
+/// [`Session::outgoing`] to the channel, telling [`Session::sent`] how much went.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    /// The command's frames until the guest is ready for them.
+    exec: Vec<u8>,
+    /// Bytes from the guest that are no whole frame yet.
+    partial: Vec<u8>,
+    events: VecDeque<Event>,
+    /// Sum of the events' costs.
+    buffered: usize,
+    outgoing: Vec<u8>,
+    /// Bytes at the front of `outgoing` that went already.
+    gone: usize,
+    /// Standard input sent and not acknowledged.
+    unacked: usize,
+    stdin: Stdin,
+    /// Signals that wait, bit N-1 for signal N: two of one kind are one, as in a kernel.
+    signals: u64,
+    size: Option<WindowSize>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stdin {
+    Open,
+    Closing,
+    Closed,
+}
+
+impl Session {
+    /// A session for one command, before the guest's first byte.
+    ///
+    /// # Errors
+    /// [`AgentError::NoCommand`], [`AgentError::Nul`], [`AgentError::TooLong`].
+    pub fn new(exec: Exec) -> Result<Self, AgentError> {
+        Ok(Self {
+            state: State::Greeting,
+            exec: exec.frames()?,
+            partial: Vec::new(),
+            events: VecDeque::new(),
+            buffered: 0,
+            outgoing: Vec::new(),
+            gone: 0,
+            unacked: 0,
+            stdin: Stdin::Open,
+            signals: 0,
+            size: None,
+        })
+    }
+
+    /// Bytes that [`Session::receive`] takes now; 0 while too many events wait.
+    pub fn receive_room(&self) -> usize {
+        MAX_BUFFERED.saturating_sub(self.buffered)
+    }
+
+    /// Bytes from the guest, cut anywhere.
+    ///
+    /// # Errors
+    /// The guest breaks the protocol, or there are more bytes than [`Session::receive_room`].
+    /// Events before the fault still come; every later call is [`AgentError::Ended`].
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
+        let result = self.receive_frames(bytes);
+        if result.is_err() {
+            self.state = State::Failed;
+        }
+        result
+    }
+
+    /// The oldest event that was not taken yet.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        self.buffered -= cost(&event);
+        Some(event)
+    }
+
+    /// Bytes for the guest.
+    pub fn outgoing(&self) -> &[u8] {
+        self.outgoing.get(self.gone..).unwrap_or_default()
+    }
+
+    /// The first `n` bytes of [`Session::outgoing`] are on their way.
+    pub fn sent(&mut self, n: usize) {
+        self.gone = (self.gone + n).min(self.outgoing.len());
+        if self.gone == self.outgoing.len() {
+            self.outgoing.clear();
+            self.gone = 0;
+        }
+        self.push_waiting();
+    }
+
+    /// Bytes of standard input that the guest has room for: 0 before it is ready, after the end
+    /// of input, and while a window of [`STDIN_WINDOW`] bytes is unacknowledged.
+    pub fn stdin_room(&self) -> usize {
+        if self.state == State::Running && self.stdin == Stdin::Open {
+            STDIN_WINDOW - self.unacked
+        } else {
+            0
+        }
+    }
+
+    /// Standard input for the command; how many bytes were taken, at most
+    /// [`Session::stdin_room`].
+    pub fn send_stdin(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.stdin_room());
+        let bytes = bytes.get(..taken).unwrap_or_default();
+        for chunk in bytes.chunks(frame::MAX_PAYLOAD) {
+            append(&mut self.outgoing, &FromHost::Stdin(chunk));
+        }
+        self.unacked += taken;
+        taken
+    }
+
+    /// The end of standard input (a Ctrl-D, when the command has a terminal).
+    pub fn close_stdin(&mut self) {
+        if self.stdin == Stdin::Open {
+            self.stdin = Stdin::Closing;
+            self.push_waiting();
+        }
+    }
+
+    /// The terminal has a new size; of several that wait only the last is sent.
+    pub fn resize(&mut self, size: WindowSize) {
+        self.size = Some(size);
+        self.push_waiting();
+    }
+
+    /// Send signal `number` to the command's process group; numbers other than 1 to 64 are
+    /// ignored.
+    pub fn signal(&mut self, number: u8) {
+        if (1..=64).contains(&number) {
+            self.signals |= 1 << (number - 1);
+            self.push_waiting();
+        }
+    }
+
+    /// How the command ended, once it has.
+    pub fn exit(&self) -> Option<Exit> {
+        match self.state {
+            State::Exited(exit) => Some(exit),
+            _ => None,
+        }
+    }
+
+    fn receive_frames(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
+        let (len, room) = (bytes.len(), self.receive_room());
+        if self.state == State::Failed {
+            return Err(AgentError::Ended);
+        }
+        if len > room {
+            return Err(AgentError::NoRoom { len, room });
+        }
+        let mut collected = std::mem::take(&mut self.partial);
+        collected.extend_from_slice(bytes);
+        let mut rest = collected.as_slice();
+        while let Some(frame) = frame::first(rest)? {
+            rest = rest.get(frame.wire_len()..).unwrap_or_default();
+            self.take(FromGuest::decode(frame)?)?;
+        }
+        let used = collected.len() - rest.len();
+        collected.drain(..used);
+        self.partial = collected;
+        Ok(())
+    }
+
+    fn take(&mut self, message: FromGuest<'_>) -> Result<(), AgentError> {
+        match (self.state, message) {
+            (State::Greeting, FromGuest::Hello { version }) => {
+                if version != VERSION {
+                    return Err(AgentError::Version { version });
+                }
+                self.state = State::Waiting;
+            }
+            (State::Waiting, FromGuest::Ready) => {
+                self.state = State::Running;
+                self.outgoing.append(&mut self.exec);
+                self.push(Event::Ready);
+                self.push_waiting();
+            }
+            (State::Running, FromGuest::Stdout(bytes)) => self.push_output(bytes, Event::Stdout),
+            (State::Running, FromGuest::Stderr(bytes)) => self.push_output(bytes, Event::Stderr),
+            (State::Running, FromGuest::StdinAck(acked)) => {
+                let sent = self.unacked;
+                self.unacked = sent
+                    .checked_sub(acked as usize)
+                    .ok_or(AgentError::FalseAck { acked, sent })?;
+            }
+            (State::Running, FromGuest::Exit(exit)) => {
+                self.state = State::Exited(exit);
+                self.push(Event::Exited(exit.status()));
+                append(&mut self.outgoing, &FromHost::Goodbye);
+            }
+            (State::Greeting | State::Waiting | State::Running, FromGuest::Error(text)) => {
+                self.push(Event::Error(readable(text)));
+            }
+            (_, message) => {
+                let message = name(&message);
+                return Err(AgentError::OutOfTurn { message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Output goes to the newest event where that is of its kind: many small frames must not
+    /// become many events.
+    fn push_output(&mut self, bytes: &[u8], event: fn(Vec<u8>) -> Event) {
+        match (self.events.back_mut(), event(Vec::new())) {
+            _ if bytes.is_empty() => {}
+            (Some(Event::Stdout(last)), Event::Stdout(_))
+            | (Some(Event::Stderr(last)), Event::Stderr(_)) => {
+                last.extend_from_slice(bytes);
+                self.buffered += bytes.len();
+            }
+            _ => self.push(event(bytes.to_vec())),
+        }
+    }
+
+    fn push(&mut self, event: Event) {
+        self.buffered += cost(&event);
+        self.events.push_back(event);
+    }
+
+    /// Queue what waits for the command to be there and for room.
+    fn push_waiting(&mut self) {
+        if self.state != State::Running || self.outgoing().len() > OUTGOING_FULL {
+            return;
+        }
+        if let Some(size) = self.size.take() {
+            append(&mut self.outgoing, &FromHost::Resize(size));
+        }
+        for number in 1..=64u8 {
+            if self.signals & (1 << (number - 1)) != 0 {
+                append(&mut self.outgoing, &FromHost::Signal(number));
+            }
+        }
+        self.signals = 0;
+        if self.stdin == Stdin::Closing {
+            self.stdin = Stdin::Closed;
+            append(&mut self.outgoing, &FromHost::StdinClose);
+        }
+    }
+}
+
+fn cost(event: &Event) -> usize {
+    EVENT_COST
+        + match event {
+            Event::Stdout(bytes) | Event::Stderr(bytes) => bytes.len(),
+            Event::Error(text) => text.len(),
+            Event::Ready | Event::Exited(_) => 0,
+        }
+}
+
+/// A guest's text as it may go to a terminal.
+fn readable(text: &[u8]) -> String {
+    let text = text.get(..TEXT_MOST).unwrap_or(text);
+    let text = String::from_utf8_lossy(text);
+    text.replace(char::is_control, " ")
+}
+
+fn name(message: &FromGuest<'_>) -> &'static str {
+    match message {
+        FromGuest::Hello { .. } => "Hello",
+        FromGuest::Ready => "Ready",
+        FromGuest::Stdout(_) => "Stdout",
+        FromGuest::Stderr(_) => "Stderr",
+        FromGuest::StdinAck(_) => "StdinAck",
+        FromGuest::Exit(_) => "Exit",
+        FromGuest::Error(_) => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! The guest's init runs commands for a session, without a guest: as an ordinary process whose
+//! channel is a socket. Build it first: `cd guest/init && cargo build --release`, and link or
+//! copy the program to `target/guest/init` (or name it in HULL_INIT).
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hull::agent::{Event, Exec, Session, WindowSize};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn init() -> Option<PathBuf> {
+    let path = match std::env::var_os("HULL_INIT") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/guest/init"),
+    };
+    if path.exists() {
+        return Some(path);
+    }
+    println!(
+        "skipped: {} is not built; see tests/agent_init.rs",
+        path.display()
+    );
+    None
+}
+
+/// One command in one init, and all that came of it.
+struct Run {
+    init: Child,
+    channel: UnixStream,
+    session: Session,
+    stdin: Vec<u8>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    status: Option<u8>,
+}
+
+impl Run {
+    fn new(exec: Exec) -> Option<Self> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        ours.set_nonblocking(false).unwrap();
+        let init = Command::new(init()?)
+            .arg("0")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        Some(Self {
+            init,
+            channel: ours,
+            session: Session::new(exec).unwrap(),
+            stdin: Vec::new(),
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            status: None,
+        })
+    }
+
+    /// Move bytes until `done` says so or the command has ended.
+    fn until(&mut self, done: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        let mut buffer = vec![0; 64 * 1024];
+        while self.status.is_none() && !done(self) {
+            assert!(start.elapsed() < LIMIT, "init does not go on");
+            let taken = self.session.send_stdin(&self.stdin);
+            self.stdin.drain(..taken);
+            self.send();
+            let room = self.session.receive_room().min(buffer.len());
+            match self.channel.read(&mut buffer[..room]) {
+                Ok(0) => panic!("init closed the channel before the status"),
+                Ok(len) => self.session.receive(&buffer[..len]).unwrap(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+            while let Some(event) = self.session.next_event() {
+                match event {
+                    Event::Ready => {}
+                    Event::Stdout(bytes) => self.stdout.extend(bytes),
+                    Event::Stderr(bytes) => self.stderr.extend(bytes),
+                    Event::Error(text) => panic!("{text}"),
+                    Event::Exited(status) => self.status = Some(status),
+                }
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let len = self.session.outgoing().len();
+        self.channel.write_all(self.session.outgoing()).unwrap();
+        self.session.sent(len);
+    }
+
+    /// To the end: the status, and init itself must leave in peace.
+    fn finish(mut self) -> (u8, String, String) {
+        self.until(|_| false);
+        self.send();
+        assert!(self.init.wait().unwrap().success());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (self.status.unwrap(), text(&self.stdout), text(&self.stderr))
+    }
+}
+
+fn exec(argv: &[&str]) -> Exec {
+    Exec {
+        argv: argv.iter().map(Into::into).collect(),
+        ..Exec::default()
+    }
+}
+
+/// Run to the end without input; `None` without an init.
+fn run(exec: Exec) -> Option<(u8, String, String)> {
+    let mut run = Run::new(exec)?;
+    run.session.close_stdin();
+    Some(run.finish())
+}
+
+fn shell(script: &str) -> Option<(u8, String, String)> {
+    run(exec(&["sh", "-c", script]))
+}
+
+fn result(status: u8, stdout: &str, stderr: &str) -> (u8, String, String) {
+    (status, stdout.into(), stderr.into())
+}
+
+#[test]
+fn arguments_arrive_as_they_were_given() {
+    let argv = [
+        "printf",
+        "<%s>",
+        "",
+        "a b",
+        "'\"$HOME",
+        "new\nline",
+        "grüße",
+        "*",
+    ];
+    let Some(got) = run(exec(&argv)) else { return };
+    assert_eq!(got, result(0, "<><a b><'\"$HOME><new\nline><grüße><*>", ""));
+}
+
+#[test]
+fn a_megabyte_of_arguments_arrives() {
+    let argument = "x".repeat(1000);
+    let mut argv = vec!["sh", "-c", "echo $#", "sh"];
+    argv.resize(1004, argument.as_str());
+    let Some(got) = run(exec(&argv)) else { return };
+    assert_eq!(got, result(0, "1000\n", ""));
+}
+
+#[test]
+fn streams_and_status_come_back_apart() {
+    let Some(got) = shell("echo out; echo err >&2; exit 7") else {
+        return;
+    };
+    assert_eq!(got, result(7, "out\n", "err\n"));
+}
+
+#[test]
+fn a_signal_is_128_and_its_number() {
+    let Some(got) = shell("kill -KILL $$") else {
+        return;
+    };
+    assert_eq!(got.0, 137);
+}
+
+#[test]
+fn what_is_not_there_is_127_and_what_cannot_be_run_126() {
+    let Some(got) = run(exec(&["no-such-program-here"])) else {
+        return;
+    };
+    assert_eq!(got, result(127, "", ""));
+    assert_eq!(run(exec(&["/no/such/program"])).unwrap().0, 127);
+    assert_eq!(run(exec(&[""])).unwrap().0, 127);
+    assert_eq!(run(exec(&["/etc/passwd"])).unwrap().0, 126);
+    assert_eq!(run(exec(&["/etc"])).unwrap().0, 126);
+    let elsewhere = Exec {
+        cwd: "/no/such/place".into(),
+        ..exec(&["true"])
+    };
+    assert_eq!(run(elsewhere).unwrap().0, 126);
+}
+
+#[test]
+fn environment_and_directory_are_the_ones_asked_for() {
+    let env = vec!["HOME=/here".into(), "X=a b=c\n".into()];
+    let exec = Exec {
+        env,
+        cwd: "/usr".into(),
+        ..exec(&["sh", "-c", "pwd; env -0"])
+    };
+    let Some((status, stdout, _)) = run(exec) else {
+        return;
+    };
+    assert_eq!(status, 0);
+    let (cwd, env) = stdout.split_once('\n').unwrap();
+    assert_eq!(cwd, "/usr");
+    let mut env: Vec<&str> = env
+        .split_terminator('\0')
+        .filter(|v| !v.starts_with("PWD="))
+        .collect();
+    env.sort_unstable();
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    assert_eq!(env, ["HOME=/here", path, "TERM=linux", "X=a b=c\n"]);
+}
+
+#[test]
+fn the_path_of_the_given_environment_is_searched() {
+    let env = vec!["PATH=/no/such:/etc/passwd:".into()];
+    let here = Exec {
+        env: env.clone(),
+        cwd: "/bin".into(),
+        ..exec(&["true"])
+    };
+    let Some(got) = run(here) else { return };
+    assert_eq!(got.0, 0, "an empty entry is the working directory");
+    assert_eq!(
+        run(Exec {
+            env,
+            ..exec(&["true"])
+        })
+        .unwrap()
+        .0,
+        127
+    );
+}
+
+#[test]
+fn a_megabyte_goes_through_byte_for_byte() {
+    let Some(mut run) = Run::new(exec(&["cat"])) else {
+        return;
+    };
+    let data: Vec<u8> = (0..1u32 << 20)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    run.stdin = data.clone();
+    run.until(|run| run.stdin.is_empty());
+    run.session.close_stdin();
+    run.until(|_| false);
+    assert!(run.stdout == data, "{} bytes came back", run.stdout.len());
+    assert_eq!(run.finish().0, 0);
+}
+
+#[test]
+fn input_that_nobody_reads_does_not_stop_the_rest() {
+    let Some(mut run) = Run::new(exec(&["sh", "-c", "exec <&-; sleep 0.2; echo done"])) else {
+        return;
+    };
+    run.stdin = vec![0; 1 << 20];
+    assert_eq!(run.finish(), result(0, "done\n", ""));
+}
+
+#[test]
+fn input_that_waits_in_the_pipe_does_not_hold_up_a_signal() {
+    let Some(mut run) = Run::new(exec(&["sleep", "100"])) else {
+        return;
+    };
+    run.stdin = vec![0; 1 << 20];
+    run.until(|run| run.session.stdin_room() == 0 && run.stdin.len() < (1 << 20) - (64 << 10));
+    run.session.signal(15);
+    assert_eq!(run.finish().0, 143);
+}
+
+#[test]
+fn a_signal_reaches_the_whole_process_group() {
+    let script = "trap 'echo caught; exit 3' INT; echo ready; sleep 100 & wait";
+    let Some(mut run) = Run::new(exec(&["sh", "-c", script])) else {
+        return;
+    };
+    run.until(|run| run.stdout == b"ready\n");
+    run.session.signal(2);
+    assert_eq!(run.finish(), result(3, "ready\ncaught\n", ""));
+}
+
+#[test]
+fn a_background_child_does_not_keep_the_session() {
+    let start = Instant::now();
+    let Some(got) = shell("echo out; sleep 3 & exit 5") else {
+        return;
+    };
+    assert_eq!(got, result(5, "out\n", ""));
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(shell("yes & exit 6").unwrap().0, 6);
+}
+
+#[test]
+fn all_that_was_written_before_the_end_arrives() {
+    let script = "head -c 3000000 /dev/zero; head -c 60000 /dev/zero >&2";
+    let Some((status, stdout, stderr)) = shell(script) else {
+        return;
+    };
+    assert_eq!((status, stdout.len(), stderr.len()), (0, 3_000_000, 60_000));
+}
+
+#[test]
+fn a_terminal_has_the_size_it_was_given() {
+    let tty = Some(WindowSize {
+        rows: 33,
+        cols: 101,
+    });
+    let script = "tty >/dev/null || exit 1; stty size </dev/tty; read x; stty size; cat; exit 4";
+    let Some(mut run) = Run::new(Exec {
+        tty,
+        ..exec(&["sh", "-c", script])
+    }) else {
+        return;
+    };
+    run.until(|run| run.stdout == b"33 101\r\n");
+    run.session.resize(WindowSize { rows: 7, cols: 9 });
+    run.stdin = b"\n".to_vec();
+    run.until(|run| run.stdout.ends_with(b"7 9\r\n"));
+    run.session.close_stdin();
+    assert_eq!(run.finish().0, 4, "the end of input ends cat");
+}
+
+#[test]
+fn ctrl_c_on_the_terminal_interrupts() {
+    let tty = Some(WindowSize { rows: 24, cols: 80 });
+    let script = "echo ready; sleep 100";
+    let Some(mut run) = Run::new(Exec {
+        tty,
+        ..exec(&["sh", "-c", script])
+    }) else {
+        return;
+    };
+    run.until(|run| run.stdout == b"ready\r\n");
+    run.stdin = vec![3];
+    assert_eq!(run.finish().0, 130);
+}
+
+#[test]
+fn a_channel_that_closes_ends_init() {
+    let Some(mut run) = Run::new(exec(&["sh", "-c", "echo ready; exec cat"])) else {
+        return;
+    };
+    run.until(|run| run.stdout == b"ready\n");
+    drop(run.channel);
+    assert!(run.init.wait().unwrap().success());
+}
