@@ -71,8 +71,8 @@ lint: build
 
 # The tests that run the program, as built for this machine, once more where KVM is kvm_amd.
 lab: test-deps build ## only the tests in the lab: an emulated machine with the stock kvm_amd
-	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run --tests 2>&1 | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
-	[ -n "$$programs" ] || { cargo test --no-run --tests; echo "make: no test programs were built" >&2; exit 1; }; \
+	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run --tests 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
+	[ -n "$$programs" ] || { echo "make: no test programs were built" >&2; exit 1; }; \
 	tests/lab/run --timeout 1800 tests/lab/suite $$programs
 
 clean: ## remove everything built here; the cache of guest parts stays
