@@ -1,36 +1,80 @@
-# hull: `make build`, `make test`. `make help` lists the targets.
+# hull: `make boot`, `make test`. `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-PAYLOADS := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard guest/payloads/*.S))
+# The program is built with the flags of .cargo/config.toml, hence for a named target.
+CARGO_TARGET_DIR ?= target
+built := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/hull
+payloads := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard guest/payloads/*.S))
 
-.PHONY: help build payloads test clean
+rust_least := 1.88
+build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
+test_packages := qemu-system-x86
+
+.PHONY: help boot build test deps test-deps kernel initramfs payloads program lint lab clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-# cc, as, ld and objcopy are all that is needed beside cargo.
-.PHONY: deps
-deps:
-	@command -v cargo >/dev/null || { echo "make: cargo is missing: install Rust 1.88 or newer with rustup" >&2; exit 1; }
-	@missing=; for p in gcc binutils libc6-dev; do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then echo "installing from Debian:$$missing"; \
-	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get update -q && $$sudo apt-get install -y --no-install-recommends $$missing; fi
+boot: build ## build what is missing and boot the guest: a shell, or a short proof without a terminal
+	@if [ -t 0 ] && [ -t 1 ]; then exec target/release/hull run --timing; \
+	else exec target/release/hull run --timing -- /bin/sh -c 'uname -a; nproc; free; cat /proc/cmdline'; fi
 
-payloads: $(PAYLOADS) ## assemble the flat guests into target/guest/payloads
-target/guest/payloads/%.bin: guest/payloads/%.S guest/payloads/header.inc
+build: program ## build the guest into target/guest and the program at target/release/hull
+
+test: test-deps build lint ## format, lint, documentation, unit tests, this machine's KVM, the lab
+	cargo test --workspace -- --nocapture
+	@$(MAKE) --no-print-directory lab
+
+deps: ## install what a build needs from Debian
+	@$(call install,$(build_packages))
+	@command -v rustc cargo > /dev/null || { echo "make: cargo or rustc is missing: install Rust $(rust_least) or newer with rustup (https://rustup.rs)" >&2; exit 1; }
+	@set -- $$(rustc --version); printf '%s\n' $(rust_least) "$$2" | sort -CV \
+	|| { echo "make: rustc $$2 is too old: install Rust $(rust_least) or newer with rustup (https://rustup.rs)" >&2; exit 1; }
+
+test-deps: deps
+	@$(call install,$(test_packages))
+
+# $(call install,PACKAGES): those that are missing, named first; silent when there is none.
+define install
+command -v dpkg-query > /dev/null || { echo "make: not a Debian system; it must have: $(1)" >&2; exit 0; }; \
+missing=; for package in $(1); do \
+  dpkg-query -W -f='$${db:Status-Status}' $$package 2> /dev/null | grep -qx installed || missing="$$missing $$package"; \
+done; \
+[ -n "$$missing" ] || exit 0; \
+echo "make: installing from Debian:$$missing"; \
+sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+$$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+endef
+
+# Both scripts know themselves what is up to date, and leave files alone that are.
+kernel: deps
+	@guest/kernel/build target/guest
+
+initramfs: deps
+	@guest/initramfs/build target/guest/initramfs.cpio
+
+payloads: deps $(payloads) ## assemble the flat guests into target/guest/payloads
+target/guest/payloads/%.bin: guest/payloads/%.S guest/payloads/header.inc | deps
 	@mkdir -p $(@D)
 	as --64 -I guest/payloads -o $(@:.bin=.o) $<
 	ld -m elf_x86_64 -Ttext=0x8000 --oformat binary -e 0x8000 -o $@ $(@:.bin=.o)
 
-build: deps payloads ## build the program at target/release/hull
+# build.rs puts the guest inside.
+program: kernel initramfs payloads
 	cargo build --release
-	@mkdir -p target/release && ln -f target/x86_64-unknown-linux-gnu/release/hull target/release/hull
+	@mkdir -p target/release && ln -f $(built) target/release/hull 2> /dev/null || cp -f $(built) target/release/hull
 
-test: deps payloads ## format, lint, documentation, unit tests and this machine's KVM
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
-	cargo test --workspace -- --nocapture
+lint: build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-clean: ## remove everything built
+# The tests that run the program, as built for this machine, once more where KVM is kvm_amd.
+lab: test-deps build ## only the tests in the lab: an emulated machine with the stock kvm_amd
+	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run --tests 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
+	[ -n "$$programs" ] || { echo "make: no test programs were built" >&2; exit 1; }; \
+	tests/lab/run --timeout 1800 tests/lab/suite $$programs
+
+clean: ## remove everything built here; the cache of guest parts stays
 	cargo clean
+	rm -rf target/guest

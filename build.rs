@@ -1,3 +1,75 @@
-//! Build script: hands the built guest to the program.
+//! Build script: packs the built guest, if there is one, so that the program can carry it.
+//!
+//! Takes target/guest/{vmlinux, initramfs.cpio, System.map}, which `make build` leaves there, and
+//! writes each as one LZ4 block to OUT_DIR, with an `embedded.rs` that `src/memory/packed.rs`
+//! includes. Without all three the program builds too and carries none.
 
-fn main() {}
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+/// The order is the one of `Guest` in src/guest.rs.
+const PARTS: [&str; 3] = ["vmlinux", "initramfs.cpio", "System.map"];
+
+fn main() {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let guest = manifest.join("target/guest");
+    println!("cargo:rerun-if-changed=build.rs");
+
+    let packed = if PARTS.iter().all(|part| guest.join(part).is_file()) {
+        let parts: Vec<String> = PARTS.iter().map(|part| pack(&guest, &out, part)).collect();
+        format!("Some([{}])", parts.concat())
+    } else {
+        // Cargo takes a missing path for a changed one and would build the program anew each
+        // time; the folder, even an empty one, changes when the guest appears in it.
+        let _ = fs::create_dir_all(&guest);
+        println!("cargo:rerun-if-changed={}", guest.display());
+        "None".into()
+    };
+    write(&out.join("embedded.rs"), packed.as_bytes());
+}
+
+/// Pack one part into `out`; gives the expression of its `Packed`.
+fn pack(guest: &Path, out: &Path, part: &str) -> String {
+    let from = guest.join(part);
+    println!("cargo:rerun-if-changed={}", from.display());
+    let bytes = match part {
+        "vmlinux" => stripped(&from, &out.join("stripped")),
+        "System.map" => functions(&read(&from)),
+        _ => read(&from),
+    };
+    let file = out.join(format!("{part}.lz4"));
+    write(&file, &lz4_flex::block::compress(&bytes));
+    let length = bytes.len();
+    format!("Packed {{ block: include_bytes!({file:?}), length: {length} }},")
+}
+
+/// The kernel without its symbol table: a loader needs the segments alone.
+fn stripped(from: &Path, to: &Path) -> Vec<u8> {
+    let status = Command::new("strip").arg("-o").arg(to).arg(from).status();
+    let done = status.as_ref().is_ok_and(|status| status.success());
+    assert!(done, "strip {}: {status:?}", from.display());
+    read(to)
+}
+
+/// The lines that can name an instruction pointer: types t, T, w and W of nm(1).
+fn functions(map: &[u8]) -> Vec<u8> {
+    map.split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| {
+            matches!(
+                line.split(|byte| *byte == b' ').nth(1),
+                Some(b"t" | b"T" | b"w" | b"W")
+            )
+        })
+        .collect::<Vec<_>>()
+        .concat()
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod boot;
 pub mod cli;
 pub mod devices;
+pub mod guest;
 pub mod kvm;
 pub mod memory;
 pub mod vmm;

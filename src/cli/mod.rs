@@ -1,5 +1,6 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
+pub mod guest;
 pub mod run;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,9 @@ pub struct Cli {
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
     Run(run::Run),
+    /// Write out the guest that this program carries.
+    #[command(subcommand)]
+    Guest(guest::Guest),
 }
 
 impl Cli {
@@ -23,6 +27,7 @@ impl Cli {
     pub fn execute(self) -> anyhow::Result<()> {
         match self.verb {
             Verb::Run(run) => run.execute(),
+            Verb::Guest(guest) => guest.execute(),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]).
+//! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); and the guest
+//! that the program carries in its own pages ([`packed`]).
 
 pub mod backing;
 pub mod layout;
+pub mod packed;
 
 /// Guest memory as the whole program sees it: anonymous private mappings, found by
 /// guest-physical address.

@@ -1,0 +1,32 @@
+//! `hull guest`: the guest that the program carries.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::guest;
+
+/// What to do with it.
+#[derive(Subcommand)]
+pub enum Guest {
+    /// Write vmlinux, initramfs.cpio and System.map to a folder.
+    Export {
+        /// The folder; made if it is missing, files in it are replaced.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+impl Guest {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        match self {
+            Guest::Export { folder } => {
+                for (path, size) in guest::export(&guest::required()?, &folder)? {
+                    println!("{:>10} {}", size, path.display());
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The guest that the program carries: the kernel and initramfs that `make build` made.
+//!
+//! [`embedded`] gives the three parts, packed; [`Packed::unpack_into`] a buffer of the caller's,
+//! and [`Guest::release`] once that is done, keep hull's own memory small. [`export`] writes them
+//! to files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::memory::packed::EMBEDDED;
+pub use crate::memory::packed::{Packed, PackedError};
+
+/// A kernel and what it starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    /// ELF, without symbols.
+    pub vmlinux: Packed,
+    /// Uncompressed newc archive with /init and busybox.
+    pub initramfs: Packed,
+    /// System.map of the kernel, functions alone (nm(1) types t, T, w, W).
+    pub system_map: Packed,
+}
+
+/// No guest, or not where it was to go.
+#[derive(Debug, Error)]
+pub enum GuestError {
+    /// Built without one.
+    #[error("this hull carries no guest; run `make build`, or name a kernel")]
+    None,
+    /// The program's file is damaged.
+    #[error(transparent)]
+    Packed(#[from] PackedError),
+    /// A file or folder could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Guest {
+    /// Let the packed pages go, all parts.
+    pub fn release(&self) {
+        for part in [self.vmlinux, self.initramfs, self.system_map] {
+            part.release();
+        }
+    }
+}
+
+/// The guest inside this program.
+pub fn embedded() -> Option<Guest> {
+    EMBEDDED.map(|[vmlinux, initramfs, system_map]| Guest {
+        vmlinux,
+        initramfs,
+        system_map,
+    })
+}
+
+/// The guest inside this program, or the error that says how to get one.
+pub fn required() -> Result<Guest, GuestError> {
+    embedded().ok_or(GuestError::None)
+}
+
+/// Write vmlinux, initramfs.cpio and System.map to `folder`, which is made if it is missing.
+/// A file of such a name is replaced whole or not at all. Gives the paths and their sizes.
+pub fn export(guest: &Guest, folder: &Path) -> Result<Vec<(PathBuf, usize)>, GuestError> {
+    fs::create_dir_all(folder).map_err(|source| GuestError::Write {
+        path: folder.to_path_buf(),
+        source,
+    })?;
+    let parts = [
+        ("vmlinux", guest.vmlinux),
+        ("initramfs.cpio", guest.initramfs),
+        ("System.map", guest.system_map),
+    ];
+    let mut written = Vec::new();
+    for (name, part) in parts {
+        let path = folder.join(name);
+        replace(&path, &part.unpack()?).map_err(|source| GuestError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        written.push((path, part.len()));
+    }
+    Ok(written)
+}
+
+/// Write a new file beside `path` and give it that name.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let fresh = PathBuf::from(name);
+    let done = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true) // follows no link that somebody left there
+        .open(&fresh)
+        .and_then(|mut file| io::Write::write_all(&mut file, bytes))
+        .and_then(|()| fs::rename(&fresh, path));
+    if done.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("vmlinux");
+        fs::write(&file, "old and longer").expect("written");
+        replace(&file, b"new").expect("replaced");
+        assert_eq!(fs::read(&file).expect("read"), b"new");
+        fs::remove_file(&file).expect("removed");
+        fs::create_dir(&file).expect("a folder in the way");
+        assert!(replace(&file, b"new").is_err());
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1);
+    }
+
+    #[test]
+    fn the_embedded_guest_is_whole() {
+        let Some(guest) = embedded() else {
+            println!("skipped: the_embedded_guest_is_whole: built without a guest");
+            return;
+        };
+        assert!(
+            guest
+                .vmlinux
+                .unpack()
+                .expect("unpacks")
+                .starts_with(b"\x7fELF")
+        );
+        assert!(
+            guest
+                .initramfs
+                .unpack()
+                .expect("unpacks")
+                .starts_with(b"070701")
+        );
+        guest.release();
+        let map = guest.system_map.unpack().expect("unpacks");
+        let map = String::from_utf8(map).expect("text");
+        assert!(map.lines().all(|line| line.split(' ').count() == 3));
+        assert!(map.lines().any(|line| line.ends_with(" T start_kernel")));
+    }
+}
