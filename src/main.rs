@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.execute() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(OWN_ERROR)

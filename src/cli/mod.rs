@@ -2,6 +2,8 @@
 
 pub mod guest;
 pub mod run;
+mod terminal;
+mod timing;
 
 use clap::{Parser, Subcommand};
 
@@ -23,11 +25,11 @@ enum Verb {
 }
 
 impl Cli {
-    /// Do what was asked.
-    pub fn execute(self) -> anyhow::Result<()> {
+    /// Do what was asked; the status to exit with.
+    pub fn execute(self) -> anyhow::Result<u8> {
         match self.verb {
             Verb::Run(run) => run.execute(),
-            Verb::Guest(guest) => guest.execute(),
+            Verb::Guest(guest) => guest.execute().map(|()| 0),
         }
     }
 }

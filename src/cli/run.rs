@@ -1,12 +1,21 @@
-//! `hull run`: flags to a [`vmm::Config`].
+//! `hull run`: flags to a [`vmm::Config`], and what came of it to messages and a status.
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 
-use crate::vmm;
+use super::terminal::Raw;
+use super::timing;
+use crate::agent::{Exec, WindowSize};
+use crate::boot::{self, Format, Via};
+use crate::guest;
+use crate::memory::layout::MAX_CPUS;
+use crate::vmm::{self, Channel, Console, End, Streams};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -15,39 +24,231 @@ const MEMORY_LEAST: u64 = 2 * MIB;
 const MEMORY_MOST: u64 = 1 << 40;
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
+/// Where hull's init lies in a foreign initial RAM disk.
+const FOREIGN_INIT: &str = "hull-init";
 
 /// The flags.
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull run                                   a shell in a virtual machine
+  hull run -- uname -a                       one command; its status is hull's
+  hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
+  hull run vmlinux --initrd my.cpio          a system of yours on the serial console")]
 pub struct Run {
-    /// ELF vmlinux or flat payload; told apart by content.
-    kernel: PathBuf,
-    /// Initial RAM disk for the kernel.
+    /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
+    /// hull when left out.
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
+    /// console.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// Kernel command line, behind `console=ttyS0 reboot=k panic=-1`.
-    #[arg(long, value_name = "STR", default_value = "")]
+    /// Words for the kernel command line; they win over hull's.
+    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
     cmdline: String,
+    /// vCPUs, 1 to 32.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = cpus, allow_negative_numbers = true)]
+    cpus: u8,
     /// Guest memory: bytes, or with K, M, G.
-    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = memory_size)]
+    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = memory_size, allow_negative_numbers = true)]
     memory: u64,
+    /// Which way into the kernel.
+    #[arg(long, value_name = "WAY", value_enum, default_value_t = Boot::Auto)]
+    boot: Boot,
+    /// Print the kernel's messages on standard error.
+    #[arg(long)]
+    kernel_log: bool,
+    /// Print what the boot cost on standard error.
+    #[arg(long)]
+    timing: bool,
+    /// Write what the boot cost to a file, for scripts.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What to run in the guest, with its arguments; a shell when left out.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Ways into a kernel.
+#[derive(Clone, Copy, ValueEnum)]
+enum Boot {
+    /// A bzImage is unpacked on the host; Linux by its 64-bit protocol, others by PVH.
+    Auto,
+    /// By the PVH entry.
+    Pvh,
+    /// A bzImage unpacks itself in the guest.
+    Guest,
 }
 
 impl Run {
-    /// Boot, and come back when the guest has ended.
-    pub fn execute(self) -> anyhow::Result<()> {
-        let kernel = read("kernel", &self.kernel)?;
-        let initrd = match &self.initrd {
-            Some(path) => read("--initrd", path)?,
-            None => Vec::new(),
+    /// Boot, come back when the guest has ended, and say with which status to exit.
+    pub fn execute(self) -> anyhow::Result<u8> {
+        let started = process_start();
+        let config = self.config()?;
+        let raw_wanted = match &config.console {
+            Console::Serial => io::stdin().is_terminal(),
+            Console::Agent { exec, .. } => exec.tty.is_some(),
         };
-        let config = vmm::Config {
+        let raw = match raw_wanted {
+            true => Some(Raw::enter().context("cannot set the terminal to raw mode")?),
+            false => None,
+        };
+        let streams = Streams {
+            stdin: rustix::stdio::stdin(),
+            stdout: rustix::stdio::stdout(),
+            stderr: rustix::stdio::stderr(),
+            raw: raw.is_some(),
+        };
+        let result = vmm::run(&config, streams, started);
+        drop(raw);
+        let (end, report) = match (result, &self.kernel) {
+            (Ok(ended), _) => ended,
+            (Err(error), Some(kernel)) => {
+                return Err(error).with_context(|| kernel.display().to_string());
+            }
+            (Err(error), None) => return Err(error.into()),
+        };
+        if let Some(path) = &self.json {
+            let json = serde_json::to_string_pretty(&report)?;
+            std::fs::write(path, json + "\n")
+                .with_context(|| format!("--json {}", path.display()))?;
+        }
+        if self.timing {
+            timing::print(&report);
+        }
+        Ok(match end {
+            End::Off | End::Quit => 0,
+            End::Exited(status) => status,
+            End::Signalled(signal) => 128 + signal as u8,
+        })
+    }
+
+    fn config(&self) -> anyhow::Result<vmm::Config> {
+        let inside = guest::embedded();
+        let (kernel, symbols) = match &self.kernel {
+            Some(path) => (read("kernel", path)?, system_map_beside(path)),
+            None => {
+                let inside = guest::required()?;
+                (inside.vmlinux.unpack()?, inside.system_map.unpack()?)
+            }
+        };
+        let mut cmdline = self.cmdline.clone();
+        let mut initrd = Vec::new();
+        let flat = matches!(boot::detect(&kernel), Ok(Format::Flat(_)));
+        if flat && !self.command.is_empty() {
+            bail!("a flat payload runs no command; leave out what follows --");
+        }
+        let mut agent = !flat;
+        match (&self.initrd, &inside) {
+            (Some(path), _) if self.command.is_empty() => {
+                initrd.push(read("--initrd", path)?);
+                agent = false;
+            }
+            (Some(path), _) => {
+                initrd.push(read("--initrd", path)?);
+                let own = guest::required()?.initramfs.unpack()?;
+                initrd.push(foreign_init(&own)?);
+                cmdline = format!("rdinit=/{FOREIGN_INIT} {cmdline}");
+            }
+            (None, _) if flat => {}
+            (None, Some(inside)) => initrd.push(inside.initramfs.unpack()?),
+            (None, None) if self.command.is_empty() => agent = false,
+            (None, None) => bail!(guest::GuestError::None),
+        }
+        if let Some(inside) = &inside {
+            inside.release();
+        }
+        let console = match agent {
+            true => self.agent_console(),
+            false => Console::Serial,
+        };
+        Ok(vmm::Config {
             kernel,
             initrd,
-            cmdline: self.cmdline,
+            cmdline,
+            via: match self.boot {
+                Boot::Auto => Via::Auto,
+                Boot::Pvh => Via::Pvh,
+                Boot::Guest => Via::Guest,
+            },
             memory_bytes: self.memory,
-        };
-        vmm::run(&config, io::stdout()).with_context(|| self.kernel.display().to_string())?;
-        Ok(())
+            cpus: self.cpus,
+            console,
+            symbols,
+        })
+    }
+
+    /// hull's init runs the command, on a terminal when hull has one.
+    fn agent_console(&self) -> Console {
+        let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+        let size = rustix::termios::tcgetwinsize(io::stdin()).ok();
+        let size = size.filter(|_| terminal);
+        let term = std::env::var_os("TERM").filter(|_| terminal);
+        Console::Agent {
+            exec: Exec {
+                argv: match self.command.as_slice() {
+                    [] => vec!["/bin/sh".into()],
+                    command => command.to_vec(),
+                },
+                env: term.into_iter().map(term_variable).collect(),
+                cwd: OsString::new(),
+                tty: size.map(|size| WindowSize {
+                    rows: size.ws_row,
+                    cols: size.ws_col,
+                }),
+            },
+            channel: Channel::Serial,
+            kernel_log: self.kernel_log,
+        }
+    }
+}
+
+fn term_variable(term: OsString) -> OsString {
+    let mut variable = OsString::from("TERM=");
+    variable.push(term);
+    variable
+}
+
+/// An archive to append to a foreign one: hull's init, taken from hull's own.
+fn foreign_init(initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut rest = io::Cursor::new(initramfs);
+    loop {
+        let mut entry = cpio::newc::Reader::new(rest).context("hull's initramfs is damaged")?;
+        if entry.entry().is_trailer() {
+            bail!("hull's initramfs has no /init; build hull again with `make build`");
+        }
+        if entry.entry().name().trim_start_matches(['.', '/']) != "init" {
+            rest = entry.finish()?;
+            continue;
+        }
+        let mut init = Vec::new();
+        entry.read_to_end(&mut init)?;
+        let builder = cpio::newc::Builder::new(FOREIGN_INIT).mode(0o100_755);
+        let mut writer = builder.write(Vec::new(), init.len() as u32);
+        io::Write::write_all(&mut writer, &init)?;
+        return Ok(cpio::newc::trailer(writer.finish()?)?);
+    }
+}
+
+/// The System.map in the kernel's folder, when there is one that can be read.
+fn system_map_beside(kernel: &Path) -> Vec<u8> {
+    read("System.map", &kernel.with_file_name("System.map")).unwrap_or_default()
+}
+
+/// When this process was executed, as far as can be told: the CPU time it has used so far ago,
+/// which is what the kernel and the C library's start-up took.
+fn process_start() -> Instant {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let used = Duration::try_from(used).unwrap_or_default();
+    let now = Instant::now();
+    now.checked_sub(used).unwrap_or(now)
+}
+
+/// Parse the number of vCPUs.
+fn cpus(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(cpus @ 1..=MAX_CPUS) => Ok(cpus),
+        _ => Err(format!("a guest has 1 to {MAX_CPUS} vCPUs")),
     }
 }
 

@@ -11,7 +11,10 @@ pub mod vcpu;
 pub mod vm;
 pub mod walk;
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
 
 /// What /dev/kvm refused.
 #[derive(Debug, Error)]
@@ -46,4 +49,10 @@ pub enum KvmError {
 /// Name the ioctl that an error is of.
 pub(crate) fn refused(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |error| KvmError::Ioctl { ioctl, error }
+}
+
+/// The descriptor of an eventfd, to poll.
+pub fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: `event` owns the descriptor and outlives the borrow.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

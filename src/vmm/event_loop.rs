@@ -5,8 +5,7 @@
 //! that has no room is not polled, which is all the back pressure there is.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -21,6 +20,7 @@ use super::signals::Signals;
 use super::streams::{Output, Streams};
 use super::{Console, VmmError};
 use crate::agent::{Event, WindowSize};
+use crate::kvm;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -193,9 +193,10 @@ impl EventLoop {
 
     fn wait(&mut self) -> Result<(), VmmError> {
         const STDIN: usize = 2;
+        let timeout = self.timeout();
         let want_stdin = self.stdin_open && self.ending.is_none() && self.stdin_room() > 0;
         let mut fds = vec![
-            PollFd::new(self.events.waker(), PollFlags::IN),
+            PollFd::from_borrowed_fd(kvm::descriptor(self.events.waker()), PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
         ];
         if want_stdin {
@@ -205,7 +206,7 @@ impl EventLoop {
         for fd in outputs.iter().flatten() {
             fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::OUT));
         }
-        match poll(&mut fds, self.timeout().as_ref()) {
+        match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(VmmError::Poll(error.into())),
         }

@@ -41,7 +41,7 @@ pub struct Machine {
     // Before `vm`: vCPUs go before the machine that they are part of.
     /// One a CPU.
     pub vcpus: Vec<Vcpu>,
-    /// Keeps guest memory mapped while vCPUs run.
+    /// The machine itself; virtio devices connect to it.
     pub vm: Vm,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::machine::Machine;
-use crate::boot;
 use crate::devices::MarkSource;
 use crate::kvm::vcpu::Vcpu;
 
@@ -69,7 +68,7 @@ impl Report {
 
 fn finished(vcpus: &[Vcpu]) -> Vec<(String, u64)> {
     let mut sums = std::collections::BTreeMap::<&str, u64>::new();
-    for (name, count) in vcpus.iter().flat_map(|vcpu| vcpu.assisted().iter()) {
+    for (name, count) in vcpus.iter().flat_map(|vcpu| vcpu.assisted().instructions()) {
         *sums.entry(name).or_default() += count;
     }
     let mut sums: Vec<_> = sums.into_iter().map(|(name, n)| (name.into(), n)).collect();
@@ -83,11 +82,22 @@ fn ms(time: Duration) -> f64 {
 
 /// `RIP 0x1000 (symbol+0x10)`.
 pub fn place(rip: u64, system_map: &[u8]) -> String {
-    let symbols = boot::symbols::Symbols::from_system_map(system_map);
-    match symbols.find(rip) {
+    match symbol(rip, system_map) {
         Some((name, offset)) => format!("RIP {rip:#x} ({name}+{offset:#x})"),
         None => format!("RIP {rip:#x}"),
     }
+}
+
+/// The last symbol at or below `rip` in a sorted System.map.
+fn symbol(rip: u64, system_map: &[u8]) -> Option<(&str, u64)> {
+    let text = std::str::from_utf8(system_map).ok()?;
+    let symbols = text.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let address = u64::from_str_radix(words.next()?, 16).ok()?;
+        Some((words.nth(1)?, address))
+    });
+    let (name, address) = symbols.take_while(|(_, address)| *address <= rip).last()?;
+    Some((name, rip - address))
 }
 
 /// The console's last lines, as the end of a message.
