@@ -237,7 +237,13 @@ impl Paging {
             Mode::Four => (&LONG[1..], self.cr3 & ADDRESS),
             Mode::Five => (&LONG[..], self.cr3 & ADDRESS),
         };
-        let linear = self.canonical(linear)?;
+        if !self.is_canonical(linear) {
+            return Err(Fault::NonCanonical);
+        }
+        let linear = match self.mode {
+            Mode::Four | Mode::Five => linear,
+            _ => linear & 0xffff_ffff,
+        };
         let mut table = table;
         let mut rights = Rights {
             writable: true,
@@ -278,17 +284,15 @@ impl Paging {
         Err(Fault::TableNotRam { gpa: table })
     }
 
-    fn canonical(&self, linear: u64) -> Result<u64, Fault> {
+    /// Whether the upper bits are copies of the highest one translated; outside long mode they
+    /// do not count.
+    pub fn is_canonical(&self, linear: u64) -> bool {
         let unused = match self.mode {
-            Mode::Off | Mode::Legacy { .. } | Mode::Pae => return Ok(linear & 0xffff_ffff),
+            Mode::Off | Mode::Legacy { .. } | Mode::Pae => return true,
             Mode::Four => 16,
             Mode::Five => 7,
         };
-        if ((linear << unused) as i64 >> unused) as u64 == linear {
-            Ok(linear)
-        } else {
-            Err(Fault::NonCanonical)
-        }
+        ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
     fn entry_size(&self) -> u64 {
@@ -439,3 +443,6 @@ struct Rights {
     user: bool,
     no_execute: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::cpu::{AC, Cpu};
+use super::cpu::Cpu;
 use crate::kvm::walk::{Access, Kind, Paging};
 use crate::memory::GuestMemory;
 
@@ -36,15 +36,10 @@ pub fn bulk(cpu: &mut dyn Cpu) -> u64 {
         return 0;
     }
     let wanted = regs.rcx.min(LIMIT);
-    let access = Access {
-        kind: Kind::Read,
-        user: cpu.cpl() == 3,
-        alignment_check: regs.rflags & AC != 0,
-    };
     let reach = Reach {
         memory: cpu.memory(),
         paging: Paging::new(cpu.sregs()),
-        access,
+        access: cpu.access(Kind::Read),
     };
     let done = match regs.rax as u8 {
         COPY => copy(&reach, regs.rsi, regs.rdi, wanted),

@@ -24,6 +24,10 @@ pub const ZF: u64 = 1 << 6;
 pub const SF: u64 = 1 << 7;
 /// RFLAGS.OF.
 pub const OF: u64 = 1 << 11;
+/// RFLAGS.IOPL.
+pub const IOPL: u64 = 3 << 12;
+/// RFLAGS.RF, cleared by every instruction that finishes.
+pub const RF: u64 = 1 << 16;
 /// RFLAGS.VM, virtual-8086 mode.
 pub const VM: u64 = 1 << 17;
 /// RFLAGS.AC.
@@ -51,6 +55,12 @@ impl Exception {
     pub const NM: Exception = Exception {
         vector: 7,
         error_code: None,
+        cr2: None,
+    };
+    /// #SS with error code 0: an address in the stack segment is not canonical.
+    pub const SS: Exception = Exception {
+        vector: 12,
+        error_code: Some(0),
         cr2: None,
     };
     /// #MF, pending x87 exception.
@@ -209,46 +219,40 @@ impl dyn Cpu + '_ {
 
     /// Reads guest memory with the rights of the current privilege level.
     pub fn read(&self, linear: u64, data: &mut [u8]) -> Result<(), Stop> {
-        self.read_as(linear, data, Kind::Read, self.cpl() == 3)
+        self.read_as(linear, data, self.access(Kind::Read)).1
     }
 
-    /// Reads with the rights of a supervisor, as the processor reads its descriptor tables.
+    /// Reads with the rights of a supervisor, as the processor reads its descriptor tables:
+    /// user pages are out of bounds with SMAP, whatever RFLAGS.AC says (Intel SDM 3A, 4.6.1).
     pub fn read_system(&self, linear: u64, data: &mut [u8]) -> Result<(), Stop> {
-        self.read_as(linear, data, Kind::Read, false)
+        let access = Access {
+            kind: Kind::Read,
+            user: false,
+            alignment_check: false,
+        };
+        self.read_as(linear, data, access).1
     }
 
-    /// Reads `data.len()` bytes of code, fewer if a page behind the first has none.
-    pub fn fetch(&self, linear: u64, data: &mut [u8]) -> Result<usize, Stop> {
+    /// Reads `data.len()` bytes of code; how many there are, and why not all of them.
+    pub fn fetch(&self, linear: u64, data: &mut [u8]) -> (usize, Result<(), Stop>) {
+        self.read_as(linear, data, self.access(Kind::Fetch))
+    }
+
+    fn read_as(&self, linear: u64, data: &mut [u8], access: Access) -> (usize, Result<(), Stop>) {
         let mut done = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let at = linear.wrapping_add(done as u64);
-            let (gpa, run) = match self.translate(at, Kind::Fetch, self.cpl() == 3) {
+            let (gpa, run) = match self.walk(linear.wrapping_add(done as u64), access) {
                 Ok(found) => found,
-                Err(_) if done > 0 => break,
-                Err(stop) => return Err(stop),
+                Err(stop) => return (done, Err(stop)),
             };
             let take = rest.len().min(run);
-            self.read_physical(gpa, rest.get_mut(..take).unwrap_or_default())?;
+            let now = rest.get_mut(..take).unwrap_or_default();
+            if self.memory().read_slice(now, GuestAddress(gpa)).is_err() {
+                return (done, Err(Stop::NotRam { gpa }));
+            }
             done += take;
         }
-        Ok(done)
-    }
-
-    fn read_as(&self, linear: u64, data: &mut [u8], kind: Kind, user: bool) -> Result<(), Stop> {
-        let mut done = 0;
-        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let (gpa, run) = self.translate(linear.wrapping_add(done as u64), kind, user)?;
-            let take = rest.len().min(run);
-            self.read_physical(gpa, rest.get_mut(..take).unwrap_or_default())?;
-            done += take;
-        }
-        Ok(())
-    }
-
-    fn read_physical(&self, gpa: u64, data: &mut [u8]) -> Result<(), Stop> {
-        self.memory()
-            .read_slice(data, GuestAddress(gpa))
-            .map_err(|_| Stop::NotRam { gpa })
+        (done, Ok(()))
     }
 
     /// Writes guest memory; nothing is written unless all of it can be.
@@ -257,7 +261,7 @@ impl dyn Cpu + '_ {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let at = linear.wrapping_add(done as u64);
-            let (gpa, run) = self.translate(at, Kind::Write, self.cpl() == 3)?;
+            let (gpa, run) = self.translate(at, Kind::Write)?;
             let now = rest.get(..rest.len().min(run)).unwrap_or_default();
             self.memory()
                 .write_slice(now, GuestAddress(gpa))
@@ -272,7 +276,7 @@ impl dyn Cpu + '_ {
         let mut done = 0;
         while done < len {
             let at = linear.wrapping_add(done as u64);
-            let (gpa, run) = self.translate(at, Kind::Write, self.cpl() == 3)?;
+            let (gpa, run) = self.translate(at, Kind::Write)?;
             let take = run.min(len - done);
             if !self.memory().check_range(GuestAddress(gpa), take) {
                 return Err(Stop::NotRam { gpa });
@@ -282,13 +286,26 @@ impl dyn Cpu + '_ {
         Ok(())
     }
 
-    /// Where a linear address lies, and how many bytes from there are on the same page.
-    pub fn translate(&self, linear: u64, kind: Kind, user: bool) -> Result<(u64, usize), Stop> {
-        let access = Access {
+    /// Whether a linear address is one that the paging mode translates.
+    pub fn is_canonical(&self, linear: u64) -> bool {
+        Paging::new(self.sregs()).is_canonical(linear)
+    }
+
+    /// An access by the instruction itself.
+    pub fn access(&self, kind: Kind) -> Access {
+        Access {
             kind,
-            user,
+            user: self.cpl() == 3,
             alignment_check: self.regs().rflags & AC != 0,
-        };
+        }
+    }
+
+    /// Where a linear address lies, and how many bytes from there are on the same page.
+    pub fn translate(&self, linear: u64, kind: Kind) -> Result<(u64, usize), Stop> {
+        self.walk(linear, self.access(kind))
+    }
+
+    fn walk(&self, linear: u64, access: Access) -> Result<(u64, usize), Stop> {
         match Paging::new(self.sregs()).translate(self.memory(), linear, access) {
             Ok(found) => Ok((found.gpa, usize::try_from(found.run).unwrap_or(usize::MAX))),
             Err(Fault::NonCanonical) => Err(Exception::gp(0).into()),

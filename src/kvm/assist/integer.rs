@@ -169,7 +169,7 @@ pub fn compare_exchange_wide(cpu: &mut dyn Cpu, instruction: &Instruction) -> Re
     // The processor always writes, the old value if the comparison fails.
     cpu.check_write(address, size)?;
     let found = if address % size as u64 == 0 {
-        let (gpa, _) = cpu.translate(address, Kind::Write, cpu.cpl() == 3)?;
+        let (gpa, _) = cpu.translate(address, Kind::Write)?;
         super::atomic::compare_exchange(cpu.memory(), gpa, size, expected, new)
             .ok_or(Stop::NotRam { gpa })?
     } else {
@@ -230,3 +230,6 @@ fn extract(value: u64, mut mask: u64) -> u64 {
     }
     result
 }
+
+#[cfg(test)]
+mod tests;

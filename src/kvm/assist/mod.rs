@@ -18,6 +18,11 @@ mod operand;
 mod system;
 pub mod xstate;
 
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
 use iced_x86::{
     Decoder, DecoderError, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter,
 };
@@ -58,7 +63,7 @@ const fn row(
 }
 
 /// Every instruction hull can finish, with what meets it in a kernel.
-static TABLE: [Row; 54] = [
+static TABLE: [Row; 57] = [
     // Instruction patching (Linux text_poke, its self-test at boot) and kernel probes.
     Row {
         mnemonic: Mnemonic::Int3,
@@ -87,6 +92,10 @@ static TABLE: [Row; 54] = [
         "cmpxchg8b",
         integer::compare_exchange_wide,
     ),
+    // BUG() and WARN(); a sanitizer's trap.
+    row(Mnemonic::Ud0, "ud0", system::undefined),
+    row(Mnemonic::Ud1, "ud1", system::undefined),
+    row(Mnemonic::Ud2, "ud2", system::undefined),
     // FPU set-up and context switches.
     row(Mnemonic::Wait, "wait", xstate::wait),
     row(Mnemonic::Xsave, "xsave", xstate::xsave),
@@ -179,8 +188,10 @@ pub struct Unsupported {
 pub fn assist(bytes: &[u8], cpu: &mut dyn Cpu) -> Outcome {
     let instruction = match decode(bytes, cpu) {
         Ok(instruction) => instruction,
-        Err(Undecoded { bytes, reason }) => {
-            return Outcome::Unsupported(unsupported(cpu, &bytes, reason));
+        Err(Stop::Exception(exception)) => return Outcome::Fault(Mnemonic::INVALID, exception),
+        Err(stop) => {
+            let reason = format!("its bytes cannot be read: {stop}");
+            return Outcome::Unsupported(unsupported(cpu, bytes, reason));
         }
     };
     let mnemonic = instruction.mnemonic();
@@ -188,6 +199,7 @@ pub fn assist(bytes: &[u8], cpu: &mut dyn Cpu) -> Outcome {
         Ok(outcome) => {
             let width = if cpu.bitness() == 64 { 8 } else { 4 };
             cpu.regs_mut().rip = cpu::truncate(instruction.next_ip(), width);
+            cpu.set_flags(cpu::RF, 0);
             outcome
         }
         Err(Stop::Exception(exception)) => Outcome::Fault(mnemonic, exception),
@@ -270,58 +282,64 @@ fn finish(instruction: &Instruction, cpu: &mut dyn Cpu) -> Result<Outcome, Stop>
         }
         Finish::SoftwareInterrupt => {
             let vector = instruction.immediate8();
+            system::check_iopl(cpu)?;
             system::check_gate(cpu, vector)?;
             Ok(Outcome::Interrupt(mnemonic, vector))
         }
     }
 }
 
-struct Undecoded {
-    bytes: Vec<u8>,
-    reason: String,
+/// Decodes what KVM reported; if that is not a whole instruction, what is in memory.
+///
+/// Bytes that are no instruction (an unknown opcode, LOCK where it may not stand) are #UD, more
+/// than 15 of them #GP, and code that is not there the fault of fetching it.
+fn decode(bytes: &[u8], cpu: &dyn Cpu) -> Result<Instruction, Stop> {
+    match decode_all(bytes, cpu) {
+        Ok(instruction) => return Ok(instruction),
+        Err(DecoderError::NoMoreBytes) if bytes.len() < LONGEST => {}
+        Err(error) => return Err(undecodable(error)),
+    }
+    let (bytes, end) = from_memory(cpu);
+    decode_all(&bytes, cpu).map_err(|error| match (error, end) {
+        (DecoderError::NoMoreBytes, Err(stop)) => stop,
+        _ => undecodable(error),
+    })
 }
 
-/// Decodes what KVM reported; if that is not a whole instruction, what is in memory.
-fn decode(bytes: &[u8], cpu: &dyn Cpu) -> Result<Instruction, Undecoded> {
+fn undecodable(error: DecoderError) -> Stop {
+    match error {
+        DecoderError::NoMoreBytes => Exception::gp(0).into(),
+        _ => Exception::UD.into(),
+    }
+}
+
+fn decode_all(bytes: &[u8], cpu: &dyn Cpu) -> Result<Instruction, DecoderError> {
     let once = |bytes: &[u8]| {
-        let mut decoder =
-            Decoder::with_ip(cpu.bitness(), bytes, cpu.regs().rip, DecoderOptions::NONE);
+        let (bitness, rip) = (cpu.bitness(), cpu.regs().rip);
+        let mut decoder = Decoder::with_ip(bitness, bytes, rip, DecoderOptions::NONE);
         let instruction = decoder.decode();
         match decoder.last_error() {
             DecoderError::None => Ok(instruction),
             error => Err(error),
         }
     };
-    let bytes = match once(bytes) {
-        Ok(instruction) => return Ok(instruction),
-        Err(DecoderError::NoMoreBytes) => match from_memory(cpu) {
-            Ok(bytes) => bytes,
-            Err(stop) => {
-                let reason = format!("its bytes cannot be read: {stop}");
-                return Err(Undecoded {
-                    bytes: bytes.to_vec(),
-                    reason,
-                });
-            }
-        },
-        Err(_) => bytes.to_vec(),
-    };
-    once(&bytes).map_err(|_| Undecoded {
-        bytes,
-        reason: "its bytes are no instruction".into(),
+    once(bytes).map_err(|error| match bytes.get(..LONGEST - 1) {
+        // The decoder calls an instruction invalid that would go on behind its 15th byte.
+        Some(start) => once(start).err().unwrap_or(error),
+        None => error,
     })
 }
-
-fn from_memory(cpu: &dyn Cpu) -> Result<Vec<u8>, Stop> {
+/// Up to 15 bytes at CS:RIP, and why there are not more.
+fn from_memory(cpu: &dyn Cpu) -> (Vec<u8>, Result<(), Stop>) {
     let base = if cpu.bitness() == 64 {
         0
     } else {
         cpu.sregs().cs.base
     };
     let mut bytes = vec![0; LONGEST];
-    let known = cpu.fetch(base.wrapping_add(cpu.regs().rip), &mut bytes)?;
+    let (known, end) = cpu.fetch(base.wrapping_add(cpu.regs().rip), &mut bytes);
     bytes.truncate(known);
-    Ok(bytes)
+    (bytes, end)
 }
 
 /// The bytes of just this instruction.
@@ -329,7 +347,7 @@ fn reread(bytes: &[u8], instruction: &Instruction, cpu: &dyn Cpu) -> Vec<u8> {
     match bytes.get(..instruction.len()) {
         Some(bytes) => bytes.to_vec(),
         None => {
-            let mut bytes = from_memory(cpu).unwrap_or_default();
+            let (mut bytes, _) = from_memory(cpu);
             bytes.truncate(instruction.len());
             bytes
         }

@@ -1,8 +1,8 @@
 //! Operands: one way to read and write a register, an immediate or memory.
 
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{Instruction, OpKind, Register};
 
-use super::cpu::{Cpu, Stop};
+use super::cpu::{Cpu, Exception, Stop};
 
 /// An instruction at the vCPU it belongs to.
 pub struct Operands<'a, 'b> {
@@ -25,18 +25,22 @@ impl<'a, 'b> Operands<'a, 'b> {
         }
     }
 
-    /// The linear address of a memory operand.
+    /// The linear address of a memory operand; one that is not canonical faults right here.
     pub fn address(&self, index: u32) -> Result<u64, Stop> {
         let address = self
             .instruction
             .virtual_address(index, 0, |register, _, _| self.cpu.address_part(register))
             .ok_or(Stop::Unsupported("its operand has no address"))?;
-        // Outside 64-bit mode linear addresses have 32 bits.
-        Ok(if self.cpu.bitness() == 64 {
-            address
+        if self.cpu.bitness() != 64 {
+            // Linear addresses have 32 bits.
+            Ok(address & 0xffff_ffff)
+        } else if self.cpu.is_canonical(address) {
+            Ok(address)
+        } else if self.instruction.memory_segment() == Register::SS {
+            Err(Exception::SS.into())
         } else {
-            address & 0xffff_ffff
-        })
+            Err(Exception::gp(0).into())
+        }
     }
 
     /// An operand of up to 8 bytes, zero-extended.

@@ -1,9 +1,9 @@
 //! Instructions that change the processor's state rather than compute: software interrupts,
-//! AC, segment bases, TSC_AUX, random numbers.
+//! AC, segment bases, TSC_AUX.
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::cpu::{AC, Cpu, Exception, Stop};
+use super::cpu::{AC, Cpu, Exception, IOPL, Stop, VM};
 use super::operand::Operands;
 use crate::kvm::walk::{CR0_PE, EFER_LMA};
 
@@ -26,6 +26,20 @@ pub fn clac_stac(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Sto
     Ok(())
 }
 
+/// UD0, UD1 and UD2: #UD, and nothing else.
+pub fn undefined(_: &mut dyn Cpu, _: &Instruction) -> Result<(), Stop> {
+    Err(Exception::UD.into())
+}
+
+/// In virtual-8086 mode INT n needs IOPL 3 (Intel SDM 3B, 21.2.8), INT3 does not.
+pub fn check_iopl(cpu: &dyn Cpu) -> Result<(), Stop> {
+    let rflags = cpu.regs().rflags;
+    if cpu.sregs().cr0 & CR0_PE != 0 && rflags & VM != 0 && rflags & IOPL != IOPL {
+        return Err(Exception::gp(0).into());
+    }
+    Ok(())
+}
+
 /// Whether the gate of a software interrupt lets CPL through; else #GP with the vector as
 /// selector (Intel SDM 2, INT n; Intel SDM 3A, 6.12.1.1).
 pub fn check_gate(cpu: &dyn Cpu, vector: u8) -> Result<(), Stop> {
@@ -41,7 +55,13 @@ pub fn check_gate(cpu: &dyn Cpu, vector: u8) -> Result<(), Stop> {
     }
     let mut access = [0];
     cpu.read_system(sregs.idt.base.wrapping_add(offset + 5), &mut access)?;
-    if access[0] >> 5 & 3 < cpu.cpl() {
+    // Interrupt and trap gates; outside long mode also those of 16 bits, and task gates.
+    let types: &[u8] = if size == 16 {
+        &[0xe, 0xf]
+    } else {
+        &[5, 6, 7, 0xe, 0xf]
+    };
+    if !types.contains(&(access[0] & 0x1f)) || access[0] >> 5 & 3 < cpu.cpl() {
         return Err(denied.into());
     }
     if access[0] & 0x80 == 0 {
@@ -65,7 +85,7 @@ pub fn segment_base(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), 
         Mnemonic::Rdgsbase => operands.write(0, operands.cpu.sregs().gs.base),
         mnemonic => {
             let base = operands.read(0)?;
-            if ((base << 16) as i64 >> 16) as u64 != base {
+            if !operands.cpu.is_canonical(base) {
                 return Err(Exception::gp(0).into());
             }
             let sregs = operands.cpu.sregs_mut();
@@ -84,3 +104,6 @@ pub fn rdpid(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> {
     let value = cpu.msr(MSR_TSC_AUX)? & 0xffff_ffff;
     Operands::new(cpu, instruction).write(0, value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,23 @@
 //! Instructions at CPL 0 and 3 on the machine's own KVM, whichever kind that is: what the guest
 //! sees has to be the same whether the processor, KVM's emulator or hull executes them.
+//!
+//! Each test is the body of [`guest`], which bounds it: a guest that does not end is a failed
+//! test that says where it is.
+
+use std::arch::x86_64::__cpuid_count;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
 use super::{Counts, bulk_port, enable, finish};
 use crate::kvm::assist::bulk;
+use crate::kvm::assist::fake::{Block, Scratch, code, on_host};
 use crate::memory::GuestMemory;
 
 const MEMORY_SIZE: usize = 8 << 20;
@@ -17,31 +28,72 @@ const TSS: u64 = 0x7800;
 const HANDLERS: u64 = 0x8000;
 const CODE: u64 = 0x1_0000;
 const STACK: u64 = 0x3_f000;
+const DATA: u64 = 0x2_0000;
+const USER_STACK: u64 = 0x3_8000;
 const PRESENT_WRITE_USER: u64 = 7;
+/// No test needs a tenth of it, on any KVM.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Nor of these.
+const MOST_EXITS: u32 = 10_000;
 
 struct Machine {
     _vm: VmFd,
     vcpu: VcpuFd,
     memory: GuestMemory,
     counts: Counts,
+    expired: Arc<AtomicBool>,
+    /// RFLAGS where the snippet ended.
+    rflags: u64,
 }
 
 /// How a snippet ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// At its own HLT.
+    /// At the HLT behind it.
     Halt,
-    /// In the handler of this vector, with the error code pushed and CR2.
+    /// In the handler of this vector, with what the event pushed and CR2.
     Vector {
         vector: u64,
-        stack: [u64; 5],
+        error_code: Option<u64>,
+        rip: u64,
+        cs: u64,
         cr2: u64,
     },
 }
 
+extern "C" fn ignore<I>(_: i32, _: *mut I, _: *mut std::ffi::c_void) {}
+
+/// Runs `test` with a fresh machine, and out of KVM_RUN when its time is up.
+fn guest(deadline: Duration, test: impl FnOnce(&mut Machine) + Send + 'static) {
+    register_signal_handler(SIGRTMIN(), ignore).expect("a signal handler");
+    let expired = Arc::new(AtomicBool::new(false));
+    let seen_by_guest = Arc::clone(&expired);
+    let thread = std::thread::spawn(move || {
+        if let Some(mut machine) = machine(seen_by_guest) {
+            test(&mut machine);
+        }
+    });
+    let start = Instant::now();
+    while !thread.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
+        if start.elapsed() > deadline {
+            expired.store(true, Ordering::Relaxed);
+            // Again and again: the first may come between two KVM_RUNs.
+            let _ = thread.kill(SIGRTMIN());
+        }
+        assert!(
+            start.elapsed() < deadline + Duration::from_secs(5),
+            "KVM_RUN does not come back for a signal"
+        );
+    }
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
 /// A machine in 64-bit mode with the first 4 MiB mapped and a HLT behind every vector, or None
 /// (and why, on stderr) where there is no /dev/kvm.
-fn machine() -> Option<Machine> {
+fn machine(expired: Arc<AtomicBool>) -> Option<Machine> {
     if !std::path::Path::new("/dev/kvm").exists() {
         eprintln!("skipped: there is no /dev/kvm");
         return None;
@@ -63,12 +115,13 @@ fn machine() -> Option<Machine> {
         .expect("CPUID");
     vcpu.set_cpuid2(&cpuid).expect("CPUID is taken");
     write_tables(&memory);
-    set_registers(&vcpu);
     Some(Machine {
         _vm: vm,
         vcpu,
         memory,
         counts: Counts::default(),
+        expired,
+        rflags: 0,
     })
 }
 
@@ -126,9 +179,10 @@ fn segment(selector: u16, type_: u8, dpl: u8) -> kvm_segment {
     }
 }
 
-fn set_registers(vcpu: &VcpuFd) {
+fn set_registers(vcpu: &VcpuFd, cpl: u8) {
     let mut sregs = vcpu.get_sregs().expect("sregs");
-    sregs.cs = segment(8, 11, 0);
+    let (code, data_selector) = if cpl == 3 { (0x1b, 0x23) } else { (8, 0x10) };
+    sregs.cs = segment(code, 11, cpl);
     for data in [
         &mut sregs.ds,
         &mut sregs.es,
@@ -136,7 +190,7 @@ fn set_registers(vcpu: &VcpuFd) {
         &mut sregs.gs,
         &mut sregs.ss,
     ] {
-        *data = segment(0x10, 3, 0);
+        *data = segment(data_selector, 3, cpl);
     }
     sregs.tr = kvm_segment {
         base: TSS,
@@ -159,77 +213,532 @@ fn set_registers(vcpu: &VcpuFd) {
 }
 
 impl Machine {
-    /// Runs `code`, a HLT behind it, from CODE until a HLT.
+    /// Runs `code` at CPL 0, a HLT behind it, from CODE until a HLT.
     fn run(&mut self, code: &[u8], change: impl FnOnce(&mut kvm_bindings::kvm_regs)) -> End {
-        self.memory
-            .write_slice(code, GuestAddress(CODE))
-            .expect("in RAM");
+        self.run_at(0, code, change)
+    }
+
+    /// The same at CPL 3, where the HLT is a #GP, told apart by its address.
+    fn run_user(&mut self, code: &[u8], change: impl FnOnce(&mut kvm_bindings::kvm_regs)) -> End {
+        self.run_at(3, code, change)
+    }
+
+    fn run_at(
+        &mut self,
+        cpl: u8,
+        code: &[u8],
+        change: impl FnOnce(&mut kvm_bindings::kvm_regs),
+    ) -> End {
+        self.put(CODE, code);
         let end = CODE + code.len() as u64;
-        self.memory
-            .write_obj(0xf4u8, GuestAddress(end))
-            .expect("in RAM");
+        self.put(end, &[0xf4]);
+        set_registers(&self.vcpu, cpl);
         let mut regs = kvm_bindings::kvm_regs {
             rip: CODE,
-            rsp: STACK,
+            rsp: if cpl == 3 { USER_STACK } else { STACK },
+            rsi: DATA,
             rflags: 2,
             ..Default::default()
         };
         change(&mut regs);
         self.vcpu.set_regs(&regs).expect("regs are taken");
-        loop {
-            match self.vcpu.run().expect("KVM_RUN") {
-                VcpuExit::Hlt => break,
-                VcpuExit::InternalError => {
-                    finish(&mut self.vcpu, &self.memory, &mut self.counts).expect("finished")
-                }
-                VcpuExit::IoOut(bulk::PORT, _) => {
-                    bulk_port(&mut self.vcpu, &self.memory, &mut self.counts).expect("done")
-                }
-                exit => panic!("unexpected exit {exit:?}"),
-            }
-        }
+        self.run_to_halt();
         let regs = self.regs();
+        self.rflags = regs.rflags;
         if regs.rip == end + 1 {
             return End::Halt;
         }
-        let mut stack = [0; 5];
-        for (slot, value) in (0..).zip(&mut stack) {
-            *value = self
-                .memory
-                .read_obj(GuestAddress(regs.rsp + slot * 8))
-                .expect("a stack");
+        let vector = (regs.rip - 1 - HANDLERS) / 16;
+        let error_code = matches!(vector, 8 | 10..=14 | 17).then(|| self.word(regs.rsp));
+        let frame = regs.rsp + if error_code.is_some() { 8 } else { 0 };
+        let rip = self.word(frame);
+        self.rflags = self.word(frame + 16);
+        if cpl == 3 && vector == 13 && rip == end {
+            return End::Halt;
         }
-        let cr2 = self.vcpu.get_sregs().expect("sregs").cr2;
         End::Vector {
-            vector: (regs.rip - 1 - HANDLERS) / 16,
-            stack,
-            cr2,
+            vector,
+            error_code,
+            rip,
+            cs: self.word(frame + 8),
+            cr2: self.vcpu.get_sregs().expect("sregs").cr2,
         }
+    }
+
+    fn run_to_halt(&mut self) {
+        for _ in 0..MOST_EXITS {
+            if self.expired.load(Ordering::Relaxed) {
+                panic!("the guest is still running, at {:#x}", self.regs().rip);
+            }
+            match self.vcpu.run() {
+                Ok(VcpuExit::Hlt) => return,
+                Ok(VcpuExit::InternalError) => {
+                    finish(&mut self.vcpu, &self.memory, &mut self.counts).expect("finished")
+                }
+                Ok(VcpuExit::IoOut(bulk::PORT, _)) => {
+                    bulk_port(&mut self.vcpu, &self.memory, &mut self.counts).expect("done")
+                }
+                Err(error) if error.errno() == 4 => {}
+                exit => {
+                    let exit = format!("{exit:?}");
+                    panic!("unexpected exit {exit}, RIP {:#x}", self.regs().rip)
+                }
+            }
+        }
+        panic!("more than {MOST_EXITS} exits, RIP {:#x}", self.regs().rip);
     }
 
     fn regs(&self) -> kvm_bindings::kvm_regs {
         self.vcpu.get_regs().expect("regs")
     }
+
+    fn put(&mut self, gpa: u64, data: &[u8]) {
+        let address = GuestAddress(gpa);
+        self.memory.write_slice(data, address).expect("in RAM");
+    }
+
+    fn bytes<const N: usize>(&self, gpa: u64) -> [u8; N] {
+        let mut data = [0; N];
+        let address = GuestAddress(gpa);
+        self.memory.read_slice(&mut data, address).expect("in RAM");
+        data
+    }
+
+    fn word(&self, gpa: u64) -> u64 {
+        u64::from_le_bytes(self.bytes(gpa))
+    }
+}
+
+/// The event of a fault at CODE, without an error code.
+fn fault(vector: u64, cs: u64) -> impl Fn(&End) -> bool {
+    move |end| matches!(end, End::Vector { vector: v, rip: CODE, cs: c, .. } if *v == vector && *c == cs)
+}
+
+/// Whether the guest has a feature by CPUID (leaf, EBX or ECX, bit), or why not on stderr.
+fn has(
+    name: &str,
+    leaf: u32,
+    register: fn(std::arch::x86_64::CpuidResult) -> u32,
+    bit: u32,
+) -> bool {
+    let has = register(__cpuid_count(leaf, 0)) >> bit & 1 != 0;
+    if !has {
+        eprintln!("skipped: this processor has no {name}");
+    }
+    has
+}
+
+#[test]
+#[should_panic(expected = "still running")]
+fn a_guest_that_spins_is_stopped() {
+    if !std::path::Path::new("/dev/kvm").exists() {
+        panic!("skipped, there is no /dev/kvm: nothing is still running");
+    }
+    guest(Duration::from_millis(100), |machine| {
+        machine.run(code!("200: jmp 200b"), |_| {});
+    });
 }
 
 #[test]
 fn popcnt_gives_count_and_flags() {
-    let Some(mut machine) = machine() else { return };
-    // popcnt rax, rbx
-    let end = machine.run(&[0xf3, 0x48, 0x0f, 0xb8, 0xc3], |regs| {
-        regs.rbx = 0xff00_0000_0000_0001;
-        regs.rflags |= 0x8d5;
+    guest(DEADLINE, |machine| {
+        for cpl in [0, 3] {
+            machine.put(DATA, &0xff00_0000_0000_0001u64.to_le_bytes());
+            let end = machine.run_at(cpl, code!("popcnt rax, [rsi]"), |regs| regs.rflags |= 0x8d5);
+            assert_eq!(end, End::Halt);
+            assert_eq!((machine.regs().rax, machine.rflags & 0x8d5), (9, 0));
+        }
     });
-    assert_eq!(end, End::Halt);
-    assert_eq!(machine.regs().rax, 9);
-    assert_eq!(machine.regs().rflags & 0x8d5, 0);
 }
 
 #[test]
-fn int3_arrives_behind_itself() {
-    let Some(mut machine) = machine() else { return };
-    let End::Vector { vector, stack, .. } = machine.run(&[0xcc], |_| {}) else {
-        panic!("no exception")
-    };
-    assert_eq!((vector, stack[0], stack[1]), (3, CODE + 1, 8));
+fn int3_arrives_behind_itself_from_both_levels() {
+    guest(DEADLINE, |machine| {
+        for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+            let end = machine.run_at(cpl, code!("int3"), |_| {});
+            let End::Vector {
+                vector, rip, cs, ..
+            } = end
+            else {
+                panic!("no exception")
+            };
+            assert_eq!((vector, rip, cs), (3, CODE + 1, selector));
+        }
+    });
+}
+
+#[test]
+fn int_n_arrives_behind_itself_where_the_gate_allows_it() {
+    guest(DEADLINE, |machine| {
+        for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+            let end = machine.run_at(cpl, code!("int 0x80"), |_| {});
+            let End::Vector {
+                vector, rip, cs, ..
+            } = end
+            else {
+                panic!("no interrupt")
+            };
+            assert_eq!((vector, rip, cs), (0x80, CODE + 2, selector));
+        }
+        let end = machine.run_user(code!("int 0x81"), |_| {});
+        let End::Vector {
+            vector,
+            error_code,
+            rip,
+            ..
+        } = end
+        else {
+            panic!("no exception")
+        };
+        assert_eq!((vector, error_code, rip), (13, Some(0x81 << 3 | 2), CODE));
+    });
+}
+
+#[test]
+fn undefined_opcodes_are_ud_at_both_levels() {
+    guest(DEADLINE, |machine| {
+        let undefined: [&[u8]; 4] = [
+            code!("ud2"),
+            // UD1, LOCK POPCNT, and an opcode that is none.
+            &[0x0f, 0xb9, 0xc0],
+            &[0xf0, 0xf3, 0x0f, 0xb8, 0x06],
+            &[0x0f, 0x0a],
+        ];
+        for code in undefined {
+            for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+                let end = machine.run_at(cpl, code, |_| {});
+                assert!(fault(6, selector)(&end), "{code:x?} at CPL {cpl}: {end:x?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn stac_and_clac_change_ac_at_cpl_0_only() {
+    if !has("SMAP", 7, |leaf| leaf.ebx, 20) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        let code = code!("stac\npushfq\npop rax\nclac\npushfq\npop rbx");
+        assert_eq!(machine.run(code, |_| {}), End::Halt);
+        let regs = machine.regs();
+        assert_eq!((regs.rax >> 18 & 1, regs.rbx >> 18 & 1), (1, 0));
+        for code in [code!("stac"), code!("clac")] {
+            let end = machine.run_user(code, |_| {});
+            assert!(fault(6, 0x1b)(&end), "{end:x?}");
+        }
+    });
+}
+
+#[test]
+fn cmpxchg16b_exchanges_or_reports_and_faults_in_place() {
+    if !has("CMPXCHG16B", 1, |leaf| leaf.ecx, 13) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        for cpl in [0, 3] {
+            machine.put(DATA, &(2u128 << 64 | 1).to_le_bytes());
+            let code = code!("lock cmpxchg16b [rsi]\nsetz dil\ncmpxchg16b [rsi]");
+            let set = |regs: &mut kvm_bindings::kvm_regs| {
+                (regs.rax, regs.rdx, regs.rbx, regs.rcx) = (1, 2, 3, 4);
+            };
+            assert_eq!(machine.run_at(cpl, code, set), End::Halt);
+            let regs = machine.regs();
+            assert_eq!((regs.rdi, regs.rax, regs.rdx), (1, 3, 4));
+            assert_eq!(machine.rflags & 0x40, 0);
+            assert_eq!(u128::from_le_bytes(machine.bytes(DATA)), 4 << 64 | 3);
+        }
+        let end = machine.run(code!("cmpxchg16b [rsi]"), |regs| regs.rsi += 8);
+        assert!(fault(13, 8)(&end), "{end:x?}");
+        // Behind the 4 MiB that are mapped.
+        let end = machine.run(code!("cmpxchg16b [rsi]"), |regs| regs.rsi = 0x40_0000);
+        let expected = End::Vector {
+            vector: 14,
+            error_code: Some(2),
+            rip: CODE,
+            cs: 8,
+            cr2: 0x40_0000,
+        };
+        assert_eq!(end, expected);
+        assert_eq!(machine.regs().rax, 0);
+    });
+}
+
+const SAVED: u64 = DATA + 0x1000;
+
+/// Bytes that are no two alike in a row.
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len)
+        .map(|index| (index as u8).wrapping_mul(37) ^ seed)
+        .collect()
+}
+
+/// An area with XMM0 to XMM15 and the upper halves of YMM0 to YMM15.
+fn area() -> Vec<u8> {
+    let mut area = vec![0; 832];
+    area[0..2].copy_from_slice(&0x27fu16.to_le_bytes());
+    area[24..28].copy_from_slice(&0x1fa0u32.to_le_bytes());
+    area[160..416].copy_from_slice(&pattern(256, 0x5a));
+    area[512] = 7;
+    area[576..832].copy_from_slice(&pattern(256, 0xc3));
+    area
+}
+
+#[test]
+fn xrstor_and_xsave_carry_avx_state_and_user_code_sees_it() {
+    if !has("AVX", 1, |leaf| leaf.ecx, 28) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        let area = area();
+        machine.put(DATA, &area);
+        let all = |regs: &mut kvm_bindings::kvm_regs| (regs.rax, regs.rdi) = (7, SAVED);
+        let code = code!(concat!(
+            "push rax; xor ecx, ecx; mov eax, 7; xor edx, edx; xsetbv; pop rax;",
+            "xrstor [rsi]; xsave [rdi]"
+        ));
+        assert_eq!(machine.run(code, all), End::Halt);
+        let saved: [u8; 832] = machine.bytes(SAVED);
+        assert_eq!(saved[0..2], area[0..2]);
+        assert_eq!(saved[24..28], area[24..28]);
+        assert_eq!(saved[160..416], area[160..416]);
+        assert_eq!(saved[512..520], [7, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(saved[576..832], area[576..832]);
+        // What user code finds in a register, and what it leaves there.
+        let code = code!("vmovups [rdi], ymm9; vaddps ymm9, ymm9, ymm9; vmovups ymm9, [rsi]");
+        let set = |regs: &mut kvm_bindings::kvm_regs| (regs.rsi, regs.rdi) = (DATA + 600, SAVED);
+        assert_eq!(machine.run_user(code, set), End::Halt);
+        let register: [u8; 32] = machine.bytes(SAVED);
+        assert_eq!(register[..16], area[160 + 144..160 + 160]);
+        assert_eq!(register[16..], area[576 + 144..576 + 160]);
+        assert_eq!(machine.run(code!("xsave [rdi]"), all), End::Halt);
+        let saved: [u8; 832] = machine.bytes(SAVED);
+        let left: [u8; 32] = machine.bytes(DATA + 600);
+        assert_eq!(saved[160 + 144..160 + 160], left[..16]);
+        assert_eq!(saved[576 + 144..576 + 160], left[16..]);
+    });
+}
+
+#[test]
+fn xrstor_of_an_unused_component_initialises_it() {
+    if !has("AVX", 1, |leaf| leaf.ecx, 28) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        machine.put(DATA, &area());
+        let mut unused = area();
+        unused[512] = 3;
+        machine.put(DATA + 0x400, &unused);
+        let code = code!(concat!(
+            "push rax; xor ecx, ecx; mov eax, 7; xor edx, edx; xsetbv; pop rax;",
+            "xrstor [rsi]; xrstor [rsi + 0x400]; xsave [rdi]"
+        ));
+        let set = |regs: &mut kvm_bindings::kvm_regs| (regs.rax, regs.rdi) = (7, SAVED);
+        assert_eq!(machine.run(code, set), End::Halt);
+        let saved: [u8; 832] = machine.bytes(SAVED);
+        assert_eq!(saved[160..416], unused[160..416]);
+        assert_eq!(saved[576..832], [0; 256]);
+    });
+}
+
+#[test]
+fn xrstor_of_a_bad_header_is_gp() {
+    if !has("XSAVE", 1, |leaf| leaf.ecx, 26) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        let mut bad = area();
+        bad[512 + 7] = 0x40;
+        machine.put(DATA, &bad);
+        for cpl in [0, 3] {
+            let selector = if cpl == 3 { 0x1b } else { 8 };
+            let end = machine.run_at(cpl, code!("xrstor [rsi]"), |regs| regs.rax = 3);
+            assert!(fault(13, selector)(&end), "{end:x?}");
+            let end = machine.run_at(cpl, code!("xsave [rsi + 16]"), |regs| regs.rax = 3);
+            assert!(fault(13, selector)(&end), "{end:x?}");
+        }
+    });
+}
+
+#[test]
+fn fxrstor_and_fxsave_carry_x87_and_sse_state() {
+    guest(DEADLINE, |machine| {
+        let mut image = area();
+        image.truncate(512);
+        image[32..42].copy_from_slice(&pattern(10, 0x11));
+        // One register in use, TOP 7.
+        image[3] = 0x38;
+        image[4] = 0x80;
+        machine.put(DATA, &image);
+        for cpl in [0, 3] {
+            machine.put(SAVED, &[0; 512]);
+            let code = code!("fxrstor64 [rsi]; fxsave64 [rdi]");
+            let end = machine.run_at(cpl, code, |regs| regs.rdi = SAVED);
+            assert_eq!(end, End::Halt);
+            let saved: [u8; 512] = machine.bytes(SAVED);
+            assert_eq!(saved[0..5], image[0..5]);
+            assert_eq!(saved[24..28], image[24..28]);
+            assert_eq!(saved[32..42], image[32..42]);
+            assert_eq!(saved[160..416], image[160..416]);
+        }
+        let end = machine.run(code!("fxsave [rsi + 8]"), |_| {});
+        assert!(fault(13, 8)(&end), "{end:x?}");
+    });
+}
+
+#[test]
+fn wait_does_nothing_unless_something_is_pending() {
+    guest(DEADLINE, |machine| {
+        assert_eq!(machine.run(code!("fninit\n.byte 0x9b"), |_| {}), End::Halt);
+        // Invalid operation, not masked.
+        let mut image = area();
+        image.truncate(512);
+        image[0..4].copy_from_slice(&[0x7e, 0x03, 0x81, 0x80]);
+        machine.put(DATA, &image);
+        for cpl in [0, 3] {
+            let end = machine.run_at(cpl, code!("fxrstor64 [rsi]\n.byte 0x9b"), |_| {});
+            let End::Vector { vector, rip, .. } = end else {
+                panic!("no exception")
+            };
+            assert_eq!((vector, rip), (16, CODE + 4));
+        }
+        let code = code!("mov rax, cr0; or rax, 8; mov cr0, rax\n.byte 0x9b");
+        let end = machine.run(code, |_| {});
+        let End::Vector { vector, rip, .. } = end else {
+            panic!("no exception")
+        };
+        assert_eq!((vector, rip), (7, CODE + code.len() as u64 - 1));
+    });
+}
+
+#[test]
+fn ldmxcsr_and_stmxcsr_move_mxcsr() {
+    guest(DEADLINE, |machine| {
+        for cpl in [0, 3] {
+            machine.put(DATA, &[0xa0, 0x1f, 0, 0, 0, 0, 0, 0]);
+            let code = code!("ldmxcsr [rsi]; stmxcsr [rsi + 4]");
+            assert_eq!(machine.run_at(cpl, code, |_| {}), End::Halt);
+            assert_eq!(machine.word(DATA), 0x1fa0_0000_1fa0);
+        }
+    });
+}
+
+#[test]
+fn segment_bases_are_written_and_read_back() {
+    if !has("FSGSBASE", 7, |leaf| leaf.ebx, 0) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        machine.put(DATA + 8, &[0x5a]);
+        for cpl in [0, 3] {
+            let code =
+                code!("wrfsbase rsi; rdfsbase rax; wrgsbase rsi; rdgsbase rbx; mov cl, fs:[8]");
+            assert_eq!(machine.run_at(cpl, code, |_| {}), End::Halt);
+            let regs = machine.regs();
+            assert_eq!((regs.rax, regs.rbx, regs.rcx), (DATA, DATA, 0x5a));
+        }
+        let end = machine.run(code!("wrfsbase rax"), |regs| regs.rax = 1 << 63);
+        assert!(fault(13, 8)(&end), "{end:x?}");
+    });
+}
+
+/// Guest code at both levels beside the same instruction in this process.
+macro_rules! same_as_here {
+    ($machine:ident, [$($feature:tt: $assembly:literal),+ $(,)?]) => {$(
+        if std::arch::is_x86_feature_detected!($feature) {
+            let mut before = Scratch {
+                rax: 0x8123_4567_89ab_cdef,
+                rbx: 0x1111_2222_3333_4444,
+                rcx: 0x0c04_0c04,
+                rdx: 0xf0f0_1234_0000_8000,
+                rflags: 0x202,
+                memory: Block([0; 64]),
+            };
+            before.memory.0[..16].copy_from_slice(&pattern(16, 0x81));
+            let here = on_host!(before, $assembly);
+            for cpl in [0, 3] {
+                $machine.put(DATA, &before.memory.0);
+                let end = $machine.run_at(cpl, code!($assembly), |regs| {
+                    (regs.rax, regs.rbx) = (before.rax, before.rbx);
+                    (regs.rcx, regs.rdx) = (before.rcx, before.rdx);
+                });
+                assert_eq!(end, End::Halt, "{}", $assembly);
+                let regs = $machine.regs();
+                let there = Scratch {
+                    rax: regs.rax,
+                    rbx: regs.rbx,
+                    rcx: regs.rcx,
+                    rdx: regs.rdx,
+                    // CF and ZF are defined, or unchanged, for all of them.
+                    rflags: $machine.rflags & 0x41,
+                    memory: Block($machine.bytes(DATA)),
+                };
+                let here = Scratch { rflags: here.rflags & 0x41, ..here.clone() };
+                assert_eq!(there, here, "{} at CPL {cpl}", $assembly);
+            }
+        }
+    )+};
+}
+
+#[test]
+fn integer_instructions_give_what_they_give_here() {
+    guest(DEADLINE, |machine| {
+        same_as_here!(machine, [
+            "movbe": "movbe rax, [rsi]",
+            "movbe": "movbe [rsi + 8], edx",
+            "sse4.2": "crc32 rax, rdx",
+            "sse4.2": "crc32 eax, dh",
+            "lzcnt": "lzcnt eax, edx",
+            "bmi1": "tzcnt rax, [rsi]",
+            "bmi1": "andn rax, rdx, rcx",
+            "bmi1": "bextr rax, rdx, rcx",
+            "bmi1": "blsi eax, edx",
+            "bmi1": "blsmsk rax, rdx",
+            "bmi1": "blsr rax, [rsi]",
+            "bmi2": "bzhi rax, rdx, rcx",
+            "bmi2": "shlx rax, rdx, rcx",
+            "bmi2": "shrx eax, edx, ecx",
+            "bmi2": "sarx rax, rdx, rcx",
+            "bmi2": "rorx rax, rdx, 13",
+            "bmi2": "pdep rax, rdx, rcx",
+            "bmi2": "pext rax, rdx, [rsi]",
+            "bmi2": "mulx rax, rbx, rcx",
+            "adx": "adcx rax, rdx",
+            "adx": "adox eax, edx",
+            "cmpxchg16b": "lock cmpxchg8b [rsi]",
+        ]);
+    });
+}
+
+#[test]
+fn the_bulk_port_copies_and_fills() {
+    guest(DEADLINE, |machine| {
+        let source = pattern(0x1800, 0x77);
+        machine.put(DATA + 0x10, &source);
+        let set = |regs: &mut kvm_bindings::kvm_regs| {
+            regs.rax = u64::from(bulk::COPY);
+            (regs.rsi, regs.rdi, regs.rcx) = (DATA + 0x10, DATA + 0x3000, 0x1800);
+        };
+        assert_eq!(
+            machine.run(code!("out 0xb8, al; rep movsb"), set),
+            End::Halt
+        );
+        let copied: [u8; 0x1800] = machine.bytes(DATA + 0x3000);
+        assert_eq!(copied[..], source[..]);
+        let regs = machine.regs();
+        assert_eq!(
+            (regs.rcx, regs.rsi, regs.rdi),
+            (0, DATA + 0x1810, DATA + 0x4800)
+        );
+        let set = |regs: &mut kvm_bindings::kvm_regs| {
+            regs.rax = u64::from(bulk::FILL) | 0x5a << 8;
+            (regs.rdi, regs.rcx) = (DATA, 0x1000);
+        };
+        assert_eq!(
+            machine.run(code!("out 0xb8, al; mov al, ah; rep stosb"), set),
+            End::Halt
+        );
+        assert_eq!(machine.bytes(DATA), [0x5a; 0x1000]);
+        assert_eq!(machine.counts.bulk_bytes, 0x2800);
+    });
 }

@@ -1,0 +1,189 @@
+//! One port of a console: bytes out of the guest and into it, as far as either side takes them.
+
+use super::control::Event;
+use crate::devices::virtio::DeviceError;
+use crate::devices::virtio::queue::VirtQueue;
+
+/// Bytes handed to a sink at once.
+const PIECE: usize = 4096;
+/// Bytes of output that one call handles, so that a guest that writes without end leaves the
+/// event loop to others.
+const OUTPUT_PER_CALL: usize = 256 * 1024;
+
+/// Where a port's output goes, and who hears of changes at the guest's end.
+///
+/// Called with the transport locked: do not block, do not call the transport. Only
+/// [`PortSink::guest_open`] may come on a vCPU's thread, the others on the event loop's.
+pub trait PortSink: Send {
+    /// The guest wrote `bytes` (never empty). Returns how many of them were taken; after fewer than
+    /// all, the rest waits in the guest until [`super::Console::output_queue`] is processed again.
+    fn write(&mut self, bytes: &[u8]) -> usize;
+    /// [`super::Console::input`] took less than it was offered before, and may take more now.
+    fn input_room(&mut self) {}
+    /// The guest has opened the port, or closed it.
+    fn guest_open(&mut self, _open: bool) {}
+}
+
+/// A port.
+pub struct Port {
+    name: Option<String>,
+    sink: Box<dyn PortSink>,
+    /// Input was left over: the sink wants to hear of room.
+    starved: bool,
+    driver: DriverState,
+}
+
+/// What a port knows of the driver: all that a reset forgets.
+#[derive(Default)]
+struct DriverState {
+    /// The driver has set the port up (PORT_READY).
+    announced: bool,
+    /// Somebody in the guest has it open.
+    open: bool,
+    /// Bytes of the chain at the head of the output queue that the sink has taken.
+    taken: u64,
+    /// Messages the driver is still to get: a bit an [`Event`], so that a driver that asks a
+    /// thousand times without listening is owed one answer.
+    owed: u16,
+}
+
+impl Port {
+    /// A port that no driver knows of yet.
+    pub fn new(name: Option<String>, sink: Box<dyn PortSink>) -> Self {
+        Self {
+            name,
+            sink,
+            starved: false,
+            driver: DriverState::default(),
+        }
+    }
+
+    /// What the guest calls the port; "" without a name.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the guest has opened the port.
+    pub fn is_open(&self) -> bool {
+        self.driver.open
+    }
+
+    /// Whether the driver has set the port up.
+    pub fn is_announced(&self) -> bool {
+        self.driver.announced
+    }
+
+    /// PORT_READY: tell the driver all about the port.
+    pub fn announce(&mut self, terminal: bool) {
+        self.driver.announced = true;
+        if terminal {
+            self.owe(Event::ConsolePort);
+            self.owe(Event::Resize);
+        }
+        if self.name.is_some() {
+            self.owe(Event::PortName);
+        }
+        self.owe(Event::PortOpen);
+    }
+
+    /// PORT_READY with 0: the driver could not set the port up.
+    pub fn withdraw(&mut self) {
+        self.driver.announced = false;
+        self.driver.owed = 0;
+        self.set_open(false);
+    }
+
+    /// The guest has opened or closed the port.
+    pub fn set_open(&mut self, open: bool) {
+        if std::mem::replace(&mut self.driver.open, open) != open {
+            self.sink.guest_open(open);
+            self.input_buffers();
+        }
+    }
+
+    /// The driver has gone. What was not taken of its output is gone too; input that waits at
+    /// the host goes to the next driver.
+    pub fn reset(&mut self) {
+        self.set_open(false);
+        self.driver = DriverState::default();
+    }
+
+    /// Have `event` sent.
+    pub fn owe(&mut self, event: Event) {
+        self.driver.owed |= 1 << event.code();
+    }
+
+    /// The next event to send.
+    pub fn next_owed(&self) -> Option<Event> {
+        Event::SENT
+            .into_iter()
+            .find(|event| self.driver.owed & 1 << event.code() != 0)
+    }
+
+    /// `event` was sent.
+    pub fn told(&mut self, event: Event) {
+        self.driver.owed &= !(1 << event.code());
+    }
+
+    /// The guest may have added input buffers.
+    pub fn input_buffers(&mut self) {
+        if self.driver.open && std::mem::take(&mut self.starved) {
+            self.sink.input_room();
+        }
+    }
+
+    /// Put `bytes` into the guest's buffers; returns how many fitted.
+    pub fn input(
+        &mut self,
+        queue: Option<&mut VirtQueue>,
+        bytes: &[u8],
+    ) -> Result<usize, DeviceError> {
+        let mut rest = bytes;
+        if let Some(queue) = queue.filter(|_| self.driver.open) {
+            while !rest.is_empty() {
+                let Some(chain) = queue.pop()? else { break };
+                if !chain.readable().is_empty() {
+                    return Err(queue.refuse(&chain, "is to be read, in a queue to be written"));
+                }
+                let written = queue.write(&chain, 0, rest)?;
+                queue.finish(chain, written as u32)?;
+                rest = rest.get(written..).unwrap_or_default();
+            }
+        }
+        self.starved = !rest.is_empty();
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// Hand the guest's output to the sink until one of them has had enough.
+    pub fn output(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
+        let mut left = OUTPUT_PER_CALL;
+        let mut buffer = [0; PIECE];
+        while let Some(chain) = queue.pop()? {
+            if !chain.writable().is_empty() {
+                return Err(queue.refuse(&chain, "is to be written, in a queue to be read"));
+            }
+            loop {
+                let there = queue.read(&chain, self.driver.taken, &mut buffer)?;
+                let bytes = buffer.get(..there.min(left)).unwrap_or_default();
+                if bytes.is_empty() {
+                    break;
+                }
+                let taken = self.sink.write(bytes).min(bytes.len());
+                self.driver.taken += taken as u64;
+                left -= taken;
+                if taken < bytes.len() {
+                    queue.put_back(chain);
+                    return Ok(());
+                }
+            }
+            if self.driver.taken < chain.readable_len() {
+                queue.put_back(chain);
+                queue.process_again();
+                return Ok(());
+            }
+            self.driver.taken = 0;
+            queue.finish(chain, 0)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,450 @@
+//! The virtio-mmio transport, version 2 (virtio 1.2, 4.2.2): registers, negotiation, interrupts.
+//!
+//! A [`Transport`] sits on the bus and in the event loop at once, behind one mutex. Nothing that
+//! a driver writes has an effect in the wrong state; it is reported instead (few times, see
+//! [`Reporter`]), and reading the register back tells the driver.
+//!
+//! ```text
+//!   0 -> ACKNOWLEDGE -> DRIVER -> FEATURES_OK -> DRIVER_OK = live
+//!   any -- FAILED (driver) or DEVICE_NEEDS_RESET (device) --> dead -- write 0 --> 0
+//! ```
+
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::queue::{Setup, VirtQueue};
+use super::{
+    Device, DeviceError, Driver, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueCounters,
+};
+use crate::devices::Reporter;
+use crate::devices::bus::{BusDevice, Interrupt};
+use crate::memory::GuestMemory;
+
+/// Offset of QueueNotify, where the machine puts an ioeventfd a queue (datamatch: its index).
+pub const QUEUE_NOTIFY: u64 = 0x50;
+
+/// Registers, by offset (virtio 1.2, table 4.1).
+mod register {
+    pub const MAGIC_VALUE: u64 = 0x000;
+    pub const VERSION: u64 = 0x004;
+    pub const DEVICE_ID: u64 = 0x008;
+    pub const VENDOR_ID: u64 = 0x00c;
+    pub const DEVICE_FEATURES: u64 = 0x010;
+    pub const DEVICE_FEATURES_SEL: u64 = 0x014;
+    pub const DRIVER_FEATURES: u64 = 0x020;
+    pub const DRIVER_FEATURES_SEL: u64 = 0x024;
+    pub const QUEUE_SEL: u64 = 0x030;
+    pub const QUEUE_NUM_MAX: u64 = 0x034;
+    pub const QUEUE_NUM: u64 = 0x038;
+    pub const QUEUE_READY: u64 = 0x044;
+    pub const QUEUE_NOTIFY: u64 = super::QUEUE_NOTIFY;
+    pub const INTERRUPT_STATUS: u64 = 0x060;
+    pub const INTERRUPT_ACK: u64 = 0x064;
+    pub const STATUS: u64 = 0x070;
+    pub const QUEUE_DESC_LOW: u64 = 0x080;
+    pub const QUEUE_DESC_HIGH: u64 = 0x084;
+    pub const QUEUE_DRIVER_LOW: u64 = 0x090;
+    pub const QUEUE_DRIVER_HIGH: u64 = 0x094;
+    pub const QUEUE_DEVICE_LOW: u64 = 0x0a0;
+    pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
+    pub const SHM_SEL: u64 = 0x0ac;
+    pub const SHM_LEN_LOW: u64 = 0x0b0;
+    pub const SHM_BASE_HIGH: u64 = 0x0bc;
+    pub const CONFIG_GENERATION: u64 = 0x0fc;
+    pub const CONFIG: u64 = 0x100;
+}
+
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VERSION: u32 = 2;
+const VENDOR: u32 = u32::from_le_bytes(*b"hull");
+
+const ACKNOWLEDGE: u32 = 1;
+const DRIVER: u32 = 2;
+const DRIVER_OK: u32 = 4;
+const FEATURES_OK: u32 = 8;
+const DEVICE_NEEDS_RESET: u32 = 0x40;
+const FAILED: u32 = 0x80;
+
+/// The order in which a driver sets the bits of Status (virtio 1.2, 3.1.1).
+const STEPS: [u32; 4] = [ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK];
+
+const INTERRUPT_USED: u32 = 1;
+const INTERRUPT_CONFIG: u32 = 2;
+
+/// A virtio-mmio window with a device behind it.
+pub struct Transport {
+    device: Box<dyn Device>,
+    queues: Vec<VirtQueue>,
+    interrupt: Arc<dyn Interrupt>,
+    reporter: Reporter,
+    registers: Registers,
+}
+
+#[derive(Default)]
+struct Registers {
+    status: u32,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    /// The driver accepted a feature past bit 63, where none is offered.
+    features_beyond: bool,
+    queue_sel: u32,
+    interrupt_status: u32,
+    config_generation: u32,
+}
+
+impl Transport {
+    /// The window of `device`, which uses `memory`, raises `interrupt` and has `reporter` tell
+    /// of a driver's faults.
+    ///
+    /// # Errors
+    /// No more file descriptors, or a queue size that the device must not have.
+    pub fn new(
+        memory: GuestMemory,
+        device: Box<dyn Device>,
+        interrupt: Arc<dyn Interrupt>,
+        reporter: Reporter,
+    ) -> io::Result<Self> {
+        let queues = device
+            .queue_max_sizes()
+            .iter()
+            .enumerate()
+            .map(|(index, &max_size)| VirtQueue::new(index, max_size, memory.clone()))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            device,
+            queues,
+            interrupt,
+            reporter,
+            registers: Registers::default(),
+        })
+    }
+
+    /// One eventfd a queue, in their order; readable when the queue is to be processed. For the
+    /// machine to register at [`QUEUE_NOTIFY`] and to poll; [`Transport::process`] empties them.
+    pub fn queue_events(&self) -> impl ExactSizeIterator<Item = &EventFd> {
+        self.queues.iter().map(VirtQueue::event)
+    }
+
+    /// What passed through each queue so far.
+    pub fn counters(&self) -> impl ExactSizeIterator<Item = QueueCounters> {
+        self.queues.iter().map(|queue| queue.counters)
+    }
+
+    /// Have the device handle queue `index`: its eventfd became readable, or the host takes again
+    /// what it did not take before. Without a driver, nothing happens.
+    pub fn process(&mut self, index: usize) {
+        let live = self.is_live();
+        let Some(queue) = self.queues.get_mut(index) else {
+            return;
+        };
+        // Emptied before the ring is looked at, so that no notification falls in between. An
+        // error says that it was empty already.
+        let _ = queue.event().read();
+        if live {
+            queue.counters.notifications += 1;
+            self.call(|device, driver| device.process(index, driver));
+        }
+    }
+
+    /// Call the device, which must be a `D`, from the host's side, with the driver as it is now
+    /// (perhaps not up). `None` if it is no `D` or if the call found out that the driver broke
+    /// the rules.
+    pub fn with_device<D: Device, R>(
+        &mut self,
+        call: impl FnOnce(&mut D, &mut Driver) -> Result<R, DeviceError>,
+    ) -> Option<R> {
+        self.call(|device, driver| {
+            let device: &mut dyn Any = device;
+            device
+                .downcast_mut::<D>()
+                .map(|device| call(device, driver))
+                .transpose()
+        })
+        .flatten()
+    }
+
+    fn is_live(&self) -> bool {
+        self.registers.status & (DRIVER_OK | DEVICE_NEEDS_RESET | FAILED) == DRIVER_OK
+    }
+
+    /// Call the device, then do what the call asks for: interrupts, the end of the driver.
+    fn call<R>(
+        &mut self,
+        call: impl FnOnce(&mut dyn Device, &mut Driver) -> Result<R, DeviceError>,
+    ) -> Option<R> {
+        let mut driver = Driver {
+            live: self.is_live(),
+            queues: &mut self.queues,
+            features: self.registers.driver_features,
+            config_changed: false,
+            reporter: &mut self.reporter,
+        };
+        for queue in driver.queues.iter_mut() {
+            queue.begin();
+        }
+        let mut result = call(self.device.as_mut(), &mut driver);
+        let mut reasons = 0;
+        if driver.config_changed {
+            self.registers.config_generation = self.registers.config_generation.wrapping_add(1);
+            reasons |= INTERRUPT_CONFIG;
+        }
+        for queue in &mut self.queues {
+            match queue.end() {
+                Ok(true) => reasons |= INTERRUPT_USED,
+                Ok(false) => {}
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        if let Err(error) = &result {
+            self.reporter
+                .warn(&format!("{error}; stopped until the driver resets it"));
+            self.registers.status |= DEVICE_NEEDS_RESET;
+            reasons |= INTERRUPT_CONFIG; // virtio 1.2, 2.1.2
+        }
+        // Before DRIVER_OK there is nobody to tell (virtio 1.2, 3.1.2).
+        if reasons != 0 && self.registers.status & DRIVER_OK != 0 {
+            self.raise(reasons);
+        }
+        result.ok()
+    }
+
+    fn raise(&mut self, reasons: u32) {
+        self.registers.interrupt_status |= reasons;
+        if let Err(error) = self.interrupt.trigger() {
+            self.reporter
+                .warn(&format!("the interrupt could not be raised: {error}"));
+        }
+    }
+
+    fn offered(&self) -> u64 {
+        self.device.features() | F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC
+    }
+
+    fn selected(&mut self) -> Option<&mut VirtQueue> {
+        let index = usize::try_from(self.registers.queue_sel).ok()?;
+        self.queues.get_mut(index)
+    }
+}
+
+impl BusDevice for Transport {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+            self.device.config(offset, data);
+        } else if let Ok(data) = <&mut [u8; 4]>::try_from(data)
+            && offset % 4 == 0
+        {
+            *data = self.read_register(offset).to_le_bytes();
+        } else {
+            self.misused("read other than by aligned 32-bit accesses", offset);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+            self.device.write_config(offset, data);
+        } else if let Ok(&data) = <&[u8; 4]>::try_from(data)
+            && offset % 4 == 0
+        {
+            self.write_register(offset, u32::from_le_bytes(data));
+        } else {
+            self.misused("written other than by aligned 32-bit accesses", offset);
+        }
+    }
+}
+
+/// The registers.
+impl Transport {
+    fn read_register(&mut self, offset: u64) -> u32 {
+        match offset {
+            register::MAGIC_VALUE => MAGIC,
+            register::VERSION => VERSION,
+            register::DEVICE_ID => self.device.id(),
+            register::VENDOR_ID => VENDOR,
+            register::DEVICE_FEATURES => match self.registers.device_features_sel {
+                0 => self.offered() as u32,
+                1 => (self.offered() >> 32) as u32,
+                _ => 0,
+            },
+            register::QUEUE_NUM_MAX => self.selected().map_or(0, |queue| queue.max_size().into()),
+            register::QUEUE_READY => self.selected().map_or(0, |queue| queue.is_ready().into()),
+            register::INTERRUPT_STATUS => self.registers.interrupt_status,
+            register::STATUS => self.registers.status,
+            // No shared memory: length and address read as -1 (virtio 1.2, 4.2.2).
+            register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
+            register::CONFIG_GENERATION => self.registers.config_generation,
+            _ => 0,
+        }
+    }
+
+    fn write_register(&mut self, offset: u64, value: u32) {
+        match offset {
+            register::DEVICE_FEATURES_SEL => self.registers.device_features_sel = value,
+            register::DRIVER_FEATURES_SEL => self.registers.driver_features_sel = value,
+            register::DRIVER_FEATURES => self.write_features(value),
+            register::QUEUE_SEL => self.registers.queue_sel = value,
+            register::QUEUE_NUM => self.set_up(offset, |setup| setup.size = value),
+            register::QUEUE_DESC_LOW => {
+                self.set_up(offset, |setup| set_low(&mut setup.descriptors, value))
+            }
+            register::QUEUE_DESC_HIGH => {
+                self.set_up(offset, |setup| set_high(&mut setup.descriptors, value))
+            }
+            register::QUEUE_DRIVER_LOW => {
+                self.set_up(offset, |setup| set_low(&mut setup.available, value))
+            }
+            register::QUEUE_DRIVER_HIGH => {
+                self.set_up(offset, |setup| set_high(&mut setup.available, value))
+            }
+            register::QUEUE_DEVICE_LOW => {
+                self.set_up(offset, |setup| set_low(&mut setup.used, value))
+            }
+            register::QUEUE_DEVICE_HIGH => {
+                self.set_up(offset, |setup| set_high(&mut setup.used, value))
+            }
+            register::QUEUE_READY => self.write_queue_ready(value),
+            register::QUEUE_NOTIFY => match self.queues.get(value as usize) {
+                Some(queue) => queue.notify(),
+                None => self.misused("given the index of no queue", offset),
+            },
+            register::INTERRUPT_ACK => self.registers.interrupt_status &= !value,
+            register::STATUS => self.write_status(value),
+            register::SHM_SEL => {}
+            _ => self.misused("written though it is none to write", offset),
+        }
+    }
+
+    fn write_features(&mut self, value: u32) {
+        if !self.between(DRIVER, FEATURES_OK) {
+            return self.misused("written in the wrong state", register::DRIVER_FEATURES);
+        }
+        let features = &mut self.registers.driver_features;
+        match self.registers.driver_features_sel {
+            0 => set_low(features, value),
+            1 => set_high(features, value),
+            _ => self.registers.features_beyond |= value != 0,
+        }
+    }
+
+    /// Change the selected queue's setup, at the time when a driver may.
+    fn set_up(&mut self, offset: u64, change: impl FnOnce(&mut Setup)) {
+        let right_time = self.between(FEATURES_OK, DRIVER_OK);
+        match self.selected() {
+            Some(queue) if right_time && !queue.is_ready() => change(&mut queue.setup),
+            _ => self.misused("written in the wrong state", offset),
+        }
+    }
+
+    fn write_queue_ready(&mut self, value: u32) {
+        let right_time = self.between(FEATURES_OK, DRIVER_OK);
+        let event_idx = self.registers.driver_features & F_EVENT_IDX != 0;
+        let index = self.registers.queue_sel;
+        match self.selected() {
+            Some(queue) if value == 0 => queue.stop(),
+            Some(queue) if value == 1 && right_time && !queue.is_ready() => {
+                if let Err(reason) = queue.start(event_idx) {
+                    self.reporter
+                        .warn(&format!("queue {index} was not made ready: {reason}"));
+                }
+            }
+            _ => self.misused("written in the wrong state", register::QUEUE_READY),
+        }
+    }
+
+    /// Whether `reached` is set in Status, and neither `not_yet` nor a sign of failure.
+    fn between(&self, reached: u32, not_yet: u32) -> bool {
+        let mask = reached | not_yet | DEVICE_NEEDS_RESET | FAILED;
+        self.registers.status & mask == reached
+    }
+
+    fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        let status = self.registers.status;
+        if status & !value & !DEVICE_NEEDS_RESET != 0 {
+            // A bit is never taken back, only all of them (virtio 1.2, 2.1.1).
+            return self.misused("written with a bit taken back", register::STATUS);
+        }
+        if value & FAILED != 0 {
+            self.registers.status |= FAILED;
+            return;
+        }
+        let mut reached = 0;
+        for step in STEPS {
+            if value & step == 0 {
+                break;
+            }
+            if status & step == 0 && !self.take_step(step, reached) {
+                return;
+            }
+            reached |= step;
+        }
+        if value & !reached & !DEVICE_NEEDS_RESET != 0 {
+            self.misused("written out of order", register::STATUS);
+        }
+    }
+
+    /// Set bit `step` of Status after those of `reached`; says whether that could be.
+    fn take_step(&mut self, step: u32, reached: u32) -> bool {
+        if self.registers.status != reached {
+            self.misused("written after a failure, not to reset", register::STATUS);
+            return false;
+        }
+        if step == FEATURES_OK && !self.features_fit() {
+            return false;
+        }
+        self.registers.status |= step;
+        if step == DRIVER_OK {
+            self.call(|device, driver| device.activate(driver));
+        }
+        true
+    }
+
+    fn features_fit(&mut self) -> bool {
+        let accepted = self.registers.driver_features;
+        let unknown = accepted & !self.offered();
+        if unknown != 0 || self.registers.features_beyond {
+            self.reporter.warn(&format!(
+                "the driver accepted features that are not offered ({unknown:#x})"
+            ));
+        } else if accepted & F_VERSION_1 == 0 {
+            self.reporter
+                .warn("the driver is a legacy one (it did not accept VIRTIO_F_VERSION_1)");
+        } else {
+            return true;
+        }
+        false
+    }
+
+    fn reset(&mut self) {
+        if self.registers.status != 0 {
+            self.device.reset();
+        }
+        for queue in &mut self.queues {
+            queue.reset();
+        }
+        self.registers = Registers {
+            // Goes on, so that a reader on another vCPU does not take old for new.
+            config_generation: self.registers.config_generation,
+            ..Registers::default()
+        };
+    }
+
+    fn misused(&mut self, how: &str, offset: u64) {
+        self.reporter
+            .warn(&format!("register {offset:#x} was {how}; ignored"));
+    }
+}
+
+fn set_low(value: &mut u64, low: u32) {
+    *value = *value & !0xffff_ffff | u64::from(low);
+}
+
+fn set_high(value: &mut u64, high: u32) {
+    *value = *value & 0xffff_ffff | u64::from(high) << 32;
+}

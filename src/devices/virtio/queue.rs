@@ -1,0 +1,391 @@
+//! A split virtqueue as devices use it: chains out, used entries in (virtio 1.2, 2.7).
+//!
+//! [`VirtQueue`] puts over `virtio_queue::Queue` what a hostile driver makes necessary: a
+//! [`Chain`] is checked as a whole before a device sees it, and one call handles at most as many
+//! chains as the ring has entries; more wait for another turn of the event loop.
+
+use std::io;
+
+use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::{DeviceError, QueueCounters};
+use crate::memory::GuestMemory;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
+const AVAIL_NO_INTERRUPT: u16 = 1;
+
+/// A queue's registers as the driver wrote them; judged when it sets QueueReady.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Setup {
+    /// Entries.
+    pub size: u32,
+    /// GPA of the descriptor table.
+    pub descriptors: u64,
+    /// GPA of the available ring (the driver area).
+    pub available: u64,
+    /// GPA of the used ring (the device area).
+    pub used: u64,
+}
+
+/// A piece of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// GPA.
+    pub addr: GuestAddress,
+    /// Bytes, never 0.
+    pub len: u32,
+}
+
+/// A request: what the driver wrote for the device and where the device may write. All of it
+/// lies in guest memory. Must be given back by [`VirtQueue::finish`] or [`VirtQueue::put_back`].
+#[derive(Debug)]
+pub struct Chain {
+    head: u16,
+    segments: Vec<Segment>,
+    /// The first so many segments are readable.
+    readable: usize,
+}
+
+impl Chain {
+    /// What the driver wrote, in order.
+    pub fn readable(&self) -> &[Segment] {
+        self.segments.get(..self.readable).unwrap_or_default()
+    }
+
+    /// Where the device may write, in order.
+    pub fn writable(&self) -> &[Segment] {
+        self.segments.get(self.readable..).unwrap_or_default()
+    }
+
+    /// Bytes in [`Chain::readable`].
+    pub fn readable_len(&self) -> u64 {
+        total(self.readable())
+    }
+
+    /// Bytes in [`Chain::writable`].
+    pub fn writable_len(&self) -> u64 {
+        total(self.writable())
+    }
+}
+
+fn total(segments: &[Segment]) -> u64 {
+    segments.iter().map(|segment| u64::from(segment.len)).sum()
+}
+
+/// One queue of a device.
+pub struct VirtQueue {
+    index: usize,
+    queue: Queue,
+    pub(super) setup: Setup,
+    memory: GuestMemory,
+    event: EventFd,
+    pub(super) counters: QueueCounters,
+    /// Chains that may still be handled in this call.
+    budget: u16,
+    /// The call ended before the ring did.
+    again: bool,
+    /// Chains given back since the driver was last considered for an interrupt.
+    finished: bool,
+}
+
+impl VirtQueue {
+    /// Queue `index` of a device, with at most `max_size` entries.
+    pub(super) fn new(index: usize, max_size: u16, memory: GuestMemory) -> io::Result<Self> {
+        Ok(Self {
+            index,
+            queue: Queue::new(max_size)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
+            setup: Setup::new(max_size),
+            memory,
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            counters: QueueCounters::default(),
+            budget: 0,
+            again: false,
+            finished: false,
+        })
+    }
+
+    /// Index of the queue in its device.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The memory that chains point into.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The next chain, or `None` when there is no more for now; the driver will then notify when
+    /// it adds one.
+    ///
+    /// # Errors
+    /// The ring or the chain is broken.
+    pub fn pop(&mut self) -> Result<Option<Chain>, DeviceError> {
+        // A second look, for what the driver added while it was not yet to notify.
+        for _ in 0..2 {
+            if self.budget == 0 {
+                self.again = true;
+                return Ok(None);
+            }
+            if let Some(chain) = self.take_next()? {
+                self.budget -= 1;
+                return Ok(Some(chain));
+            }
+            let more = self.queue.enable_notification(&self.memory);
+            if !more.map_err(|error| self.broken(error))? {
+                return Ok(None);
+            }
+        }
+        self.again = true;
+        Ok(None)
+    }
+
+    /// Undo the last [`VirtQueue::pop`]: the chain comes again. For a device that can go on only
+    /// later; it keeps in mind how far it got.
+    pub fn put_back(&mut self, _chain: Chain) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Have [`super::Device::process`] called again soon: there is more to do than one call may.
+    pub fn process_again(&mut self) {
+        self.again = true;
+    }
+
+    /// Give `chain` back to the driver, with `written` bytes in its writable part.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn finish(&mut self, chain: Chain, written: u32) -> Result<(), DeviceError> {
+        self.queue
+            .add_used(&self.memory, chain.head, written)
+            .map_err(|error| self.broken(error))?;
+        self.finished = true;
+        self.counters.requests += 1;
+        self.counters.bytes += chain.readable_len() + u64::from(written);
+        Ok(())
+    }
+
+    /// Read from the readable part of `chain` at byte `offset`; returns how many bytes there were.
+    ///
+    /// # Errors
+    /// The memory is gone.
+    pub fn read(
+        &self,
+        chain: &Chain,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize, DeviceError> {
+        let mut done = 0;
+        for (addr, len) in pieces(chain.readable(), offset, buffer.len()) {
+            let Some(piece) = buffer.get_mut(done..done + len) else {
+                break;
+            };
+            self.memory
+                .read_slice(piece, addr)
+                .map_err(|_| self.bad_chain(chain.head, OUTSIDE))?;
+            done += len;
+        }
+        Ok(done)
+    }
+
+    /// Write to the writable part of `chain` at byte `offset`; returns how many bytes fitted.
+    ///
+    /// # Errors
+    /// The memory is gone.
+    pub fn write(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, DeviceError> {
+        let mut done = 0;
+        for (addr, len) in pieces(chain.writable(), offset, data.len()) {
+            let Some(piece) = data.get(done..done + len) else {
+                break;
+            };
+            self.memory
+                .write_slice(piece, addr)
+                .map_err(|_| self.bad_chain(chain.head, OUTSIDE))?;
+            done += len;
+        }
+        Ok(done)
+    }
+
+    /// The error that says what is wrong with `chain`; `reason` continues "descriptor chain 3 ..".
+    pub fn refuse(&self, chain: &Chain, reason: &'static str) -> DeviceError {
+        self.bad_chain(chain.head, reason)
+    }
+
+    fn take_next(&mut self) -> Result<Option<Chain>, DeviceError> {
+        let next = match self.queue.iter(&self.memory) {
+            Ok(mut available) => available.next(),
+            Err(error) => return Err(self.broken(error)),
+        };
+        let Some(descriptors) = next else {
+            return Ok(None);
+        };
+        let mut chain = Chain {
+            head: descriptors.head_index(),
+            segments: Vec::new(),
+            readable: 0,
+        };
+        let fault = |reason| Err(self.bad_chain(chain.head, reason));
+        // The iterator ends early, without a word, on what it cannot follow; then the last
+        // descriptor still names a next one.
+        let mut whole = false;
+        for (count, descriptor) in descriptors.enumerate() {
+            if count >= usize::from(self.queue.size()) {
+                return fault("is longer than the queue"); // virtio 1.2, 2.7.5.3.1
+            }
+            whole = !descriptor.has_next();
+            let (addr, len) = (descriptor.addr(), descriptor.len());
+            if len == 0 {
+                continue;
+            }
+            if !self.memory.check_range(addr, len as usize) {
+                return fault(OUTSIDE);
+            }
+            if !descriptor.is_write_only() {
+                if chain.readable < chain.segments.len() {
+                    return fault("has a readable part after a writable one"); // 2.7.4.2
+                }
+                chain.readable += 1;
+            }
+            chain.segments.push(Segment { addr, len });
+        }
+        if !whole {
+            return fault("leads out of the descriptor table");
+        }
+        Ok(Some(chain))
+    }
+
+    fn broken(&self, error: RingError) -> DeviceError {
+        DeviceError::Ring {
+            queue: self.index,
+            reason: error.to_string(),
+        }
+    }
+
+    fn bad_chain(&self, head: u16, reason: &'static str) -> DeviceError {
+        DeviceError::Chain {
+            queue: self.index,
+            head,
+            reason,
+        }
+    }
+}
+
+const OUTSIDE: &str = "points outside of memory";
+
+/// What of `segments` lies in the `len` bytes from byte `offset`.
+fn pieces(
+    segments: &[Segment],
+    offset: u64,
+    len: usize,
+) -> impl Iterator<Item = (GuestAddress, usize)> {
+    let (mut skip, mut left) = (offset, len);
+    segments.iter().filter_map(move |segment| {
+        let here = u64::from(segment.len);
+        let start = skip.min(here);
+        skip -= start;
+        let take = left.min((here - start) as usize);
+        left -= take;
+        // Checked to lie in memory, so the sum does not wrap.
+        (take > 0).then(|| (GuestAddress(segment.addr.0.wrapping_add(start)), take))
+    })
+}
+
+/// The transport's side.
+impl VirtQueue {
+    pub(super) fn max_size(&self) -> u16 {
+        self.queue.max_size()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.queue.ready()
+    }
+
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// QueueReady = 1: take the ring over as set up, or say why not.
+    pub(super) fn start(&mut self, event_idx: bool) -> Result<(), String> {
+        let Setup {
+            size,
+            descriptors,
+            available,
+            used,
+        } = self.setup;
+        let set = |queue: &mut Queue| {
+            queue.try_set_size(u16::try_from(size).map_err(|_| RingError::InvalidSize)?)?;
+            queue.try_set_desc_table_address(GuestAddress(descriptors))?;
+            queue.try_set_avail_ring_address(GuestAddress(available))?;
+            queue.try_set_used_ring_address(GuestAddress(used))
+        };
+        self.queue.reset();
+        set(&mut self.queue).map_err(|error| error.to_string())?;
+        self.queue.set_event_idx(event_idx);
+        self.queue.set_ready(true);
+        if !self.queue.is_valid(&self.memory) {
+            self.queue.set_ready(false);
+            return Err("the rings do not lie in memory".into());
+        }
+        Ok(())
+    }
+
+    /// QueueReady = 0.
+    pub(super) fn stop(&mut self) {
+        self.queue.reset();
+        self.finished = false;
+    }
+
+    /// As after power-on.
+    pub(super) fn reset(&mut self) {
+        self.stop();
+        self.setup = Setup::new(self.queue.max_size());
+    }
+
+    /// A call into the device begins.
+    pub(super) fn begin(&mut self) {
+        self.budget = self.queue.size();
+        self.again = false;
+    }
+
+    /// A call into the device ended: see to it that the rest gets its turn, and say whether the
+    /// driver wants an interrupt (virtio 1.2, 2.7.7).
+    pub(super) fn end(&mut self) -> Result<bool, DeviceError> {
+        if self.again {
+            self.notify();
+        }
+        if !self.is_ready() || !std::mem::take(&mut self.finished) {
+            return Ok(false);
+        }
+        let wanted = if self.queue.event_idx_enabled() {
+            self.queue.needs_notification(&self.memory)
+        } else {
+            let flags = GuestAddress(self.queue.avail_ring());
+            self.memory
+                .read_obj::<u16>(flags)
+                .map(|flags| u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
+                .map_err(RingError::GuestMemory)
+        };
+        let wanted = wanted.map_err(|error| self.broken(error))?;
+        self.counters.interrupts += u64::from(wanted);
+        Ok(wanted)
+    }
+
+    /// Make the queue's eventfd readable.
+    pub(super) fn notify(&self) {
+        // Fails only when the counter is at its end, and then it is readable.
+        let _ = self.event.write(1);
+    }
+}
+
+impl Setup {
+    fn new(max_size: u16) -> Self {
+        Self {
+            size: max_size.into(),
+            descriptors: 0,
+            available: 0,
+            used: 0,
+        }
+    }
+}
