@@ -44,7 +44,12 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// Words for the kernel command line; they win over hull's.
-    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "STR",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
     cmdline: String,
     /// vCPUs, 1 to 32.
     #[arg(long, value_name = "N", default_value = "1", value_parser = cpus, allow_negative_numbers = true)]

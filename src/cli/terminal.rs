@@ -24,10 +24,6 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // Drain: the guest's last output still goes out raw. Nothing can be done about an error:
         // the terminal is gone then.
-        let _ = tcsetattr(
-            rustix::stdio::stdin(),
-            OptionalActions::Drain,
-            &self.before,
-        );
+        let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &self.before);
     }
 }

@@ -8,7 +8,10 @@ pub fn print(report: &Report) {
         eprintln!("hull: finished for KVM  {name:<12} {count:>8}");
     }
     if report.bulk_bytes > 0 {
-        eprintln!("hull: copied for the guest  {:>8} KiB", report.bulk_bytes >> 10);
+        eprintln!(
+            "hull: copied for the guest  {:>8} KiB",
+            report.bulk_bytes >> 10
+        );
     }
     for word in &report.added_words {
         eprintln!("hull: added for this host's KVM  {word}");

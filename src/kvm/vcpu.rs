@@ -70,8 +70,7 @@ impl Kicker {
     /// Let the handler of the kick's signal be one that does nothing. Once, before any vCPU runs.
     pub fn prepare() -> Result<(), KvmError> {
         extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-        register_signal_handler(SIGRTMIN(), nothing)
-            .map_err(|error| KvmError::Signal(error.into()))
+        register_signal_handler(SIGRTMIN(), nothing).map_err(|error| KvmError::Signal(error.into()))
     }
 
     /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] from now on.
@@ -89,11 +88,7 @@ impl Kicker {
 
 impl Drop for Vcpu {
     fn drop(&mut self) {
-        *self
-            .kicker
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        *self.kicker.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

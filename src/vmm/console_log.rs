@@ -71,7 +71,9 @@ mod tests {
         assert!(log.push(b"[    0.1] hello\r\n"));
         assert_eq!(log.panic_reason(), None);
         assert!(!log.push(&b"x\n".repeat(KEPT)));
-        log.push(b"[    1.2] Kernel panic - not syncing: No \x1b[31minit found.\r\n[    1.3] ---\r\n");
+        log.push(
+            b"[    1.2] Kernel panic - not syncing: No \x1b[31minit found.\r\n[    1.3] ---\r\n",
+        );
         assert_eq!(log.panic_reason().as_deref(), Some("No [31minit found."));
         assert_eq!(log.last_lines().len(), SHOWN);
         assert_eq!(

@@ -81,7 +81,13 @@ impl EventLoop {
             events: machine.shared.events.clone(),
             com1: machine.com1.clone(),
             console_is_serial: matches!(console, Console::Serial),
-            kernel_log: matches!(console, Console::Agent { kernel_log: true, .. }),
+            kernel_log: matches!(
+                console,
+                Console::Agent {
+                    kernel_log: true,
+                    ..
+                }
+            ),
             link,
             link_events: VecDeque::new(),
             streams,

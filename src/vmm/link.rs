@@ -38,7 +38,10 @@ impl Link {
     /// The guest broke the protocol.
     pub fn pump(&mut self) -> Result<VecDeque<Event>, AgentError> {
         let mut events = VecDeque::new();
-        let incoming = self.uart.outbox.take(self.session.receive_room().min(BATCH));
+        let incoming = self
+            .uart
+            .outbox
+            .take(self.session.receive_room().min(BATCH));
         let received = self.session.receive(&incoming);
         while let Some(event) = self.session.next_event() {
             self.greeted |= event == Event::Ready;

@@ -158,12 +158,7 @@ fn finishes_every_instruction(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<b
 }
 
 /// The port bus with what a PC has on it.
-fn ports(
-    vm: &Vm,
-    events: &Arc<Events>,
-    com1: &Uart,
-    com2: Option<&Uart>,
-) -> Result<Bus, VmmError> {
+fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart, com2: Option<&Uart>) -> Result<Bus, VmmError> {
     let keyboard = i8042::I8042::new(irqfd(vm, KEYBOARD_GSI)?, events.clone());
     let start = Instant::now();
     let acpi = power::Power::new(

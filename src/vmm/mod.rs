@@ -198,10 +198,10 @@ fn end(
             None => Ok(End::Off),
             Some(reason) => Err(VmmError::Panicked {
                 reason,
-                place: vcpus.first().and_then(|vcpu| vcpu.rip()).map_or_else(
-                    String::new,
-                    |rip| format!("\n  vCPU 0 at {}", place(rip)),
-                ),
+                place: vcpus
+                    .first()
+                    .and_then(|vcpu| vcpu.rip())
+                    .map_or_else(String::new, |rip| format!("\n  vCPU 0 at {}", place(rip))),
                 log: log(),
             }),
         },

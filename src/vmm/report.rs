@@ -49,7 +49,9 @@ impl Report {
                 .find(|mark| mark.source == MarkSource::DebugPort && mark.code == code)
                 .map(|mark| mark.at)
         };
-        let timer = marks.iter().find(|mark| mark.source == MarkSource::BootTimer);
+        let timer = marks
+            .iter()
+            .find(|mark| mark.source == MarkSource::BootTimer);
         let output = [first_output, mark(MARK_START_KERNEL)];
         Self {
             first_instruction_ms: machine.shared.first_entry.get().copied().map(ms),

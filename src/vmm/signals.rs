@@ -10,9 +10,7 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 /// What is caught: the terminal's size, and what a container engine hands on to its process.
-const CAUGHT: [i32; 7] = [
-    SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2,
-];
+const CAUGHT: [i32; 7] = [SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
 
 /// The signals that came and were not taken.
 pub struct Signals {

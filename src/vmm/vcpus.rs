@@ -65,7 +65,9 @@ impl Running {
             kicker.kick(thread);
         }
         let threads = self.0.into_iter();
-        threads.filter_map(|(_, thread)| thread.join().ok()).collect()
+        threads
+            .filter_map(|(_, thread)| thread.join().ok())
+            .collect()
     }
 }
 
@@ -75,7 +77,10 @@ fn run(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
     while !events.stopping() {
         let failed = match vcpu.run(shared) {
             Ok(Exit::Handled | Exit::Interrupted) => {
-                shared.outboxes.iter().for_each(|outbox| outbox.throttle(events));
+                shared
+                    .outboxes
+                    .iter()
+                    .for_each(|outbox| outbox.throttle(events));
                 continue;
             }
             Ok(Exit::Shutdown) => GuestEnd::TripleFault { rip: rip(&vcpu) },
