@@ -15,7 +15,7 @@ use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::layout::MAX_CPUS;
-use crate::vmm::{self, Channel, Console, End, Streams};
+use crate::vmm::{self, Console, End, Signals, Streams};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -90,6 +90,7 @@ impl Run {
     pub fn execute(self) -> anyhow::Result<u8> {
         let started = process_start();
         let config = self.config()?;
+        let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
             Console::Serial => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
@@ -104,7 +105,7 @@ impl Run {
             stderr: rustix::stdio::stderr(),
             raw: raw.is_some(),
         };
-        let result = vmm::run(&config, streams, started);
+        let result = vmm::run(&config, streams, signals, started);
         drop(raw);
         let (end, report) = match (result, &self.kernel) {
             (Ok(ended), _) => ended,
@@ -202,7 +203,6 @@ impl Run {
                     cols: size.ws_col,
                 }),
             },
-            channel: Channel::Serial,
             kernel_log: self.kernel_log,
         }
     }

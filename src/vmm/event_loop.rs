@@ -5,6 +5,7 @@
 //! that has no room is not polled, which is all the back pressure there is.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,12 +13,14 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGWINCH};
 
 use super::console_log::ConsoleLog;
-use super::events::{Events, GuestEnd, lock};
+use super::events::{Events, GuestEnd};
 use super::keys::{self, Command, Keys};
 use super::link::Link;
-use super::machine::{Machine, Uart};
+use super::machine::Machine;
+use super::pipe::Pipe;
 use super::signals::Signals;
 use super::streams::{Output, Streams};
+use super::windows::Windows;
 use super::{Console, VmmError};
 use crate::agent::{Event, WindowSize};
 use crate::kvm;
@@ -43,18 +46,20 @@ pub enum Ending {
 }
 
 /// The state of the loop.
-pub struct EventLoop {
-    events: std::sync::Arc<Events>,
-    com1: Uart,
-    /// Whether COM1 is standard input and output; otherwise the command is.
-    console_is_serial: bool,
+pub struct EventLoop<'a> {
+    events: &'a Events,
+    windows: &'a Windows,
+    /// What the kernel may print on. The first is the one to type on.
+    consoles: Vec<Pipe>,
+    /// Whether the consoles are standard input and output; otherwise the command is.
+    console_is_stdio: bool,
     kernel_log: bool,
     link: Option<Link>,
     /// Events of the link that wait for room in an output.
     link_events: VecDeque<Event>,
     streams: Streams,
     stdin_open: bool,
-    /// Bytes of standard input for which the UART had no room.
+    /// Bytes of standard input for which the guest had no room yet.
     typed: VecDeque<u8>,
     stdout: Output,
     stderr: Output,
@@ -69,18 +74,20 @@ pub struct EventLoop {
     fault: Option<VmmError>,
 }
 
-impl EventLoop {
+impl<'a> EventLoop<'a> {
     /// A loop for `machine`, whose `console` is connected to `streams`.
     pub fn new(
-        machine: &Machine,
+        machine: &'a Machine,
         console: &Console,
         link: Option<Link>,
         streams: Streams,
-    ) -> Result<Self, VmmError> {
-        Ok(Self {
-            events: machine.shared.events.clone(),
-            com1: machine.com1.clone(),
-            console_is_serial: matches!(console, Console::Serial),
+        signals: Signals,
+    ) -> Self {
+        Self {
+            events: &machine.shared.events,
+            windows: &machine.windows,
+            consoles: machine.consoles.clone(),
+            console_is_stdio: matches!(console, Console::Serial),
             kernel_log: matches!(
                 console,
                 Console::Agent {
@@ -95,7 +102,7 @@ impl EventLoop {
             typed: VecDeque::new(),
             stdout: Output::new(streams.stdout),
             stderr: Output::new(streams.stderr),
-            signals: Signals::catch().map_err(VmmError::Signals)?,
+            signals,
             keys: Keys::default(),
             log: ConsoleLog::default(),
             first_output: None,
@@ -103,7 +110,7 @@ impl EventLoop {
             asked_to_stop: 0,
             ending: None,
             fault: None,
-        })
+        }
     }
 
     /// Run until the machine is to end and all that the guest had written is out.
@@ -111,13 +118,15 @@ impl EventLoop {
         loop {
             // Ends are looked at before the bytes: what was written before one is still moved.
             let guest_end = self.events.end();
-            self.move_serial();
+            self.windows.process();
+            self.move_consoles();
             self.move_link();
             self.move_link_events();
+            self.move_input();
             self.show_warnings();
             if self.ending.is_none()
                 && let Some(end) = guest_end
-                && self.com1.outbox.is_empty()
+                && self.consoles.iter().all(Pipe::is_empty)
                 && self.link_events.is_empty()
             {
                 self.ending = Some(Ending::Guest(end));
@@ -146,25 +155,39 @@ impl EventLoop {
         self.first_output
     }
 
-    fn move_serial(&mut self) {
-        let target = match (self.console_is_serial, self.kernel_log) {
-            (true, _) => Some(&mut self.stdout),
-            (false, true) => Some(&mut self.stderr),
-            (false, false) => None,
-        };
-        let bytes = self
-            .com1
-            .outbox
-            .take(target.as_ref().map_or(usize::MAX, |output| output.room()));
-        if self.log.push(&bytes) {
-            self.first_output = Some(self.events.now());
+    fn move_consoles(&mut self) {
+        for pipe in &self.consoles {
+            let mut target = match (self.console_is_stdio, self.kernel_log) {
+                (true, _) => Some(&mut self.stdout),
+                (false, true) => Some(&mut self.stderr),
+                (false, false) => None,
+            };
+            let room = target.as_ref().map_or(usize::MAX, |output| output.room());
+            let bytes = pipe.take(room);
+            if self.log.push(&bytes) {
+                self.first_output = Some(self.events.now());
+            }
+            if let Some(output) = &mut target {
+                output.push(&bytes);
+            }
         }
-        if let Some(output) = target {
-            output.push(&bytes);
-        }
+    }
+
+    /// What was typed, to the command or to the console, as far as there is room.
+    fn move_input(&mut self) {
         let (front, _) = self.typed.as_slices();
-        let taken = lock(&self.com1.chip).enqueue(front);
+        let taken = match (&mut self.link, self.consoles.first()) {
+            (Some(link), _) => link.session.send_stdin(front),
+            (None, Some(console)) if self.console_is_stdio => console.put(front),
+            _ => front.len(),
+        };
         self.typed.drain(..taken);
+        if let Some(link) = &mut self.link
+            && self.typed.is_empty()
+            && !self.stdin_open
+        {
+            link.session.close_stdin();
+        }
     }
 
     fn move_link(&mut self) {
@@ -198,12 +221,13 @@ impl EventLoop {
     }
 
     fn wait(&mut self) -> Result<(), VmmError> {
-        const STDIN: usize = 2;
+        const STDIN: usize = 3;
         let timeout = self.timeout();
         let want_stdin = self.stdin_open && self.ending.is_none() && self.stdin_room() > 0;
         let mut fds = vec![
             PollFd::from_borrowed_fd(kvm::descriptor(self.events.waker()), PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.windows.as_fd(), PollFlags::IN),
         ];
         if want_stdin {
             fds.push(PollFd::from_borrowed_fd(self.streams.stdin, PollFlags::IN));
@@ -263,13 +287,14 @@ impl EventLoop {
         Timespec::try_from(left).ok()
     }
 
+    /// Bytes to read ahead of the guest. A terminal is read even while the guest takes nothing,
+    /// for the keys that are hull's.
     fn stdin_room(&self) -> usize {
+        let ahead = BATCH.saturating_sub(self.typed.len());
         match &self.link {
-            Some(link) => link.session.stdin_room(),
-            None if self.console_is_serial => BATCH.saturating_sub(self.typed.len()),
-            None => 0,
+            Some(link) if !self.streams.raw => ahead.min(link.session.stdin_room()),
+            _ => ahead,
         }
-        .min(BATCH)
     }
 
     fn read_stdin(&mut self) {
@@ -285,12 +310,7 @@ impl EventLoop {
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             // The end of input, or an input that can never be read: the same to a guest.
-            _ => {
-                self.stdin_open = false;
-                if let Some(link) = &mut self.link {
-                    link.session.close_stdin();
-                }
-            }
+            _ => self.stdin_open = false,
         }
     }
 
@@ -306,13 +326,7 @@ impl EventLoop {
                 Command::Help => keys::HELP.lines().for_each(|line| self.say(line)),
             }
         }
-        match &mut self.link {
-            // Never more than was read, for which there was room.
-            Some(link) => {
-                link.session.send_stdin(&bytes);
-            }
-            None => self.typed.extend(bytes),
-        }
+        self.typed.extend(bytes);
     }
 
     fn take_signals(&mut self) {

@@ -1,28 +1,31 @@
-//! The agent's session and the channel it runs over.
+//! The agent's session and the pipe it runs over.
 
 use std::collections::VecDeque;
 
-use super::events::lock;
-use super::machine::Uart;
+use super::pipe::Pipe;
 use crate::agent::{AgentError, Event, Session};
 
 /// Most bytes moved at once.
 const BATCH: usize = 64 << 10;
 
-/// A session and its channel.
+/// A session and its pipe.
 pub struct Link {
     /// The protocol.
     pub session: Session,
-    uart: Uart,
+    /// What the guest's init may speak over.
+    pipes: Vec<Pipe>,
+    /// The one on which it spoke first.
+    chosen: Option<usize>,
     greeted: bool,
 }
 
 impl Link {
-    /// `session` over `uart`.
-    pub fn new(session: Session, uart: Uart) -> Self {
+    /// `session` over the one of `pipes` on which the guest's init speaks first.
+    pub fn new(session: Session, pipes: Vec<Pipe>) -> Self {
         Self {
             session,
-            uart,
+            pipes,
+            chosen: None,
             greeted: false,
         }
     }
@@ -37,19 +40,36 @@ impl Link {
     /// # Errors
     /// The guest broke the protocol.
     pub fn pump(&mut self) -> Result<VecDeque<Event>, AgentError> {
-        let mut events = VecDeque::new();
-        let incoming = self
-            .uart
-            .outbox
-            .take(self.session.receive_room().min(BATCH));
+        let incoming = self.incoming();
         let received = self.session.receive(&incoming);
+        let mut events = VecDeque::new();
         while let Some(event) = self.session.next_event() {
             self.greeted |= event == Event::Ready;
             events.push_back(event);
         }
         received?;
-        let sent = lock(&self.uart.chip).enqueue(self.session.outgoing());
-        self.session.sent(sent);
+        if let Some(pipe) = self.chosen.and_then(|index| self.pipes.get(index)) {
+            let sent = pipe.put(self.session.outgoing());
+            self.session.sent(sent);
+        }
         Ok(events)
+    }
+
+    /// What came on the chosen pipe. What comes on another is nobody's, and taken so that it
+    /// does not hold up the guest.
+    fn incoming(&mut self) -> Vec<u8> {
+        let mut incoming = Vec::new();
+        for (index, pipe) in self.pipes.iter().enumerate() {
+            let room = self.session.receive_room().min(BATCH);
+            match self.chosen {
+                None => incoming = pipe.take(room),
+                Some(chosen) if chosen == index => incoming = pipe.take(room),
+                Some(_) => drop(pipe.take(usize::MAX)),
+            }
+            if self.chosen.is_none() && !incoming.is_empty() {
+                self.chosen = Some(index);
+            }
+        }
+        incoming
     }
 }

@@ -9,12 +9,16 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::events::Events;
 use super::outbox::{Outbox, Transmitter};
+use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
-use super::{Channel, Config, Console, VmmError};
+use super::windows::Windows;
+use super::{Config, Console, VmmError};
+use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Entry, Loaded, Mode, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
+use crate::devices::virtio::console;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
@@ -25,30 +29,27 @@ const KEYBOARD_GSI: u32 = 1;
 
 /// What a kernel has to be told on a KVM that emulates ring 0: not to use instructions that each
 /// end in an exit to hull, and to hand long copies over (`kvm::assist`).
-const SOFTWARE_KVM_WORDS: [&str; 1] = ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves"];
+const SOFTWARE_KVM_WORDS: [&str; 2] = ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves", "hull.bulk"];
 
-/// A UART with its host end.
-#[derive(Clone)]
-pub struct Uart {
-    /// The chip, for its input.
-    pub chip: Arc<Mutex<serial::Serial<Transmitter>>>,
-    /// What it transmitted.
-    pub outbox: Arc<Outbox>,
-}
+/// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
+/// no driver for the port (guest/init/src/channel.rs).
+const AGENT_WORD: &str = "hull.agent=ttyS1";
 
 /// A machine before its first instruction.
 pub struct Machine {
     // Before `vm`: vCPUs go before the machine that they are part of.
     /// One a CPU.
     pub vcpus: Vec<Vcpu>,
-    /// The machine itself; virtio devices connect to it.
-    pub vm: Vm,
+    /// The machine itself, whose slots point into guest memory.
+    _vm: Vm,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
-    /// The console.
-    pub com1: Uart,
-    /// The agent's channel, when it is a UART.
-    pub com2: Option<Uart>,
+    /// The virtio devices.
+    pub windows: Windows,
+    /// What the kernel may print on: COM1, where the user types too, and the virtio console.
+    pub consoles: Vec<Pipe>,
+    /// What the agent may speak over, the best first; none without an agent.
+    pub agent: Vec<Pipe>,
     /// What was loaded.
     pub loaded: Loaded,
     /// Words that hull added to the kernel's command line for this host.
@@ -66,60 +67,64 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
         vcpus.push(vm.create_vcpu(id, config.cpus)?);
     }
 
+    let events = Arc::new(Events::new(started, eventfd()?));
+    let com1 = uart(&vm, &events, layout::COM1_GSI)?;
+    let mut outboxes = vec![com1.outbox.clone()];
+    let mut ports = ports(&vm, &events, &com1)?;
+    let mut mmio = mmio(&events)?;
+    let mut windows = Windows::new()?;
+    let (mut consoles, mut agent) = (vec![Pipe::Uart(com1)], Vec::new());
+    if let Console::Agent { .. } = &config.console {
+        let com2 = uart(&vm, &events, layout::COM2_GSI)?;
+        outboxes.push(com2.outbox.clone());
+        ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
+        let [terminal, port] = virtio_console(&vm, &mut windows, &mut mmio, &events)?;
+        consoles.push(terminal);
+        agent.extend([port, Pipe::Uart(com2)]);
+    }
+
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
         && !finishes_every_instruction(first, &memory)?
     {
         added_words.extend(SOFTWARE_KVM_WORDS);
     }
-    let loaded = load(config, &memory, &added_words)?;
+    let loaded = load(config, &memory, &added_words, &windows)?;
     if let Some(first) = vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
 
-    let events = Arc::new(Events::new(started, eventfd()?));
-    let com1 = uart(&vm, &events, layout::COM1_GSI)?;
-    let com2 = match &config.console {
-        Console::Agent {
-            channel: Channel::Serial,
-            ..
-        } => Some(uart(&vm, &events, layout::COM2_GSI)?),
-        _ => None,
-    };
-    let uarts = [Some(&com1), com2.as_ref()].into_iter().flatten();
-    let outboxes = uarts.map(|uart| uart.outbox.clone()).collect();
     let shared = Arc::new(Shared {
-        ports: ports(&vm, &events, &com1, com2.as_ref())?,
-        mmio: mmio(&events)?,
+        ports,
+        mmio,
         events,
         outboxes,
         first_entry: OnceLock::new(),
     });
     Ok(Machine {
         vcpus,
-        vm,
+        _vm: vm,
         shared,
-        com1,
-        com2,
+        windows,
+        consoles,
+        agent,
         loaded,
         added_words,
     })
 }
 
-fn load(config: &Config, memory: &GuestMemory, words: &[&str]) -> Result<Loaded, VmmError> {
+fn load(
+    config: &Config,
+    memory: &GuestMemory,
+    words: &[&str],
+    windows: &Windows,
+) -> Result<Loaded, VmmError> {
     let mut defaults = DEFAULTS.to_vec();
-    if let Console::Agent {
-        channel,
-        kernel_log,
-        ..
-    } = &config.console
-    {
+    if let Console::Agent { kernel_log, .. } = &config.console {
         if !kernel_log {
             defaults.push("quiet");
         }
-        if *channel == Channel::Serial {
-            defaults.push("hull.agent=ttyS1");
-        }
+        defaults.push(AGENT_WORD);
     }
     defaults.extend(words);
     let initrd: Vec<&[u8]> = config.initrd.iter().map(Vec::as_slice).collect();
@@ -130,7 +135,7 @@ fn load(config: &Config, memory: &GuestMemory, words: &[&str]) -> Result<Loaded,
         virtio_on_cmdline: true,
         machine: boot::Machine {
             cpus: config.cpus,
-            virtio: &[],
+            virtio: &windows.slots(),
         },
     };
     Ok(boot::load(memory, &config.kernel, &plan)?)
@@ -158,7 +163,7 @@ fn finishes_every_instruction(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<b
 }
 
 /// The port bus with what a PC has on it.
-fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart, com2: Option<&Uart>) -> Result<Bus, VmmError> {
+fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart) -> Result<Bus, VmmError> {
     let keyboard = i8042::I8042::new(irqfd(vm, KEYBOARD_GSI)?, events.clone());
     let start = Instant::now();
     let acpi = power::Power::new(
@@ -192,9 +197,6 @@ fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart, com2: Option<&Uart>) -> Res
     for (base, len, device) in devices {
         ports.insert(base.into(), len, device)?;
     }
-    if let Some(com2) = com2 {
-        ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
-    }
     Ok(ports)
 }
 
@@ -207,6 +209,24 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
         Arc::new(Mutex::new(timer)),
     )?;
     Ok(mmio)
+}
+
+/// A virtio console: its terminal, and a port for the agent.
+fn virtio_console(
+    vm: &Vm,
+    windows: &mut Windows,
+    mmio: &mut Bus,
+    events: &Arc<Events>,
+) -> Result<[Pipe; 2], VmmError> {
+    let inboxes: [Arc<Mutex<Inbox>>; 2] = Default::default();
+    let [terminal, port] = inboxes.clone().map(|inbox| Box::new(InboxSink(inbox)));
+    let device = console::Console::new(terminal).with_port(agent::PORT_NAME, port);
+    let window = windows.attach(vm, mmio, events, "virtio console", Box::new(device))?;
+    let [terminal, port] = inboxes;
+    Ok([
+        Pipe::Port(Port::new(window.clone(), 0, terminal)),
+        Pipe::Port(Port::new(window, 1, port)),
+    ])
 }
 
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
@@ -228,14 +248,14 @@ fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-fn irqfd(vm: &Vm, gsi: u32) -> Result<Arc<Irqfd>, VmmError> {
+pub fn irqfd(vm: &Vm, gsi: u32) -> Result<Arc<Irqfd>, VmmError> {
     let line = eventfd()?;
     vm.register_irqfd(&line, gsi)?;
     Ok(Arc::new(Irqfd(line)))
 }
 
 /// An interrupt line through an irqfd.
-struct Irqfd(EventFd);
+pub struct Irqfd(EventFd);
 
 impl Interrupt for Irqfd {
     fn trigger(&self) -> io::Result<()> {

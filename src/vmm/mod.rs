@@ -10,10 +10,12 @@ mod keys;
 mod link;
 mod machine;
 mod outbox;
+mod pipe;
 mod report;
 mod signals;
 mod streams;
 mod vcpus;
+mod windows;
 
 use std::io;
 use std::time::Instant;
@@ -21,6 +23,7 @@ use std::time::Instant;
 use thiserror::Error;
 
 pub use report::Report;
+pub use signals::Signals;
 pub use streams::Streams;
 
 use crate::agent::{AgentError, Exec, Session};
@@ -62,18 +65,9 @@ pub enum Console {
     Agent {
         /// The command.
         exec: Exec,
-        /// How init is reached.
-        channel: Channel,
         /// Whether the kernel's messages go to standard error.
         kernel_log: bool,
     },
-}
-
-/// How hull reaches the guest's init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
-    /// COM2: any kernel has a driver.
-    Serial,
 }
 
 /// How a machine ended that ran to its end.
@@ -107,8 +101,14 @@ pub enum VmmError {
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// More devices than windows or interrupt lines.
+    #[error("more than {most} virtio devices; leave some out")]
+    TooManyDevices {
+        /// Most devices.
+        most: usize,
+    },
     /// No event file descriptor could be had.
-    #[error("cannot create an eventfd ({0}); raise the limit of open files (ulimit -n)")]
+    #[error("cannot create an event descriptor ({0}); raise the limit of open files (ulimit -n)")]
     EventFd(io::Error),
     /// No thread could be had.
     #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
@@ -156,18 +156,23 @@ pub enum VmmError {
 }
 
 /// Boot a machine whose clock started at `started`, and run it until it ends.
-pub fn run(config: &Config, streams: Streams, started: Instant) -> Result<(End, Report), VmmError> {
-    let mut session = match &config.console {
+///
+/// `signals` were caught before anything that a signal must not leave behind, such as a terminal
+/// in raw mode.
+pub fn run(
+    config: &Config,
+    streams: Streams,
+    signals: Signals,
+    started: Instant,
+) -> Result<(End, Report), VmmError> {
+    let session = match &config.console {
         Console::Serial => None,
         Console::Agent { exec, .. } => Some(Session::new(exec.clone())?),
     };
     let mut machine = machine::build(config, started)?;
-    let link = match (session.take(), &machine.com2) {
-        (Some(session), Some(uart)) => Some(Link::new(session, uart.clone())),
-        _ => None,
-    };
-    let mut event_loop = EventLoop::new(&machine, &config.console, link, streams)?;
+    let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
+    let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
     let running = vcpus::start(vcpus, &machine.shared).map_err(VmmError::Thread)?;
     let ending = event_loop.run();
     machine.shared.events.stop();

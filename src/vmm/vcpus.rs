@@ -73,6 +73,7 @@ impl Running {
 
 fn run(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
     let events = &shared.events;
+    let _ended = EndOnPanic(events);
     shared.first_entry.get_or_init(|| events.now());
     while !events.stopping() {
         let failed = match vcpu.run(shared) {
@@ -96,6 +97,20 @@ fn run(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
         events.finish(failed);
     }
     vcpu
+}
+
+/// Ends the machine when a vCPU's thread does by a panic, which nobody would notice otherwise.
+struct EndOnPanic<'a>(&'a Events);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.finish(GuestEnd::Failed {
+                rip: 0,
+                reason: "hull itself failed in a vCPU's thread, as said above".into(),
+            });
+        }
+    }
 }
 
 fn rip(vcpu: &Vcpu) -> u64 {

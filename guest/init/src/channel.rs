@@ -2,7 +2,10 @@
 //!
 //! A port's name is in sysfs (Linux, drivers/char/virtio_console.c); it appears some time after
 //! the driver has found the device. The word `hull.agent` on the kernel command line says that
-//! a port is to be waited for, `hull.agent=ttyS1` that the channel is this terminal.
+//! a port is to be waited for; with `hull.agent=ttyS1` that is so only while a driver has the
+//! device, and the channel is this terminal where the kernel has none.
+
+use core::ffi::CStr;
 
 use hull_agent::PORT_NAME;
 
@@ -37,7 +40,9 @@ pub fn find() -> Search {
     let Some(rest) = words.find_map(|word| word.strip_prefix(PORT_NAME.as_bytes())) else {
         return Search::None;
     };
-    if let Some(name) = rest.strip_prefix(b"=") {
+    if let Some(name) = rest.strip_prefix(b"=")
+        && !console_is_driven()
+    {
         return terminal(name).map_or(Search::Missing, Search::Found);
     }
     for _ in 0..ATTEMPTS {
@@ -51,24 +56,48 @@ pub fn find() -> Search {
 
 /// The port with the agent's name.
 fn port() -> Option<Fd> {
-    let ports = sys::open(c"/sys/class/virtio-ports", sys::O_DIRECTORY).ok()?;
-    let mut entries = [0; 1024];
-    let len = sys::read_dir(ports, &mut entries).unwrap_or(0);
-    let mut rest = entries.get(..len)?;
-    let mut found = None;
-    // struct linux_dirent64: inode and offset, 8 bytes each, then its length, type and name.
-    while let Some(&[a, b]) = rest.get(16..18) {
-        let (entry, after) = rest.split_at_checked(u16::from_le_bytes([a, b]).into())?;
-        rest = after;
+    in_folder(c"/sys/class/virtio-ports", |ports, name| {
+        if !name.starts_with(b"vport") || !is_agent(ports, name) {
+            return None;
+        }
+        let mut path = [0; 64];
+        let path = join(&mut path, &[b"/dev/", name])?;
+        sys::open(path, sys::O_RDWR | sys::O_NONBLOCK).ok()
+    })
+}
+
+/// Whether the kernel's driver has a console, whose ports then appear sooner or later.
+fn console_is_driven() -> bool {
+    in_folder(c"/sys/bus/virtio/drivers/virtio_console", |_, name| {
+        name.starts_with(b"virtio").then_some(())
+    })
+    .is_some()
+}
+
+/// The first entry of `folder` of which `look`, given the folder and the entry's name, makes
+/// something. Entries beyond 2 KiB of them are not looked at.
+fn in_folder<T>(folder: &CStr, look: impl Fn(Fd, &[u8]) -> Option<T>) -> Option<T> {
+    let folder = sys::open(folder, sys::O_DIRECTORY).ok()?;
+    let mut entries = [0; 2048];
+    let len = sys::read_dir(folder, &mut entries).unwrap_or(0);
+    let found = first_of(entries.get(..len).unwrap_or_default(), |name| {
+        look(folder, name)
+    });
+    sys::close(folder);
+    found
+}
+
+/// struct linux_dirent64: inode and offset, 8 bytes each, then its length, type and name.
+fn first_of<T>(mut entries: &[u8], look: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+    while let Some(&[a, b]) = entries.get(16..18) {
+        let (entry, rest) = entries.split_at_checked(u16::from_le_bytes([a, b]).into())?;
+        entries = rest;
         let name = entry.get(19..)?.split(|&byte| byte == 0).next()?;
-        if found.is_none() && name.starts_with(b"vport") && is_agent(ports, name) {
-            let mut path = [0; 64];
-            let path = join(&mut path, &[b"/dev/", name])?;
-            found = sys::open(path, sys::O_RDWR | sys::O_NONBLOCK).ok();
+        if let Some(found) = look(name) {
+            return Some(found);
         }
     }
-    sys::close(ports);
-    found
+    None
 }
 
 fn is_agent(ports: Fd, port: &[u8]) -> bool {

@@ -1,0 +1,139 @@
+//! A stream of bytes to and from the guest: a UART, or a port of the virtio console.
+//!
+//! The event loop moves bytes through [`Pipe`]s without knowing which it has. A pipe holds a
+//! bounded number of bytes from the guest; then the guest waits.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::events::lock;
+use super::outbox::{Outbox, Transmitter};
+use super::windows::Window;
+use crate::devices::legacy::serial::Serial;
+use crate::devices::virtio::console::{Console, PortSink};
+
+/// Bytes from a port at which the guest has to wait for the host.
+const FULL: usize = 64 << 10;
+
+/// A stream to and from the guest.
+#[derive(Clone)]
+pub enum Pipe {
+    /// The lines of a UART.
+    Uart(Uart),
+    /// A port of the virtio console.
+    Port(Port),
+}
+
+impl Pipe {
+    /// Take at most `most` bytes of what the guest wrote, oldest first.
+    pub fn take(&self, most: usize) -> Vec<u8> {
+        match self {
+            Self::Uart(uart) => uart.outbox.take(most),
+            Self::Port(port) => port.take(most),
+        }
+    }
+
+    /// Give the guest `bytes`; how many of them it had room for. The event loop wakes when it
+    /// has room for more.
+    pub fn put(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Uart(uart) => lock(&uart.chip).enqueue(bytes),
+            Self::Port(port) => port.put(bytes),
+        }
+    }
+
+    /// Whether the guest wrote nothing that was not taken.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Uart(uart) => uart.outbox.is_empty(),
+            Self::Port(port) => lock(&port.inbox).bytes.is_empty(),
+        }
+    }
+}
+
+/// A UART with its host end.
+#[derive(Clone)]
+pub struct Uart {
+    /// The chip, for its input.
+    pub chip: Arc<Mutex<Serial<Transmitter>>>,
+    /// What it transmitted.
+    pub outbox: Arc<Outbox>,
+}
+
+/// A port of a virtio console with its host end.
+#[derive(Clone)]
+pub struct Port {
+    window: Window,
+    number: usize,
+    inbox: Arc<Mutex<Inbox>>,
+}
+
+/// What the guest wrote to a port. Lock order: the window, then this.
+#[derive(Default)]
+pub struct Inbox {
+    bytes: VecDeque<u8>,
+    /// The guest has more, for which there was no room.
+    held: bool,
+}
+
+impl Port {
+    /// Port `number` of the console in `window`, whose sink writes to `inbox`.
+    pub fn new(window: Window, number: usize, inbox: Arc<Mutex<Inbox>>) -> Self {
+        Self {
+            window,
+            number,
+            inbox,
+        }
+    }
+
+    fn take(&self, most: usize) -> Vec<u8> {
+        let mut inbox = lock(&self.inbox);
+        let n = most.min(inbox.bytes.len());
+        let taken = inbox.bytes.drain(..n).collect();
+        let go_on = inbox.held && inbox.bytes.len() < FULL;
+        inbox.held &= !go_on;
+        drop(inbox);
+        if go_on {
+            lock(&self.window).process(Console::output_queue(self.number));
+        }
+        taken
+    }
+
+    fn put(&self, bytes: &[u8]) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        lock(&self.window)
+            .with_device(|console: &mut Console, driver| console.input(driver, self.number, bytes))
+            .unwrap_or(0)
+    }
+}
+
+/// The port's end of an [`Inbox`].
+pub struct InboxSink(pub Arc<Mutex<Inbox>>);
+
+impl PortSink for InboxSink {
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut inbox = lock(&self.0);
+        let room = FULL.saturating_sub(inbox.bytes.len()).min(bytes.len());
+        inbox.bytes.extend(bytes.iter().take(room));
+        inbox.held = room < bytes.len();
+        room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_takes_no_more_than_it_holds() {
+        let inbox = Arc::<Mutex<Inbox>>::default();
+        let mut sink = InboxSink(inbox.clone());
+        assert_eq!(sink.write(&[1; FULL - 1]), FULL - 1);
+        assert!(!lock(&inbox).held);
+        assert_eq!(sink.write(&[2; 3]), 1);
+        assert!(lock(&inbox).held);
+        assert_eq!(lock(&inbox).bytes.len(), FULL);
+    }
+}

@@ -1,0 +1,132 @@
+//! The machine's virtio devices: a window each on the MMIO bus, their queues in the event loop.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use rustix::event::epoll;
+
+use super::VmmError;
+use super::events::{Events, lock};
+use super::machine::irqfd;
+use crate::devices::Reporter;
+use crate::devices::bus::Bus;
+use crate::devices::virtio::Device;
+use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport};
+use crate::kvm;
+use crate::kvm::vm::Vm;
+use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
+
+/// Notifications taken from the kernel at once.
+const BATCH: usize = 16;
+
+/// A window that the bus, the event loop and whoever talks to the device share.
+pub type Window = Arc<Mutex<Transport>>;
+
+/// The windows in use, and one descriptor that is readable when a queue is to be processed.
+pub struct Windows {
+    epoll: OwnedFd,
+    windows: Vec<Window>,
+}
+
+impl Windows {
+    /// No devices yet.
+    ///
+    /// # Errors
+    /// No more file descriptors.
+    pub fn new() -> Result<Self, VmmError> {
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
+            windows: Vec::new(),
+        })
+    }
+
+    /// Put `device`, which messages call `name`, into the next window of `vm`: its registers on
+    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt.
+    ///
+    /// # Errors
+    /// No window, interrupt line or file descriptor is left.
+    pub fn attach(
+        &mut self,
+        vm: &Vm,
+        mmio: &mut Bus,
+        events: &Arc<Events>,
+        name: &str,
+        device: Box<dyn Device>,
+    ) -> Result<Window, VmmError> {
+        let slot = virtio_slot(self.windows.len()).ok_or(VmmError::TooManyDevices {
+            most: VIRTIO_GSIS.len(),
+        })?;
+        let reporter = Reporter::new(events.clone(), name);
+        let transport = Transport::new(vm.memory().clone(), device, irqfd(vm, slot.gsi)?, reporter)
+            .map_err(VmmError::EventFd)?;
+        for (queue, event) in (0u32..).zip(transport.queue_events()) {
+            vm.register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
+            let data = token(self.windows.len(), queue);
+            epoll::add(
+                &self.epoll,
+                kvm::descriptor(event),
+                epoll::EventData::new_u64(data),
+                epoll::EventFlags::IN,
+            )
+            .map_err(no_descriptor)?;
+        }
+        let window = Arc::new(Mutex::new(transport));
+        mmio.insert(slot.base, VIRTIO_MMIO_SIZE, window.clone())?;
+        self.windows.push(window.clone());
+        Ok(window)
+    }
+
+    /// The windows in use, for boot tables and the kernel command line.
+    pub fn slots(&self) -> Vec<MmioSlot> {
+        (0..self.windows.len()).filter_map(virtio_slot).collect()
+    }
+
+    /// Have every device handle the queues that were notified, one turn each; what a turn leaves
+    /// over makes [`Windows::as_fd`] readable again.
+    pub fn process(&self) {
+        let mut ready: Vec<epoll::Event> = Vec::with_capacity(BATCH);
+        let now = rustix::event::Timespec::default();
+        // An interrupted look finds the same notifications next time.
+        let _ = epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut ready),
+            Some(&now),
+        );
+        for event in ready {
+            let (window, queue) = from_token(event.data.u64());
+            if let Some(window) = self.windows.get(window) {
+                lock(window).process(queue);
+            }
+        }
+    }
+}
+
+impl AsFd for Windows {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+fn token(window: usize, queue: u32) -> u64 {
+    (window as u64) << 32 | u64::from(queue)
+}
+
+fn from_token(token: u64) -> (usize, usize) {
+    ((token >> 32) as usize, token as u32 as usize)
+}
+
+fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
+    VmmError::EventFd(io::Error::from(errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_its_window_and_queue() {
+        assert_eq!(from_token(token(15, 67)), (15, 67));
+        assert_eq!(from_token(token(0, u32::MAX)), (0, u32::MAX as usize));
+    }
+}
