@@ -33,6 +33,7 @@ deps: ## install what a build needs from Debian
 
 test-deps: deps
 	@$(call install,$(test_packages))
+	@tests/lab/foreign target/foreign
 
 # $(call install,PACKAGES): those that are missing, named first; silent when there is none.
 define install

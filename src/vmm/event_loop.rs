@@ -120,9 +120,12 @@ impl<'a> EventLoop<'a> {
             let guest_end = self.events.end();
             self.windows.process();
             self.move_consoles();
-            self.move_link();
+            self.receive();
             self.move_link_events();
             self.move_input();
+            if let Some(link) = &mut self.link {
+                link.send();
+            }
             self.show_warnings();
             if self.ending.is_none()
                 && let Some(end) = guest_end
@@ -190,13 +193,13 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    fn move_link(&mut self) {
+    fn receive(&mut self) {
         // Events that wait for an output hold the link up, and so the guest.
         let Some(link) = &mut self.link else { return };
         if !self.link_events.is_empty() || self.ending.is_some() {
             return;
         }
-        match link.pump() {
+        match link.receive() {
             Ok(events) => self.link_events = events,
             Err(fault) => {
                 self.fault = Some(VmmError::Agent(fault));

@@ -35,11 +35,11 @@ impl Link {
         self.greeted
     }
 
-    /// Move what can be moved, both ways; the events it brought.
+    /// Take what the guest sent; the events it brought.
     ///
     /// # Errors
     /// The guest broke the protocol.
-    pub fn pump(&mut self) -> Result<VecDeque<Event>, AgentError> {
+    pub fn receive(&mut self) -> Result<VecDeque<Event>, AgentError> {
         let incoming = self.incoming();
         let received = self.session.receive(&incoming);
         let mut events = VecDeque::new();
@@ -47,12 +47,15 @@ impl Link {
             self.greeted |= event == Event::Ready;
             events.push_back(event);
         }
-        received?;
+        received.map(|()| events)
+    }
+
+    /// Send what the session has for the guest, as far as there is room.
+    pub fn send(&mut self) {
         if let Some(pipe) = self.chosen.and_then(|index| self.pipes.get(index)) {
             let sent = pipe.put(self.session.outgoing());
             self.session.sent(sent);
         }
-        Ok(events)
     }
 
     /// What came on the chosen pipe. What comes on another is nobody's, and taken so that it

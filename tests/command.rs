@@ -1,0 +1,156 @@
+//! `hull run -- CMD`: the command's streams and status are hull's own, as under a container engine.
+
+mod machine;
+
+use machine::{kvm, lab, run, run_with, script};
+
+#[test]
+fn streams_and_status_come_out_apart_and_nothing_else_does() {
+    if !kvm("streams") {
+        return;
+    }
+    script(&[], "echo out; echo err >&2; exit 7").assert(7, "out\n", "err\n");
+}
+
+#[test]
+fn arguments_arrive_as_they_were_given() {
+    if !kvm("arguments") {
+        return;
+    }
+    let arguments = ["", "a b", "'\"$HOME", "new\nline", "grüße", "*", "--", "-x"];
+    let mut words = vec!["run", "--", "/bin/busybox", "printf", "<%s>"];
+    words.extend(arguments);
+    let expected: String = arguments.iter().map(|word| format!("<{word}>")).collect();
+    run(&words).assert(0, &expected, "");
+}
+
+#[test]
+fn input_goes_through_byte_for_byte() {
+    if !kvm("input") {
+        return;
+    }
+    let input: Vec<u8> = (0..300_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let finished = run_with(&["run", "--", "cat"], &input);
+    assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""));
+    assert!(finished.stdout == input, "{} bytes came back", finished.stdout.len());
+}
+
+#[test]
+fn a_signal_is_128_and_its_number() {
+    if !kvm("signal") {
+        return;
+    }
+    script(&[], "kill -KILL $$").assert(137, "", "");
+}
+
+#[test]
+fn what_is_missing_is_127_and_what_cannot_be_executed_126() {
+    if !kvm("missing") || !lab("missing", "three boots") {
+        return;
+    }
+    for (command, status) in [
+        ("no-such-program", 127),
+        ("/no/such/program", 127),
+        ("/etc/passwd", 126),
+    ] {
+        let finished = run(&["run", "--", command]);
+        assert_eq!(finished.status, Some(status), "{command}: {}", finished.stderr);
+        assert!(finished.stderr.contains(command), "{}", finished.stderr);
+        assert!(finished.stdout.is_empty());
+    }
+}
+
+#[test]
+fn all_output_arrives_before_the_end() {
+    if !kvm("output") || !lab("output", "megabytes through an emulated kernel") {
+        return;
+    }
+    let finished = script(&[], "head -c 8000000 /dev/zero; head -c 60000 /dev/zero >&2; exit 3");
+    assert_eq!(
+        (finished.status, finished.stdout.len(), finished.stderr.len()),
+        (Some(3), 8_000_000, 60_000)
+    );
+}
+
+#[test]
+fn a_guest_that_powers_off_or_reboots_ends_hull() {
+    if !kvm("power-off") {
+        return;
+    }
+    script(&[], "echo bye; poweroff -f").assert(0, "bye\n", "");
+    if lab("reboot", "one more boot") {
+        script(&[], "echo bye; reboot -f").assert(0, "bye\n", "");
+        script(&[], "poweroff; sleep 100").assert(0, "", "");
+    }
+}
+
+#[test]
+fn the_machine_has_the_processors_and_the_memory_it_was_given() {
+    if !kvm("shape") || !lab("shape", "several processors") {
+        return;
+    }
+    let total = "nproc; awk '/MemTotal/ { print int($2 / 1000000) }' /proc/meminfo";
+    script(&["--cpus", "4", "--memory", "6G"], total).assert(0, "4\n6\n", "");
+    script(&["--cpus", "32", "--memory", "512M"], "nproc").assert(0, "32\n", "");
+}
+
+#[test]
+fn two_processors_come_up_on_any_kvm() {
+    if !kvm("two processors") {
+        return;
+    }
+    script(&["--cpus", "2"], "nproc").assert(0, "2\n", "");
+}
+
+#[test]
+fn the_costs_of_a_boot_are_told_and_written_down() {
+    if !kvm("costs") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cost.json");
+    let json = file.display().to_string();
+    let finished = run(&["run", "--timing", "--json", &json, "--", "/bin/true"]);
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let last = finished.stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("hull: boot: exec to first guest instruction "), "{last}");
+    assert!(!last.contains("never"), "{last}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(file).expect("the report")).expect("JSON");
+    let at = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key}: {report}"));
+    let points = [
+        "first_instruction_ms",
+        "kernel_output_ms",
+        "initcalls_ms",
+        "exec_init_ms",
+        "init_ms",
+        "end_ms",
+    ];
+    assert!(points.windows(2).all(|pair| at(pair[0]) <= at(pair[1])), "{report}");
+    assert!(report["cmdline"].as_str().is_some_and(|line| line.contains("console=ttyS0")));
+}
+
+#[test]
+fn the_kernel_log_is_on_standard_error_when_asked_for() {
+    if !kvm("kernel log") || !lab("kernel log", "printing is slow on an emulated kernel") {
+        return;
+    }
+    let finished = run(&["run", "--kernel-log", "--", "echo", "hi"]);
+    assert_eq!((finished.status, finished.stdout_text().as_str()), (Some(0), "hi\n"));
+    assert!(finished.stderr.contains("Linux version 6.12"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_kernel_panic_is_an_error_with_its_reason() {
+    if !kvm("panic") {
+        return;
+    }
+    let finished = run(&["run", "--cmdline", "rdinit=/nothing root=/dev/none", "--", "true"]);
+    assert_eq!(finished.status, Some(125), "{}", finished.stderr);
+    for part in ["error: the guest kernel panicked: ", "VFS: Unable to mount root", "RIP 0x"] {
+        assert!(finished.stderr.contains(part), "{part}: {}", finished.stderr);
+    }
+    assert!(finished.stdout.is_empty());
+}

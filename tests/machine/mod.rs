@@ -1,0 +1,87 @@
+//! How the tests start the program: as a user does, with a limit, on the KVM of this machine or,
+//! when tests/lab/suite runs them, on the lab's.
+#![allow(dead_code)] // each test program uses some of it
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest that any one run may take; a software KVM on a busy machine is slow.
+pub const LIMIT: Duration = Duration::from_secs(200);
+
+/// What came of a run.
+pub struct Finished {
+    /// `None` after a signal.
+    pub status: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Finished {
+    pub fn stdout_text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    #[track_caller]
+    pub fn assert(&self, status: i32, stdout: &str, stderr: &str) {
+        assert_eq!(
+            (self.status, self.stdout_text().as_str(), self.stderr.as_str()),
+            (Some(status), stdout, stderr)
+        );
+    }
+}
+
+/// Run the program with `input` as its standard input.
+pub fn run_with<S: AsRef<OsStr>>(arguments: &[S], input: &[u8]) -> Finished {
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args(arguments)
+        .write_stdin(input)
+        .timeout(LIMIT)
+        .output()
+        .expect("hull starts");
+    Finished {
+        status: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Run the program without input.
+pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Finished {
+    run_with(arguments, b"")
+}
+
+/// Run `hull run FLAGS -- /bin/sh -c SCRIPT`.
+pub fn script(flags: &[&str], script: &str) -> Finished {
+    let mut arguments = vec!["run"];
+    arguments.extend(flags);
+    arguments.extend(["--", "/bin/sh", "-c", script]);
+    run(&arguments)
+}
+
+/// Whether guests can be run here; says that `test` is skipped where they cannot.
+pub fn kvm(test: &str) -> bool {
+    let there = Path::new("/dev/kvm").exists();
+    if !there {
+        println!("skipped: {test}: this machine has no /dev/kvm");
+    }
+    there
+}
+
+/// Whether this is the lab; says that `test` is skipped where it is not, and why.
+pub fn lab(test: &str, why: &str) -> bool {
+    let here = std::env::var_os("HULL_TEST_HOST").is_some_and(|host| host == "lab");
+    if !here {
+        println!("skipped: {test}: only in the lab ({why})");
+    }
+    here
+}
+
+/// A file that `make` left under target/.
+pub fn built(file: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("target")
+        .join(file);
+    assert!(path.exists(), "{} is missing: make test-deps build", path.display());
+    path.display().to_string()
+}
