@@ -27,6 +27,7 @@ use crate::agent::{AgentError, Exec, Session};
 use crate::boot::{BootError, Via};
 use crate::devices::bus::Error as BusError;
 use crate::kvm::KvmError;
+use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
@@ -119,9 +120,9 @@ pub enum VmmError {
     /// Waiting failed.
     #[error("poll failed ({0})")]
     Poll(io::Error),
-    /// The probe of the host's KVM does not fit into guest memory.
-    #[error("cannot write to guest memory: {0}")]
-    Probe(vm_memory::GuestMemoryError),
+    /// The probe of the host's KVM.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// A kernel panic.
     #[error("the guest kernel panicked: {reason}{place}{log}")]
     Panicked {
