@@ -77,7 +77,14 @@ fn completions_name_every_verb_and_flag() {
 
 #[test]
 fn the_manual_has_a_page_for_each_verb() {
-    assert!(printed(&["man"]).contains(".TH hull 1"));
+    let page = printed(&["man"]);
+    for part in [
+        ".TH hull 1",
+        ".SH EXAMPLES\n.TP\n\\fBhull\\fR\n",
+        ".SH \"EXIT STATUS\"",
+    ] {
+        assert!(page.contains(part), "no {part} in {page}");
+    }
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let folder = scratch.path().join("share/man1");
     printed(&["man", &folder.display().to_string()]);

@@ -73,7 +73,13 @@ fn a_triple_fault_is_an_error_with_its_address() {
         return;
     };
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(message.contains("triple fault at RIP 0x8017"), "{message}");
+    // An SVM host's KVM resets the vCPU before hull can look.
+    let places = [
+        "RIP 0x8017",
+        "a place that KVM on this processor does not tell",
+    ];
+    let told = places.map(|place| message.contains(&format!("triple fault at {place}")));
+    assert!(told.contains(&true), "{message}");
     assert_eq!(output.status.code(), Some(125));
 }
 
@@ -159,4 +165,15 @@ fn a_signal_ends_a_guest_that_never_exits_and_leaves_nothing() {
         let files = fs::read_dir(scratch.path()).expect("the folder is there");
         assert_eq!(files.count(), 0, "files are left");
     }
+}
+
+#[test]
+fn a_timing_that_nobody_reads_changes_no_status() {
+    let Some(mut hull) = hull("hello") else {
+        return;
+    };
+    hull.arg("--timing").stdout(Stdio::null());
+    let mut child = hull.stderr(Stdio::piped()).spawn().expect("hull starts");
+    drop(child.stderr.take());
+    assert_eq!(child.wait().expect("hull ends").code(), Some(0));
 }

@@ -33,6 +33,10 @@ use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
 
+/// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
+/// a triple fault: the VMCB is undefined then (AMD APM 2, 15.14.3).
+const RESET_RIP: u64 = 0xfff0;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -207,7 +211,10 @@ fn end(
             }),
         },
         GuestEnd::TripleFault { rip } => Err(VmmError::TripleFault {
-            place: place(rip),
+            place: match rip {
+                RESET_RIP => "a place that KVM on this processor does not tell".into(),
+                rip => place(rip),
+            },
             log: log(),
         }),
         GuestEnd::Failed { rip, reason } => Err(VmmError::Failed {
