@@ -162,7 +162,7 @@ pub enum ProbeError {
     #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
     Thread(std::io::Error),
     /// The guest did not come back.
-    #[error("a guest of a few instructions was not done after {} s", PATIENCE.as_secs())]
+    #[error("a guest of a few instructions did not come back")]
     Stuck,
     /// The guest came back for something that it does not do.
     #[error("a guest of a few instructions ended with {0}")]
@@ -210,6 +210,15 @@ pub struct Measurement {
 /// # Errors
 /// KVM refuses something that every machine needs, or the guest does not behave like one.
 pub fn measure(kvm: Kvm) -> Result<Measurement, ProbeError> {
+    within(PATIENCE, kvm, measure_on)
+}
+
+/// What `work` makes of a machine of one vCPU, or [`ProbeError::Stuck`] after `limit`.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    kvm: Kvm,
+    work: impl FnOnce(&mut Vcpu, &GuestMemory) -> Result<T, ProbeError> + Send + 'static,
+) -> Result<T, ProbeError> {
     Kicker::prepare()?;
     let memory = backing::allocate(MEMORY)?;
     let vm = Vm::new(kvm, memory.clone())?;
@@ -219,12 +228,14 @@ pub fn measure(kvm: Kvm) -> Result<Measurement, ProbeError> {
     let thread = thread::Builder::new()
         .name("probe".into())
         .spawn(move || {
-            let _ = sender.send(measure_on(&mut vcpu, &memory));
+            let _ = sender.send(work(&mut vcpu, &memory));
         })
         .map_err(ProbeError::Thread)?;
-    let result = done.recv_timeout(PATIENCE);
-    if result.is_err() {
+    let result = done.recv_timeout(limit);
+    // More than once: `Guest::complete` may just have taken a kick away.
+    while result.is_err() && !thread.is_finished() {
         kicker.kick(&thread);
+        thread::sleep(Duration::from_millis(1));
     }
     let _ = thread.join();
     result.unwrap_or(Err(ProbeError::Stuck))
