@@ -1,5 +1,6 @@
 //! The hull program: parse, run, print the error chain, exit.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -17,8 +18,10 @@ fn main() -> ExitCode {
     };
     match cli.execute() {
         Ok(status) => ExitCode::from(status),
+        Err(error) if hull::cli::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Not eprintln, which panics where nobody reads.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::from(OWN_ERROR)
         }
     }

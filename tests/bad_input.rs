@@ -1,45 +1,196 @@
-//! What a user can do wrong: a message that names it, exit status 125.
+//! What a user can do wrong, and what a machine can lack: a message that names it, exit status
+//! 125, nothing on standard output, and an end.
 
 use std::fs;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-/// Run hull and return its message; it must fail with hull's own status.
-fn refusal(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_hull"))
-        .args(arguments)
-        .output()
-        .expect("hull starts");
+const HULL: &str = env!("CARGO_BIN_EXE_hull");
+
+/// A refusal takes milliseconds; one that takes this long is a hang.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What `command` did, which must end by itself.
+fn output(command: &mut Command) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let start = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if start.elapsed() > LIMIT {
+            let _ = child.kill();
+            panic!("no end: {command:?}");
+        }
+        sleep(Duration::from_millis(1));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+/// The message of a run that must fail with hull's own status.
+fn message(command: &mut Command) -> String {
+    let output = output(command);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(125), "{message}");
+    assert_eq!(output.status.code(), Some(125), "{command:?}: {message}");
     assert!(output.stdout.is_empty(), "an error belongs on stderr");
+    assert!(message.starts_with("error: "), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
     message
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    message(Command::new(HULL).args(arguments))
+}
+
+/// Files for one test, gone after it.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("the file is written");
+        path
+    }
+
+    /// A file of zeros that takes no room on the disk.
+    fn sparse(&self, name: &str, size: u64) -> String {
+        let path = self.file(name, b"");
+        let file = fs::File::options().write(true).open(&path);
+        file.and_then(|file| file.set_len(size))
+            .expect("a sparse file");
+        path
+    }
 }
 
 /// What hull says of a kernel file with these bytes.
 fn refusal_of_kernel(bytes: &[u8]) -> String {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("kernel");
-    fs::write(&file, bytes).expect("the file is written");
-    refusal(&["run", &file.display().to_string()])
+    refusal(&["run", &Files::new().file("kernel", bytes)])
+}
+
+/// A 64-bit ELF kernel of one instruction, HLT at 1 MiB (System V ABI, 4 and 5).
+fn elf() -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
+    bytes.resize(16, 0);
+    for half in [2u16, 62] {
+        bytes.extend(half.to_le_bytes()); // ET_EXEC, EM_X86_64
+    }
+    bytes.extend(1u32.to_le_bytes());
+    for word in [0x10_0000u64, 64, 0] {
+        bytes.extend(word.to_le_bytes()); // entry, program headers, section headers
+    }
+    bytes.extend(0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 0, 0, 0] {
+        bytes.extend(half.to_le_bytes());
+    }
+    for word in [1u32, 5] {
+        bytes.extend(word.to_le_bytes()); // PT_LOAD, readable and executable
+    }
+    for word in [120u64, 0x10_0000, 0x10_0000, 1, 1, 0x1000] {
+        bytes.extend(word.to_le_bytes()); // offset, addresses, sizes, alignment
+    }
+    bytes.push(0xf4);
+    bytes
+}
+
+/// That kernel with other bytes in some places.
+fn elf_with(changes: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut bytes = elf();
+    for (at, change) in changes {
+        bytes[*at..at + change.len()].copy_from_slice(change);
+    }
+    bytes
+}
+
+/// A flat payload that halts for ever: whatever refuses it must do so before it runs.
+const PAYLOAD: &[u8] = b"\xeb\x0eHULLFLAT\x10\0\0\0\0\0\xf4\xeb\xfd";
+
+fn kvm_is_there(test: &str) -> bool {
+    let there = Path::new("/dev/kvm").exists();
+    if !there {
+        println!("skipped: {test}: this machine has no /dev/kvm");
+    }
+    there
 }
 
 #[test]
 fn a_kernel_that_cannot_be_read_is_named() {
-    let message = refusal(&["run", "/no/such/kernel"]);
-    assert!(
-        message.contains("kernel /no/such/kernel: No such file"),
-        "{message}"
-    );
-    let message = refusal(&["run", "/"]);
-    assert!(message.contains("not a regular file"), "{message}");
+    let files = Files::new();
+    for (kernel, expected) in [
+        ("/no/such/kernel".to_string(), "No such file"),
+        ("/".to_string(), "not a regular file"),
+        ("/dev/zero".to_string(), "not a regular file"),
+        (files.file("file", b"") + "/kernel", "Not a directory"),
+        (
+            files.sparse("large", 2 << 30),
+            "2147483648 bytes; at most 1 GiB is read",
+        ),
+    ] {
+        let message = refusal(&["run", &kernel]);
+        let expected = format!("kernel {kernel}: {expected}");
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+#[test]
+fn a_fifo_that_nobody_writes_is_refused_and_not_waited_for() {
+    let fifo = Files::new();
+    let path = fifo.path("kernel");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success());
+    assert!(refusal(&["run", &path]).contains("not a regular file"));
+}
+
+#[test]
+fn an_initrd_that_cannot_be_read_is_named() {
+    let files = Files::new();
+    let kernel = files.file("kernel", &elf());
+    for (initrd, expected) in [("/no/such/initrd", "No such file"), ("/", "not a regular")] {
+        let message = refusal(&["run", &kernel, "--initrd", initrd]);
+        let expected = format!("--initrd {initrd}: {expected}");
+        assert!(message.contains(&expected), "{message}");
+    }
 }
 
 #[test]
 fn memory_sizes_that_make_no_machine_are_refused() {
-    for size in ["0", "1M", "999T", "12Q", "abc"] {
+    for size in [
+        "0",
+        "1M",
+        "999T",
+        "12Q",
+        "abc",
+        "",
+        "-1",
+        "99999999999999999999",
+    ] {
         let message = refusal(&["run", "--memory", size, "kernel"]);
         assert!(
-            message.contains(&format!("'{size}'")) && message.contains("--memory"),
+            message.contains(&format!("'{size}' for '--memory")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn numbers_of_cpus_that_make_no_machine_are_refused() {
+    for cpus in ["0", "33", "-1", "abc", "", "1.5", "256"] {
+        let message = refusal(&["run", "--cpus", cpus, "kernel"]);
+        assert!(
+            message.contains(&format!("'{cpus}' for '--cpus")) && message.contains("1 to 32"),
             "{message}"
         );
     }
@@ -54,12 +205,230 @@ fn an_unknown_flag_is_answered_with_the_nearest_known_one() {
 // Opening KVM comes first on purpose: without it no kernel could run anyway.
 #[test]
 fn files_that_are_no_kernel_are_refused_by_what_they_look_like() {
-    if !std::path::Path::new("/dev/kvm").exists() {
-        println!("skipped: files_that_are_no_kernel: this machine has no /dev/kvm");
+    if !kvm_is_there("files_that_are_no_kernel") {
         return;
     }
-    assert!(refusal_of_kernel(b"").contains("the file is empty"));
-    assert!(refusal_of_kernel(b"#!/bin/sh\necho hi\n").contains("a text file"));
-    assert!(refusal_of_kernel(b"\x7fELF").contains("ELF"));
-    assert!(refusal_of_kernel(b"\xeb\x0eHULLFLAT\x11\0\0\0\0\0").contains("CPU mode 17"));
+    for (bytes, expected) in [
+        (&b""[..], "the kernel file is empty"),
+        (b"#!/bin/sh\necho hi\n", "a text file"),
+        (b"\x7fELF", "the ELF file is truncated"),
+        (
+            b"\xeb\x0eHULLFLAT\x11\0\0\0\0\0\xf4",
+            "mode 17 (16, 32 or 64 expected)",
+        ),
+        (b"070701 and so on", "an initramfs goes with --initrd"),
+        (&[0; 4096], "zeros only"),
+    ] {
+        let message = refusal_of_kernel(bytes);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn kernels_for_other_processors_are_refused_by_name() {
+    if !kvm_is_there("kernels_for_other_processors") {
+        return;
+    }
+    let arm64 = elf_with(&[(18, &183u16.to_le_bytes())]);
+    assert!(refusal_of_kernel(&arm64).contains("(e_machine 183)"));
+    let arm = elf_with(&[(4, b"\x01"), (18, &40u16.to_le_bytes())]);
+    assert!(refusal_of_kernel(&arm).contains("(e_machine 40)"));
+    let big_endian = elf_with(&[(5, b"\x02")]);
+    assert!(refusal_of_kernel(&big_endian).contains("big-endian"));
+    let mut i386 = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0\x01\0\0\0".to_vec();
+    i386.resize(52, 0);
+    assert!(refusal_of_kernel(&i386).contains("32-bit"));
+}
+
+#[test]
+fn segments_outside_of_memory_are_refused_with_their_address() {
+    if !kvm_is_there("segments_outside_of_memory") {
+        return;
+    }
+    let segment_at =
+        |address: u64| elf_with(&[(24, &address.to_le_bytes()), (88, &address.to_le_bytes())]);
+    for (address, expected) in [
+        (0x8000u64, "0x8000 of 0x1 bytes lies below 1 MiB"),
+        (
+            0x800_0000,
+            "0x8000000 of 0x1 bytes lies outside of the guest's 128 MiB",
+        ),
+        (
+            0xc000_0000,
+            "0xc0000000 of 0x1 bytes lies in the device area",
+        ),
+        (u64::MAX, "0xffffffffffffffff of 0x1 bytes"),
+    ] {
+        let message = refusal_of_kernel(&segment_at(address));
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_kernel_cut_off_anywhere_is_refused() {
+    if !kvm_is_there("a_kernel_cut_off_anywhere") {
+        return;
+    }
+    // In the magic, the header and the program header, and at the end of each.
+    for length in [4, 16, 63, 64, 100, 119, 120] {
+        let message = refusal_of_kernel(&elf()[..length]);
+        let size = format!("the file has {length}\n");
+        assert!(message.contains("ELF file is truncated: ") && message.ends_with(&size));
+    }
+}
+
+#[test]
+fn an_initrd_that_does_not_fit_is_refused_with_figures() {
+    if !kvm_is_there("an_initrd_that_does_not_fit") {
+        return;
+    }
+    let files = Files::new();
+    let (kernel, initrd) = (
+        files.file("kernel", &elf()),
+        files.sparse("initrd", 3 << 20),
+    );
+    let message = refusal(&["run", &kernel, "--initrd", &initrd, "--memory", "3M"]);
+    assert!(
+        message.contains("the initrd of 3145728 bytes does not fit")
+            && message.contains("--memory"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_command_line_that_a_kernel_would_not_read_is_refused() {
+    if !kvm_is_there("a_command_line_that_a_kernel_would_not_read") {
+        return;
+    }
+    let files = Files::new();
+    let kernel = files.file("kernel", &elf());
+    for length in [3000, 100_000] {
+        let line = "x".repeat(length);
+        let message = refusal(&["run", &kernel, "--cmdline", &line]);
+        assert!(
+            message.contains("command line is") && message.contains("shorten --cmdline"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_command_for_a_flat_payload_is_refused() {
+    let payload = Files::new();
+    let payload = payload.file("payload", PAYLOAD);
+    assert!(refusal(&["run", &payload, "--", "true"]).contains("runs no command"));
+}
+
+/// A command whose /dev is as `change`, a shell script, makes it; `None` with a word about it
+/// where namespaces are not to be had.
+fn with_other_dev(test: &str, change: &str, arguments: &[&str]) -> Option<Command> {
+    let namespace = match rustix::process::geteuid().is_root() {
+        true => "-m",
+        false => "-rm",
+    };
+    let script = format!("{change} && exec \"$@\"");
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command
+            .args([namespace, "sh", "-c", &script, "sh"])
+            .args(arguments);
+        command
+    };
+    match command(&["/bin/true"]).output() {
+        Ok(done) if done.status.success() => Some(command(arguments)),
+        _ => {
+            println!("skipped: {test}: no namespace of its own here");
+            None
+        }
+    }
+}
+
+/// The failed check in what `hull doctor` prints of /dev/kvm, with its remedy.
+fn doctors_word(command: &mut Command) -> String {
+    let output = output(command);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let (_, rest) = text.split_once("fail  /dev/kvm").expect("a failed check");
+    let end = rest
+        .find("\nok")
+        .or(rest.find("\nwarn"))
+        .unwrap_or(rest.len());
+    assert!(rest[..end].contains("-> "), "no remedy: {text}");
+    rest[..end].split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_machine_without_kvm_is_told_so_with_a_remedy() {
+    const NO_DEV: &str = "mount -t tmpfs none /dev";
+    let payload = Files::new();
+    let payload = payload.file("payload", PAYLOAD);
+    let test = "a_machine_without_kvm";
+    let Some(mut run) = with_other_dev(test, NO_DEV, &[HULL, "run", &payload]) else {
+        return;
+    };
+    let message = message(&mut run);
+    assert!(message.contains("/dev/kvm: No such file"), "{message}");
+    let doctor = with_other_dev(test, NO_DEV, &[HULL, "doctor"]);
+    let word = doctors_word(&mut doctor.expect("as before"));
+    assert!(word.starts_with("No such file"), "{word}");
+}
+
+#[test]
+fn a_dev_kvm_that_is_not_kvm_is_told_apart() {
+    const NULL: &str = "mount --bind /dev/null /dev/kvm";
+    if !kvm_is_there("a_dev_kvm_that_is_not_kvm") {
+        return;
+    }
+    let payload = Files::new();
+    let payload = payload.file("payload", PAYLOAD);
+    let test = "a_dev_kvm_that_is_not_kvm";
+    let Some(mut run) = with_other_dev(test, NULL, &[HULL, "run", &payload]) else {
+        return;
+    };
+    let message = message(&mut run);
+    assert!(message.contains("it is not Linux's KVM"), "{message}");
+    let doctor = with_other_dev(test, NULL, &[HULL, "doctor"]);
+    let word = doctors_word(&mut doctor.expect("as before"));
+    assert!(word.contains("it is not Linux's KVM"), "{word}");
+}
+
+#[test]
+fn a_user_who_may_not_use_kvm_is_told_how_to_get_in() {
+    const NOBODY: u32 = 65534;
+    let test = "a_user_who_may_not_use_kvm";
+    if !kvm_is_there(test) {
+        return;
+    }
+    let kvm = fs::metadata("/dev/kvm").expect("it is there");
+    if kvm.permissions().mode() & 0o006 != 0 || !rustix::process::geteuid().is_root() {
+        println!("skipped: {test}: everybody may, or this is no root who can be somebody else");
+        return;
+    }
+    // A copy, in case nobody may not look where the program lies. Made by cp: a descriptor of ours
+    // that writes it could be inherited by what other tests start, and hold it busy.
+    let files = Files::new();
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(files.0.path(), open.clone()).expect("it is ours");
+    let hull = PathBuf::from(files.path("hull"));
+    let copied = Command::new("cp").arg(HULL).arg(&hull).status();
+    assert!(copied.expect("cp starts").success());
+    fs::set_permissions(&hull, open).expect("it is ours");
+    let payload = files.file("payload", PAYLOAD);
+
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(&hull);
+        command.args(arguments).uid(NOBODY).gid(NOBODY);
+        command
+    };
+    let message = message(&mut as_nobody(&["run", &payload]));
+    assert!(
+        message.contains("/dev/kvm: Permission denied") && message.contains("group kvm"),
+        "{message}"
+    );
+    let word = doctors_word(&mut as_nobody(&["doctor"]));
+    assert!(
+        word.starts_with("Permission denied") && word.contains("group kvm"),
+        "{word}"
+    );
 }

@@ -22,10 +22,11 @@ impl Guest {
     pub fn execute(self) -> anyhow::Result<()> {
         match self {
             Guest::Export { folder } => {
+                let mut list = String::new();
                 for (path, size) in guest::export(&guest::required()?, &folder)? {
-                    println!("{:>10} {}", size, path.display());
+                    list += &format!("{size:>10} {}\n", path.display());
                 }
-                Ok(())
+                super::print(list.as_bytes())
             }
         }
     }

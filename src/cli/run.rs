@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use rustix::fs::OFlags;
 
 use super::terminal::Raw;
 use super::timing;
@@ -22,6 +24,12 @@ const MIB: u64 = 1 << 20;
 const MEMORY_LEAST: u64 = 2 * MIB;
 /// Most memory of a guest: 1 TiB fits every CPU's physical addresses.
 const MEMORY_MOST: u64 = 1 << 40;
+/// Memory of a guest unless the user says otherwise.
+pub(super) const MEMORY_DEFAULT: &str = "128M";
+/// Headings of the flags in `hull run --help`.
+const MACHINE: &str = "Machine";
+const KERNEL: &str = "Kernel";
+const OUTPUT: &str = "Output";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -34,40 +42,64 @@ Examples:
   hull run                                   a shell in a virtual machine
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
-  hull run vmlinux --initrd my.cpio          a system of yours on the serial console")]
+  hull run vmlinux --initrd my.cpio          a system of yours on its console")]
 pub struct Run {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
     /// hull when left out.
     kernel: Option<PathBuf>,
     /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
     /// console.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = KERNEL)]
     initrd: Option<PathBuf>,
     /// Words for the kernel command line; they win over hull's.
     #[arg(
         long,
         value_name = "STR",
         default_value = "",
-        allow_hyphen_values = true
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        help_heading = KERNEL
     )]
     cmdline: String,
     /// vCPUs, 1 to 32.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = cpus, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = cpus,
+        allow_negative_numbers = true,
+        help_heading = MACHINE
+    )]
     cpus: u8,
-    /// Guest memory: bytes, or with K, M, G.
-    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = memory_size, allow_negative_numbers = true)]
+    /// Guest memory: bytes, or with K, M, G or T; 2M to 1T.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = MEMORY_DEFAULT,
+        value_parser = memory_size,
+        allow_negative_numbers = true,
+        help_heading = MACHINE
+    )]
     memory: u64,
-    /// Which way into the kernel.
-    #[arg(long, value_name = "WAY", value_enum, default_value_t = Boot::Auto)]
+    /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
+    /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
+    #[arg(
+        long,
+        value_name = "WAY",
+        value_enum,
+        default_value_t = Boot::Auto,
+        hide_possible_values = true,
+        help_heading = KERNEL
+    )]
     boot: Boot,
     /// Print the kernel's messages on standard error.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
     /// Print what the boot cost on standard error.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     timing: bool,
     /// Write what the boot cost to a file, for scripts.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     json: Option<PathBuf>,
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
@@ -258,40 +290,40 @@ fn cpus(text: &str) -> Result<u8, String> {
 }
 
 /// Parse a size. Binary units; at least 2 MiB, at most 1 TiB, whole pages.
-fn memory_size(text: &str) -> Result<u64, String> {
-    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
+pub(super) fn memory_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, unit) = text.split_at(digits);
     let scale = match unit.to_ascii_uppercase().as_str() {
-        "" => 1,
-        "K" | "KIB" => 1 << 10,
-        "M" | "MIB" => 1 << 20,
-        "G" | "GIB" => 1 << 30,
-        "T" | "TIB" => 1 << 40,
-        _ => {
-            return Err(format!(
-                "unknown unit {unit:?}; write a number with K, M, G or T, as 256M"
-            ));
-        }
+        _ if digits.is_empty() => None,
+        "" => Some(1),
+        "K" | "KIB" => Some(1 << 10),
+        "M" | "MIB" => Some(1 << 20),
+        "G" | "GIB" => Some(1 << 30),
+        "T" | "TIB" => Some(1 << 40),
+        _ => None,
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "not a size; write a number with K, M or G, as 256M".to_string())?;
-    match number.checked_mul(scale) {
-        Some(bytes) if bytes < MEMORY_LEAST => Err("too small; a guest needs at least 2M".into()),
-        Some(bytes) if bytes <= MEMORY_MOST => Ok(bytes & !0xfff),
-        _ => Err("too large; a guest has at most 1T".into()),
+    let Some(scale) = scale else {
+        return Err("not a size; write bytes, or a number with K, M, G or T, from 2M to 1T".into());
+    };
+    // Digits alone: what does not parse is too large.
+    let number = digits.parse().unwrap_or(u64::MAX);
+    match number.saturating_mul(scale) {
+        bytes @ MEMORY_LEAST..=MEMORY_MOST => Ok(bytes & !0xfff),
+        _ => Err("a guest has 2M to 1T of memory".into()),
     }
 }
 
 /// Read a whole regular file of at most 1 GiB.
 fn read(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     let name = || format!("{what} {}", path.display());
-    let file = File::open(path).with_context(name)?;
+    // Nonblocking: a FIFO that nobody writes would hold up the open itself.
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let mut open = File::options();
+    open.read(true).custom_flags(nonblocking);
+    let file = open.open(path).with_context(name)?;
     let kind = file.metadata().with_context(name)?;
     if !kind.is_file() {
-        bail!("{}: not a regular file; name a kernel image", name());
+        bail!("{}: not a regular file", name());
     }
     if kind.len() > FILE_MOST {
         bail!("{}: {} bytes; at most 1 GiB is read", name(), kind.len());

@@ -1,11 +1,13 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`], [`cpuid`], [`msrs`]), and what finishes the instructions that a software KVM cannot
-//! ([`assist`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known
-//! here.
+//! ([`regs`], [`cpuid`], [`msrs`]), what finishes the instructions that a software KVM cannot
+//! ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]). Devices
+//! are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
 
 pub mod assist;
 pub mod cpuid;
 pub mod msrs;
+pub mod probe;
+pub mod processor;
 pub mod regs;
 pub mod vcpu;
 pub mod vm;
@@ -28,7 +30,10 @@ pub enum KvmError {
         remedy: &'static str,
     },
     /// Not KVM, or one from before 2007.
-    #[error("/dev/kvm speaks API version {version}, not 12: it is not Linux's KVM")]
+    #[error(
+        "/dev/kvm speaks API version {version}, not 12: it is not Linux's KVM, which is the \
+         character device 10, 232 (`ls -l /dev/kvm`)"
+    )]
     Version {
         /// What KVM_GET_API_VERSION returned.
         version: i32,

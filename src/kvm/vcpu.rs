@@ -108,15 +108,9 @@ impl Vcpu {
         self.kicker.clone()
     }
 
-    /// Whether this KVM finishes the instruction at which the vCPU stands, as a processor does,
-    /// or leaves it to [`assist`]. The vCPU has to be put at an entry again afterwards.
-    pub fn finishes_instruction(&mut self) -> Result<bool, KvmError> {
-        let finished = !matches!(self.fd.run(), Ok(VcpuExit::InternalError));
-        // Completes the port access that ended a snippet, so that none is pending later.
-        self.fd.set_kvm_immediate_exit(1);
-        let _ = self.fd.run();
-        self.fd.set_kvm_immediate_exit(0);
-        Ok(finished)
+    /// The vCPU itself, to run it past [`Vcpu::run`].
+    pub(super) fn fd(&mut self) -> &mut VcpuFd {
+        &mut self.fd
     }
 
     /// The instructions finished on behalf of KVM so far.

@@ -9,6 +9,8 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::probe::Kind;
+use super::processor::Processor;
 use super::vcpu::Vcpu;
 use super::{KvmError, cpuid, msrs, refused};
 use crate::memory::GuestMemory;
@@ -27,14 +29,34 @@ pub fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|error| KvmError::Open {
         source_text: error.into(),
         remedy: match error.errno() {
-            13 => "let your user in (add it to the group kvm) or run as root",
-            2 => "load the module kvm_intel or kvm_amd, and enable virtualization in the firmware",
-            _ => "check that KVM works on this machine",
+            libc::EACCES => "let your user in (add it to the group kvm) or run as root",
+            libc::EPERM => "whatever confines this process has to allow it /dev/kvm",
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => how_to_get_kvm(&Processor::of_host()),
+            _ => "check that KVM works on this machine (dmesg | grep kvm)",
         },
     })?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
         version => Err(KvmError::Version { version }),
+    }
+}
+
+/// What to do on a host whose kernel offers no KVM.
+fn how_to_get_kvm(processor: &Processor) -> &'static str {
+    match (processor.virtualization, &processor.hypervisor) {
+        (Some(Kind::Svm), _) => {
+            "load the module kvm_amd (if it is refused, enable SVM in the firmware), or have the \
+             container given /dev/kvm"
+        }
+        (Some(_), _) => {
+            "load the module kvm_intel (if it is refused, enable VT-x in the firmware), or have \
+             the container given /dev/kvm"
+        }
+        (None, Some(_)) => {
+            "this is a virtual machine without VT-x and SVM: have its hypervisor allow nested \
+             virtualization"
+        }
+        (None, None) => "the processor shows neither VT-x nor SVM: enable it in the firmware",
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
-use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::Events;
@@ -15,10 +14,11 @@ use super::windows::Windows;
 use super::{Config, Console, VmmError};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
-use crate::boot::{self, Entry, Loaded, Mode, Plan};
+use crate::boot::{self, Loaded, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::devices::virtio::console;
+use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
@@ -26,10 +26,6 @@ use crate::memory::{GuestMemory, backing};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
-
-/// What a kernel has to be told on a KVM that emulates ring 0: not to use instructions that each
-/// end in an exit to hull, and to hand long copies over (`kvm::assist`).
-const SOFTWARE_KVM_WORDS: [&str; 2] = ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves", "hull.bulk"];
 
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
@@ -85,9 +81,9 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
 
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
-        && !finishes_every_instruction(first, &memory)?
+        && !probe::finishes_every_instruction(first, &memory)?
     {
-        added_words.extend(SOFTWARE_KVM_WORDS);
+        added_words.extend(probe::SOFTWARE_KVM_WORDS);
     }
     let loaded = load(config, &memory, &added_words, &windows)?;
     if let Some(first) = vcpus.first() {
@@ -139,27 +135,6 @@ fn load(
         },
     };
     Ok(boot::load(memory, &config.kernel, &plan)?)
-}
-
-/// Ask the vCPU, with a guest of two instructions, whether this KVM runs what kernels use.
-fn finishes_every_instruction(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<bool, VmmError> {
-    // popcnt eax, eax; out 0x80, al
-    const SNIPPET: [u8; 6] = [0xf3, 0x0f, 0xb8, 0xc0, 0xe6, 0x80];
-    let entry = Entry {
-        mode: Mode::Flat64,
-        rip: layout::FLAT_PAYLOAD,
-        params: 0,
-    };
-    boot::tables::write(memory, entry.mode)?;
-    let place = |bytes: &[u8]| {
-        let at = GuestAddress(entry.rip);
-        memory.write_slice(bytes, at).map_err(VmmError::Probe)
-    };
-    place(&SNIPPET)?;
-    vcpu.enter_at(&entry)?;
-    let finished = vcpu.finishes_instruction()?;
-    place(&[0; SNIPPET.len()])?;
-    Ok(finished)
 }
 
 /// The port bus with what a PC has on it.

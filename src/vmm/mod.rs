@@ -30,10 +30,15 @@ use crate::agent::{AgentError, Exec, Session};
 use crate::boot::{BootError, Via};
 use crate::devices::bus::Error as BusError;
 use crate::kvm::KvmError;
+use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
+
+/// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
+/// a triple fault: the VMCB is undefined then (AMD APM 2, 15.14.3).
+const RESET_RIP: u64 = 0xfff0;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -119,9 +124,9 @@ pub enum VmmError {
     /// Waiting failed.
     #[error("poll failed ({0})")]
     Poll(io::Error),
-    /// The probe of the host's KVM does not fit into guest memory.
-    #[error("cannot write to guest memory: {0}")]
-    Probe(vm_memory::GuestMemoryError),
+    /// The probe of the host's KVM.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// A kernel panic.
     #[error("the guest kernel panicked: {reason}{place}{log}")]
     Panicked {
@@ -211,7 +216,10 @@ fn end(
             }),
         },
         GuestEnd::TripleFault { rip } => Err(VmmError::TripleFault {
-            place: place(rip),
+            place: match rip {
+                RESET_RIP => "a place that KVM on this processor does not tell".into(),
+                rip => place(rip),
+            },
             log: log(),
         }),
         GuestEnd::Failed { rip, reason } => Err(VmmError::Failed {

@@ -1,0 +1,505 @@
+//! What kind of KVM this is and whether it has what hull needs: measured, not believed.
+//!
+//! [`NEEDS`] is the list of capabilities; [`measure`] runs guests of a few instructions and times
+//! them. `hull doctor` shows all of it, and [`finishes_every_instruction`] decides what a booting
+//! machine tells its kernel.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::*;
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use serde::Serialize;
+use thiserror::Error;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
+
+use super::processor::Processor;
+use super::vcpu::{Kicker, Vcpu};
+use super::vm::Vm;
+use super::{KvmError, refused};
+use crate::boot::{BootError, Entry, Mode, tables};
+use crate::memory::GuestMemory;
+use crate::memory::backing::{self, BackingError};
+use crate::memory::layout::{FLAT_PAYLOAD, PAGE_SIZE, PAGE_TABLES};
+
+/// What a kernel has to be told on a KVM that does not finish every instruction: not to use those
+/// that each end in an exit to hull (`kvm::assist`).
+pub const SOFTWARE_KVM_WORDS: [&str; 2] = ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves", "hull.bulk"];
+
+/// Guest memory of the probe: what the layout's low part needs.
+const MEMORY: u64 = 2 << 20;
+/// A guest of a few instructions that is not done by then never will be.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Each time is the least of so many: what disturbs a measurement only makes it longer.
+const ROUNDS: usize = 3;
+/// Port exits that are timed together.
+const EXITS: u32 = 32;
+/// Turns of a loop of two instructions that is timed: 12 ms in an emulator, and 1 ms in a processor.
+const FEW_TURNS: u32 = 10_000;
+const MANY_TURNS: u32 = 1_000_000;
+/// Slower instructions than this are emulated: an old processor takes 1 ns, an emulator 500.
+const EMULATED_NS: f64 = 50.0;
+/// A CPUID leaf in the range of hypervisors that no KVM uses, and what is put there.
+const MARKER_LEAF: u32 = 0x4000_00f0;
+const MARKER: u32 = u32::from_le_bytes(*b"hull");
+/// CPUID.1:ECX[23], POPCNT: a feature of every processor with VT-x or SVM since 2008, here hidden.
+const HIDDEN_FEATURE: u32 = 1 << 23;
+
+/// How much hull depends on a capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Degree {
+    /// Nothing runs without it.
+    Required,
+    /// Something is missing without it: what.
+    Wanted(&'static str),
+}
+
+/// A capability of KVM (Documentation/virt/kvm/api.rst, 4.4) that hull uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// The name in `<linux/kvm.h>`.
+    pub name: &'static str,
+    /// The number there.
+    pub capability: u32,
+    /// What happens without it.
+    pub degree: Degree,
+}
+
+macro_rules! required {
+    ($name:ident) => {
+        Need {
+            name: stringify!($name),
+            capability: $name,
+            degree: Degree::Required,
+        }
+    };
+}
+
+macro_rules! wanted {
+    ($name:ident, $for:literal) => {
+        Need {
+            name: stringify!($name),
+            capability: $name,
+            degree: Degree::Wanted($for),
+        }
+    };
+}
+
+/// Every capability that hull uses.
+pub const NEEDS: [Need; 22] = [
+    // The machine: memory, interrupt controllers, timer.
+    required!(KVM_CAP_USER_MEMORY),
+    required!(KVM_CAP_SET_TSS_ADDR),
+    required!(KVM_CAP_SET_IDENTITY_MAP_ADDR),
+    required!(KVM_CAP_IRQCHIP),
+    required!(KVM_CAP_PIT2),
+    // Devices: an interrupt and a notification without a KVM_RUN in between.
+    required!(KVM_CAP_IRQFD),
+    required!(KVM_CAP_IOEVENTFD),
+    // vCPUs: CPUID, the APIC timer that CPUID shows, and how they are stopped.
+    required!(KVM_CAP_EXT_CPUID),
+    required!(KVM_CAP_TSC_DEADLINE_TIMER),
+    required!(KVM_CAP_IMMEDIATE_EXIT),
+    // What `assist` reads and writes, and a snapshot holds.
+    required!(KVM_CAP_MP_STATE),
+    required!(KVM_CAP_VCPU_EVENTS),
+    required!(KVM_CAP_XSAVE),
+    required!(KVM_CAP_XCRS),
+    wanted!(KVM_CAP_DEBUGREGS, "a snapshot loses hardware breakpoints"),
+    wanted!(KVM_CAP_PIT_STATE2, "no snapshots"),
+    wanted!(KVM_CAP_ADJUST_CLOCK, "kvm-clock jumps after a pause"),
+    wanted!(
+        KVM_CAP_KVMCLOCK_CTRL,
+        "a pause looks like a lock-up to the guest"
+    ),
+    wanted!(
+        KVM_CAP_CLOCKSOURCE,
+        "guests have no kvm-clock and measure the TSC"
+    ),
+    wanted!(
+        KVM_CAP_GET_TSC_KHZ,
+        "a snapshot cannot be checked for its TSC's rate"
+    ),
+    wanted!(
+        KVM_CAP_SET_GUEST_DEBUG,
+        "no breakpoints and no single steps"
+    ),
+    wanted!(
+        KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+        "memory slots cannot be taken away"
+    ),
+];
+
+/// Those of [`NEEDS`] that `kvm` does not have.
+pub fn missing(kvm: &Kvm) -> Vec<Need> {
+    let mut needs = NEEDS.to_vec();
+    needs.retain(|need| kvm.check_extension_raw(need.capability.into()) <= 0);
+    needs
+}
+
+/// Whether `kvm` hands over an instruction that it cannot emulate, with its bytes.
+pub fn reports_instructions(kvm: &Kvm) -> bool {
+    kvm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) > 0
+}
+
+/// Why there is no measurement.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Guest memory.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// The tables of a guest.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Guest memory is too small for the probe.
+    #[error("cannot write the probe to guest memory: {0}")]
+    Memory(#[from] GuestMemoryError),
+    /// No thread could be had.
+    #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
+    Thread(std::io::Error),
+    /// The guest did not come back.
+    #[error("a guest of a few instructions did not come back")]
+    Stuck,
+    /// The guest came back for something that it does not do.
+    #[error("a guest of a few instructions ended with {0}")]
+    Exit(String),
+}
+
+/// What runs the guest's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The processor, by Intel's VT-x.
+    VtX,
+    /// The processor, by AMD's SVM.
+    Svm,
+    /// The processor, by an extension that CPUID does not show.
+    Hardware,
+    /// An emulator in the host's kernel, instruction by instruction.
+    Software,
+}
+
+/// What [`measure`] found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measurement {
+    /// What runs the guest's kernel.
+    pub kind: Kind,
+    /// The hypervisor under this host, if there is one.
+    pub nested_in: Option<String>,
+    /// One instruction of a guest's kernel, in nanoseconds.
+    pub instruction_ns: f64,
+    /// From the guest to hull and back, for one byte to a port, in microseconds.
+    pub port_exit_us: f64,
+    /// Whether the guest's kernel sees the CPUID that hull sets, and nothing else.
+    pub honours_cpuid: bool,
+    /// Whether the guest's user space does.
+    pub honours_user_cpuid: bool,
+    /// Whether KVM runs every instruction that kernels use.
+    pub finishes_instructions: bool,
+    /// Whether SYSCALL takes user code into the kernel.
+    pub enters_kernel_by_syscall: bool,
+}
+
+/// Create a machine and let it run guests of a few instructions. Takes some 10 ms where the
+/// processor runs guests, 100 ms where an emulator does, and 5 s at most.
+///
+/// # Errors
+/// KVM refuses something that every machine needs, or the guest does not behave like one.
+pub fn measure(kvm: Kvm) -> Result<Measurement, ProbeError> {
+    within(PATIENCE, kvm, measure_on)
+}
+
+/// What `work` makes of a machine of one vCPU, or [`ProbeError::Stuck`] after `limit`.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    kvm: Kvm,
+    work: impl FnOnce(&mut Vcpu, &GuestMemory) -> Result<T, ProbeError> + Send + 'static,
+) -> Result<T, ProbeError> {
+    Kicker::prepare()?;
+    let memory = backing::allocate(MEMORY)?;
+    let vm = Vm::new(kvm, memory.clone())?;
+    let mut vcpu = vm.create_vcpu(0, 1)?;
+    let kicker = vcpu.kicker();
+    let (sender, done) = mpsc::channel();
+    let thread = thread::Builder::new()
+        .name("probe".into())
+        .spawn(move || {
+            let _ = sender.send(work(&mut vcpu, &memory));
+        })
+        .map_err(ProbeError::Thread)?;
+    let result = done.recv_timeout(limit);
+    // More than once: `Guest::complete` may just have taken a kick away.
+    while result.is_err() && !thread.is_finished() {
+        kicker.kick(&thread);
+        thread::sleep(Duration::from_millis(1));
+    }
+    let _ = thread.join();
+    result.unwrap_or(Err(ProbeError::Stuck))
+}
+
+fn measure_on(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<Measurement, ProbeError> {
+    // Before anything runs: KVM takes no other CPUID afterwards.
+    mark_cpuid(vcpu.fd())?;
+    let finishes_instructions = finishes_every_instruction(vcpu, memory)?;
+    let mut guest = Guest { vcpu, memory };
+    let honours_cpuid = guest.sees_the_marks(Ring::Kernel)?;
+    let honours_user_cpuid = guest.sees_the_marks(Ring::User)?;
+    let exit = guest.least(Guest::port_exit)?;
+    let instruction_ns = guest.instruction_ns()?;
+    // Last: where it fails it ends in a triple fault.
+    let enters_kernel_by_syscall = guest.enters_kernel_by_syscall()?;
+    let processor = Processor::of_host();
+    Ok(Measurement {
+        kind: match processor.virtualization {
+            _ if instruction_ns > EMULATED_NS => Kind::Software,
+            found => found.unwrap_or(Kind::Hardware),
+        },
+        nested_in: processor.hypervisor,
+        instruction_ns: rounded(instruction_ns),
+        port_exit_us: rounded(exit.as_secs_f64() * 1e6),
+        honours_cpuid,
+        honours_user_cpuid,
+        finishes_instructions,
+        enters_kernel_by_syscall,
+    })
+}
+
+/// To two decimals.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// Whether this KVM finishes the instructions that kernels use as a processor does, asked with
+/// one that emulators do not know, or leaves them to [`super::assist`].
+///
+/// The vCPU's system registers are as before afterwards, the general ones are not; guest memory is
+/// left with the tables of a 64-bit entry and otherwise as it was.
+///
+/// # Errors
+/// Guest memory is smaller than the layout's low part, or KVM refused the registers.
+pub fn finishes_every_instruction(
+    vcpu: &mut Vcpu,
+    memory: &GuestMemory,
+) -> Result<bool, ProbeError> {
+    // popcnt eax, eax; out 80h, al
+    const CODE: &[u8] = b"\xf3\x0f\xb8\xc0\xe6\x80";
+    let before = vcpu.fd().get_sregs().map_err(refused("KVM_GET_SREGS"))?;
+    let mut guest = Guest { vcpu, memory };
+    guest.place(CODE, Ring::Kernel)?;
+    let finished = !matches!(guest.vcpu.fd().run(), Ok(VcpuExit::InternalError));
+    guest.complete();
+    // KVM refuses an entry without paging (PVH, a 32-bit payload) while EFER says long mode.
+    let fd = guest.vcpu.fd();
+    fd.set_sregs(&before).map_err(refused("KVM_SET_SREGS"))?;
+    memory.write_slice(&[0; CODE.len()], GuestAddress(FLAT_PAYLOAD))?;
+    Ok(finished)
+}
+
+/// Add the marker to what the vCPU's CPUID says, and hide a feature.
+fn mark_cpuid(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    let set = vcpu
+        .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+        .map_err(refused("KVM_GET_CPUID2"))?;
+    // Linux 6.1 does not say how many entries there are; those that it left alone are zeros.
+    let there = |entry: &&kvm_cpuid_entry2| **entry != kvm_cpuid_entry2::default();
+    let mut entries: Vec<_> = set.as_slice().iter().filter(there).copied().collect();
+    for entry in &mut entries {
+        if entry.function == 1 {
+            entry.ecx &= !HIDDEN_FEATURE;
+        }
+    }
+    entries.push(kvm_cpuid_entry2 {
+        function: MARKER_LEAF,
+        ebx: MARKER,
+        ..Default::default()
+    });
+    match CpuId::from_entries(&entries) {
+        Ok(marked) => vcpu.set_cpuid2(&marked).map_err(refused("KVM_SET_CPUID2")),
+        // One too many: the marker will just not be found.
+        Err(_) => Ok(()),
+    }
+}
+
+/// The privilege of a snippet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ring {
+    /// CPL 0.
+    Kernel,
+    /// CPL 3, with IOPL 3: a byte to a port ends that too.
+    User,
+}
+
+/// A vCPU that runs one snippet of 64-bit code after the other, each up to a byte to a port.
+struct Guest<'a> {
+    vcpu: &'a mut Vcpu,
+    memory: &'a GuestMemory,
+}
+
+impl Guest<'_> {
+    /// Put `code` into memory and the vCPU before it.
+    fn place(&mut self, code: &[u8], ring: Ring) -> Result<(), ProbeError> {
+        let entry = Entry {
+            mode: Mode::Flat64,
+            rip: FLAT_PAYLOAD,
+            params: 0,
+        };
+        tables::write(self.memory, entry.mode)?;
+        self.memory.write_slice(code, GuestAddress(FLAT_PAYLOAD))?;
+        self.vcpu.enter_at(&entry)?;
+        match ring {
+            Ring::Kernel => Ok(()),
+            Ring::User => self.drop_privilege(),
+        }
+    }
+
+    /// Let the vCPU, which stands at a 64-bit entry, be at CPL 3 in memory that CPL 3 may use.
+    fn drop_privilege(&mut self) -> Result<(), ProbeError> {
+        // U/S (bit 2) in the entries of all three levels that map the first 2 MiB (Intel SDM 3A,
+        // 4.6).
+        for table in 0..3 {
+            let entry = GuestAddress(PAGE_TABLES + table * PAGE_SIZE);
+            let byte: u8 = self.memory.read_obj(entry)?;
+            self.memory.write_obj(byte | 1 << 2, entry)?;
+        }
+        let fd = self.vcpu.fd();
+        let mut sregs = fd.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
+        sregs.efer |= 1; // SCE: SYSCALL is an instruction (AMD APM 2, 3.1.7)
+        for segment in [&mut sregs.cs, &mut sregs.ss] {
+            segment.selector |= 3;
+            segment.dpl = 3;
+        }
+        fd.set_sregs(&sregs).map_err(refused("KVM_SET_SREGS"))?;
+        let mut regs = fd.get_regs().map_err(refused("KVM_GET_REGS"))?;
+        regs.rflags |= 3 << 12; // IOPL
+        Ok(fd.set_regs(&regs).map_err(refused("KVM_SET_REGS"))?)
+    }
+
+    /// Run to the next byte to a port.
+    fn run(&mut self) -> Result<(), ProbeError> {
+        match self.vcpu.fd().run() {
+            Ok(VcpuExit::IoOut(..)) => Ok(()),
+            Ok(VcpuExit::Intr) => Err(ProbeError::Stuck),
+            Ok(exit) => Err(ProbeError::Exit(format!("the exit {exit:?}"))),
+            Err(error) if error.errno() == libc::EINTR => Err(ProbeError::Stuck),
+            Err(error) => Err(refused("KVM_RUN")(error).into()),
+        }
+    }
+
+    /// Complete the port access that ended a snippet, so that none is pending later.
+    fn complete(&mut self) {
+        let fd = self.vcpu.fd();
+        fd.set_kvm_immediate_exit(1);
+        let _ = fd.run();
+        fd.set_kvm_immediate_exit(0);
+    }
+
+    /// The least of some measurements.
+    fn least(
+        &mut self,
+        mut measure: impl FnMut(&mut Self) -> Result<Duration, ProbeError>,
+    ) -> Result<Duration, ProbeError> {
+        let mut least = Duration::MAX;
+        for _ in 0..ROUNDS {
+            least = least.min(measure(self)?);
+        }
+        Ok(least)
+    }
+
+    /// Whether CPUID gives what [`mark_cpuid`] set.
+    fn sees_the_marks(&mut self, ring: Ring) -> Result<bool, ProbeError> {
+        // mov eax, MARKER_LEAF; cpuid; mov esi, ebx; mov eax, 1; cpuid; out 80h, al
+        let leaf = MARKER_LEAF.to_le_bytes();
+        let rest = b"\x0f\xa2\x89\xde\xb8\x01\0\0\0\x0f\xa2\xe6\x80";
+        self.place(&[b"\xb8".as_slice(), &leaf, rest].concat(), ring)?;
+        self.run()?;
+        let regs = self.vcpu.fd().get_regs();
+        self.complete();
+        let regs = regs.map_err(refused("KVM_GET_REGS"))?;
+        Ok(regs.rsi as u32 == MARKER && regs.rcx as u32 & HIDDEN_FEATURE == 0)
+    }
+
+    /// The time of one port exit, and of the jump back to the next.
+    fn port_exit(&mut self) -> Result<Duration, ProbeError> {
+        // out 80h, al; jmp $-2
+        self.place(b"\xe6\x80\xeb\xfc", Ring::Kernel)?;
+        self.run()?;
+        let start = Instant::now();
+        for _ in 0..EXITS {
+            self.run()?;
+        }
+        let time = start.elapsed() / EXITS;
+        self.complete();
+        Ok(time)
+    }
+
+    /// The time of one instruction of a loop, in nanoseconds.
+    fn instruction_ns(&mut self) -> Result<f64, ProbeError> {
+        // What the way in and out takes, and the first touch of everything.
+        let around = self.least(|guest| guest.count_down(1))?;
+        let mut measure = |turns| {
+            let time = self.least(|guest| guest.count_down(turns))?;
+            let time = time.saturating_sub(around).as_secs_f64() * 1e9;
+            Ok(time / f64::from(2 * turns))
+        };
+        // Few for an emulator; many for a processor, whose few would drown in the rest.
+        match measure(FEW_TURNS)? {
+            few if few > EMULATED_NS => Ok(few),
+            _ => measure(MANY_TURNS),
+        }
+    }
+
+    /// The time of a loop of two instructions and a port exit.
+    fn count_down(&mut self, turns: u32) -> Result<Duration, ProbeError> {
+        // mov ecx, turns; dec ecx; jnz $-2; out 80h, al
+        let code = [
+            b"\xb9".as_slice(),
+            &turns.to_le_bytes(),
+            b"\xff\xc9\x75\xfc\xe6\x80",
+        ];
+        self.place(&code.concat(), Ring::Kernel)?;
+        let start = Instant::now();
+        self.run()?;
+        let time = start.elapsed();
+        self.complete();
+        Ok(time)
+    }
+
+    /// Whether SYSCALL takes CPL 3 to CPL 0, which the code there sees in its CS.
+    fn enters_kernel_by_syscall(&mut self) -> Result<bool, ProbeError> {
+        const TARGET: u64 = FLAT_PAYLOAD + 0x10;
+        // syscall; at TARGET: mov eax, cs; out 80h, al
+        self.place(b"\x0f\x05", Ring::User)?;
+        self.memory
+            .write_slice(b"\x8c\xc8\xe6\x80", GuestAddress(TARGET))?;
+        // IA32_STAR[47:32]: CS of the kernel; IA32_LSTAR: its entry; IA32_FMASK: RFLAGS that are
+        // cleared, none so that the port is allowed at any CPL (AMD APM 2, 6.1.1).
+        let star = u64::from(tables::CODE_SELECTOR) << 32;
+        for (index, data) in [(0xc000_0081, star), (0xc000_0082, TARGET), (0xc000_0084, 0)] {
+            let entry = kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            };
+            if let Ok(msrs) = Msrs::from_entries(&[entry]) {
+                let fd = self.vcpu.fd();
+                fd.set_msrs(&msrs).map_err(refused("KVM_SET_MSRS"))?;
+            }
+        }
+        match self.run() {
+            Ok(()) => {
+                let regs = self.vcpu.fd().get_regs();
+                Ok(regs.map_err(refused("KVM_GET_REGS"))?.rax & 3 == 0)
+            }
+            // An exception, for which there is no handler.
+            Err(ProbeError::Exit(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What CPUID says of the host's processor.
+
+use std::arch::x86_64::__cpuid;
+
+use super::probe::Kind;
+
+/// A processor, by its CPUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processor {
+    /// Its name, as its maker writes it.
+    pub name: String,
+    /// The extension for virtual machines that it shows: [`Kind::VtX`] or [`Kind::Svm`].
+    pub virtualization: Option<Kind>,
+    /// The hypervisor that this host runs under.
+    pub hypervisor: Option<String>,
+}
+
+impl Processor {
+    /// The processor of this host.
+    pub fn of_host() -> Self {
+        Self::described_by(|leaf| {
+            // Safe in newer Rust: every x86_64 has CPUID.
+            #[allow(unused_unsafe)]
+            // SAFETY: the instruction is there in 64-bit mode and only writes registers.
+            let found = unsafe { __cpuid(leaf) };
+            [found.eax, found.ebx, found.ecx, found.edx]
+        })
+    }
+
+    /// The processor whose CPUID gives EAX, EBX, ECX and EDX of a leaf (Intel SDM 2A, CPUID;
+    /// AMD APM 3, E.4).
+    fn described_by(cpuid: impl Fn(u32) -> [u32; 4]) -> Self {
+        let text = |registers: &[u32]| {
+            let bytes: Vec<u8> = registers.iter().flat_map(|r| r.to_le_bytes()).collect();
+            let text = String::from_utf8_lossy(&bytes);
+            let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+            text.replace(|c: char| c.is_control(), "")
+        };
+        let [_, ebx, ecx, edx] = cpuid(0);
+        let [extended, ..] = cpuid(0x8000_0000);
+        let name = match extended {
+            0x8000_0004.. => text(
+                &(0x8000_0002..=0x8000_0004)
+                    .flat_map(&cpuid)
+                    .collect::<Vec<_>>(),
+            ),
+            _ => text(&[ebx, edx, ecx]),
+        };
+        let [.., features, _] = cpuid(1);
+        let extended_features = match extended {
+            0x8000_0001.. => cpuid(0x8000_0001)[2],
+            _ => 0,
+        };
+        let hypervisor = (features >> 31 & 1 == 1).then(|| {
+            let [_, ebx, ecx, edx] = cpuid(0x4000_0000);
+            hypervisor_name(&text(&[ebx, ecx, edx]))
+        });
+        Self {
+            name,
+            virtualization: match (features >> 5 & 1, extended_features >> 2 & 1) {
+                (1, _) => Some(Kind::VtX),
+                (_, 1) => Some(Kind::Svm),
+                _ => None,
+            },
+            hypervisor,
+        }
+    }
+}
+
+/// A hypervisor's name from its signature in CPUID leaf 4000_0000H.
+fn hypervisor_name(signature: &str) -> String {
+    match signature {
+        "KVMKVMKVM" => "KVM",
+        "TCGTCGTCGTCG" => "QEMU's emulator",
+        "Microsoft Hv" => "Hyper-V",
+        "VMwareVMware" => "VMware",
+        "XenVMMXenVMM" => "Xen",
+        "VBoxVBoxVBox" => "VirtualBox",
+        "" => "an unnamed hypervisor",
+        other => other,
+    }
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CPUID of a processor with these features in leaves 1 and 8000_0001H.
+    fn processor(features: u32, extended: u32, signature: &[u8; 12]) -> Processor {
+        let word = |at: usize| u32::from_le_bytes(signature[at..at + 4].try_into().unwrap());
+        Processor::described_by(|leaf| match leaf {
+            0 => [1, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
+            1 => [0, 0, features, 0],
+            0x4000_0000 => [0, word(0), word(4), word(8)],
+            0x8000_0000 => [0x8000_0001, 0, 0, 0],
+            0x8000_0001 => [0, 0, extended, 0],
+            _ => [u32::MAX; 4],
+        })
+    }
+
+    #[test]
+    fn a_processor_is_what_its_cpuid_bits_say() {
+        let intel = processor(1 << 5, 0, &[0; 12]);
+        assert_eq!(intel.name, "GenuineIntel");
+        assert_eq!(intel.virtualization, Some(Kind::VtX));
+        assert_eq!(intel.hypervisor, None, "no bit 31, no hypervisor");
+        let amd = processor(1 << 31, 1 << 2, b"KVMKVMKVM\0\0\0");
+        assert_eq!(amd.virtualization, Some(Kind::Svm));
+        assert_eq!(amd.hypervisor.as_deref(), Some("KVM"));
+        let none = processor(1 << 31, 0, b"\0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(none.virtualization, None);
+        assert_eq!(none.hypervisor.as_deref(), Some("an unnamed hypervisor"));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_cannot_reach_the_terminal_as_commands() {
+        let odd = processor(1 << 31, 0, b"\x1b[2Jabc\x07\xff\0\0\0");
+        assert_eq!(odd.hypervisor.as_deref(), Some("[2Jabc\u{fffd}"));
+    }
+}
