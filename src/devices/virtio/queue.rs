@@ -325,9 +325,10 @@ impl VirtQueue {
         set(&mut self.queue).map_err(|error| error.to_string())?;
         self.queue.set_event_idx(event_idx);
         self.queue.set_ready(true);
-        if !self.queue.is_valid(&self.memory) {
+        // `Queue` takes an available ring at 0 for none.
+        if available == 0 || !self.queue.is_valid(&self.memory) {
             self.queue.set_ready(false);
-            return Err("the rings do not lie in memory".into());
+            return Err("the rings do not lie in memory above address 0".into());
         }
         Ok(())
     }

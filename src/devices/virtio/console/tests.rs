@@ -228,6 +228,15 @@ fn messages_wait_for_buffers() {
     }
     // Asked twice, owed once.
     assert_eq!(codes, [(0, 1), (1, 1), (1, 7), (1, 6)]);
+
+    // A port that has gone is owed nothing.
+    let (mut guest, _) = self::guest();
+    guest.start(F_MULTIPORT, ENTRIES);
+    tell(&mut guest, 1, Event::PortReady.code(), 1);
+    tell(&mut guest, 1, Event::PortReady.code(), 0);
+    guest.lend(RX, 16);
+    guest.notify(RX);
+    assert_eq!(told(&mut guest), SILENCE);
 }
 
 #[test]

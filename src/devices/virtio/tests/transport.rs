@@ -35,6 +35,8 @@ fn a_driver_finds_out_what_it_has_before_it() {
 #[test]
 fn a_device_goes_live_at_the_last_of_four_steps() {
     let (mut guest, probe) = probe();
+    // As a driver begins; there is nothing to reset yet.
+    guest.set_status(0);
     guest.negotiate(F_SOME);
     assert!(guest.set_up(0, 8));
     assert_eq!(probe.take(), []);
@@ -192,6 +194,23 @@ fn a_device_that_cannot_start_needs_a_reset() {
 }
 
 #[test]
+fn a_host_call_that_fails_without_a_driver_needs_a_reset_too() {
+    let (mut guest, probe) = probe();
+    guest.negotiate(0);
+    let failed = guest.transport.with_device(|_: &mut Probe, _| {
+        Err::<(), _>(super::DeviceError::Protocol("out of turn".into()))
+    });
+    assert_eq!(failed, None);
+    // Nobody is there yet to be interrupted (virtio 1.2, 3.1.2).
+    assert_eq!(guest.interrupt.take(), 0);
+    assert_eq!(guest.set_status(LIVE), UP_TO_FEATURES | NEEDS_RESET);
+    assert_eq!(probe.take(), []);
+    guest.set_status(0);
+    guest.start(0, 8);
+    assert!(probe.is_active());
+}
+
+#[test]
 fn a_queue_that_cannot_be_does_not_become_ready() {
     let rings = [table(0), avail(0), used(0)];
     let [desc, driver, device] = rings;
@@ -204,6 +223,8 @@ fn a_queue_that_cannot_be_does_not_become_ready() {
         (16, rings, false),
         (0x1_0008, rings, false),
         (u32::MAX, rings, false),
+        (8, [0, driver, device], true),
+        (8, [desc, 0, device], false),
         (8, [desc + 8, driver, device], false),
         (8, [desc, driver + 1, device], false),
         (8, [desc, driver, device + 2], false),
@@ -248,6 +269,10 @@ fn a_queue_is_set_up_at_its_time_only() {
     guest.write(reg::QUEUE_DESC, 1);
     guest.write(reg::QUEUE_READY, 2);
     assert_eq!(guest.read(reg::QUEUE_READY), 1);
+    guest.write(reg::QUEUE_READY, 0);
+    assert_eq!(guest.read(reg::QUEUE_READY), 0);
+    guest.write(reg::QUEUE_READY, 1);
+    assert_eq!(guest.read(reg::QUEUE_READY), 1, "as it was set up");
     guest.write(reg::QUEUE_SEL, 2);
     guest.write(reg::QUEUE_NUM, 8);
     guest.write(reg::QUEUE_READY, 1);
@@ -286,8 +311,14 @@ fn a_notification_counts_when_the_device_is_live() {
     guest.transport.process(2);
     assert_eq!(probe.take(), []);
     assert!(guest.events.take()[0].contains("the index of no queue"));
-    guest.notify(1);
+    guest.write(reg::QUEUE_NOTIFY, 1);
+    guest.transport.process(1);
     assert_eq!(probe.take(), [Call::Process(1)]);
+    assert_eq!(
+        guest.run(),
+        0,
+        "a notification is over when it is processed"
+    );
     assert_eq!(
         guest
             .transport
