@@ -1,7 +1,7 @@
 //! The console device with several ports (virtio 1.2, 5.3): port 0 is the terminal hvc0, each
 //! further one a named byte stream that the guest finds in /sys/class/virtio-ports.
 //!
-//! A [`port`] carries bytes between its two queues and a [`PortSink`]; [`control`] is the
+//! A `port` carries bytes between its two queues and a [`PortSink`]; `control` is the
 //! conversation in which the driver learns of ports. Everything about the driver is forgotten by
 //! a reset; only sizes, names and sinks stay.
 
