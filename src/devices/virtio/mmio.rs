@@ -236,7 +236,7 @@ impl BusDevice for Transport {
         if let Some(offset) = offset.checked_sub(register::CONFIG) {
             self.device.config(offset, data);
         } else if let Ok(data) = <&mut [u8; 4]>::try_from(data)
-            && offset % 4 == 0
+            && offset.is_multiple_of(4)
         {
             *data = self.read_register(offset).to_le_bytes();
         } else {
@@ -248,7 +248,7 @@ impl BusDevice for Transport {
         if let Some(offset) = offset.checked_sub(register::CONFIG) {
             self.device.write_config(offset, data);
         } else if let Ok(&data) = <&[u8; 4]>::try_from(data)
-            && offset % 4 == 0
+            && offset.is_multiple_of(4)
         {
             self.write_register(offset, u32::from_le_bytes(data));
         } else {

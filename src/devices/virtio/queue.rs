@@ -5,6 +5,7 @@
 //! chains as the ring has entries; more wait for another turn of the event loop.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -251,7 +252,7 @@ impl VirtQueue {
             chain.segments.push(Segment { addr, len });
         }
         if !whole {
-            return fault("leads out of the descriptor table");
+            return fault("breaks off: it leaves its table, or is longer than 4 GiB");
         }
         Ok(Some(chain))
     }
@@ -324,9 +325,10 @@ impl VirtQueue {
         set(&mut self.queue).map_err(|error| error.to_string())?;
         self.queue.set_event_idx(event_idx);
         self.queue.set_ready(true);
-        if !self.queue.is_valid(&self.memory) {
+        // `Queue` takes an available ring at 0 for none.
+        if available == 0 || !self.queue.is_valid(&self.memory) {
             self.queue.set_ready(false);
-            return Err("the rings do not lie in memory".into());
+            return Err("the rings do not lie in memory above address 0".into());
         }
         Ok(())
     }
@@ -358,15 +360,17 @@ impl VirtQueue {
         if !self.is_ready() || !std::mem::take(&mut self.finished) {
             return Ok(false);
         }
-        let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(&self.memory)
-        } else {
+        // Has the fence that keeps the driver's word on interrupts from being read before the used
+        // index is written: each side writes its own, then reads the other's.
+        let mut wanted = self.queue.needs_notification(&self.memory);
+        if wanted.is_ok() && !self.queue.event_idx_enabled() {
             let flags = GuestAddress(self.queue.avail_ring());
-            self.memory
-                .read_obj::<u16>(flags)
+            wanted = self
+                .memory
+                .load::<u16>(flags, Ordering::Relaxed)
                 .map(|flags| u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
-                .map_err(RingError::GuestMemory)
-        };
+                .map_err(RingError::GuestMemory);
+        }
         let wanted = wanted.map_err(|error| self.broken(error))?;
         self.counters.interrupts += u64::from(wanted);
         Ok(wanted)

@@ -1,7 +1,7 @@
 //! The console device with several ports (virtio 1.2, 5.3): port 0 is the terminal hvc0, each
 //! further one a named byte stream that the guest finds in /sys/class/virtio-ports.
 //!
-//! A [`port`] carries bytes between its two queues and a [`PortSink`]; [`control`] is the
+//! A `port` carries bytes between its two queues and a [`PortSink`]; `control` is the
 //! conversation in which the driver learns of ports. Everything about the driver is forgotten by
 //! a reset; only sizes, names and sinks stay.
 
@@ -103,9 +103,7 @@ impl Console {
             return Ok(());
         }
         (self.rows, self.cols) = (rows, cols);
-        if driver.has(F_SIZE) {
-            driver.config_changed();
-        }
+        driver.config_changed();
         if let Some(terminal) = self.ports.first_mut()
             && terminal.is_announced()
         {
@@ -162,7 +160,10 @@ impl Console {
                     .ok()
                     .and_then(|port| self.ports.get_mut(port));
                 match port {
-                    Some(port) if event == Event::PortOpen => port.set_open(yes),
+                    Some(port) if event == Event::PortOpen => {
+                        port.set_open(yes);
+                        port.input_buffers();
+                    }
                     Some(port) if yes => port.announce(message.port == 0),
                     Some(port) => port.withdraw(),
                     // How Linux says that it could not add a port.
@@ -246,8 +247,12 @@ impl Device for Console {
         if !driver.has(F_MULTIPORT)
             && let Some(terminal) = self.ports.first_mut()
         {
-            // Without control messages the one port is there and open from the start.
+            // Without control messages the one port is there and open from the start. Input that
+            // waits for it comes on the event loop's thread.
             terminal.set_open(true);
+            if let Some(queue) = driver.queue(Self::input_queue(0)) {
+                queue.process_again();
+            }
         }
         Ok(())
     }
@@ -262,7 +267,9 @@ impl Device for Console {
                 self.listen(driver)?;
                 return self.tell(driver);
             }
-            CONTROL_TX | CONTROL_RX => return Ok(()),
+            0 | 1 => {}
+            // Without control messages there is but one port.
+            _ if !driver.has(F_MULTIPORT) => return Ok(()),
             _ => {}
         }
         let Some(port) = self.ports.get_mut(Self::port_of(queue)) else {

@@ -8,7 +8,7 @@ use crate::devices::virtio::queue::VirtQueue;
 const PIECE: usize = 4096;
 /// Bytes of output that one call handles, so that a guest that writes without end leaves the
 /// event loop to others.
-const OUTPUT_PER_CALL: usize = 256 * 1024;
+pub(super) const OUTPUT_PER_CALL: usize = 256 * 1024;
 
 /// Where a port's output goes, and who hears of changes at the guest's end.
 ///
@@ -97,7 +97,6 @@ impl Port {
     pub fn set_open(&mut self, open: bool) {
         if std::mem::replace(&mut self.driver.open, open) != open {
             self.sink.guest_open(open);
-            self.input_buffers();
         }
     }
 
@@ -125,7 +124,7 @@ impl Port {
         self.driver.owed &= !(1 << event.code());
     }
 
-    /// The guest may have added input buffers.
+    /// The guest may have opened the port or added input buffers.
     pub fn input_buffers(&mut self) {
         if self.driver.open && std::mem::take(&mut self.starved) {
             self.sink.input_room();
