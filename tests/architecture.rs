@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["agent", "boot", "guest", "memory", "vmm"]),
+    // The doctor examines KVM itself, without a machine.
+    ("cli", &["agent", "boot", "guest", "kvm", "memory", "vmm"]),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     ("vmm", &["agent", "boot", "devices", "kvm", "memory"]),
     ("agent", &[]),
