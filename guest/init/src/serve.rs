@@ -79,6 +79,8 @@ struct Agent<'a> {
     /// The command's process, 0 before it runs.
     child: i32,
     status: Option<Exit>,
+    /// What a program asked PID 1 for.
+    asked: Option<Reboot>,
     /// The end of input is to follow what is in the buffer.
     input_closed: bool,
     /// Input that is out of the buffer and not acknowledged.
@@ -106,6 +108,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
         },
         child: 0,
         status: None,
+        asked: None,
         input_closed: false,
         acked: 0,
         taken: 0,
@@ -130,6 +133,9 @@ impl Agent<'_> {
         prepare();
         while !self.command_complete {
             self.turn(None)?;
+            if let Some(reboot) = self.asked {
+                return Err(Stop::Asked(reboot));
+            }
         }
         let exit = match self.start() {
             Ok(()) => self.follow()?,
@@ -178,14 +184,12 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Until the command has ended and what it wrote is in the outbox.
+    /// Until the command has ended, or a program asked for the machine's end, and what was written
+    /// before is on its way.
     fn follow(&mut self) -> Result<Exit, Stop> {
-        let exit = loop {
-            if let Some(exit) = self.status {
-                break exit;
-            }
+        while self.status.is_none() && self.asked.is_none() {
             self.turn(None)?;
-        };
+        }
         // A child of the command may hold the pipes for ever.
         let mut grace = Timespec::from_ms(LAST_MS);
         let enough = self.taken + LAST_BYTES;
@@ -195,7 +199,19 @@ impl Agent<'_> {
                 break;
             }
         }
-        Ok(exit)
+        if let Some(exit) = self.status {
+            return Ok(exit);
+        }
+        self.empty_outbox()?;
+        Err(self.asked.map_or(Stop::HostGone, Stop::Asked))
+    }
+
+    fn empty_outbox(&mut self) -> Result<(), Stop> {
+        self.flush()?;
+        while !self.memory.outbox.data().is_empty() {
+            self.turn(None)?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self, exit: Exit) -> Result<(), Stop> {
@@ -205,10 +221,7 @@ impl Agent<'_> {
             sys::sync();
         }
         self.say(FromGuest::Exit(exit))?;
-        self.flush()?;
-        while !self.memory.outbox.data().is_empty() {
-            self.turn(None)?;
-        }
+        self.empty_outbox()?;
         let mut patience = Timespec::from_ms(GOODBYE_MS);
         while !self.goodbye && self.turn(Some(&mut patience))? > 0 {}
         Ok(())
@@ -260,7 +273,7 @@ impl Agent<'_> {
             self.take_error();
         }
         if signals != 0 {
-            self.signal()?;
+            self.signal();
         }
         // After the command's end an acknowledgement would only bring more input.
         if self.acked > 0 && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
@@ -432,7 +445,7 @@ impl Agent<'_> {
         }
     }
 
-    fn signal(&mut self) -> Result<(), Stop> {
+    fn signal(&mut self) {
         match sys::next_signal(self.signals) {
             sys::SIGCHLD => {
                 while let Some((pid, status)) = sys::reap() {
@@ -440,9 +453,8 @@ impl Agent<'_> {
                         self.status = Some(exit_of(status));
                     }
                 }
-                Ok(())
             }
-            signal => asked(signal).map_or(Ok(()), |reboot| Err(Stop::Asked(reboot))),
+            signal => self.asked = self.asked.or(asked(signal)),
         }
     }
 }
