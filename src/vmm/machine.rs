@@ -130,6 +130,13 @@ fn load(config: &Config, memory: &GuestMemory, words: &[&str]) -> Result<Loaded,
         virtio_on_cmdline: true,
         machine: boot::Machine {
             cpus: config.cpus,
+            com2: matches!(
+                &config.console,
+                Console::Agent {
+                    channel: Channel::Serial,
+                    ..
+                }
+            ),
             virtio: &[],
         },
     };
