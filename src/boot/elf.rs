@@ -9,7 +9,7 @@ use std::ops::Range;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::FromBytes;
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::U32;
 
 use super::ram;
 use crate::memory::GuestMemory;

@@ -150,7 +150,7 @@ pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Loaded, 
             let elf = Elf::parse(kernel)?;
             place_elf(memory, &elf, plan.via, SetupHeader::for_vmlinux())?
         }
-        Format::BzImage => place_bzimage(memory, kernel, plan.via)?,
+        Format::BzImage | Format::BootProtocol => place_bzimage(memory, kernel, plan.via)?,
     };
     let Placed {
         entry,
