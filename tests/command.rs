@@ -34,7 +34,11 @@ fn input_goes_through_byte_for_byte() {
         .collect();
     let finished = run_with(&["run", "--", "cat"], &input);
     assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""));
-    assert!(finished.stdout == input, "{} bytes came back", finished.stdout.len());
+    assert!(
+        finished.stdout == input,
+        "{} bytes came back",
+        finished.stdout.len()
+    );
 }
 
 #[test]
@@ -56,7 +60,12 @@ fn what_is_missing_is_127_and_what_cannot_be_executed_126() {
         ("/etc/passwd", 126),
     ] {
         let finished = run(&["run", "--", command]);
-        assert_eq!(finished.status, Some(status), "{command}: {}", finished.stderr);
+        assert_eq!(
+            finished.status,
+            Some(status),
+            "{command}: {}",
+            finished.stderr
+        );
         assert!(finished.stderr.contains(command), "{}", finished.stderr);
         assert!(finished.stdout.is_empty());
     }
@@ -67,9 +76,16 @@ fn all_output_arrives_before_the_end() {
     if !kvm("output") || !lab("output", "megabytes through an emulated kernel") {
         return;
     }
-    let finished = script(&[], "head -c 8000000 /dev/zero; head -c 60000 /dev/zero >&2; exit 3");
+    let finished = script(
+        &[],
+        "head -c 8000000 /dev/zero; head -c 60000 /dev/zero >&2; exit 3",
+    );
     assert_eq!(
-        (finished.status, finished.stdout.len(), finished.stderr.len()),
+        (
+            finished.status,
+            finished.stdout.len(),
+            finished.stderr.len()
+        ),
         (Some(3), 8_000_000, 60_000)
     );
 }
@@ -123,11 +139,18 @@ fn the_costs_of_a_boot_are_told_and_written_down() {
     let finished = run(&["run", "--timing", "--json", &json, "--", "/bin/true"]);
     assert_eq!(finished.status, Some(0), "{}", finished.stderr);
     let last = finished.stderr.lines().last().unwrap_or_default();
-    assert!(last.starts_with("hull: boot: exec to first guest instruction "), "{last}");
+    assert!(
+        last.starts_with("hull: boot: exec to first guest instruction "),
+        "{last}"
+    );
     assert!(!last.contains("never"), "{last}");
     let report: serde_json::Value =
         serde_json::from_slice(&std::fs::read(file).expect("the report")).expect("JSON");
-    let at = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key}: {report}"));
+    let at = |key: &str| {
+        report[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{key}: {report}"))
+    };
     let points = [
         "first_instruction_ms",
         "kernel_output_ms",
@@ -136,8 +159,15 @@ fn the_costs_of_a_boot_are_told_and_written_down() {
         "init_ms",
         "end_ms",
     ];
-    assert!(points.windows(2).all(|pair| at(pair[0]) <= at(pair[1])), "{report}");
-    assert!(report["cmdline"].as_str().is_some_and(|line| line.contains("console=ttyS0")));
+    assert!(
+        points.windows(2).all(|pair| at(pair[0]) <= at(pair[1])),
+        "{report}"
+    );
+    assert!(
+        report["cmdline"]
+            .as_str()
+            .is_some_and(|line| line.contains("console=ttyS0"))
+    );
 }
 
 #[test]
@@ -146,8 +176,15 @@ fn the_kernel_log_is_on_standard_error_when_asked_for() {
         return;
     }
     let finished = run(&["run", "--kernel-log", "--", "echo", "hi"]);
-    assert_eq!((finished.status, finished.stdout_text().as_str()), (Some(0), "hi\n"));
-    assert!(finished.stderr.contains("Linux version 6.12"), "{}", finished.stderr);
+    assert_eq!(
+        (finished.status, finished.stdout_text().as_str()),
+        (Some(0), "hi\n")
+    );
+    assert!(
+        finished.stderr.contains("Linux version 6.12"),
+        "{}",
+        finished.stderr
+    );
 }
 
 #[test]
@@ -155,10 +192,24 @@ fn a_kernel_panic_is_an_error_with_its_reason() {
     if !kvm("panic") {
         return;
     }
-    let finished = run(&["run", "--cmdline", "rdinit=/nothing root=/dev/none", "--", "true"]);
+    let finished = run(&[
+        "run",
+        "--cmdline",
+        "rdinit=/nothing root=/dev/none",
+        "--",
+        "true",
+    ]);
     assert_eq!(finished.status, Some(125), "{}", finished.stderr);
-    for part in ["error: the guest kernel panicked: ", "VFS: Unable to mount root", "RIP 0x"] {
-        assert!(finished.stderr.contains(part), "{part}: {}", finished.stderr);
+    for part in [
+        "error: the guest kernel panicked: ",
+        "VFS: Unable to mount root",
+        "RIP 0x",
+    ] {
+        assert!(
+            finished.stderr.contains(part),
+            "{part}: {}",
+            finished.stderr
+        );
     }
     assert!(finished.stdout.is_empty());
 }

@@ -101,7 +101,11 @@ impl Session {
             if let Some(status) = self.hull.try_wait().expect("waited") {
                 break status;
             }
-            assert!(Instant::now() < deadline, "hull does not end: {:?}", self.seen);
+            assert!(
+                Instant::now() < deadline,
+                "hull does not end: {:?}",
+                self.seen
+            );
             std::thread::sleep(Duration::from_millis(5));
         };
         assert!(!self.is_raw(), "the terminal was left in raw mode");

@@ -59,6 +59,8 @@ pub struct Session {
     state: State,
     /// The command's frames until the guest is ready for them.
     exec: Vec<u8>,
+    /// The command's name, for messages.
+    program: String,
     /// Bytes from the guest that are no whole frame yet.
     partial: Vec<u8>,
     events: VecDeque<Event>,
@@ -88,9 +90,14 @@ impl Session {
     /// # Errors
     /// [`AgentError::NoCommand`], [`AgentError::Nul`], [`AgentError::TooLong`].
     pub fn new(exec: Exec) -> Result<Self, AgentError> {
+        let program = exec
+            .argv
+            .first()
+            .map(|name| name.to_string_lossy().into_owned());
         Ok(Self {
             state: State::Greeting,
             exec: exec.frames()?,
+            program: program.unwrap_or_default(),
             partial: Vec::new(),
             events: VecDeque::new(),
             buffered: 0,
@@ -240,6 +247,9 @@ impl Session {
                     .ok_or(AgentError::FalseAck { acked, sent })?;
             }
             (State::Running, FromGuest::Exit(exit)) => {
+                if let Some(text) = why_not_run(exit, &self.program) {
+                    self.push(Event::Error(text));
+                }
                 self.state = State::Exited(exit);
                 self.push(Event::Exited(exit.status()));
                 append(&mut self.outgoing, &FromHost::Goodbye);
@@ -293,6 +303,18 @@ impl Session {
             append(&mut self.outgoing, &FromHost::StdinClose);
         }
     }
+}
+
+/// Why a command did not begin, if it did not.
+fn why_not_run(exit: Exit, program: &str) -> Option<String> {
+    let (what, errno) = match exit {
+        Exit::Exited(_) | Exit::Signalled(_) => return None,
+        Exit::NotFound(errno) => ("is not in the guest", errno),
+        Exit::NotExecutable(errno) => ("cannot be executed in the guest", errno),
+        Exit::Error(errno) => ("could not be started in the guest", errno),
+    };
+    let reason = std::io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0));
+    Some(format!("{program:?} {what}: {reason}"))
 }
 
 fn cost(event: &Event) -> usize {

@@ -17,10 +17,19 @@ pub enum Format {
     Vmlinux,
     /// An ELF file, 32- or 64-bit, with a PVH entry and no sign of Linux.
     Pvh,
-    /// Linux's packed form, or another kernel that follows its boot protocol.
+    /// Linux's packed form.
     BzImage,
+    /// Another kernel that follows Linux's boot protocol, with nothing packed inside (memtest86+).
+    BootProtocol,
     /// A flat payload, with the mode it starts in.
     Flat(Mode),
+}
+
+impl Format {
+    /// Whether it is Linux, as far as can be seen: only Linux runs an init from an initrd.
+    pub fn is_linux(self) -> bool {
+        matches!(self, Self::Vmlinux | Self::BzImage)
+    }
 }
 
 /// Why a file is no kernel.
@@ -49,8 +58,11 @@ pub fn detect(bytes: &[u8]) -> Result<Format, BootError> {
     if bytes.starts_with(elf::MAGIC) {
         return Ok(elf_format(&Elf::parse(bytes)?));
     }
-    if SetupHeader::parse(bytes).is_some() {
-        return Ok(Format::BzImage);
+    if let Some(header) = SetupHeader::parse(bytes) {
+        return Ok(match header.payload_length.get() {
+            0 => Format::BootProtocol,
+            _ => Format::BzImage,
+        });
     }
     if bytes.starts_with(flat::MAGIC) {
         return Ok(Format::Flat(flat::mode(bytes)?));
@@ -148,10 +160,22 @@ fn is_text(head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bzimage::tests::image;
+    use super::super::elf::tests::{linux, pvh32};
     use super::*;
 
     fn refusal(bytes: &[u8]) -> String {
         detect(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn linux_is_told_from_what_only_looks_like_it() {
+        let format = |bytes: &[u8]| detect(bytes).unwrap();
+        assert_eq!(format(&linux().build()), Format::Vmlinux);
+        assert_eq!(format(&pvh32().build()), Format::Pvh);
+        assert_eq!(format(&image(b"packed")), Format::BzImage);
+        assert_eq!(format(&image(b"")), Format::BootProtocol);
+        assert!(Format::BzImage.is_linux() && !Format::BootProtocol.is_linux());
     }
 
     #[test]

@@ -8,12 +8,16 @@ use std::ops::Range;
 
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
 
 use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{HIGH_MEMORY, MMIO_HOLE, MMIO_HOLE_END};
+
+mod raw;
+
+use raw::{Header, Header32, Header64, ProgramHeader, ProgramHeader32, ProgramHeader64};
 
 /// The first bytes of every ELF file.
 pub const MAGIC: &[u8] = b"\x7fELF";
@@ -488,142 +492,5 @@ fn check_kind(kind: u16) -> Result<(), ElfError> {
     Err(ElfError::NotExecutable { name })
 }
 
-/// The header fields that matter, of either class.
-struct HeaderFields {
-    kind: u16,
-    machine: u16,
-    entry: u64,
-    phoff: u64,
-    phentsize: u16,
-    phnum: u16,
-}
-
-trait Header: FromBytes {
-    fn fields(&self) -> HeaderFields;
-}
-
-trait ProgramHeader: FromBytes {
-    fn segment(&self, index: usize) -> Segment;
-}
-
-/// `Elf64_Ehdr`.
-#[derive(FromBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct Header64 {
-    ident: [u8; 16],
-    kind: U16,
-    machine: U16,
-    version: U32,
-    entry: U64,
-    phoff: U64,
-    shoff: U64,
-    flags: U32,
-    ehsize: U16,
-    phentsize: U16,
-    phnum: U16,
-    shentsize: U16,
-    shnum: U16,
-    shstrndx: U16,
-}
-
-/// `Elf32_Ehdr`.
-#[derive(FromBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct Header32 {
-    ident: [u8; 16],
-    kind: U16,
-    machine: U16,
-    version: U32,
-    entry: U32,
-    phoff: U32,
-    shoff: U32,
-    flags: U32,
-    ehsize: U16,
-    phentsize: U16,
-    phnum: U16,
-    shentsize: U16,
-    shnum: U16,
-    shstrndx: U16,
-}
-
-/// `Elf64_Phdr`.
-#[derive(FromBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct ProgramHeader64 {
-    kind: U32,
-    flags: U32,
-    offset: U64,
-    vaddr: U64,
-    paddr: U64,
-    filesz: U64,
-    memsz: U64,
-    align: U64,
-}
-
-/// `Elf32_Phdr`.
-#[derive(FromBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct ProgramHeader32 {
-    kind: U32,
-    offset: U32,
-    vaddr: U32,
-    paddr: U32,
-    filesz: U32,
-    memsz: U32,
-    flags: U32,
-    align: U32,
-}
-
-impl Header for Header64 {
-    fn fields(&self) -> HeaderFields {
-        HeaderFields {
-            kind: self.kind.get(),
-            machine: self.machine.get(),
-            entry: self.entry.get(),
-            phoff: self.phoff.get(),
-            phentsize: self.phentsize.get(),
-            phnum: self.phnum.get(),
-        }
-    }
-}
-
-impl Header for Header32 {
-    fn fields(&self) -> HeaderFields {
-        HeaderFields {
-            kind: self.kind.get(),
-            machine: self.machine.get(),
-            entry: self.entry.get().into(),
-            phoff: self.phoff.get().into(),
-            phentsize: self.phentsize.get(),
-            phnum: self.phnum.get(),
-        }
-    }
-}
-
-impl ProgramHeader for ProgramHeader64 {
-    fn segment(&self, index: usize) -> Segment {
-        Segment {
-            index,
-            kind: self.kind.get(),
-            offset: self.offset.get(),
-            paddr: self.paddr.get(),
-            filesz: self.filesz.get(),
-            memsz: self.memsz.get(),
-            align: self.align.get(),
-        }
-    }
-}
-
-impl ProgramHeader for ProgramHeader32 {
-    fn segment(&self, index: usize) -> Segment {
-        Segment {
-            index,
-            kind: self.kind.get(),
-            offset: self.offset.get().into(),
-            paddr: self.paddr.get().into(),
-            filesz: self.filesz.get().into(),
-            memsz: self.memsz.get().into(),
-            align: self.align.get().into(),
-        }
-    }
-}
+#[cfg(test)]
+pub mod tests;

@@ -4,7 +4,9 @@
 
 use thiserror::Error;
 
+pub use super::bzimage::BzImageError;
 pub use super::cmdline::CmdlineError;
+pub use super::decompress::DecompressError;
 pub use super::detect::DetectError;
 pub use super::elf::ElfError;
 pub use super::flat::FlatError;
@@ -19,6 +21,12 @@ pub enum BootError {
     /// The ELF file, or the one inside a bzImage, is damaged or does not fit.
     #[error(transparent)]
     Elf(#[from] ElfError),
+    /// The bzImage is damaged or does not fit.
+    #[error(transparent)]
+    BzImage(#[from] BzImageError),
+    /// The kernel inside a bzImage did not unpack.
+    #[error(transparent)]
+    Decompress(#[from] DecompressError),
     /// The flat payload is damaged.
     #[error(transparent)]
     Flat(#[from] FlatError),

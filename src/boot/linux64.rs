@@ -21,6 +21,8 @@ pub const SETUP_HEADER: usize = 0x1f1;
 pub const HDRS: [u8; 4] = *b"HdrS";
 /// `loadflags` bit 0: the protected-mode code is loaded at 1 MiB.
 pub const LOADED_HIGH: u8 = 1 << 0;
+/// `xloadflags` bit 0: there is a 64-bit entry at 0x200.
+pub const XLF_KERNEL_64: u16 = 1 << 0;
 
 /// `loadflags` bit 7: `heap_end_ptr` is valid.
 const CAN_USE_HEAP: u8 = 1 << 7;

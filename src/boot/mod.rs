@@ -19,9 +19,12 @@
 use std::ops::Range;
 
 use crate::memory::GuestMemory;
-use crate::memory::layout::{BOOT_PARAMS, MmioSlot};
+use crate::memory::layout::{BOOT_PARAMS, MmioSlot, PVH_START_INFO};
 
+mod acpi;
+mod bzimage;
 pub mod cmdline;
+mod decompress;
 pub mod detect;
 mod elf;
 mod error;
@@ -29,12 +32,14 @@ mod flat;
 pub mod initrd;
 mod linux64;
 mod mptable;
+mod pvh;
 mod ram;
 pub mod tables;
 
 pub use detect::{Format, detect};
 pub use error::*;
 
+use bzimage::BzImage;
 use elf::Elf;
 use linux64::SetupHeader;
 
@@ -71,6 +76,8 @@ pub struct Entry {
 pub struct Machine<'a> {
     /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
     pub cpus: u8,
+    /// Whether there is a second UART.
+    pub com2: bool,
     /// The virtio-mmio windows in use.
     pub virtio: &'a [MmioSlot],
 }
@@ -120,6 +127,7 @@ pub struct Loaded {
 }
 
 /// A kernel in guest memory that still lacks all that stands around it.
+#[derive(Debug)]
 struct Placed {
     entry: Entry,
     kernel: Range<u64>,
@@ -138,16 +146,11 @@ pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Loaded, 
     let format = detect(kernel)?;
     let placed = match format {
         Format::Flat(_) => return load_flat(memory, kernel, format),
-        Format::Vmlinux | Format::Pvh => place_elf(
-            memory,
-            &Elf::parse(kernel)?,
-            plan.via,
-            SetupHeader::for_vmlinux(),
-        )?,
-        Format::BzImage => {
-            let found = "a bzImage, which is not supported yet".to_string();
-            return Err(DetectError::NotAKernel { found }.into());
+        Format::Vmlinux | Format::Pvh => {
+            let elf = Elf::parse(kernel)?;
+            place_elf(memory, &elf, plan.via, SetupHeader::for_vmlinux())?
         }
+        Format::BzImage | Format::BootProtocol => place_bzimage(memory, kernel, plan.via)?,
     };
     let Placed {
         entry,
@@ -165,15 +168,20 @@ pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Loaded, 
     let initrd = initrd::place(memory, plan.initrd, kernel.end, address_max)?;
 
     mptable::write(memory, plan.machine.cpus)?;
+    let rsdp = acpi::write(memory, &plan.machine)?;
     tables::write(memory, entry.mode)?;
-    linux64::write(
-        memory,
-        &linux64::Params {
-            header,
-            initrd: initrd.as_ref(),
-            rsdp: 0,
-        },
-    )?;
+    match entry.mode {
+        Mode::Pvh => pvh::write(memory, initrd.as_ref(), rsdp)?,
+        _ => {
+            let initrd = initrd.as_ref();
+            let params = linux64::Params {
+                header,
+                initrd,
+                rsdp,
+            };
+            linux64::write(memory, &params)?;
+        }
+    }
     Ok(Loaded {
         entry,
         format,
@@ -202,13 +210,12 @@ fn place_elf(
     via: Via,
     header: SetupHeader,
 ) -> Result<Placed, BootError> {
-    let pvh = via == Via::Pvh || detect::elf_format(elf) == Format::Pvh;
-    let entry = if pvh {
+    let entry = if via == Via::Pvh || detect::elf_format(elf) == Format::Pvh {
         let rip = elf.check_entry(elf.pvh_entry().ok_or(BootError::NoPvhEntry)?.into())?;
         Entry {
             mode: Mode::Pvh,
             rip,
-            params: 0,
+            params: PVH_START_INFO,
         }
     } else {
         Entry {
@@ -224,3 +231,24 @@ fn place_elf(
         header,
     })
 }
+
+/// Unpacked on the host, if that can be done and is wanted; otherwise as it is.
+fn place_bzimage(memory: &GuestMemory, bytes: &[u8], via: Via) -> Result<Placed, BootError> {
+    let image = BzImage::parse(bytes)?;
+    if via != Via::Guest
+        && let Some(vmlinux) = image.unpack(memory)?
+    {
+        match Elf::parse(&vmlinux) {
+            // A 32-bit kernel without a PVH note has no other way in.
+            Err(ElfError::ThirtyTwoBit) => {}
+            elf => return place_elf(memory, &elf?, via, image.header),
+        }
+    }
+    match via {
+        Via::Pvh => Err(BootError::NoPvhEntry),
+        Via::Auto | Via::Guest => image.load(memory),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,8 @@ fn set_sregs(sregs: &mut kvm_sregs, mode: Mode) {
     let data = hidden(data(mode));
     sregs.cs = hidden(code(mode));
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    // The vCPU may have run in another mode before.
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0_ET, 0, 0, 0);
     if mode == Mode::Flat16 {
         return;
     }
@@ -63,7 +65,7 @@ fn set_sregs(sregs: &mut kvm_sregs, mode: Mode) {
         limit: 0,
         ..Default::default()
     };
-    sregs.cr0 = CR0_PE | CR0_ET;
+    sregs.cr0 |= CR0_PE;
     if is_long(mode) {
         sregs.cr3 = CR3;
         sregs.cr4 = CR4_PAE;
@@ -99,6 +101,16 @@ mod tests {
         assert_eq!((sregs.cs.l, sregs.cs.db), (1, 0));
         assert_eq!(sregs.cr0, 0x8000_0011);
         assert_eq!(sregs.efer, 0x500);
+    }
+
+    #[test]
+    fn nothing_is_left_of_the_mode_before() {
+        for (mode, cr0) in [(Mode::Pvh, 0x11), (Mode::Flat16, 0x10)] {
+            let mut sregs = kvm_sregs::default();
+            set_sregs(&mut sregs, Mode::Flat64);
+            set_sregs(&mut sregs, mode);
+            assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (cr0, 0, 0));
+        }
     }
 
     #[test]

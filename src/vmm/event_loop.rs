@@ -178,11 +178,12 @@ impl<'a> EventLoop<'a> {
 
     /// What was typed, to the command or to the console, as far as there is room.
     fn move_input(&mut self) {
-        let (front, _) = self.typed.as_slices();
+        // All of it, or what is left would wait for the next byte.
+        let typed = self.typed.make_contiguous();
         let taken = match (&mut self.link, self.consoles.first()) {
-            (Some(link), _) => link.session.send_stdin(front),
-            (None, Some(console)) if self.console_is_stdio => console.put(front),
-            _ => front.len(),
+            (Some(link), _) => link.session.send_stdin(typed),
+            (None, Some(console)) if self.console_is_stdio => console.put(typed),
+            _ => typed.len(),
         };
         self.typed.drain(..taken);
         if let Some(link) = &mut self.link
@@ -273,8 +274,13 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    /// Until the user is told that init is silent; forever when there is nothing to tell.
+    /// No time while the guest's init has sent more than one turn takes; until the user is told
+    /// that init is silent; forever when there is nothing to tell.
     fn timeout(&mut self) -> Option<Timespec> {
+        let more = self.link.as_ref().is_some_and(Link::has_more);
+        if more && self.link_events.is_empty() && self.ending.is_none() {
+            return Some(Timespec::default());
+        }
         let waiting = self.link.as_ref().is_some_and(|link| !link.greeted());
         if !waiting || self.warned {
             return None;

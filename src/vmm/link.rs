@@ -35,6 +35,11 @@ impl Link {
         self.greeted
     }
 
+    /// Whether [`Link::receive`] would find something.
+    pub fn has_more(&self) -> bool {
+        self.pipes.iter().any(|pipe| !pipe.is_empty())
+    }
+
     /// Take what the guest sent; the events it brought.
     ///
     /// # Errors

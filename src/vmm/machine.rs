@@ -131,6 +131,7 @@ fn load(
         virtio_on_cmdline: true,
         machine: boot::Machine {
             cpus: config.cpus,
+            com2: matches!(config.console, Console::Agent { .. }),
             virtio: &windows.slots(),
         },
     };

@@ -25,7 +25,11 @@ impl Finished {
     #[track_caller]
     pub fn assert(&self, status: i32, stdout: &str, stderr: &str) {
         assert_eq!(
-            (self.status, self.stdout_text().as_str(), self.stderr.as_str()),
+            (
+                self.status,
+                self.stdout_text().as_str(),
+                self.stderr.as_str()
+            ),
             (Some(status), stdout, stderr)
         );
     }
@@ -82,6 +86,10 @@ pub fn built(file: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("target")
         .join(file);
-    assert!(path.exists(), "{} is missing: make test-deps build", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: make test-deps build",
+        path.display()
+    );
     path.display().to_string()
 }
