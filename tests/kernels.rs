@@ -93,15 +93,22 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("hull starts");
-    let mut screen = memtest.stdout.take().expect("piped");
-    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
-    while !String::from_utf8_lossy(&seen).contains("Memtest86+") {
-        let n = std::io::Read::read(&mut screen, &mut buffer).expect("output");
-        assert!(n > 0, "hull ended: {}", String::from_utf8_lossy(&seen));
-        seen.extend(&buffer[..n]);
-    }
+    // It tests for ever: this ends with what is awaited.
+    let screen = memtest.stdout.take().expect("piped");
+    let (found, awaited) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        for byte in std::io::Read::bytes(std::io::BufReader::new(screen)).map_while(Result::ok) {
+            seen.push(byte);
+            if seen.ends_with(b"Memtest86+") {
+                let _ = found.send(());
+            }
+        }
+    });
+    let awaited = awaited.recv_timeout(machine::LIMIT);
     memtest.kill().expect("killed");
     memtest.wait().expect("reaped");
+    awaited.expect("Memtest86+ on the serial port");
 }
 
 /// hull must refuse the built bzImage after `damage` with a message that holds `expected`.

@@ -172,11 +172,12 @@ impl Run {
         };
         let mut cmdline = self.cmdline.clone();
         let mut initrd = Vec::new();
-        let flat = matches!(boot::detect(&kernel), Ok(Format::Flat(_)));
-        if flat && !self.command.is_empty() {
-            bail!("a flat payload runs no command; leave out what follows --");
+        // What no kernel is, is told when it is loaded.
+        let linux = boot::detect(&kernel).map_or(true, Format::is_linux);
+        if !linux && !self.command.is_empty() {
+            bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
-        let mut agent = !flat;
+        let mut agent = linux;
         match (&self.initrd, &inside) {
             (Some(path), _) if self.command.is_empty() => {
                 initrd.push(read("--initrd", path)?);
@@ -188,7 +189,7 @@ impl Run {
                 initrd.push(foreign_init(&own)?);
                 cmdline = format!("rdinit=/{FOREIGN_INIT} {cmdline}");
             }
-            (None, _) if flat => {}
+            (None, _) if !linux => {}
             (None, Some(inside)) => initrd.push(inside.initramfs.unpack()?),
             (None, None) if self.command.is_empty() => agent = false,
             (None, None) => bail!(guest::GuestError::None),
