@@ -124,13 +124,21 @@ fn a_stock_kernel_powers_off_by_acpi() {
 }
 
 #[test]
-fn memtest_which_is_no_linux_prints_on_the_serial_port() {
+fn memtest_which_is_no_linux_starts_its_cpus_and_prints_on_the_serial_port() {
     let Some(kernel) = stock("memtest86+x64.bin", "memtest86+") else {
         return;
     };
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"))
-        .args(["run", &kernel, "--memory", "64M", "--kernel-log"])
+        .args([
+            "run",
+            &kernel,
+            "--memory",
+            "64M",
+            "--cpus",
+            "2",
+            "--kernel-log",
+        ])
         .args(["--cmdline", "console=ttyS0,115200"])
         .stdout(writer.try_clone().expect("a second end"))
         .stderr(writer)
@@ -139,7 +147,7 @@ fn memtest_which_is_no_linux_prints_on_the_serial_port() {
     let mut output = Vec::new();
     let mut chunk = [0; 512];
     // It tests for ever: ends with what is awaited, or when hull ends.
-    while !String::from_utf8_lossy(&output).contains("Memtest86+") {
+    while !String::from_utf8_lossy(&output).contains("2 Cores 2 Threads") {
         match reader.read(&mut chunk).expect("the pipe is read") {
             0 => panic!("hull ended: {}", String::from_utf8_lossy(&output)),
             count => output.extend(&chunk[..count]),

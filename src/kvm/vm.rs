@@ -10,7 +10,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::vcpu::Vcpu;
-use super::{KvmError, cpuid, msrs, refused};
+use super::{KvmError, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 
@@ -91,6 +91,7 @@ impl Vm {
         cpuid::describe(&mut cpuid, id, cpus);
         fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
         msrs::set(&fd)?;
+        lapic::set(&fd)?;
         Ok(Vcpu::new(fd, self.memory.clone()))
     }
 
