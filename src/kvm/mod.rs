@@ -1,7 +1,7 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), and what finishes the instructions that a software KVM cannot
-//! ([`assist`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known
-//! here.
+//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), and what finishes the instructions that a software
+//! KVM cannot ([`assist`]). Devices are reached through a [`vcpu::Accesses`] that `vmm` gives;
+//! none is known here.
 
 pub mod assist;
 pub mod cpuid;
