@@ -87,7 +87,7 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
         return;
     }
     let mut memtest = std::process::Command::new(env!("CARGO_BIN_EXE_hull"))
-        .args(["run", &built("foreign/memtest86+"), "--memory", "64M"])
+        .args(["run", &built("foreign/memtest86+"), "--memory", "64M", "--cpus", "2"])
         .args(["--cmdline", "console=ttyS0,115200"])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
@@ -100,7 +100,7 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
         let mut seen = Vec::new();
         for byte in std::io::Read::bytes(std::io::BufReader::new(screen)).map_while(Result::ok) {
             seen.push(byte);
-            if seen.ends_with(b"Memtest86+") {
+            if seen.ends_with(b"2 Cores 2 Threads") {
                 let _ = found.send(());
             }
         }
@@ -108,7 +108,7 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
     let awaited = awaited.recv_timeout(machine::LIMIT);
     memtest.kill().expect("killed");
     memtest.wait().expect("reaped");
-    awaited.expect("Memtest86+ on the serial port");
+    awaited.expect("two processors on the screen of memtest86+");
 }
 
 /// hull must refuse the built bzImage after `damage` with a message that holds `expected`.

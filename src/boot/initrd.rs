@@ -2,7 +2,7 @@
 //!
 //! Linux unpacks concatenated archives one after the other, later entries replacing earlier ones
 //! (Documentation/driver-api/early-userspace/buffer-format.rst), so a command's own files travel
-//! as one more [`cpio`] archive behind the user's.
+//! as one more [`cpio()`] archive behind the user's.
 
 use std::io::{self, Write};
 use std::ops::Range;

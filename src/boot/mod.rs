@@ -1,8 +1,8 @@
 //! From the bytes of a kernel to an [`Entry`]: guest memory filled, and where to start.
 //!
-//! [`load`] detects what the file is ([`detect`]), copies it into guest memory (`elf`, `bzimage`
-//! after `decompress`, `flat`), and puts beside it what it will ask for: command line, initrd,
-//! boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP and ACPI tables.
+//! [`load`] detects what the file is ([`mod@detect`]), copies it into guest memory (`elf`,
+//! `bzimage` after `decompress`, `flat`), and puts beside it what it will ask for: command line,
+//! initrd, boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP and ACPI tables.
 //! This module writes bytes into guest memory and knows nothing of KVM: `kvm::regs` turns an
 //! [`Entry`] into registers.
 #![forbid(unsafe_code)]

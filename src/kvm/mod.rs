@@ -1,10 +1,11 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`], [`cpuid`], [`msrs`]), what finishes the instructions that a software KVM cannot
-//! ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]). Devices
-//! are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
+//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), what finishes the instructions that a software KVM
+//! cannot ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]).
+//! Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
 
 pub mod assist;
 pub mod cpuid;
+pub mod lapic;
 pub mod msrs;
 pub mod probe;
 pub mod processor;

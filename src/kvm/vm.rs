@@ -12,7 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::probe::Kind;
 use super::processor::Processor;
 use super::vcpu::Vcpu;
-use super::{KvmError, cpuid, msrs, refused};
+use super::{KvmError, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 
@@ -113,6 +113,7 @@ impl Vm {
         cpuid::describe(&mut cpuid, id, cpus);
         fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
         msrs::set(&fd)?;
+        lapic::set(&fd)?;
         Ok(Vcpu::new(fd, self.memory.clone()))
     }
 
