@@ -24,9 +24,15 @@ use crate::memory::backing::{self, BackingError};
 use crate::memory::layout::{FLAT_PAYLOAD, PAGE_SIZE, PAGE_TABLES};
 
 /// What a kernel has to be told on a KVM that does not finish every instruction: not to use those
-/// that each end in an exit to hull (`kvm::assist`), and to hand long copies over (`assist::bulk`).
-pub const SOFTWARE_KVM_WORDS: [&str; 2] =
-    ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves", "hull.bulk"];
+/// that each end in an exit to hull (`kvm::assist`), to hand long copies over (`assist::bulk`; hull's
+/// kernel then saves instructions elsewhere too, see guest/kernel/patches), not to account memory
+/// to cgroups page by page, and not to give the initrd's memory back page by page.
+pub const SOFTWARE_KVM_WORDS: [&str; 4] = [
+    "clearcpuid=smap,popcnt,cx16,xsavec,xsaves",
+    "hull.bulk",
+    "cgroup_disable=memory",
+    "retain_initrd",
+];
 
 /// Guest memory of the probe: what the layout's low part needs.
 const MEMORY: u64 = 2 << 20;
