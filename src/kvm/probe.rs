@@ -25,7 +25,8 @@ use crate::memory::layout::{FLAT_PAYLOAD, PAGE_SIZE, PAGE_TABLES};
 
 /// What a kernel has to be told on a KVM that does not finish every instruction: not to use those
 /// that each end in an exit to hull (`kvm::assist`), and to hand long copies over (`assist::bulk`).
-pub const SOFTWARE_KVM_WORDS: [&str; 2] = ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves", "hull.bulk"];
+pub const SOFTWARE_KVM_WORDS: [&str; 2] =
+    ["clearcpuid=smap,popcnt,cx16,xsavec,xsaves", "hull.bulk"];
 
 /// Guest memory of the probe: what the layout's low part needs.
 const MEMORY: u64 = 2 << 20;
