@@ -1,7 +1,7 @@
 //! One machine from its [`Config`] to its end: [`run`] reads as the story of a boot.
 //!
-//! Threads: one a vCPU ([`vcpus`]), and the caller's, which moves bytes and waits for the end
-//! ([`event_loop`]). They meet in [`events`] and in the devices' locks, nowhere else.
+//! Threads: one a vCPU (`vcpus`), and the caller's, which moves bytes and waits for the end
+//! (`event_loop`). They meet in [`events`] and in the devices' locks, nowhere else.
 
 mod console_log;
 mod event_loop;

@@ -57,7 +57,7 @@ impl Fake {
         fake.sregs.cs.selector = 8;
         fake.sregs.cs.l = 1;
         for table in [0x1000u64, 0x2000, 0x3000] {
-            fake.put(table, &(table + 0x1000 | 7).to_le_bytes());
+            fake.put(table, &((table + 0x1000) | 7).to_le_bytes());
         }
         let entries: Vec<u8> = (0..512u64)
             .flat_map(|page| (page << 12 | 7).to_le_bytes())

@@ -106,6 +106,10 @@ pub fn mxcsr(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> {
         instruction.mnemonic(),
         Mnemonic::Vldmxcsr | Mnemonic::Vstmxcsr
     ) {
+        // Intel SDM 2A, 2.4, class 5: #UD unless the system has enabled SSE and AVX state.
+        if cpu.sregs().cr4 & CR4_OSXSAVE != 0 && cpu.xcr0()? & (SSE | AVX) != SSE | AVX {
+            return Err(Exception::UD.into());
+        }
         check_xsave_enabled(cpu)?;
     } else {
         check_fxsr_enabled(cpu)?;
@@ -172,7 +176,7 @@ pub fn xsave(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> {
     let requested = requested(cpu, matches!(mnemonic, Xsaves | Xsaves64))?;
     let address = aligned_address(cpu, instruction, 64)?;
     let format = if compacted { requested | COMPACTED } else { 0 };
-    let places = places(requested, format);
+    let places = places(requested, format, cpu.bitness() == 64);
     cpu.check_write(
         address,
         places
@@ -245,18 +249,12 @@ pub fn xrstor(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> 
         cpu.read(address, &mut legacy)?;
     }
     let mut new = area.clone();
-    restore_legacy(
-        &mut new,
-        &legacy,
-        requested,
-        loaded,
-        with_mxcsr != 0,
-        cpu.bitness() == 64,
-    )?;
+    let long = cpu.bitness() == 64;
+    restore_legacy(&mut new, &legacy, requested, loaded, with_mxcsr != 0, long)?;
     if requested & X87 != 0 {
         narrow_pointers(&mut new, matches!(mnemonic, Xrstor64 | Xrstors64));
     }
-    for place in places(requested, format) {
+    for place in places(requested, format, long) {
         let mut data = [0; AREA_SIZE];
         let data = data.get_mut(..place.size).unwrap_or_default();
         if loaded & place.bit != 0 {
@@ -442,7 +440,10 @@ impl Place {
 }
 
 /// The places of the requested components; `format` is XCOMP_BV, 0 for the standard format.
-fn places(requested: u64, format: u64) -> Vec<Place> {
+///
+/// Outside 64-bit mode (not `long`) registers from 8 on are left alone: half of the AVX and
+/// ZMM_Hi256 components, all of Hi16_ZMM (Intel SDM 1, 13.5.3 and 13.5.4).
+fn places(requested: u64, format: u64, long: bool) -> Vec<Place> {
     let mut places = Vec::new();
     let mut next = HEADER_END;
     for (index, component) in layout().iter().enumerate().skip(2) {
@@ -458,8 +459,12 @@ fn places(requested: u64, format: u64) -> Vec<Place> {
             offset = next;
             next += component.size;
         }
-        if requested & bit != 0 && component.size > 0 {
-            let size = component.size.min(AREA_SIZE);
+        let size = match index {
+            2 | 6 if !long => component.size / 2,
+            7 if !long => 0,
+            _ => component.size.min(AREA_SIZE),
+        };
+        if requested & bit != 0 && size > 0 {
             places.push(Place {
                 bit,
                 size,
@@ -505,3 +510,6 @@ fn u64_at(bytes: &[u8]) -> u64 {
         .rev()
         .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests;

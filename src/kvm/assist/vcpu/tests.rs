@@ -44,6 +44,8 @@ struct Machine {
     expired: Arc<AtomicBool>,
     /// RFLAGS where the snippet ended.
     rflags: u64,
+    /// How many of the snippet's instructions hull finished.
+    assisted: u64,
 }
 
 /// How a snippet ended.
@@ -122,6 +124,7 @@ fn machine(expired: Arc<AtomicBool>) -> Option<Machine> {
         counts: Counts::default(),
         expired,
         rflags: 0,
+        assisted: 0,
     })
 }
 
@@ -209,6 +212,7 @@ fn set_registers(vcpu: &VcpuFd, cpl: u8) {
     // PAE, OSFXSR, OSXMMEXCPT, FSGSBASE, OSXSAVE.
     sregs.cr4 = 0x5_0620;
     sregs.efer = 0x500;
+    sregs.cr2 = 0;
     vcpu.set_sregs(&sregs).expect("sregs are taken");
 }
 
@@ -242,7 +246,9 @@ impl Machine {
         };
         change(&mut regs);
         self.vcpu.set_regs(&regs).expect("regs are taken");
+        let assisted = self.counts.total();
         self.run_to_halt();
+        self.assisted = self.counts.total() - assisted;
         let regs = self.regs();
         self.rflags = regs.rflags;
         if regs.rip == end + 1 {
@@ -288,6 +294,19 @@ impl Machine {
         panic!("more than {MOST_EXITS} exits, RIP {:#x}", self.regs().rip);
     }
 
+    fn xcr0(&self) -> u64 {
+        self.vcpu.get_xcrs().expect("XCR0").xcrs[0].value
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        let mut xcrs = kvm_bindings::kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        xcrs.xcrs[0].value = value;
+        self.vcpu.set_xcrs(&xcrs).expect("XCR0 is taken");
+    }
+
     fn regs(&self) -> kvm_bindings::kvm_regs {
         self.vcpu.get_regs().expect("regs")
     }
@@ -309,9 +328,41 @@ impl Machine {
     }
 }
 
-/// The event of a fault at CODE, without an error code.
+/// The event of an instruction at CODE.
+fn event(vector: u64, error_code: Option<u64>, cs: u64) -> End {
+    End::Vector {
+        vector,
+        error_code,
+        rip: CODE,
+        cs,
+        cr2: 0,
+    }
+}
+
+/// Asserts how a snippet ended, or says on stderr that this host ends it otherwise.
+///
+/// `known` is how a host ends it that departs from the manual, and which host does: KVM or the
+/// processor, all by itself. What hull had a part in ends as the manual says.
+#[track_caller]
+fn ends(machine: &Machine, end: &End, expected: &End, known: (&End, &str)) {
+    if end == known.0 && machine.assisted == 0 {
+        eprintln!("skipped: {}: {end:x?}, not {expected:x?}", known.1);
+    } else {
+        assert_eq!(end, expected);
+    }
+}
+
+/// A fault at CODE, whatever its error code.
 fn fault(vector: u64, cs: u64) -> impl Fn(&End) -> bool {
-    move |end| matches!(end, End::Vector { vector: v, rip: CODE, cs: c, .. } if *v == vector && *c == cs)
+    move |end| match end {
+        End::Vector {
+            vector: v,
+            rip: CODE,
+            cs: c,
+            ..
+        } => (*v, *c) == (vector, cs),
+        _ => false,
+    }
 }
 
 /// Whether the guest has a feature by CPUID (leaf, EBX or ECX, bit), or why not on stderr.
@@ -370,27 +421,28 @@ fn int3_arrives_behind_itself_from_both_levels() {
 #[test]
 fn int_n_arrives_behind_itself_where_the_gate_allows_it() {
     guest(DEADLINE, |machine| {
-        for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+        let undefined = event(6, None, 0x1b);
+        let known = "a software KVM raises #UD for INT n in user code and reports no exit";
+        for (cpl, cs) in [(0, 8), (3, 0x1b)] {
             let end = machine.run_at(cpl, code!("int 0x80"), |_| {});
-            let End::Vector {
-                vector, rip, cs, ..
-            } = end
-            else {
-                panic!("no interrupt")
+            let expected = End::Vector {
+                vector: 0x80,
+                error_code: None,
+                rip: CODE + 2,
+                cs,
+                cr2: 0,
             };
-            assert_eq!((vector, rip, cs), (0x80, CODE + 2, selector));
+            ends(machine, &end, &expected, (&undefined, known));
         }
         let end = machine.run_user(code!("int 0x81"), |_| {});
-        let End::Vector {
-            vector,
-            error_code,
-            rip,
-            ..
-        } = end
-        else {
-            panic!("no exception")
-        };
-        assert_eq!((vector, error_code, rip), (13, Some(0x81 << 3 | 2), CODE));
+        let expected = event(13, Some(0x81 << 3 | 2), 0x1b);
+        if end == undefined {
+            ends(machine, &end, &expected, (&undefined, known));
+        } else {
+            let doubled = event(13, Some(0x81 << 4 | 2), 0x1b);
+            let known = "QEMU 7.2 pushes twice the selector of a closed gate in 64-bit mode";
+            ends(machine, &end, &expected, (&doubled, known));
+        }
     });
 }
 
@@ -452,14 +504,16 @@ fn cmpxchg16b_exchanges_or_reports_and_faults_in_place() {
         assert!(fault(13, 8)(&end), "{end:x?}");
         // Behind the 4 MiB that are mapped.
         let end = machine.run(code!("cmpxchg16b [rsi]"), |regs| regs.rsi = 0x40_0000);
-        let expected = End::Vector {
+        let page_fault = |error_code| End::Vector {
             vector: 14,
-            error_code: Some(2),
+            error_code: Some(error_code),
             rip: CODE,
             cs: 8,
             cr2: 0x40_0000,
         };
-        assert_eq!(end, expected);
+        let known = "QEMU 7.2 reads before it asks whether it may write";
+        let (write, read) = (page_fault(2), page_fault(0));
+        ends(machine, &end, &write, (&read, known));
         assert_eq!(machine.regs().rax, 0);
     });
 }
@@ -493,10 +547,8 @@ fn xrstor_and_xsave_carry_avx_state_and_user_code_sees_it() {
         let area = area();
         machine.put(DATA, &area);
         let all = |regs: &mut kvm_bindings::kvm_regs| (regs.rax, regs.rdi) = (7, SAVED);
-        let code = code!(concat!(
-            "push rax; xor ecx, ecx; mov eax, 7; xor edx, edx; xsetbv; pop rax;",
-            "xrstor [rsi]; xsave [rdi]"
-        ));
+        machine.set_xcr0(7);
+        let code = code!("xrstor [rsi]; xsave [rdi]");
         assert_eq!(machine.run(code, all), End::Halt);
         let saved: [u8; 832] = machine.bytes(SAVED);
         assert_eq!(saved[0..2], area[0..2]);
@@ -529,10 +581,8 @@ fn xrstor_of_an_unused_component_initialises_it() {
         let mut unused = area();
         unused[512] = 3;
         machine.put(DATA + 0x400, &unused);
-        let code = code!(concat!(
-            "push rax; xor ecx, ecx; mov eax, 7; xor edx, edx; xsetbv; pop rax;",
-            "xrstor [rsi]; xrstor [rsi + 0x400]; xsave [rdi]"
-        ));
+        machine.set_xcr0(7);
+        let code = code!("xrstor [rsi]; xrstor [rsi + 0x400]; xsave [rdi]");
         let set = |regs: &mut kvm_bindings::kvm_regs| (regs.rax, regs.rdi) = (7, SAVED);
         assert_eq!(machine.run(code, set), End::Halt);
         let saved: [u8; 832] = machine.bytes(SAVED);
@@ -547,16 +597,68 @@ fn xrstor_of_a_bad_header_is_gp() {
         return;
     }
     guest(DEADLINE, |machine| {
-        let mut bad = area();
+        machine.set_xcr0(3);
+        let mut good = area();
+        good[512] = 3;
+        let mut bad = good.clone();
         bad[512 + 7] = 0x40;
-        machine.put(DATA, &bad);
-        for cpl in [0, 3] {
-            let selector = if cpl == 3 { 0x1b } else { 8 };
+        for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+            machine.put(DATA, &good);
+            let end = machine.run_at(cpl, code!("xrstor [rsi]"), |regs| regs.rax = 3);
+            assert_eq!(end, End::Halt);
+            machine.put(DATA, &bad);
             let end = machine.run_at(cpl, code!("xrstor [rsi]"), |regs| regs.rax = 3);
             assert!(fault(13, selector)(&end), "{end:x?}");
             let end = machine.run_at(cpl, code!("xsave [rsi + 16]"), |regs| regs.rax = 3);
             assert!(fault(13, selector)(&end), "{end:x?}");
         }
+    });
+}
+
+/// XCR0 of this machine, its low half.
+fn xcr0_here() -> u64 {
+    let low: u32;
+    // SAFETY: only reads a register; `has` says that the processor has XSAVE, and Linux uses it.
+    unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _) };
+    low.into()
+}
+
+#[test]
+fn xsetbv_and_xgetbv_change_and_show_xcr0() {
+    if !has("XSAVE", 1, |leaf| leaf.ecx, 26) {
+        return;
+    }
+    guest(DEADLINE, |machine| {
+        let set = code!("xor ecx, ecx; xor edx, edx; xsetbv; xor eax, eax; xgetbv");
+        let end = machine.run(set, |regs| (regs.rax, regs.rdx) = (3, 0));
+        assert_eq!(end, End::Halt);
+        if machine.xcr0() == 1 && machine.assisted == 0 {
+            eprintln!("skipped: QEMU 7.2 does not tell KVM of XSETBV, which then takes XCR0 back");
+        } else {
+            assert_eq!((machine.regs().rax, machine.regs().rdx), (3, 0));
+            assert_eq!(machine.xcr0(), 3);
+        }
+        machine.set_xcr0(3);
+        for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+            let end = machine.run_at(cpl, code!("xgetbv"), |regs| regs.rdx = 1);
+            assert_eq!(end, End::Halt);
+            let found = (machine.regs().rax, machine.regs().rdx);
+            if cpl == 3 && found == (xcr0_here(), 0) {
+                eprintln!("skipped: a software KVM shows user code the host's XCR0");
+            } else {
+                assert_eq!(found, (3, 0));
+            }
+            let end = machine.run_at(cpl, code!("xgetbv"), |regs| regs.rcx = 5);
+            assert!(fault(13, selector)(&end), "{end:x?}");
+        }
+        // XCR0 of 3 by user code; AVX without SSE; nothing; XCR1.
+        for (cpl, selector, rax, rcx) in [(3, 0x1b, 3, 0), (0, 8, 5, 0), (0, 8, 0, 0), (0, 8, 3, 1)]
+        {
+            let set = |regs: &mut kvm_bindings::kvm_regs| (regs.rax, regs.rcx) = (rax, rcx);
+            let end = machine.run_at(cpl, code!("xsetbv"), set);
+            assert!(fault(13, selector)(&end), "XCR{rcx} = {rax}: {end:x?}");
+        }
+        assert_eq!(machine.xcr0(), 3);
     });
 }
 
@@ -581,8 +683,12 @@ fn fxrstor_and_fxsave_carry_x87_and_sse_state() {
             assert_eq!(saved[32..42], image[32..42]);
             assert_eq!(saved[160..416], image[160..416]);
         }
-        let end = machine.run(code!("fxsave [rsi + 8]"), |_| {});
-        assert!(fault(13, 8)(&end), "{end:x?}");
+        for (cpl, selector) in [(0, 8), (3, 0x1b)] {
+            let end = machine.run_at(cpl, code!("fxsave [rsi + 8]"), |_| {});
+            let expected = event(13, Some(0), selector);
+            let known = "a software KVM saves to any address";
+            ends(machine, &end, &expected, (&End::Halt, known));
+        }
     });
 }
 
@@ -638,8 +744,20 @@ fn segment_bases_are_written_and_read_back() {
             assert_eq!((regs.rax, regs.rbx, regs.rcx), (DATA, DATA, 0x5a));
         }
         let end = machine.run(code!("wrfsbase rax"), |regs| regs.rax = 1 << 63);
-        assert!(fault(13, 8)(&end), "{end:x?}");
+        let known = "QEMU 7.2 takes any base";
+        ends(machine, &end, &event(13, Some(0), 8), (&End::Halt, known));
     });
+}
+
+/// What a software KVM's own emulator is known to make of the instruction, unasked and unseen.
+fn known_to_differ(assembly: &str, cpl: u8) -> Option<&'static str> {
+    match assembly.split(' ').next() {
+        _ if cpl == 3 => None,
+        Some("movbe") => Some("a software KVM without MOVBE in its CPUID raises #UD for it"),
+        Some("lzcnt") => Some("a software KVM takes LZCNT for BSR"),
+        Some("tzcnt") => Some("a software KVM takes TZCNT for BSF"),
+        _ => None,
+    }
 }
 
 /// Guest code at both levels beside the same instruction in this process.
@@ -662,7 +780,6 @@ macro_rules! same_as_here {
                     (regs.rax, regs.rbx) = (before.rax, before.rbx);
                     (regs.rcx, regs.rdx) = (before.rcx, before.rdx);
                 });
-                assert_eq!(end, End::Halt, "{}", $assembly);
                 let regs = $machine.regs();
                 let there = Scratch {
                     rax: regs.rax,
@@ -674,7 +791,13 @@ macro_rules! same_as_here {
                     memory: Block($machine.bytes(DATA)),
                 };
                 let here = Scratch { rflags: here.rflags & 0x41, ..here.clone() };
-                assert_eq!(there, here, "{} at CPL {cpl}", $assembly);
+                let same = (&end, &there) == (&End::Halt, &here);
+                match known_to_differ($assembly, cpl) {
+                    Some(known) if !same && $machine.assisted == 0 => {
+                        eprintln!("skipped: {known}");
+                    }
+                    _ => assert_eq!((end, there), (End::Halt, here), "{} at CPL {cpl}", $assembly),
+                }
             }
         }
     )+};
@@ -684,6 +807,7 @@ macro_rules! same_as_here {
 fn integer_instructions_give_what_they_give_here() {
     guest(DEADLINE, |machine| {
         same_as_here!(machine, [
+            "popcnt": "popcnt rax, rdx",
             "movbe": "movbe rax, [rsi]",
             "movbe": "movbe [rsi + 8], edx",
             "sse4.2": "crc32 rax, rdx",
