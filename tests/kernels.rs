@@ -87,7 +87,14 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
         return;
     }
     let mut memtest = std::process::Command::new(env!("CARGO_BIN_EXE_hull"))
-        .args(["run", &built("foreign/memtest86+"), "--memory", "64M", "--cpus", "2"])
+        .args([
+            "run",
+            &built("foreign/memtest86+"),
+            "--memory",
+            "64M",
+            "--cpus",
+            "2",
+        ])
         .args(["--cmdline", "console=ttyS0,115200"])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
