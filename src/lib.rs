@@ -1,9 +1,25 @@
 //! hull, a micro virtual machine monitor for Linux/KVM.
 //!
 //! The path of a boot: [`cli`] turns flags into a [`vmm::Config`]; [`vmm::run`] maps guest memory
-//! ([`memory`]), has [`boot`] load the kernel into it, creates the machine ([`kvm`]), puts
-//! [`devices`] on its buses and enters the vCPU. The path of an exit: [`kvm::vcpu`] matches the
-//! reason and hands address and data to the bus, which finds the device.
+//! ([`memory`]), creates the machine ([`kvm`]), puts [`devices`] on its buses, has [`boot`] load the
+//! kernel (its own is in [`guest`]) and enters the vCPU. The guest's init then asks for its command
+//! over a port of the virtio console ([`agent`]).
+//!
+//! The path of an exit: [`kvm::vcpu`] matches the reason and hands address and data to the bus,
+//! which finds the device; a notification of a virtqueue goes by eventfd to the event loop instead.
+//!
+//! | module | what | may use |
+//! |---|---|---|
+//! | [`cli`] | one file a verb; the only place that prints | all below |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, kvm, memory |
+//! | [`agent`] | the protocol by which a command runs in the guest | |
+//! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
+//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory |
+//! | [`boot`] | from a kernel's bytes to an entry | memory |
+//! | [`guest`] | the kernel and initramfs inside the program | memory |
+//! | [`memory`] | where everything lies in guest memory, and what backs it | |
+//!
+//! `tests/architecture.rs` holds the code to this table.
 
 pub mod agent;
 pub mod boot;
