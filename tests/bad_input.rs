@@ -316,7 +316,7 @@ fn a_command_line_that_a_kernel_would_not_read_is_refused() {
 fn a_command_for_a_flat_payload_is_refused() {
     let payload = Files::new();
     let payload = payload.file("payload", PAYLOAD);
-    assert!(refusal(&["run", &payload, "--", "true"]).contains("runs no command"));
+    assert!(refusal(&["run", &payload, "--", "true"]).contains("only Linux runs a command"));
 }
 
 /// A command whose /dev is as `change`, a shell script, makes it; `None` with a word about it

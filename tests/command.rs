@@ -109,6 +109,9 @@ fn an_applet_of_busybox_needs_no_file() {
         return;
     }
     run(&["run", "--", "nproc"]).assert(0, "1\n", "");
+    if lab("applet by its path", "one more boot") {
+        run(&["run", "--", "/usr/bin/nproc"]).assert(0, "1\n", "");
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ const DEFAULTS: [&CStr; 3] = [
 /// Runs any of its applets by the name it is started under. An initramfs with a link for each
 /// would cost a software KVM seconds to unpack (guest/initramfs/build).
 const BUSYBOX: &CStr = c"/bin/busybox";
+/// Where other systems have the programs that are its applets.
+const DIRECTORIES: [&[u8]; 4] = [b"/bin", b"/sbin", b"/usr/bin", b"/usr/sbin"];
 
 /// Room for the pointers of arguments and environment, a null behind each list.
 pub type Pointers = [usize; MAX_STRINGS + DEFAULTS.len() + 2];
@@ -30,8 +32,8 @@ pub struct Plan<'a> {
     cwd: &'a CStr,
     stdio: [Fd; 3],
     terminal: bool,
-    /// A name that is in no directory may be one of [`BUSYBOX`]'s applets: so in a guest, not
-    /// where init is tried out.
+    /// A name that is in no directory, or is looked for in a standard one, may be one of
+    /// [`BUSYBOX`]'s applets: so in a guest, not where init is tried out.
     applets: bool,
     failure: Option<Exit>,
 }
@@ -120,8 +122,13 @@ impl<'a> Plan<'a> {
     /// As execvp(3), but a file that is no program is not handed to a shell.
     fn search(&self) -> Exit {
         let name = self.name.to_bytes();
-        if name.contains(&b'/') {
-            return verdict(self.exec(self.name));
+        if let Some(slash) = name.iter().rposition(|&byte| byte == b'/') {
+            return match self.exec(self.name) {
+                sys::ENOENT if self.applets && DIRECTORIES.contains(&&name[..slash]) => {
+                    verdict(self.exec(BUSYBOX))
+                }
+                errno => verdict(errno),
+            };
         }
         let mut last = sys::ENOENT;
         if name.is_empty() {
