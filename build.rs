@@ -1,13 +1,15 @@
 //! Build script: packs the built guest, if there is one, so that the program can carry it.
 //!
 //! Takes target/guest/{vmlinux, initramfs.cpio, System.map}, which `make build` leaves there, and
-//! writes each as one LZ4 block to OUT_DIR, with an `embedded.rs` that `src/memory/packed.rs`
+//! writes each as LZ4 blocks to OUT_DIR, with an `embedded.rs` that `src/memory/packed.rs`
 //! includes. Without all three the program builds too and carries none.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+/// Bytes of each LZ4 block when unpacked, as in src/memory/packed.rs.
+const CHUNK: usize = 64 << 10;
 /// The order is the one of `Guest` in src/guest.rs.
 const PARTS: [&str; 3] = ["vmlinux", "initramfs.cpio", "System.map"];
 
@@ -40,9 +42,16 @@ fn pack(guest: &Path, out: &Path, part: &str) -> String {
         _ => read(&from),
     };
     let file = out.join(format!("{part}.lz4"));
-    write(&file, &lz4_flex::block::compress(&bytes));
+    let (mut blocks, mut ends) = (Vec::new(), Vec::new());
+    for chunk in bytes.chunks(CHUNK) {
+        let best = lz4::block::CompressionMode::HIGHCOMPRESSION(12);
+        let block = lz4::block::compress(chunk, Some(best), false);
+        blocks.extend(block.unwrap_or_else(|error| panic!("{part}: {error}")));
+        ends.push(blocks.len());
+    }
+    write(&file, &blocks);
     let length = bytes.len();
-    format!("Packed {{ block: include_bytes!({file:?}), length: {length} }},")
+    format!("Packed {{ blocks: include_bytes!({file:?}), ends: &{ends:?}, length: {length} }},")
 }
 
 /// The kernel without its symbol table: a loader needs the segments alone.

@@ -1,8 +1,7 @@
 //! The guest that the program carries: the kernel and initramfs that `make build` made.
 //!
-//! [`embedded`] gives the three parts, packed; [`Packed::unpack_into`] a buffer of the caller's,
-//! and [`Guest::release`] once that is done, keep hull's own memory small. [`export`] writes them
-//! to files.
+//! [`embedded`] gives the three parts, packed; an [`Image`](crate::memory::image::Image) brings one
+//! into guest memory, [`export`] writes them to files.
 
 use std::fs;
 use std::io;
@@ -41,15 +40,6 @@ pub enum GuestError {
         /// Why.
         source: io::Error,
     },
-}
-
-impl Guest {
-    /// Let the packed pages go, all parts.
-    pub fn release(&self) {
-        for part in [self.vmlinux, self.initramfs, self.system_map] {
-            part.release();
-        }
-    }
 }
 
 /// The guest inside this program.
@@ -144,7 +134,6 @@ mod tests {
                 .expect("unpacks")
                 .starts_with(b"070701")
         );
-        guest.release();
         let map = guest.system_map.unpack().expect("unpacks");
         let map = String::from_utf8(map).expect("text");
         assert!(map.lines().all(|line| line.split(' ').count() == 3));

@@ -17,7 +17,7 @@ use super::decompress::{Compression, DecompressError};
 use super::elf;
 use super::error::BootError;
 use super::linux64::{LOADED_HIGH, SetupHeader, XLF_KERNEL_64};
-use super::{Entry, Mode, Placed, ram};
+use super::{Entry, Kernel, Mode, ram};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{BOOT_PARAMS, HIGH_MEMORY};
 
@@ -157,7 +157,7 @@ impl<'a> BzImage<'a> {
     ///
     /// # Errors
     /// [`BzImageError::OutsideMemory`].
-    pub fn load(mut self, memory: &GuestMemory) -> Result<Placed, BootError> {
+    pub fn load(mut self, memory: &GuestMemory) -> Result<Kernel, BootError> {
         let outside = |gpa, size| BzImageError::OutsideMemory {
             gpa,
             size,
@@ -184,13 +184,13 @@ impl<'a> BzImage<'a> {
             true => (Mode::Linux64, load + ENTRY_64),
             false => (Mode::Linux32, load),
         };
-        Ok(Placed {
+        Ok(Kernel {
             entry: Entry {
                 mode,
                 rip,
                 params: BOOT_PARAMS,
             },
-            kernel,
+            range: kernel,
             header: self.header,
         })
     }

@@ -9,6 +9,7 @@ use super::elf::{self, Elf};
 use super::error::BootError;
 use super::linux64::SetupHeader;
 use super::{Mode, flat};
+use crate::memory::image::Image;
 
 /// A kind of kernel that hull starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +47,18 @@ pub enum DetectError {
     },
 }
 
-/// The kind of kernel that `bytes` are.
+/// The kind of kernel that `image` is.
 ///
 /// # Errors
 /// [`BootError::Detect`], and [`BootError::Elf`] or [`BootError::Flat`] for files of the right
 /// kind that are damaged or made for another machine.
-pub fn detect(bytes: &[u8]) -> Result<Format, BootError> {
+pub fn detect(image: &Image) -> Result<Format, BootError> {
+    let bytes = &*image.read(0, HEAD)?;
     if bytes.is_empty() {
         return Err(DetectError::Empty.into());
     }
     if bytes.starts_with(elf::MAGIC) {
-        return Ok(elf_format(&Elf::parse(bytes)?));
+        return Ok(elf_format(&Elf::parse(image)?));
     }
     if let Some(header) = SetupHeader::parse(bytes) {
         return Ok(match header.payload_length.get() {
@@ -81,6 +83,9 @@ pub fn elf_format(elf: &Elf) -> Format {
         _ => Format::Vmlinux,
     }
 }
+
+/// Bytes that tell every kind from the others: [`KNOWN`] reaches farthest.
+const HEAD: usize = 0x8800;
 
 /// Magic numbers of files that people pass by mistake: offset, bytes, name.
 const KNOWN: &[(usize, &[u8], &str)] = &[
@@ -165,12 +170,12 @@ mod tests {
     use super::*;
 
     fn refusal(bytes: &[u8]) -> String {
-        detect(bytes).unwrap_err().to_string()
+        detect(&bytes.into()).unwrap_err().to_string()
     }
 
     #[test]
     fn linux_is_told_from_what_only_looks_like_it() {
-        let format = |bytes: &[u8]| detect(bytes).unwrap();
+        let format = |bytes: &[u8]| detect(&bytes.into()).unwrap();
         assert_eq!(format(&linux().build()), Format::Vmlinux);
         assert_eq!(format(&pvh32().build()), Format::Pvh);
         assert_eq!(format(&image(b"packed")), Format::BzImage);

@@ -4,15 +4,17 @@
 //! [`Elf::load`] places its segments. Every offset and size comes from the file and is checked
 //! before use. Sources: System V ABI, chapters 4 and 5; AMD64 ABI supplement; xen/elfnote.h.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
+use super::error::BootError;
 use super::ram;
 use crate::memory::GuestMemory;
+use crate::memory::image::Image;
 use crate::memory::layout::{HIGH_MEMORY, MMIO_HOLE, MMIO_HOLE_END};
 
 mod raw;
@@ -23,7 +25,7 @@ use raw::{Header, Header32, Header64, ProgramHeader, ProgramHeader32, ProgramHea
 pub const MAGIC: &[u8] = b"\x7fELF";
 /// Most program headers of a kernel; Linux has 5.
 const MAX_SEGMENTS: u16 = 128;
-/// Most bytes of one note segment that are looked at; Linux's has about 500.
+/// Most bytes of notes that are looked at; Linux has about 500.
 const MAX_NOTES_BYTES: usize = 1 << 20;
 
 const CLASS_32: u8 = 1;
@@ -164,10 +166,12 @@ pub enum ElfError {
 /// A parsed ELF executable for x86.
 #[derive(Debug)]
 pub struct Elf<'a> {
-    bytes: &'a [u8],
+    image: &'a Image,
     is_64_bit: bool,
     entry: u64,
     segments: Vec<Segment>,
+    /// The note segments that could be read, with their alignment.
+    notes: Vec<(Cow<'a, [u8]>, usize)>,
 }
 
 /// One program header, the fields that matter here.
@@ -186,38 +190,41 @@ impl<'a> Elf<'a> {
     /// Parse the header and the program headers of an executable for x86.
     ///
     /// # Errors
-    /// [`ElfError`] for whatever can never start: another CPU, an object file, a truncated file.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, ElfError> {
-        let ident: &[u8; 16] = bytes
+    /// [`ElfError`] for whatever can never start: another CPU, an object file, a truncated file;
+    /// and [`BootError::Image`].
+    pub fn parse(image: &'a Image) -> Result<Self, BootError> {
+        let head = image.read(0, size_of::<Header64>())?;
+        let ident: &[u8; 16] = head
             .first_chunk()
-            .ok_or_else(|| truncated("its header", 16, bytes))?;
+            .ok_or_else(|| truncated("its header", 16, image))?;
         if ident[5] != DATA_LITTLE_ENDIAN {
-            return Err(ElfError::BigEndian);
+            return Err(ElfError::BigEndian.into());
         }
         let elf = match ident[4] {
-            CLASS_64 => Self::parse_class::<Header64, ProgramHeader64>(bytes, true)?,
-            CLASS_32 => Self::parse_class::<Header32, ProgramHeader32>(bytes, false)?,
+            CLASS_64 => Self::parse_class::<Header64, ProgramHeader64>(image, &head, true)?,
+            CLASS_32 => Self::parse_class::<Header32, ProgramHeader32>(image, &head, false)?,
             class => {
                 let expected = "1 (32-bit) or 2 (64-bit)";
-                return Err(ElfError::Header {
+                return Err(BootError::Elf(ElfError::Header {
                     field: "EI_CLASS",
                     value: class.into(),
                     expected,
-                });
+                }));
             }
         };
         if !elf.is_64_bit && elf.pvh_entry().is_none() {
-            return Err(ElfError::ThirtyTwoBit);
+            return Err(ElfError::ThirtyTwoBit.into());
         }
         Ok(elf)
     }
 
     fn parse_class<H: Header, P: ProgramHeader>(
-        bytes: &'a [u8],
+        image: &'a Image,
+        head: &[u8],
         is_64_bit: bool,
-    ) -> Result<Self, ElfError> {
-        let (header, _) = H::read_from_prefix(bytes)
-            .map_err(|_| truncated("its header", size_of::<H>() as u64, bytes))?;
+    ) -> Result<Self, BootError> {
+        let (header, _) = H::read_from_prefix(head)
+            .map_err(|_| truncated("its header", size_of::<H>() as u64, image))?;
         let header = header.fields();
         check_machine(header.machine)?;
         check_kind(header.kind)?;
@@ -225,33 +232,35 @@ impl<'a> Elf<'a> {
         if header.phnum > 0 && u64::from(header.phentsize) != entry_size {
             let expected = if is_64_bit { "56" } else { "32" };
             let value = header.phentsize.into();
-            return Err(ElfError::Header {
+            return Err(BootError::Elf(ElfError::Header {
                 field: "e_phentsize",
                 value,
                 expected,
-            });
+            }));
         }
         if header.phnum > MAX_SEGMENTS {
             let value = header.phnum.into();
-            return Err(ElfError::Header {
+            return Err(BootError::Elf(ElfError::Header {
                 field: "e_phnum",
                 value,
                 expected: "at most 128",
-            });
+            }));
         }
         let size = entry_size * u64::from(header.phnum);
-        let table = slice(bytes, header.phoff, size, || {
+        check_inside(image, header.phoff, size, || {
             "its program header table".to_string()
         })?;
-        let segments = table
+        let segments: Vec<Segment> = image
+            .read(header.phoff, size as usize)? // at most 128 headers
             .chunks_exact(size_of::<P>())
             .enumerate()
             .filter_map(|(index, chunk)| Some(P::read_from_bytes(chunk).ok()?.segment(index)))
             .collect();
         Ok(Self {
-            bytes,
+            image,
             is_64_bit,
             entry: header.entry,
+            notes: read_notes(image, &segments)?,
             segments,
         })
     }
@@ -290,21 +299,19 @@ impl<'a> Elf<'a> {
     /// left alone, because writing zeros would only make the host allocate the pages.
     ///
     /// # Errors
-    /// [`ElfError`] when a segment is damaged, overlaps another, or lies where no RAM is.
-    pub fn load(&self, memory: &GuestMemory) -> Result<Range<u64>, ElfError> {
+    /// [`ElfError`] when a segment is damaged, overlaps another, or lies where no RAM is; and
+    /// [`BootError::Image`].
+    pub fn load(&self, memory: &GuestMemory) -> Result<Range<u64>, BootError> {
         let placed = self.place(memory)?;
         for (segment, _) in &placed {
+            let Segment { offset, filesz, .. } = *segment;
             let what = || format!("segment {}", segment.index);
-            let data = slice(self.bytes, segment.offset, segment.filesz, what)?;
-            memory
-                .write_slice(data, GuestAddress(segment.paddr))
-                .map_err(|_| {
-                    segment.outside(memory, segment.paddr.saturating_add(segment.memsz))
-                })?;
+            check_inside(self.image, offset, filesz, what)?;
+            self.image.copy_to(offset, filesz, memory, segment.paddr)?;
         }
         match (placed.first(), placed.last()) {
             (Some((_, first)), Some((_, last))) => Ok(first.start..last.end),
-            _ => Err(ElfError::NothingToLoad),
+            _ => Err(ElfError::NothingToLoad.into()),
         }
     }
 
@@ -348,20 +355,36 @@ impl<'a> Elf<'a> {
             .filter(|segment| segment.kind == PT_LOAD && segment.memsz > 0)
     }
 
-    fn notes(&self) -> impl Iterator<Item = Note<'a>> + '_ {
-        self.segments
-            .iter()
-            .filter(|segment| segment.kind == PT_NOTE)
-            .flat_map(|segment| {
-                let data = slice(self.bytes, segment.offset, segment.filesz, String::new);
-                let data = data.unwrap_or_default();
-                let rest = data.get(..MAX_NOTES_BYTES).unwrap_or(data);
-                Notes {
-                    rest,
-                    align: if segment.align == 8 { 8 } else { 4 },
-                }
-            })
+    fn notes(&self) -> impl Iterator<Item = Note<'_>> {
+        self.notes.iter().flat_map(|(rest, align)| Notes {
+            rest,
+            align: *align,
+        })
     }
+}
+
+/// The note segments that are in the file, up to [`MAX_NOTES_BYTES`].
+fn read_notes<'a>(
+    image: &'a Image,
+    segments: &[Segment],
+) -> Result<Vec<(Cow<'a, [u8]>, usize)>, BootError> {
+    let mut notes = Vec::new();
+    let mut room = MAX_NOTES_BYTES;
+    for Segment {
+        offset,
+        filesz,
+        align,
+        ..
+    } in segments.iter().filter(|segment| segment.kind == PT_NOTE)
+    {
+        if check_inside(image, *offset, *filesz, String::new).is_ok() {
+            let size = room.min(usize::try_from(*filesz).unwrap_or(usize::MAX));
+            let align = if *align == 8 { 8 } else { 4 };
+            notes.push((image.read(*offset, size)?, align));
+            room -= size;
+        }
+    }
+    Ok(notes)
 }
 
 impl Segment {
@@ -443,26 +466,24 @@ impl<'a> Iterator for Notes<'a> {
     }
 }
 
-/// `size` bytes of the file from `offset`, or an error that names them.
-fn slice(
-    bytes: &[u8],
+/// Whether the file has `size` bytes from `offset` on, or an error that names them.
+fn check_inside(
+    image: &Image,
     offset: u64,
     size: u64,
     what: impl Fn() -> String,
-) -> Result<&[u8], ElfError> {
-    let end = offset.saturating_add(size);
-    usize::try_from(offset)
-        .ok()
-        .zip(usize::try_from(end).ok())
-        .and_then(|(start, end)| bytes.get(start..end))
-        .ok_or_else(|| truncated(what(), end, bytes))
+) -> Result<(), ElfError> {
+    match offset.saturating_add(size) {
+        end if end > image.len() => Err(truncated(what(), end, image)),
+        _ => Ok(()),
+    }
 }
 
-fn truncated(what: impl Into<String>, end: u64, bytes: &[u8]) -> ElfError {
+fn truncated(what: impl Into<String>, end: u64, image: &Image) -> ElfError {
     ElfError::Truncated {
         what: what.into(),
         end,
-        size: bytes.len() as u64,
+        size: image.len(),
     }
 }
 

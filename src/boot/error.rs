@@ -11,10 +11,14 @@ pub use super::detect::DetectError;
 pub use super::elf::ElfError;
 pub use super::flat::FlatError;
 pub use super::initrd::InitrdError;
+use crate::memory::image::ImageError;
 
-/// Why [`super::load`] put no kernel into guest memory.
+/// Why no kernel could be put into guest memory.
 #[derive(Debug, Error)]
 pub enum BootError {
+    /// The kernel or the initial RAM disk cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The file is no kernel.
     #[error(transparent)]
     Detect(#[from] DetectError),

@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress};
 
+use super::error::BootError;
 use super::ram;
 use crate::memory::GuestMemory;
+use crate::memory::image::Image;
 use crate::memory::layout::{HIGH_MEMORY, PAGE_SIZE};
 
 /// Every archive starts at a multiple of this many bytes.
@@ -52,16 +53,16 @@ pub enum InitrdError {
 /// `initrd_addr_max`), above `kernel_end`. `None` when there are no bytes.
 ///
 /// # Errors
-/// [`InitrdError::TooBig`].
+/// [`InitrdError::TooBig`] and [`BootError::Image`].
 pub fn place(
     memory: &GuestMemory,
-    parts: &[&[u8]],
+    parts: &[Image],
     kernel_end: u64,
     address_max: u64,
-) -> Result<Option<Range<u64>>, InitrdError> {
+) -> Result<Option<Range<u64>>, BootError> {
     let size = parts.iter().fold(0, |end: u64, part| {
         end.next_multiple_of(ARCHIVE_ALIGN)
-            .saturating_add(part.len() as u64)
+            .saturating_add(part.len())
     });
     if size == 0 {
         return Ok(None);
@@ -77,15 +78,13 @@ pub fn place(
     };
     let start = top.checked_sub(size).ok_or_else(too_big)? / PAGE_SIZE * PAGE_SIZE;
     if start < kernel_end {
-        return Err(too_big());
+        return Err(too_big().into());
     }
     let mut gpa = start;
     for part in parts {
         gpa = gpa.next_multiple_of(ARCHIVE_ALIGN);
-        memory
-            .write_slice(part, GuestAddress(gpa))
-            .map_err(|_| too_big())?;
-        gpa += part.len() as u64;
+        part.copy_to(0, part.len(), memory, gpa)?;
+        gpa += part.len();
     }
     Ok(Some(start..gpa))
 }
@@ -134,10 +133,14 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    fn parts<const N: usize>(parts: [&[u8]; N]) -> [Image; N] {
+        parts.map(Image::from)
+    }
+
     #[test]
     fn parts_lie_page_aligned_at_the_top_of_memory() {
         let memory = memory(4);
-        let range = place(&memory, &[b"abcde", b"", b"fg"], 2 * MIB, u64::MAX)
+        let range = place(&memory, &parts([b"abcde", b"", b"fg"]), 2 * MIB, u64::MAX)
             .unwrap()
             .unwrap();
         assert_eq!(range, 4 * MIB - PAGE_SIZE..4 * MIB - PAGE_SIZE + 10);
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_kernels_own_limit_counts() {
-        let range = place(&memory(4), &[&[1; 4096]], 0, 3 * MIB - 1)
+        let range = place(&memory(4), &parts([&[1; 4096]]), 0, 3 * MIB - 1)
             .unwrap()
             .unwrap();
         assert_eq!(range.end, 3 * MIB);
@@ -155,14 +158,15 @@ mod tests {
     #[test]
     fn one_byte_too_many_is_refused_with_figures() {
         let memory = memory(4);
-        assert!(place(&memory, &[&vec![1; MIB as usize]], 3 * MIB, u64::MAX).is_ok());
-        let error = place(&memory, &[&vec![1; MIB as usize + 1]], 3 * MIB, u64::MAX).unwrap_err();
+        let initrd = |size| parts([&vec![1; size]]);
+        assert!(place(&memory, &initrd(MIB as usize), 3 * MIB, u64::MAX).is_ok());
+        let error = place(&memory, &initrd(MIB as usize + 1), 3 * MIB, u64::MAX).unwrap_err();
         assert!(
             error
                 .to_string()
                 .starts_with("the initrd of 1048577 bytes does not fit: 1048576 bytes are free")
         );
-        assert!(place(&memory, &[&[1]], 5 * MIB, u64::MAX).is_err());
+        assert!(place(&memory, &initrd(1), 5 * MIB, u64::MAX).is_err());
         assert!(place(&memory, &[], 5 * MIB, u64::MAX).unwrap().is_none());
     }
 
@@ -203,8 +207,7 @@ mod tests {
             kernel_end in 0..8 * MIB,
             address_max in 0..8 * MIB,
         ) {
-            let parts: Vec<Vec<u8>> = sizes.iter().map(|size| vec![1; *size]).collect();
-            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let parts: Vec<Image> = sizes.iter().map(|size| vec![1; *size].into()).collect();
             if let Ok(Some(range)) = place(&memory(4), &parts, kernel_end, address_max) {
                 prop_assert!(range.start >= kernel_end.max(HIGH_MEMORY));
                 prop_assert!(range.end <= (address_max + 1).min(4 * MIB));

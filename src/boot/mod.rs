@@ -1,8 +1,9 @@
 //! From the bytes of a kernel to an [`Entry`]: guest memory filled, and where to start.
 //!
-//! [`load`] detects what the file is ([`mod@detect`]), copies it into guest memory (`elf`,
-//! `bzimage` after `decompress`, `flat`), and puts beside it what it will ask for: command line,
-//! initrd, boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP and ACPI tables.
+//! [`place`] detects what the file is ([`mod@detect`]) and copies it into guest memory (`elf`,
+//! `bzimage` after `decompress`), with the initrd. [`Placed::finish`] puts beside it what it will
+//! ask for: command line, boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP
+//! and ACPI tables.
 //! This module writes bytes into guest memory and knows nothing of KVM: `kvm::regs` turns an
 //! [`Entry`] into registers.
 #![forbid(unsafe_code)]
@@ -16,9 +17,11 @@
     )
 )]
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::memory::GuestMemory;
+use crate::memory::image::Image;
 use crate::memory::layout::{BOOT_PARAMS, MmioSlot, PVH_START_INFO};
 
 mod acpi;
@@ -95,13 +98,9 @@ pub enum Via {
     Guest,
 }
 
-/// What to put into guest memory beside the kernel.
+/// What to put into guest memory beside the kernel and the initrd.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
-    /// Which way in.
-    pub via: Via,
-    /// The initrd's parts, laid one behind the other; may be empty.
-    pub initrd: &'a [&'a [u8]],
     /// The command line without the virtio devices.
     pub cmdline: cmdline::Cmdline,
     /// Whether to name the virtio devices on the command line too, for kernels that do not read
@@ -111,7 +110,7 @@ pub struct Plan<'a> {
     pub machine: Machine<'a>,
 }
 
-/// What [`load`] put into guest memory.
+/// What was put into guest memory.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// Where to start.
@@ -126,78 +125,126 @@ pub struct Loaded {
     pub cmdline: String,
 }
 
-/// A kernel in guest memory that still lacks all that stands around it.
+/// A kernel and its initrd in guest memory, which still lack all that stands around them.
 #[derive(Debug)]
-struct Placed {
+pub enum Placed {
+    /// A kernel, above 1 MiB.
+    Kernel {
+        /// What the file was.
+        format: Format,
+        /// The kernel.
+        kernel: Kernel,
+        /// GPAs of the initrd.
+        initrd: Option<Range<u64>>,
+    },
+    /// A flat payload, not there yet: its place is below 1 MiB.
+    Flat(Mode, Vec<u8>),
+}
+
+/// A kernel in guest memory.
+#[derive(Debug)]
+pub struct Kernel {
     entry: Entry,
-    kernel: Range<u64>,
+    range: Range<u64>,
     /// The bzImage's own, or one that stands in for it.
     header: SetupHeader,
 }
 
-/// Fill `memory` with the kernel and everything that `plan` names, and say where to start.
+/// Fill `memory` with the kernel, which `via` says how to enter, and behind one another the
+/// parts of the initrd, which there may be none of.
 ///
-/// `memory` must be fresh (all zero): bytes that must be 0 are not written. Nothing global is
-/// touched, so this may run on a thread of its own while KVM is being set up.
+/// `memory` must be fresh (all zero): bytes that must be 0 are not written. Nothing is written
+/// below 1 MiB and nothing global touched, so this may run on a thread of its own while KVM is
+/// being set up and runs instructions down there.
 ///
 /// # Errors
 /// [`BootError`]; what was written into `memory` until then stays there.
-pub fn load(memory: &GuestMemory, kernel: &[u8], plan: &Plan) -> Result<Loaded, BootError> {
+pub fn place(
+    memory: &GuestMemory,
+    kernel: &Image,
+    via: Via,
+    initrd: &[Image],
+) -> Result<Placed, BootError> {
     let format = detect(kernel)?;
-    let placed = match format {
-        Format::Flat(_) => return load_flat(memory, kernel, format),
+    let kernel = match format {
+        Format::Flat(mode) => return Ok(Placed::Flat(mode, whole(kernel)?.into_owned())),
         Format::Vmlinux | Format::Pvh => {
             let elf = Elf::parse(kernel)?;
-            place_elf(memory, &elf, plan.via, SetupHeader::for_vmlinux())?
+            place_elf(memory, &elf, via, SetupHeader::for_vmlinux())?
         }
-        Format::BzImage | Format::BootProtocol => place_bzimage(memory, kernel, plan.via)?,
+        Format::BzImage | Format::BootProtocol => place_bzimage(memory, &whole(kernel)?, via)?,
     };
-    let Placed {
-        entry,
-        kernel,
-        header,
-    } = placed;
-
-    let mut line = plan.cmdline.clone();
-    if plan.virtio_on_cmdline {
-        line = line.with_virtio(plan.machine.virtio);
-    }
-    let cmdline = line.finish(header.cmdline_size.get() as usize)?;
-    cmdline::write(memory, &cmdline)?;
-    let address_max = header.initrd_addr_max.get().into();
-    let initrd = initrd::place(memory, plan.initrd, kernel.end, address_max)?;
-
-    mptable::write(memory, plan.machine.cpus)?;
-    let rsdp = acpi::write(memory, &plan.machine)?;
-    tables::write(memory, entry.mode)?;
-    match entry.mode {
-        Mode::Pvh => pvh::write(memory, initrd.as_ref(), rsdp)?,
-        _ => {
-            let initrd = initrd.as_ref();
-            let params = linux64::Params {
-                header,
-                initrd,
-                rsdp,
-            };
-            linux64::write(memory, &params)?;
-        }
-    }
-    Ok(Loaded {
-        entry,
+    let address_max = kernel.header.initrd_addr_max.get().into();
+    let initrd = initrd::place(memory, initrd, kernel.range.end, address_max)?;
+    Ok(Placed::Kernel {
         format,
         kernel,
         initrd,
-        cmdline,
     })
 }
 
-fn load_flat(memory: &GuestMemory, payload: &[u8], format: Format) -> Result<Loaded, BootError> {
+impl Placed {
+    /// Write what stands around the kernel, as `plan` says, and say where to start.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn finish(self, memory: &GuestMemory, plan: &Plan) -> Result<Loaded, BootError> {
+        let (format, kernel, initrd) = match self {
+            Self::Kernel {
+                format,
+                kernel,
+                initrd,
+            } => (format, kernel, initrd),
+            Self::Flat(mode, payload) => return load_flat(memory, &payload, mode),
+        };
+        let Kernel {
+            entry,
+            range: kernel,
+            header,
+        } = kernel;
+        let mut line = plan.cmdline.clone();
+        if plan.virtio_on_cmdline {
+            line = line.with_virtio(plan.machine.virtio);
+        }
+        let cmdline = line.finish(header.cmdline_size.get() as usize)?;
+        cmdline::write(memory, &cmdline)?;
+        mptable::write(memory, plan.machine.cpus)?;
+        let rsdp = acpi::write(memory, &plan.machine)?;
+        tables::write(memory, entry.mode)?;
+        match entry.mode {
+            Mode::Pvh => pvh::write(memory, initrd.as_ref(), rsdp)?,
+            _ => {
+                let initrd = initrd.as_ref();
+                let params = linux64::Params {
+                    header,
+                    initrd,
+                    rsdp,
+                };
+                linux64::write(memory, &params)?;
+            }
+        }
+        Ok(Loaded {
+            entry,
+            format,
+            kernel,
+            initrd,
+            cmdline,
+        })
+    }
+}
+
+/// All bytes of a file that cannot be loaded segment by segment.
+fn whole(image: &Image) -> Result<Cow<'_, [u8]>, BootError> {
+    Ok(image.read(0, usize::MAX)?)
+}
+
+fn load_flat(memory: &GuestMemory, payload: &[u8], mode: Mode) -> Result<Loaded, BootError> {
     let entry = flat::load(memory, payload)?;
     tables::write(memory, entry.mode)?;
     let kernel = entry.rip..entry.rip + payload.len() as u64;
     Ok(Loaded {
         entry,
-        format,
+        format: Format::Flat(mode),
         kernel,
         initrd: None,
         cmdline: String::new(),
@@ -209,7 +256,7 @@ fn place_elf(
     elf: &Elf,
     via: Via,
     header: SetupHeader,
-) -> Result<Placed, BootError> {
+) -> Result<Kernel, BootError> {
     let entry = if via == Via::Pvh || detect::elf_format(elf) == Format::Pvh {
         let rip = elf.check_entry(elf.pvh_entry().ok_or(BootError::NoPvhEntry)?.into())?;
         Entry {
@@ -224,23 +271,22 @@ fn place_elf(
             params: BOOT_PARAMS,
         }
     };
-    let kernel = elf.load(memory)?;
-    Ok(Placed {
+    Ok(Kernel {
         entry,
-        kernel,
+        range: elf.load(memory)?,
         header,
     })
 }
 
 /// Unpacked on the host, if that can be done and is wanted; otherwise as it is.
-fn place_bzimage(memory: &GuestMemory, bytes: &[u8], via: Via) -> Result<Placed, BootError> {
+fn place_bzimage(memory: &GuestMemory, bytes: &[u8], via: Via) -> Result<Kernel, BootError> {
     let image = BzImage::parse(bytes)?;
     if via != Via::Guest
         && let Some(vmlinux) = image.unpack(memory)?
     {
-        match Elf::parse(&vmlinux) {
+        match Elf::parse(&vmlinux.into()) {
             // A 32-bit kernel without a PVH note has no other way in.
-            Err(ElfError::ThirtyTwoBit) => {}
+            Err(BootError::Elf(ElfError::ThirtyTwoBit)) => {}
             elf => return place_elf(memory, &elf?, via, image.header),
         }
     }

@@ -17,10 +17,9 @@ fn load_with(
     initrd: &[&[u8]],
 ) -> Result<(Loaded, GuestMemory), BootError> {
     let memory = memory(8);
+    let initrd: Vec<Image> = initrd.iter().map(|part| (*part).into()).collect();
     let slots: Vec<MmioSlot> = virtio_slot(0).into_iter().collect();
     let plan = Plan {
-        via,
-        initrd,
         cmdline: cmdline::Cmdline::new("quiet"),
         virtio_on_cmdline: false,
         machine: Machine {
@@ -29,7 +28,8 @@ fn load_with(
             virtio: &slots,
         },
     };
-    load(&memory, kernel, &plan).map(|loaded| (loaded, memory))
+    let placed = place(&memory, &kernel.into(), via, &initrd)?;
+    placed.finish(&memory, &plan).map(|loaded| (loaded, memory))
 }
 
 fn entry(kernel: &[u8], via: Via) -> (Mode, u64, u64) {

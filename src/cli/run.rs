@@ -16,6 +16,7 @@ use super::timing;
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
+use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::vmm::{self, Console, End, Signals, Streams};
 
@@ -164,10 +165,11 @@ impl Run {
     fn config(&self) -> anyhow::Result<vmm::Config> {
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
-            Some(path) => (read("kernel", path)?, system_map_beside(path)),
+            Some(path) => (open("kernel", path)?, system_map_beside(path)),
             None => {
                 let inside = guest::required()?;
-                (inside.vmlinux.unpack()?, inside.system_map.unpack()?)
+                let symbols = Image::Packed(inside.system_map);
+                (Image::Packed(inside.vmlinux), Some(symbols))
             }
         };
         let mut cmdline = self.cmdline.clone();
@@ -180,22 +182,20 @@ impl Run {
         let mut agent = linux;
         match (&self.initrd, &inside) {
             (Some(path), _) if self.command.is_empty() => {
-                initrd.push(read("--initrd", path)?);
+                initrd.push(open("--initrd", path)?);
                 agent = false;
             }
             (Some(path), _) => {
-                initrd.push(read("--initrd", path)?);
-                let own = guest::required()?.initramfs.unpack()?;
-                initrd.push(foreign_init(&own)?);
+                initrd.push(open("--initrd", path)?);
+                let own = guest::required()?.initramfs;
+                initrd.push(foreign_init(&own.unpack()?)?.into());
+                own.release();
                 cmdline = format!("rdinit=/{FOREIGN_INIT} {cmdline}");
             }
             (None, _) if !linux => {}
-            (None, Some(inside)) => initrd.push(inside.initramfs.unpack()?),
+            (None, Some(inside)) => initrd.push(Image::Packed(inside.initramfs)),
             (None, None) if self.command.is_empty() => agent = false,
             (None, None) => bail!(guest::GuestError::None),
-        }
-        if let Some(inside) = &inside {
-            inside.release();
         }
         let console = match agent {
             true => self.agent_console(),
@@ -269,8 +269,8 @@ fn foreign_init(initramfs: &[u8]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// The System.map in the kernel's folder, when there is one that can be read.
-fn system_map_beside(kernel: &Path) -> Vec<u8> {
-    read("System.map", &kernel.with_file_name("System.map")).unwrap_or_default()
+fn system_map_beside(kernel: &Path) -> Option<Image> {
+    open("System.map", &kernel.with_file_name("System.map")).ok()
 }
 
 /// When this process was executed, as far as can be told: the CPU time it has used so far ago,
@@ -314,14 +314,14 @@ pub(super) fn memory_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Read a whole regular file of at most 1 GiB.
-fn read(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+/// Open a regular file of at most 1 GiB.
+fn open(what: &str, path: &Path) -> anyhow::Result<Image> {
     let name = || format!("{what} {}", path.display());
     // Nonblocking: a FIFO that nobody writes would hold up the open itself.
     let nonblocking = OFlags::NONBLOCK.bits() as i32;
-    let mut open = File::options();
-    open.read(true).custom_flags(nonblocking);
-    let file = open.open(path).with_context(name)?;
+    let mut options = File::options();
+    options.read(true).custom_flags(nonblocking);
+    let file = options.open(path).with_context(name)?;
     let kind = file.metadata().with_context(name)?;
     if !kind.is_file() {
         bail!("{}: not a regular file", name());
@@ -329,11 +329,7 @@ fn read(what: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
     if kind.len() > FILE_MOST {
         bail!("{}: {} bytes; at most 1 GiB is read", name(), kind.len());
     }
-    let mut bytes = Vec::new();
-    file.take(FILE_MOST)
-        .read_to_end(&mut bytes)
-        .with_context(name)?;
-    Ok(bytes)
+    Image::file(file).with_context(name)
 }
 
 #[cfg(test)]

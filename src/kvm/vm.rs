@@ -64,6 +64,21 @@ impl Vm {
     /// Create the machine: memory, IOAPIC, PICs, local APICs and PIT, and no vCPU yet.
     pub fn new(kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
+        // First of all: it waits until nobody uses the old memory map, which is longest right after
+        // the interrupt controllers were put on the machine's buses (SRCU).
+        for (slot, region) in memory.iter().enumerate() {
+            let slot = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the range is a whole mapping of `memory`, which this struct owns and drops
+            // after the VM's file descriptor; regions of a GuestMemory do not overlap.
+            unsafe { fd.set_user_memory_region(slot) }
+                .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+        }
         // Intel without unrestricted guests needs both pages; elsewhere they cost nothing.
         fd.set_identity_map_address(KVM_IDENTITY_MAP)
             .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -78,19 +93,6 @@ impl Vm {
             ..Default::default()
         };
         fd.create_pit2(pit).map_err(refused("KVM_CREATE_PIT2"))?;
-        for (slot, region) in memory.iter().enumerate() {
-            let slot = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the range is a whole mapping of `memory`, which this struct owns and drops
-            // after the VM's file descriptor; regions of a GuestMemory do not overlap.
-            unsafe { fd.set_user_memory_region(slot) }
-                .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
-        }
         Ok(Self { fd, kvm, memory })
     }
 

@@ -1,7 +1,9 @@
-//! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); and the guest
-//! that the program carries in its own pages ([`packed`]).
+//! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); the files that
+//! are loaded into it ([`image`]), and the guest that the program carries in its own pages
+//! ([`packed`]).
 
 pub mod backing;
+pub mod image;
 pub mod layout;
 pub mod packed;
 

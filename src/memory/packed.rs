@@ -1,8 +1,12 @@
-//! Bytes that the program carries in its own file, packed as one LZ4 block each.
+//! Bytes that the program carries in its own file, packed by LZ4.
 //!
-//! They are read-only pages of the executable: they become resident when unpacked, and
+//! Each [`CHUNK`] of them is a block of its own, so that a part can be had without the rest, and
+//! without a buffer as large as the whole. They are read-only pages of the executable: they become resident when unpacked, and
 //! [`Packed::release`] lets them go again. It is the reason why this stands beside guest memory,
 //! where `unsafe` may be, and why a [`Packed`] is made nowhere else. See [`crate::guest`].
+
+use std::fmt;
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -12,11 +16,17 @@ pub(crate) const EMBEDDED: Option<[Packed; 3]> = include!(concat!(env!("OUT_DIR"
 /// Page size of x86_64.
 const PAGE: usize = 4096;
 
+/// Bytes of one block when unpacked; the last block may have fewer. The same in build.rs.
+const CHUNK: usize = 64 << 10;
+
 /// One packed file inside the program.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Packed {
-    /// Part of the executable's read-only segment: [`Packed::release`] relies on it.
-    block: &'static [u8],
+    /// The blocks, one behind the other. Part of the executable's read-only segment:
+    /// [`Packed::release`] relies on it.
+    blocks: &'static [u8],
+    /// Where each block ends in `blocks`.
+    ends: &'static [u32],
     length: usize,
 }
 
@@ -48,7 +58,7 @@ impl Packed {
 
     /// Size in bytes inside the program.
     pub const fn packed_len(&self) -> usize {
-        self.block.len()
+        self.blocks.len()
     }
 
     /// Unpack into memory of its own.
@@ -66,27 +76,65 @@ impl Packed {
                 length: self.length,
             });
         }
-        match lz4_flex::block::decompress_into(self.block, buffer) {
-            Ok(length) if length == self.length => Ok(()),
-            Ok(length) => Err(PackedError::Damaged {
-                reason: format!("{length} bytes instead of {}", self.length),
-            }),
-            Err(error) => Err(PackedError::Damaged {
-                reason: error.to_string(),
-            }),
+        for (index, chunk) in buffer.chunks_mut(CHUNK).enumerate() {
+            self.unpack_chunk(index, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Hand the bytes of `range` to `take`, in order, in pieces of at most [`CHUNK`].
+    ///
+    /// # Errors
+    /// The range does not exist or does not unpack, or whatever `take` says.
+    pub fn pieces<E: From<PackedError>>(
+        &self,
+        range: Range<usize>,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut buffer = vec![0; CHUNK.min(self.length)];
+        let mut at = range.start;
+        while at < range.end {
+            let (index, within) = (at / CHUNK, at % CHUNK);
+            let size = self.length.saturating_sub(index * CHUNK).min(CHUNK);
+            let chunk = buffer.get_mut(..size).unwrap_or_default();
+            self.unpack_chunk(index, chunk)?;
+            let end = size.min(within + (range.end - at));
+            let piece = chunk.get(within..end).filter(|piece| !piece.is_empty());
+            let piece = piece.ok_or_else(|| damaged("a part beyond the end"))?;
+            take(piece)?;
+            at += piece.len();
+        }
+        Ok(())
+    }
+
+    /// Unpack the block `index` into `chunk`, which is of its size.
+    fn unpack_chunk(&self, index: usize, chunk: &mut [u8]) -> Result<(), PackedError> {
+        let end = |index: usize| self.ends.get(index).map(|end| *end as usize);
+        let start = index.checked_sub(1).map_or(Some(0), end);
+        let block = start
+            .zip(end(index))
+            .and_then(|(start, end)| self.blocks.get(start..end));
+        let block = block.ok_or_else(|| damaged("a block is missing"))?;
+        match lz4_flex::block::decompress_into(block, chunk) {
+            Ok(length) if length == chunk.len() => Ok(()),
+            Ok(length) => Err(damaged(format!(
+                "{length} bytes instead of {}",
+                chunk.len()
+            ))),
+            Err(error) => Err(damaged(error.to_string())),
         }
     }
 
     /// Give the packed pages back to the page cache; they come again when touched. Best effort.
     pub fn release(&self) {
         // Whole pages alone: what lies beside the block is none of ours.
-        let inside = self.block.as_ptr().align_offset(PAGE);
-        let length = self.block.len().saturating_sub(inside) & !(PAGE - 1);
+        let inside = self.blocks.as_ptr().align_offset(PAGE);
+        let length = self.blocks.len().saturating_sub(inside) & !(PAGE - 1);
         if length == 0 {
             return;
         }
-        let start = self.block.as_ptr().wrapping_add(inside);
-        // SAFETY: `start` and `length` are whole pages inside `block`, which maps the program's
+        let start = self.blocks.as_ptr().wrapping_add(inside);
+        // SAFETY: `start` and `length` are whole pages inside `blocks`, which maps the program's
         // own file, privately, and has never been written: read again, they hold the same bytes.
         let _ = unsafe {
             rustix::mm::madvise(
@@ -98,13 +146,32 @@ impl Packed {
     }
 }
 
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Packed({} of {} bytes)", self.packed_len(), self.len())
+    }
+}
+
+fn damaged(reason: impl Into<String>) -> PackedError {
+    PackedError::Damaged {
+        reason: reason.into(),
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn packed(bytes: &[u8]) -> Packed {
+    /// As build.rs does it, by another encoder.
+    pub fn packed(bytes: &[u8]) -> Packed {
+        let (mut blocks, mut ends) = (Vec::new(), Vec::new());
+        for chunk in bytes.chunks(CHUNK) {
+            blocks.extend(lz4_flex::block::compress(chunk));
+            ends.push(blocks.len() as u32);
+        }
         Packed {
-            block: lz4_flex::block::compress(bytes).leak(),
+            blocks: blocks.leak(),
+            ends: ends.leak(),
             length: bytes.len(),
         }
     }
@@ -121,6 +188,32 @@ mod tests {
     }
 
     #[test]
+    fn a_part_is_had_without_the_rest() {
+        let bytes: Vec<u8> = (0..300_000u32).flat_map(|i| i.to_le_bytes()).collect();
+        let packed = packed(&bytes);
+        for range in [0..1, CHUNK - 1..CHUNK + 1, 5..bytes.len(), 7..7] {
+            let mut part = Vec::new();
+            let took = packed.pieces(range.clone(), |piece| {
+                part.extend_from_slice(piece);
+                Ok::<(), PackedError>(())
+            });
+            took.expect("unpacks");
+            assert_eq!(part, bytes[range]);
+        }
+        for beyond in [
+            0..bytes.len() + 1,
+            bytes.len()..bytes.len() + 1,
+            9_000_000..9_000_001,
+        ] {
+            assert!(
+                packed
+                    .pieces(beyond, |_| Ok::<(), PackedError>(()))
+                    .is_err()
+            );
+        }
+    }
+
+    #[test]
     fn a_buffer_of_another_size_is_refused() {
         let packed = packed(b"seven b");
         for size in [0, 6, 8] {
@@ -132,15 +225,14 @@ mod tests {
     #[test]
     fn damage_is_an_error() {
         let whole = packed(&[7; 5000]);
-        for block in [&whole.block[..whole.block.len() - 1], &[], &[0xff; 40]] {
-            let damaged = Packed { block, ..whole };
+        for blocks in [&whole.blocks[..whole.blocks.len() - 1], &[], &[0xff; 400]] {
+            let damaged = Packed { blocks, ..whole };
             assert!(matches!(damaged.unpack(), Err(PackedError::Damaged { .. })));
         }
-        let longer = Packed {
-            length: 5001,
-            ..whole
-        };
-        assert!(matches!(longer.unpack(), Err(PackedError::Damaged { .. })));
+        for length in [4999, 5001, 2 * CHUNK] {
+            let damaged = Packed { length, ..whole };
+            assert!(matches!(damaged.unpack(), Err(PackedError::Damaged { .. })));
+        }
     }
 
     #[test]
@@ -148,7 +240,8 @@ mod tests {
         static FILE: &[u8] = include_bytes!("../../Cargo.lock");
         let before = FILE.to_vec();
         Packed {
-            block: FILE,
+            blocks: FILE,
+            ends: &[],
             length: 0,
         }
         .release();

@@ -1,9 +1,12 @@
 //! From a [`Config`] to a machine that stands before its first instruction.
 
 use std::io;
+use std::panic;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::{Instant, SystemTime};
 
+use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::Events;
@@ -14,13 +17,14 @@ use super::windows::Windows;
 use super::{Config, Console, VmmError};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
-use crate::boot::{self, Loaded, Plan};
+use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::devices::virtio::console;
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
+use crate::memory::image::Image;
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
 
@@ -46,8 +50,8 @@ pub struct Machine {
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
-    /// What was loaded.
-    pub loaded: Loaded,
+    /// The kernel's command line; empty for flat payloads.
+    pub cmdline: String,
     /// Words that hull added to the kernel's command line for this host.
     pub added_words: Vec<&'static str>,
 }
@@ -57,6 +61,32 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
     let kvm = vm::open()?;
     let memory = backing::allocate(config.memory_bytes)?;
+    // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
+    // host's other CPUs.
+    let (mut machine, placed) = thread::scope(|scope| {
+        let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
+        let loader = thread::Builder::new().name("loader".into());
+        let loader = loader.spawn_scoped(scope, place);
+        let machine = assemble(config, kvm, &memory, started)?;
+        let placed = loader.map_err(VmmError::Thread)?.join();
+        let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
+        Ok::<_, VmmError>((machine, placed?))
+    })?;
+    let loaded = finish(config, &memory, placed, &machine)?;
+    if let Some(first) = machine.vcpus.first() {
+        first.enter_at(&loaded.entry)?;
+    }
+    machine.cmdline = loaded.cmdline;
+    Ok(machine)
+}
+
+/// Everything but what is in memory.
+fn assemble(
+    config: &Config,
+    kvm: Kvm,
+    memory: &GuestMemory,
+    started: Instant,
+) -> Result<Machine, VmmError> {
     let vm = Vm::new(kvm, memory.clone())?;
     let mut vcpus = Vec::new();
     for id in 0..config.cpus {
@@ -81,15 +111,10 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
 
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
-        && !probe::finishes_every_instruction(first, &memory)?
+        && !probe::finishes_every_instruction(first, memory)?
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
     }
-    let loaded = load(config, &memory, &added_words, &windows)?;
-    if let Some(first) = vcpus.first() {
-        first.enter_at(&loaded.entry)?;
-    }
-
     let shared = Arc::new(Shared {
         ports,
         mmio,
@@ -104,16 +129,17 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
         windows,
         consoles,
         agent,
-        loaded,
+        cmdline: String::new(),
         added_words,
     })
 }
 
-fn load(
+/// Put around the kernel what it will ask for.
+fn finish(
     config: &Config,
     memory: &GuestMemory,
-    words: &[&str],
-    windows: &Windows,
+    placed: Placed,
+    machine: &Machine,
 ) -> Result<Loaded, VmmError> {
     let mut defaults = DEFAULTS.to_vec();
     if let Console::Agent { kernel_log, .. } = &config.console {
@@ -122,20 +148,20 @@ fn load(
         }
         defaults.push(AGENT_WORD);
     }
-    defaults.extend(words);
-    let initrd: Vec<&[u8]> = config.initrd.iter().map(Vec::as_slice).collect();
+    defaults.extend(&machine.added_words);
     let plan = Plan {
-        via: config.via,
-        initrd: &initrd,
         cmdline: Cmdline::new(&config.cmdline).with_defaults(&defaults),
         virtio_on_cmdline: true,
         machine: boot::Machine {
             cpus: config.cpus,
             com2: matches!(config.console, Console::Agent { .. }),
-            virtio: &windows.slots(),
+            virtio: &machine.windows.slots(),
         },
     };
-    Ok(boot::load(memory, &config.kernel, &plan)?)
+    let loaded = placed.finish(memory, &plan)?;
+    config.initrd.iter().for_each(Image::release);
+    config.kernel.release();
+    Ok(loaded)
 }
 
 /// The port bus with what a PC has on it.

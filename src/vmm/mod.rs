@@ -32,6 +32,7 @@ use crate::devices::bus::Error as BusError;
 use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
+use crate::memory::image::Image;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -43,10 +44,10 @@ const RESET_RIP: u64 = 0xfff0;
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The kernel's bytes.
-    pub kernel: Vec<u8>,
+    /// The kernel.
+    pub kernel: Image,
     /// The initial RAM disk's parts, loaded one behind the other.
-    pub initrd: Vec<Vec<u8>>,
+    pub initrd: Vec<Image>,
     /// The user's words for the kernel command line.
     pub cmdline: String,
     /// Which way into the kernel.
@@ -57,8 +58,8 @@ pub struct Config {
     pub cpus: u8,
     /// Where the user talks to the guest.
     pub console: Console,
-    /// The kernel's System.map, to name addresses.
-    pub symbols: Vec<u8>,
+    /// The kernel's System.map, if there is one, to name addresses.
+    pub symbols: Option<Image>,
 }
 
 /// Where the user talks to the guest.
@@ -202,7 +203,7 @@ fn end(
         Ending::Guest(end) => end,
     };
     let log = || report::quote(&event_loop.log().last_lines());
-    let place = |rip: u64| report::place(rip, &config.symbols);
+    let place = |rip: u64| report::place(rip, config.symbols.as_ref());
     match guest_end {
         GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
             None => Ok(End::Off),

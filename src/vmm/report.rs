@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::machine::Machine;
 use crate::devices::MarkSource;
 use crate::kvm::vcpu::Vcpu;
+use crate::memory::image::Image;
 
 /// Codes that hull's kernel and init write to the debug port (guest/kernel/patches, guest/init).
 const MARK_START_KERNEL: u8 = 0x40;
@@ -60,7 +61,7 @@ impl Report {
             exec_init_ms: mark(MARK_EXEC_INIT).map(ms),
             init_ms: mark(MARK_INIT).or(timer.map(|mark| mark.at)).map(ms),
             end_ms: ms(events.now()),
-            cmdline: machine.loaded.cmdline.clone(),
+            cmdline: machine.cmdline.clone(),
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.iter().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.iter().map(|w| w.to_string()).collect(),
@@ -83,8 +84,9 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// `RIP 0x1000 (symbol+0x10)`.
-pub fn place(rip: u64, system_map: &[u8]) -> String {
-    match symbol(rip, system_map) {
+pub fn place(rip: u64, system_map: Option<&Image>) -> String {
+    let map = system_map.and_then(|image| image.read(0, usize::MAX).ok());
+    match symbol(rip, &map.unwrap_or_default()) {
         Some((name, offset)) => format!("RIP {rip:#x} ({name}+{offset:#x})"),
         None => format!("RIP {rip:#x}"),
     }

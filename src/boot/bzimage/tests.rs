@@ -36,7 +36,7 @@ pub fn put(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
-fn load(bytes: &[u8], mib: u64) -> Result<(Placed, GuestMemory), BootError> {
+fn load(bytes: &[u8], mib: u64) -> Result<(Kernel, GuestMemory), BootError> {
     let memory = memory(mib);
     let placed = BzImage::parse(bytes)?.load(&memory)?;
     Ok((placed, memory))
@@ -86,7 +86,7 @@ fn the_guest_unpacks_where_the_kernel_wants_to_run() {
     let (placed, memory) = load(&bytes, 16).unwrap();
     assert_eq!(placed.entry.mode, Mode::Linux64);
     assert_eq!(placed.entry.rip, 2 * MIB + 0x200);
-    assert_eq!(placed.kernel, 2 * MIB..3 * MIB);
+    assert_eq!(placed.range, 2 * MIB..3 * MIB);
     assert_eq!(placed.header.code32_start.get(), 2 * MIB as u32);
     let code = &bytes[SETUP_SIZE..];
     assert_eq!(read(&memory, 2 * MIB, code.len()), code);
@@ -109,7 +109,7 @@ fn a_kernel_that_does_not_relocate_is_loaded_at_code32_start() {
     bytes[0x234] = 0;
     let (placed, _) = load(&bytes, 16).unwrap();
     assert_eq!(placed.entry.rip, MIB + 0x200);
-    assert_eq!(placed.kernel, MIB..3 * MIB);
+    assert_eq!(placed.range, MIB..3 * MIB);
 }
 
 #[test]

@@ -137,7 +137,8 @@ fn refusal_of(segments: Vec<Part>) -> String {
 }
 
 fn refusal(file: &[u8]) -> String {
-    let result = Elf::parse(file).and_then(|elf| elf.load(&memory(16)));
+    let file = file.into();
+    let result = Elf::parse(&file).and_then(|elf| elf.load(&memory(16)));
     result.unwrap_err().to_string()
 }
 
@@ -153,6 +154,7 @@ fn segments_are_copied_to_where_they_belong() {
             ..linux()
         }
         .build();
+        let file = file.into();
         let elf = Elf::parse(&file).unwrap();
         assert_eq!((elf.is_64_bit(), elf.entry()), (is_64_bit, 2 * MIB));
         assert_eq!(elf.pvh_entry(), Some(2 * MIB as u32 + 0x10));
@@ -183,7 +185,7 @@ fn files_for_other_machines_are_refused_by_name() {
 fn a_32_bit_file_needs_a_pvh_note() {
     let mut file = pvh32();
     assert_eq!(
-        Elf::parse(&file.build()).unwrap().pvh_entry(),
+        Elf::parse(&file.build().into()).unwrap().pvh_entry(),
         Some(MIB as u32)
     );
     file.segments.pop();
@@ -234,7 +236,7 @@ fn segments_that_overlap_wrap_or_lie_nowhere_each_have_their_message() {
         ..linux()
     }
     .build();
-    assert!(Elf::parse(&file).unwrap().load(&memory(16)).is_ok());
+    assert!(Elf::parse(&file.into()).unwrap().load(&memory(16)).is_ok());
 }
 
 #[test]
@@ -247,13 +249,13 @@ fn ram_above_4_gib_may_hold_a_segment() {
     }
     .build();
     let memory = memory.unwrap();
-    Elf::parse(&file).unwrap().load(&memory).unwrap();
+    Elf::parse(&file.into()).unwrap().load(&memory).unwrap();
     assert_eq!(read(&memory, 1 << 32, 4), b"high");
 }
 
 #[test]
 fn an_entry_outside_of_the_segments_is_refused() {
-    let file = linux().build();
+    let file = linux().build().into();
     let elf = Elf::parse(&file).unwrap();
     assert_eq!(elf.check_entry(2 * MIB + 0x5fff), Ok(2 * MIB + 0x5fff));
     for entry in [0, 2 * MIB - 1, 2 * MIB + 0x300, 2 * MIB + 0x6000, u64::MAX] {
@@ -300,6 +302,7 @@ fn a_note_that_is_cut_off_names_no_entry() {
             segments: vec![load(MIB, &[0; 4], 4), part],
             ..linux()
         };
-        assert_eq!(Elf::parse(&file.build()).unwrap().pvh_entry(), None);
+        let elf = file.build().into();
+        assert_eq!(Elf::parse(&elf).unwrap().pvh_entry(), None);
     }
 }
