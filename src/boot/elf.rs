@@ -170,8 +170,8 @@ pub struct Elf<'a> {
     is_64_bit: bool,
     entry: u64,
     segments: Vec<Segment>,
-    /// The note segments that could be read, with their alignment.
-    notes: Vec<(Cow<'a, [u8]>, usize)>,
+    /// The note segments that are in the file.
+    notes: Vec<Notes<'a>>,
 }
 
 /// One program header, the fields that matter here.
@@ -356,31 +356,22 @@ impl<'a> Elf<'a> {
     }
 
     fn notes(&self) -> impl Iterator<Item = Note<'_>> {
-        self.notes.iter().flat_map(|(rest, align)| Notes {
-            rest,
-            align: *align,
-        })
+        self.notes.iter().flat_map(Notes::iter)
     }
 }
 
 /// The note segments that are in the file, up to [`MAX_NOTES_BYTES`].
-fn read_notes<'a>(
-    image: &'a Image,
-    segments: &[Segment],
-) -> Result<Vec<(Cow<'a, [u8]>, usize)>, BootError> {
+fn read_notes<'a>(image: &'a Image, segments: &[Segment]) -> Result<Vec<Notes<'a>>, BootError> {
     let mut notes = Vec::new();
     let mut room = MAX_NOTES_BYTES;
-    for Segment {
-        offset,
-        filesz,
-        align,
-        ..
-    } in segments.iter().filter(|segment| segment.kind == PT_NOTE)
-    {
-        if check_inside(image, *offset, *filesz, String::new).is_ok() {
-            let size = room.min(usize::try_from(*filesz).unwrap_or(usize::MAX));
-            let align = if *align == 8 { 8 } else { 4 };
-            notes.push((image.read(*offset, size)?, align));
+    for segment in segments.iter().filter(|segment| segment.kind == PT_NOTE) {
+        let Segment { offset, filesz, .. } = *segment;
+        if check_inside(image, offset, filesz, String::new).is_ok() {
+            let size = room.min(usize::try_from(filesz).unwrap_or(usize::MAX));
+            notes.push(Notes {
+                bytes: image.read(offset, size)?,
+                align: if segment.align == 8 { 8 } else { 4 },
+            });
             room -= size;
         }
     }
@@ -439,12 +430,27 @@ struct Note<'a> {
 
 /// The notes of one segment. Owner and descriptor are padded to `align` from the start of the
 /// segment, except that with 8 only the descriptor's offset counts, as binutils does it.
+#[derive(Debug)]
 struct Notes<'a> {
+    bytes: Cow<'a, [u8]>,
+    align: usize,
+}
+
+impl Notes<'_> {
+    fn iter(&self) -> NoteIter<'_> {
+        NoteIter {
+            rest: &self.bytes,
+            align: self.align,
+        }
+    }
+}
+
+struct NoteIter<'a> {
     rest: &'a [u8],
     align: usize,
 }
 
-impl<'a> Iterator for Notes<'a> {
+impl<'a> Iterator for NoteIter<'a> {
     type Item = Note<'a>;
 
     fn next(&mut self) -> Option<Note<'a>> {

@@ -187,9 +187,8 @@ impl Run {
             }
             (Some(path), _) => {
                 initrd.push(open("--initrd", path)?);
-                let own = guest::required()?.initramfs;
-                initrd.push(foreign_init(&own.unpack()?)?.into());
-                own.release();
+                let own = guest::required()?.initramfs.unpack()?;
+                initrd.push(foreign_init(&own)?.into());
                 cmdline = format!("rdinit=/{FOREIGN_INIT} {cmdline}");
             }
             (None, _) if !linux => {}

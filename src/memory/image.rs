@@ -145,13 +145,6 @@ impl Image {
         Ok(())
     }
 
-    /// Give back what reading left in memory of the program's own pages.
-    pub fn release(&self) {
-        if let Self::Packed(packed) = self {
-            packed.release();
-        }
-    }
-
     /// The part of `most` bytes from `offset` on that exists.
     fn clip(&self, offset: u64, most: usize) -> Range<usize> {
         let len = usize::try_from(self.len()).unwrap_or(usize::MAX);

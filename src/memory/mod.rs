@@ -1,11 +1,12 @@
 //! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); the files that
-//! are loaded into it ([`image`]), and the guest that the program carries in its own pages
-//! ([`packed`]).
+//! are loaded into it ([`image`]), the guest that the program carries ([`packed`]) and the
+//! pages of the program itself ([`program`]).
 
 pub mod backing;
 pub mod image;
 pub mod layout;
 pub mod packed;
+pub mod program;
 
 /// Guest memory as the whole program sees it: anonymous private mappings, found by
 /// guest-physical address.

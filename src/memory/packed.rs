@@ -1,9 +1,7 @@
 //! Bytes that the program carries in its own file, packed by LZ4.
 //!
-//! Each [`CHUNK`] of them is a block of its own, so that a part can be had without the rest, and
-//! without a buffer as large as the whole. They are read-only pages of the executable: they become resident when unpacked, and
-//! [`Packed::release`] lets them go again. It is the reason why this stands beside guest memory,
-//! where `unsafe` may be, and why a [`Packed`] is made nowhere else. See [`crate::guest`].
+//! Each `CHUNK` of them is a block of its own, so that a part can be had without the rest, and
+//! without a buffer as large as the whole. See [`crate::guest`].
 
 use std::fmt;
 use std::ops::Range;
@@ -13,17 +11,13 @@ use thiserror::Error;
 /// The guest that build.rs found: kernel, initramfs, function symbols.
 pub(crate) const EMBEDDED: Option<[Packed; 3]> = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
-/// Page size of x86_64.
-const PAGE: usize = 4096;
-
 /// Bytes of one block when unpacked; the last block may have fewer. The same in build.rs.
 const CHUNK: usize = 64 << 10;
 
 /// One packed file inside the program.
 #[derive(Clone, Copy)]
 pub struct Packed {
-    /// The blocks, one behind the other. Part of the executable's read-only segment:
-    /// [`Packed::release`] relies on it.
+    /// The blocks, one behind the other.
     blocks: &'static [u8],
     /// Where each block ends in `blocks`.
     ends: &'static [u32],
@@ -82,7 +76,7 @@ impl Packed {
         Ok(())
     }
 
-    /// Hand the bytes of `range` to `take`, in order, in pieces of at most [`CHUNK`].
+    /// Hand the bytes of `range` to `take`, in order, in pieces of at most `CHUNK`.
     ///
     /// # Errors
     /// The range does not exist or does not unpack, or whatever `take` says.
@@ -123,26 +117,6 @@ impl Packed {
             ))),
             Err(error) => Err(damaged(error.to_string())),
         }
-    }
-
-    /// Give the packed pages back to the page cache; they come again when touched. Best effort.
-    pub fn release(&self) {
-        // Whole pages alone: what lies beside the block is none of ours.
-        let inside = self.blocks.as_ptr().align_offset(PAGE);
-        let length = self.blocks.len().saturating_sub(inside) & !(PAGE - 1);
-        if length == 0 {
-            return;
-        }
-        let start = self.blocks.as_ptr().wrapping_add(inside);
-        // SAFETY: `start` and `length` are whole pages inside `blocks`, which maps the program's
-        // own file, privately, and has never been written: read again, they hold the same bytes.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                start.cast_mut().cast(),
-                length,
-                rustix::mm::Advice::LinuxDontNeed,
-            )
-        };
     }
 }
 
@@ -233,18 +207,5 @@ pub(super) mod tests {
             let damaged = Packed { length, ..whole };
             assert!(matches!(damaged.unpack(), Err(PackedError::Damaged { .. })));
         }
-    }
-
-    #[test]
-    fn released_pages_come_back_with_the_same_bytes() {
-        static FILE: &[u8] = include_bytes!("../../Cargo.lock");
-        let before = FILE.to_vec();
-        Packed {
-            blocks: FILE,
-            ends: &[],
-            length: 0,
-        }
-        .release();
-        assert_eq!(FILE, before);
     }
 }

@@ -24,7 +24,6 @@ use crate::devices::virtio::console;
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
-use crate::memory::image::Image;
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
 
@@ -158,10 +157,7 @@ fn finish(
             virtio: &machine.windows.slots(),
         },
     };
-    let loaded = placed.finish(memory, &plan)?;
-    config.initrd.iter().for_each(Image::release);
-    config.kernel.release();
-    Ok(loaded)
+    Ok(placed.finish(memory, &plan)?)
 }
 
 /// The port bus with what a PC has on it.

@@ -33,6 +33,7 @@ use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
+use crate::memory::program;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -180,6 +181,7 @@ pub fn run(
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
     let running = vcpus::start(vcpus, &machine.shared).map_err(VmmError::Thread)?;
+    program::release();
     let ending = event_loop.run();
     machine.shared.events.stop();
     let vcpus = running.stop();
