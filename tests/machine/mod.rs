@@ -8,8 +8,6 @@ use std::time::Duration;
 
 /// Longest that any one run may take; a software KVM on a busy machine is slow.
 pub const LIMIT: Duration = Duration::from_secs(200);
-/// The same in the lab, where a boot takes seconds.
-const LAB_LIMIT: Duration = Duration::from_secs(60);
 
 /// What came of a run.
 pub struct Finished {
@@ -38,32 +36,11 @@ impl Finished {
 }
 
 /// Run the program with `input` as its standard input.
-///
-/// The lab's processors are emulated, and with them the interrupts that end a KVM_RUN: now and
-/// then QEMU 7.2 loses one and the guest stands still. So a run there that does not end is begun
-/// once more, and says so; elsewhere it is a failure.
 pub fn run_with<S: AsRef<OsStr>>(arguments: &[S], input: &[u8]) -> Finished {
-    if in_lab() {
-        let finished = run_within(LAB_LIMIT, arguments, input);
-        if finished.status.is_some() {
-            return finished;
-        }
-        println!("lab: no end after {LAB_LIMIT:?}, begun once more");
-        let finished = run_within(LAB_LIMIT, arguments, input);
-        if finished.status.is_none() {
-            println!("lab: it stands still");
-            std::process::exit(124); // what tests/lab/suite takes for that
-        }
-        return finished;
-    }
-    run_within(LIMIT, arguments, input)
-}
-
-fn run_within<S: AsRef<OsStr>>(limit: Duration, arguments: &[S], input: &[u8]) -> Finished {
     let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
         .args(arguments)
         .write_stdin(input)
-        .timeout(limit)
+        .timeout(LIMIT)
         .output()
         .expect("hull starts");
     Finished {
