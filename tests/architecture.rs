@@ -13,12 +13,20 @@ const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
     // The doctor examines KVM itself, without a machine.
-    ("cli", &["agent", "boot", "guest", "kvm", "memory", "vmm"]),
+    (
+        "cli",
+        &["agent", "boot", "disk", "guest", "kvm", "memory", "vmm"],
+    ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
-    ("vmm", &["agent", "boot", "devices", "kvm", "memory"]),
+    (
+        "vmm",
+        &["agent", "boot", "devices", "disk", "kvm", "memory"],
+    ),
     ("agent", &[]),
     ("boot", &["memory"]),
     ("devices", &["memory"]),
+    // It serves the requests that the device model takes apart.
+    ("disk", &["devices", "memory"]),
     ("guest", &["memory"]),
     ("kvm", &["boot", "memory"]),
     ("memory", &[]),

@@ -1,6 +1,7 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
 pub mod completions;
+mod disk;
 pub mod doctor;
 pub mod guest;
 pub mod man;

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::fs::OFlags;
 
+use super::disk;
 use super::terminal::Raw;
 use super::timing;
 use crate::agent::{Exec, WindowSize};
@@ -30,6 +31,7 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 /// Headings of the flags in `hull run --help`.
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
+const DEVICES: &str = "Devices";
 const OUTPUT: &str = "Output";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
@@ -82,6 +84,26 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
+    /// A disk, /dev/vda for the first: a raw image or a block device. ro: the guest only reads.
+    /// id=NAME: its serial number. cache=unsafe: flushes are not waited for. A comma in PATH is
+    /// written twice. Example: --disk data.img,id=data
+    #[arg(
+        long = "disk",
+        value_name = "PATH[,ro][,id=NAME][,cache=writeback|unsafe]",
+        value_parser = disk::parse,
+        help_heading = DEVICES
+    )]
+    disks: Vec<disk::Config>,
+    /// A disk as in --disk that holds the guest's system: the kernel mounts it and runs the init
+    /// on it, on the serial console. Example: --root-disk rootfs.ext4
+    #[arg(
+        long,
+        value_name = "PATH[,..]",
+        value_parser = disk::parse,
+        conflicts_with = "initrd",
+        help_heading = DEVICES
+    )]
+    root_disk: Option<disk::Config>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -180,7 +202,16 @@ impl Run {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
         let mut agent = linux;
+        let disks = self.root_disk.iter().chain(&self.disks).cloned();
+        if let Some(root) = &self.root_disk {
+            if !self.command.is_empty() {
+                bail!("--root-disk runs its own init; leave out what follows --, or use --disk");
+            }
+            let access = if root.read_only { "ro" } else { "rw" };
+            cmdline = format!("root=/dev/vda {access} {cmdline}");
+        }
         match (&self.initrd, &inside) {
+            _ if self.root_disk.is_some() => agent = false,
             (Some(path), _) if self.command.is_empty() => {
                 initrd.push(open("--initrd", path)?);
                 agent = false;
@@ -211,6 +242,7 @@ impl Run {
             },
             memory_bytes: self.memory,
             cpus: self.cpus,
+            disks: disks.collect(),
             console,
             symbols,
         })

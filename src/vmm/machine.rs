@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::events::Events;
+use super::events::{Events, lock};
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
@@ -20,7 +20,8 @@ use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
-use crate::devices::virtio::console;
+use crate::devices::virtio::{block, console};
+use crate::disk::{self, Disk};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
@@ -45,6 +46,8 @@ pub struct Machine {
     pub shared: Arc<Shared>,
     /// The virtio devices.
     pub windows: Windows,
+    /// The threads that serve disks.
+    _disks: Vec<disk::Worker>,
     /// What the kernel may print on: COM1, where the user types too, and the virtio console.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
@@ -59,6 +62,8 @@ pub struct Machine {
 pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
     let kvm = vm::open()?;
+    let disks = config.disks.iter().map(Disk::open);
+    let disks = disks.collect::<Result<Vec<_>, _>>()?;
     let memory = backing::allocate(config.memory_bytes)?;
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
@@ -66,7 +71,7 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
         let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
         let loader = thread::Builder::new().name("loader".into());
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, started)?;
+        let machine = assemble(config, kvm, &memory, disks, started)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
@@ -84,6 +89,7 @@ fn assemble(
     config: &Config,
     kvm: Kvm,
     memory: &GuestMemory,
+    disks: Vec<Disk>,
     started: Instant,
 ) -> Result<Machine, VmmError> {
     let vm = Vm::new(kvm, memory.clone())?;
@@ -107,6 +113,10 @@ fn assemble(
         consoles.push(terminal);
         agent.extend([port, Pipe::Uart(com2)]);
     }
+    let mut workers = Vec::new();
+    for disk in disks {
+        workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
+    }
 
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
@@ -126,6 +136,7 @@ fn assemble(
         _vm: vm,
         shared,
         windows,
+        _disks: workers,
         consoles,
         agent,
         cmdline: String::new(),
@@ -225,6 +236,31 @@ fn virtio_console(
         Pipe::Port(Port::new(window.clone(), 0, terminal)),
         Pipe::Port(Port::new(window, 1, port)),
     ])
+}
+
+/// A virtio block device, and the thread that serves it.
+fn attach_disk(
+    vm: &Vm,
+    windows: &mut Windows,
+    mmio: &mut Bus,
+    events: &Arc<Events>,
+    disk: Disk,
+) -> Result<disk::Worker, VmmError> {
+    let requests = disk::Requests::default();
+    let device = block::Block::new(disk.geometry.clone(), Box::new(requests.clone()));
+    let name = format!("disk {}", disk.geometry.name);
+    let window = windows.attach(vm, mmio, events, &name, Box::new(device))?;
+    let done = move |id, served: io::Result<()>| {
+        let served = served.map_err(|error| error.to_string());
+        lock(&window)
+            .with_device(|block: &mut block::Block, driver| block.complete(driver, id, served));
+    };
+    Ok(disk::Worker::start(
+        disk,
+        vm.memory().clone(),
+        requests,
+        done,
+    )?)
 }
 
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {

@@ -29,6 +29,7 @@ pub use streams::Streams;
 use crate::agent::{AgentError, Exec, Session};
 use crate::boot::{BootError, Via};
 use crate::devices::bus::Error as BusError;
+use crate::disk::{self, DiskError};
 use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
@@ -57,6 +58,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
     pub cpus: u8,
+    /// Disks, /dev/vda first.
+    pub disks: Vec<disk::Config>,
     /// Where the user talks to the guest.
     pub console: Console,
     /// The kernel's System.map, if there is one, to name addresses.
@@ -105,6 +108,9 @@ pub enum VmmError {
     /// An overlap on a bus.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),

@@ -275,6 +275,16 @@ impl VirtQueue {
 
 const OUTSIDE: &str = "points outside of memory";
 
+/// The `len` bytes from byte `offset` of `segments`, or what there is of them.
+pub fn part(segments: &[Segment], offset: u64, len: u64) -> Vec<Segment> {
+    let pieces = pieces(segments, offset, len as usize);
+    let segment = |(addr, len)| Segment {
+        addr,
+        len: len as u32, // of a segment, whose length is one
+    };
+    pieces.map(segment).collect()
+}
+
 /// What of `segments` lies in the `len` bytes from byte `offset`.
 fn pieces(
     segments: &[Segment],

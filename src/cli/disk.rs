@@ -1,0 +1,105 @@
+//! What follows `--disk`: a path and its options.
+
+use std::path::PathBuf;
+
+pub use crate::disk::Config;
+use crate::disk::{Cache, NAME_MOST, default_name};
+
+/// Parse `PATH[,ro][,id=NAME][,cache=writeback|unsafe]`; `,,` is a comma in the path, as QEMU has
+/// it.
+pub fn parse(text: &str) -> Result<Config, String> {
+    let (path, options) = split_path(text);
+    if path.is_empty() {
+        return Err(
+            "a disk needs a path; --disk PATH[,ro][,id=NAME][,cache=writeback|unsafe]".into(),
+        );
+    }
+    let path = PathBuf::from(path);
+    let mut config = Config {
+        name: default_name(&path),
+        path,
+        read_only: false,
+        cache: Cache::default(),
+    };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("ro", "") => config.read_only = true,
+            ("id", name) => config.name = serial(name)?,
+            ("cache", "writeback") => config.cache = Cache::Writeback,
+            ("cache", "unsafe") => config.cache = Cache::Unsafe,
+            ("cache", other) => {
+                return Err(format!("cache={other}: it is writeback or unsafe"));
+            }
+            _ => {
+                return Err(format!(
+                    "'{option}' is no option of a disk; there are ro, id=NAME and \
+                     cache=writeback|unsafe, and a comma in a path is written twice"
+                ));
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// The path, and what follows the first single comma.
+fn split_path(text: &str) -> (String, &str) {
+    let mut path = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(',') {
+        path += before;
+        match after.strip_prefix(',') {
+            None => return (path, after),
+            Some(more) => {
+                path.push(',');
+                rest = more;
+            }
+        }
+    }
+    (path + rest, "")
+}
+
+fn serial(name: &str) -> Result<String, String> {
+    let fits = (1..=NAME_MOST).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+    match fits {
+        true => Ok(name.into()),
+        false => Err(format!(
+            "id={name}: a disk's name is 1 to {NAME_MOST} letters, digits or signs of ASCII"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_ends_the_path_unless_it_is_doubled() {
+        assert_eq!(split_path("a"), ("a".into(), ""));
+        assert_eq!(split_path("a,ro,id=x"), ("a".into(), "ro,id=x"));
+        assert_eq!(split_path("a,,b,ro"), ("a,b".into(), "ro"));
+        assert_eq!(split_path("a,,,ro"), ("a,".into(), "ro"));
+        assert_eq!(split_path("a,,"), ("a,".into(), ""));
+    }
+
+    #[test]
+    fn options_are_what_they_say() {
+        let config = parse("/x/data.img,ro,id=d1,cache=unsafe").expect("parsed");
+        assert_eq!(config.path, PathBuf::from("/x/data.img"));
+        assert!(config.read_only);
+        assert_eq!(config.name, "d1");
+        assert_eq!(config.cache, Cache::Unsafe);
+        assert_eq!(parse("/x/data.img").expect("parsed").name, "data");
+        for wrong in [
+            "",
+            ",ro",
+            "a,rw",
+            "a,cache=none",
+            "a,id=",
+            "a,id=é",
+            "a,ro=1",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse(&format!("a,id={}", "n".repeat(21))).is_err());
+    }
+}

@@ -1,0 +1,398 @@
+//! The virtio block device (virtio 1.2, 5.2): requests are judged here and served elsewhere.
+//!
+//! [`Block`] is the front end: it takes chains apart, refuses what makes no sense and hands a
+//! [`Request`] to a [`Backend`], which serves it on a thread of its own and reports by
+//! [`Block::complete`]. So a driver never waits for a disk, and nothing here knows what one is.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::queue::{Chain, Segment, VirtQueue, part};
+use super::{Device, DeviceError, Driver, read_config_bytes};
+
+/// Device type (virtio 1.2, 5).
+const ID: u32 = 2;
+/// Unit of all positions and sizes, whatever the block size (5.2).
+pub const SECTOR: u64 = 512;
+/// Entries of the one queue.
+const QUEUE_SIZE: u16 = 256;
+/// Most data segments of a request: what a chain of the queue's length holds beside header and
+/// status.
+const SEGMENTS_MOST: u32 = QUEUE_SIZE as u32 - 2;
+/// Most bytes of a name (5.2.6, VIRTIO_BLK_T_GET_ID).
+pub const NAME_MOST: usize = 20;
+/// Most sectors of one discarded or zeroed range: 1 GiB.
+const RANGE_MOST: u32 = 1 << 21;
+/// Most ranges of one request to discard or to write zeroes.
+const RANGES_MOST: u32 = 16;
+
+// Features (5.2.3).
+const F_SEG_MAX: u64 = 1 << 2;
+const F_RO: u64 = 1 << 5;
+const F_BLK_SIZE: u64 = 1 << 6;
+const F_FLUSH: u64 = 1 << 9;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+// Requests (5.2.6).
+const T_IN: u32 = 0;
+const T_OUT: u32 = 1;
+const T_FLUSH: u32 = 4;
+const T_GET_ID: u32 = 8;
+const T_DISCARD: u32 = 11;
+const T_WRITE_ZEROES: u32 = 13;
+
+// A request's last byte (5.2.6).
+const S_OK: u8 = 0;
+const S_IOERR: u8 = 1;
+const S_UNSUPP: u8 = 2;
+
+/// In a range's flags: the sectors may be given back to the host.
+const UNMAP: u32 = 1;
+
+/// What begins a request.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Default)]
+#[repr(C)]
+struct Header {
+    kind: U32,
+    reserved: U32,
+    sector: U64,
+}
+
+/// What a request to discard or to write zeroes carries (5.2.6).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Default)]
+#[repr(C)]
+struct RangeEntry {
+    sector: U64,
+    sectors: U32,
+    flags: U32,
+}
+
+/// The configuration space (5.2.4).
+#[derive(IntoBytes, Immutable, Default)]
+#[repr(C)]
+struct Space {
+    capacity: U64,
+    size_max: U32,
+    seg_max: U32,
+    geometry: [u8; 4],
+    blk_size: U32,
+    topology: [u8; 8],
+    writeback: u8,
+    unused0: u8,
+    num_queues: U16,
+    max_discard_sectors: U32,
+    max_discard_seg: U32,
+    discard_sector_alignment: U32,
+    max_write_zeroes_sectors: U32,
+    max_write_zeroes_seg: U32,
+    write_zeroes_may_unmap: u8,
+    unused1: [u8; 3],
+}
+
+/// Bytes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// From this byte on.
+    pub at: u64,
+    /// So many.
+    pub len: u64,
+    /// The host may take back their space: never set in a [`Request::Discard`], whose point it is.
+    pub unmap: bool,
+}
+
+/// What a guest asks of its disk. Everything in it lies inside of disk and guest memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Fill `to` from byte `at` on.
+    Read {
+        /// Byte of the disk, a multiple of 512.
+        at: u64,
+        /// Guest memory, a multiple of 512 bytes in all.
+        to: Vec<Segment>,
+    },
+    /// Write `from` at byte `at`.
+    Write {
+        /// Byte of the disk, a multiple of 512.
+        at: u64,
+        /// Guest memory, a multiple of 512 bytes in all.
+        from: Vec<Segment>,
+        /// The driver sends no flushes: it must be on the disk when it is reported.
+        stable: bool,
+    },
+    /// All that was reported as written must be on the disk.
+    Flush,
+    /// The guest has no use for these bytes any more.
+    Discard(Vec<Range>),
+    /// These bytes shall be 0.
+    WriteZeroes {
+        /// Which.
+        ranges: Vec<Range>,
+        /// As in a write.
+        stable: bool,
+    },
+}
+
+/// Who serves a disk's requests, elsewhere and later, each with one [`Block::complete`].
+pub trait Backend: Send {
+    /// Serve `request`; `id` comes back with it.
+    fn submit(&mut self, id: u64, request: Request);
+
+    /// Forget what was submitted. Returns when nothing touches guest memory any more; what was
+    /// forgotten need not be reported. The one call of a device that may wait: for the request
+    /// that is being served, at most.
+    fn cancel(&mut self);
+}
+
+/// What the driver is told of a disk.
+#[derive(Clone, Debug)]
+pub struct Geometry {
+    /// 512-byte sectors.
+    pub sectors: u64,
+    /// Nothing may be written.
+    pub read_only: bool,
+    /// Name that the guest finds in /sys/block/vda/serial; at most [`NAME_MOST`] bytes count.
+    pub name: String,
+}
+
+/// The device.
+pub struct Block {
+    geometry: Geometry,
+    backend: Box<dyn Backend>,
+    /// Chains of requests that are being served. An id is never used twice, so what is reported
+    /// after a reset finds nothing here.
+    in_flight: BTreeMap<u64, Chain>,
+    next_id: u64,
+}
+
+impl Block {
+    /// A disk of this geometry, served by `backend`.
+    pub fn new(geometry: Geometry, backend: Box<dyn Backend>) -> Self {
+        Self {
+            geometry,
+            backend,
+            in_flight: BTreeMap::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Request `id` has been served, or could not be for the reason given.
+    ///
+    /// # Errors
+    /// The driver broke the ring meanwhile.
+    pub fn complete(
+        &mut self,
+        driver: &mut Driver,
+        id: u64,
+        served: Result<(), String>,
+    ) -> Result<(), DeviceError> {
+        let Some(chain) = self.in_flight.remove(&id) else {
+            return Ok(());
+        };
+        if let Err(reason) = &served {
+            driver.warn(reason);
+        }
+        let Some(queue) = driver.queue(0) else {
+            return Ok(());
+        };
+        match served {
+            Ok(()) => {
+                let data = chain.writable_len().saturating_sub(1) as u32;
+                finish(queue, chain, S_OK, data)
+            }
+            Err(_) => finish(queue, chain, S_IOERR, 0),
+        }
+    }
+
+    /// The disk has grown or shrunk.
+    pub fn resize(&mut self, driver: &mut Driver, sectors: u64) {
+        if self.geometry.sectors != sectors {
+            self.geometry.sectors = sectors;
+            driver.config_changed();
+        }
+    }
+
+    /// Take one chain apart: hand it on, or answer it.
+    fn handle(
+        &mut self,
+        queue: &mut VirtQueue,
+        chain: Chain,
+        stable: bool,
+    ) -> Result<(), DeviceError> {
+        let mut header = Header::default();
+        if queue.read(&chain, 0, header.as_mut_bytes())? < size_of::<Header>() {
+            return Err(queue.refuse(&chain, "is shorter than a block request"));
+        }
+        if chain.writable_len() == 0 {
+            return Err(queue.refuse(&chain, "has no room for a status"));
+        }
+        let request = match header.kind.get() {
+            T_GET_ID => {
+                let mut name = [0; NAME_MOST];
+                for (to, from) in name.iter_mut().zip(self.geometry.name.bytes()) {
+                    *to = from;
+                }
+                let room = (chain.writable_len() - 1).min(NAME_MOST as u64) as usize;
+                let written = queue.write(&chain, 0, name.get(..room).unwrap_or_default())?;
+                return finish(queue, chain, S_OK, written as u32);
+            }
+            kind => match self.parse(kind, header.sector.get(), queue, &chain, stable)? {
+                Ok(request) => request,
+                Err(status) => return finish(queue, chain, status, 0),
+            },
+        };
+        if self.in_flight.len() >= usize::from(QUEUE_SIZE) {
+            return Err(queue.refuse(&chain, "is one more than the queue holds"));
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.in_flight.insert(id, chain);
+        self.backend.submit(id, request);
+        Ok(())
+    }
+
+    /// The request of this kind, or the status that answers it.
+    fn parse(
+        &self,
+        kind: u32,
+        sector: u64,
+        queue: &VirtQueue,
+        chain: &Chain,
+        stable: bool,
+    ) -> Result<Result<Request, u8>, DeviceError> {
+        let header = size_of::<Header>() as u64;
+        let (sent, asked) = (chain.readable_len() - header, chain.writable_len() - 1);
+        let writes = matches!(kind, T_OUT | T_DISCARD | T_WRITE_ZEROES);
+        if writes && self.geometry.read_only {
+            return Ok(Err(S_IOERR)); // 5.2.6.2
+        }
+        Ok(match kind {
+            T_IN => self.bytes(sector, asked).map(|at| Request::Read {
+                at,
+                to: part(chain.writable(), 0, asked),
+            }),
+            T_OUT => self.bytes(sector, sent).map(|at| Request::Write {
+                at,
+                from: part(chain.readable(), header, sent),
+                stable,
+            }),
+            T_FLUSH => Ok(Request::Flush),
+            T_DISCARD => match self.ranges(queue, chain, sent)? {
+                Ok(ranges) if ranges.iter().any(|range| range.unmap) => Err(S_UNSUPP), // 5.2.6.2
+                ranges => ranges.map(Request::Discard),
+            },
+            T_WRITE_ZEROES => {
+                let ranges = self.ranges(queue, chain, sent)?;
+                ranges.map(|ranges| Request::WriteZeroes { ranges, stable })
+            }
+            _ => Err(S_UNSUPP),
+        })
+    }
+
+    /// The byte at which `len` bytes from `sector` on begin, if they are whole sectors of the disk.
+    fn bytes(&self, sector: u64, len: u64) -> Result<u64, u8> {
+        let end = sector.checked_add(len / SECTOR).ok_or(S_IOERR)?;
+        match len.is_multiple_of(SECTOR) && len > 0 && end <= self.geometry.sectors {
+            true => sector.checked_mul(SECTOR).ok_or(S_IOERR),
+            false => Err(S_IOERR),
+        }
+    }
+
+    /// The ranges of a request to discard or to write zeroes.
+    fn ranges(
+        &self,
+        queue: &VirtQueue,
+        chain: &Chain,
+        sent: u64,
+    ) -> Result<Result<Vec<Range>, u8>, DeviceError> {
+        let entry = size_of::<RangeEntry>() as u64;
+        let count = sent / entry;
+        if !sent.is_multiple_of(entry) || count == 0 || count > u64::from(RANGES_MOST) {
+            return Ok(Err(S_IOERR));
+        }
+        let mut ranges = Vec::new();
+        for index in 0..count {
+            let mut range = RangeEntry::default();
+            let at = size_of::<Header>() as u64 + index * entry;
+            queue.read(chain, at, range.as_mut_bytes())?;
+            if range.flags.get() & !UNMAP != 0 {
+                return Ok(Err(S_UNSUPP)); // 5.2.6.2
+            }
+            let len = u64::from(range.sectors.get()) * SECTOR;
+            match self.bytes(range.sector.get(), len) {
+                Ok(at) if range.sectors.get() <= RANGE_MOST => ranges.push(Range {
+                    at,
+                    len,
+                    unmap: range.flags.get() == UNMAP,
+                }),
+                _ => return Ok(Err(S_IOERR)),
+            }
+        }
+        Ok(Ok(ranges))
+    }
+}
+
+fn finish(queue: &mut VirtQueue, chain: Chain, status: u8, data: u32) -> Result<(), DeviceError> {
+    queue.write(&chain, chain.writable_len().saturating_sub(1), &[status])?;
+    queue.finish(chain, data.saturating_add(1))
+}
+
+impl Device for Block {
+    fn id(&self) -> u32 {
+        ID
+    }
+
+    fn features(&self) -> u64 {
+        let writes = match self.geometry.read_only {
+            true => F_RO,
+            false => F_DISCARD | F_WRITE_ZEROES,
+        };
+        F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writes
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn config(&self, offset: u64, data: &mut [u8]) {
+        let space = Space {
+            capacity: self.geometry.sectors.into(),
+            seg_max: SEGMENTS_MOST.into(),
+            blk_size: (SECTOR as u32).into(),
+            num_queues: 1.into(),
+            max_discard_sectors: RANGE_MOST.into(),
+            max_discard_seg: RANGES_MOST.into(),
+            discard_sector_alignment: 8.into(),
+            max_write_zeroes_sectors: RANGE_MOST.into(),
+            max_write_zeroes_seg: RANGES_MOST.into(),
+            write_zeroes_may_unmap: 1,
+            ..Space::default()
+        };
+        read_config_bytes(space.as_bytes(), offset, data);
+    }
+
+    fn activate(&mut self, _driver: &mut Driver) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.backend.cancel();
+        self.in_flight.clear();
+    }
+
+    fn process(&mut self, _queue: usize, driver: &mut Driver) -> Result<(), DeviceError> {
+        let stable = !driver.has(F_FLUSH); // 5.2.6.2: a driver without flushes writes through
+        let Some(queue) = driver.queue(0) else {
+            return Ok(());
+        };
+        while let Some(chain) = queue.pop()? {
+            self.handle(queue, chain, stable)?;
+        }
+        Ok(())
+    }
+}
