@@ -146,6 +146,20 @@ fn a_kernel_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_report_that_has_no_place_is_told_before_the_boot() {
+    let files = Files::new();
+    let report = files.path("no-folder/report");
+    let message = refusal(&["run", "--json", &report, "--", "true"]);
+    assert!(
+        message.contains(&format!("--json {report}: No such file")),
+        "{message}"
+    );
+    let report = files.path("report");
+    refusal(&["run", &files.path("none"), "--json", &report]);
+    assert!(!std::path::Path::new(&report).exists());
+}
+
+#[test]
 fn a_fifo_that_nobody_writes_is_refused_and_not_waited_for() {
     let fifo = Files::new();
     let path = fifo.path("kernel");

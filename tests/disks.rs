@@ -76,6 +76,29 @@ fn a_guest_reads_and_writes_its_disks() {
 }
 
 #[test]
+fn what_passed_through_a_disk_is_counted() {
+    if !kvm("disk counters") {
+        return;
+    }
+    let image = Image::new(4 * MIB, b"");
+    let report = image.folder.path().join("report").display().to_string();
+    let read = "dd if=/dev/vda of=/dev/null bs=1M count=4 2>/dev/null";
+    let disk = image.flag(",id=counted");
+    script(&["--disk", &disk, "--json", &report], read).assert(0, "", "");
+    let report = fs::read(&report).expect("a report");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    let devices = report["devices"].as_array().expect("devices");
+    let disk = devices
+        .iter()
+        .find(|device| device["name"] == "disk counted");
+    let disk = disk.expect("the disk");
+    assert!(disk["bytes"].as_u64() >= Some(4 * MIB), "{disk}");
+    for counter in ["requests", "notifications", "interrupts"] {
+        assert!(disk[counter].as_u64() > Some(0), "{disk}");
+    }
+}
+
+#[test]
 fn space_that_a_guest_discards_is_the_hosts_again() {
     if !kvm("discard") {
         return;

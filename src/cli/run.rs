@@ -145,6 +145,7 @@ impl Run {
     pub fn execute(self) -> anyhow::Result<u8> {
         let started = process_start();
         let config = self.config()?;
+        let json = self.json.as_deref().map(JsonFile::create).transpose()?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
             Console::Serial => io::stdin().is_terminal(),
@@ -169,10 +170,8 @@ impl Run {
             }
             (Err(error), None) => return Err(error.into()),
         };
-        if let Some(path) = &self.json {
-            let json = serde_json::to_string_pretty(&report)?;
-            std::fs::write(path, json + "\n")
-                .with_context(|| format!("--json {}", path.display()))?;
+        if let Some(json) = json {
+            json.write(serde_json::to_string_pretty(&report)? + "\n")?;
         }
         if self.timing {
             timing::print(&report);
@@ -268,6 +267,43 @@ impl Run {
                 }),
             },
             kernel_log: self.kernel_log,
+        }
+    }
+}
+
+/// The file of `--json`: made before the boot, so that nobody waits for a run whose report has no
+/// place; removed again if there is no report.
+struct JsonFile<'a> {
+    path: &'a Path,
+    file: File,
+    written: bool,
+}
+
+impl<'a> JsonFile<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        let file = File::create(path).with_context(|| format!("--json {}", path.display()))?;
+        Ok(Self {
+            path,
+            file,
+            written: false,
+        })
+    }
+
+    fn write(mut self, text: String) -> anyhow::Result<()> {
+        self.written = true;
+        let written = io::Write::write_all(&mut self.file, text.as_bytes());
+        written.with_context(|| format!("--json {}", self.path.display()))
+    }
+}
+
+impl Drop for JsonFile<'_> {
+    fn drop(&mut self) {
+        let file = self
+            .file
+            .metadata()
+            .is_ok_and(|metadata| metadata.is_file());
+        if !self.written && file {
+            let _ = std::fs::remove_file(self.path);
         }
     }
 }

@@ -24,6 +24,18 @@ fn table(report: &Report) -> String {
     for word in &report.added_words {
         lines.push(format!("hull: added for this host's KVM  {word}"));
     }
+    let wide = report.devices.iter().map(|device| device.name.len()).max();
+    for device in &report.devices {
+        let (name, traffic) = (&device.name, device.traffic);
+        lines.push(format!(
+            "hull: device {name:<width$}  {:>6} requests  {:>10} bytes  {:>6} notifications  {:>6} interrupts",
+            traffic.requests,
+            traffic.bytes,
+            traffic.notifications,
+            traffic.interrupts,
+            width = wide.unwrap_or(0),
+        ));
+    }
     for (what, time) in [
         ("init calls begin", report.initcalls_ms),
         ("kernel executes init", report.exec_init_ms),

@@ -122,28 +122,29 @@ impl Disk {
     /// It is no disk, cannot be opened, or another machine uses it.
     pub fn open(config: &Config) -> Result<Self, DiskError> {
         let path = || config.path.clone();
-        let fault = |hint| {
-            move |reason| DiskError::Open {
-                path: config.path.clone(),
-                reason,
-                hint,
-            }
-        };
-        let hint = match config.read_only {
-            true => "",
-            false => "; with ,ro it need only be readable",
+        let fault = |reason: io::Error| DiskError::Open {
+            hint: match reason.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                    if !config.read_only =>
+                {
+                    "; with ,ro it need only be readable"
+                }
+                _ => "",
+            },
+            path: config.path.clone(),
+            reason,
         };
         // Nonblocking: a FIFO that nobody writes would hold up the open itself.
         let mut options = File::options();
         options.read(true).write(!config.read_only);
         options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-        let file = options.open(&config.path).map_err(fault(hint))?;
-        let metadata = file.metadata().map_err(fault(""))?;
+        let file = options.open(&config.path).map_err(fault)?;
+        let metadata = file.metadata().map_err(fault)?;
         if !is_disk(metadata.file_type()) {
             return Err(DiskError::NotADisk { path: path() });
         }
         lock(&file, config)?;
-        let bytes = raw::size(&file).map_err(fault(""))?;
+        let bytes = raw::size(&file).map_err(fault)?;
         if bytes == 0 {
             return Err(DiskError::Empty { path: path() });
         }

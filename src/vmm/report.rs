@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::machine::Machine;
 use crate::devices::MarkSource;
+use crate::devices::virtio::QueueCounters;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::image::Image;
 
@@ -38,6 +39,18 @@ pub struct Report {
     pub bulk_bytes: u64,
     /// Words that hull added to the command line for this host.
     pub added_words: Vec<String>,
+    /// The virtio devices.
+    pub devices: Vec<DeviceReport>,
+}
+
+/// A virtio device and what passed through its queues.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceReport {
+    /// What messages call it.
+    pub name: String,
+    /// All of its queues.
+    #[serde(flatten)]
+    pub traffic: QueueCounters,
 }
 
 impl Report {
@@ -65,6 +78,7 @@ impl Report {
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.iter().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.iter().map(|w| w.to_string()).collect(),
+            devices: machine.windows.traffic(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The machine's virtio devices: a window each on the MMIO bus, their queues in the event loop.
 
 use std::io;
+use std::ops::Add;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
@@ -9,10 +10,11 @@ use rustix::event::epoll;
 use super::VmmError;
 use super::events::{Events, lock};
 use super::machine::irqfd;
+use super::report::DeviceReport;
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
-use crate::devices::virtio::Device;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport};
+use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm;
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
@@ -27,6 +29,8 @@ pub type Window = Arc<Mutex<Transport>>;
 pub struct Windows {
     epoll: OwnedFd,
     windows: Vec<Window>,
+    /// What messages call the devices.
+    names: Vec<String>,
 }
 
 impl Windows {
@@ -38,6 +42,7 @@ impl Windows {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
             windows: Vec::new(),
+            names: Vec::new(),
         })
     }
 
@@ -74,12 +79,24 @@ impl Windows {
         let window = Arc::new(Mutex::new(transport));
         mmio.insert(slot.base, VIRTIO_MMIO_SIZE, window.clone())?;
         self.windows.push(window.clone());
+        self.names.push(name.into());
         Ok(window)
     }
 
     /// The windows in use, for boot tables and the kernel command line.
     pub fn slots(&self) -> Vec<MmioSlot> {
         (0..self.windows.len()).filter_map(virtio_slot).collect()
+    }
+
+    /// What passed through each device, by name.
+    pub fn traffic(&self) -> Vec<DeviceReport> {
+        let device = |(window, name): (&Window, &String)| DeviceReport {
+            name: name.clone(),
+            traffic: lock(window)
+                .counters()
+                .fold(QueueCounters::default(), Add::add),
+        };
+        self.windows.iter().zip(&self.names).map(device).collect()
     }
 
     /// Have every device handle the queues that were notified, one turn each; what a turn leaves

@@ -20,6 +20,7 @@ mod testing;
 mod tests;
 
 use std::any::Any;
+use std::ops::Add;
 
 use serde::Serialize;
 use thiserror::Error;
@@ -118,6 +119,19 @@ pub struct QueueCounters {
     pub notifications: u64,
     /// Batches after which the driver wanted an interrupt.
     pub interrupts: u64,
+}
+
+impl Add for QueueCounters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            bytes: self.bytes + other.bytes,
+            notifications: self.notifications + other.notifications,
+            interrupts: self.interrupts + other.interrupts,
+        }
+    }
 }
 
 /// The driver's side, as a device sees it during a call.
