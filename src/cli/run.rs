@@ -104,6 +104,16 @@ pub struct Run {
         help_heading = DEVICES
     )]
     root_disk: Option<disk::Config>,
+    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's; on or off.
+    #[arg(
+        long,
+        value_name = "WHETHER",
+        value_enum,
+        default_value_t = Switch::On,
+        hide_possible_values = true,
+        help_heading = DEVICES
+    )]
+    rng: Switch,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -127,6 +137,15 @@ pub struct Run {
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// Something that a machine has or has not.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// It has.
+    On,
+    /// It has not.
+    Off,
 }
 
 /// Ways into a kernel.
@@ -242,6 +261,7 @@ impl Run {
             memory_bytes: self.memory,
             cpus: self.cpus,
             disks: disks.collect(),
+            rng: linux && self.rng == Switch::On,
             console,
             symbols,
         })

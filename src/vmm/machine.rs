@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use kvm_ioctls::Kvm;
+use rustix::rand::{GetRandomFlags, getrandom};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{Events, lock};
@@ -20,7 +21,7 @@ use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
-use crate::devices::virtio::{block, console};
+use crate::devices::virtio::{block, console, rng};
 use crate::disk::{self, Disk};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
@@ -112,6 +113,14 @@ fn assemble(
         let [terminal, port] = virtio_console(&vm, &mut windows, &mut mmio, &events)?;
         consoles.push(terminal);
         agent.extend([port, Pipe::Uart(com2)]);
+    }
+    if config.rng {
+        let source = |bytes: &mut [u8]| {
+            let wanted = bytes.len();
+            getrandom(bytes, GetRandomFlags::empty()) == Ok(wanted)
+        };
+        let device = Box::new(rng::Rng::new(Box::new(source)));
+        windows.attach(&vm, &mut mmio, &events, "rng", device)?;
     }
     let mut workers = Vec::new();
     for disk in disks {

@@ -60,6 +60,8 @@ pub struct Config {
     pub cpus: u8,
     /// Disks, /dev/vda first.
     pub disks: Vec<disk::Config>,
+    /// Whether there is an entropy device.
+    pub rng: bool,
     /// Where the user talks to the guest.
     pub console: Console,
     /// The kernel's System.map, if there is one, to name addresses.

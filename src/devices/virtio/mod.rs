@@ -14,6 +14,7 @@ pub mod block;
 pub mod console;
 pub mod mmio;
 pub mod queue;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

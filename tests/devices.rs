@@ -1,5 +1,5 @@
-//! Disks: what a guest reads is what the host has, what it flushed stays, and who may write is
-//! settled before anything boots.
+//! Devices that a guest is given: what it reads from a disk is what the host has, what it flushed
+//! stays, and who may write is settled before anything boots; entropy is the host's.
 
 mod machine;
 
@@ -96,6 +96,20 @@ fn what_passed_through_a_disk_is_counted() {
     for counter in ["requests", "notifications", "interrupts"] {
         assert!(disk[counter].as_u64() > Some(0), "{disk}");
     }
+}
+
+#[test]
+fn a_guest_has_the_hosts_entropy_unless_told_otherwise() {
+    if !kvm("rng") {
+        return;
+    }
+    let read = "head -c 100 /dev/hwrng | wc -c; cat /sys/class/misc/hw_random/rng_current";
+    script(&[], read).assert(0, "100\nvirtio_rng.0\n", "");
+    let finished = script(
+        &["--rng", "off"],
+        "cat /sys/class/misc/hw_random/rng_current",
+    );
+    finished.assert(0, "none\n", "");
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! The virtio entropy device (virtio 1.2, 5.4): random bytes of the host for the guest's pool.
+
+use super::{Device, DeviceError, Driver};
+
+/// Device type (virtio 1.2, 5).
+const ID: u32 = 4;
+const QUEUE_SIZE: u16 = 8;
+/// Most bytes of an answer. A pool wants some hundred; whoever asks for more asks again, so that no
+/// single request keeps the host busy.
+const ANSWER_MOST: u64 = 4096;
+
+/// Fills a slice with random bytes, or says that it cannot.
+pub type Source = Box<dyn FnMut(&mut [u8]) -> bool + Send>;
+
+/// The device.
+pub struct Rng {
+    source: Source,
+}
+
+impl Rng {
+    /// A device that gives out what `source` does.
+    pub fn new(source: Source) -> Self {
+        Self { source }
+    }
+}
+
+impl Device for Rng {
+    fn id(&self) -> u32 {
+        ID
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, _driver: &mut Driver) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn reset(&mut self) {}
+
+    fn process(&mut self, _queue: usize, driver: &mut Driver) -> Result<(), DeviceError> {
+        let Some(queue) = driver.queue(0) else {
+            return Ok(());
+        };
+        while let Some(chain) = queue.pop()? {
+            if !chain.readable().is_empty() {
+                return Err(queue.refuse(&chain, "is readable: entropy goes one way")); // 5.4.6.1
+            }
+            let mut answer = [0; ANSWER_MOST as usize];
+            let room = chain.writable_len().min(ANSWER_MOST) as usize;
+            let answer = answer.get_mut(..room).unwrap_or_default();
+            let written = match (self.source)(answer) {
+                true => queue.write(&chain, 0, answer)?,
+                false => 0,
+            };
+            queue.finish(chain, written as u32)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::testing::{Guest, LIVE, NEEDS_RESET};
+
+    fn up() -> Guest {
+        let mut count = 0u8;
+        let source = move |bytes: &mut [u8]| {
+            for byte in bytes {
+                count = count.wrapping_add(1);
+                *byte = count;
+            }
+            true
+        };
+        let mut guest = Guest::new(Rng::new(Box::new(source)));
+        guest.start(0, QUEUE_SIZE);
+        guest
+    }
+
+    #[test]
+    fn a_buffer_comes_back_full() {
+        let mut guest = up();
+        guest.lend(0, 3);
+        guest.lend(0, 2);
+        guest.notify(0);
+        assert_eq!(guest.received(0), [vec![1, 2, 3], vec![4, 5]]);
+    }
+
+    #[test]
+    fn an_answer_has_an_end() {
+        let mut guest = up();
+        guest.lend(0, 3 * ANSWER_MOST as u32);
+        guest.notify(0);
+        assert_eq!(guest.returned(0), [(0, ANSWER_MOST as u32)]);
+        assert_eq!(guest.status(), LIVE);
+    }
+
+    #[test]
+    fn a_source_that_fails_gives_nothing() {
+        let mut guest = Guest::new(Rng::new(Box::new(|_| false)));
+        guest.start(0, QUEUE_SIZE);
+        guest.lend(0, 16);
+        guest.notify(0);
+        assert_eq!(guest.returned(0), [(0, 0)]);
+    }
+
+    #[test]
+    fn a_buffer_to_read_from_ends_the_driver() {
+        let mut guest = up();
+        guest.send(0, b"seed", &[], false);
+        guest.notify(0);
+        assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET);
+    }
+}
