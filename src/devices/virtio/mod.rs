@@ -17,6 +17,7 @@ pub mod queue;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod vsock;
 
 use std::any::Any;
 
