@@ -37,7 +37,7 @@ const F_STREAM: u64 = 1 << 0;
 const RX: usize = 0;
 const TX: usize = 1;
 /// Entries of receive, transmit and event queue. There is never an event: a guest is not moved.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
+const QUEUE_SIZES: [u16; 3] = [128; 3];
 
 /// The ports that programs on the host get: 2^30 to 2^31 - 1.
 const HOST_PORTS: std::ops::Range<u32> = 1 << 30..1 << 31;
