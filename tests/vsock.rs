@@ -54,7 +54,7 @@ impl Drop for Hull {
 fn connect(socket: &Path, port: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(socket).expect("hull listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    write!(stream, "CONNECT {port}\n").expect("hull reads");
+    writeln!(stream, "CONNECT {port}").expect("hull reads");
     let mut answer = Vec::new();
     let mut byte = [0];
     while !answer.ends_with(b"\n") && matches!(stream.read(&mut byte), Ok(1)) {

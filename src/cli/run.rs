@@ -44,9 +44,7 @@ Examples:
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
   hull run vmlinux --initrd my.cpio          a system of yours on its console
-  hull run --vsock cid=3,socket=/tmp/v       its port 52 is at /tmp/v by the line
-                                             CONNECT 52; what it connects to
-                                             at CID 2, port 52, is /tmp/v_52")]
+  hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host")]
 pub struct Run {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
     /// hull when left out.
@@ -85,9 +83,10 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// Sockets between guest and host (virtio-vsock): the guest's CID, 3 to 4294967294, and a
-    /// socket that hull creates for programs on the host.
-    #[arg(long, value_name = "cid=N,socket=PATH", value_parser = vsock_device, help_heading = MACHINE)]
+    /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
+    /// is the guest. hull creates PATH; a program that connects to it and writes the line
+    /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
+    #[arg(long, value_name = "SPEC", value_parser = vsock_device, help_heading = MACHINE)]
     vsock: Option<vsock::Config>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).

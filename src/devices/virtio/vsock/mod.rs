@@ -416,7 +416,7 @@ impl Vsock {
         match stream {
             Ok(stream) => {
                 self.add(id, Connection::accepted(ports, stream, request));
-                return Ok(());
+                Ok(())
             }
             Err(error) => {
                 self.resets.push_back(request.reset());
