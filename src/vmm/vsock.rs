@@ -242,3 +242,56 @@ impl Stream for Socket {
         let _ = net::shutdown(&self.0, how);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_once_and_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let sockets = Sockets::new(&path).unwrap();
+        let again = Sockets::new(&path).map(drop);
+        assert!(matches!(again, Err(VmmError::VsockExists { .. })));
+        assert!(path.exists(), "taken away from who has it");
+        drop(sockets);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn programs_come_in_and_are_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let sockets = Sockets::new(&path).unwrap();
+        let mut host = sockets.host();
+        let kind = |result: io::Result<Box<dyn Stream>>| result.map(drop).unwrap_err().kind();
+        assert_eq!(kind(host.accept(1)), ErrorKind::WouldBlock);
+        let caller = UnixStream::connect(&path).unwrap();
+        let mut stream = host.accept(1).unwrap();
+        assert_eq!(stream.write(b"a").unwrap(), 1);
+        let mut byte = [0];
+        assert_eq!(
+            stream.read(&mut byte).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        drop(caller);
+        // An error, and no SIGPIPE.
+        assert_eq!(
+            stream.write(b"b").unwrap_err().kind(),
+            ErrorKind::BrokenPipe
+        );
+
+        assert_eq!(kind(host.connect(53, 2)), ErrorKind::NotFound);
+        let server = UnixListener::bind(folder.path().join("v_53")).unwrap();
+        host.connect(53, 2).unwrap();
+        // Who listens and never accepts does not hold hull up.
+        let full = (3..10_000).find_map(|id| host.connect(53, id).err());
+        assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
+        drop(server);
+        assert_eq!(kind(host.connect(53, 2)), ErrorKind::ConnectionRefused);
+    }
+}

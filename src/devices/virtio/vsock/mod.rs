@@ -5,7 +5,7 @@
 //! guest has accepted, it reads `OK <its own port>\n`, and bytes from then on. A program in the
 //! guest connects to port P of CID 2 and reaches whoever the [`Host`] has for P.
 //!
-//! A [`connection`] is a pair of ports with a [`Stream`]; `packet` is what passes between device
+//! A `connection` is a pair of ports with a [`Stream`]; `packet` is what passes between device
 //! and driver. Nothing is read from a stream before the guest has buffers and credit for it, and
 //! no connection keeps more than [`BUFFER`] bytes of the guest's.
 
