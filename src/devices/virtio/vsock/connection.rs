@@ -200,6 +200,11 @@ impl Connection {
         self.ports
     }
 
+    /// Whether the guest has heard of it.
+    pub fn is_known(&self) -> bool {
+        self.opening != Some(Op::Request)
+    }
+
     /// What the guest sent and the host has not taken.
     pub fn into_outlet(self) -> Outlet {
         self.outlet

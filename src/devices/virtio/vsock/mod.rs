@@ -286,15 +286,18 @@ impl Vsock {
     fn reset_connection(&mut self, id: Id) -> Option<Connection> {
         let connection = self.remove(id)?;
         let Ports { host, guest } = connection.ports();
-        self.resets.push_back(Header {
-            src_cid: HOST_CID,
-            dst_cid: self.cid.into(),
-            src_port: host,
-            dst_port: guest,
-            kind: STREAM,
-            op: Op::Rst as u16,
-            ..Header::default()
-        });
+        // A guest without buffers is not told of ever more that it never heard of.
+        if connection.is_known() {
+            self.resets.push_back(Header {
+                src_cid: HOST_CID,
+                dst_cid: self.cid.into(),
+                src_port: host,
+                dst_port: guest,
+                kind: STREAM,
+                op: Op::Rst as u16,
+                ..Header::default()
+            });
+        }
         Some(connection)
     }
 

@@ -150,7 +150,7 @@ impl Drop for End {
 }
 
 /// A live guest with `buffers` to receive in.
-fn guest(buffers: usize) -> (Guest, Fake) {
+fn guest_with(buffers: usize) -> (Guest, Fake) {
     let fake = Fake::default();
     let mut guest = Guest::new(Vsock::new(CID, Box::new(fake.clone())));
     guest.start(RING | F_STREAM, ENTRIES);
@@ -233,7 +233,7 @@ fn tick(guest: &mut Guest) {
 
 /// A connection that the guest has opened to the served port.
 fn connected() -> (Guest, Fake, Id) {
-    let (mut guest, fake) = guest(8);
+    let (mut guest, fake) = guest_with(8);
     send(&mut guest, packet(Op::Request), b"");
     assert_eq!(heard_ops(&mut guest), [Op::Response]);
     let id = fake.ids()[0];
@@ -242,7 +242,7 @@ fn connected() -> (Guest, Fake, Id) {
 
 /// A program that called, its stream, and the REQUEST that came of it.
 fn called(line: &[u8]) -> (Guest, Fake, Id, Header) {
-    let (mut guest, fake) = guest(8);
+    let (mut guest, fake) = guest_with(8);
     fake.0.lock().unwrap().callers.push_back(line.to_vec());
     callers(&mut guest);
     let packets = heard(&mut guest);
@@ -262,7 +262,7 @@ fn answer(to: &Header, op: Op) -> Header {
 
 #[test]
 fn the_device_tells_the_guests_cid() {
-    let (mut guest, _) = guest(0);
+    let (mut guest, _) = guest_with(0);
     assert_eq!(guest.read(reg::DEVICE_ID), 19);
     assert_eq!(guest.read(reg::CONFIG), CID);
     assert_eq!(guest.read(reg::CONFIG + 4), 0);
@@ -309,7 +309,7 @@ fn a_line_that_is_none_or_never_ends_closes() {
         b"\xff\xfe\n",
         &endless,
     ];
-    let (mut guest, fake) = guest(8);
+    let (mut guest, fake) = guest_with(8);
     for line in lines {
         fake.0.lock().unwrap().callers.push_back(line.to_vec());
         callers(&mut guest);
@@ -356,7 +356,7 @@ fn the_guest_reaches_who_listens_and_is_reset_elsewhere() {
 
 #[test]
 fn what_has_no_connection_is_reset_and_a_reset_is_not_answered() {
-    let (mut guest, fake) = guest(8);
+    let (mut guest, fake) = guest_with(8);
     for op in [Op::Response, Op::Shutdown, Op::Rw, Op::CreditRequest] {
         send(&mut guest, packet(op), b"");
         assert_eq!(heard_ops(&mut guest), [Op::Rst], "{op:?}");
@@ -573,6 +573,19 @@ fn a_guest_that_does_not_answer_is_given_up() {
     assert_eq!(heard_ops(&mut guest), [Op::Rst]);
     assert_eq!(fake.0.lock().unwrap().ticks, 2, "ticks for nothing");
 
+    // To a REQUEST for which it has no buffer: it need not hear of the end either.
+    let (mut guest, fake) = guest_with(0);
+    let line = b"CONNECT 52\n".to_vec();
+    fake.0.lock().unwrap().callers.push_back(line);
+    callers(&mut guest);
+    assert_eq!(fake.held(), 1);
+    tick(&mut guest);
+    tick(&mut guest);
+    assert_eq!(fake.held(), 0);
+    guest.lend(RX, 4096);
+    guest.notify(RX);
+    assert!(heard(&mut guest).is_empty());
+
     // To the end of the host's program.
     let (mut guest, fake, id) = connected();
     fake.with(id, |far| (far.input_ended, far.broken) = (true, true));
@@ -604,7 +617,7 @@ fn a_program_that_left_costs_the_guest_no_credit() {
 
 #[test]
 fn there_are_so_many_connections_and_no_more() {
-    let (mut guest, fake) = guest(8);
+    let (mut guest, fake) = guest_with(8);
     for src_port in 0..CONNECTIONS_MOST as u32 + 1 {
         send(
             &mut guest,
@@ -641,7 +654,7 @@ fn there_are_so_many_connections_and_no_more() {
 
 #[test]
 fn a_guest_that_does_not_listen_is_not_listened_to() {
-    let (mut guest, _) = guest(0);
+    let (mut guest, _) = guest_with(0);
     for _ in 0..3 {
         for _ in 0..ENTRIES {
             guest.send(TX, &packet(Op::Rw).encode(), &[], false);
@@ -678,7 +691,7 @@ fn a_reset_forgets_connections() {
 #[test]
 fn buffers_that_cannot_be_are_the_drivers_end() {
     for pieces in [[(BUFFERS, 44, true)], [(BUFFERS, 4096, false)]] {
-        let (mut guest, _) = guest(0);
+        let (mut guest, _) = guest_with(0);
         guest.offer(RX, &pieces, false);
         send(&mut guest, packet(Op::Rw), b"");
         assert_eq!(guest.status(), LIVE | NEEDS_RESET);
@@ -749,7 +762,7 @@ proptest! {
     /// more data than it has credit for on a connection, loses no stream, and comes to rest.
     #[test]
     fn no_packet_harms_the_device(steps in prop::collection::vec(step(), 1..120)) {
-        let (mut guest, fake) = guest(0);
+        let (mut guest, fake) = guest_with(0);
         // By the ports of host and guest: bytes sent since it was opened, and all that could be
         // in flight by the guest's words so far.
         let mut sent: HashMap<(u32, u32), (u64, u64)> = HashMap::new();
