@@ -19,7 +19,7 @@ use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
-use crate::vmm::{self, Console, End, Signals, Streams};
+use crate::vmm::{self, Console, End, Signals, Streams, vsock};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -45,7 +45,8 @@ Examples:
   hull run                                   a shell in a virtual machine
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
-  hull run vmlinux --initrd my.cpio          a system of yours on its console")]
+  hull run vmlinux --initrd my.cpio          a system of yours on its console
+  hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host")]
 pub struct Run {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
     /// hull when left out.
@@ -104,16 +105,21 @@ pub struct Run {
         help_heading = DEVICES
     )]
     root_disk: Option<disk::Config>,
-    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's; on or off.
+    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
     #[arg(
         long,
-        value_name = "WHETHER",
+        value_name = "on|off",
         value_enum,
         default_value_t = Switch::On,
         hide_possible_values = true,
         help_heading = DEVICES
     )]
     rng: Switch,
+    /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
+    /// is the guest. hull creates PATH; a program that connects to it and writes the line
+    /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
+    #[arg(long, value_name = "SPEC", value_parser = vsock_device, help_heading = DEVICES)]
+    vsock: Option<vsock::Config>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -264,6 +270,7 @@ impl Run {
             rng: linux && self.rng == Switch::On,
             console,
             symbols,
+            vsock: self.vsock.clone(),
         })
     }
 
@@ -401,6 +408,30 @@ pub(super) fn memory_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parse `cid=N,socket=PATH`; PATH is the rest, commas and all.
+fn vsock_device(text: &str) -> Result<vsock::Config, String> {
+    let form = "write cid=N,socket=PATH, such as cid=3,socket=/tmp/guest.vsock";
+    let rest = text.strip_prefix("cid=").ok_or(form)?;
+    let (cid, socket) = rest.split_once(",socket=").ok_or(form)?;
+    let (least, most) = (vsock::CID_LEAST, vsock::CID_MOST);
+    let cid = match cid.parse() {
+        Ok(cid) if (least..=most).contains(&cid) => cid,
+        _ => return Err(format!("a guest's cid is {least} to {most}")),
+    };
+    match socket.len() {
+        0 => Err(form.into()),
+        1..=vsock::PATH_MOST => Ok(vsock::Config {
+            cid,
+            socket: socket.into(),
+        }),
+        len => Err(format!(
+            "the path has {len} bytes and a socket's has at most {} here, to leave room for \
+             _PORT; choose a shorter one",
+            vsock::PATH_MOST
+        )),
+    }
+}
+
 /// Open a regular file of at most 1 GiB.
 fn open(what: &str, path: &Path) -> anyhow::Result<Image> {
     let name = || format!("{what} {}", path.display());
@@ -422,6 +453,28 @@ fn open(what: &str, path: &Path) -> anyhow::Result<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vsock_has_a_cid_and_a_path() {
+        let config = vsock_device("cid=3,socket=/tmp/a,socket=b").unwrap();
+        assert_eq!(config.cid, 3);
+        assert_eq!(config.socket, Path::new("/tmp/a,socket=b"));
+        let path = |len| format!("cid=4294967294,socket={}", "x".repeat(len));
+        assert!(vsock_device(&path(vsock::PATH_MOST)).is_ok());
+        for (bad, part) in [
+            ("", "write cid=N,socket=PATH"),
+            ("cid=3", "write cid=N,socket=PATH"),
+            ("cid=3,socket=", "write cid=N,socket=PATH"),
+            ("socket=x,cid=3", "write cid=N,socket=PATH"),
+            ("cid=2,socket=x", "3 to 4294967294"),
+            ("cid=4294967295,socket=x", "3 to 4294967294"),
+            ("cid=-1,socket=x", "3 to 4294967294"),
+            (&path(vsock::PATH_MOST + 1), "has 97 bytes"),
+        ] {
+            let refusal = vsock_device(bad).unwrap_err();
+            assert!(refusal.contains(part), "{bad}: {refusal}");
+        }
+    }
 
     #[test]
     fn sizes_have_binary_units_and_limits() {

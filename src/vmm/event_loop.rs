@@ -21,7 +21,7 @@ use super::pipe::Pipe;
 use super::signals::Signals;
 use super::streams::{Output, Streams};
 use super::windows::Windows;
-use super::{Console, VmmError};
+use super::{Console, VmmError, vsock};
 use crate::agent::{Event, WindowSize};
 use crate::kvm;
 
@@ -49,6 +49,7 @@ pub enum Ending {
 pub struct EventLoop<'a> {
     events: &'a Events,
     windows: &'a Windows,
+    vsock: Option<&'a vsock::Link>,
     /// What the kernel may print on. The first is the one to type on.
     consoles: Vec<Pipe>,
     /// Whether the consoles are standard input and output; otherwise the command is.
@@ -86,6 +87,7 @@ impl<'a> EventLoop<'a> {
         Self {
             events: &machine.shared.events,
             windows: &machine.windows,
+            vsock: machine.vsock.as_ref(),
             consoles: machine.consoles.clone(),
             console_is_stdio: matches!(console, Console::Serial),
             kernel_log: matches!(
@@ -119,6 +121,9 @@ impl<'a> EventLoop<'a> {
             // Ends are looked at before the bytes: what was written before one is still moved.
             let guest_end = self.events.end();
             self.windows.process();
+            if let Some(vsock) = self.vsock {
+                vsock.process();
+            }
             self.move_consoles();
             self.receive();
             self.move_link_events();
@@ -239,6 +244,10 @@ impl<'a> EventLoop<'a> {
         let outputs = [&self.stdout, &self.stderr].map(Output::pending);
         for fd in outputs.iter().flatten() {
             fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::OUT));
+        }
+        // Last: whether it is ready is found out in the next turn.
+        if let Some(vsock) = self.vsock {
+            fds.push(PollFd::from_borrowed_fd(vsock.as_fd(), PollFlags::IN));
         }
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}

@@ -15,12 +15,13 @@ use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
 use super::windows::Windows;
-use super::{Config, Console, VmmError};
+use super::{Config, Console, VmmError, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
+use crate::devices::virtio::vsock::Vsock;
 use crate::devices::virtio::{block, console, rng};
 use crate::disk::{self, Disk};
 use crate::kvm::probe;
@@ -53,6 +54,8 @@ pub struct Machine {
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
+    /// The socket device's end on the host.
+    pub vsock: Option<vsock::Link>,
     /// The kernel's command line; empty for flat payloads.
     pub cmdline: String,
     /// Words that hull added to the kernel's command line for this host.
@@ -127,6 +130,14 @@ fn assemble(
         workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
     }
 
+    let vsock = config.vsock.as_ref().map(|config| {
+        let sockets = vsock::Sockets::new(&config.socket)?;
+        let device = Vsock::new(config.cid, sockets.host());
+        let window = windows.attach(&vm, &mut mmio, &events, "virtio vsock", Box::new(device))?;
+        Ok::<_, VmmError>(sockets.link(window))
+    });
+    let vsock = vsock.transpose()?;
+
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
         && !probe::finishes_every_instruction(first, memory)?
@@ -148,6 +159,7 @@ fn assemble(
         _disks: workers,
         consoles,
         agent,
+        vsock,
         cmdline: String::new(),
         added_words,
     })

@@ -15,9 +15,11 @@ mod report;
 mod signals;
 mod streams;
 mod vcpus;
+pub mod vsock;
 mod windows;
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use thiserror::Error;
@@ -66,6 +68,8 @@ pub struct Config {
     pub console: Console,
     /// The kernel's System.map, if there is one, to name addresses.
     pub symbols: Option<Image>,
+    /// The socket device, if there is to be one.
+    pub vsock: Option<vsock::Config>,
 }
 
 /// Where the user talks to the guest.
@@ -125,6 +129,23 @@ pub enum VmmError {
     /// No event file descriptor could be had.
     #[error("cannot create an event descriptor ({0}); raise the limit of open files (ulimit -n)")]
     EventFd(io::Error),
+    /// The socket device's socket is there already.
+    #[error(
+        "--vsock: {} exists; remove it if no running hull has it, or name another path",
+        path.display()
+    )]
+    VsockExists {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The socket device's socket could not be created.
+    #[error("--vsock: cannot create the socket {} ({error})", path.display())]
+    Vsock {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// No thread could be had.
     #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
     Thread(io::Error),

@@ -19,6 +19,7 @@ pub mod rng;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod vsock;
 
 use std::any::Any;
 use std::ops::Add;

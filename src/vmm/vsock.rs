@@ -1,0 +1,297 @@
+//! The host's end of the socket device: AF_UNIX sockets, polled with the event loop's others.
+//!
+//! Every descriptor is registered once, edge-triggered: the device remembers what it could not
+//! do, so nothing needs to be switched on and off.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
+use rustix::process::Resource;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+
+use super::VmmError;
+use super::events::lock;
+use super::windows::Window;
+pub use crate::devices::virtio::vsock::{CID_LEAST, CID_MOST};
+use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
+
+/// Longest path of a socket, in bytes: with `_4294967295` behind it, it still fits into the 107
+/// of an address (unix(7)).
+pub const PATH_MOST: usize = 107 - 11;
+
+/// Programs that may wait to be let in.
+const BACKLOG: i32 = 128;
+/// Events taken from the kernel at once.
+const BATCH: usize = 16;
+/// Between two ticks of the device; two of them are its patience. A guest whose kernel is
+/// emulated takes seconds to answer while it is busy.
+const TICK_S: i64 = 5;
+
+/// Tokens that are no stream's, which count from 1.
+const LISTENER: Id = Id::MAX;
+const TIMER: Id = Id::MAX - 1;
+
+const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
+/// A machine's socket device as the user wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The guest's CID, [`CID_LEAST`] to [`CID_MOST`].
+    pub cid: u32,
+    /// The socket that programs on the host connect to, at most [`PATH_MOST`] bytes. Must not
+    /// exist; gone after the run.
+    pub socket: PathBuf,
+}
+
+/// The sockets before the device has a window.
+pub struct Sockets {
+    shared: Arc<Shared>,
+    path: SocketPath,
+}
+
+/// The device's sockets in the event loop.
+pub struct Link {
+    shared: Arc<Shared>,
+    window: Window,
+    _path: SocketPath,
+}
+
+struct Shared {
+    epoll: OwnedFd,
+    timer: OwnedFd,
+    listener: OwnedFd,
+    path: PathBuf,
+}
+
+/// A socket's file, removed in the end.
+struct SocketPath(PathBuf);
+
+impl Drop for SocketPath {
+    fn drop(&mut self) {
+        // Somebody may have removed it before.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Sockets {
+    /// Create the socket `path` and listen on it.
+    ///
+    /// # Errors
+    /// There is something at `path`, it cannot be there, or no file descriptor is left.
+    pub fn new(path: &Path) -> Result<Self, VmmError> {
+        let failed = |errno: Errno| match errno {
+            Errno::ADDRINUSE => VmmError::VsockExists { path: path.into() },
+            _ => VmmError::Vsock {
+                path: path.into(),
+                error: errno.into(),
+            },
+        };
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        let listener = socket().map_err(failed)?;
+        net::bind(&listener, &address).map_err(failed)?;
+        let file = SocketPath(path.into());
+        net::listen(&listener, BACKLOG).map_err(failed)?;
+
+        allow_many_files();
+        let clock = TimerfdClockId::Monotonic;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let shared = Shared {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?,
+            timer: rustix::time::timerfd_create(clock, flags).map_err(failed)?,
+            listener,
+            path: path.into(),
+        };
+        shared.poll(&shared.listener, LISTENER).map_err(failed)?;
+        shared.poll(&shared.timer, TIMER).map_err(failed)?;
+        Ok(Self {
+            shared: Arc::new(shared),
+            path: file,
+        })
+    }
+
+    /// What the device has of them.
+    pub fn host(&self) -> Box<dyn Host> {
+        Box::new(Peers(self.shared.clone()))
+    }
+
+    /// The sockets of the device that is now in `window`.
+    pub fn link(self, window: Window) -> Link {
+        Link {
+            shared: self.shared,
+            window,
+            _path: self.path,
+        }
+    }
+}
+
+impl Link {
+    /// Have the device do what its sockets are ready for.
+    pub fn process(&self) {
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
+        let now = Timespec::default();
+        // An interrupted look finds the same next time.
+        let _ = epoll::wait(
+            &self.shared.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&now),
+        );
+        for event in events {
+            let (token, flags) = (event.data.u64(), event.flags);
+            let hung_up = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+            lock(&self.window).with_device(|device: &mut Vsock, driver| match token {
+                LISTENER => device.callers(driver),
+                TIMER => device.tick(driver),
+                id => device.ready(driver, id, hung_up),
+            });
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.epoll.as_fd()
+    }
+}
+
+impl Shared {
+    fn poll(&self, fd: impl AsFd, token: Id) -> rustix::io::Result<()> {
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)
+    }
+}
+
+/// Every connection is a descriptor, and the usual limit is 1024: go up to what may be.
+fn allow_many_files() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it there are fewer connections.
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+}
+
+/// The programs that the device can reach.
+struct Peers(Arc<Shared>);
+
+impl Peers {
+    fn stream(&self, fd: OwnedFd, id: Id) -> io::Result<Box<dyn Stream>> {
+        self.0.poll(&fd, id)?;
+        Ok(Box::new(Socket(fd)))
+    }
+}
+
+impl Host for Peers {
+    fn accept(&mut self, id: Id) -> io::Result<Box<dyn Stream>> {
+        let fd = retry_on_intr(|| net::accept_with(&self.0.listener, NEW))?;
+        self.stream(fd, id)
+    }
+
+    fn connect(&mut self, port: u32, id: Id) -> io::Result<Box<dyn Stream>> {
+        let mut path = OsString::from(&self.0.path);
+        path.push(format!("_{port}"));
+        let address = SocketAddrUnix::new(Path::new(&path))?;
+        let fd = socket()?;
+        // Done at once, or refused: with EAGAIN while the listener's backlog is full.
+        net::connect(&fd, &address)?;
+        self.stream(fd, id)
+    }
+
+    fn tick_later(&mut self) {
+        let seconds = |tv_sec| Timespec { tv_sec, tv_nsec: 0 };
+        let once = Itimerspec {
+            it_interval: seconds(0),
+            it_value: seconds(TICK_S),
+        };
+        // With a descriptor and a time that are right it does not fail.
+        let _ = rustix::time::timerfd_settime(&self.0.timer, TimerfdTimerFlags::empty(), &once);
+    }
+}
+
+fn socket() -> rustix::io::Result<OwnedFd> {
+    net::socket_with(AddressFamily::UNIX, net::SocketType::STREAM, NEW, None)
+}
+
+/// A connected socket.
+struct Socket(OwnedFd);
+
+impl Stream for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (len, _) = retry_on_intr(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?;
+        Ok(len)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(retry_on_intr(|| {
+            net::send(&self.0, bytes, SendFlags::NOSIGNAL)
+        })?)
+    }
+
+    fn shutdown(&mut self, how: Shutdown) {
+        let how = match how {
+            Shutdown::Read => net::Shutdown::Read,
+            Shutdown::Write => net::Shutdown::Write,
+            Shutdown::Both => net::Shutdown::Both,
+        };
+        // An error says that the other end has gone.
+        let _ = net::shutdown(&self.0, how);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_once_and_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let sockets = Sockets::new(&path).unwrap();
+        let again = Sockets::new(&path).map(drop);
+        assert!(matches!(again, Err(VmmError::VsockExists { .. })));
+        assert!(path.exists(), "taken away from who has it");
+        drop(sockets);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn programs_come_in_and_are_reached() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let sockets = Sockets::new(&path).unwrap();
+        let mut host = sockets.host();
+        let kind = |result: io::Result<Box<dyn Stream>>| result.map(drop).unwrap_err().kind();
+        assert_eq!(kind(host.accept(1)), ErrorKind::WouldBlock);
+        let caller = UnixStream::connect(&path).unwrap();
+        let mut stream = host.accept(1).unwrap();
+        assert_eq!(stream.write(b"a").unwrap(), 1);
+        let mut byte = [0];
+        assert_eq!(
+            stream.read(&mut byte).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+        drop(caller);
+        // An error, and no SIGPIPE.
+        assert_eq!(
+            stream.write(b"b").unwrap_err().kind(),
+            ErrorKind::BrokenPipe
+        );
+
+        assert_eq!(kind(host.connect(53, 2)), ErrorKind::NotFound);
+        let server = UnixListener::bind(folder.path().join("v_53")).unwrap();
+        host.connect(53, 2).unwrap();
+        // Who listens and never accepts does not hold hull up.
+        let full = (3..10_000).find_map(|id| host.connect(53, id).err());
+        assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
+        drop(server);
+        assert_eq!(kind(host.connect(53, 2)), ErrorKind::ConnectionRefused);
+    }
+}

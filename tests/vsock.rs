@@ -1,0 +1,182 @@
+//! `hull run --vsock`: streams between programs on the host and in the guest.
+
+mod machine;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use machine::{LIMIT, kvm, run};
+
+/// The program for the guest, built again when its source is newer.
+fn guest_program() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = root.join("tests/vsock/guest.rs");
+    let program = root.join("target/guest/vsock");
+    let changed = |path| fs::metadata(path).and_then(|file| file.modified());
+    if changed(&program).is_ok_and(|built| built >= changed(&source).expect("the source")) {
+        return program;
+    }
+    let status = Command::new("rustc")
+        .args(["--edition", "2024", "--target", "x86_64-unknown-linux-gnu"])
+        .args(
+            "panic=abort lto=fat opt-level=s strip=symbols relocation-model=static"
+                .split(' ')
+                .flat_map(|flag| ["-C", flag]),
+        )
+        .args(
+            "-nostartfiles -nostdlib -static -no-pie -Wl,--build-id=none,-z,noseparate-code"
+                .split(' ')
+                .map(|flag| format!("-Clink-arg={flag}")),
+        )
+        .arg("-o")
+        .args([&program, &source])
+        .status();
+    assert!(status.expect("rustc starts").success());
+    program
+}
+
+/// A running hull, killed when a test fails.
+struct Hull(Child);
+
+impl Drop for Hull {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Connect to the guest's `port`; the answer, "" if there was none.
+fn connect(socket: &Path, port: &str) -> (UnixStream, String) {
+    let mut stream = UnixStream::connect(socket).expect("hull listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    writeln!(stream, "CONNECT {port}").expect("hull reads");
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\n") && matches!(stream.read(&mut byte), Ok(1)) {
+        answer.extend(byte);
+    }
+    (stream, String::from_utf8(answer).expect("text"))
+}
+
+#[test]
+fn programs_on_both_sides_reach_each_other() {
+    if !kvm("vsock") {
+        return;
+    }
+    let program = fs::read(guest_program()).expect("the program");
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("v");
+    let server = UnixListener::bind(folder.path().join("v_53")).expect("a listener");
+    let flag = format!("cid=7,socket={}", socket.display());
+    let started = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", "--vsock", &flag, "--", "sh", "-c"])
+        .arg("cat >/tmp/v && chmod +x /tmp/v && exec /tmp/v")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut hull = Hull(started.expect("hull starts"));
+    let mut stdin = hull.0.stdin.take().expect("a pipe");
+    stdin.write_all(&program).expect("hull reads");
+    drop(stdin);
+    let mut stdout = BufReader::new(hull.0.stdout.take().expect("a pipe"));
+    let mut line = || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("text");
+        line
+    };
+    assert_eq!(line(), "listening\n");
+
+    // Nobody listens there; then what is no such line, the last without an end.
+    for bad in ["51", "", "52 52", "x", "4294967296", &"5".repeat(200)] {
+        assert_eq!(connect(&socket, bad).1, "", "{bad}");
+    }
+    let (stream, answer) = connect(&socket, "52");
+    let port = answer
+        .strip_prefix("OK ")
+        .and_then(|rest| rest.trim_end().parse().ok());
+    assert!(port.is_some_and(|port: u32| port >= 1 << 30), "{answer:?}");
+
+    // More than either side has room for.
+    let sent: Vec<u8> = (0..300_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let mut writer = stream.try_clone().expect("a descriptor");
+    let copy = sent.clone();
+    let sending = thread::spawn(move || {
+        writer.write_all(&copy).expect("hull reads");
+        writer
+            .shutdown(std::net::Shutdown::Write)
+            .expect("one half");
+    });
+    let mut echoed = Vec::new();
+    { &stream }.read_to_end(&mut echoed).expect("the echo");
+    sending.join().expect("all was sent");
+    assert!(echoed == sent, "{} bytes came back", echoed.len());
+    assert_eq!(line(), "echoed\n");
+
+    let (mut client, _) = server.accept().expect("the guest connects");
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).expect("text");
+    assert_eq!(heard, "hello from the guest\n");
+    client
+        .write_all(b"hello from the host\n")
+        .expect("hull reads");
+    drop(client);
+    assert_eq!(line(), "hello from the host\n");
+    assert_eq!(line(), "54 is reset\n");
+
+    assert_eq!(hull.0.wait().expect("an end").code(), Some(0));
+    assert!(!socket.exists(), "hull leaves its socket behind");
+}
+
+#[test]
+fn a_socket_that_exists_is_left_alone() {
+    if !kvm("vsock exists") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("v");
+    fs::write(&socket, "mine").expect("a file");
+    let flag = format!("cid=3,socket={}", socket.display());
+    let finished = run(&["run", "--vsock", &flag, "--", "true"]);
+    assert_eq!(finished.status, Some(125));
+    let message = format!(
+        "error: --vsock: {} exists; remove it if no running hull has it, or name another path\n",
+        socket.display()
+    );
+    assert_eq!(finished.stderr, message);
+    assert_eq!(fs::read(&socket).expect("the file"), b"mine");
+}
+
+#[test]
+fn the_socket_goes_when_a_signal_ends_hull() {
+    if !kvm("vsock and a signal") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("v");
+    let flag = format!("cid=3,socket={}", socket.display());
+    let started = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", "--vsock", &flag, "--", "true"])
+        .spawn();
+    let mut hull = Hull(started.expect("hull starts"));
+    let start = Instant::now();
+    // A program that comes before the guest is up waits for it.
+    let caller = loop {
+        match UnixStream::connect(&socket) {
+            Ok(stream) => break stream,
+            Err(_) => assert!(start.elapsed() < LIMIT, "there is no socket"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    let pid = rustix::process::Pid::from_child(&hull.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("hull runs");
+    assert_eq!(hull.0.wait().expect("an end").code(), Some(128 + 15));
+    assert!(!socket.exists(), "hull leaves its socket behind");
+    drop(caller);
+}
