@@ -76,6 +76,29 @@ fn a_guest_reads_and_writes_its_disks() {
 }
 
 #[test]
+fn a_scratch_disk_is_empty_and_leaves_nothing() {
+    if !kvm("scratch disks") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
+        .env("TMPDIR", folder.path())
+        .args(["run", "--scratch", "1G", "--", "/bin/sh", "-c"])
+        .arg("cat /sys/block/vda/size; echo kept | dd of=/dev/vda conv=fsync 2>/dev/null; head -c 5 /dev/vda")
+        .timeout(machine::LIMIT)
+        .output()
+        .expect("hull starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2097152\nkept\n");
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    let finished = run(&["run", "--scratch", "0", "--", "true"]);
+    assert!(
+        finished.stderr.contains("a scratch disk has 1M to 16T"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
 fn what_passed_through_a_disk_is_counted() {
     if !kvm("disk counters") {
         return;

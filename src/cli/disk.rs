@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::run::size;
 pub use crate::disk::Config;
-use crate::disk::{Cache, NAME_MOST, default_name};
+use crate::disk::{Cache, NAME_MOST, Source, default_name};
 
 /// Parse `PATH[,ro][,id=NAME][,cache=writeback|unsafe]`; `,,` is a comma in the path, as QEMU has
 /// it.
@@ -17,7 +18,7 @@ pub fn parse(text: &str) -> Result<Config, String> {
     let path = PathBuf::from(path);
     let mut config = Config {
         name: default_name(&path),
-        path,
+        source: Source::Image(path),
         read_only: false,
         cache: Cache::default(),
     };
@@ -39,6 +40,19 @@ pub fn parse(text: &str) -> Result<Config, String> {
         }
     }
     Ok(config)
+}
+
+/// Parse the size of `--scratch`: 1M to 16T, whole pages.
+pub fn parse_scratch(text: &str) -> Result<Config, String> {
+    let bytes = size(text).filter(|bytes| (1 << 20..=1 << 44).contains(bytes));
+    let bytes =
+        bytes.ok_or("a scratch disk has 1M to 16T; bytes, or a number with K, M, G or T")?;
+    Ok(Config {
+        source: Source::Scratch(bytes & !0xfff),
+        read_only: false,
+        name: "scratch".into(),
+        cache: Cache::Unsafe,
+    })
 }
 
 /// The path, and what follows the first single comma.
@@ -84,7 +98,7 @@ mod tests {
     #[test]
     fn options_are_what_they_say() {
         let config = parse("/x/data.img,ro,id=d1,cache=unsafe").expect("parsed");
-        assert_eq!(config.path, PathBuf::from("/x/data.img"));
+        assert_eq!(config.source, Source::Image("/x/data.img".into()));
         assert!(config.read_only);
         assert_eq!(config.name, "d1");
         assert_eq!(config.cache, Cache::Unsafe);

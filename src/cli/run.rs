@@ -95,6 +95,14 @@ pub struct Run {
         help_heading = DEVICES
     )]
     disks: Vec<disk::Config>,
+    /// An empty disk that is gone afterwards, behind those of --disk. Example: --scratch 1G
+    #[arg(
+        long = "scratch",
+        value_name = "SIZE",
+        value_parser = disk::parse_scratch,
+        help_heading = DEVICES
+    )]
+    scratches: Vec<disk::Config>,
     /// A disk as in --disk that holds the guest's system: the kernel mounts it and runs the init
     /// on it, on the serial console. Example: --root-disk rootfs.ext4
     #[arg(
@@ -226,7 +234,8 @@ impl Run {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
         let mut agent = linux;
-        let disks = self.root_disk.iter().chain(&self.disks).cloned();
+        let disks = self.root_disk.iter().chain(&self.disks);
+        let disks = disks.chain(&self.scratches).cloned();
         if let Some(root) = &self.root_disk {
             if !self.command.is_empty() {
                 bail!("--root-disk runs its own init; leave out what follows --, or use --disk");
@@ -386,26 +395,29 @@ fn cpus(text: &str) -> Result<u8, String> {
 
 /// Parse a size. Binary units; at least 2 MiB, at most 1 TiB, whole pages.
 pub(super) fn memory_size(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Some(bytes @ MEMORY_LEAST..=MEMORY_MOST) => Ok(bytes & !0xfff),
+        Some(_) => Err("a guest has 2M to 1T of memory".into()),
+        None => Err("not a size; write bytes, or a number with K, M, G or T, from 2M to 1T".into()),
+    }
+}
+
+/// Parse bytes, or a number with a binary unit. What is too large for a u64 is the largest.
+pub(super) fn size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (digits, unit) = text.split_at(digits);
-    let scale = match unit.to_ascii_uppercase().as_str() {
-        _ if digits.is_empty() => None,
-        "" => Some(1),
-        "K" | "KIB" => Some(1 << 10),
-        "M" | "MIB" => Some(1 << 20),
-        "G" | "GIB" => Some(1 << 30),
-        "T" | "TIB" => Some(1 << 40),
-        _ => None,
-    };
-    let Some(scale) = scale else {
-        return Err("not a size; write bytes, or a number with K, M, G or T, from 2M to 1T".into());
+    let scale: u64 = match unit.to_ascii_uppercase().as_str() {
+        _ if digits.is_empty() => return None,
+        "" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        "T" | "TIB" => 1 << 40,
+        _ => return None,
     };
     // Digits alone: what does not parse is too large.
     let number = digits.parse().unwrap_or(u64::MAX);
-    match number.saturating_mul(scale) {
-        bytes @ MEMORY_LEAST..=MEMORY_MOST => Ok(bytes & !0xfff),
-        _ => Err("a guest has 2M to 1T of memory".into()),
-    }
+    Some(number.saturating_mul(scale))
 }
 
 /// Parse `cid=N,socket=PATH`; PATH is the rest, commas and all.

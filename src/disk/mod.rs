@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -30,11 +30,20 @@ pub enum Cache {
     Unsafe,
 }
 
+/// What is behind a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An image, or a block device.
+    Image(PathBuf),
+    /// So many bytes of zeroes, a multiple of 512, in a file without a name: gone when hull is.
+    Scratch(u64),
+}
+
 /// A disk as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The image, or a block device.
-    pub path: PathBuf,
+    /// What is behind it.
+    pub source: Source,
     /// The guest may not write.
     pub read_only: bool,
     /// The serial number that the guest sees, 20 bytes at most.
@@ -116,50 +125,15 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Open and lock the image.
+    /// Open and lock the image, or make the file.
     ///
     /// # Errors
-    /// It is no disk, cannot be opened, or another machine uses it.
+    /// It is no disk, cannot be opened or made, or another machine uses it.
     pub fn open(config: &Config) -> Result<Self, DiskError> {
-        let path = || config.path.clone();
-        let fault = |reason: io::Error| DiskError::Open {
-            hint: match reason.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                    if !config.read_only =>
-                {
-                    "; with ,ro it need only be readable"
-                }
-                _ => "",
-            },
-            path: config.path.clone(),
-            reason,
+        let (file, bytes) = match &config.source {
+            Source::Image(path) => open_image(path, config.read_only)?,
+            Source::Scratch(bytes) => (scratch(*bytes)?, *bytes),
         };
-        // Nonblocking: a FIFO that nobody writes would hold up the open itself.
-        let mut options = File::options();
-        options.read(true).write(!config.read_only);
-        options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-        let file = options.open(&config.path).map_err(fault)?;
-        let metadata = file.metadata().map_err(fault)?;
-        if !is_disk(metadata.file_type()) {
-            return Err(DiskError::NotADisk { path: path() });
-        }
-        lock(&file, config)?;
-        let bytes = raw::size(&file).map_err(fault)?;
-        if bytes == 0 {
-            return Err(DiskError::Empty { path: path() });
-        }
-        if let Some(format) = raw::foreign_format(&file) {
-            return Err(DiskError::Format {
-                path: path(),
-                format,
-            });
-        }
-        if !bytes.is_multiple_of(SECTOR) {
-            return Err(DiskError::Size {
-                path: path(),
-                bytes,
-            });
-        }
         Ok(Self {
             file,
             cache: config.cache,
@@ -172,23 +146,81 @@ impl Disk {
     }
 }
 
+/// The image and its size.
+fn open_image(image: &Path, read_only: bool) -> Result<(File, u64), DiskError> {
+    let path = || image.to_path_buf();
+    let fault = |reason: io::Error| DiskError::Open {
+        hint: match reason.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+                "; with ,ro it need only be readable"
+            }
+            _ => "",
+        },
+        path: path(),
+        reason,
+    };
+    // Nonblocking: a FIFO that nobody writes would hold up the open itself.
+    let mut options = File::options();
+    options.read(true).write(!read_only);
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(image).map_err(fault)?;
+    let metadata = file.metadata().map_err(fault)?;
+    if !is_disk(metadata.file_type()) {
+        return Err(DiskError::NotADisk { path: path() });
+    }
+    lock(&file, image, read_only)?;
+    let bytes = raw::size(&file).map_err(fault)?;
+    if bytes == 0 {
+        return Err(DiskError::Empty { path: path() });
+    }
+    if let Some(format) = raw::foreign_format(&file) {
+        return Err(DiskError::Format {
+            path: path(),
+            format,
+        });
+    }
+    if !bytes.is_multiple_of(SECTOR) {
+        return Err(DiskError::Size {
+            path: path(),
+            bytes,
+        });
+    }
+    Ok((file, bytes))
+}
+
+/// A file without a name in the folder for temporary files.
+fn scratch(bytes: u64) -> Result<File, DiskError> {
+    let folder = std::env::temp_dir();
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = open(&folder, flags, Mode::RUSR | Mode::WUSR).map(File::from);
+    let made = file.map_err(io::Error::from).and_then(|file| {
+        file.set_len(bytes)?;
+        Ok(file)
+    });
+    made.map_err(|reason| DiskError::Open {
+        path: folder,
+        reason,
+        hint: "; TMPDIR names another folder for scratch disks",
+    })
+}
+
 fn is_disk(kind: FileType) -> bool {
     kind.is_file() || kind.is_block_device()
 }
 
 /// A lock of the file (flock(2)), which goes with the descriptor, however hull ends.
-fn lock(file: &File, config: &Config) -> Result<(), DiskError> {
-    let (operation, how) = match config.read_only {
+fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
+    let (operation, how) = match read_only {
         true => (FlockOperation::NonBlockingLockShared, " and writes to it"),
         false => (FlockOperation::NonBlockingLockExclusive, ""),
     };
     flock(file, operation).map_err(|errno| match errno {
         Errno::WOULDBLOCK => DiskError::InUse {
-            path: config.path.clone(),
+            path: path.into(),
             how,
         },
         errno => DiskError::Open {
-            path: config.path.clone(),
+            path: path.into(),
             reason: errno.into(),
             hint: "; it cannot be locked",
         },
