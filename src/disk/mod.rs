@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -191,9 +191,7 @@ fn open_image(image: &Path, read_only: bool) -> Result<(File, u64), DiskError> {
 /// A file without a name in the folder for temporary files.
 fn scratch(bytes: u64) -> Result<File, DiskError> {
     let folder = std::env::temp_dir();
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = open(&folder, flags, Mode::RUSR | Mode::WUSR).map(File::from);
-    let made = file.map_err(io::Error::from).and_then(|file| {
+    let made = tempfile::tempfile_in(&folder).and_then(|file| {
         file.set_len(bytes)?;
         Ok(file)
     });
