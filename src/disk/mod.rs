@@ -101,8 +101,9 @@ pub enum DiskError {
     },
     /// An image in a format that hull does not read.
     #[error(
-        "disk {path}: a {format} image, which hull does not read; \
-         `qemu-img convert -O raw {path} {path}.raw` makes a raw one"
+        "disk {path}: a {format} image, which hull does not read; if you made it, `qemu-img convert \
+         -O raw {path} {path}.raw` makes a raw one, but do not do so with a disk that a guest wrote: \
+         it may have put the header there to have a file of the host copied"
     )]
     Format {
         /// The image.

@@ -131,8 +131,12 @@ fn in_chunks(
     let mut offset = 0;
     while offset < total {
         let len = CHUNK.min(total - offset);
-        buffer.resize(len as usize, 0);
-        move_bytes(offset, buffer, &part(segments, offset, len))?;
+        // Never made smaller: growing again would clear it again.
+        if buffer.len() < len as usize {
+            buffer.resize(len as usize, 0);
+        }
+        let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
+        move_bytes(offset, chunk, &part(segments, offset, len))?;
         offset += len;
     }
     Ok(())

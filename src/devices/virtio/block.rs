@@ -209,14 +209,6 @@ impl Block {
         }
     }
 
-    /// The disk has grown or shrunk.
-    pub fn resize(&mut self, driver: &mut Driver, sectors: u64) {
-        if self.geometry.sectors != sectors {
-            self.geometry.sectors = sectors;
-            driver.config_changed();
-        }
-    }
-
     /// Take one chain apart: hand it on, or answer it.
     fn handle(
         &mut self,
