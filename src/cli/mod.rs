@@ -8,6 +8,7 @@ pub mod man;
 pub mod run;
 mod terminal;
 mod timing;
+mod vsock;
 
 use std::io::{self, Write};
 

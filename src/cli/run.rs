@@ -19,7 +19,7 @@ use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
-use crate::vmm::{self, Console, End, Signals, Streams, vsock};
+use crate::vmm::{self, Console, End, Signals, Streams};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -126,8 +126,8 @@ pub struct Run {
     /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
     /// is the guest. hull creates PATH; a program that connects to it and writes the line
     /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
-    #[arg(long, value_name = "SPEC", value_parser = vsock_device, help_heading = DEVICES)]
-    vsock: Option<vsock::Config>,
+    #[arg(long, value_name = "SPEC", value_parser = super::vsock::parse, help_heading = DEVICES)]
+    vsock: Option<super::vsock::Config>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -420,30 +420,6 @@ pub(super) fn size(text: &str) -> Option<u64> {
     Some(number.saturating_mul(scale))
 }
 
-/// Parse `cid=N,socket=PATH`; PATH is the rest, commas and all.
-fn vsock_device(text: &str) -> Result<vsock::Config, String> {
-    let form = "write cid=N,socket=PATH, such as cid=3,socket=/tmp/guest.vsock";
-    let rest = text.strip_prefix("cid=").ok_or(form)?;
-    let (cid, socket) = rest.split_once(",socket=").ok_or(form)?;
-    let (least, most) = (vsock::CID_LEAST, vsock::CID_MOST);
-    let cid = match cid.parse() {
-        Ok(cid) if (least..=most).contains(&cid) => cid,
-        _ => return Err(format!("a guest's cid is {least} to {most}")),
-    };
-    match socket.len() {
-        0 => Err(form.into()),
-        1..=vsock::PATH_MOST => Ok(vsock::Config {
-            cid,
-            socket: socket.into(),
-        }),
-        len => Err(format!(
-            "the path has {len} bytes and a socket's has at most {} here, to leave room for \
-             _PORT; choose a shorter one",
-            vsock::PATH_MOST
-        )),
-    }
-}
-
 /// Open a regular file of at most 1 GiB.
 fn open(what: &str, path: &Path) -> anyhow::Result<Image> {
     let name = || format!("{what} {}", path.display());
@@ -465,28 +441,6 @@ fn open(what: &str, path: &Path) -> anyhow::Result<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_vsock_has_a_cid_and_a_path() {
-        let config = vsock_device("cid=3,socket=/tmp/a,socket=b").unwrap();
-        assert_eq!(config.cid, 3);
-        assert_eq!(config.socket, Path::new("/tmp/a,socket=b"));
-        let path = |len| format!("cid=4294967294,socket={}", "x".repeat(len));
-        assert!(vsock_device(&path(vsock::PATH_MOST)).is_ok());
-        for (bad, part) in [
-            ("", "write cid=N,socket=PATH"),
-            ("cid=3", "write cid=N,socket=PATH"),
-            ("cid=3,socket=", "write cid=N,socket=PATH"),
-            ("socket=x,cid=3", "write cid=N,socket=PATH"),
-            ("cid=2,socket=x", "3 to 4294967294"),
-            ("cid=4294967295,socket=x", "3 to 4294967294"),
-            ("cid=-1,socket=x", "3 to 4294967294"),
-            (&path(vsock::PATH_MOST + 1), "has 97 bytes"),
-        ] {
-            let refusal = vsock_device(bad).unwrap_err();
-            assert!(refusal.contains(part), "{bad}: {refusal}");
-        }
-    }
 
     #[test]
     fn sizes_have_binary_units_and_limits() {
