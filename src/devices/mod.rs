@@ -20,6 +20,7 @@
 
 pub mod bus;
 pub mod legacy;
+pub mod rate;
 pub mod virtio;
 
 use std::sync::Arc;

@@ -6,14 +6,13 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
-use vm_memory::Bytes;
 
 use super::{Cache, Disk};
 use crate::devices::virtio::block::{Range, Request};
-use crate::devices::virtio::queue::{Segment, part};
 use crate::memory::GuestMemory;
+use crate::memory::transfer::Pieces;
 
-/// Most bytes that are moved at once.
+/// Most zeroes that are written at once.
 const CHUNK: u64 = 1 << 20;
 
 /// What an image begins with that is not raw: taken for raw, it would look like an empty disk, and
@@ -41,37 +40,19 @@ pub fn foreign_format(file: &File) -> Option<&'static str> {
 }
 
 impl Disk {
-    /// Serve one request. `buffer` is any vector, used again from call to call.
+    /// Serve one request.
     ///
     /// # Errors
     /// The host's disk failed, or it is full.
-    pub(super) fn serve(
-        &self,
-        memory: &GuestMemory,
-        request: &Request,
-        buffer: &mut Vec<u8>,
-    ) -> io::Result<()> {
+    pub(super) fn serve(&self, memory: &GuestMemory, request: &Request) -> io::Result<()> {
         match request {
-            Request::Read { at, to } => in_chunks(to, buffer, |offset, chunk, segments| {
-                self.file.read_exact_at(chunk, at + offset)?;
-                let mut rest = &*chunk;
-                for segment in segments {
-                    let (here, behind) = rest.split_at(segment.len as usize);
-                    memory.write_slice(here, segment.addr).map_err(gone)?;
-                    rest = behind;
-                }
-                Ok(())
-            }),
+            Request::Read { at, to } => Pieces::new(memory, to)
+                .map_err(io::Error::other)?
+                .read_exact_at(&self.file, *at),
             Request::Write { at, from, stable } => {
-                in_chunks(from, buffer, |offset, chunk, segments| {
-                    let mut rest = &mut *chunk;
-                    for segment in segments {
-                        let (here, behind) = rest.split_at_mut(segment.len as usize);
-                        memory.read_slice(here, segment.addr).map_err(gone)?;
-                        rest = behind;
-                    }
-                    self.file.write_all_at(chunk, at + offset)
-                })?;
+                Pieces::new(memory, from)
+                    .map_err(io::Error::other)?
+                    .write_all_at(&self.file, *at)?;
                 self.settle(*stable)
             }
             Request::Flush => self.settle(true),
@@ -119,30 +100,4 @@ impl Disk {
         }
         Ok(())
     }
-}
-
-/// Call `move_bytes` with the offset, a buffer of the length, and the segments of each chunk.
-fn in_chunks(
-    segments: &[Segment],
-    buffer: &mut Vec<u8>,
-    mut move_bytes: impl FnMut(u64, &mut [u8], &[Segment]) -> io::Result<()>,
-) -> io::Result<()> {
-    let total: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
-    let mut offset = 0;
-    while offset < total {
-        let len = CHUNK.min(total - offset);
-        // Never made smaller: growing again would clear it again.
-        if buffer.len() < len as usize {
-            buffer.resize(len as usize, 0);
-        }
-        let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
-        move_bytes(offset, chunk, &part(segments, offset, len))?;
-        offset += len;
-    }
-    Ok(())
-}
-
-/// Segments were checked when the chain was taken, and guest memory never shrinks.
-fn gone(error: vm_memory::GuestMemoryError) -> io::Error {
-    io::Error::other(error)
 }

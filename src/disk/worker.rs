@@ -104,9 +104,8 @@ impl Worker {
     ) -> Result<Self, DiskError> {
         let queue = requests.clone();
         let serve = move || {
-            let mut buffer = Vec::new();
             while let Some((id, request)) = queue.take() {
-                let served = disk.serve(&memory, &request, &mut buffer);
+                let served = disk.serve(&memory, &request);
                 queue.served();
                 done(id, served);
             }

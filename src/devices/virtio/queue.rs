@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{DeviceError, QueueCounters};
 use crate::memory::GuestMemory;
+pub use crate::memory::transfer::Segment;
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
 const AVAIL_NO_INTERRUPT: u16 = 1;
@@ -28,15 +29,6 @@ pub(super) struct Setup {
     pub available: u64,
     /// GPA of the used ring (the device area).
     pub used: u64,
-}
-
-/// A piece of guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    /// GPA.
-    pub addr: GuestAddress,
-    /// Bytes, never 0.
-    pub len: u32,
 }
 
 /// A request: what the driver wrote for the device and where the device may write. All of it

@@ -1,0 +1,181 @@
+//! How fast a device may be: token buckets for bytes and for operations a second.
+//!
+//! A pure model: the caller says what time it is. A [`Rate`] is asked before each request, and
+//! either lets it pass or says how long to wait. A request that is larger than the bucket passes
+//! when the bucket is full, and leaves it in debt: nothing waits for ever.
+
+use std::time::Duration;
+
+/// A bucket's size and how fast it fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Units that come back a second, at least 1.
+    pub per_second: u64,
+    /// Units that may go at once after a rest, at least 1.
+    pub burst: u64,
+}
+
+/// What a device may do; nothing here is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes.
+    pub bytes: Option<Limit>,
+    /// Requests or packets.
+    pub operations: Option<Limit>,
+}
+
+/// The buckets of one device, or of one direction of it.
+#[derive(Debug)]
+pub struct Rate {
+    bytes: Option<Bucket>,
+    operations: Option<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    limit: Limit,
+    /// What is in it, in billionths of a unit; below 0 after a request larger than the bucket.
+    level: i128,
+    /// The time up to which it was filled.
+    filled: Duration,
+}
+
+const SCALE: i128 = 1_000_000_000;
+
+impl Rate {
+    /// Full buckets.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            bytes: limits.bytes.map(Bucket::new),
+            operations: limits.operations.map(Bucket::new),
+        }
+    }
+
+    /// Take one operation of so many bytes at `now`, a time since any fixed moment.
+    ///
+    /// # Errors
+    /// It has to wait so long; nothing was taken.
+    pub fn take(&mut self, bytes: u64, now: Duration) -> Result<(), Duration> {
+        let wanted = [(&mut self.bytes, bytes), (&mut self.operations, 1)];
+        let mut wanted = wanted.map(|(bucket, units)| (bucket.as_mut(), units));
+        let waits = wanted.iter_mut().filter_map(|(bucket, units)| {
+            let bucket = bucket.as_mut()?;
+            bucket.fill(now);
+            bucket.wait(*units)
+        });
+        if let Some(longest) = waits.max() {
+            return Err(longest);
+        }
+        for (bucket, units) in wanted {
+            if let Some(bucket) = bucket {
+                bucket.level -= i128::from(units) * SCALE;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Bucket {
+    fn new(limit: Limit) -> Self {
+        Self {
+            limit,
+            level: i128::from(limit.burst) * SCALE,
+            filled: Duration::ZERO,
+        }
+    }
+
+    fn fill(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.filled).as_nanos() as i128;
+        self.filled = self.filled.max(now);
+        let full = i128::from(self.limit.burst) * SCALE;
+        let more = passed.saturating_mul(self.limit.per_second.into());
+        self.level = self.level.saturating_add(more).min(full);
+    }
+
+    /// How long until `units` may go; `None`: now.
+    fn wait(&self, units: u64) -> Option<Duration> {
+        let needed = i128::from(units.min(self.limit.burst)) * SCALE - self.level;
+        let speed = i128::from(self.limit.per_second.max(1));
+        let nanos = u64::try_from((needed + speed - 1) / speed).unwrap_or(u64::MAX);
+        (needed > 0).then(|| Duration::from_nanos(nanos))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits(per_second: u64, burst: u64) -> Limits {
+        Limits {
+            bytes: Some(Limit { per_second, burst }),
+            operations: None,
+        }
+    }
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
+        let mut rate = Rate::new(&limits(1000, 500));
+        let start = Duration::from_secs(7);
+        assert_eq!(rate.take(500, start), Ok(()));
+        assert_eq!(rate.take(100, start), Err(Duration::from_millis(100)));
+        let later = start + Duration::from_millis(100);
+        assert_eq!(rate.take(100, later), Ok(()));
+        assert!(rate.take(1, later).is_err());
+    }
+
+    #[test]
+    fn a_request_larger_than_the_bucket_goes_and_is_paid_for_afterwards() {
+        let mut rate = Rate::new(&limits(1000, 500));
+        assert_eq!(rate.take(2500, Duration::ZERO), Ok(()));
+        let wait = rate.take(500, Duration::ZERO).expect_err("in debt");
+        assert_eq!(wait, Duration::from_millis(2500));
+        assert_eq!(rate.take(500, wait), Ok(()));
+    }
+
+    #[test]
+    fn both_limits_hold_and_a_refusal_takes_nothing() {
+        let mut rate = Rate::new(&Limits {
+            bytes: Some(Limit {
+                per_second: 1000,
+                burst: 1000,
+            }),
+            operations: Some(Limit {
+                per_second: 10,
+                burst: 1,
+            }),
+        });
+        assert_eq!(rate.take(1, Duration::ZERO), Ok(()));
+        assert_eq!(
+            rate.take(999, Duration::ZERO),
+            Err(Duration::from_millis(100))
+        );
+        assert_eq!(rate.take(999, Duration::from_millis(100)), Ok(()));
+        let mut free = Rate::new(&Limits::default());
+        assert_eq!(free.take(u64::MAX, Duration::ZERO), Ok(()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_passes_than_the_limit_and_a_wait_is_long_enough(
+            per_second in 1..=u64::MAX,
+            burst in 1..=u64::MAX,
+            requests in prop::collection::vec((any::<u32>(), any::<u32>()), 1..40),
+        ) {
+            let mut rate = Rate::new(&limits(per_second, burst));
+            let (mut now, mut passed, mut largest) = (Duration::ZERO, 0u128, 0u128);
+            for (bytes, pause) in requests {
+                now += Duration::from_nanos(pause.into());
+                if let Err(wait) = rate.take(bytes.into(), now) {
+                    now = now.saturating_add(wait);
+                    prop_assert_eq!(rate.take(bytes.into(), now), Ok(()));
+                }
+                passed += u128::from(bytes);
+                largest = largest.max(bytes.into());
+                let earned = now.as_nanos() * u128::from(per_second) / SCALE as u128;
+                prop_assert!(passed <= u128::from(burst) + earned + largest + 1);
+            }
+        }
+    }
+}
