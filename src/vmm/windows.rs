@@ -13,7 +13,7 @@ use super::machine::irqfd;
 use super::report::DeviceReport;
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
-use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport};
+use crate::devices::virtio::mmio::{Front, QUEUE_NOTIFY, Transport};
 use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm;
 use crate::kvm::vm::Vm;
@@ -77,7 +77,8 @@ impl Windows {
             .map_err(no_descriptor)?;
         }
         let window = Arc::new(Mutex::new(transport));
-        mmio.insert(slot.base, VIRTIO_MMIO_SIZE, window.clone())?;
+        let front = Arc::new(Mutex::new(Front::new(window.clone())));
+        mmio.insert(slot.base, VIRTIO_MMIO_SIZE, front)?;
         self.windows.push(window.clone());
         self.names.push(name.into());
         Ok(window)

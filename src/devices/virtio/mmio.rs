@@ -11,7 +11,8 @@
 
 use std::any::Any;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -81,6 +82,52 @@ pub struct Transport {
     interrupt: Arc<dyn Interrupt>,
     reporter: Reporter,
     registers: Registers,
+    /// InterruptStatus, which [`Front`] reads and clears as well.
+    interrupt_status: Arc<AtomicU32>,
+}
+
+/// A window as the bus has it: a driver that handles an interrupt does not wait for a device that
+/// works on a queue meanwhile.
+pub struct Front {
+    interrupt_status: Arc<AtomicU32>,
+    transport: Arc<Mutex<Transport>>,
+}
+
+impl Front {
+    /// The front of `transport`.
+    pub fn new(transport: Arc<Mutex<Transport>>) -> Self {
+        let interrupt_status = locked(&transport).interrupt_status.clone();
+        Self {
+            interrupt_status,
+            transport,
+        }
+    }
+}
+
+fn locked(transport: &Mutex<Transport>) -> impl std::ops::DerefMut<Target = Transport> {
+    transport.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BusDevice for Front {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        match <&mut [u8; 4]>::try_from(&mut *data) {
+            Ok(data) if offset == register::INTERRUPT_STATUS => {
+                *data = self.interrupt_status.load(Ordering::Acquire).to_le_bytes();
+            }
+            _ => locked(&self.transport).read(offset, data),
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        match <&[u8; 4]>::try_from(data) {
+            Ok(&data) if offset == register::INTERRUPT_ACK => {
+                let acknowledged = u32::from_le_bytes(data);
+                self.interrupt_status
+                    .fetch_and(!acknowledged, Ordering::AcqRel);
+            }
+            _ => locked(&self.transport).write(offset, data),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -92,7 +139,6 @@ struct Registers {
     /// The driver accepted a feature past bit 63, where none is offered.
     features_beyond: bool,
     queue_sel: u32,
-    interrupt_status: u32,
     config_generation: u32,
 }
 
@@ -120,6 +166,7 @@ impl Transport {
             interrupt,
             reporter,
             registers: Registers::default(),
+            interrupt_status: Arc::default(),
         })
     }
 
@@ -213,7 +260,7 @@ impl Transport {
     }
 
     fn raise(&mut self, reasons: u32) {
-        self.registers.interrupt_status |= reasons;
+        self.interrupt_status.fetch_or(reasons, Ordering::AcqRel);
         if let Err(error) = self.interrupt.trigger() {
             self.reporter
                 .warn(&format!("the interrupt could not be raised: {error}"));
@@ -272,7 +319,7 @@ impl Transport {
             },
             register::QUEUE_NUM_MAX => self.selected().map_or(0, |queue| queue.max_size().into()),
             register::QUEUE_READY => self.selected().map_or(0, |queue| queue.is_ready().into()),
-            register::INTERRUPT_STATUS => self.registers.interrupt_status,
+            register::INTERRUPT_STATUS => self.interrupt_status.load(Ordering::Acquire),
             register::STATUS => self.registers.status,
             // No shared memory: length and address read as -1 (virtio 1.2, 4.2.2).
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
@@ -311,7 +358,9 @@ impl Transport {
                 Some(queue) => queue.notify(),
                 None => self.misused("given the index of no queue", offset),
             },
-            register::INTERRUPT_ACK => self.registers.interrupt_status &= !value,
+            register::INTERRUPT_ACK => {
+                self.interrupt_status.fetch_and(!value, Ordering::AcqRel);
+            }
             register::STATUS => self.write_status(value),
             register::SHM_SEL => {}
             _ => self.misused("written though it is none to write", offset),
@@ -428,6 +477,7 @@ impl Transport {
         for queue in &mut self.queues {
             queue.reset();
         }
+        self.interrupt_status.store(0, Ordering::Release);
         self.registers = Registers {
             // Goes on, so that a reader on another vCPU does not take old for new.
             config_generation: self.registers.config_generation,
