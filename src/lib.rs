@@ -30,4 +30,5 @@ pub mod disk;
 pub mod guest;
 pub mod kvm;
 pub mod memory;
+pub mod net;
 pub mod vmm;

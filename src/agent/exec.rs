@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
-use hull_agent::{CommandHeader, FromHost, MAX_COMMAND, MAX_STRINGS, WindowSize, frame};
+use hull_agent::{CommandHeader, FromHost, Interface, MAX_COMMAND, MAX_STRINGS, WindowSize, frame};
 
 use super::AgentError;
 
@@ -18,13 +18,18 @@ pub struct Exec {
     pub cwd: OsString,
     /// Run on a terminal of this size instead of three pipes.
     pub tty: Option<WindowSize>,
+    /// Network interfaces that are set up before.
+    pub networks: Vec<Interface>,
 }
 
 impl Exec {
-    /// The frames that carry the command, one after the other.
+    /// The frames that carry the command and what it needs before, one after the other.
     pub(super) fn frames(&self) -> Result<Vec<u8>, AgentError> {
         let body = self.encode()?;
         let mut frames = Vec::with_capacity(body.len() + frame::HEADER);
+        for network in &self.networks {
+            append(&mut frames, &FromHost::Interface(*network));
+        }
         let mut chunks = body.chunks(frame::MAX_PAYLOAD).peekable();
         while let Some(chunk) = chunks.next() {
             append(
@@ -71,6 +76,7 @@ impl Exec {
 pub(super) fn append(out: &mut Vec<u8>, message: &FromHost<'_>) {
     let payload = match message {
         FromHost::ExecPart(bytes) | FromHost::Exec(bytes) | FromHost::Stdin(bytes) => bytes.len(),
+        FromHost::Interface(interface) => interface.encode().len(),
         _ => 4,
     };
     let start = out.len();

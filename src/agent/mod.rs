@@ -11,5 +11,5 @@ mod session;
 
 pub use error::AgentError;
 pub use exec::Exec;
-pub use hull_agent::{Exit, PORT_NAME, WindowSize};
+pub use hull_agent::{Exit, Interface, PORT_NAME, WindowSize};
 pub use session::{Event, MAX_BUFFERED, Session};

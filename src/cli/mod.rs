@@ -5,6 +5,7 @@ mod disk;
 pub mod doctor;
 pub mod guest;
 pub mod man;
+mod net;
 mod rate;
 pub mod run;
 mod terminal;

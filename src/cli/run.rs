@@ -46,7 +46,8 @@ Examples:
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
   hull run vmlinux --initrd my.cpio          a system of yours on its console
-  hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host")]
+  hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
+  hull run --net user,publish=8080:80        a network; port 8080 leads to the guest's 80")]
 pub struct Run {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
     /// hull when left out.
@@ -113,6 +114,14 @@ pub struct Run {
         help_heading = DEVICES
     )]
     root_disk: Option<disk::Config>,
+    /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
+    /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
+    /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
+    /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
+    /// address next to the host's. Both: [,mac=MAC][,rate=BYTES[/BURST]][,rate=Nops[/BURST]], a
+    /// second and direction. Example: --net user,publish=8080:80
+    #[arg(long = "net", value_name = "SPEC", value_parser = super::net::parse, help_heading = DEVICES)]
+    nets: Vec<super::net::Config>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
     #[arg(
         long,
@@ -233,6 +242,7 @@ impl Run {
         if !linux && !self.command.is_empty() {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
+        super::net::check(&self.nets)?;
         let mut agent = linux;
         let disks = self.root_disk.iter().chain(&self.disks);
         let disks = disks.chain(&self.scratches).cloned();
@@ -276,6 +286,7 @@ impl Run {
             memory_bytes: self.memory,
             cpus: self.cpus,
             disks: disks.collect(),
+            nets: self.nets.clone(),
             rng: linux && self.rng == Switch::On,
             console,
             symbols,
@@ -297,6 +308,7 @@ impl Run {
                 },
                 env: term.into_iter().map(term_variable).collect(),
                 cwd: OsString::new(),
+                networks: Vec::new(),
                 tty: size.map(|size| WindowSize {
                     rows: size.ws_row,
                     cols: size.ws_col,

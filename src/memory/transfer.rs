@@ -86,7 +86,12 @@ impl Pieces {
             let (now, later) = bytes.split_at(bytes.len().min(piece.iov_len));
             // SAFETY: the piece lies in guest memory (`Pieces`), where no reference points, and
             // has at least so many bytes.
-            unsafe { piece.iov_base.cast::<u8>().copy_from(now.as_ptr(), now.len()) };
+            unsafe {
+                piece
+                    .iov_base
+                    .cast::<u8>()
+                    .copy_from(now.as_ptr(), now.len())
+            };
             bytes = later;
         }
         all - bytes.len()

@@ -15,7 +15,7 @@ use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
 use super::windows::Windows;
-use super::{Config, Console, VmmError, vsock};
+use super::{Config, Console, VmmError, net, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
@@ -29,6 +29,7 @@ use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
+use crate::net::Network;
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
@@ -54,6 +55,8 @@ pub struct Machine {
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
+    /// The threads of networks.
+    _nets: Vec<net::Worker>,
     /// The socket device's end on the host.
     pub vsock: Option<vsock::Link>,
     /// The kernel's command line; empty for flat payloads.
@@ -62,8 +65,12 @@ pub struct Machine {
     pub added_words: Vec<&'static str>,
 }
 
-/// Build the machine.
-pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
+/// Build the machine, with `networks` in it.
+pub fn build(
+    config: &Config,
+    networks: Vec<Network>,
+    started: Instant,
+) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
     let kvm = vm::open()?;
     let disks = config.disks.iter().map(Disk::open);
@@ -75,7 +82,7 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
         let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
         let loader = thread::Builder::new().name("loader".into());
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, disks, started)?;
+        let machine = assemble(config, kvm, &memory, (disks, networks), started)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
@@ -93,7 +100,7 @@ fn assemble(
     config: &Config,
     kvm: Kvm,
     memory: &GuestMemory,
-    disks: Vec<Disk>,
+    (disks, networks): (Vec<Disk>, Vec<Network>),
     started: Instant,
 ) -> Result<Machine, VmmError> {
     let vm = Vm::new(kvm, memory.clone())?;
@@ -129,6 +136,10 @@ fn assemble(
     for disk in disks {
         workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
     }
+    let mut nets = Vec::new();
+    for network in networks {
+        nets.push(net::attach(&vm, &mut windows, &mut mmio, &events, network)?);
+    }
 
     let vsock = config.vsock.as_ref().map(|config| {
         let sockets = vsock::Sockets::new(&config.socket)?;
@@ -159,6 +170,7 @@ fn assemble(
         _disks: workers,
         consoles,
         agent,
+        _nets: nets,
         vsock,
         cmdline: String::new(),
         added_words,
@@ -298,7 +310,7 @@ fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
 }
 
 /// EFD_NONBLOCK: an event that is raised twice before anyone looks must not block who raises it.
-fn eventfd() -> Result<EventFd, VmmError> {
+pub fn eventfd() -> Result<EventFd, VmmError> {
     let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }

@@ -46,12 +46,39 @@ impl Windows {
         })
     }
 
-    /// Put `device`, which messages call `name`, into the next window of `vm`: its registers on
-    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt.
+    /// Put `device`, which messages call `name`, into the next window of `vm`, and process its
+    /// queues with the others.
     ///
     /// # Errors
     /// No window, interrupt line or file descriptor is left.
     pub fn attach(
+        &mut self,
+        vm: &Vm,
+        mmio: &mut Bus,
+        events: &Arc<Events>,
+        name: &str,
+        device: Box<dyn Device>,
+    ) -> Result<Window, VmmError> {
+        let index = self.windows.len();
+        let window = self.attach_apart(vm, mmio, events, name, device)?;
+        for (queue, event) in (0u32..).zip(lock(&window).queue_events()) {
+            epoll::add(
+                &self.epoll,
+                kvm::descriptor(event),
+                epoll::EventData::new_u64(token(index, queue)),
+                epoll::EventFlags::IN,
+            )
+            .map_err(no_descriptor)?;
+        }
+        Ok(window)
+    }
+
+    /// Put `device` into the next window of `vm`: its registers on the bus, an ioeventfd for each
+    /// queue's notifications, an irqfd for its interrupt. Its queues are for the caller to poll.
+    ///
+    /// # Errors
+    /// No window, interrupt line or file descriptor is left.
+    pub fn attach_apart(
         &mut self,
         vm: &Vm,
         mmio: &mut Bus,
@@ -67,14 +94,6 @@ impl Windows {
             .map_err(VmmError::EventFd)?;
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             vm.register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
-            let data = token(self.windows.len(), queue);
-            epoll::add(
-                &self.epoll,
-                kvm::descriptor(event),
-                epoll::EventData::new_u64(data),
-                epoll::EventFlags::IN,
-            )
-            .map_err(no_descriptor)?;
         }
         let window = Arc::new(Mutex::new(transport));
         let front = Arc::new(Mutex::new(Front::new(window.clone())));
@@ -134,7 +153,7 @@ fn from_token(token: u64) -> (usize, usize) {
     ((token >> 32) as usize, token as u32 as usize)
 }
 
-fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
+pub fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
     VmmError::EventFd(io::Error::from(errno))
 }
 

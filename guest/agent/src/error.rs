@@ -26,6 +26,8 @@ pub enum Error {
     WrongMagic,
     /// `Exit` names a kind, status or signal that does not exist.
     WrongExit,
+    /// `Interface` is too short, too long, or has no address.
+    WrongInterface,
     /// The command is no [`crate::Command`]; the text says why.
     WrongCommand(&'static str),
 }
@@ -39,6 +41,7 @@ impl fmt::Display for Error {
                 write!(f, "message type {kind:#04x} cannot have {len} bytes")
             }
             Self::WrongMagic => f.write_str("the greeting does not begin with HULL"),
+            Self::WrongInterface => f.write_str("the network interface's setting is none"),
             Self::WrongExit => f.write_str("the exit status is none"),
             Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),
         }

@@ -6,6 +6,7 @@
 //! ```text
 //! guest                                     host
 //!   Hello, Ready            ---->
+//!                           <----   Interface*
 //!                           <----   ExecPart*, Exec         (a Command, split over frames)
 //!   Stdout, Stderr, StdinAck ---->  <----  Stdin, StdinClose, Resize, Signal
 //!   [Error,] Exit           ---->
@@ -25,11 +26,13 @@ mod buffer;
 mod command;
 mod error;
 pub mod frame;
+mod interface;
 mod message;
 
 pub use buffer::Buffer;
 pub use command::{Command, CommandHeader, MAX_COMMAND, MAX_STRINGS, WindowSize};
 pub use error::Error;
+pub use interface::Interface;
 pub use message::{Exit, FromGuest, FromHost};
 
 /// The version of the protocol that `Hello` names.

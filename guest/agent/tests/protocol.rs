@@ -1,6 +1,8 @@
 //! Every message survives the way through bytes, and no bytes make the decoders panic.
 
-use hull_agent::{Command, CommandHeader, Error, Exit, FromGuest, FromHost, WindowSize, frame};
+use hull_agent::{
+    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, WindowSize, frame,
+};
 use proptest::prelude::*;
 
 fn exits() -> impl Strategy<Value = Exit> {
@@ -11,6 +13,20 @@ fn exits() -> impl Strategy<Value = Exit> {
         any::<u32>().prop_map(Exit::NotFound),
         any::<u32>().prop_map(Exit::Error),
     ]
+}
+
+fn interfaces() -> impl Strategy<Value = Interface> {
+    let address = || (1..=u32::MAX).prop_map(u32::to_be_bytes);
+    let maybe = || proptest::option::of(address());
+    (any::<[u8; 6]>(), address(), 1..=32u8, maybe(), maybe()).prop_map(
+        |(mac, address, prefix, gateway, dns)| Interface {
+            mac,
+            address,
+            prefix,
+            gateway,
+            dns,
+        },
+    )
 }
 
 /// Encode, cut the bytes at `cut`, and decode again.
@@ -49,7 +65,7 @@ proptest! {
     #[test]
     fn what_the_host_says_arrives(
         data in proptest::collection::vec(any::<u8>(), 0..300),
-        rows: u16, cols: u16, signal in 1..=64u8, cut: usize,
+        rows: u16, cols: u16, signal in 1..=64u8, interface in interfaces(), cut: usize,
     ) {
         for message in [
             FromHost::ExecPart(&data),
@@ -59,6 +75,7 @@ proptest! {
             FromHost::Resize(WindowSize { rows, cols }),
             FromHost::Signal(signal),
             FromHost::Goodbye,
+            FromHost::Interface(interface),
         ] {
             let (bytes, len) = through_bytes(|out| message.encode(out), cut);
             let frame = frame::first(&bytes).unwrap().unwrap();
@@ -125,6 +142,20 @@ fn lies_are_errors() {
         decode(0x02, b"x"),
         Err(Error::WrongLength { kind: 2, len: 1 })
     );
+    let interface = |bytes: &[u8]| {
+        FromHost::decode(frame::Frame {
+            kind: 0x89,
+            payload: bytes,
+        })
+    };
+    let mut bytes = [1; 19];
+    assert!(interface(&bytes).is_ok());
+    assert_eq!(interface(&[1; 20]), Err(Error::WrongInterface));
+    assert_eq!(interface(&[1; 18]), Err(Error::WrongInterface));
+    for prefix in [0, 33] {
+        bytes[10] = prefix;
+        assert_eq!(interface(&bytes), Err(Error::WrongInterface));
+    }
     assert_eq!(decode(0x08, b""), Err(Error::UnknownKind { kind: 8 }));
 }
 

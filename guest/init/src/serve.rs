@@ -12,6 +12,7 @@ use hull_agent::{
 };
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
+use crate::network;
 use crate::process::{Plan, Pointers};
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 
@@ -79,6 +80,8 @@ struct Agent<'a> {
     /// The command's process, 0 before it runs.
     child: i32,
     status: Option<Exit>,
+    /// Why the command is not to run.
+    unfit: Option<Errno>,
     /// What a program asked PID 1 for.
     asked: Option<Reboot>,
     /// The end of input is to follow what is in the buffer.
@@ -108,6 +111,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
         },
         child: 0,
         status: None,
+        unfit: None,
         asked: None,
         input_closed: false,
         acked: 0,
@@ -159,6 +163,9 @@ impl Agent<'_> {
     }
 
     fn start(&mut self) -> Result<(), Exit> {
+        if let Some(Errno(errno)) = self.unfit {
+            return Err(Exit::Error(errno as u32));
+        }
         let bytes = self.memory.command.get(..self.command_len);
         let command = Command::decode(bytes.unwrap_or_default()).map_err(|_| Exit::Error(0))?;
         let failed = |Errno(errno)| Exit::Error(errno as u32);
@@ -319,6 +326,7 @@ impl Agent<'_> {
         }
         let Memory {
             inbox,
+            outbox,
             stdin,
             command,
             ..
@@ -353,6 +361,17 @@ impl Agent<'_> {
                     }
                 }
                 FromHost::Goodbye => self.goodbye = true,
+                FromHost::Interface(interface) => {
+                    if self.command_len > 0 {
+                        return Err(Stop::Nonsense);
+                    }
+                    if let Err(errno) = network::set_up(&interface) {
+                        self.unfit = Some(errno);
+                        let text = b"the guest's init cannot set its network interface up";
+                        let len = FromGuest::Error(text).encode(outbox.space());
+                        outbox.filled(len.unwrap_or(0));
+                    }
+                }
             }
             inbox.consume(wire_len);
         }
