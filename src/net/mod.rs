@@ -3,6 +3,7 @@
 //!
 //! The front end is `devices::virtio::net`; `vmm` ties the two together.
 
+mod echo;
 mod ioctl;
 mod passt;
 mod stream;

@@ -120,10 +120,12 @@ impl Passt {
     /// It ended, with its reason; or it does not answer.
     pub fn wait(&mut self, mac: Mac, addresses: &Addresses) -> Result<Box<dyn Wire>, NetError> {
         let started = Instant::now();
-        let mut stream = Stream::new(self.socket.clone());
+        let mut stream = Stream::new(self.socket.clone(), addresses.gateway);
         stream.push(&question(mac, addresses));
         loop {
-            let answer = stream.flush().and_then(|()| stream.next().map(is_answer));
+            let answer = stream
+                .push_out()
+                .and_then(|()| stream.next().map(is_answer));
             match answer {
                 Ok(true) => return Ok(Box::new(stream)),
                 Ok(false) => {}

@@ -3,18 +3,22 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
+use super::echo;
 use crate::devices::virtio::net::{FRAME_MOST, HEADER, Offloads, Wire};
 use crate::memory::transfer::Pieces;
 
 const LENGTH: usize = 4;
 /// Bytes on their way at which no further frame is taken.
 const OUT_FULL: usize = 256 << 10;
+/// Answers to pings that wait for the guest; others are lost.
+const ECHOES_MOST: usize = 16;
 /// Bytes that are read ahead: several of the longest frame.
 const IN_MOST: usize = 256 << 10;
 
@@ -27,11 +31,15 @@ pub struct Stream {
     start: usize,
     end: usize,
     scratch: Vec<u8>,
+    /// Who answers pings here.
+    gateway: Ipv4Addr,
+    /// The answers.
+    echoes: VecDeque<Vec<u8>>,
 }
 
 impl Stream {
-    /// Frames over `socket`.
-    pub fn new(socket: Arc<OwnedFd>) -> Self {
+    /// Frames over `socket`. Pings of `gateway` are answered without a frame on it.
+    pub fn new(socket: Arc<OwnedFd>, gateway: Ipv4Addr) -> Self {
         Self {
             socket,
             out: VecDeque::new(),
@@ -39,6 +47,8 @@ impl Stream {
             start: 0,
             end: 0,
             scratch: Vec::new(),
+            gateway,
+            echoes: VecDeque::new(),
         }
     }
 
@@ -46,6 +56,22 @@ impl Stream {
     pub fn push(&mut self, frame: &[u8]) {
         self.out.extend((frame.len() as u32).to_be_bytes());
         self.out.extend(frame);
+    }
+
+    /// Send what is on its way, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// `BrokenPipe`.
+    pub fn push_out(&mut self) -> io::Result<()> {
+        while !self.out.is_empty() {
+            let (bytes, _) = self.out.as_slices();
+            match retry_on_intr(|| send(&self.socket, bytes, SendFlags::NOSIGNAL)) {
+                Ok(sent) => drop(self.out.drain(..sent)),
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(ErrorKind::BrokenPipe.into()),
+            }
+        }
+        Ok(())
     }
 
     /// The next whole frame.
@@ -92,7 +118,7 @@ impl Stream {
 impl Wire for Stream {
     fn send(&mut self, frame: &Pieces) -> io::Result<()> {
         if self.out.len() >= OUT_FULL {
-            self.flush()?;
+            self.push_out()?;
         }
         if self.out.len() >= OUT_FULL {
             return Err(ErrorKind::WouldBlock.into());
@@ -100,35 +126,42 @@ impl Wire for Stream {
         self.scratch.clear();
         frame.append_to(HEADER, &mut self.scratch);
         let frame = std::mem::take(&mut self.scratch);
-        self.push(&frame);
+        match echo::answer(&frame, self.gateway) {
+            Some(answer) if self.echoes.len() < ECHOES_MOST => self.echoes.push_back(answer),
+            Some(_) => {}
+            None => self.push(&frame),
+        }
         self.scratch = frame;
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.out.is_empty() {
-            let (bytes, _) = self.out.as_slices();
-            match retry_on_intr(|| send(&self.socket, bytes, SendFlags::NOSIGNAL)) {
-                Ok(sent) => drop(self.out.drain(..sent)),
-                Err(Errno::AGAIN) => break,
-                Err(_) => return Err(ErrorKind::BrokenPipe.into()),
-            }
-        }
-        Ok(())
+    fn flush(&mut self) -> io::Result<bool> {
+        self.push_out()?;
+        Ok(!self.echoes.is_empty())
     }
 
     fn receive(&mut self, room: &Pieces) -> io::Result<usize> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         scratch.resize(HEADER, 0);
-        let read = self.next().map(|frame| scratch.extend(frame));
+        let read = match self.echoes.pop_front() {
+            Some(echo) => {
+                scratch.extend(echo);
+                Ok(())
+            }
+            None => self.next().map(|frame| scratch.extend(frame)),
+        };
         let filled = read.map(|()| room.fill(&scratch));
         self.scratch = scratch;
         filled
     }
 
     fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let frame = self.next()?;
+        let echo = self.echoes.pop_front();
+        let frame = match &echo {
+            Some(echo) => echo,
+            None => self.next()?,
+        };
         let zeros = [0; HEADER];
         for (to, from) in buffer.iter_mut().zip(zeros.iter().chain(frame)) {
             *to = *from;
@@ -152,7 +185,10 @@ mod tests {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("two sockets");
-        (Stream::new(Arc::new(one)), Arc::new(other))
+        (
+            Stream::new(Arc::new(one), Ipv4Addr::LOCALHOST),
+            Arc::new(other),
+        )
     }
 
     proptest! {
@@ -196,7 +232,7 @@ mod tests {
         let kind = stream.next().map(drop).map_err(|error| error.kind());
         assert_eq!(kind, Err(ErrorKind::UnexpectedEof));
         stream.push(b"frame");
-        let kind = stream.flush().map_err(|error| error.kind());
+        let kind = stream.push_out().map_err(|error| error.kind());
         assert_eq!(kind, Err(ErrorKind::BrokenPipe));
     }
 }

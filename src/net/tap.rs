@@ -131,8 +131,8 @@ impl Wire for TapWire {
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn flush(&mut self) -> io::Result<bool> {
+        Ok(false)
     }
 
     fn receive(&mut self, room: &Pieces) -> io::Result<usize> {

@@ -107,11 +107,12 @@ pub trait Wire: Send {
     /// the wire is gone. After anything else this frame is lost.
     fn send(&mut self, frame: &Pieces) -> io::Result<()>;
 
-    /// The last [`Wire::send`] for now: what was gathered has to go.
+    /// The last [`Wire::send`] for now: what was gathered has to go. Says whether there is an
+    /// answer to be received already.
     ///
     /// # Errors
     /// `BrokenPipe` when the wire is gone.
-    fn flush(&mut self) -> io::Result<()>;
+    fn flush(&mut self) -> io::Result<bool>;
 
     /// The next frame, into `room` for any frame ([`FRAME_MOST`]); returns its bytes, header and
     /// all. Of the header, num_buffers is left as it was.
@@ -182,13 +183,17 @@ impl Net {
     }
 
     fn transmit(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
-        let done = match self.link_up {
-            true => self
-                .transmitter
-                .turn(driver, self.wire.as_mut(), self.clock.as_ref())?,
-            false => self.transmitter.discard(driver)?,
-        };
-        self.look_after(driver, done);
+        if !self.link_up {
+            return self.transmitter.discard(driver);
+        }
+        let (wire, clock) = (self.wire.as_mut(), self.clock.as_ref());
+        let done = self.transmitter.turn(driver, wire, clock)?;
+        let answered = matches!(done, Ok(true));
+        self.look_after(driver, done.map(drop));
+        if answered {
+            self.receiver.wire_is_ready();
+            self.receive(driver)?;
+        }
         Ok(())
     }
 

@@ -29,14 +29,14 @@ impl Transmitter {
         }
     }
 
-    /// Send what the guest has made available, as far as rate and wire take it. The inner error
-    /// says that the wire is gone.
+    /// Send what the guest has made available, as far as rate and wire take it. Says whether the
+    /// wire has an answer; the inner error says that it is gone.
     pub fn turn(
         &mut self,
         driver: &mut Driver,
         wire: &mut dyn Wire,
         clock: &dyn Clock,
-    ) -> Result<io::Result<()>, DeviceError> {
+    ) -> Result<io::Result<bool>, DeviceError> {
         self.deadline = None;
         loop {
             let Some(queue) = driver.queue(TX) else { break };
@@ -70,21 +70,21 @@ impl Transmitter {
             // Whatever else kept it from being sent: lost, as on any Ethernet.
             queue.finish(chain, 0)?;
             if kind == Err(ErrorKind::BrokenPipe) {
-                return Ok(sent);
+                return Ok(sent.map(|()| false));
             }
         }
         Ok(wire.flush())
     }
 
     /// Take what the guest sends while the link is down.
-    pub fn discard(&mut self, driver: &mut Driver) -> Result<io::Result<()>, DeviceError> {
+    pub fn discard(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         self.reset();
         if let Some(queue) = driver.queue(TX) {
             while let Some(chain) = queue.pop()? {
                 queue.finish(chain, 0)?;
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     pub fn reset(&mut self) {
