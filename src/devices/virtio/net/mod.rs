@@ -178,6 +178,7 @@ impl Net {
     /// The driver broke the rules.
     pub fn ready(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         self.receiver.wire_is_ready();
+        self.receiver.deadline = None;
         self.transmit(driver)?;
         self.receive(driver)
     }
