@@ -85,17 +85,29 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// A disk, /dev/vda for the first: a raw image or a block device. ro: the guest only reads.
-    /// id=NAME: its serial number. cache=unsafe: flushes are not waited for. A comma in PATH is
-    /// written twice. Example: --disk data.img,id=data
+    /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
+    /// guest only reads; overlay, what it writes is gone afterwards; id=NAME, its serial number;
+    /// cache=unsafe, flushes are not waited for; rate=RATE, at most so many bytes or operations a
+    /// second, such as 10M or 500ops or 10M/1M+500ops/50 with a burst each; format=raw|qcow2, not
+    /// told by how the image begins; backing=FILE, what a qcow2 image is based on. A comma in PATH
+    /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
+    /// data.img,id=data,rate=10M
     #[arg(
         long = "disk",
-        value_name = "PATH[,ro][,id=NAME][,cache=writeback|unsafe]",
+        value_name = "PATH[,OPTION]..",
         value_parser = disk::parse,
         help_heading = DEVICES
     )]
     disks: Vec<disk::Config>,
-    /// An empty disk that is gone afterwards, behind those of --disk. Example: --scratch 1G
+    /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
+    #[arg(
+        long = "overlay",
+        value_name = "PATH[,..]",
+        value_parser = disk::parse_overlay,
+        help_heading = DEVICES
+    )]
+    overlays: Vec<disk::Config>,
+    /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
     #[arg(
         long = "scratch",
         value_name = "SIZE",
@@ -235,7 +247,7 @@ impl Run {
         }
         let mut agent = linux;
         let disks = self.root_disk.iter().chain(&self.disks);
-        let disks = disks.chain(&self.scratches).cloned();
+        let disks = disks.chain(&self.overlays).chain(&self.scratches).cloned();
         if let Some(root) = &self.root_disk {
             if !self.command.is_empty() {
                 bail!("--root-disk runs its own init; leave out what follows --, or use --disk");

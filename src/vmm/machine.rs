@@ -14,7 +14,7 @@ use super::events::{Events, lock};
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
-use super::windows::Windows;
+use super::windows::{Window, Windows};
 use super::{Config, Console, VmmError, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
@@ -270,18 +270,40 @@ fn attach_disk(
     let requests = disk::Requests::default();
     let device = block::Block::new(disk.geometry.clone(), Box::new(requests.clone()));
     let name = format!("disk {}", disk.geometry.name);
-    let window = windows.attach(vm, mmio, events, &name, Box::new(device))?;
-    let done = move |id, served: io::Result<()>| {
-        let served = served.map_err(|error| error.to_string());
-        lock(&window)
-            .with_device(|block: &mut block::Block, driver| block.complete(driver, id, served));
-    };
+    let (window, notifications) =
+        windows.attach_unwatched(vm, mmio, events, &name, Box::new(device))?;
     Ok(disk::Worker::start(
         disk,
         vm.memory().clone(),
         requests,
-        done,
+        notifications,
+        DiskWindow(window),
     )?)
+}
+
+/// A block device as the thread of its disk sees it.
+struct DiskWindow(Window);
+
+impl disk::Guest for DiskWindow {
+    fn notified(&self) {
+        lock(&self.0).process(0);
+    }
+
+    fn served(&self, results: Vec<(u64, io::Result<()>)>) {
+        lock(&self.0).with_device(|block: &mut block::Block, driver| {
+            for (id, served) in results {
+                block.complete(driver, id, served.map_err(|error| error.to_string()))?;
+            }
+            Ok(())
+        });
+    }
+
+    fn resized(&self, sectors: u64) {
+        lock(&self.0).with_device(|block: &mut block::Block, driver| {
+            block.resize(driver, sectors);
+            Ok(())
+        });
+    }
 }
 
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {

@@ -47,7 +47,8 @@ impl Windows {
     }
 
     /// Put `device`, which messages call `name`, into the next window of `vm`: its registers on
-    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt.
+    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt. The event
+    /// loop processes its queues.
     ///
     /// # Errors
     /// No window, interrupt line or file descriptor is left.
@@ -59,28 +60,50 @@ impl Windows {
         name: &str,
         device: Box<dyn Device>,
     ) -> Result<Window, VmmError> {
+        let index = self.windows.len();
+        let (window, notifications) = self.attach_unwatched(vm, mmio, events, name, device)?;
+        for (queue, event) in (0u32..).zip(notifications) {
+            epoll::add(
+                &self.epoll,
+                event,
+                epoll::EventData::new_u64(token(index, queue)),
+                epoll::EventFlags::IN,
+            )
+            .map_err(no_descriptor)?;
+        }
+        Ok(window)
+    }
+
+    /// As [`Windows::attach`], but a thread of the device's own processes the queues, each when its
+    /// eventfd of those returned is readable.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach_unwatched(
+        &mut self,
+        vm: &Vm,
+        mmio: &mut Bus,
+        events: &Arc<Events>,
+        name: &str,
+        device: Box<dyn Device>,
+    ) -> Result<(Window, Vec<OwnedFd>), VmmError> {
         let slot = virtio_slot(self.windows.len()).ok_or(VmmError::TooManyDevices {
             most: VIRTIO_GSIS.len(),
         })?;
         let reporter = Reporter::new(events.clone(), name);
         let transport = Transport::new(vm.memory().clone(), device, irqfd(vm, slot.gsi)?, reporter)
             .map_err(VmmError::EventFd)?;
+        let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             vm.register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
-            let data = token(self.windows.len(), queue);
-            epoll::add(
-                &self.epoll,
-                kvm::descriptor(event),
-                epoll::EventData::new_u64(data),
-                epoll::EventFlags::IN,
-            )
-            .map_err(no_descriptor)?;
+            let event = kvm::descriptor(event).try_clone_to_owned();
+            notifications.push(event.map_err(VmmError::EventFd)?);
         }
         let window = Arc::new(Mutex::new(transport));
         mmio.insert(slot.base, VIRTIO_MMIO_SIZE, window.clone())?;
         self.windows.push(window.clone());
         self.names.push(name.into());
-        Ok(window)
+        Ok((window, notifications))
     }
 
     /// The windows in use, for boot tables and the kernel command line.
