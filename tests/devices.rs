@@ -48,3 +48,33 @@ fn a_guest_has_the_hosts_entropy_unless_told_otherwise() {
     );
     finished.assert(0, "none\n", "");
 }
+
+#[test]
+fn the_kernels_messages_come_by_the_console_that_was_asked_for() {
+    if !kvm("kernel messages") {
+        return;
+    }
+    for (console, name) in [("serial", "ttyS0"), ("virtio", "hvc0")] {
+        let flags = [
+            "--console",
+            console,
+            "--kernel-log",
+            "--cmdline",
+            "loglevel=7",
+        ];
+        let finished = script(&flags, "cat /sys/class/tty/console/active");
+        assert_eq!(
+            finished.stdout_text(),
+            format!("{name}\n"),
+            "{}",
+            finished.stderr
+        );
+        for line in ["Linux version 6.", "Run /init as init process"] {
+            assert!(
+                finished.stderr.contains(line),
+                "{console}: {}",
+                finished.stderr
+            );
+        }
+    }
+}

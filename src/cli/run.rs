@@ -19,7 +19,7 @@ use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
-use crate::vmm::{self, Console, End, Signals, Streams};
+use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -151,6 +151,18 @@ pub struct Run {
         help_heading = KERNEL
     )]
     boot: Boot,
+    /// What the kernel prints on and, without CMD, is typed on: serial (COM1) or virtio (hvc0: a line
+    /// costs one exit, not some a character; for kernels with its driver built in). The streams of
+    /// CMD do not go through it.
+    #[arg(
+        long,
+        value_name = "serial|virtio",
+        value_enum,
+        default_value_t = KernelConsole::Serial,
+        hide_possible_values = true,
+        help_heading = DEVICES
+    )]
+    console: KernelConsole,
     /// Print the kernel's messages on standard error.
     #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
@@ -174,6 +186,15 @@ enum Switch {
     Off,
 }
 
+/// Consoles for a kernel.
+#[derive(Clone, Copy, ValueEnum)]
+enum KernelConsole {
+    /// COM1.
+    Serial,
+    /// hvc0.
+    Virtio,
+}
+
 /// Ways into a kernel.
 #[derive(Clone, Copy, ValueEnum)]
 enum Boot {
@@ -193,7 +214,7 @@ impl Run {
         let json = self.json.as_deref().map(JsonFile::create).transpose()?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
-            Console::Serial => io::stdin().is_terminal(),
+            Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
         };
         let raw = match raw_wanted {
@@ -274,7 +295,7 @@ impl Run {
         }
         let console = match agent {
             true => self.agent_console(),
-            false => Console::Serial,
+            false => Console::Kernel,
         };
         Ok(vmm::Config {
             kernel,
@@ -290,6 +311,10 @@ impl Run {
             disks: disks.collect(),
             rng: linux && self.rng == Switch::On,
             console,
+            terminal: match self.console {
+                KernelConsole::Serial => Terminal::Serial,
+                KernelConsole::Virtio => Terminal::Virtio,
+            },
             symbols,
             vsock: self.vsock.clone(),
         })

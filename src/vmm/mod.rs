@@ -66,6 +66,8 @@ pub struct Config {
     pub rng: bool,
     /// Where the user talks to the guest.
     pub console: Console,
+    /// What the kernel's messages and terminal are on, unless the command line says otherwise.
+    pub terminal: Terminal,
     /// The kernel's System.map, if there is one, to name addresses.
     pub symbols: Option<Image>,
     /// The socket device, if there is to be one.
@@ -75,8 +77,8 @@ pub struct Config {
 /// Where the user talks to the guest.
 #[derive(Clone, Debug)]
 pub enum Console {
-    /// COM1 is standard input and output.
-    Serial,
+    /// The kernel's terminal is standard input and output.
+    Kernel,
     /// hull's init runs a command, whose streams are hull's.
     Agent {
         /// The command.
@@ -84,6 +86,15 @@ pub enum Console {
         /// Whether the kernel's messages go to standard error.
         kernel_log: bool,
     },
+}
+
+/// What a guest kernel's console is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// COM1, which every kernel has a driver for: some exits a character.
+    Serial,
+    /// hvc0 of the virtio console: one exit a line.
+    Virtio,
 }
 
 /// How a machine ended that ran to its end.
@@ -202,7 +213,7 @@ pub fn run(
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
     let session = match &config.console {
-        Console::Serial => None,
+        Console::Kernel => None,
         Console::Agent { exec, .. } => Some(Session::new(exec.clone())?),
     };
     let mut machine = machine::build(config, started)?;
