@@ -34,7 +34,7 @@ pub fn parse(text: &str) -> Result<Config, String> {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match (key, &mut config.kind) {
             ("mac", _) => config.mac = Some(mac(value)?),
-            ("rate", _) => join(&mut config.limits, value)?,
+            ("rate", _) => config.limits = rate::parse(value)?,
             ("publish", Kind::User { publish }) => publish.push(port(value)?),
             ("ip", Kind::Tap { address, .. }) => *address = Some(subnet(value)?),
             ("gw", Kind::Tap { gateway, .. }) => {
@@ -193,22 +193,6 @@ fn port(text: &str) -> Result<Publish, String> {
     }
 }
 
-/// Add the limits of one more `rate=` to `limits`.
-fn join(limits: &mut Limits, text: &str) -> Result<(), String> {
-    let more = rate::parse(text)?;
-    if limits.bytes.is_some() && more.bytes.is_some()
-        || limits.operations.is_some() && more.operations.is_some()
-    {
-        return Err(format!(
-            "rate={text}: there is one already; it is {}",
-            rate::RATE
-        ));
-    }
-    limits.bytes = limits.bytes.or(more.bytes);
-    limits.operations = limits.operations.or(more.operations);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +254,6 @@ mod tests {
             ("user,publish=80:80/sctp", "HOST:GUEST"),
             ("user,publish=::1:80:80", "HOST:GUEST"),
             ("user,rate=0", "rate=0"),
-            ("user,rate=1M,rate=2M", "there is one already"),
         ] {
             let refusal = parse(text).expect_err(text);
             assert!(refusal.contains(part), "{text}: {refusal}");

@@ -19,7 +19,7 @@ use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
-use crate::vmm::{self, Console, End, Signals, Streams};
+use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -86,17 +86,29 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// A disk, /dev/vda for the first: a raw image or a block device. ro: the guest only reads.
-    /// id=NAME: its serial number. cache=unsafe: flushes are not waited for. A comma in PATH is
-    /// written twice. Example: --disk data.img,id=data
+    /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
+    /// guest only reads; overlay, what it writes is gone afterwards; id=NAME, its serial number;
+    /// cache=unsafe, flushes are not waited for; rate=RATE, at most so many bytes or operations a
+    /// second, such as 10M or 500ops or 10M/1M+500ops/50 with a burst each; format=raw|qcow2, not
+    /// told by how the image begins; backing=FILE, what a qcow2 image is based on. A comma in PATH
+    /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
+    /// data.img,id=data,rate=10M
     #[arg(
         long = "disk",
-        value_name = "PATH[,ro][,id=NAME][,cache=writeback|unsafe]",
+        value_name = "PATH[,OPTION]..",
         value_parser = disk::parse,
         help_heading = DEVICES
     )]
     disks: Vec<disk::Config>,
-    /// An empty disk that is gone afterwards, behind those of --disk. Example: --scratch 1G
+    /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
+    #[arg(
+        long = "overlay",
+        value_name = "PATH[,..]",
+        value_parser = disk::parse_overlay,
+        help_heading = DEVICES
+    )]
+    overlays: Vec<disk::Config>,
+    /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
     #[arg(
         long = "scratch",
         value_name = "SIZE",
@@ -118,8 +130,8 @@ pub struct Run {
     /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
     /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
     /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
-    /// address next to the host's. Both: [,mac=MAC][,rate=BYTES[/BURST]][,rate=Nops[/BURST]], a
-    /// second and direction. Example: --net user,publish=8080:80
+    /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
+    /// Example: --net user,publish=8080:80
     #[arg(long = "net", value_name = "SPEC", value_parser = super::net::parse, help_heading = DEVICES)]
     nets: Vec<super::net::Config>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
@@ -148,6 +160,18 @@ pub struct Run {
         help_heading = KERNEL
     )]
     boot: Boot,
+    /// What the kernel prints on and, without CMD, is typed on: serial (COM1) or virtio (hvc0: a line
+    /// costs one exit, not some a character; for kernels with its driver built in). The streams of
+    /// CMD do not go through it.
+    #[arg(
+        long,
+        value_name = "serial|virtio",
+        value_enum,
+        default_value_t = KernelConsole::Serial,
+        hide_possible_values = true,
+        help_heading = DEVICES
+    )]
+    console: KernelConsole,
     /// Print the kernel's messages on standard error.
     #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
@@ -171,6 +195,15 @@ enum Switch {
     Off,
 }
 
+/// Consoles for a kernel.
+#[derive(Clone, Copy, ValueEnum)]
+enum KernelConsole {
+    /// COM1.
+    Serial,
+    /// hvc0.
+    Virtio,
+}
+
 /// Ways into a kernel.
 #[derive(Clone, Copy, ValueEnum)]
 enum Boot {
@@ -190,7 +223,7 @@ impl Run {
         let json = self.json.as_deref().map(JsonFile::create).transpose()?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
-            Console::Serial => io::stdin().is_terminal(),
+            Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
         };
         let raw = match raw_wanted {
@@ -245,7 +278,7 @@ impl Run {
         super::net::check(&self.nets)?;
         let mut agent = linux;
         let disks = self.root_disk.iter().chain(&self.disks);
-        let disks = disks.chain(&self.scratches).cloned();
+        let disks = disks.chain(&self.overlays).chain(&self.scratches).cloned();
         if let Some(root) = &self.root_disk {
             if !self.command.is_empty() {
                 bail!("--root-disk runs its own init; leave out what follows --, or use --disk");
@@ -272,7 +305,7 @@ impl Run {
         }
         let console = match agent {
             true => self.agent_console(),
-            false => Console::Serial,
+            false => Console::Kernel,
         };
         Ok(vmm::Config {
             kernel,
@@ -289,6 +322,10 @@ impl Run {
             nets: self.nets.clone(),
             rng: linux && self.rng == Switch::On,
             console,
+            terminal: match self.console {
+                KernelConsole::Serial => Terminal::Serial,
+                KernelConsole::Virtio => Terminal::Virtio,
+            },
             symbols,
             vsock: self.vsock.clone(),
         })

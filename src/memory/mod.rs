@@ -1,12 +1,13 @@
 //! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); the files that
 //! are loaded into it ([`image`]), the guest that the program carries ([`packed`]), the pages of the
-//! program itself ([`program`]), and bytes between it and files ([`transfer`]).
+//! program itself ([`program`]), and bytes between it and files ([`transfer`], [`ring`]).
 
 pub mod backing;
 pub mod image;
 pub mod layout;
 pub mod packed;
 pub mod program;
+pub mod ring;
 pub mod transfer;
 
 /// Guest memory as the whole program sees it: anonymous private mappings, found by

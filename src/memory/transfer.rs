@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::GuestMemory;
 
@@ -27,8 +27,7 @@ pub struct Segment {
 #[derive(Default)]
 pub struct Pieces(Vec<libc::iovec>);
 
-// SAFETY: the pointers are into guest memory, which belongs to no thread and is read and written
-// through pointers alone.
+// SAFETY: guest memory, at which the pointers point, belongs to no thread.
 unsafe impl Send for Pieces {}
 
 impl Pieces {
@@ -37,7 +36,7 @@ impl Pieces {
     ///
     /// # Errors
     /// A segment that is not all in guest memory.
-    pub fn new(memory: &GuestMemory, segments: &[Segment]) -> Result<Self, GuestMemoryError> {
+    pub fn new(memory: &GuestMemory, segments: &[Segment]) -> io::Result<Self> {
         let mut pieces = Self(Vec::with_capacity(segments.len()));
         pieces.extend(memory, segments)?;
         Ok(pieces)
@@ -47,14 +46,10 @@ impl Pieces {
     ///
     /// # Errors
     /// A segment that is not all in guest memory; those before it have been added.
-    pub fn extend(
-        &mut self,
-        memory: &GuestMemory,
-        segments: &[Segment],
-    ) -> Result<(), GuestMemoryError> {
+    pub fn extend(&mut self, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
         for segment in segments {
             for slice in memory.get_slices(segment.addr, segment.len as usize) {
-                let slice = slice?;
+                let slice = slice.map_err(io::Error::other)?;
                 self.0.push(libc::iovec {
                     iov_base: slice.ptr_guard_mut().as_ptr().cast(),
                     iov_len: slice.len(),
@@ -111,11 +106,6 @@ impl Pieces {
                 unsafe { from.copy_to(space.as_mut_ptr(), len) };
             }
         }
-    }
-
-    /// For a system call that takes them by address. Valid as long as guest memory is mapped.
-    pub fn as_iovecs(&self) -> &[libc::iovec] {
-        &self.0
     }
 
     /// Bytes of all pieces.
@@ -206,7 +196,7 @@ impl Pieces {
     }
 
     /// What one system call takes of them.
-    fn raw(&self) -> (*const libc::iovec, libc::c_int) {
+    pub(super) fn raw(&self) -> (*const libc::iovec, libc::c_int) {
         let count = self.0.len().min(PIECES_MOST);
         (self.0.as_ptr(), count as libc::c_int)
     }

@@ -3,6 +3,8 @@
 //!
 //! The front end is `devices::virtio::net`; `vmm` ties the two together.
 
+#![deny(unsafe_code)] // but in `ioctl`
+
 mod echo;
 mod ioctl;
 mod passt;

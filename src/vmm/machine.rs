@@ -14,8 +14,8 @@ use super::events::{Events, lock};
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
-use super::windows::Windows;
-use super::{Config, Console, VmmError, net, vsock};
+use super::windows::{Window, Windows};
+use super::{Config, Console, Terminal, VmmError, net, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
@@ -116,13 +116,21 @@ fn assemble(
     let mut mmio = mmio(&events)?;
     let mut windows = Windows::new()?;
     let (mut consoles, mut agent) = (vec![Pipe::Uart(com1)], Vec::new());
-    if let Console::Agent { .. } = &config.console {
+    let with_agent = matches!(config.console, Console::Agent { .. });
+    if with_agent || config.terminal == Terminal::Virtio {
+        let pipes = virtio_console(&vm, &mut windows, &mut mmio, &events, with_agent)?;
+        let mut pipes = pipes.into_iter();
+        consoles.extend(pipes.next());
+        agent.extend(pipes);
+    }
+    if config.terminal == Terminal::Virtio {
+        consoles.reverse();
+    }
+    if with_agent {
         let com2 = uart(&vm, &events, layout::COM2_GSI)?;
         outboxes.push(com2.outbox.clone());
         ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
-        let [terminal, port] = virtio_console(&vm, &mut windows, &mut mmio, &events)?;
-        consoles.push(terminal);
-        agent.extend([port, Pipe::Uart(com2)]);
+        agent.push(Pipe::Uart(com2));
     }
     if config.rng {
         let source = |bytes: &mut [u8]| {
@@ -184,7 +192,12 @@ fn finish(
     placed: Placed,
     machine: &Machine,
 ) -> Result<Loaded, VmmError> {
-    let mut defaults = DEFAULTS.to_vec();
+    let mut defaults = match config.terminal {
+        Terminal::Serial => vec!["console=ttyS0"],
+        // Before hvc0 is there a kernel that panics is heard on COM1.
+        Terminal::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
+    };
+    defaults.extend(DEFAULTS);
     if let Console::Agent { kernel_log, .. } = &config.console {
         if !kernel_log {
             defaults.push("quiet");
@@ -253,22 +266,29 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
     Ok(mmio)
 }
 
-/// A virtio console: its terminal, and a port for the agent.
+/// A virtio console: its terminal, and a port for the agent if there is one.
 fn virtio_console(
     vm: &Vm,
     windows: &mut Windows,
     mmio: &mut Bus,
     events: &Arc<Events>,
-) -> Result<[Pipe; 2], VmmError> {
+    with_agent: bool,
+) -> Result<Vec<Pipe>, VmmError> {
     let inboxes: [Arc<Mutex<Inbox>>; 2] = Default::default();
     let [terminal, port] = inboxes.clone().map(|inbox| Box::new(InboxSink(inbox)));
-    let device = console::Console::new(terminal).with_port(agent::PORT_NAME, port);
+    let mut device = console::Console::new(terminal);
+    if with_agent {
+        device = device.with_port(agent::PORT_NAME, port);
+    }
     let window = windows.attach(vm, mmio, events, "virtio console", Box::new(device))?;
-    let [terminal, port] = inboxes;
-    Ok([
-        Pipe::Port(Port::new(window.clone(), 0, terminal)),
-        Pipe::Port(Port::new(window, 1, port)),
-    ])
+    let pipe = |(number, inbox)| Pipe::Port(Port::new(window.clone(), number, inbox));
+    let ports = if with_agent { 2 } else { 1 };
+    Ok(inboxes
+        .into_iter()
+        .take(ports)
+        .enumerate()
+        .map(pipe)
+        .collect())
 }
 
 /// A virtio block device, and the thread that serves it.
@@ -282,18 +302,40 @@ fn attach_disk(
     let requests = disk::Requests::default();
     let device = block::Block::new(disk.geometry.clone(), Box::new(requests.clone()));
     let name = format!("disk {}", disk.geometry.name);
-    let window = windows.attach(vm, mmio, events, &name, Box::new(device))?;
-    let done = move |id, served: io::Result<()>| {
-        let served = served.map_err(|error| error.to_string());
-        lock(&window)
-            .with_device(|block: &mut block::Block, driver| block.complete(driver, id, served));
-    };
+    let (window, notifications) =
+        windows.attach_unwatched(vm, mmio, events, &name, Box::new(device))?;
     Ok(disk::Worker::start(
         disk,
         vm.memory().clone(),
         requests,
-        done,
+        notifications,
+        DiskWindow(window),
     )?)
+}
+
+/// A block device as the thread of its disk sees it.
+struct DiskWindow(Window);
+
+impl disk::Guest for DiskWindow {
+    fn notified(&self) {
+        lock(&self.0).process(0);
+    }
+
+    fn served(&self, results: Vec<(u64, io::Result<()>)>) {
+        lock(&self.0).with_device(|block: &mut block::Block, driver| {
+            for (id, served) in results {
+                block.complete(driver, id, served.map_err(|error| error.to_string()))?;
+            }
+            Ok(())
+        });
+    }
+
+    fn resized(&self, sectors: u64) {
+        lock(&self.0).with_device(|block: &mut block::Block, driver| {
+            block.resize(driver, sectors);
+            Ok(())
+        });
+    }
 }
 
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {

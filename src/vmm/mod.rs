@@ -71,6 +71,8 @@ pub struct Config {
     pub rng: bool,
     /// Where the user talks to the guest.
     pub console: Console,
+    /// What the kernel's messages and terminal are on, unless the command line says otherwise.
+    pub terminal: Terminal,
     /// The kernel's System.map, if there is one, to name addresses.
     pub symbols: Option<Image>,
     /// The socket device, if there is to be one.
@@ -80,8 +82,8 @@ pub struct Config {
 /// Where the user talks to the guest.
 #[derive(Clone, Debug)]
 pub enum Console {
-    /// COM1 is standard input and output.
-    Serial,
+    /// The kernel's terminal is standard input and output.
+    Kernel,
     /// hull's init runs a command, whose streams are hull's.
     Agent {
         /// The command.
@@ -89,6 +91,15 @@ pub enum Console {
         /// Whether the kernel's messages go to standard error.
         kernel_log: bool,
     },
+}
+
+/// What a guest kernel's console is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// COM1, which every kernel has a driver for: some exits a character.
+    Serial,
+    /// hvc0 of the virtio console: one exit a line.
+    Virtio,
 }
 
 /// How a machine ended that ran to its end.
@@ -211,7 +222,7 @@ pub fn run(
 ) -> Result<(End, Report), VmmError> {
     let nets = networks::open(&config.nets)?;
     let session = match &config.console {
-        Console::Serial => None,
+        Console::Kernel => None,
         Console::Agent { exec, .. } => {
             let mut exec = exec.clone();
             exec.networks = nets.iter().filter_map(net::assigned).collect();

@@ -43,6 +43,7 @@ pub struct Worker {
 struct Link {
     epoll: OwnedFd,
     window: Window,
+    _notifications: Vec<OwnedFd>,
     /// Gone when the thread is, and a process behind it, too.
     _network: Network,
 }
@@ -81,16 +82,17 @@ pub fn attach(
     };
     let wire = network.wire()?;
     let device = Net::new(network.properties, &network.limits, wire, Box::new(clock));
-    let window = windows.attach_apart(vm, mmio, events, &network.name, Box::new(device))?;
+    let name = network.name.clone();
+    let (window, notifications) =
+        windows.attach_unwatched(vm, mmio, events, &name, Box::new(device))?;
 
-    let transport = lock(&window);
-    for (queue, event) in (0..).zip(transport.queue_events()) {
-        add(kvm::descriptor(event), queue, EventFlags::IN)?;
+    for (queue, event) in (0..).zip(&notifications) {
+        add(event.as_fd(), queue, EventFlags::IN)?;
     }
-    drop(transport);
     let link = Link {
         epoll,
         window,
+        _notifications: notifications,
         _network: network,
     };
     let thread = thread::Builder::new().name("net".into());

@@ -46,8 +46,9 @@ impl Windows {
         })
     }
 
-    /// Put `device`, which messages call `name`, into the next window of `vm`, and process its
-    /// queues with the others.
+    /// Put `device`, which messages call `name`, into the next window of `vm`: its registers on
+    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt. The event
+    /// loop processes its queues.
     ///
     /// # Errors
     /// No window, interrupt line or file descriptor is left.
@@ -60,11 +61,11 @@ impl Windows {
         device: Box<dyn Device>,
     ) -> Result<Window, VmmError> {
         let index = self.windows.len();
-        let window = self.attach_apart(vm, mmio, events, name, device)?;
-        for (queue, event) in (0u32..).zip(lock(&window).queue_events()) {
+        let (window, notifications) = self.attach_unwatched(vm, mmio, events, name, device)?;
+        for (queue, event) in (0u32..).zip(notifications) {
             epoll::add(
                 &self.epoll,
-                kvm::descriptor(event),
+                event,
                 epoll::EventData::new_u64(token(index, queue)),
                 epoll::EventFlags::IN,
             )
@@ -73,34 +74,37 @@ impl Windows {
         Ok(window)
     }
 
-    /// Put `device` into the next window of `vm`: its registers on the bus, an ioeventfd for each
-    /// queue's notifications, an irqfd for its interrupt. Its queues are for the caller to poll.
+    /// As [`Windows::attach`], but a thread of the device's own processes the queues, each when its
+    /// eventfd of those returned is readable.
     ///
     /// # Errors
-    /// No window, interrupt line or file descriptor is left.
-    pub fn attach_apart(
+    /// As there.
+    pub fn attach_unwatched(
         &mut self,
         vm: &Vm,
         mmio: &mut Bus,
         events: &Arc<Events>,
         name: &str,
         device: Box<dyn Device>,
-    ) -> Result<Window, VmmError> {
+    ) -> Result<(Window, Vec<OwnedFd>), VmmError> {
         let slot = virtio_slot(self.windows.len()).ok_or(VmmError::TooManyDevices {
             most: VIRTIO_GSIS.len(),
         })?;
         let reporter = Reporter::new(events.clone(), name);
         let transport = Transport::new(vm.memory().clone(), device, irqfd(vm, slot.gsi)?, reporter)
             .map_err(VmmError::EventFd)?;
+        let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             vm.register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
+            let event = kvm::descriptor(event).try_clone_to_owned();
+            notifications.push(event.map_err(VmmError::EventFd)?);
         }
         let window = Arc::new(Mutex::new(transport));
         let front = Arc::new(Mutex::new(Front::new(window.clone())));
         mmio.insert(slot.base, VIRTIO_MMIO_SIZE, front)?;
         self.windows.push(window.clone());
         self.names.push(name.into());
-        Ok(window)
+        Ok((window, notifications))
     }
 
     /// The windows in use, for boot tables and the kernel command line.
