@@ -1,5 +1,5 @@
 //! Networks of the host, behind the virtio network device: [`open`] gives a [`Network`] for what
-//! the user asked for, either a [`tap`] device or a process of [`passt`].
+//! the user asked for, either a tap device or a process of passt.
 //!
 //! The front end is `devices::virtio::net`; `vmm` ties the two together.
 
@@ -134,14 +134,14 @@ pub enum NetError {
         name: String,
     },
     /// /dev/net/tun.
-    #[error(
-        "--net tap={name}: /dev/net/tun: {error}; `modprobe tun` (as root) makes it, and a container must be given it"
-    )]
+    #[error("--net tap={name}: /dev/net/tun: {error}; {hint}")]
     Tun {
         /// The tap device.
         name: String,
         /// Why not.
         error: io::Error,
+        /// What helps.
+        hint: &'static str,
     },
     /// Anything else.
     #[error("--net tap={name}: {error}")]

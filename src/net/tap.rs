@@ -69,6 +69,12 @@ impl Tap {
         options.custom_flags(OFlags::NONBLOCK.bits() as i32);
         let file = options.open(TUN).map_err(|error| NetError::Tun {
             name: name.into(),
+            hint: match error.kind() {
+                ErrorKind::PermissionDenied => {
+                    "`chmod 666 /dev/net/tun` (as root) lets users at the devices that are theirs"
+                }
+                _ => "`modprobe tun` (as root) makes it; a container must be given it",
+            },
             error,
         })?;
         ioctl::attach(&file, name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR).map_err(|error| {

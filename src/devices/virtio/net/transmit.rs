@@ -38,8 +38,7 @@ impl Transmitter {
         clock: &dyn Clock,
     ) -> Result<io::Result<bool>, DeviceError> {
         self.deadline = None;
-        loop {
-            let Some(queue) = driver.queue(TX) else { break };
+        while let Some(queue) = driver.queue(TX) {
             let Some(chain) = queue.pop()? else { break };
             if !chain.writable().is_empty() {
                 return Err(queue.refuse(&chain, "is to be written, in a queue to be read"));
