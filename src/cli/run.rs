@@ -47,7 +47,7 @@ Examples:
   hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
   hull run vmlinux --initrd my.cpio          a system of yours on its console
   hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
-  hull run --net user,publish=8080:80        a network; port 8080 leads to the guest's 80")]
+  hull run --net user,publish=8080:80        a network; its 80 is our 8080")]
 pub struct Run {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
     /// hull when left out.

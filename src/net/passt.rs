@@ -6,6 +6,7 @@
 use std::io::{ErrorKind, Read};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::devices::virtio::net::{Mac, Wire};
 /// Most bytes of a packet: what passt takes. Long ones are few, and there is nothing to cut.
 pub const MTU: u16 = 65520;
 /// How long passt may take to come up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes of its messages that are shown.
 const TEXT_MOST: usize = 2000;
 
@@ -96,6 +97,8 @@ impl Passt {
             }
         }
         let child = command
+            // A Ctrl-C is for hull to make something of.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(writer)
