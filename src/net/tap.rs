@@ -110,6 +110,8 @@ impl Tap {
                 prefix,
             }
         });
+        // A host without a network of its own there has no neighbours.
+        let subnet = subnet.filter(|subnet| subnet.prefix > 0);
         Ok(Self {
             file: Arc::new(file),
             mtu: mtu.clamp(68, 65535) as u16,
