@@ -12,8 +12,8 @@
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -35,7 +35,7 @@ use crate::memory::GuestMemory;
 pub const QUEUE_NOTIFY: u64 = 0x50;
 
 /// Registers, by offset (virtio 1.2, table 4.1).
-mod register {
+pub(super) mod register {
     pub const MAGIC_VALUE: u64 = 0x000;
     pub const VERSION: u64 = 0x004;
     pub const DEVICE_ID: u64 = 0x008;
@@ -90,52 +90,8 @@ pub struct Transport {
     interrupt: Arc<dyn Interrupt>,
     reporter: Reporter,
     registers: Registers,
-    /// InterruptStatus, which [`Front`] reads and clears as well.
-    interrupt_status: Arc<AtomicU32>,
-}
-
-/// A window as the bus has it: a driver that handles an interrupt does not wait for a device that
-/// works on a queue meanwhile.
-pub struct Front {
-    interrupt_status: Arc<AtomicU32>,
-    transport: Arc<Mutex<Transport>>,
-}
-
-impl Front {
-    /// The front of `transport`.
-    pub fn new(transport: Arc<Mutex<Transport>>) -> Self {
-        let interrupt_status = locked(&transport).interrupt_status.clone();
-        Self {
-            interrupt_status,
-            transport,
-        }
-    }
-}
-
-fn locked(transport: &Mutex<Transport>) -> impl std::ops::DerefMut<Target = Transport> {
-    transport.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl BusDevice for Front {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
-        match <&mut [u8; 4]>::try_from(&mut *data) {
-            Ok(data) if offset == register::INTERRUPT_STATUS => {
-                *data = self.interrupt_status.load(Ordering::Acquire).to_le_bytes();
-            }
-            _ => locked(&self.transport).read(offset, data),
-        }
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        match <&[u8; 4]>::try_from(data) {
-            Ok(&data) if offset == register::INTERRUPT_ACK => {
-                let acknowledged = u32::from_le_bytes(data);
-                self.interrupt_status
-                    .fetch_and(!acknowledged, Ordering::AcqRel);
-            }
-            _ => locked(&self.transport).write(offset, data),
-        }
-    }
+    /// InterruptStatus, which [`super::front::Front`] reads and clears as well.
+    pub(super) interrupt_status: Arc<AtomicU32>,
 }
 
 #[derive(Default)]

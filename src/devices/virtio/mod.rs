@@ -13,6 +13,7 @@
 pub mod balloon;
 pub mod block;
 pub mod console;
+pub mod front;
 pub mod mmio;
 pub mod net;
 pub mod queue;
