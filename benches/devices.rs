@@ -6,9 +6,10 @@
 //!
 //! HULL_PEER_FIRECRACKER=PATH names the peer, without which there is no comparison;
 //! HULL_BENCH_RUNS=N how many machines of each kind (5). Figures are least / middle / most.
-//! Nothing is asserted. It needs root, for the tap device. A KVM as hardware has it is in the lab:
-//! `cargo bench --no-run`, run the program that it names once with the word `build`, and give it
-//! to tests/lab/run.
+//! Nothing is asserted. It needs root, for the tap device, and a KVM as hardware has it: one that
+//! emulates the guest's kernel takes minutes a megabyte. There is one in the lab: `cargo bench
+//! --no-run`, run the program that it names once with the word `build`, and give it to
+//! tests/lab/run.
 
 use std::error::Error;
 use std::fs;
@@ -221,6 +222,12 @@ struct Tap;
 
 impl Tap {
     fn new() -> Result<Self> {
+        // Of a run that was killed; mostly there is none.
+        let leftover = Command::new("ip")
+            .args(["link", "del", TAP])
+            .stderr(Stdio::null())
+            .status();
+        leftover.map_err(|error| format!("ip: {error}; install the package iproute2"))?;
         ip(&format!("tuntap add {TAP} mode tap"))?;
         let tap = Self;
         ip(&format!("addr add {HOST}/24 dev {TAP}"))?;

@@ -34,6 +34,8 @@ impl Tap {
     /// A device with the host's address `address`; `None`, with a word on it, where this user may
     /// not make one. In the lab it must be.
     fn new(test: &str, name: &'static str, address: &str) -> Option<Self> {
+        // Of a run that was killed.
+        ip(&["link", "del", name]);
         if !ip(&["tuntap", "add", name, "mode", "tap", "user", "root"]) {
             assert!(!in_lab(), "no tap device in the lab");
             println!("skipped: {test}: only in the lab (no right to make tap devices here)");

@@ -1,4 +1,5 @@
-//! Network interfaces as the host wants them set: netdevice(7), rtentry of rt_names(5), resolv.conf(5).
+//! Network interfaces as the host wants them set: netdevice(7), struct rtentry of
+//! uapi/linux/route.h, resolv.conf(5).
 
 use hull_agent::Interface;
 
