@@ -1,8 +1,9 @@
 //! A network in the machine: its device, and the thread that moves its frames.
 //!
 //! A thread of its own, so that frames wait for no console and no console for frames. It sleeps
-//! in one `epoll_wait` over the queues' notifications, the network's descriptor (edge-triggered:
-//! the device remembers what it could not do) and a timer for rates.
+//! in one `epoll_wait` over the queues' notifications, the network's descriptor and a timer for
+//! rates, all edge-triggered: the device remembers what it could not do, and no call is spent on
+//! taking the notice back.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -87,7 +88,7 @@ pub fn attach(
         windows.attach_unwatched(vm, mmio, events, &name, Box::new(device))?;
 
     for (queue, event) in (0..).zip(&notifications) {
-        add(event.as_fd(), queue, EventFlags::IN)?;
+        add(event.as_fd(), queue, EventFlags::IN | EventFlags::ET)?;
     }
     let link = Link {
         epoll,
@@ -120,7 +121,7 @@ impl Link {
                     WIRE | TIMER => {
                         lock(&self.window).with_device(|net: &mut Net, driver| net.ready(driver));
                     }
-                    queue => lock(&self.window).process(queue as usize),
+                    queue => lock(&self.window).process_notified(queue as usize),
                 }
             }
         }

@@ -154,14 +154,20 @@ impl Transport {
     /// Have the device handle queue `index`: its eventfd became readable, or the host takes again
     /// what it did not take before. Without a driver, nothing happens.
     pub fn process(&mut self, index: usize) {
-        let live = self.is_live();
-        let Some(queue) = self.queues.get_mut(index) else {
+        let Some(queue) = self.queues.get(index) else {
             return;
         };
         // Emptied before the ring is looked at, so that no notification falls in between. An
         // error says that it was empty already.
         let _ = queue.event().read();
-        if live {
+        self.process_notified(index);
+    }
+
+    /// As [`Transport::process`], for who is woken by each notification (EPOLLET) and so has no
+    /// need to empty the eventfd.
+    pub fn process_notified(&mut self, index: usize) {
+        let live = self.is_live();
+        if let Some(queue) = self.queues.get_mut(index).filter(|_| live) {
             queue.counters.notifications += 1;
             self.call(|device, driver| device.process(index, driver));
         }

@@ -179,7 +179,13 @@ impl Net {
     pub fn ready(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         self.receiver.wire_is_ready();
         self.receiver.deadline = None;
-        self.transmit(driver)?;
+        // Mostly it is for frames that come: the other direction is left alone unless it waits.
+        if self.transmitter.held_up {
+            self.transmit(driver)?;
+        } else {
+            let done = self.wire.flush().map(drop);
+            self.look_after(driver, done)?;
+        }
         self.receive(driver)
     }
 
@@ -190,7 +196,7 @@ impl Net {
         let (wire, clock) = (self.wire.as_mut(), self.clock.as_ref());
         let done = self.transmitter.turn(driver, wire, clock)?;
         let answered = matches!(done, Ok(true));
-        self.look_after(driver, done.map(drop));
+        self.look_after(driver, done.map(drop))?;
         if answered {
             self.receiver.wire_is_ready();
             self.receive(driver)?;
@@ -203,25 +209,28 @@ impl Net {
             let mergeable = driver.has(F_MRG_RXBUF);
             let (wire, clock) = (self.wire.as_mut(), self.clock.as_ref());
             let done = self.receiver.turn(driver, mergeable, wire, clock)?;
-            self.look_after(driver, done);
+            self.look_after(driver, done)?;
         }
         Ok(())
     }
 
     /// Draw the consequences of a turn: the link is down for good when the wire is gone; whoever
     /// waits for the time is woken.
-    fn look_after(&mut self, driver: &mut Driver, wire: io::Result<()>) {
+    fn look_after(&mut self, driver: &mut Driver, wire: io::Result<()>) -> Result<(), DeviceError> {
         if let Err(error) = wire
             && self.link_up
         {
             self.link_up = false;
             driver.warn(&format!("the network is gone ({error}); its link is down"));
             driver.config_changed();
+            self.receiver.deadline = None;
+            self.transmitter.discard(driver)?;
         }
         let next = [self.receiver.deadline, self.transmitter.deadline];
         if let Some(next) = next.into_iter().flatten().min() {
             self.clock.wake_in(next.saturating_sub(self.clock.now()));
         }
+        Ok(())
     }
 
     fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {

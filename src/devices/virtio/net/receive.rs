@@ -179,6 +179,16 @@ impl Receiver {
             self.room
                 .fill(self.apart.get(..frame.len).unwrap_or_default());
         }
+        // Mostly a frame is in one.
+        if self.held.front().is_some_and(|held| held.len >= frame.len)
+            && let Some(held) = self.held.pop_front()
+        {
+            self.room.drop_first(held.pieces);
+            self.room_len -= held.len;
+            queue.write(&held.chain, NUM_BUFFERS, &1u16.to_le_bytes())?;
+            queue.finish(held.chain, frame.len as u32)?;
+            return Ok(true);
+        }
         let mut taken = VecDeque::new();
         let mut left = frame.len;
         while left > 0

@@ -16,6 +16,8 @@ pub(super) struct Transmitter {
     pub deadline: Option<Duration>,
     /// The next frame has passed the rate and waits for the wire.
     paid: bool,
+    /// A frame waits for the rate or the wire.
+    pub held_up: bool,
     pieces: Pieces,
 }
 
@@ -25,6 +27,7 @@ impl Transmitter {
             rate: limited(limits),
             deadline: None,
             paid: false,
+            held_up: false,
             pieces: Pieces::default(),
         }
     }
@@ -38,6 +41,7 @@ impl Transmitter {
         clock: &dyn Clock,
     ) -> Result<io::Result<bool>, DeviceError> {
         self.deadline = None;
+        self.held_up = false;
         while let Some(queue) = driver.queue(TX) {
             let Some(chain) = queue.pop()? else { break };
             if !chain.writable().is_empty() {
@@ -53,6 +57,7 @@ impl Transmitter {
                 && let Some(deadline) = pay(&mut self.rate, bytes, clock)
             {
                 self.deadline = Some(deadline);
+                self.held_up = true;
                 queue.put_back(chain);
                 break;
             }
@@ -63,6 +68,7 @@ impl Transmitter {
             let kind = sent.as_ref().map_err(io::Error::kind);
             self.paid = kind == Err(ErrorKind::WouldBlock);
             if self.paid {
+                self.held_up = true;
                 queue.put_back(chain);
                 break;
             }
@@ -89,6 +95,7 @@ impl Transmitter {
     pub fn reset(&mut self) {
         self.deadline = None;
         self.paid = false;
+        self.held_up = false;
         self.pieces.clear();
     }
 }
