@@ -15,12 +15,14 @@ const EDGES: &[(&str, &[&str])] = &[
     // The doctor examines KVM itself, without a machine.
     (
         "cli",
-        &["agent", "boot", "disk", "guest", "kvm", "memory", "vmm"],
+        &[
+            "agent", "boot", "disk", "guest", "kvm", "memory", "share", "vmm",
+        ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
-        &["agent", "boot", "devices", "disk", "kvm", "memory"],
+        &["agent", "boot", "devices", "disk", "kvm", "memory", "share"],
     ),
     ("agent", &[]),
     ("boot", &["memory"]),
@@ -30,6 +32,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("guest", &["memory"]),
     ("kvm", &["boot", "memory"]),
     ("memory", &[]),
+    ("sandbox", &[]),
+    // As the disk does.
+    ("share", &["devices", "memory", "sandbox"]),
 ];
 
 /// Where `unsafe` may stand.

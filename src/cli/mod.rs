@@ -7,6 +7,7 @@ pub mod guest;
 pub mod man;
 mod rate;
 pub mod run;
+mod share;
 mod terminal;
 mod timing;
 mod vsock;

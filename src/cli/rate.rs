@@ -44,7 +44,9 @@ mod tests {
         assert_eq!(limits.operations, limit(500, 500));
         let limits = parse("3ops/7").expect("parsed");
         assert_eq!((limits.bytes, limits.operations), (None, limit(3, 7)));
-        for wrong in ["", "0", "ops", "1M+2M", "1/0", "1/2/3", "1ops+", "-1", "99999T"] {
+        for wrong in [
+            "", "0", "ops", "1M+2M", "1/0", "1/2/3", "1ops+", "-1", "99999T",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

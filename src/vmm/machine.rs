@@ -15,20 +15,21 @@ use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
 use super::windows::Windows;
-use super::{Config, Console, VmmError, vsock};
+use super::{Config, Console, VmmError, files, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::devices::virtio::vsock::Vsock;
-use crate::devices::virtio::{block, console, rng};
+use crate::devices::virtio::{block, console, fs, rng};
 use crate::disk::{self, Disk};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
+use crate::share::{self, Share};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
@@ -50,6 +51,8 @@ pub struct Machine {
     pub windows: Windows,
     /// The threads that serve disks.
     _disks: Vec<disk::Worker>,
+    /// The threads that serve shares.
+    _shares: Vec<share::Worker>,
     /// What the kernel may print on: COM1, where the user types too, and the virtio console.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
@@ -68,6 +71,8 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
     let kvm = vm::open()?;
     let disks = config.disks.iter().map(Disk::open);
     let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    let shares = config.shares.iter().map(Share::open);
+    let shares = shares.collect::<Result<Vec<_>, _>>()?;
     let memory = backing::allocate(config.memory_bytes)?;
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
@@ -75,7 +80,7 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
         let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
         let loader = thread::Builder::new().name("loader".into());
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, disks, started)?;
+        let machine = assemble(config, kvm, &memory, (disks, shares), started)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
@@ -93,7 +98,7 @@ fn assemble(
     config: &Config,
     kvm: Kvm,
     memory: &GuestMemory,
-    disks: Vec<Disk>,
+    (disks, shares): (Vec<Disk>, Vec<Share>),
     started: Instant,
 ) -> Result<Machine, VmmError> {
     let vm = Vm::new(kvm, memory.clone())?;
@@ -129,6 +134,10 @@ fn assemble(
     for disk in disks {
         workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
     }
+    let mut sharing = Vec::new();
+    for share in shares {
+        sharing.push(attach_share(&vm, &mut windows, &mut mmio, &events, share)?);
+    }
 
     let vsock = config.vsock.as_ref().map(|config| {
         let sockets = vsock::Sockets::new(&config.socket)?;
@@ -157,6 +166,7 @@ fn assemble(
         shared,
         windows,
         _disks: workers,
+        _shares: sharing,
         consoles,
         agent,
         vsock,
@@ -284,6 +294,27 @@ fn attach_disk(
     )?)
 }
 
+/// A virtio file system device, and the thread that serves it.
+fn attach_share(
+    vm: &Vm,
+    windows: &mut Windows,
+    mmio: &mut Bus,
+    events: &Arc<Events>,
+    share: Share,
+) -> Result<share::Worker, VmmError> {
+    files::allow_many();
+    let requests = share::Requests::default();
+    let device = fs::Fs::new(&share.tag, Box::new(requests.clone()));
+    let name = format!("share {}", share.tag);
+    let (window, bell) = windows.attach_apart(vm, mmio, events, &name, Box::new(device))?;
+    let done = move |id, written| {
+        lock(&window).with_device(|fs: &mut fs::Fs, driver| fs.complete(driver, id, written));
+    };
+    let memory = vm.memory().clone();
+    let worker = share::Worker::start(share, memory, requests, Arc::new(bell), done);
+    Ok(worker?)
+}
+
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
     let outbox = Arc::new(Outbox::default());
     let transmitter = Transmitter {
@@ -298,7 +329,7 @@ fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
 }
 
 /// EFD_NONBLOCK: an event that is raised twice before anyone looks must not block who raises it.
-fn eventfd() -> Result<EventFd, VmmError> {
+pub fn eventfd() -> Result<EventFd, VmmError> {
     let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }

@@ -6,6 +6,7 @@
 mod console_log;
 mod event_loop;
 pub mod events;
+mod files;
 mod keys;
 mod link;
 mod machine;
@@ -37,6 +38,7 @@ use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
+use crate::share::{self, ShareError};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -62,6 +64,8 @@ pub struct Config {
     pub cpus: u8,
     /// Disks, /dev/vda first.
     pub disks: Vec<disk::Config>,
+    /// Folders of the host that the guest can mount.
+    pub shares: Vec<share::Config>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// Where the user talks to the guest.
@@ -117,6 +121,9 @@ pub enum VmmError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),

@@ -6,6 +6,7 @@
 //! ```text
 //! guest                                     host
 //!   Hello, Ready            ---->
+//!                           <----   Mount*
 //!                           <----   ExecPart*, Exec         (a Command, split over frames)
 //!   Stdout, Stderr, StdinAck ---->  <----  Stdin, StdinClose, Resize, Signal
 //!   [Error,] Exit           ---->
@@ -26,11 +27,13 @@ mod command;
 mod error;
 pub mod frame;
 mod message;
+mod mount;
 
 pub use buffer::Buffer;
 pub use command::{Command, CommandHeader, MAX_COMMAND, MAX_STRINGS, WindowSize};
 pub use error::Error;
 pub use message::{Exit, FromGuest, FromHost};
+pub use mount::{MAX_PATH, MAX_TAG, Mount};
 
 /// The version of the protocol that `Hello` names.
 pub const VERSION: u32 = 1;

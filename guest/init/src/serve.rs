@@ -13,6 +13,7 @@ use hull_agent::{
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::process::{Plan, Pointers};
+use crate::setup;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 
 /// Room of the outbox that output leaves for StdinAck, Error and Exit.
@@ -75,6 +76,8 @@ struct Agent<'a> {
     memory: &'a mut Memory,
     command_len: usize,
     command_complete: bool,
+    /// Why a folder could not be mounted, the first of them.
+    not_mounted: Option<Errno>,
     streams: Streams,
     /// The command's process, 0 before it runs.
     child: i32,
@@ -100,6 +103,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
         memory,
         command_len: 0,
         command_complete: false,
+        not_mounted: None,
         streams: Streams {
             input: -1,
             output: -1,
@@ -137,7 +141,11 @@ impl Agent<'_> {
                 return Err(Stop::Asked(reboot));
             }
         }
-        let exit = match self.start() {
+        let started = match self.not_mounted {
+            Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
+            None => self.start(),
+        };
+        let exit = match started {
             Ok(()) => self.follow()?,
             Err(exit) => exit,
         };
@@ -319,6 +327,7 @@ impl Agent<'_> {
         }
         let Memory {
             inbox,
+            outbox,
             stdin,
             command,
             ..
@@ -353,6 +362,18 @@ impl Agent<'_> {
                     }
                 }
                 FromHost::Goodbye => self.goodbye = true,
+                FromHost::Mount(mount) => {
+                    if let Err(errno) = setup::share(&mount)
+                        && self.not_mounted.is_none()
+                    {
+                        self.not_mounted = Some(errno);
+                        let text = [
+                            b"a shared folder cannot be mounted at ",
+                            mount.path.to_bytes(),
+                        ];
+                        complain(outbox, &text);
+                    }
+                }
             }
             inbox.consume(wire_len);
         }
@@ -456,6 +477,22 @@ impl Agent<'_> {
             }
             signal => self.asked = self.asked.or(asked(signal)),
         }
+    }
+}
+
+/// An error text in pieces, put into the outbox where it has room.
+fn complain<const N: usize>(outbox: &mut Buffer<N>, pieces: &[&[u8]]) {
+    let mut text = [0; 1024];
+    let mut len = 0;
+    for byte in pieces.iter().copied().flatten() {
+        if let Some(place) = text.get_mut(len) {
+            *place = *byte;
+            len += 1;
+        }
+    }
+    let message = FromGuest::Error(text.get(..len).unwrap_or_default());
+    if let Some(len) = message.encode(outbox.space()) {
+        outbox.filled(len);
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod block;
 pub mod console;
+pub mod fs;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
