@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{CreateIn, stat64, statvfs64};
@@ -55,6 +55,8 @@ pub struct Confined {
     /// Taken since descriptors were last counted.
     taken: AtomicU32,
     limit: u64,
+    /// The guest was refused for want of descriptors, which nobody has told yet.
+    full: AtomicBool,
 }
 
 fn errno(number: i32) -> io::Error {
@@ -89,9 +91,21 @@ impl Confined {
             folder,
             taken: AtomicU32::new(COUNTED),
             limit: limit.current.unwrap_or(u64::MAX),
+            full: AtomicBool::new(false),
         };
         files.inner.import()?;
         Ok(files)
+    }
+
+    /// What the user should know of, once each time that it begins.
+    pub fn warning(&self) -> Option<String> {
+        self.full.swap(false, Ordering::Relaxed).then(|| {
+            format!(
+                "the guest knows of as many files as hull may hold open ({}); raise the limit \
+                 (ulimit -Hn), or have the guest forget some (echo 2 > /proc/sys/vm/drop_caches)",
+                self.limit
+            )
+        })
     }
 
     /// On whose behalf: the guest's user where hull may act as one, else hull's own.
@@ -122,6 +136,7 @@ impl Confined {
         // The kernel gives out the lowest that is free.
         let next: OwnedFd = rustix::io::dup(&self.folder)?;
         if next.as_raw_fd() as u64 + SPARE >= self.limit {
+            self.full.store(true, Ordering::Relaxed);
             return Err(errno(libc::EMFILE));
         }
         self.taken.store(0, Ordering::Relaxed);

@@ -18,7 +18,7 @@ use vm_memory::Bytes as _;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::confined::Confined;
-use crate::devices::virtio::fs::{OUT_HEADER, Request};
+use crate::devices::virtio::fs::{Answer, OUT_HEADER, Request};
 use crate::memory::transfer::Segment;
 use crate::memory::{GuestMemory, mirror};
 
@@ -89,16 +89,19 @@ impl Service {
         })
     }
 
-    /// Serve one request; the bytes of its answer.
+    /// Serve one request.
     ///
     /// # Errors
     /// The file system cannot go on until it was [reset](Service::reset).
-    pub fn serve(&mut self, request: &Request) -> Result<u32, String> {
+    pub fn serve(&mut self, request: &Request) -> Result<Answer, String> {
         // A guest must not end hull with a message that the crate did not reckon with.
         let served = catch_unwind(AssertUnwindSafe(|| self.handle(request)));
         let lost = |_| "the file server failed at a request".to_string();
         let answered = served.map_err(lost)?;
-        answered.or_else(|_| Ok(self.refuse(request)))
+        Ok(Answer {
+            written: answered.unwrap_or_else(|_| self.refuse(request)),
+            warning: self.files.warning(),
+        })
     }
 
     fn handle(&mut self, request: &Request) -> io::Result<u32> {

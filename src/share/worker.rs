@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use super::confined::Confined;
 use super::service::Service;
 use super::{Share, ShareError};
-use crate::devices::virtio::fs::{Backend, Request};
+use crate::devices::virtio::fs::{Answer, Backend, Request};
 use crate::memory::GuestMemory;
 use crate::sandbox;
 
@@ -114,7 +114,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serve `requests` on `share`; `done` learns how long the answer to each is. It is called
+    /// Serve `requests` on `share`; `done` learns of the answer to each. It is called
     /// while no request is being served, so that it may wait for whoever waits for that.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Worker {
         memory: GuestMemory,
         requests: Requests,
         doorbell: Arc<dyn Doorbell>,
-        done: impl Fn(u64, Result<u32, String>) + Send + 'static,
+        done: impl Fn(u64, Result<Answer, String>) + Send + 'static,
     ) -> Result<Self, ShareError> {
         let (tell, told) = mpsc::channel();
         let (queue, bell) = (requests.clone(), doorbell.clone());
@@ -181,7 +181,7 @@ fn work(
     mut service: Service,
     requests: &Requests,
     doorbell: &dyn Doorbell,
-    done: impl Fn(u64, Result<u32, String>),
+    done: impl Fn(u64, Result<Answer, String>),
 ) {
     loop {
         match requests.next() {

@@ -1,12 +1,24 @@
 //! The limit of open files.
 
-use rustix::process::Resource;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Every connection of a guest's, and every file of the host that it has, is a descriptor, and the
-/// usual limit is 1024: go up to what may be.
+/// What is tried beyond the hard limit, which only the superuser may raise.
+const ENOUGH: u64 = 1 << 20;
+
+/// Every connection of a guest's, and every file of the host that it knows of, is a descriptor,
+/// and the usual limit is 1024: go up to what may be.
 pub fn allow_many() {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Without it there are fewer.
-    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // No more than fs.nr_open (proc(5)), which is this much unless somebody changed it.
+    let more = maximum.map(|maximum| maximum.max(ENOUGH));
+    for most in [more, maximum] {
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        // Without it there are fewer.
+        if setrlimit(Resource::Nofile, limit).is_ok() {
+            return;
+        }
+    }
 }

@@ -41,6 +41,15 @@ pub struct Request {
     pub writable: Vec<Segment>,
 }
 
+/// What came of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Bytes of it.
+    pub written: u32,
+    /// What the user should know, too.
+    pub warning: Option<String>,
+}
+
 /// Who serves a file system's requests, elsewhere and later, each with one [`Fs::complete`].
 pub trait Backend: Send {
     /// Serve `request`; `id` comes back with it. Those of one queue come in its order.
@@ -80,8 +89,7 @@ impl Fs {
         }
     }
 
-    /// Request `id` has been served, with `written` bytes of an answer; or the backend cannot go
-    /// on, for the reason given.
+    /// Request `id` has been served; or the backend cannot go on, for the reason given.
     ///
     /// # Errors
     /// The driver broke the ring meanwhile, or the backend cannot go on.
@@ -89,17 +97,20 @@ impl Fs {
         &mut self,
         driver: &mut Driver,
         id: u64,
-        written: Result<u32, String>,
+        served: Result<Answer, String>,
     ) -> Result<(), DeviceError> {
         let Some((index, chain)) = self.in_flight.remove(&id) else {
             return Ok(());
         };
-        let written = written.map_err(DeviceError::Protocol)?;
+        let answer = served.map_err(DeviceError::Protocol)?;
+        if let Some(warning) = &answer.warning {
+            driver.warn(warning);
+        }
         let Some(queue) = driver.queue(index) else {
             return Ok(());
         };
         let room = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
-        queue.finish(chain, written.min(room))
+        queue.finish(chain, answer.written.min(room))
     }
 }
 
