@@ -26,7 +26,7 @@ use thiserror::Error;
 pub use crate::devices::virtio::fs::TAG_MOST;
 use crate::sandbox::SandboxError;
 
-pub use worker::{Doorbell, Requests, Worker};
+pub use worker::{Doorbell, Requests, Served, Worker};
 
 /// A share as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

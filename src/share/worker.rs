@@ -21,6 +21,14 @@ use crate::devices::virtio::fs::{Answer, Backend, Request};
 use crate::memory::GuestMemory;
 use crate::sandbox;
 
+/// Answers that are reported together while more requests wait: one interrupt for all of them.
+const TOGETHER: usize = 16;
+/// So many bytes of answers do not wait for others.
+const TOGETHER_BYTES: u32 = 64 << 10;
+
+/// A request's id, and its answer or why there is none.
+pub type Served = (u64, Result<Answer, String>);
+
 /// How the guest and hull call a share's thread.
 pub trait Doorbell: Send + Sync {
     /// Wait for a notification of the guest's, or for [`Doorbell::ring`], and have the device
@@ -114,8 +122,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Serve `requests` on `share`; `done` learns of the answer to each. It is called
-    /// while no request is being served, so that it may wait for whoever waits for that.
+    /// Serve `requests` on `share`; `done` learns what came of each, of several at once where more
+    /// were waiting. It is called while no request is being served, so that it may wait for
+    /// whoever waits for that.
     ///
     /// # Errors
     /// No thread could be had, or it could not be confined to its folder.
@@ -124,7 +133,7 @@ impl Worker {
         memory: GuestMemory,
         requests: Requests,
         doorbell: Arc<dyn Doorbell>,
-        done: impl Fn(u64, Result<Answer, String>) + Send + 'static,
+        done: impl Fn(Vec<Served>) + Send + 'static,
     ) -> Result<Self, ShareError> {
         let (tell, told) = mpsc::channel();
         let (queue, bell) = (requests.clone(), doorbell.clone());
@@ -181,19 +190,27 @@ fn work(
     mut service: Service,
     requests: &Requests,
     doorbell: &dyn Doorbell,
-    done: impl Fn(u64, Result<Answer, String>),
+    done: impl Fn(Vec<Served>),
 ) {
+    let (mut served, mut bytes) = (Vec::new(), 0);
     loop {
         match requests.next() {
             Next::Serve(id, request) => {
-                let served = service.serve(&request);
+                let answer = service.serve(&request);
                 requests.served();
-                done(id, served);
+                bytes += answer.as_ref().map_or(0, |answer| answer.written);
+                served.push((id, answer));
+                if served.len() < TOGETHER && bytes < TOGETHER_BYTES {
+                    continue;
+                }
             }
             Next::Forget => service.reset(),
-            Next::Wait => doorbell.wait(),
+            Next::Wait if served.is_empty() => doorbell.wait(),
+            Next::Wait => {}
             Next::End => return,
         }
+        done(std::mem::take(&mut served));
+        bytes = 0;
     }
 }
 

@@ -307,8 +307,11 @@ fn attach_share(
     let device = fs::Fs::new(&share.tag, Box::new(requests.clone()));
     let name = format!("share {}", share.tag);
     let (window, bell) = windows.attach_apart(vm, mmio, events, &name, Box::new(device))?;
-    let done = move |id, served| {
-        lock(&window).with_device(|fs: &mut fs::Fs, driver| fs.complete(driver, id, served));
+    let done = move |served: Vec<share::Served>| {
+        lock(&window).with_device(|fs: &mut fs::Fs, driver| {
+            let mut each = served.into_iter();
+            each.try_for_each(|(id, answer)| fs.complete(driver, id, answer))
+        });
     };
     let memory = vm.memory().clone();
     let worker = share::Worker::start(share, memory, requests, Arc::new(bell), done);
