@@ -210,3 +210,20 @@ fn an_error_leaves_the_terminal_whole() {
     session.wait_for("error: /etc/passwd: ");
     assert_eq!(session.end(), Some(125));
 }
+
+#[test]
+fn a_guest_is_typed_to_on_hvc0() {
+    if !kvm("hvc0") {
+        return;
+    }
+    let initrd = machine::built("guest/initramfs.cpio");
+    let mut shell = Session::start(&["run", "--console", "virtio", "--initrd", &initrd]);
+    shell.wait_for("# ");
+    shell.key("cat /sys/class/tty/console/active; stty size\r");
+    shell.wait_for("hvc0\r\n30 101\r\n");
+    resize(&shell.terminal, 25, 80);
+    shell.key("while [ \"$(stty size)\" != '25 80' ]; do :; done; echo re''sized\r");
+    shell.wait_for("resized");
+    shell.key("exit\r");
+    assert_eq!(shell.end(), Some(0));
+}

@@ -10,9 +10,9 @@ use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{CMDLINE, CMDLINE_CAPACITY, MmioSlot, VIRTIO_MMIO_SIZE};
 
-/// What every guest kernel is told unless the user says otherwise: console on COM1, and on a
-/// panic an immediate reset by the i8042, which ends hull.
-pub const DEFAULTS: [&str; 3] = ["console=ttyS0", "reboot=k", "panic=-1"];
+/// What every guest kernel is told unless the user says otherwise: on a panic an immediate reset by
+/// the i8042, which ends hull.
+pub const DEFAULTS: [&str; 2] = ["reboot=k", "panic=-1"];
 
 /// Why a command line cannot be given to a kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -147,12 +147,12 @@ mod tests {
             .with_defaults(&DEFAULTS)
             .finish(2047)
             .unwrap();
-        assert_eq!(line, "console=ttyS0 reboot=k panic=5 quiet");
+        assert_eq!(line, "reboot=k panic=5 quiet");
         let line = Cmdline::new("")
             .with_defaults(&DEFAULTS)
             .finish(2047)
             .unwrap();
-        assert_eq!(line, "console=ttyS0 reboot=k panic=-1");
+        assert_eq!(line, "reboot=k panic=-1");
     }
 
     #[test]

@@ -2,18 +2,23 @@
 
 use std::path::PathBuf;
 
+use super::rate;
 use super::run::size;
+use crate::devices::rate::Limits;
 pub use crate::disk::Config;
-use crate::disk::{Cache, NAME_MOST, Source, default_name};
+use crate::disk::{Cache, Format, NAME_MOST, Source, default_name};
 
-/// Parse `PATH[,ro][,id=NAME][,cache=writeback|unsafe]`; `,,` is a comma in the path, as QEMU has
-/// it.
+/// What follows the path of a disk, for messages.
+const OPTIONS: &str = "ro, overlay, id=NAME, cache=writeback|unsafe, format=raw|qcow2, \
+                       backing=FILE and rate=RATE";
+
+/// Parse `PATH[,OPTION]...`; `,,` is a comma in the path, as QEMU has it.
 pub fn parse(text: &str) -> Result<Config, String> {
     let (path, options) = split_path(text);
     if path.is_empty() {
-        return Err(
-            "a disk needs a path; --disk PATH[,ro][,id=NAME][,cache=writeback|unsafe]".into(),
-        );
+        return Err(format!(
+            "a disk needs a path; behind it may stand {OPTIONS}"
+        ));
     }
     let path = PathBuf::from(path);
     let mut config = Config {
@@ -21,25 +26,52 @@ pub fn parse(text: &str) -> Result<Config, String> {
         source: Source::Image(path),
         read_only: false,
         cache: Cache::default(),
+        format: None,
+        backing: Vec::new(),
+        overlay: false,
+        limits: Limits::default(),
     };
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option.split_once('=').unwrap_or((option, "")) {
+    let mut rest = options;
+    while !rest.is_empty() {
+        let (option, behind) = split_path(rest);
+        rest = behind;
+        match option.split_once('=').unwrap_or((&option, "")) {
+            ("", "") => {}
             ("ro", "") => config.read_only = true,
+            ("overlay", "") => config.overlay = true,
             ("id", name) => config.name = serial(name)?,
             ("cache", "writeback") => config.cache = Cache::Writeback,
             ("cache", "unsafe") => config.cache = Cache::Unsafe,
             ("cache", other) => {
                 return Err(format!("cache={other}: it is writeback or unsafe"));
             }
+            ("format", "raw") => config.format = Some(Format::Raw),
+            ("format", "qcow2") => config.format = Some(Format::Qcow2),
+            ("format", other) => return Err(format!("format={other}: it is raw or qcow2")),
+            ("backing", path) if !path.is_empty() => config.backing.push(path.into()),
+            ("rate", limits) => config.limits = rate::parse(limits)?,
             _ => {
                 return Err(format!(
-                    "'{option}' is no option of a disk; there are ro, id=NAME and \
-                     cache=writeback|unsafe, and a comma in a path is written twice"
+                    "'{option}' is no option of a disk; there are {OPTIONS}, and a comma in a \
+                     path is written twice"
                 ));
             }
         }
     }
+    if config.overlay {
+        if config.read_only {
+            return Err("ro and overlay: a disk is one or the other".into());
+        }
+        // Nobody needs the overlay afterwards.
+        config.cache = Cache::Unsafe;
+    }
     Ok(config)
+}
+
+/// Parse what follows `--overlay`, which is a disk with `overlay`.
+pub fn parse_overlay(text: &str) -> Result<Config, String> {
+    let (path, options) = split_path(text);
+    parse(&format!("{},overlay,{options}", path.replace(',', ",,")))
 }
 
 /// Parse the size of `--scratch`: 1M to 16T, whole pages.
@@ -52,10 +84,14 @@ pub fn parse_scratch(text: &str) -> Result<Config, String> {
         read_only: false,
         name: "scratch".into(),
         cache: Cache::Unsafe,
+        format: None,
+        backing: Vec::new(),
+        overlay: false,
+        limits: Limits::default(),
     })
 }
 
-/// The path, and what follows the first single comma.
+/// What stands before the first single comma, and what behind it.
 fn split_path(text: &str) -> (String, &str) {
     let mut path = String::new();
     let mut rest = text;

@@ -20,7 +20,7 @@ use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
-use crate::vmm::{self, Console, End, Signals, Streams};
+use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -87,17 +87,29 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// A disk, /dev/vda for the first: a raw image or a block device. ro: the guest only reads.
-    /// id=NAME: its serial number. cache=unsafe: flushes are not waited for. A comma in PATH is
-    /// written twice. Example: --disk data.img,id=data
+    /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
+    /// guest only reads; overlay, what it writes is gone afterwards; id=NAME, its serial number;
+    /// cache=unsafe, flushes are not waited for; rate=RATE, at most so many bytes or operations a
+    /// second, such as 10M or 500ops or 10M/1M+500ops/50 with a burst each; format=raw|qcow2, not
+    /// told by how the image begins; backing=FILE, what a qcow2 image is based on. A comma in PATH
+    /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
+    /// data.img,id=data,rate=10M
     #[arg(
         long = "disk",
-        value_name = "PATH[,ro][,id=NAME][,cache=writeback|unsafe]",
+        value_name = "PATH[,OPTION]..",
         value_parser = disk::parse,
         help_heading = DEVICES
     )]
     disks: Vec<disk::Config>,
-    /// An empty disk that is gone afterwards, behind those of --disk. Example: --scratch 1G
+    /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
+    #[arg(
+        long = "overlay",
+        value_name = "PATH[,..]",
+        value_parser = disk::parse_overlay,
+        help_heading = DEVICES
+    )]
+    overlays: Vec<disk::Config>,
+    /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
     #[arg(
         long = "scratch",
         value_name = "SIZE",
@@ -151,6 +163,18 @@ pub struct Run {
         help_heading = KERNEL
     )]
     boot: Boot,
+    /// What the kernel prints on and, without CMD, is typed on: serial (COM1) or virtio (hvc0: a line
+    /// costs one exit, not some a character; for kernels with its driver built in). The streams of
+    /// CMD do not go through it.
+    #[arg(
+        long,
+        value_name = "serial|virtio",
+        value_enum,
+        default_value_t = KernelConsole::Serial,
+        hide_possible_values = true,
+        help_heading = DEVICES
+    )]
+    console: KernelConsole,
     /// Print the kernel's messages on standard error.
     #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
@@ -174,6 +198,15 @@ enum Switch {
     Off,
 }
 
+/// Consoles for a kernel.
+#[derive(Clone, Copy, ValueEnum)]
+enum KernelConsole {
+    /// COM1.
+    Serial,
+    /// hvc0.
+    Virtio,
+}
+
 /// Ways into a kernel.
 #[derive(Clone, Copy, ValueEnum)]
 enum Boot {
@@ -193,7 +226,7 @@ impl Run {
         let json = self.json.as_deref().map(JsonFile::create).transpose()?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
-            Console::Serial => io::stdin().is_terminal(),
+            Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
         };
         let raw = match raw_wanted {
@@ -247,7 +280,7 @@ impl Run {
         }
         let mut agent = linux;
         let disks = self.root_disk.iter().chain(&self.disks);
-        let disks = disks.chain(&self.scratches).cloned();
+        let disks = disks.chain(&self.overlays).chain(&self.scratches).cloned();
         if let Some(root) = &self.root_disk {
             if !self.command.is_empty() {
                 bail!("--root-disk runs its own init; leave out what follows --, or use --disk");
@@ -275,7 +308,7 @@ impl Run {
         let shares = share::name(self.shares.clone()).map_err(anyhow::Error::msg)?;
         let console = match agent {
             true => self.agent_console(&shares),
-            false => Console::Serial,
+            false => Console::Kernel,
         };
         Ok(vmm::Config {
             kernel,
@@ -292,6 +325,10 @@ impl Run {
             shares,
             rng: linux && self.rng == Switch::On,
             console,
+            terminal: match self.console {
+                KernelConsole::Serial => Terminal::Serial,
+                KernelConsole::Virtio => Terminal::Virtio,
+            },
             symbols,
             vsock: self.vsock.clone(),
         })

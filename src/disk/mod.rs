@@ -1,24 +1,26 @@
 //! Disks of the host, behind the virtio block device: [`Disk`] is an image that was opened and
 //! locked, [`Worker`] the thread that serves a guest's requests on it.
 //!
-//! The front end is `devices::virtio::block`; `vmm` ties the two together.
+//! An image is [`raw`] or [`qcow2`], told apart by how it begins; both are an [`Image`]. The front
+//! end is `devices::virtio::block`; `vmm` ties the two together.
 
+mod open;
+mod qcow2;
 mod raw;
 mod worker;
 
-use std::fs::{File, FileType};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::devices::rate::Limits;
 pub use crate::devices::virtio::block::NAME_MOST;
-use crate::devices::virtio::block::{Geometry, SECTOR};
+use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
+use crate::memory::GuestMemory;
+use crate::memory::transfer::Segment;
 
-pub use worker::{Requests, Worker};
+pub use worker::{Guest, Requests, Worker};
 
 /// When what the guest wrote and flushed is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,23 @@ pub struct Config {
     pub name: String,
     /// When writes are safe.
     pub cache: Cache,
+    /// What the image is; `None`: told by how it begins.
+    pub format: Option<Format>,
+    /// The images that a qcow2 image is based on, the nearest first.
+    pub backing: Vec<PathBuf>,
+    /// Nothing is written to the image: the guest's writes go to a temporary one.
+    pub overlay: bool,
+    /// How fast it may be.
+    pub limits: Limits,
+}
+
+/// How an image holds a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Byte N of the disk is byte N of the file.
+    Raw,
+    /// QEMU's format, of the versions 2 and 3.
+    Qcow2,
 }
 
 /// A disk cannot be had.
@@ -103,24 +122,82 @@ pub enum DiskError {
     #[error(
         "disk {path}: a {format} image, which hull does not read; if you made it, `qemu-img convert \
          -O raw {path} {path}.raw` makes a raw one, but do not do so with a disk that a guest wrote: \
-         it may have put the header there to have a file of the host copied"
+         it may have put the header there to have a file of the host copied. format=raw takes it \
+         as it is"
     )]
-    Format {
+    Foreign {
         /// The image.
         path: PathBuf,
         /// What it is.
         format: &'static str,
+    },
+    /// A qcow2 image that cannot be used.
+    #[error("disk {path}: no usable qcow2 image ({reason}); `qemu-img check {path}` tells more")]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        reason: io::Error,
+    },
+    /// A qcow2 image that is based on another.
+    #[error(
+        "disk {path}: the image says that it is based on {backing:?}; hull opens no file that only \
+         an image names: add backing=FILE if it is what you want"
+    )]
+    BackingUnnamed {
+        /// The image.
+        path: PathBuf,
+        /// What it is based on.
+        backing: String,
+    },
+    /// A base for an image without one.
+    #[error("disk {path}: it is based on no other image; leave out backing={backing}")]
+    NoBacking {
+        /// The image.
+        path: PathBuf,
+        /// What the user named.
+        backing: PathBuf,
+    },
+    /// A qcow2 image with its bytes in another file.
+    #[error(
+        "disk {path}: its data is in another file, which hull does not open; `qemu-img convert -O \
+         qcow2 {path} {path}.qcow2` puts all in one"
+    )]
+    DataFile {
+        /// The image.
+        path: PathBuf,
     },
     /// No thread could be had.
     #[error("cannot start a disk's thread ({0}); raise the limit of processes (ulimit -u)")]
     Thread(io::Error),
 }
 
+/// Bytes that can be read and written. Positions and lengths are inside of its size, whole sectors.
+trait Image: Send {
+    /// Bytes of the disk now.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fill each of the parts from its byte on; what came of each, in the same order.
+    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>>;
+
+    /// Write `from` at byte `at`.
+    fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()>;
+
+    /// All that was written is on the host's disk.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Give space back, if that can be; the bytes may be anything afterwards.
+    fn discard(&mut self, range: &Range) -> io::Result<()>;
+
+    /// The bytes are 0 afterwards.
+    fn zero(&mut self, range: &Range) -> io::Result<()>;
+}
+
 /// An image, open and locked for as long as this lives: shared by readers, or for one writer.
-#[derive(Debug)]
 pub struct Disk {
-    file: File,
+    image: Box<dyn Image>,
     cache: Cache,
+    limits: Limits,
     /// What the guest is told.
     pub geometry: Geometry,
 }
@@ -131,13 +208,11 @@ impl Disk {
     /// # Errors
     /// It is no disk, cannot be opened or made, or another machine uses it.
     pub fn open(config: &Config) -> Result<Self, DiskError> {
-        let (file, bytes) = match &config.source {
-            Source::Image(path) => open_image(path, config.read_only)?,
-            Source::Scratch(bytes) => (scratch(*bytes)?, *bytes),
-        };
+        let (image, bytes) = open::open(config)?;
         Ok(Self {
-            file,
+            image,
             cache: config.cache,
+            limits: config.limits,
             geometry: Geometry {
                 sectors: bytes / SECTOR,
                 read_only: config.read_only,
@@ -145,85 +220,56 @@ impl Disk {
             },
         })
     }
-}
 
-/// The image and its size.
-fn open_image(image: &Path, read_only: bool) -> Result<(File, u64), DiskError> {
-    let path = || image.to_path_buf();
-    let fault = |reason: io::Error| DiskError::Open {
-        hint: match reason.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
-                "; with ,ro it need only be readable"
+    /// Sectors that the image has now, if they are others than before.
+    fn new_size(&mut self) -> Option<u64> {
+        let sectors = self.image.size().ok()? / SECTOR;
+        let changed = sectors != self.geometry.sectors;
+        self.geometry.sectors = sectors;
+        changed.then_some(sectors)
+    }
+
+    /// Serve requests, of which none waits for another; what came of each, in the same order.
+    fn serve(&mut self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
+        let reads = requests.iter().filter_map(|request| match request {
+            Request::Read { at, to } => Some((*at, to.as_slice())),
+            _ => None,
+        });
+        let reads: Vec<_> = reads.collect();
+        let mut read = self.image.read(memory, &reads).into_iter();
+        let mut serve = |request: &Request| match request {
+            // As many results as reads.
+            Request::Read { .. } => read.next().unwrap_or(Ok(())),
+            other => self.change(memory, other),
+        };
+        requests.iter().map(&mut serve).collect()
+    }
+
+    fn change(&mut self, memory: &GuestMemory, request: &Request) -> io::Result<()> {
+        match request {
+            Request::Read { .. } => Ok(()),
+            Request::Write { at, from, stable } => {
+                self.image.write(memory, *at, from)?;
+                self.settle(*stable)
             }
-            _ => "",
-        },
-        path: path(),
-        reason,
-    };
-    // Nonblocking: a FIFO that nobody writes would hold up the open itself.
-    let mut options = File::options();
-    options.read(true).write(!read_only);
-    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-    let file = options.open(image).map_err(fault)?;
-    let metadata = file.metadata().map_err(fault)?;
-    if !is_disk(metadata.file_type()) {
-        return Err(DiskError::NotADisk { path: path() });
+            Request::Flush => self.settle(true),
+            Request::Discard(ranges) => ranges
+                .iter()
+                .try_for_each(|range| self.image.discard(range)),
+            Request::WriteZeroes { ranges, stable } => {
+                ranges.iter().try_for_each(|range| self.image.zero(range))?;
+                self.settle(*stable)
+            }
+        }
     }
-    lock(&file, image, read_only)?;
-    let bytes = raw::size(&file).map_err(fault)?;
-    if bytes == 0 {
-        return Err(DiskError::Empty { path: path() });
-    }
-    if let Some(format) = raw::foreign_format(&file) {
-        return Err(DiskError::Format {
-            path: path(),
-            format,
-        });
-    }
-    if !bytes.is_multiple_of(SECTOR) {
-        return Err(DiskError::Size {
-            path: path(),
-            bytes,
-        });
-    }
-    Ok((file, bytes))
-}
 
-/// A file without a name in the folder for temporary files.
-fn scratch(bytes: u64) -> Result<File, DiskError> {
-    let folder = std::env::temp_dir();
-    let made = tempfile::tempfile_in(&folder).and_then(|file| {
-        file.set_len(bytes)?;
-        Ok(file)
-    });
-    made.map_err(|reason| DiskError::Open {
-        path: folder,
-        reason,
-        hint: "; TMPDIR names another folder for scratch disks",
-    })
-}
-
-fn is_disk(kind: FileType) -> bool {
-    kind.is_file() || kind.is_block_device()
-}
-
-/// A lock of the file (flock(2)), which goes with the descriptor, however hull ends.
-fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
-    let (operation, how) = match read_only {
-        true => (FlockOperation::NonBlockingLockShared, " and writes to it"),
-        false => (FlockOperation::NonBlockingLockExclusive, ""),
-    };
-    flock(file, operation).map_err(|errno| match errno {
-        Errno::WOULDBLOCK => DiskError::InUse {
-            path: path.into(),
-            how,
-        },
-        errno => DiskError::Open {
-            path: path.into(),
-            reason: errno.into(),
-            hint: "; it cannot be locked",
-        },
-    })
+    /// What was written is on the host's disk, if that was asked for and the user wants it.
+    fn settle(&mut self, wanted: bool) -> io::Result<()> {
+        match wanted && self.cache != Cache::Unsafe {
+            true => self.image.flush(),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The serial number of a disk that the user gave none: the image's file name, without its ending.

@@ -1,79 +1,118 @@
 //! A raw image: byte N of the disk is byte N of the file.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, IoSliceMut, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::{Cache, Disk};
-use crate::devices::virtio::block::{Range, Request};
+use super::Image;
+use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
-use crate::memory::transfer::Pieces;
+use crate::memory::ring::Ring;
+use crate::memory::transfer::{Pieces, Segment};
 
 /// Most zeroes that are written at once.
 const CHUNK: u64 = 1 << 20;
+
+/// The format that has a module of its own.
+pub const QCOW2: &str = "qcow2";
 
 /// What an image begins with that is not raw: taken for raw, it would look like an empty disk, and
 /// a guest could write a header that names a file of the host (the reason why formats are told
 /// apart here, not guessed at by whoever reads the image next).
 const FORMATS: [(&[u8], &str); 5] = [
-    (b"QFI\xfb", "qcow2"),
+    (b"QFI\xfb", QCOW2),
     (b"KDMV", "VMDK"),
     (b"vhdxfile", "VHDX"),
     (b"conectix", "VHD"),
     (b"QED\0", "QED"),
 ];
 
-/// Bytes of a file or of a block device.
-pub fn size(mut file: &File) -> io::Result<u64> {
-    file.seek(SeekFrom::End(0))
-}
-
-/// The name of the format, if the image has one.
-pub fn foreign_format(file: &File) -> Option<&'static str> {
+/// The name of the format that the image begins as, if it has one.
+pub fn magic(file: &File) -> Option<&'static str> {
     let mut head = [0; 8];
     let _ = file.read_at(&mut head, 0).ok()?;
     let known = FORMATS.iter().find(|(magic, _)| head.starts_with(magic));
     known.map(|(_, name)| *name)
 }
 
-impl Disk {
-    /// Serve one request.
-    ///
-    /// # Errors
-    /// The host's disk failed, or it is full.
-    pub(super) fn serve(&self, memory: &GuestMemory, request: &Request) -> io::Result<()> {
-        match request {
-            Request::Read { at, to } => Pieces::new(memory, to)
-                .map_err(io::Error::other)?
-                .read_exact_at(&self.file, *at),
-            Request::Write { at, from, stable } => {
-                Pieces::new(memory, from)
-                    .map_err(io::Error::other)?
-                    .write_all_at(&self.file, *at)?;
-                self.settle(*stable)
-            }
-            Request::Flush => self.settle(true),
-            Request::Discard(ranges) => ranges.iter().try_for_each(|range| self.punch(range)),
-            Request::WriteZeroes { ranges, stable } => {
-                ranges.iter().try_for_each(|range| self.zero(range))?;
-                self.settle(*stable)
-            }
+/// The image.
+pub struct Raw {
+    file: File,
+    /// Not known before two reads come together.
+    several: Option<Several>,
+}
+
+/// How several reads are done.
+enum Several {
+    /// At once.
+    Ring(Ring),
+    /// One behind the other: the kernel has no io_uring, or only by way of another thread for each
+    /// read, which is what it does where the file system cannot read without waiting.
+    InTurn,
+}
+
+impl Raw {
+    /// The image in `file`.
+    pub fn new(file: File) -> Self {
+        Self {
+            file,
+            several: None,
         }
     }
+}
 
-    /// What was written is on the host's disk, if that was asked for and the user wants it.
-    fn settle(&self, wanted: bool) -> io::Result<()> {
-        match wanted && self.cache != Cache::Unsafe {
-            true => self.file.sync_data(),
-            false => Ok(()),
+impl Several {
+    fn of(file: &File) -> Self {
+        let mut byte = [0];
+        let mut buffer = [IoSliceMut::new(&mut byte)];
+        let nowait = preadv2(file, &mut buffer, 0, ReadWriteFlags::NOWAIT);
+        match (nowait, Ring::new()) {
+            (Ok(_) | Err(Errno::AGAIN), Ok(ring)) => Self::Ring(ring),
+            _ => Self::InTurn,
         }
     }
+}
 
-    /// Give space back; a host that cannot need not (virtio 1.2, 5.2.6.2: discard is a hint).
-    fn punch(&self, range: &Range) -> io::Result<()> {
+impl Image for Raw {
+    fn size(&self) -> io::Result<u64> {
+        (&self.file).seek(SeekFrom::End(0))
+    }
+
+    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>> {
+        let pieces = |&(at, to): &(u64, &[Segment])| Ok((at, Pieces::new(memory, to)?));
+        let reads: io::Result<Vec<_>> = parts.iter().map(pieces).collect();
+        let mut reads = match reads {
+            Ok(reads) => reads,
+            Err(fault) => return parts.iter().map(|_| Err(fault.kind().into())).collect(),
+        };
+        // What came at once already; the rest of it, or the reason why nothing came, is had below.
+        if reads.len() > 1
+            && let Several::Ring(ring) = self.several.get_or_insert_with(|| Several::of(&self.file))
+        {
+            let came = ring.read(&self.file, &reads);
+            for ((at, pieces), came) in reads.iter_mut().zip(came) {
+                let came = came.unwrap_or(0);
+                pieces.advance(came);
+                *at += came as u64;
+            }
+        }
+        let rest = |(at, pieces): (u64, Pieces)| pieces.read_exact_at(&self.file, at);
+        reads.into_iter().map(rest).collect()
+    }
+
+    fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()> {
+        Pieces::new(memory, from)?.write_all_at(&self.file, at)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// A host that cannot need not (virtio 1.2, 5.2.6.2: discard is a hint).
+    fn discard(&mut self, range: &Range) -> io::Result<()> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, mode, range.at, range.len) {
             Err(Errno::OPNOTSUPP | Errno::NODEV) | Ok(()) => Ok(()),
@@ -81,7 +120,7 @@ impl Disk {
         }
     }
 
-    fn zero(&self, range: &Range) -> io::Result<()> {
+    fn zero(&mut self, range: &Range) -> io::Result<()> {
         let mode = match range.unmap {
             true => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
             false => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,

@@ -1,18 +1,47 @@
-//! The thread of a disk: takes requests in order, serves one at a time, reports each.
+//! The thread of a disk: is told by the guest itself that there are requests, takes them in order,
+//! serves those that are there together, reports them together.
 //!
 //! ```text
-//!  event loop, vCPU --- Backend::submit, cancel --> Requests --- take --> Worker --- done(id)
+//!  guest --- notification (eventfd) --> Worker -- Guest::notified --> device
+//!  device -- Backend::submit, cancel --> Requests -- take --> Worker -- Guest::served --> device
 //! ```
-//! Order kept: what the guest flushes after a write was answered is behind that write.
+//! A device may have one request served while another waits behind it: what the guest was told to
+//! be written before it asked for a flush is behind that flush, which is all that it may count on
+//! (virtio 1.2, 5.2.6.2).
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Disk, DiskError};
+use crate::devices::rate::Rate;
 use crate::devices::virtio::block::{Backend, Request};
 use crate::memory::GuestMemory;
+
+/// Most requests that are served together: a driver that has more is told of the first ones while
+/// the others are served.
+const TOGETHER: usize = 32;
+/// How often the size of an image is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The device that a [`Worker`] serves. No request is being served while it is called, so that it
+/// may wait for whoever waits for that.
+pub trait Guest: Send {
+    /// The guest says that there are requests: submit them.
+    fn notified(&self);
+
+    /// What came of requests.
+    fn served(&self, results: Vec<(u64, io::Result<()>)>);
+
+    /// The disk has another size.
+    fn resized(&self, sectors: u64);
+}
 
 /// What waits to be served; shared by the device, as its [`Backend`], and the worker.
 #[derive(Clone, Default)]
@@ -21,8 +50,6 @@ pub struct Requests(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to serve, or nothing more will come.
-    more: Condvar,
     /// Nothing is being served.
     idle: Condvar,
 }
@@ -30,7 +57,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<(u64, Request)>,
-    /// A request is being served, and may touch guest memory.
+    /// Requests are being served, and may touch guest memory.
     serving: bool,
     closed: bool,
 }
@@ -41,37 +68,33 @@ impl Requests {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next request, which is being served from now on; `None` once closed.
-    fn take(&self) -> Option<(u64, Request)> {
+    /// The next requests, which are being served from now on, as far as `rate` allows; otherwise
+    /// how long it has to be waited for, if anything waits.
+    fn take(&self, rate: &mut Rate, now: Duration) -> (Vec<(u64, Request)>, Option<Duration>) {
         let mut state = self.state();
-        loop {
-            if state.closed {
-                return None;
+        let (mut taken, mut wait) = (Vec::new(), None);
+        while taken.len() < TOGETHER
+            && let Some((_, request)) = state.waiting.front()
+        {
+            if let Err(left) = rate.take(request.bytes(), now) {
+                wait = Some(left);
+                break;
             }
-            if let Some(next) = state.waiting.pop_front() {
-                state.serving = true;
-                return Some(next);
-            }
-            let waited = self.0.more.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
+            taken.extend(state.waiting.pop_front());
         }
+        state.serving = !taken.is_empty();
+        (taken, wait)
     }
 
     fn served(&self) {
         self.state().serving = false;
         self.0.idle.notify_all();
     }
-
-    fn close(&self) {
-        self.state().closed = true;
-        self.0.more.notify_all();
-    }
 }
 
 impl Backend for Requests {
     fn submit(&mut self, id: u64, request: Request) {
         self.state().waiting.push_back((id, request));
-        self.0.more.notify_one();
     }
 
     fn cancel(&mut self) {
@@ -84,15 +107,16 @@ impl Backend for Requests {
     }
 }
 
-/// Ends when dropped: the request that is being served is finished, those behind it are not begun.
+/// Ends when dropped: the requests that are being served are finished, those behind them are not
+/// begun.
 pub struct Worker {
     requests: Requests,
+    waker: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Serve `requests` on `disk`; `done` learns what came of each. It is called
-    /// while no request is being served, so that it may wait for whoever waits for that.
+    /// Serve `requests` of `guest` on `disk`; `notifications` is the eventfd of its one queue.
     ///
     /// # Errors
     /// No thread could be had.
@@ -100,19 +124,28 @@ impl Worker {
         disk: Disk,
         memory: GuestMemory,
         requests: Requests,
-        done: impl Fn(u64, io::Result<()>) + Send + 'static,
+        notifications: Vec<OwnedFd>,
+        guest: impl Guest + 'static,
     ) -> Result<Self, DiskError> {
-        let queue = requests.clone();
-        let serve = move || {
-            while let Some((id, request)) = queue.take() {
-                let served = disk.serve(&memory, &request);
-                queue.served();
-                done(id, served);
-            }
+        let notifications = notifications.into_iter().next();
+        let waker = Arc::new(
+            notifications.ok_or_else(|| DiskError::Thread(io::ErrorKind::InvalidInput.into()))?,
+        );
+        let mut service = Service {
+            rate: Rate::new(&disk.limits),
+            disk: Some(disk),
+            memory,
+            requests: requests.clone(),
+            notifications: waker.clone(),
+            guest: Box::new(guest),
+            started: Instant::now(),
+            looked: Duration::ZERO,
         };
-        let thread = thread::Builder::new().name("disk".into()).spawn(serve);
+        let thread = thread::Builder::new().name("disk".into());
+        let thread = thread.spawn(move || service.run());
         Ok(Self {
             requests,
+            waker,
             thread: Some(thread.map_err(DiskError::Thread)?),
         })
     }
@@ -120,9 +153,84 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.requests.close();
+        self.requests.state().closed = true;
+        // Fails only when the counter is at its end, and then it is readable.
+        let _ = rustix::io::write(&*self.waker, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic has been printed by its hook
         }
+    }
+}
+
+struct Service {
+    /// Gone once serving it has panicked: nobody knows what state it is in.
+    disk: Option<Disk>,
+    rate: Rate,
+    memory: GuestMemory,
+    requests: Requests,
+    notifications: Arc<OwnedFd>,
+    guest: Box<dyn Guest>,
+    started: Instant,
+    /// When the image's size was looked at last, since `started`.
+    looked: Duration,
+}
+
+impl Service {
+    fn run(&mut self) {
+        let mut wait = None;
+        loop {
+            let notified = self.wait(wait);
+            if self.requests.state().closed {
+                return;
+            }
+            self.look();
+            if notified {
+                self.guest.notified();
+            }
+            wait = loop {
+                let (taken, wait) = self.requests.take(&mut self.rate, self.started.elapsed());
+                if taken.is_empty() {
+                    break wait;
+                }
+                let (ids, requests): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
+                let results = self.serve(&requests);
+                self.requests.served();
+                self.guest.served(ids.into_iter().zip(results).collect());
+            };
+        }
+    }
+
+    /// Wait for a notification, for `at_most` so long; says whether one came.
+    fn wait(&self, at_most: Option<Duration>) -> bool {
+        let timeout = at_most.map_or(LOOK, |wait| wait.min(LOOK));
+        let timeout = Timespec::try_from(timeout).ok();
+        let mut fds = [PollFd::new(&*self.notifications, PollFlags::IN)];
+        // An interrupted wait is one that was too short.
+        matches!(poll(&mut fds, timeout.as_ref()), Ok(1..))
+    }
+
+    /// Tell the guest of an image that has grown or shrunk.
+    fn look(&mut self) {
+        let now = self.started.elapsed();
+        if now.saturating_sub(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        if let Some(sectors) = self.disk.as_mut().and_then(Disk::new_size) {
+            self.guest.resized(sectors);
+        }
+    }
+
+    /// What came of each of `requests`, whatever happens.
+    fn serve(&mut self, requests: &[Request]) -> Vec<io::Result<()>> {
+        let served = self.disk.as_mut().and_then(|disk| {
+            let serve = || disk.serve(&self.memory, requests);
+            panic::catch_unwind(AssertUnwindSafe(serve)).ok()
+        });
+        served.unwrap_or_else(|| {
+            self.disk = None;
+            let fault = || io::Error::other("hull cannot serve this disk any more");
+            requests.iter().map(|_| Err(fault())).collect()
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); the files that
 //! are loaded into it ([`image`]), the guest that the program carries ([`packed`]), the pages of the
-//! program itself ([`program`]), bytes between it and files ([`transfer`]), and the same memory for a
-//! crate of another time ([`mirror`]).
+//! program itself ([`program`]), bytes between it and files ([`transfer`], [`ring`]), and the same
+//! memory for a crate of another time ([`mirror`]).
 
 pub mod backing;
 pub mod image;
@@ -9,6 +9,7 @@ pub mod layout;
 pub mod mirror;
 pub mod packed;
 pub mod program;
+pub mod ring;
 pub mod transfer;
 
 /// Guest memory as the whole program sees it: anonymous private mappings, found by

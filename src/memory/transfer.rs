@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::GuestMemory;
 
@@ -26,17 +26,20 @@ pub struct Segment {
 /// program reads and writes only through pointers, as the guest does at the same time.
 pub struct Pieces(Vec<libc::iovec>);
 
+// SAFETY: guest memory, at which the pointers point, belongs to no thread.
+unsafe impl Send for Pieces {}
+
 impl Pieces {
     /// The pieces of `segments`: one each, or two where a segment goes across the MMIO hole's
     /// edges, which are no neighbours on the host.
     ///
     /// # Errors
     /// A segment that is not all in guest memory.
-    pub fn new(memory: &GuestMemory, segments: &[Segment]) -> Result<Self, GuestMemoryError> {
+    pub fn new(memory: &GuestMemory, segments: &[Segment]) -> io::Result<Self> {
         let mut pieces = Vec::with_capacity(segments.len());
         for segment in segments {
             for slice in memory.get_slices(segment.addr, segment.len as usize) {
-                let slice = slice?;
+                let slice = slice.map_err(io::Error::other)?;
                 pieces.push(libc::iovec {
                     iov_base: slice.ptr_guard_mut().as_ptr().cast(),
                     iov_len: slice.len(),
@@ -44,11 +47,6 @@ impl Pieces {
             }
         }
         Ok(Self(pieces))
-    }
-
-    /// For a system call that takes them by address. Valid as long as guest memory is mapped.
-    pub fn as_iovecs(&self) -> &[libc::iovec] {
-        &self.0
     }
 
     /// Bytes of all pieces.
@@ -139,7 +137,7 @@ impl Pieces {
     }
 
     /// What one system call takes of them.
-    fn raw(&self) -> (*const libc::iovec, libc::c_int) {
+    pub(super) fn raw(&self) -> (*const libc::iovec, libc::c_int) {
         let count = self.0.len().min(PIECES_MOST);
         (self.0.as_ptr(), count as libc::c_int)
     }

@@ -89,7 +89,7 @@ impl<'a> EventLoop<'a> {
             windows: &machine.windows,
             vsock: machine.vsock.as_ref(),
             consoles: machine.consoles.clone(),
-            console_is_stdio: matches!(console, Console::Serial),
+            console_is_stdio: matches!(console, Console::Kernel),
             kernel_log: matches!(
                 console,
                 Console::Agent {
@@ -117,6 +117,9 @@ impl<'a> EventLoop<'a> {
 
     /// Run until the machine is to end and all that the guest had written is out.
     pub fn run(&mut self) -> Result<Ending, VmmError> {
+        if self.console_is_stdio {
+            self.resize();
+        }
         loop {
             // Ends are looked at before the bytes: what was written before one is still moved.
             let guest_end = self.events.end();
@@ -368,12 +371,17 @@ impl<'a> EventLoop<'a> {
 
     /// Tell the guest's terminal the size of hull's.
     fn resize(&mut self) {
-        let size = rustix::termios::tcgetwinsize(self.streams.stdin);
-        if let (Some(link), Ok(size)) = (&mut self.link, size) {
-            link.session.resize(WindowSize {
-                rows: size.ws_row,
-                cols: size.ws_col,
-            });
+        let Ok(size) = rustix::termios::tcgetwinsize(self.streams.stdin) else {
+            return;
+        };
+        let size = WindowSize {
+            rows: size.ws_row,
+            cols: size.ws_col,
+        };
+        match (&mut self.link, self.consoles.first()) {
+            (Some(link), _) => link.session.resize(size),
+            (None, Some(console)) => console.resize(size),
+            (None, None) => {}
         }
     }
 

@@ -14,22 +14,22 @@ use super::events::{Events, lock};
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
-use super::windows::Windows;
-use super::{Config, Console, VmmError, files, vsock};
+use super::windows::{Window, Windows};
+use super::{Config, Console, Terminal, VmmError, share, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::devices::virtio::vsock::Vsock;
-use crate::devices::virtio::{block, console, fs, rng};
+use crate::devices::virtio::{block, console, rng};
 use crate::disk::{self, Disk};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
-use crate::share::{self, Share};
+use crate::share::{Share, Worker as ShareWorker};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
@@ -52,7 +52,7 @@ pub struct Machine {
     /// The threads that serve disks.
     _disks: Vec<disk::Worker>,
     /// The threads that serve shares.
-    _shares: Vec<share::Worker>,
+    _shares: Vec<ShareWorker>,
     /// What the kernel may print on: COM1, where the user types too, and the virtio console.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
@@ -114,13 +114,21 @@ fn assemble(
     let mut mmio = mmio(&events)?;
     let mut windows = Windows::new()?;
     let (mut consoles, mut agent) = (vec![Pipe::Uart(com1)], Vec::new());
-    if let Console::Agent { .. } = &config.console {
+    let with_agent = matches!(config.console, Console::Agent { .. });
+    if with_agent || config.terminal == Terminal::Virtio {
+        let pipes = virtio_console(&vm, &mut windows, &mut mmio, &events, with_agent)?;
+        let mut pipes = pipes.into_iter();
+        consoles.extend(pipes.next());
+        agent.extend(pipes);
+    }
+    if config.terminal == Terminal::Virtio {
+        consoles.reverse();
+    }
+    if with_agent {
         let com2 = uart(&vm, &events, layout::COM2_GSI)?;
         outboxes.push(com2.outbox.clone());
         ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
-        let [terminal, port] = virtio_console(&vm, &mut windows, &mut mmio, &events)?;
-        consoles.push(terminal);
-        agent.extend([port, Pipe::Uart(com2)]);
+        agent.push(Pipe::Uart(com2));
     }
     if config.rng {
         let source = |bytes: &mut [u8]| {
@@ -136,7 +144,7 @@ fn assemble(
     }
     let mut sharing = Vec::new();
     for share in shares {
-        sharing.push(attach_share(&vm, &mut windows, &mut mmio, &events, share)?);
+        sharing.push(share::attach(&vm, &mut windows, &mut mmio, &events, share)?);
     }
 
     let vsock = config.vsock.as_ref().map(|config| {
@@ -182,7 +190,12 @@ fn finish(
     placed: Placed,
     machine: &Machine,
 ) -> Result<Loaded, VmmError> {
-    let mut defaults = DEFAULTS.to_vec();
+    let mut defaults = match config.terminal {
+        Terminal::Serial => vec!["console=ttyS0"],
+        // Before hvc0 is there a kernel that panics is heard on COM1.
+        Terminal::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
+    };
+    defaults.extend(DEFAULTS);
     if let Console::Agent { kernel_log, .. } = &config.console {
         if !kernel_log {
             defaults.push("quiet");
@@ -251,22 +264,29 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
     Ok(mmio)
 }
 
-/// A virtio console: its terminal, and a port for the agent.
+/// A virtio console: its terminal, and a port for the agent if there is one.
 fn virtio_console(
     vm: &Vm,
     windows: &mut Windows,
     mmio: &mut Bus,
     events: &Arc<Events>,
-) -> Result<[Pipe; 2], VmmError> {
+    with_agent: bool,
+) -> Result<Vec<Pipe>, VmmError> {
     let inboxes: [Arc<Mutex<Inbox>>; 2] = Default::default();
     let [terminal, port] = inboxes.clone().map(|inbox| Box::new(InboxSink(inbox)));
-    let device = console::Console::new(terminal).with_port(agent::PORT_NAME, port);
+    let mut device = console::Console::new(terminal);
+    if with_agent {
+        device = device.with_port(agent::PORT_NAME, port);
+    }
     let window = windows.attach(vm, mmio, events, "virtio console", Box::new(device))?;
-    let [terminal, port] = inboxes;
-    Ok([
-        Pipe::Port(Port::new(window.clone(), 0, terminal)),
-        Pipe::Port(Port::new(window, 1, port)),
-    ])
+    let pipe = |(number, inbox)| Pipe::Port(Port::new(window.clone(), number, inbox));
+    let ports = if with_agent { 2 } else { 1 };
+    Ok(inboxes
+        .into_iter()
+        .take(ports)
+        .enumerate()
+        .map(pipe)
+        .collect())
 }
 
 /// A virtio block device, and the thread that serves it.
@@ -280,42 +300,40 @@ fn attach_disk(
     let requests = disk::Requests::default();
     let device = block::Block::new(disk.geometry.clone(), Box::new(requests.clone()));
     let name = format!("disk {}", disk.geometry.name);
-    let window = windows.attach(vm, mmio, events, &name, Box::new(device))?;
-    let done = move |id, served: io::Result<()>| {
-        let served = served.map_err(|error| error.to_string());
-        lock(&window)
-            .with_device(|block: &mut block::Block, driver| block.complete(driver, id, served));
-    };
+    let (window, notifications) =
+        windows.attach_unwatched(vm, mmio, events, &name, Box::new(device))?;
     Ok(disk::Worker::start(
         disk,
         vm.memory().clone(),
         requests,
-        done,
+        notifications,
+        DiskWindow(window),
     )?)
 }
 
-/// A virtio file system device, and the thread that serves it.
-fn attach_share(
-    vm: &Vm,
-    windows: &mut Windows,
-    mmio: &mut Bus,
-    events: &Arc<Events>,
-    share: Share,
-) -> Result<share::Worker, VmmError> {
-    files::allow_many();
-    let requests = share::Requests::default();
-    let device = fs::Fs::new(&share.tag, Box::new(requests.clone()));
-    let name = format!("share {}", share.tag);
-    let (window, bell) = windows.attach_apart(vm, mmio, events, &name, Box::new(device))?;
-    let done = move |served: Vec<share::Served>| {
-        lock(&window).with_device(|fs: &mut fs::Fs, driver| {
-            let mut each = served.into_iter();
-            each.try_for_each(|(id, answer)| fs.complete(driver, id, answer))
+/// A block device as the thread of its disk sees it.
+struct DiskWindow(Window);
+
+impl disk::Guest for DiskWindow {
+    fn notified(&self) {
+        lock(&self.0).process(0);
+    }
+
+    fn served(&self, results: Vec<(u64, io::Result<()>)>) {
+        lock(&self.0).with_device(|block: &mut block::Block, driver| {
+            for (id, served) in results {
+                block.complete(driver, id, served.map_err(|error| error.to_string()))?;
+            }
+            Ok(())
         });
-    };
-    let memory = vm.memory().clone();
-    let worker = share::Worker::start(share, memory, requests, Arc::new(bell), done);
-    Ok(worker?)
+    }
+
+    fn resized(&self, sectors: u64) {
+        lock(&self.0).with_device(|block: &mut block::Block, driver| {
+            block.resize(driver, sectors);
+            Ok(())
+        });
+    }
 }
 
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {

@@ -13,6 +13,7 @@ mod machine;
 mod outbox;
 mod pipe;
 mod report;
+mod share;
 mod signals;
 mod streams;
 mod vcpus;
@@ -38,7 +39,7 @@ use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
-use crate::share::{self, ShareError};
+use crate::share::{Config as ShareConfig, ShareError};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -65,11 +66,13 @@ pub struct Config {
     /// Disks, /dev/vda first.
     pub disks: Vec<disk::Config>,
     /// Folders of the host that the guest can mount.
-    pub shares: Vec<share::Config>,
+    pub shares: Vec<ShareConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// Where the user talks to the guest.
     pub console: Console,
+    /// What the kernel's messages and terminal are on, unless the command line says otherwise.
+    pub terminal: Terminal,
     /// The kernel's System.map, if there is one, to name addresses.
     pub symbols: Option<Image>,
     /// The socket device, if there is to be one.
@@ -79,8 +82,8 @@ pub struct Config {
 /// Where the user talks to the guest.
 #[derive(Clone, Debug)]
 pub enum Console {
-    /// COM1 is standard input and output.
-    Serial,
+    /// The kernel's terminal is standard input and output.
+    Kernel,
     /// hull's init runs a command, whose streams are hull's.
     Agent {
         /// The command.
@@ -88,6 +91,15 @@ pub enum Console {
         /// Whether the kernel's messages go to standard error.
         kernel_log: bool,
     },
+}
+
+/// What a guest kernel's console is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Terminal {
+    /// COM1, which every kernel has a driver for: some exits a character.
+    Serial,
+    /// hvc0 of the virtio console: one exit a line.
+    Virtio,
 }
 
 /// How a machine ended that ran to its end.
@@ -209,7 +221,7 @@ pub fn run(
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
     let session = match &config.console {
-        Console::Serial => None,
+        Console::Kernel => None,
         Console::Agent { exec, .. } => Some(Session::new(exec.clone())?),
     };
     let mut machine = machine::build(config, started)?;

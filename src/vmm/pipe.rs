@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use super::events::lock;
 use super::outbox::{Outbox, Transmitter};
 use super::windows::Window;
+use crate::agent::WindowSize;
 use crate::devices::legacy::serial::Serial;
 use crate::devices::virtio::console::{Console, PortSink};
 
@@ -39,6 +40,15 @@ impl Pipe {
         match self {
             Self::Uart(uart) => lock(&uart.chip).enqueue(bytes),
             Self::Port(port) => port.put(bytes),
+        }
+    }
+
+    /// The terminal at the host's end has this size; a UART cannot say so.
+    pub fn resize(&self, size: WindowSize) {
+        if let Self::Port(port) = self {
+            lock(&port.window).with_device(|console: &mut Console, driver| {
+                console.resize(driver, size.rows, size.cols)
+            });
         }
     }
 

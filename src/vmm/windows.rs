@@ -6,11 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::epoll;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::VmmError;
 use super::events::{Events, lock};
-use super::machine::{eventfd, irqfd};
+use super::machine::irqfd;
 use super::report::DeviceReport;
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
@@ -19,7 +18,6 @@ use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm;
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
-use crate::share::Doorbell;
 
 /// Notifications taken from the kernel at once.
 const BATCH: usize = 16;
@@ -49,7 +47,8 @@ impl Windows {
     }
 
     /// Put `device`, which messages call `name`, into the next window of `vm`: its registers on
-    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt.
+    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt. The event
+    /// loop processes its queues.
     ///
     /// # Errors
     /// No window, interrupt line or file descriptor is left.
@@ -62,53 +61,49 @@ impl Windows {
         device: Box<dyn Device>,
     ) -> Result<Window, VmmError> {
         let index = self.windows.len();
-        let window = self.place(vm, mmio, events, name, device)?;
-        for (queue, event) in (0u32..).zip(lock(&window).queue_events()) {
-            watch(&self.epoll, event, token(index, queue))?;
+        let (window, notifications) = self.attach_unwatched(vm, mmio, events, name, device)?;
+        for (queue, event) in (0u32..).zip(notifications) {
+            epoll::add(
+                &self.epoll,
+                event,
+                epoll::EventData::new_u64(token(index, queue)),
+                epoll::EventFlags::IN,
+            )
+            .map_err(no_descriptor)?;
         }
         Ok(window)
     }
 
-    /// As [`Windows::attach`], for a device whose queues another thread than the event loop's
-    /// processes, when one of the [`Bell`] tells it to.
+    /// As [`Windows::attach`], but a thread of the device's own processes the queues, each when its
+    /// eventfd of those returned is readable.
     ///
     /// # Errors
-    /// As of [`Windows::attach`].
-    pub fn attach_apart(
+    /// As there.
+    pub fn attach_unwatched(
         &mut self,
         vm: &Vm,
         mmio: &mut Bus,
         events: &Arc<Events>,
         name: &str,
         device: Box<dyn Device>,
-    ) -> Result<(Window, Bell), VmmError> {
-        let window = self.place(vm, mmio, events, name, device)?;
-        let bell = Bell::new(window.clone())?;
-        Ok((window, bell))
-    }
-
-    fn place(
-        &mut self,
-        vm: &Vm,
-        mmio: &mut Bus,
-        events: &Arc<Events>,
-        name: &str,
-        device: Box<dyn Device>,
-    ) -> Result<Window, VmmError> {
+    ) -> Result<(Window, Vec<OwnedFd>), VmmError> {
         let slot = virtio_slot(self.windows.len()).ok_or(VmmError::TooManyDevices {
             most: VIRTIO_GSIS.len(),
         })?;
         let reporter = Reporter::new(events.clone(), name);
         let transport = Transport::new(vm.memory().clone(), device, irqfd(vm, slot.gsi)?, reporter)
             .map_err(VmmError::EventFd)?;
+        let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             vm.register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
+            let event = kvm::descriptor(event).try_clone_to_owned();
+            notifications.push(event.map_err(VmmError::EventFd)?);
         }
         let window = Arc::new(Mutex::new(transport));
         mmio.insert(slot.base, VIRTIO_MMIO_SIZE, window.clone())?;
         self.windows.push(window.clone());
         self.names.push(name.into());
-        Ok(window)
+        Ok((window, notifications))
     }
 
     /// The windows in use, for boot tables and the kernel command line.
@@ -153,54 +148,6 @@ impl AsFd for Windows {
     }
 }
 
-/// The notifications of one device's queues, and a call that is the host's own.
-pub struct Bell {
-    epoll: OwnedFd,
-    window: Window,
-    own: EventFd,
-}
-
-impl Bell {
-    fn new(window: Window) -> Result<Self, VmmError> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?;
-        for (queue, event) in (0u32..).zip(lock(&window).queue_events()) {
-            watch(&epoll, event, queue.into())?;
-        }
-        let own = eventfd()?;
-        watch(&epoll, &own, u64::MAX)?;
-        Ok(Self { epoll, window, own })
-    }
-}
-
-impl Doorbell for Bell {
-    fn wait(&self) {
-        let mut ready: Vec<epoll::Event> = Vec::with_capacity(BATCH);
-        // An interrupted wait is one for nothing.
-        let _ = epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut ready),
-            None,
-        );
-        for event in ready {
-            match usize::try_from(event.data.u64()) {
-                Ok(usize::MAX) | Err(_) => drop(self.own.read()),
-                Ok(queue) => lock(&self.window).process(queue),
-            }
-        }
-    }
-
-    fn ring(&self) {
-        // Fails only when the counter is at its end, and then it is readable.
-        let _ = self.own.write(1);
-    }
-}
-
-fn watch(epoll: &OwnedFd, event: &EventFd, token: u64) -> Result<(), VmmError> {
-    let data = epoll::EventData::new_u64(token);
-    let added = epoll::add(epoll, kvm::descriptor(event), data, epoll::EventFlags::IN);
-    added.map_err(no_descriptor)
-}
-
 fn token(window: usize, queue: u32) -> u64 {
     (window as u64) << 32 | u64::from(queue)
 }
@@ -209,7 +156,7 @@ fn from_token(token: u64) -> (usize, usize) {
     ((token >> 32) as usize, token as u32 as usize)
 }
 
-fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
+pub fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
     VmmError::EventFd(io::Error::from(errno))
 }
 

@@ -138,6 +138,18 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Bytes that move between disk and guest.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Read { to: segments, .. } | Self::Write { from: segments, .. } => {
+                segments.iter().map(|segment| u64::from(segment.len)).sum()
+            }
+            Self::Flush | Self::Discard(_) | Self::WriteZeroes { .. } => 0,
+        }
+    }
+}
+
 /// Who serves a disk's requests, elsewhere and later, each with one [`Block::complete`].
 pub trait Backend: Send {
     /// Serve `request`; `id` comes back with it.
@@ -207,6 +219,12 @@ impl Block {
             }
             Err(_) => finish(queue, chain, S_IOERR, 0),
         }
+    }
+
+    /// The disk has another size (5.2.6.1, VIRTIO_BLK_F_SIZE is none: a capacity may change).
+    pub fn resize(&mut self, driver: &mut Driver, sectors: u64) {
+        self.geometry.sectors = sectors;
+        driver.config_changed();
     }
 
     /// Take one chain apart: hand it on, or answer it.

@@ -1,0 +1,143 @@
+//! From what the user named to an image that is open and locked.
+
+use std::fs::{File, FileType};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use super::qcow2::{self, Qcow2};
+use super::raw::{self, Raw};
+use super::{Config, DiskError, Format, Image, SECTOR, Source};
+
+/// The image of `config`, and its size in bytes.
+pub fn open(config: &Config) -> Result<(Box<dyn Image>, u64), DiskError> {
+    let path = match &config.source {
+        Source::Scratch(bytes) => return Ok((Box::new(Raw::new(scratch(*bytes)?)), *bytes)),
+        Source::Image(path) => path,
+    };
+    let read_only = config.read_only || config.overlay;
+    let (file, format) = open_image(path, read_only, config.format)?;
+    if format == Format::Raw
+        && let Some(backing) = config.backing.first()
+    {
+        return Err(DiskError::NoBacking {
+            path: path.clone(),
+            backing: backing.clone(),
+        });
+    }
+    if config.overlay {
+        let base = qcow2::access(file, path, false, format, &config.backing)?;
+        let image = Qcow2::over(base, scratch(0)?).map_err(|reason| DiskError::Open {
+            path: std::env::temp_dir(),
+            reason,
+            hint: "; the overlay cannot be made there, TMPDIR names another folder",
+        })?;
+        return sized(Box::new(image), path);
+    }
+    match format {
+        Format::Raw => sized(Box::new(Raw::new(file)), path),
+        Format::Qcow2 => {
+            let image = qcow2::access(file, path, !read_only, format, &config.backing)?;
+            sized(Box::new(Qcow2::new(image)), path)
+        }
+    }
+}
+
+/// An image whose size a disk can have.
+fn sized(image: Box<dyn Image>, path: &Path) -> Result<(Box<dyn Image>, u64), DiskError> {
+    let path = || path.to_path_buf();
+    let bytes = image.size().map_err(|reason| DiskError::Open {
+        path: path(),
+        reason,
+        hint: "",
+    })?;
+    match bytes {
+        0 => Err(DiskError::Empty { path: path() }),
+        bytes if !bytes.is_multiple_of(SECTOR) => Err(DiskError::Size {
+            path: path(),
+            bytes,
+        }),
+        bytes => Ok((image, bytes)),
+    }
+}
+
+/// The file of an image, locked, and its format.
+pub fn open_image(
+    image: &Path,
+    read_only: bool,
+    format: Option<Format>,
+) -> Result<(File, Format), DiskError> {
+    let path = || image.to_path_buf();
+    let fault = |reason: io::Error| DiskError::Open {
+        hint: match reason.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+                "; with ,ro or ,overlay it need only be readable"
+            }
+            _ => "",
+        },
+        path: path(),
+        reason,
+    };
+    // Nonblocking: a FIFO that nobody writes would hold up the open itself.
+    let mut options = File::options();
+    options.read(true).write(!read_only);
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(image).map_err(fault)?;
+    let metadata = file.metadata().map_err(fault)?;
+    if !is_disk(metadata.file_type()) {
+        return Err(DiskError::NotADisk { path: path() });
+    }
+    lock(&file, image, read_only)?;
+    let format = match (format, raw::magic(&file)) {
+        (Some(format), _) => format,
+        (None, None) => Format::Raw,
+        (None, Some(raw::QCOW2)) => Format::Qcow2,
+        (None, Some(format)) => {
+            return Err(DiskError::Foreign {
+                path: path(),
+                format,
+            });
+        }
+    };
+    Ok((file, format))
+}
+
+/// A file without a name in the folder for temporary files.
+fn scratch(bytes: u64) -> Result<File, DiskError> {
+    let folder = std::env::temp_dir();
+    let made = tempfile::tempfile_in(&folder).and_then(|file| {
+        file.set_len(bytes)?;
+        Ok(file)
+    });
+    made.map_err(|reason| DiskError::Open {
+        path: folder,
+        reason,
+        hint: "; TMPDIR names another folder for scratch disks and overlays",
+    })
+}
+
+fn is_disk(kind: FileType) -> bool {
+    kind.is_file() || kind.is_block_device()
+}
+
+/// A lock of the file (flock(2)), which goes with the descriptor, however hull ends.
+fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
+    let (operation, how) = match read_only {
+        true => (FlockOperation::NonBlockingLockShared, " and writes to it"),
+        false => (FlockOperation::NonBlockingLockExclusive, ""),
+    };
+    flock(file, operation).map_err(|errno| match errno {
+        Errno::WOULDBLOCK => DiskError::InUse {
+            path: path.into(),
+            how,
+        },
+        errno => DiskError::Open {
+            path: path.into(),
+            reason: errno.into(),
+            hint: "; it cannot be locked",
+        },
+    })
+}

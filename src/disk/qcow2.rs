@@ -1,0 +1,154 @@
+//! qcow2 images, by the imago crate. It opens no file by itself: what an image is based on is
+//! handed to it, and only what the user named ([`access`]).
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use imago::storage::StorageOpenOptions;
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
+use vm_memory::{GuestMemoryBackend, VolatileSlice};
+
+use super::open::open_image;
+use super::{DiskError, Format, Image};
+use crate::devices::virtio::block::Range;
+use crate::memory::GuestMemory;
+use crate::memory::transfer::Segment;
+
+type Storage = imago::file::File;
+type Access = FormatAccess<Storage>;
+
+/// Images that one may be based on, one behind the other.
+const BASES_MOST: usize = 16;
+
+/// The image.
+pub struct Qcow2(Access);
+
+impl Qcow2 {
+    /// The image that imago has opened.
+    pub fn new(access: Access) -> Self {
+        Self(access)
+    }
+
+    /// A new image in `file`, based on `base`.
+    pub fn over(base: Access, file: File) -> io::Result<Self> {
+        let create = imago::qcow2::Qcow2::<Storage>::create_builder(storage(file, true)?);
+        let create = create.size(base.size());
+        let open = |file| {
+            let open = imago::qcow2::Qcow2::<Storage>::builder(file).write(true);
+            Ok(open.data_file(None).backing(Some(base)))
+        };
+        let image = create.create_open(DenyImplicitOpenGate::default(), open)?;
+        Ok(Self(FormatAccess::new(image)))
+    }
+}
+
+/// The image at `path`, which is open as `file`, based on the images `backing` and on no other.
+///
+/// # Errors
+/// It is no such image, or names another to be based on than the user, or one of those cannot be
+/// used.
+pub fn access(
+    file: File,
+    path: &Path,
+    write: bool,
+    format: Format,
+    backing: &[PathBuf],
+) -> Result<Access, DiskError> {
+    let fault = |reason| DiskError::Qcow2 {
+        path: path.into(),
+        reason,
+    };
+    let storage = storage(file, write).map_err(fault)?;
+    if format == Format::Raw {
+        let raw = imago::raw::Raw::builder(storage).write(write);
+        let raw = raw.open(DenyImplicitOpenGate::default()).map_err(fault)?;
+        return Ok(FormatAccess::new(raw));
+    }
+    let mut image = imago::qcow2::Qcow2::<Storage>::open_image(storage, write).map_err(fault)?;
+    if image.requires_external_data_file() {
+        return Err(DiskError::DataFile { path: path.into() });
+    }
+    image.set_data_file(None);
+    let base = match (image.implicit_backing_file(), backing.split_first()) {
+        (None, None) => None,
+        (None, Some((backing, _))) => {
+            return Err(DiskError::NoBacking {
+                path: path.into(),
+                backing: backing.clone(),
+            });
+        }
+        (Some(backing), None) => {
+            return Err(DiskError::BackingUnnamed {
+                path: path.into(),
+                backing: backing.clone(),
+            });
+        }
+        (Some(_), Some((base, rest))) => {
+            let format = match image.implicit_backing_format().map(String::as_str) {
+                Some("raw") => Some(Format::Raw),
+                Some("qcow2") => Some(Format::Qcow2),
+                _ => None,
+            };
+            let rest = rest.get(..rest.len().min(BASES_MOST)).unwrap_or_default();
+            let (file, format) = open_image(base, true, format)?;
+            Some(access(file, base, false, format, rest)?)
+        }
+    };
+    image.set_backing(base);
+    Ok(FormatAccess::new(image))
+}
+
+fn storage(file: File, write: bool) -> io::Result<Storage> {
+    Storage::from_open_file(file, StorageOpenOptions::new().write(write))
+}
+
+impl Image for Qcow2 {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.size())
+    }
+
+    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>> {
+        let read = |&(at, to): &(u64, &[Segment])| {
+            let slices = slices(memory, to)?;
+            let (vector, _guard) = imago::io_buffers::IoVectorMut::from_volatile_slice(&slices);
+            self.0.readv(vector, at)
+        };
+        parts.iter().map(read).collect()
+    }
+
+    fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()> {
+        let slices = slices(memory, from)?;
+        let (vector, _guard) = imago::io_buffers::IoVector::from_volatile_slice(&slices);
+        self.0.writev(vector, at)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        self.0.sync()
+    }
+
+    fn discard(&mut self, range: &Range) -> io::Result<()> {
+        match self.0.discard_to_any(range.at, range.len) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
+    fn zero(&mut self, range: &Range) -> io::Result<()> {
+        match range.unmap {
+            true => self.0.discard_to_zero(range.at, range.len),
+            false => self.0.write_zeroes(range.at, range.len),
+        }
+    }
+}
+
+fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<VolatileSlice<'a>>> {
+    let mut slices = Vec::with_capacity(segments.len());
+    for segment in segments {
+        for slice in memory.get_slices(segment.addr, segment.len as usize) {
+            slices.push(slice.map_err(io::Error::other)?);
+        }
+    }
+    Ok(slices)
+}

@@ -1,0 +1,113 @@
+//! Several reads from a file into guest memory at once, by io_uring.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, opcode, types};
+
+use super::transfer::Pieces;
+
+/// Reads on their way at once.
+const ENTRIES: u32 = 64;
+
+/// An io_uring of one thread.
+pub struct Ring(IoUring);
+
+impl Ring {
+    /// A ring.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring, forbids it, or is older than 5.5.
+    pub fn new() -> io::Result<Self> {
+        let ring = IoUring::new(ENTRIES)?;
+        // What follows counts on the kernel not to look at a request's iovecs after its submission.
+        match ring.params().is_feature_submit_stable() {
+            true => Ok(Self(ring)),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Read into each of `reads` from its byte of `from`; how much came, in the same order. Returns
+    /// when no read is on its way any more.
+    pub fn read(&mut self, from: &File, reads: &[(u64, Pieces)]) -> Vec<io::Result<usize>> {
+        let mut results = Vec::with_capacity(reads.len());
+        for part in reads.chunks(ENTRIES as usize) {
+            self.read_part(from, part, &mut results);
+        }
+        results
+    }
+
+    fn read_part(
+        &mut self,
+        from: &File,
+        reads: &[(u64, Pieces)],
+        results: &mut Vec<io::Result<usize>>,
+    ) {
+        let base = results.len();
+        results.extend(reads.iter().map(|_| Err(io::ErrorKind::Other.into())));
+        let mut on_their_way = 0;
+        for (index, (at, pieces)) in reads.iter().enumerate() {
+            let (pieces, count) = pieces.raw();
+            let read = opcode::Readv::new(types::Fd(from.as_raw_fd()), pieces, count as u32)
+                .offset(*at)
+                .build()
+                .user_data(index as u64);
+            // SAFETY: the iovecs live in `reads` until this function returns, which is after their
+            // submission; what they point at is guest memory, which stays mapped (`Pieces`).
+            on_their_way += usize::from(unsafe { self.0.submission().push(&read) }.is_ok());
+        }
+        while on_their_way > 0 {
+            // Interrupted, or short of memory for the moment: what was submitted is still to be
+            // waited for, what was not is submitted with the next call.
+            let _ = self.0.submit_and_wait(1);
+            for completion in self.0.completion() {
+                on_their_way -= 1;
+                let read = completion.result();
+                let read = usize::try_from(read).map_err(|_| io::Error::from_raw_os_error(-read));
+                if let Some(result) = results.get_mut(base + completion.user_data() as usize) {
+                    *result = read;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::super::backing;
+    use super::super::transfer::Segment;
+    use super::*;
+
+    #[test]
+    fn every_read_finds_its_bytes_and_the_end_of_the_file() {
+        let Ok(mut ring) = Ring::new() else {
+            return; // a kernel without io_uring: nothing reads with it
+        };
+        let memory = backing::allocate(2 << 20).expect("memory");
+        let mut file = tempfile::tempfile().expect("a file");
+        let data: Vec<u8> = (0..150u32 * 4096).map(|n| (n / 7 % 253) as u8).collect();
+        file.write_all(&data).expect("written");
+        let read = |index: u64| {
+            let addr = GuestAddress(index * 4096);
+            let pieces = Pieces::new(&memory, &[Segment { addr, len: 4096 }]);
+            ((149 - index) * 4096 + 5, pieces.expect("pieces"))
+        };
+        let reads: Vec<_> = (0..150).map(read).collect();
+        let results = ring.read(&file, &reads);
+        let mut back = vec![0; 4096];
+        for (index, result) in results.into_iter().enumerate() {
+            let at = (149 - index) * 4096 + 5;
+            let there = data.len().min(at + 4096) - at;
+            assert_eq!(result.expect("read"), there);
+            memory
+                .read_slice(&mut back, GuestAddress(index as u64 * 4096))
+                .expect("out");
+            assert_eq!(back[..there], data[at..at + there]);
+        }
+    }
+}

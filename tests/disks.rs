@@ -1,0 +1,528 @@
+//! Disks: what a guest reads is what the host has, what it flushed stays, and who may write is
+//! settled before anything boots.
+
+mod machine;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use machine::{kvm, lab, run, script};
+use rustix::fs::{FlockOperation, flock};
+
+const MIB: u64 = 1 << 20;
+
+struct Image {
+    folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Image {
+    /// A sparse file of `bytes` that begins with `head`.
+    fn new(bytes: u64, head: &[u8]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("disk.img");
+        let file = File::create(&path).expect("a file");
+        file.set_len(bytes).expect("its size");
+        file.write_all_at(head, 0).expect("its head");
+        Self { folder, path }
+    }
+
+    fn flag(&self, options: &str) -> String {
+        format!("{}{options}", self.path.display())
+    }
+
+    fn read(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let file = File::open(&self.path).expect("opened");
+        file.read_exact_at(&mut bytes, at).expect("read");
+        bytes
+    }
+}
+
+/// A program that is still there; killed if the test ends before it does.
+struct Hull(Child);
+
+impl Drop for Hull {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Start `hull run FLAGS -- sh -c SCRIPT`; what it prints can be read while it runs.
+fn start(flags: &[&str], script: &str) -> (Hull, impl FnMut() -> String + use<>) {
+    let started = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .arg("run")
+        .args(flags)
+        .args(["--", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut hull = Hull(started.expect("hull starts"));
+    let mut stdout = BufReader::new(hull.0.stdout.take().expect("a pipe"));
+    let line = move || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("text");
+        line
+    };
+    (hull, line)
+}
+
+/// What a program of e2fsprogs, qemu-utils or coreutils printed; it must be content.
+#[track_caller]
+fn tool(name: &str, arguments: &[&str]) -> String {
+    let (said, status) = tried(name, arguments);
+    assert_eq!(status, 0, "{name} {arguments:?}: {said}");
+    said
+}
+
+fn tried(name: &str, arguments: &[&str]) -> (String, i32) {
+    let sbin = Path::new("/usr/sbin").join(name);
+    let program = if sbin.exists() { sbin } else { name.into() };
+    let output = Command::new(program).args(arguments).output();
+    let output = output.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    (said, output.status.code().unwrap_or(-1))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+fn sum(path: &Path) -> String {
+    let said = tool("sha256sum", &[text(path)]);
+    said.split(' ').next().expect("a sum").into()
+}
+
+/// Numbers that look like nothing.
+fn noise(bytes: u64) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+/// A qcow2 image beside `raw`, with the same in it.
+fn qcow2(raw: &Image, options: &[&str]) -> PathBuf {
+    let path = raw.folder.path().join("disk.qcow2");
+    let mut arguments = vec!["convert", "-O", "qcow2"];
+    arguments.extend(options);
+    arguments.extend([text(&raw.path), text(&path)]);
+    tool("qemu-img", &arguments);
+    path
+}
+
+#[test]
+fn a_file_system_is_whole_after_a_guest_used_it_in_either_format() {
+    if !kvm("file systems") {
+        return;
+    }
+    let raw = Image::new(48 * MIB, b"");
+    tool("mke2fs", &["-q", "-t", "ext4", text(&raw.path)]);
+    let qcow2 = qcow2(&raw, &[]);
+    let finished = script(
+        &["--disk", &raw.flag(""), "--disk", text(&qcow2)],
+        "set -e; mkdir /a /b; mount /dev/vda /a; mount /dev/vdb /b
+         dd if=/dev/hwrng of=/a/noise bs=4k count=64 2>/dev/null
+         for n in 1 2 3 4 5 6 7 8; do cat /a/noise >>/a/file; done
+         cp /a/file /b/file; mkdir /b/sub; cp /a/noise /b/sub; rm /a/noise
+         sha256sum </a/file; umount /a /b",
+    );
+    assert_eq!((finished.status, &*finished.stderr), (Some(0), ""));
+    let expected = finished.stdout_text();
+    let expected = expected.split(' ').next().expect("a sum");
+
+    tool("qemu-img", &["check", text(&qcow2)]);
+    let back = raw.folder.path().join("back");
+    tool(
+        "qemu-img",
+        &["convert", "-O", "raw", text(&qcow2), text(&back)],
+    );
+    for image in [&raw.path, &back] {
+        tool("e2fsck", &["-f", "-n", text(image)]);
+        let file = raw.folder.path().join("file");
+        let dump = format!("dump /file {}", file.display());
+        tool("debugfs", &["-R", &dump, text(image)]);
+        assert_eq!(sum(&file), expected, "{}", image.display());
+    }
+}
+
+#[test]
+fn what_was_flushed_is_there_after_hull_was_killed() {
+    if !kvm("a kill") {
+        return;
+    }
+    let raw = Image::new(48 * MIB, b"");
+    tool("mke2fs", &["-q", "-t", "ext4", text(&raw.path)]);
+    let qcow2 = qcow2(&raw, &[]);
+    let (mut hull, mut line) = start(
+        &["--disk", &raw.flag(""), "--disk", text(&qcow2)],
+        "set -e; mkdir /a /b; mount /dev/vda /a; mount /dev/vdb /b
+         head -c 500000 /dev/urandom >/a/kept; cp /a/kept /b/kept; sync; sha256sum </a/kept
+         n=0; while :; do n=$((n+1)); cp /a/kept /a/$((n%9)); cp /b/kept /b/$((n%7)); echo; done",
+    );
+    let expected = line();
+    let expected = expected.split(' ').next().expect("a sum");
+    // In the middle of it.
+    assert_eq!(line(), "\n");
+    hull.0.kill().expect("hull runs");
+    hull.0.wait().expect("an end");
+
+    // Clusters that nothing names may be left over (3), nothing may be wrong (2).
+    let (said, status) = tried("qemu-img", &["check", text(&qcow2)]);
+    assert!(matches!(status, 0 | 3), "{said}");
+    let back = raw.folder.path().join("back");
+    tool(
+        "qemu-img",
+        &["convert", "-O", "raw", text(&qcow2), text(&back)],
+    );
+    for image in [&raw.path, &back] {
+        // 1: the journal was replayed, and all is well now.
+        let (said, status) = tried("e2fsck", &["-f", "-p", text(image)]);
+        assert!(matches!(status, 0 | 1), "{said}");
+        let file = raw.folder.path().join("file");
+        let dump = format!("dump /kept {}", file.display());
+        tool("debugfs", &["-R", &dump, text(image)]);
+        assert_eq!(sum(&file), expected, "{}", image.display());
+    }
+}
+
+#[test]
+fn compressed_and_based_images_read_as_what_they_were_made_of() {
+    if !kvm("qcow2") {
+        return;
+    }
+    let raw = Image::new(4 * MIB, &noise(MIB));
+    let compressed = qcow2(&raw, &["-c"]);
+    let based = raw.folder.path().join("based.qcow2");
+    let base = text(&compressed);
+    let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base];
+    tool("qemu-img", &[&create[..], &[text(&based)]].concat());
+    let before = sum(&compressed);
+    let disks = [
+        "--disk",
+        &format!("{},ro", compressed.display()),
+        "--disk",
+        &format!("{},backing={}", based.display(), compressed.display()),
+    ];
+    let finished = script(
+        &disks,
+        "sha256sum /dev/vda /dev/vdb
+         printf changed | dd of=/dev/vdb bs=1 seek=100 conv=fsync 2>/dev/null
+         dd if=/dev/zero of=/dev/vdb bs=1M seek=3 count=1 conv=fsync 2>/dev/null",
+    );
+    let expected = sum(&raw.path);
+    let expected = format!("{expected}  /dev/vda\n{expected}  /dev/vdb\n");
+    finished.assert(0, &expected, "");
+    assert_eq!(sum(&compressed), before, "what others are based on stays");
+    tool("qemu-img", &["check", text(&based)]);
+    let back = raw.folder.path().join("back");
+    tool(
+        "qemu-img",
+        &["convert", "-O", "raw", text(&based), text(&back)],
+    );
+    let mut expected = raw.read(0, 4 * MIB as usize);
+    expected[100..107].copy_from_slice(b"changed");
+    assert!(fs::read(&back).expect("a file") == expected);
+
+    // Only what the user names is opened.
+    let flag = based.display().to_string();
+    assert_refused(&flag, "", "add backing=FILE if it is what you want");
+    let unnamed = format!(",backing={},backing={}", compressed.display(), flag);
+    assert_refused(&flag, &unnamed, "it is based on no other image; leave out");
+    assert_refused(&raw.flag(""), ",backing=/etc/passwd", "leave out backing=");
+}
+
+#[test]
+fn an_overlay_keeps_its_base_as_it_is() {
+    if !kvm("overlays") {
+        return;
+    }
+    let raw = Image::new(4 * MIB, &noise(MIB));
+    let qcow2 = qcow2(&raw, &[]);
+    let before = [sum(&raw.path), sum(&qcow2)];
+    let temporary = tempfile::tempdir().expect("a folder");
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
+        .env("TMPDIR", temporary.path())
+        .args([
+            "run",
+            "--disk",
+            &raw.flag(",overlay"),
+            "--overlay",
+            text(&qcow2),
+        ])
+        .args(["--", "/bin/sh", "-c"])
+        .arg(
+            "for disk in vda vdb; do
+               printf mine | dd of=/dev/$disk bs=1 seek=65534 conv=fsync 2>/dev/null
+               dd if=/dev/$disk bs=1 skip=65534 count=4 2>/dev/null
+               blkdiscard -o 2097152 -l 1048576 /dev/$disk || echo no discard
+             done; cmp /dev/vda /dev/vdb",
+        )
+        .timeout(machine::LIMIT)
+        .output()
+        .expect("hull starts");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "minemine");
+    assert_eq!([sum(&raw.path), sum(&qcow2)], before);
+    assert_eq!(fs::read_dir(temporary.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn an_image_that_grows_grows_in_the_guest() {
+    if !kvm("resize") {
+        return;
+    }
+    let image = Image::new(MIB, b"");
+    let (mut hull, mut line) = start(
+        &["--disk", &image.flag("")],
+        "size=/sys/block/vda/size; cat $size; while grep -qx 2048 $size; do sleep 0.3; done; cat $size
+         printf end | dd of=/dev/vda bs=1 seek=3145725 conv=fsync 2>/dev/null",
+    );
+    assert_eq!(line(), "2048\n");
+    let file = File::options().write(true).open(&image.path);
+    file.and_then(|file| file.set_len(3 * MIB)).expect("longer");
+    assert_eq!(line(), "6144\n");
+    assert_eq!(hull.0.wait().expect("an end").code(), Some(0));
+    assert_eq!(image.read(3 * MIB - 3, 3), b"end");
+}
+
+#[test]
+fn a_disk_is_no_faster_than_it_may_be() {
+    if !kvm("disk rates") {
+        return;
+    }
+    let image = Image::new(4 * MIB, &noise(4 * MIB));
+    let expected = format!("{}  /dev/vda\n", sum(&image.path));
+    // 3 MiB above the burst at 1 MiB a second; the kernel's own looks at the disk come on top.
+    let start = Instant::now();
+    let finished = script(
+        &["--disk", &image.flag(",ro,rate=1M")],
+        "sha256sum /dev/vda",
+    );
+    finished.assert(0, &expected, "");
+    assert!(start.elapsed() >= Duration::from_secs(3));
+    // At least 4 requests of at most 256 segments, above a burst of 1.
+    let start = Instant::now();
+    let finished = script(
+        &["--disk", &image.flag(",ro,rate=1G+1ops")],
+        "dd if=/dev/vda bs=4k count=1 of=/dev/null 2>/dev/null
+         dd if=/dev/vda bs=4k count=1 skip=900 of=/dev/null 2>/dev/null; echo read",
+    );
+    finished.assert(0, "read\n", "");
+    assert!(start.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn ten_machines_have_a_disk_each() {
+    if !lab("ten machines", "they boot for minutes elsewhere") {
+        return;
+    }
+    let images: Vec<_> = (0..10).map(|_| Image::new(4 * MIB, b"")).collect();
+    let script =
+        "head -c 3000000 /dev/urandom | dd of=/dev/vda conv=fsync 2>/dev/null; sha256sum </dev/vda";
+    let start = |image: &Image| {
+        let disk = image.flag("");
+        start(&["--memory", "64M", "--disk", &disk], script)
+    };
+    let machines: Vec<_> = images.iter().map(start).collect();
+    for ((mut hull, mut line), image) in machines.into_iter().zip(&images) {
+        assert_eq!(line(), format!("{}  -\n", sum(&image.path)));
+        assert_eq!(hull.0.wait().expect("an end").code(), Some(0));
+    }
+}
+
+#[test]
+fn every_byte_of_a_large_disk_arrives() {
+    if !lab("64 MiB", "an emulated kernel moves them for minutes") {
+        return;
+    }
+    let [from, to] = [
+        Image::new(64 * MIB, &noise(64 * MIB)),
+        Image::new(64 * MIB, b""),
+    ];
+    let qcow2 = qcow2(&from, &[]);
+    let disks = [
+        "--disk",
+        &from.flag(",ro"),
+        "--disk",
+        &to.flag(""),
+        "--overlay",
+        text(&qcow2),
+    ];
+    let copy = "dd if=/dev/vda of=/dev/vdb bs=1M conv=fsync 2>/dev/null; sha256sum </dev/vdc";
+    let expected = sum(&from.path);
+    script(&disks, copy).assert(0, &format!("{expected}  -\n"), "");
+    assert_eq!(sum(&to.path), expected);
+}
+
+#[test]
+fn a_guest_reads_and_writes_its_disks() {
+    if !kvm("disks") {
+        return;
+    }
+    let pattern: Vec<u8> = (0..MIB).map(|i| (i * 31 % 251) as u8).collect();
+    let [first, second] = [
+        Image::new(4 * MIB, &pattern),
+        Image::new(2 * MIB, b"second"),
+    ];
+    let sum = sum(&first.path);
+    let flags = [
+        "--disk",
+        &first.flag(",id=one"),
+        "--disk",
+        &second.flag(",ro"),
+    ];
+    let finished = script(
+        &flags,
+        "cat /sys/block/vda/serial; echo; cat /sys/block/vd?/size /sys/block/vd?/ro
+         sha256sum /dev/vda; dd if=/dev/vdb bs=6 count=1 2>/dev/null; echo
+         echo x 2>/dev/null > /dev/vdb && echo written
+         printf changed | dd of=/dev/vda bs=1 seek=1048577 conv=fsync 2>/dev/null
+         dd if=/dev/zero of=/dev/vda bs=1M seek=2 count=1 conv=fsync 2>/dev/null",
+    );
+    let expected = format!("one\n8192\n4096\n0\n1\n{sum}  /dev/vda\nsecond\n");
+    finished.assert(0, &expected, "");
+    assert_eq!(first.read(0, MIB as usize), pattern);
+    assert_eq!(first.read(MIB, 9), b"\0changed\0");
+    assert_eq!(second.read(0, 6), b"second");
+}
+
+#[test]
+fn a_scratch_disk_is_empty_and_leaves_nothing() {
+    if !kvm("scratch disks") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
+        .env("TMPDIR", folder.path())
+        .args(["run", "--scratch", "1G", "--", "/bin/sh", "-c"])
+        .arg("cat /sys/block/vda/size; echo kept | dd of=/dev/vda conv=fsync 2>/dev/null; head -c 5 /dev/vda")
+        .timeout(machine::LIMIT)
+        .output()
+        .expect("hull starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2097152\nkept\n");
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    let finished = run(&["run", "--scratch", "0", "--", "true"]);
+    assert!(
+        finished.stderr.contains("a scratch disk has 1M to 16T"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn space_that_a_guest_discards_is_the_hosts_again() {
+    if !kvm("discard") {
+        return;
+    }
+    let image = Image::new(4 * MIB, &vec![7; 4 * MIB as usize]);
+    let blocks = || std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&image.path).unwrap());
+    let before = blocks();
+    let discard = "blkdiscard -o 1048576 -l 2097152 /dev/vda";
+    script(&["--disk", &image.flag("")], discard).assert(0, "", "");
+    assert_eq!(image.read(MIB, 2), [0, 0]);
+    assert_eq!(image.read(3 * MIB, 2), [7, 7]);
+    assert!(blocks() < before, "{before} blocks before and after");
+}
+
+#[test]
+fn a_system_of_the_users_own_runs_from_its_disk() {
+    if !kvm("a root disk") {
+        return;
+    }
+    let image = Image::new(16 * MIB, b"");
+    let root = image.folder.path().join("root");
+    fs::create_dir_all(root.join("sbin")).expect("folders");
+    let init = machine::built("guest/init"); // hull's, which without hull says so and powers off
+    fs::copy(&init, root.join("sbin/init")).expect("an init");
+    tool(
+        "mke2fs",
+        &["-q", "-t", "ext4", "-d", text(&root), text(&image.path)],
+    );
+    let flag = image.flag("");
+    let finished = run(&["run", "--root-disk", &flag, "--kernel-log"]);
+    let seen = finished.stdout_text() + &finished.stderr;
+    assert!(
+        seen.contains("VFS: Mounted root (ext4 filesystem)"),
+        "{seen}"
+    );
+    assert!(seen.contains("Run /sbin/init as init process"), "{seen}");
+}
+
+/// Refused before anything boots, with status 125 and this on standard error.
+#[track_caller]
+fn assert_refused(flag: &str, options: &str, expected: &str) {
+    let finished = run(&["run", "--disk", &format!("{flag}{options}"), "--", "true"]);
+    let what = (finished.status, finished.stdout.len());
+    assert_eq!(what, (Some(125), 0), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains(expected),
+        "{:?} is not in: {}",
+        expected,
+        finished.stderr
+    );
+}
+
+#[test]
+fn an_image_has_one_writer_or_many_readers() {
+    let image = Image::new(MIB, b"");
+    let held = File::open(&image.path).expect("opened");
+    flock(&held, FlockOperation::LockExclusive).expect("locked");
+    assert_refused(&image.flag(""), "", "another machine uses it; give each");
+    assert_refused(
+        &image.flag(""),
+        ",ro",
+        "another machine uses it and writes to it",
+    );
+    flock(&held, FlockOperation::LockShared).expect("locked");
+    assert_refused(&image.flag(""), "", "another machine uses it; give each");
+}
+
+#[test]
+fn what_is_no_disk_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let write = |name: &str, bytes: &[u8]| fs::write(at(name), bytes).expect("written");
+    write("empty", b"");
+    write("odd", &[1; 1000]);
+    write(
+        "image",
+        b"QFI\xfb\0\0\0\x03................................",
+    );
+    write("vmdk", b"KDMV............................");
+    let cases = [
+        (at("none"), "none: No such file or directory"),
+        (at(""), "Is a directory"),
+        ("/dev/null".into(), "neither a file nor a block device"),
+        (at("empty"), "the file is empty; `truncate -s 1G "),
+        (
+            at("odd"),
+            "1000 bytes, which are no whole number of 512-byte sectors",
+        ),
+        (at("image"), "image: no usable qcow2 image ("),
+        (at("vmdk"), "a VMDK image, which hull does not read"),
+    ];
+    for (path, expected) in cases {
+        assert_refused(&path, "", expected);
+    }
+    let flags = [
+        (",rw", "'rw' is no option of a disk"),
+        (",cache=none", "cache=none: it is writeback or unsafe"),
+        (",id=", "a disk's name is 1 to 20"),
+        (",format=vmdk", "format=vmdk: it is raw or qcow2"),
+        (",rate=fast", "rate=fast: it is rate=BYTES[/BURST] a second"),
+        (",ro,overlay", "ro and overlay: a disk is one or the other"),
+    ];
+    for (options, expected) in flags {
+        assert_refused(&at("odd"), options, expected);
+    }
+}
