@@ -3,7 +3,7 @@
 //!
 //! The front end is `devices::virtio::fs`; `vmm` ties the two together. What keeps a guest inside
 //! its folder, from the inside out:
-//! 1. The guest names files by inode and single name; [`confined`] refuses `..`, device nodes and,
+//! 1. The guest names files by inode and single name; `confined` refuses `..`, device nodes and,
 //!    for `ro`, all that changes something. Symbolic links are the guest's to follow, never ours.
 //! 2. The crate fuse-backend-rs holds each inode by an O_PATH descriptor, so that what the host
 //!    renames meanwhile leads nowhere else, and opens regular files and directories alone.
