@@ -92,3 +92,53 @@ fn drop_capabilities() -> io::Result<()> {
     };
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::thread;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat, rename};
+
+    use super::*;
+
+    #[test]
+    fn a_confined_thread_has_its_folder_and_nothing_else() {
+        let around = tempfile::tempdir().unwrap();
+        let inside = around.path().join("inside");
+        fs::create_dir(&inside).unwrap();
+        fs::write(around.path().join("secret"), "").unwrap();
+        fs::write(inside.join("file"), "").unwrap();
+        let folder = File::open(&inside).unwrap();
+        for read_only in [false, true] {
+            let confined = thread::scope(|scope| {
+                let run = scope.spawn(|| {
+                    give_up_rights().unwrap();
+                    let confinement = confine(&folder, read_only).unwrap();
+                    assert!(File::open(inside.join("file")).is_ok());
+                    let written = fs::write(inside.join("file"), "x");
+                    let made = fs::create_dir(inside.join("new"));
+                    let _ = fs::remove_dir(inside.join("new"));
+                    let (device, kind) = (inside.join("device"), FileType::CharacterDevice);
+                    assert!(mknodat(CWD, device, kind, Mode::RWXU, 0x103).is_err());
+                    let rights = rustix::thread::capabilities(None).unwrap();
+                    assert!(KEPT.contains(rights.permitted));
+                    if confinement == Confinement::Landlock {
+                        assert_eq!(written.is_err(), read_only);
+                        assert_eq!(made.is_err(), read_only);
+                        assert!(File::open(around.path().join("secret")).is_err());
+                        assert!(fs::read_dir(around.path()).is_err());
+                        assert!(fs::write(around.path().join("new"), "").is_err());
+                        let away = around.path().join("away");
+                        assert!(rename(inside.join("file"), away).is_err());
+                    }
+                    confinement
+                });
+                run.join().unwrap()
+            });
+            println!("confined by {confined:?}");
+        }
+        // It was for those threads alone.
+        assert!(File::open(around.path().join("secret")).is_ok());
+    }
+}

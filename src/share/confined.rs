@@ -54,7 +54,8 @@ pub struct Confined {
     folder: File,
     /// Taken since descriptors were last counted.
     taken: AtomicU32,
-    limit: u64,
+    /// Most descriptors of the process.
+    pub(super) limit: u64,
     /// The guest was refused for want of descriptors, which nobody has told yet.
     full: AtomicBool,
 }

@@ -1,6 +1,7 @@
 //! A hostile guest's messages, made by hand: what they reach on the host, and what comes back.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use crate::memory::{GuestMemory, backing};
 
 // Opcodes of uapi/linux/fuse.h.
 const LOOKUP: u32 = 1;
+const FORGET: u32 = 2;
 const SETATTR: u32 = 4;
 const READLINK: u32 = 5;
 const SYMLINK: u32 = 6;
@@ -54,12 +56,18 @@ struct Guest {
 
 impl Guest {
     fn new(read_only: bool) -> Self {
+        Self::with_files(read_only, u64::MAX)
+    }
+
+    /// One whose hull may have `limit` descriptors.
+    fn with_files(read_only: bool, limit: u64) -> Self {
         let host = tempfile::tempdir().unwrap();
         let folder = host.path().join("share");
         fs::create_dir(&folder).unwrap();
         fs::write(host.path().join("secret"), "secret").unwrap();
         let memory = backing::allocate(MEMORY).unwrap();
-        let files = Confined::new(fs::File::open(&folder).unwrap(), read_only).unwrap();
+        let mut files = Confined::new(fs::File::open(&folder).unwrap(), read_only).unwrap();
+        files.limit = files.limit.min(limit);
         let service = Service::new(files, memory.clone()).unwrap();
         let mut guest = Self {
             host,
@@ -419,6 +427,37 @@ fn what_a_reset_guest_had_open_is_closed() {
     assert_eq!(guest.read(inode, handle), Err(libc::EBADF));
     let again = guest.lookup(ROOT, "file").unwrap();
     assert!(guest.open(again, libc::O_RDONLY).is_ok());
+}
+
+#[test]
+fn a_guest_leaves_descriptors_for_others_and_gets_them_back() {
+    let now = fs::File::open("/").unwrap();
+    let mut guest = Guest::with_files(false, now.as_raw_fd() as u64 + 500);
+    for n in 0..1000 {
+        fs::write(guest.share().join(format!("{n}")), "").unwrap();
+    }
+    let mut known = Vec::new();
+    let refused = (0..1000).find_map(|n| match guest.lookup(ROOT, &format!("{n}")) {
+        Ok(inode) => {
+            known.push(inode);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert_eq!(refused, Some(libc::EMFILE));
+    assert_eq!(guest.lookup(ROOT, "999"), Err(libc::EMFILE));
+    // What a listing brings along counts, too; it is cut short and not lost.
+    let opened = guest.ask(OPENDIR, ROOT, &[0; 8]);
+    assert_eq!(opened.err(), Some(libc::EMFILE));
+    for inode in known {
+        guest.send(&message(FORGET, inode, &1u64.to_le_bytes()), 0);
+    }
+    assert!(guest.lookup(ROOT, "999").is_ok());
+    let opened = guest.ask(OPENDIR, ROOT, &[0; 8]).unwrap();
+    let mut body = [long(&opened, 0), 0].map(u64::to_le_bytes).concat();
+    body.extend([0x7000u32, 0].map(u32::to_le_bytes).concat());
+    body.extend([0; 16]);
+    assert!(guest.ask(READDIRPLUS, ROOT, &body).unwrap().len() > 0x1000);
 }
 
 #[test]
