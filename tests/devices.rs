@@ -4,6 +4,10 @@
 mod machine;
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use machine::{kvm, script};
 
@@ -77,4 +81,68 @@ fn the_kernels_messages_come_by_the_console_that_was_asked_for() {
             );
         }
     }
+}
+
+#[test]
+fn memory_that_a_guest_does_not_use_is_the_hosts() {
+    if !kvm("balloon") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let report = folder.path().join("report").display().to_string();
+    let started = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args([
+            "run",
+            "--memory",
+            "160M",
+            "--balloon=32M,stats=1",
+            "--json",
+            &report,
+        ])
+        .args(["--", "sh", "-c"])
+        // Until the balloon is full and the pages of the file are reported, which takes some seconds.
+        .arg(
+            "head -c 50000000 /dev/zero >/tmp/file; echo used; read line; rm /tmp/file; echo free
+             while [ $(awk '/^balloon_inflate / {print $2}' /proc/vmstat) -lt 8192 ]; do sleep 1; done
+             echo full; read line",
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut hull = started.expect("hull starts");
+    let resident = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        kib.map(|kib: u64| kib << 10).expect("a figure")
+    };
+    let mut stdout = BufReader::new(hull.stdout.take().expect("a pipe")).lines();
+    let mut line = || stdout.next().expect("a line").expect("text");
+    let mut stdin = hull.stdin.take().expect("a pipe");
+    assert_eq!(line(), "used");
+    let used = resident(hull.id());
+    assert!(used > 50_000_000, "{used}");
+    stdin.write_all(b"\n").expect("hull reads");
+    assert_eq!([line(), line()], ["free", "full"]);
+    let start = Instant::now();
+    while resident(hull.id()) > used - 30_000_000 {
+        assert!(start.elapsed() < machine::LIMIT, "{used} stay in use");
+        thread::sleep(Duration::from_millis(100));
+    }
+    stdin.write_all(b"\n").expect("hull reads");
+    assert!(hull.wait().expect("an end").success());
+    let report = fs::read(&report).expect("a report");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    let balloon = &report["balloon"];
+    assert_eq!(balloon["target_bytes"], 32 << 20, "{balloon}");
+    assert_eq!(balloon["actual_bytes"], 32 << 20, "{balloon}");
+    assert!(
+        balloon["released_bytes"].as_u64() > Some(62 << 20),
+        "{balloon}"
+    );
+    let names = balloon["statistics"].as_array().expect("statistics");
+    assert!(
+        names.iter().any(|entry| entry[0] == "free_bytes"),
+        "{balloon}"
+    );
 }

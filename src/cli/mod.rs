@@ -1,5 +1,6 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
+mod balloon;
 pub mod completions;
 mod disk;
 pub mod doctor;

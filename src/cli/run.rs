@@ -11,10 +11,9 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::fs::OFlags;
 
-use super::disk;
-use super::share;
 use super::terminal::Raw;
 use super::timing;
+use super::{balloon, disk, share};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -147,6 +146,19 @@ pub struct Run {
         help_heading = DEVICES
     )]
     rng: Switch,
+    /// A memory balloon: the guest does without SIZE of its memory if it can, and tells which pages
+    /// it does not use; the host has them meanwhile. stats=SECONDS: how often the guest tells of its
+    /// memory, for --timing and --json. Example: --balloon=64M,stats=5
+    #[arg(
+        long,
+        value_name = "[SIZE][,stats=SECONDS]",
+        value_parser = balloon::parse,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = DEVICES
+    )]
+    balloon: Option<vmm::Balloon>,
     /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
     /// is the guest. hull creates PATH; a program that connects to it and writes the line
     /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
@@ -324,6 +336,7 @@ impl Run {
             disks: disks.collect(),
             shares,
             rng: linux && self.rng == Switch::On,
+            balloon: self.balloon,
             console,
             terminal: match self.console {
                 KernelConsole::Serial => Terminal::Serial,

@@ -36,6 +36,17 @@ fn table(report: &Report) -> String {
             width = wide.unwrap_or(0),
         ));
     }
+    if let Some(balloon) = &report.balloon {
+        lines.push(format!(
+            "hull: balloon: {} MiB wanted, {} MiB taken, {} MiB given back so far",
+            balloon.target_bytes >> 20,
+            balloon.actual_bytes >> 20,
+            balloon.released_bytes >> 20,
+        ));
+        for (name, value) in &balloon.statistics {
+            lines.push(format!("hull: balloon: {name:<20} {value:>14}"));
+        }
+    }
     for (what, time) in [
         ("init calls begin", report.initcalls_ms),
         ("kernel executes init", report.exec_init_ms),

@@ -48,7 +48,7 @@ pub struct Raw {
 /// How several reads are done.
 enum Several {
     /// At once.
-    Ring(Ring),
+    Ring(Box<Ring>),
     /// One behind the other: the kernel has no io_uring, or only by way of another thread for each
     /// read, which is what it does where the file system cannot read without waiting.
     InTurn,
@@ -70,7 +70,7 @@ impl Several {
         let mut buffer = [IoSliceMut::new(&mut byte)];
         let nowait = preadv2(file, &mut buffer, 0, ReadWriteFlags::NOWAIT);
         match (nowait, Ring::new()) {
-            (Ok(_) | Err(Errno::AGAIN), Ok(ring)) => Self::Ring(ring),
+            (Ok(_) | Err(Errno::AGAIN), Ok(ring)) => Self::Ring(Box::new(ring)),
             _ => Self::InTurn,
         }
     }

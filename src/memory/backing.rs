@@ -4,14 +4,18 @@
 //! out huge pages (transparent_hugepage/enabled), KVM maps 2 MiB of the guest at once instead of
 //! 4 KiB: a boot takes some thousand page faults less. Nothing is mapped right before and behind.
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+use std::io;
+
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap};
 
 use super::GuestMemory;
 use super::layout::{MMIO_HOLE, MMIO_HOLE_END};
 
+/// The page of x86_64.
+const PAGE: usize = 4096;
 /// The huge page of x86_64.
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -60,6 +64,28 @@ fn map(base: u64, bytes: u64) -> Result<GuestRegionMmap<()>, String> {
     .ok_or_else(|| "the addresses wrap around".to_string())
 }
 
+/// Give the pages that lie wholly in the `bytes` from `start` on back to the host: they are zero
+/// when they are touched again.
+///
+/// # Errors
+/// Not all of it is guest memory, or the host refuses.
+pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::Result<()> {
+    for slice in memory.get_slices(start, bytes) {
+        let slice = slice.map_err(io::Error::other)?;
+        let pointer = slice.ptr_guard_mut().as_ptr();
+        let before = pointer.addr().wrapping_neg() % PAGE;
+        let pages = slice.len().saturating_sub(before) / PAGE;
+        if pages > 0 {
+            let first = pointer.wrapping_add(before).cast();
+            // SAFETY: `pages` whole pages from `first` on lie in `slice`, which is guest memory: a
+            // private anonymous mapping of which no reference exists, only pointers. What is read
+            // there afterwards is zero, as a guest may have written itself.
+            unsafe { madvise(first, pages * PAGE, Advice::LinuxDontNeed) }?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
@@ -85,6 +111,20 @@ mod tests {
             assert_eq!(memory.read_obj::<u64>(at).expect("read"), !0);
         }
         assert!(memory.write_obj(0u8, GuestAddress(MMIO_HOLE)).is_err());
+    }
+
+    #[test]
+    fn what_is_released_is_zero_and_what_is_beside_it_stays() {
+        let memory = allocate(0x10000).expect("mapped");
+        let fill = |byte: u8| memory.write_slice(&[byte; 0x10000], GuestAddress(0));
+        fill(7).expect("filled");
+        release(&memory, GuestAddress(0x1800), 0x3000).expect("released");
+        let mut seen = vec![0; 0x10000];
+        memory.read_slice(&mut seen, GuestAddress(0)).expect("read");
+        let zero = |at: usize| (0x2000..0x4000).contains(&at);
+        assert!((0..0x10000).all(|at| (seen[at] == 0) == zero(at)));
+        release(&memory, GuestAddress(0x100), 0x200).expect("no page");
+        assert!(release(&memory, GuestAddress(0xf000), 0x2000).is_err());
     }
 
     #[test]

@@ -15,14 +15,14 @@ use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
 use super::windows::{Window, Windows};
-use super::{Config, Console, Terminal, VmmError, share, vsock};
+use super::{Balloon, Config, Console, Terminal, VmmError, share, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::devices::virtio::vsock::Vsock;
-use crate::devices::virtio::{block, console, rng};
+use crate::devices::virtio::{balloon, block, console, rng};
 use crate::disk::{self, Disk};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
@@ -33,6 +33,11 @@ use crate::share::{Share, Worker as ShareWorker};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
+
+/// The word for [`reporting_order`].
+const REPORTING_ORDER: &str = "page_reporting.page_reporting_order";
+/// 2 MiB: smaller blocks break the host's huge pages.
+const HUGE_PAGE_ORDER: u32 = 9;
 
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
@@ -57,6 +62,8 @@ pub struct Machine {
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
+    /// The memory balloon.
+    pub balloon: Option<Window>,
     /// The socket device's end on the host.
     pub vsock: Option<vsock::Link>,
     /// The kernel's command line; empty for flat payloads.
@@ -135,9 +142,26 @@ fn assemble(
             let wanted = bytes.len();
             getrandom(bytes, GetRandomFlags::empty()) == Ok(wanted)
         };
-        let device = Box::new(rng::Rng::new(Box::new(source)));
+        let device = Box::new(rng::Rng::new(
+            Box::new(source),
+            Box::new(move || started.elapsed()),
+        ));
         windows.attach(&vm, &mut mmio, &events, "rng", device)?;
     }
+    let balloon = config.balloon.map(
+        |Balloon {
+             target_bytes,
+             period,
+         }| {
+            let memory = memory.clone();
+            // A guest may name what is no memory; nobody but itself is worse off.
+            let release =
+                move |start, bytes| drop(backing::release(&memory, start, bytes as usize));
+            let device = balloon::Balloon::new(target_bytes, period, Box::new(release));
+            windows.attach(&vm, &mut mmio, &events, "balloon", Box::new(device))
+        },
+    );
+    let balloon = balloon.transpose()?;
     let mut workers = Vec::new();
     for disk in disks {
         workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
@@ -177,6 +201,7 @@ fn assemble(
         _shares: sharing,
         consoles,
         agent,
+        balloon,
         vsock,
         cmdline: String::new(),
         added_words,
@@ -203,6 +228,10 @@ fn finish(
         defaults.push(AGENT_WORD);
     }
     defaults.extend(&machine.added_words);
+    let order = format!("{REPORTING_ORDER}={}", reporting_order(config.memory_bytes));
+    if config.balloon.is_some() {
+        defaults.push(&order);
+    }
     let plan = Plan {
         cmdline: Cmdline::new(&config.cmdline).with_defaults(&defaults),
         virtio_on_cmdline: true,
@@ -213,6 +242,14 @@ fn finish(
         },
     };
     Ok(placed.finish(memory, &plan)?)
+}
+
+/// The least block of free pages, as a power of two, that Linux is to report. While less is free
+/// than 32 of them it reports none (mm/page_reporting.c, page_reporting_process_zone), and without
+/// a word from us they are of 4 MiB, which is more than a small guest ever has free.
+fn reporting_order(memory_bytes: u64) -> u32 {
+    let pages = memory_bytes / 4096 / 16 / 32;
+    pages.checked_ilog2().unwrap_or(0).min(HUGE_PAGE_ORDER)
 }
 
 /// The port bus with what a PC has on it.

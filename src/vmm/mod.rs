@@ -22,7 +22,7 @@ mod windows;
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub shares: Vec<ShareConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
+    /// The memory balloon, if there is to be one.
+    pub balloon: Option<Balloon>,
     /// Where the user talks to the guest.
     pub console: Console,
     /// What the kernel's messages and terminal are on, unless the command line says otherwise.
@@ -91,6 +93,15 @@ pub enum Console {
         /// Whether the kernel's messages go to standard error.
         kernel_log: bool,
     },
+}
+
+/// A memory balloon as the user asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balloon {
+    /// Bytes of guest memory that the guest is to do without.
+    pub target_bytes: u64,
+    /// How often the guest tells of its memory; `None`: once.
+    pub period: Option<Duration>,
 }
 
 /// What a guest kernel's console is.

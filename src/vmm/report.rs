@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::events::lock;
 use super::machine::Machine;
 use crate::devices::MarkSource;
 use crate::devices::virtio::QueueCounters;
+use crate::devices::virtio::balloon::{self, Balloon};
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::image::Image;
 
@@ -41,6 +43,8 @@ pub struct Report {
     pub added_words: Vec<String>,
     /// The virtio devices.
     pub devices: Vec<DeviceReport>,
+    /// What the guest's balloon said, if it has one.
+    pub balloon: Option<balloon::State>,
 }
 
 /// A virtio device and what passed through its queues.
@@ -79,6 +83,9 @@ impl Report {
             bulk_bytes: vcpus.iter().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.iter().map(|w| w.to_string()).collect(),
             devices: machine.windows.traffic(),
+            balloon: machine.balloon.as_ref().and_then(|window| {
+                lock(window).with_device(|balloon: &mut Balloon, _| Ok(balloon.state().clone()))
+            }),
         }
     }
 }

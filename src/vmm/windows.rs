@@ -21,6 +21,8 @@ use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot
 
 /// Notifications taken from the kernel at once.
 const BATCH: usize = 16;
+/// In a token, for the queue: the window's timer.
+const TIMER: u32 = u32::MAX;
 
 /// A window that the bus, the event loop and whoever talks to the device share.
 pub type Window = Arc<Mutex<Transport>>;
@@ -71,6 +73,13 @@ impl Windows {
             )
             .map_err(no_descriptor)?;
         }
+        epoll::add(
+            &self.epoll,
+            lock(&window).timer(),
+            epoll::EventData::new_u64(token(index, TIMER)),
+            epoll::EventFlags::IN,
+        )
+        .map_err(no_descriptor)?;
         Ok(window)
     }
 
@@ -136,7 +145,10 @@ impl Windows {
         for event in ready {
             let (window, queue) = from_token(event.data.u64());
             if let Some(window) = self.windows.get(window) {
-                lock(window).process(queue);
+                match queue {
+                    TIMER => lock(window).alarm(),
+                    queue => lock(window).process(queue as usize),
+                }
             }
         }
     }
@@ -152,8 +164,8 @@ fn token(window: usize, queue: u32) -> u64 {
     (window as u64) << 32 | u64::from(queue)
 }
 
-fn from_token(token: u64) -> (usize, usize) {
-    ((token >> 32) as usize, token as u32 as usize)
+fn from_token(token: u64) -> (usize, u32) {
+    ((token >> 32) as usize, token as u32)
 }
 
 pub fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
@@ -167,6 +179,6 @@ mod tests {
     #[test]
     fn a_token_names_its_window_and_queue() {
         assert_eq!(from_token(token(15, 67)), (15, 67));
-        assert_eq!(from_token(token(0, u32::MAX)), (0, u32::MAX as usize));
+        assert_eq!(from_token(token(0, u32::MAX)), (0, u32::MAX));
     }
 }

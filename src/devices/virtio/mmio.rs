@@ -11,8 +11,15 @@
 
 use std::any::Any;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::event::Timespec;
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Setup, VirtQueue};
@@ -78,6 +85,7 @@ const INTERRUPT_CONFIG: u32 = 2;
 pub struct Transport {
     device: Box<dyn Device>,
     queues: Vec<VirtQueue>,
+    timer: OwnedFd,
     interrupt: Arc<dyn Interrupt>,
     reporter: Reporter,
     registers: Registers,
@@ -117,6 +125,7 @@ impl Transport {
         Ok(Self {
             device,
             queues,
+            timer: timer()?,
             interrupt,
             reporter,
             registers: Registers::default(),
@@ -127,6 +136,11 @@ impl Transport {
     /// machine to register at [`QUEUE_NOTIFY`] and to poll; [`Transport::process`] empties them.
     pub fn queue_events(&self) -> impl ExactSizeIterator<Item = &EventFd> {
         self.queues.iter().map(VirtQueue::event)
+    }
+
+    /// Readable when [`Transport::alarm`] is to be called.
+    pub fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 
     /// What passed through each queue so far.
@@ -148,6 +162,12 @@ impl Transport {
             queue.counters.notifications += 1;
             self.call(|device, driver| device.process(index, driver));
         }
+    }
+
+    /// The timer has become readable, or has been taken care of meanwhile.
+    pub fn alarm(&mut self) {
+        let _ = self.set_timer(Duration::ZERO);
+        self.call(|device, driver| device.alarm(driver));
     }
 
     /// Call the device, which must be a `D`, from the host's side, with the driver as it is now
@@ -181,6 +201,7 @@ impl Transport {
             queues: &mut self.queues,
             features: self.registers.driver_features,
             config_changed: false,
+            alarm: None,
             reporter: &mut self.reporter,
         };
         for queue in driver.queues.iter_mut() {
@@ -188,7 +209,12 @@ impl Transport {
         }
         let mut result = call(self.device.as_mut(), &mut driver);
         let mut reasons = 0;
-        if driver.config_changed {
+        let (config_changed, alarm) = (driver.config_changed, driver.alarm);
+        if let Some(time) = alarm {
+            let set = self.set_timer(time.max(Duration::from_nanos(1)));
+            result = result.and_then(|done| set.map(|()| done));
+        }
+        if config_changed {
             self.registers.config_generation = self.registers.config_generation.wrapping_add(1);
             reasons |= INTERRUPT_CONFIG;
         }
@@ -212,6 +238,18 @@ impl Transport {
         result.ok()
     }
 
+    /// Make the timer readable after `time`, and unreadable until then; never, if that is zero.
+    fn set_timer(&self, time: Duration) -> Result<(), DeviceError> {
+        let failed = |errno| DeviceError::Protocol(format!("the timer cannot be set: {errno}"));
+        let it_value = Timespec::try_from(time).map_err(|_| failed(Errno::OVERFLOW))?;
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value,
+        };
+        let set = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
+        set.map(|_| ()).map_err(failed)
+    }
+
     fn raise(&mut self, reasons: u32) {
         self.registers.interrupt_status |= reasons;
         if let Err(error) = self.interrupt.trigger() {
@@ -228,6 +266,11 @@ impl Transport {
         let index = usize::try_from(self.registers.queue_sel).ok()?;
         self.queues.get_mut(index)
     }
+}
+
+fn timer() -> io::Result<OwnedFd> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    Ok(timerfd_create(TimerfdClockId::Monotonic, flags)?)
 }
 
 impl BusDevice for Transport {

@@ -10,6 +10,7 @@
 //!  host input ---- epoll ------> event loop -> Transport::with_device -> the device's own call
 //! ```
 
+pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod fs;
@@ -24,6 +25,7 @@ pub mod vsock;
 
 use std::any::Any;
 use std::ops::Add;
+use std::time::Duration;
 
 use serde::Serialize;
 use thiserror::Error;
@@ -82,6 +84,14 @@ pub trait Device: Any + Send {
     /// # Errors
     /// The driver broke the rules of ring or device.
     fn process(&mut self, queue: usize, driver: &mut Driver) -> Result<(), DeviceError>;
+
+    /// The time of [`Driver::wake_in`] is over; the driver may have gone meanwhile.
+    ///
+    /// # Errors
+    /// As in `process`.
+    fn alarm(&mut self, _driver: &mut Driver) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// The guest's driver broke a rule; the device stops until it is reset (virtio 1.2, 2.1.1,
@@ -144,6 +154,8 @@ pub struct Driver<'a> {
     live: bool,
     features: u64,
     config_changed: bool,
+    /// When [`Device::alarm`] is to be called.
+    alarm: Option<Duration>,
     reporter: &'a mut Reporter,
 }
 
@@ -164,6 +176,11 @@ impl Driver<'_> {
     /// The configuration space has changed: the driver is told when this call ends.
     pub fn config_changed(&mut self) {
         self.config_changed = true;
+    }
+
+    /// Have [`Device::alarm`] called after so long, at least; the last call counts.
+    pub fn wake_in(&mut self, time: Duration) {
+        self.alarm = Some(time);
     }
 
     /// Tell the user, on one line, of a driver's fault that the device can live with.

@@ -1,6 +1,9 @@
 //! The virtio entropy device (virtio 1.2, 5.4): random bytes of the host for the guest's pool.
 
+use std::time::Duration;
+
 use super::{Device, DeviceError, Driver};
+use crate::devices::rate::{Limit, Limits, Rate};
 
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 4;
@@ -8,19 +11,36 @@ const QUEUE_SIZE: u16 = 8;
 /// Most bytes of an answer. A pool wants some hundred; whoever asks for more asks again, so that no
 /// single request keeps the host busy.
 const ANSWER_MOST: u64 = 4096;
+/// And all requests together do not either: they wait.
+const CAP: Limit = Limit {
+    per_second: 1 << 20,
+    burst: 1 << 20,
+};
 
 /// Fills a slice with random bytes, or says that it cannot.
 pub type Source = Box<dyn FnMut(&mut [u8]) -> bool + Send>;
 
+/// The time since any fixed moment.
+pub type Clock = Box<dyn FnMut() -> Duration + Send>;
+
 /// The device.
 pub struct Rng {
     source: Source,
+    rate: Rate,
+    clock: Clock,
 }
 
 impl Rng {
-    /// A device that gives out what `source` does.
-    pub fn new(source: Source) -> Self {
-        Self { source }
+    /// A device that gives out what `source` does, as fast as is good at the times of `clock`.
+    pub fn new(source: Source, clock: Clock) -> Self {
+        Self {
+            source,
+            rate: Rate::new(&Limits {
+                bytes: Some(CAP),
+                operations: None,
+            }),
+            clock,
+        }
     }
 }
 
@@ -55,6 +75,11 @@ impl Device for Rng {
             }
             let mut answer = [0; ANSWER_MOST as usize];
             let room = chain.writable_len().min(ANSWER_MOST) as usize;
+            if let Err(wait) = self.rate.take(room as u64, (self.clock)()) {
+                queue.put_back(chain);
+                driver.wake_in(wait);
+                return Ok(());
+            }
             let answer = answer.get_mut(..room).unwrap_or_default();
             let written = match (self.source)(answer) {
                 true => queue.write(&chain, 0, answer)?,
@@ -64,10 +89,17 @@ impl Device for Rng {
         }
         Ok(())
     }
+
+    fn alarm(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+        self.process(0, driver)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::devices::virtio::testing::{Guest, LIVE, NEEDS_RESET};
 
@@ -80,9 +112,30 @@ mod tests {
             }
             true
         };
-        let mut guest = Guest::new(Rng::new(Box::new(source)));
+        let mut guest = Guest::new(Rng::new(Box::new(source), Box::new(|| Duration::ZERO)));
         guest.start(0, QUEUE_SIZE);
         guest
+    }
+
+    #[test]
+    fn who_asks_for_too_much_waits() {
+        let now = Arc::new(AtomicU64::new(0));
+        let clock = now.clone();
+        let clock = Box::new(move || Duration::from_secs(clock.load(Ordering::Relaxed)));
+        let mut guest = Guest::new(Rng::new(Box::new(|_| true), clock));
+        guest.start(0, QUEUE_SIZE);
+        for _ in 0..CAP.burst / ANSWER_MOST {
+            guest.lend(0, ANSWER_MOST as u32);
+            guest.notify(0);
+            assert_eq!(guest.returned(0).len(), 1);
+        }
+        guest.lend(0, 1);
+        guest.notify(0);
+        guest.transport.alarm();
+        assert!(guest.returned(0).is_empty());
+        now.store(1, Ordering::Relaxed);
+        guest.transport.alarm();
+        assert_eq!(guest.returned(0).len(), 1);
     }
 
     #[test]
@@ -105,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_source_that_fails_gives_nothing() {
-        let mut guest = Guest::new(Rng::new(Box::new(|_| false)));
+        let mut guest = Guest::new(Rng::new(Box::new(|_| false), Box::new(|| Duration::ZERO)));
         guest.start(0, QUEUE_SIZE);
         guest.lend(0, 16);
         guest.notify(0);

@@ -1,0 +1,269 @@
+//! The virtio memory balloon (virtio 1.2, 5.5): memory that the guest does not use is the host's.
+//!
+//! Three ways lead there. The guest *inflates*: it takes as many pages out of use as the host
+//! asks for. It *reports* pages that are free for the moment and takes them again without a word
+//! (5.5.6.7). And the statistics that it sends let the host ask for the right amount (5.5.6.3).
+//! What is given back goes through [`Release`]; a page that the guest names and uses all the same
+//! is zero, which harms nobody but itself.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use vm_memory::GuestAddress;
+
+use super::queue::{Chain, VirtQueue};
+use super::{Device, DeviceError, Driver, read_config_bytes};
+
+/// Device type (virtio 1.2, 5).
+const ID: u32 = 5;
+const QUEUE_SIZE: u16 = 128;
+/// Unit of page numbers, whatever the guest's pages are (5.5.6).
+const PAGE: u64 = 4096;
+/// Most page numbers of one chain: a page of them. Linux sends 256.
+const PAGES_MOST: u64 = 1024;
+/// Most statistics of one buffer; Linux sends 16.
+const STATISTICS_MOST: u64 = 64;
+
+// Queues (5.5.2), as many as there are with all features offered here.
+const INFLATE: usize = 0;
+const DEFLATE: usize = 1;
+const STATISTICS: usize = 2;
+
+// Features (5.5.3).
+const F_STATS_VQ: u64 = 1 << 1;
+const F_DEFLATE_ON_OOM: u64 = 1 << 2;
+const F_PAGE_REPORTING: u64 = 1 << 5;
+
+/// Offset of `actual` in the configuration space (5.5.4).
+const ACTUAL: u64 = 4;
+
+/// What a statistic's tag stands for (5.5.6.4, and uapi/linux/virtio_balloon.h from 10 on).
+const TAGS: [&str; 16] = [
+    "swap_in_bytes",
+    "swap_out_bytes",
+    "major_faults",
+    "minor_faults",
+    "free_bytes",
+    "total_bytes",
+    "available_bytes",
+    "disk_caches_bytes",
+    "hugetlb_allocations",
+    "hugetlb_failures",
+    "oom_kills",
+    "allocation_stalls",
+    "async_scans",
+    "direct_scans",
+    "async_reclaims",
+    "direct_reclaims",
+];
+
+/// Gives guest memory back to the host: so many bytes from this GPA on, which may lie anywhere.
+pub type Release = Box<dyn FnMut(GuestAddress, u64) + Send>;
+
+/// What is known of the balloon and of the guest's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// Bytes that the guest is asked to do without.
+    pub target_bytes: u64,
+    /// Bytes that it says it does without.
+    pub actual_bytes: u64,
+    /// Bytes that were given back so far, by inflating or reporting; some of them more than once.
+    pub released_bytes: u64,
+    /// What the guest last said of its memory, by name.
+    pub statistics: Vec<(&'static str, u64)>,
+}
+
+/// The device.
+pub struct Balloon {
+    state: State,
+    /// How often the guest is asked for statistics; it sends the first by itself.
+    period: Option<Duration>,
+    release: Release,
+    /// The buffer in which the guest wants to be asked for the next statistics.
+    asked_in: Option<Chain>,
+}
+
+impl Balloon {
+    /// A balloon that the guest is to fill with `target_bytes`, asked for statistics once a
+    /// `period`.
+    pub fn new(target_bytes: u64, period: Option<Duration>, release: Release) -> Self {
+        Self {
+            state: State {
+                target_bytes,
+                ..State::default()
+            },
+            period,
+            release,
+            asked_in: None,
+        }
+    }
+
+    /// What is known.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Index of the queue for free pages: behind that for statistics, if there is one.
+    fn reporting(driver: &Driver) -> Option<usize> {
+        let index = STATISTICS + usize::from(driver.has(F_STATS_VQ));
+        driver.has(F_PAGE_REPORTING).then_some(index)
+    }
+
+    /// Page numbers that the guest does without from now on.
+    fn inflate(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
+        while let Some(chain) = queue.pop()? {
+            let pages = chain.readable_len() / 4;
+            if pages > PAGES_MOST {
+                return Err(queue.refuse(&chain, "carries more than 1024 page numbers"));
+            }
+            let mut numbers = [0; 4 * PAGES_MOST as usize];
+            let read = queue.read(&chain, 0, &mut numbers)?;
+            let numbers = numbers.get(..read).unwrap_or_default();
+            let numbers = numbers.as_chunks().0.iter().copied();
+            for (first, pages) in runs(numbers.map(u32::from_le_bytes)) {
+                self.give_back(GuestAddress(u64::from(first) * PAGE), pages * PAGE);
+            }
+            queue.finish(chain, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Pieces of memory that are free now.
+    fn report(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
+        while let Some(chain) = queue.pop()? {
+            for segment in chain.writable() {
+                self.give_back(segment.addr, segment.len.into());
+            }
+            queue.finish(chain, 0)?;
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, start: GuestAddress, bytes: u64) {
+        self.state.released_bytes += bytes;
+        (self.release)(start, bytes);
+    }
+
+    /// Read what the guest says of its memory, and keep the buffer to ask again.
+    fn listen(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+        let Some(queue) = driver.queue(STATISTICS) else {
+            return Ok(());
+        };
+        while let Some(chain) = queue.pop()? {
+            if self.asked_in.is_some() {
+                return Err(queue.refuse(&chain, "is a second buffer for statistics")); // 5.5.6.3
+            }
+            let count = (chain.readable_len() / 10).min(STATISTICS_MOST);
+            self.state.statistics.clear();
+            for index in 0..count {
+                let mut entry = [0; 10];
+                queue.read(&chain, index * 10, &mut entry)?;
+                let [t0, t1, value @ ..] = entry;
+                let tag = TAGS.get(usize::from(u16::from_le_bytes([t0, t1])));
+                let statistic = tag.map(|name| (*name, u64::from_le_bytes(value)));
+                self.state.statistics.extend(statistic);
+            }
+            self.asked_in = Some(chain);
+        }
+        if let Some(period) = self.period {
+            driver.wake_in(period);
+        }
+        Ok(())
+    }
+}
+
+impl Device for Balloon {
+    fn id(&self) -> u32 {
+        ID
+    }
+
+    fn features(&self) -> u64 {
+        F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE; 4]
+    }
+
+    /// struct virtio_balloon_config (5.5.4): num_pages, actual; neither hint nor poison.
+    fn config(&self, offset: u64, data: &mut [u8]) {
+        let pages = |bytes: u64| u32::try_from(bytes / PAGE).unwrap_or(u32::MAX);
+        let mut space = [0; 16];
+        let (target, rest) = space.split_at_mut(4);
+        target.copy_from_slice(&pages(self.state.target_bytes).to_le_bytes());
+        let (actual, _) = rest.split_at_mut(4);
+        actual.copy_from_slice(&pages(self.state.actual_bytes).to_le_bytes());
+        read_config_bytes(&space, offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (ACTUAL, Ok(pages)) = (offset, data.try_into()) {
+            self.state.actual_bytes = u64::from(u32::from_le_bytes(pages)) * PAGE;
+        }
+    }
+
+    fn activate(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+        // Linux sends the first statistics before it is up, against virtio 1.2, 3.1.1
+        // (drivers/virtio/virtio_balloon.c, init_vqs).
+        if let Some(queue) = driver.queue(STATISTICS) {
+            queue.process_again();
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.asked_in = None;
+        self.state.actual_bytes = 0;
+    }
+
+    fn process(&mut self, queue: usize, driver: &mut Driver) -> Result<(), DeviceError> {
+        let reporting = Self::reporting(driver);
+        match queue {
+            STATISTICS if driver.has(F_STATS_VQ) => return self.listen(driver),
+            _ => {}
+        }
+        let Some(ring) = driver.queue(queue) else {
+            return Ok(());
+        };
+        match queue {
+            INFLATE => self.inflate(ring),
+            // The pages are zero when they are touched; nothing is to be done before.
+            DEFLATE => {
+                while let Some(chain) = ring.pop()? {
+                    ring.finish(chain, 0)?;
+                }
+                Ok(())
+            }
+            queue if Some(queue) == reporting => self.report(ring),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ask for new statistics.
+    fn alarm(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+        match (driver.queue(STATISTICS), self.asked_in.take()) {
+            (Some(queue), Some(chain)) => queue.finish(chain, 0),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Neighbours among page numbers, which Linux hands out upwards or downwards: the lowest of each
+/// run and how many there are.
+fn runs(pages: impl Iterator<Item = u32>) -> Vec<(u32, u64)> {
+    let mut runs: Vec<(u32, u64)> = Vec::new();
+    for page in pages {
+        match runs.last_mut() {
+            Some((first, count)) if u64::from(*first) + *count == u64::from(page) => *count += 1,
+            Some((first, count)) if page.checked_add(1) == Some(*first) => {
+                *first = page;
+                *count += 1;
+            }
+            _ => runs.push((page, 1)),
+        }
+    }
+    runs
+}
