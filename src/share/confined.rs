@@ -56,8 +56,10 @@ pub struct Confined {
     taken: AtomicU32,
     /// Most descriptors of the process.
     pub(super) limit: u64,
-    /// The guest was refused for want of descriptors, which nobody has told yet.
+    /// The guest was refused for want of descriptors.
     full: AtomicBool,
+    /// The user knows, for as long as this guest has its files.
+    told: AtomicBool,
 }
 
 fn errno(number: i32) -> io::Error {
@@ -93,14 +95,17 @@ impl Confined {
             taken: AtomicU32::new(COUNTED),
             limit: limit.current.unwrap_or(u64::MAX),
             full: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         };
         files.inner.import()?;
         Ok(files)
     }
 
-    /// What the user should know of, once each time that it begins.
+    /// What the user should know of, once.
     pub fn warning(&self) -> Option<String> {
-        self.full.swap(false, Ordering::Relaxed).then(|| {
+        let full = self.full.load(Ordering::Relaxed);
+        let now = full && !self.told.swap(true, Ordering::Relaxed);
+        now.then(|| {
             format!(
                 "the guest knows of as many files as hull may hold open ({}); raise the limit \
                  (ulimit -Hn), or have the guest forget some (echo 2 > /proc/sys/vm/drop_caches)",
@@ -185,6 +190,8 @@ impl FileSystem for Confined {
     fn destroy(&self) {
         self.inner.destroy();
         self.taken.store(COUNTED, Ordering::Relaxed);
+        self.full.store(false, Ordering::Relaxed);
+        self.told.store(false, Ordering::Relaxed);
     }
 
     fn lookup(&self, context: &Context, parent: u64, child: &CStr) -> io::Result<Entry> {

@@ -52,6 +52,7 @@ struct Guest {
     host: tempfile::TempDir,
     memory: GuestMemory,
     service: Service,
+    warnings: Vec<String>,
 }
 
 impl Guest {
@@ -73,6 +74,7 @@ impl Guest {
             host,
             memory,
             service,
+            warnings: Vec::new(),
         };
         guest.init();
         guest
@@ -105,6 +107,7 @@ impl Guest {
             },
         };
         let answer = self.service.serve(&request).unwrap();
+        self.warnings.extend(answer.warning);
         assert!(answer.written <= room, "{} of {room}", answer.written);
         let mut bytes = vec![0; answer.written as usize];
         self.memory
@@ -449,6 +452,10 @@ fn a_guest_leaves_descriptors_for_others_and_gets_them_back() {
     // What a listing brings along counts, too; it is cut short and not lost.
     let opened = guest.ask(OPENDIR, ROOT, &[0; 8]);
     assert_eq!(opened.err(), Some(libc::EMFILE));
+    let [warning] = &guest.warnings[..] else {
+        panic!("told {} times", guest.warnings.len());
+    };
+    assert!(warning.contains("ulimit -Hn"), "{warning}");
     for inode in known {
         guest.send(&message(FORGET, inode, &1u64.to_le_bytes()), 0);
     }
