@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::devices::rate::Limits;
+pub use crate::devices::rate::{Limit, Limits};
 pub use crate::devices::virtio::block::NAME_MOST;
 use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
