@@ -7,8 +7,9 @@
 //! HULL_PEER_VIRTIOFSD=PATH has the same guest (kernel, initial RAM disk, 1 vCPU, 256 MiB) do the
 //! same under QEMU (microvm) with a virtiofsd for each share, turn by turn; HULL_PEER_QEMU=PATH
 //! names a QEMU that is not `qemu-system-x86_64`, HULL_PEER_VIRTIOFSD_ARGS="WORDS" what virtiofsd
-//! is given beside its socket and folder. HULL_BENCH_RUNS=N sets how often (3). Nothing is
-//! asserted. git is the host's, in the guest by a share of /usr; without one it is left out.
+//! is given beside its socket and folder. HULL_BENCH_RUNS=N sets how often (3); with HULL_BENCH_SHOW
+//! set, what the guests print is shown. Nothing is asserted. git is the host's, in the guest by a
+//! share of /usr; without one it is left out.
 //!
 //! A KVM as hardware has it is in the lab: build with `cargo bench --no-run` and give the program
 //! that it names to tests/lab/run.
