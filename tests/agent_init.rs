@@ -378,7 +378,7 @@ fn a_network_interface_that_is_not_there_is_told() {
     };
     assert_eq!((status, stdout.as_str()), (125, ""));
     assert!(
-        stderr.contains("cannot set its network interface up"),
+        stderr.contains("a network interface cannot be set up"),
         "{stderr}"
     );
     assert!(stderr.contains("No such device"), "{stderr}");

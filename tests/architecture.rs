@@ -12,17 +12,19 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
-    // The doctor examines KVM itself, without a machine; of devices there are limits to parse.
+    // The doctor examines KVM itself, without a machine; a rate is typed as the devices have it.
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "vmm",
+            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
-        &["agent", "boot", "devices", "disk", "kvm", "memory", "net"],
+        &[
+            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share",
+        ],
     ),
     ("agent", &[]),
     ("boot", &["memory"]),
@@ -34,6 +36,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("memory", &[]),
     // It moves the frames that the device model takes apart.
     ("net", &["devices", "memory"]),
+    ("sandbox", &[]),
+    // As the disk does.
+    ("share", &["devices", "memory", "sandbox"]),
 ];
 
 /// Where `unsafe` may stand; in `net` for the ioctls of tap devices, in a file of their own.

@@ -118,6 +118,48 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
     awaited.expect("two processors on the screen of memtest86+");
 }
 
+#[test]
+fn a_stock_debian_kernel_finds_its_root_disk_through_acpi() {
+    if !here("Debian's root disk") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (root, image) = (folder.path().join("root"), folder.path().join("disk"));
+    for name in ["sbin", "bin", "proc"] {
+        fs::create_dir_all(root.join(name)).expect("folders");
+    }
+    fs::copy(built("foreign/busybox"), root.join("bin/busybox")).expect("busybox");
+    let init = "#!/bin/busybox sh
+        /bin/busybox mount -t proc proc /proc
+        /bin/busybox uname -r
+        /bin/busybox grep ' / ext4' /proc/mounts
+        /bin/busybox grep -c virtio_mmio.device /proc/cmdline
+        /bin/busybox poweroff -f";
+    fs::write(root.join("sbin/init"), init).expect("an init");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(root.join("sbin/init"), executable).expect("executable");
+    let file = fs::File::create(&image).expect("a file");
+    file.set_len(16 << 20).expect("its size");
+    let made = std::process::Command::new("/usr/sbin/mke2fs")
+        .args(["-q", "-t", "ext4", "-d"])
+        .args([&root, &image])
+        .output();
+    assert!(made.expect("mke2fs").status.success());
+    let finished = run(&[
+        "run",
+        &built("foreign/debian-vmlinuz"),
+        "--initrd",
+        &built("foreign/debian-initrd"),
+        "--disk",
+        &image.display().to_string(),
+        "--cmdline",
+        "quiet",
+    ]);
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let seen = finished.stdout_text().replace('\r', "");
+    assert!(seen.contains("-cloud-amd64\n/dev/vda / ext4 ro"), "{seen}");
+}
+
 /// hull must refuse the built bzImage after `damage` with a message that holds `expected`.
 #[track_caller]
 fn assert_refused(damage: impl Fn(&mut Vec<u8>), expected: &str) {

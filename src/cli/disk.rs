@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::rate;
 use super::run::size;
-use crate::devices::rate::Limits;
+
 pub use crate::disk::Config;
-use crate::disk::{Cache, Format, NAME_MOST, Source, default_name};
+use crate::disk::{Cache, Format, Limits, NAME_MOST, Source, default_name};
 
 /// What follows the path of a disk, for messages.
 const OPTIONS: &str = "ro, overlay, id=NAME, cache=writeback|unsafe, format=raw|qcow2, \

@@ -9,6 +9,7 @@ pub mod man;
 mod net;
 mod rate;
 pub mod run;
+mod share;
 mod terminal;
 mod timing;
 mod vsock;

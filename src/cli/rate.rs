@@ -1,7 +1,7 @@
 //! What follows `rate=` of a disk or a network: how fast it may be.
 
 use super::run::size;
-use crate::devices::rate::{Limit, Limits};
+use crate::disk::{Limit, Limits};
 
 /// What `rate=` takes, for messages.
 pub const RATE: &str = "rate=BYTES[/BURST] a second, rate=Nops[/BURST], or both with a + between";

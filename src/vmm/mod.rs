@@ -7,6 +7,7 @@
 mod console_log;
 mod event_loop;
 pub mod events;
+mod files;
 mod keys;
 mod link;
 mod machine;
@@ -14,6 +15,7 @@ mod net;
 mod outbox;
 mod pipe;
 mod report;
+mod share;
 mod signals;
 mod streams;
 mod vcpus;
@@ -40,6 +42,7 @@ use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
 use crate::net::{self as networks, NetError};
+use crate::share::{Config as ShareConfig, ShareError};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -67,6 +70,8 @@ pub struct Config {
     pub disks: Vec<disk::Config>,
     /// Networks, eth0 first.
     pub nets: Vec<networks::Config>,
+    /// Folders of the host that the guest can mount.
+    pub shares: Vec<ShareConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// The memory balloon, if there is to be one.
@@ -147,6 +152,9 @@ pub enum VmmError {
     /// A network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),

@@ -30,6 +30,8 @@ pub enum Error {
     WrongInterface,
     /// The command is no [`crate::Command`]; the text says why.
     WrongCommand(&'static str),
+    /// The mount is no [`crate::Mount`]; the text says why.
+    WrongMount(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -43,6 +45,7 @@ impl fmt::Display for Error {
             Self::WrongMagic => f.write_str("the greeting does not begin with HULL"),
             Self::WrongInterface => f.write_str("the network interface's setting is none"),
             Self::WrongExit => f.write_str("the exit status is none"),
+            Self::WrongMount(why) => write!(f, "the mount cannot be read: {why}"),
             Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),
         }
     }

@@ -1,7 +1,9 @@
 //! Every message survives the way through bytes, and no bytes make the decoders panic.
 
+use std::ffi::CString;
+
 use hull_agent::{
-    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, WindowSize, frame,
+    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, WindowSize, frame,
 };
 use proptest::prelude::*;
 
@@ -86,6 +88,20 @@ proptest! {
     }
 
     #[test]
+    fn a_mount_arrives(
+        read_only: bool, tag in "[^\0]{1,9}", path in "(/[^\0/.]{1,20}){1,5}/?", cut: usize,
+    ) {
+        let (tag, path) = (CString::new(tag).unwrap(), CString::new(path).unwrap());
+        let message = FromHost::Mount(Mount { read_only, tag: &tag, path: &path });
+        let (bytes, len) = through_bytes(|out| message.encode(out), cut);
+        let frame = frame::first(&bytes).unwrap().unwrap();
+        prop_assert_eq!(frame.wire_len(), len);
+        prop_assert_eq!(FromHost::decode(frame), Ok(message));
+        let short = frame::Frame { payload: &frame.payload[..cut % frame.payload.len()], ..frame };
+        prop_assert!(FromHost::decode(short).is_err(), "a part is no mount");
+    }
+
+    #[test]
     fn a_command_arrives(
         argv in proptest::collection::vec("[^\0]{0,20}", 1..8),
         env in proptest::collection::vec("[^\0]{0,20}", 0..8),
@@ -123,6 +139,44 @@ proptest! {
             prop_assert_eq!(command.argv().count(), command.header.argc as usize);
             prop_assert_eq!(command.env().count(), command.header.envc as usize);
         }
+    }
+}
+
+#[test]
+fn what_cannot_be_mounted_is_neither_sent_nor_taken() {
+    let long = "x".repeat(4096);
+    for (tag, path) in [
+        ("", "/a"),
+        (&long[..37], "/a"),
+        ("t", ""),
+        ("t", "a"),
+        ("t", "/"),
+        ("t", "//"),
+        ("t", "/a/../b"),
+        ("t", "/./a"),
+        ("t", &format!("/{long}")),
+    ] {
+        let payload = format!("\0{tag}\0{path}\0");
+        let frame = frame::Frame {
+            kind: 0x88,
+            payload: payload.as_bytes(),
+        };
+        let decoded = FromHost::decode(frame);
+        assert!(matches!(decoded, Err(Error::WrongMount(_))), "{tag} {path}");
+        let (tag, path) = (CString::new(tag).unwrap(), CString::new(path).unwrap());
+        let message = FromHost::Mount(Mount {
+            read_only: false,
+            tag: &tag,
+            path: &path,
+        });
+        assert_eq!(message.encode(&mut [0; 9000]), None);
+    }
+    for payload in [&b""[..], b"\x02t\0/a\0", b"\0t\0/a\0\0", b"\0t\0/a", b"\0t"] {
+        let frame = frame::Frame {
+            kind: 0x88,
+            payload,
+        };
+        assert!(FromHost::decode(frame).is_err(), "{payload:?}");
     }
 }
 

@@ -14,6 +14,7 @@ use hull_agent::{
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::network;
 use crate::process::{Plan, Pointers};
+use crate::setup;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 
 /// Room of the outbox that output leaves for StdinAck, Error and Exit.
@@ -76,12 +77,12 @@ struct Agent<'a> {
     memory: &'a mut Memory,
     command_len: usize,
     command_complete: bool,
+    /// Why the command is not to run, the first reason.
+    unfit: Option<Errno>,
     streams: Streams,
     /// The command's process, 0 before it runs.
     child: i32,
     status: Option<Exit>,
-    /// Why the command is not to run.
-    unfit: Option<Errno>,
     /// What a program asked PID 1 for.
     asked: Option<Reboot>,
     /// The end of input is to follow what is in the buffer.
@@ -103,6 +104,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
         memory,
         command_len: 0,
         command_complete: false,
+        unfit: None,
         streams: Streams {
             input: -1,
             output: -1,
@@ -111,7 +113,6 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
         },
         child: 0,
         status: None,
-        unfit: None,
         asked: None,
         input_closed: false,
         acked: 0,
@@ -141,7 +142,11 @@ impl Agent<'_> {
                 return Err(Stop::Asked(reboot));
             }
         }
-        let exit = match self.start() {
+        let started = match self.unfit {
+            Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
+            None => self.start(),
+        };
+        let exit = match started {
             Ok(()) => self.follow()?,
             Err(exit) => exit,
         };
@@ -163,9 +168,6 @@ impl Agent<'_> {
     }
 
     fn start(&mut self) -> Result<(), Exit> {
-        if let Some(Errno(errno)) = self.unfit {
-            return Err(Exit::Error(errno as u32));
-        }
         let bytes = self.memory.command.get(..self.command_len);
         let command = Command::decode(bytes.unwrap_or_default()).map_err(|_| Exit::Error(0))?;
         let failed = |Errno(errno)| Exit::Error(errno as u32);
@@ -365,11 +367,23 @@ impl Agent<'_> {
                     if self.command_len > 0 {
                         return Err(Stop::Nonsense);
                     }
-                    if let Err(errno) = network::set_up(&interface) {
+                    if let Err(errno) = network::set_up(&interface)
+                        && self.unfit.is_none()
+                    {
                         self.unfit = Some(errno);
-                        let text = b"the guest's init cannot set its network interface up";
-                        let len = FromGuest::Error(text).encode(outbox.space());
-                        outbox.filled(len.unwrap_or(0));
+                        complain(outbox, &[b"a network interface cannot be set up"]);
+                    }
+                }
+                FromHost::Mount(mount) => {
+                    if let Err(errno) = setup::share(&mount)
+                        && self.unfit.is_none()
+                    {
+                        self.unfit = Some(errno);
+                        let text = [
+                            b"a shared folder cannot be mounted at ",
+                            mount.path.to_bytes(),
+                        ];
+                        complain(outbox, &text);
                     }
                 }
             }
@@ -475,6 +489,22 @@ impl Agent<'_> {
             }
             signal => self.asked = self.asked.or(asked(signal)),
         }
+    }
+}
+
+/// An error text in pieces, put into the outbox where it has room.
+fn complain<const N: usize>(outbox: &mut Buffer<N>, pieces: &[&[u8]]) {
+    let mut text = [0; 1024];
+    let mut len = 0;
+    for byte in pieces.iter().copied().flatten() {
+        if let Some(place) = text.get_mut(len) {
+            *place = *byte;
+            len += 1;
+        }
+    }
+    let message = FromGuest::Error(text.get(..len).unwrap_or_default());
+    if let Some(len) = message.encode(outbox.space()) {
+        outbox.filled(len);
     }
 }
 

@@ -252,9 +252,20 @@ pub fn symlink(target: &CStr, path: &CStr) -> Result<usize> {
     call!(88, target.as_ptr(), path.as_ptr())
 }
 
-pub fn mount(what: &CStr, path: &CStr, flags: usize, options: &CStr) -> Result<usize> {
-    let kind = what.as_ptr();
-    call!(165, kind, path.as_ptr(), kind, flags, options.as_ptr())
+/// mount(2) of a file system that has no source.
+pub fn mount(kind: &CStr, path: &CStr, flags: usize, options: &CStr) -> Result<usize> {
+    mount_from(kind, kind, path, flags, options)
+}
+
+pub fn mount_from(
+    source: &CStr,
+    kind: &CStr,
+    path: &CStr,
+    flags: usize,
+    options: &CStr,
+) -> Result<usize> {
+    let (source, kind) = (source.as_ptr(), kind.as_ptr());
+    call!(165, source, path.as_ptr(), kind, flags, options.as_ptr())
 }
 
 pub fn set_hostname(name: &str) {

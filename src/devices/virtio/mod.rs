@@ -14,6 +14,7 @@ pub mod balloon;
 pub mod block;
 pub mod console;
 pub mod front;
+pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;
