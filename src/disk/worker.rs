@@ -17,7 +17,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::{Disk, DiskError};
 use crate::devices::rate::Rate;
@@ -59,6 +61,8 @@ struct State {
     waiting: VecDeque<(u64, Request)>,
     /// Requests are being served, and may touch guest memory.
     serving: bool,
+    /// Somebody waits for `idle`: otherwise it costs no system call.
+    awaited: bool,
     closed: bool,
 }
 
@@ -87,8 +91,11 @@ impl Requests {
     }
 
     fn served(&self) {
-        self.state().serving = false;
-        self.0.idle.notify_all();
+        let mut state = self.state();
+        state.serving = false;
+        if std::mem::take(&mut state.awaited) {
+            self.0.idle.notify_all();
+        }
     }
 }
 
@@ -101,6 +108,7 @@ impl Backend for Requests {
         let mut state = self.state();
         state.waiting.clear();
         while state.serving {
+            state.awaited = true;
             let waited = self.0.idle.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -111,7 +119,7 @@ impl Backend for Requests {
 /// begun.
 pub struct Worker {
     requests: Requests,
-    waker: Arc<OwnedFd>,
+    waker: OwnedFd,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -128,15 +136,14 @@ impl Worker {
         guest: impl Guest + 'static,
     ) -> Result<Self, DiskError> {
         let notifications = notifications.into_iter().next();
-        let waker = Arc::new(
-            notifications.ok_or_else(|| DiskError::Thread(io::ErrorKind::InvalidInput.into()))?,
-        );
+        let waker =
+            notifications.ok_or_else(|| DiskError::Thread(io::ErrorKind::InvalidInput.into()))?;
         let mut service = Service {
+            epoll: edges(&waker).map_err(|errno| DiskError::Thread(errno.into()))?,
             rate: Rate::new(&disk.limits),
             disk: Some(disk),
             memory,
             requests: requests.clone(),
-            notifications: waker.clone(),
             guest: Box::new(guest),
             started: Instant::now(),
             looked: Duration::ZERO,
@@ -154,21 +161,29 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.requests.state().closed = true;
-        // Fails only when the counter is at its end, and then it is readable.
-        let _ = rustix::io::write(&*self.waker, &1u64.to_ne_bytes());
+        // Fails only when the counter is at its end.
+        let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic has been printed by its hook
         }
     }
 }
 
+/// Tells of each write to `event`, which nobody reads then: one system call less a notification.
+fn edges(event: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let flags = EventFlags::IN | EventFlags::ET;
+    epoll::add(&epoll, event, EventData::new_u64(0), flags)?;
+    Ok(epoll)
+}
+
 struct Service {
+    epoll: OwnedFd,
     /// Gone once serving it has panicked: nobody knows what state it is in.
     disk: Option<Disk>,
     rate: Rate,
     memory: GuestMemory,
     requests: Requests,
-    notifications: Arc<OwnedFd>,
     guest: Box<dyn Guest>,
     started: Instant,
     /// When the image's size was looked at last, since `started`.
@@ -204,9 +219,10 @@ impl Service {
     fn wait(&self, at_most: Option<Duration>) -> bool {
         let timeout = at_most.map_or(LOOK, |wait| wait.min(LOOK));
         let timeout = Timespec::try_from(timeout).ok();
-        let mut fds = [PollFd::new(&*self.notifications, PollFlags::IN)];
+        let mut events: Vec<epoll::Event> = Vec::with_capacity(1);
         // An interrupted wait is one that was too short.
-        matches!(poll(&mut fds, timeout.as_ref()), Ok(1..))
+        let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref());
+        !events.is_empty()
     }
 
     /// Tell the guest of an image that has grown or shrunk.

@@ -366,7 +366,7 @@ struct DiskWindow(Window);
 
 impl disk::Guest for DiskWindow {
     fn notified(&self) {
-        lock(&self.0).process(0);
+        lock(&self.0).process_notified(0);
     }
 
     fn served(&self, results: Vec<(u64, io::Result<()>)>) {
