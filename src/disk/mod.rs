@@ -1,5 +1,5 @@
 //! Disks of the host, behind the virtio block device: [`Disk`] is an image that was opened and
-//! locked, [`Worker`] the thread that serves a guest's requests on it.
+//! locked, [`start`] starts the thread that serves a guest's requests on it.
 //!
 //! An image is `raw` or `qcow2`, told apart by how it begins; both are an `Image`. The front
 //! end is `devices::virtio::block`; `vmm` ties the two together.
@@ -20,7 +20,7 @@ use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
-pub use worker::{Guest, Requests, Worker};
+pub use worker::{Guest, start};
 
 /// When what the guest wrote and flushed is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
