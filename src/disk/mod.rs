@@ -41,6 +41,18 @@ pub enum Source {
     Scratch(u64),
 }
 
+impl Source {
+    fn name(&self) -> String {
+        let path = match self {
+            Self::Image(path) => path.as_path(),
+            Self::Scratch(_) => Path::new("scratch"),
+        };
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let printable = stem.chars().filter(char::is_ascii_graphic);
+        printable.take(NAME_MOST).collect()
+    }
+}
+
 /// A disk as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -48,8 +60,9 @@ pub struct Config {
     pub source: Source,
     /// The guest may not write.
     pub read_only: bool,
-    /// The serial number that the guest sees, 20 bytes at most.
-    pub name: String,
+    /// The serial number that the guest sees, 20 bytes at most; `None`: the image's file name
+    /// without its ending.
+    pub name: Option<String>,
     /// When writes are safe.
     pub cache: Cache,
     /// What the image is; `None`: told by how it begins.
@@ -216,7 +229,7 @@ impl Disk {
             geometry: Geometry {
                 sectors: bytes / SECTOR,
                 read_only: config.read_only,
-                name: config.name.clone(),
+                name: config.name.clone().unwrap_or_else(|| config.source.name()),
             },
         })
     }
@@ -270,11 +283,4 @@ impl Disk {
             false => Ok(()),
         }
     }
-}
-
-/// The serial number of a disk that the user gave none: the image's file name, without its ending.
-pub fn default_name(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let printable = stem.chars().filter(char::is_ascii_graphic);
-    printable.take(NAME_MOST).collect()
 }
