@@ -497,7 +497,7 @@ fn two_disks_are_two_and_called_so() {
     };
     let (plain, named) = (image.flag(""), image.flag(",ro,id=a"));
     let expected = "named twice; a disk has one writer";
-    refused(["--disk", &plain, "--root-disk", &plain], expected);
+    refused(["--disk", &plain, "--disk", &plain], expected);
     refused(
         ["--disk", &named, "--disk", &named],
         "id=a: two disks are called so",
