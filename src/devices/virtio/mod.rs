@@ -16,8 +16,9 @@ pub mod console;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs)]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod vsock;
