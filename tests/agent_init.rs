@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hull::agent::{Event, Exec, Session, WindowSize};
+use hull::agent::{Event, Exec, Interface, Session, WindowSize};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -359,4 +359,27 @@ fn a_channel_that_closes_ends_init() {
     run.until(|run| run.stdout == b"ready\n");
     drop(run.channel);
     assert!(run.init.wait().unwrap().success());
+}
+
+#[test]
+fn a_network_interface_that_is_not_there_is_told() {
+    let exec = Exec {
+        networks: vec![Interface {
+            mac: [2, 0xff, 0xff, 0xff, 0xff, 0xff],
+            address: [192, 0, 2, 1],
+            prefix: 24,
+            gateway: None,
+            dns: None,
+        }],
+        ..exec(&["true"])
+    };
+    let Some((status, stdout, stderr)) = run(exec) else {
+        return;
+    };
+    assert_eq!((status, stdout.as_str()), (125, ""));
+    assert!(
+        stderr.contains("a network interface cannot be set up"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("No such device"), "{stderr}");
 }

@@ -29,6 +29,14 @@ pub enum AgentError {
         /// Arguments and variables together.
         strings: usize,
     },
+    /// What no guest can mount.
+    #[error("nothing can be mounted at {path}: {reason}; name another path in the guest")]
+    Mount {
+        /// Where.
+        path: String,
+        /// Why not.
+        reason: hull_agent::Error,
+    },
     /// The guest sent bytes that are no message.
     #[error("the guest's init does not speak hull's protocol; is /init hull's own?")]
     Protocol(#[from] hull_agent::Error),

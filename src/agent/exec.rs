@@ -1,9 +1,9 @@
 //! The command to run, and its bytes.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use hull_agent::{CommandHeader, FromHost, MAX_COMMAND, MAX_STRINGS, WindowSize, frame};
+use hull_agent::{CommandHeader, FromHost, Interface, MAX_COMMAND, MAX_STRINGS, WindowSize, frame};
 
 use super::AgentError;
 
@@ -18,13 +18,34 @@ pub struct Exec {
     pub cwd: OsString,
     /// Run on a terminal of this size instead of three pipes.
     pub tty: Option<WindowSize>,
+    /// Network interfaces that are set up before.
+    pub networks: Vec<Interface>,
+    /// Shared folders that are to be mounted before, in this order.
+    pub mounts: Vec<Mount>,
+}
+
+/// A shared folder in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Of the virtio file system.
+    pub tag: String,
+    /// Absolute, not the root; missing folders are made.
+    pub path: String,
+    /// Mounted so; the device sees to it, too.
+    pub read_only: bool,
 }
 
 impl Exec {
-    /// The frames that carry the command, one after the other.
+    /// The frames that carry the command and what it needs before, one after the other.
     pub(super) fn frames(&self) -> Result<Vec<u8>, AgentError> {
         let body = self.encode()?;
         let mut frames = Vec::with_capacity(body.len() + frame::HEADER);
+        for network in &self.networks {
+            append(&mut frames, &FromHost::Interface(*network));
+        }
+        for mount in &self.mounts {
+            mount.append_to(&mut frames)?;
+        }
         let mut chunks = body.chunks(frame::MAX_PAYLOAD).peekable();
         while let Some(chunk) = chunks.next() {
             append(
@@ -67,10 +88,35 @@ impl Exec {
     }
 }
 
+impl Mount {
+    fn append_to(&self, frames: &mut Vec<u8>) -> Result<(), AgentError> {
+        let string = |what, text: &str| {
+            CString::new(text).map_err(|_| AgentError::Nul {
+                what,
+                text: text.into(),
+            })
+        };
+        let (tag, path) = (string("tag", &self.tag)?, string("path", &self.path)?);
+        let mount = hull_agent::Mount {
+            read_only: self.read_only,
+            tag: &tag,
+            path: &path,
+        };
+        mount.check().map_err(|reason| AgentError::Mount {
+            path: self.path.clone(),
+            reason,
+        })?;
+        append(frames, &FromHost::Mount(mount));
+        Ok(())
+    }
+}
+
 /// Append the frame of `message`, whose bytes the caller has cut to fit one.
 pub(super) fn append(out: &mut Vec<u8>, message: &FromHost<'_>) {
     let payload = match message {
         FromHost::ExecPart(bytes) | FromHost::Exec(bytes) | FromHost::Stdin(bytes) => bytes.len(),
+        FromHost::Interface(interface) => interface.encode().len(),
+        FromHost::Mount(_) => 1 + hull_agent::MAX_TAG + 1 + hull_agent::MAX_PATH,
         _ => 4,
     };
     let start = out.len();
@@ -105,6 +151,34 @@ mod tests {
             exec(&[&long]).frames(),
             Err(AgentError::TooLong { .. })
         ));
+    }
+
+    #[test]
+    fn mounts_come_before_the_command() {
+        let mount = |path: &str| Mount {
+            tag: "src".into(),
+            path: path.into(),
+            read_only: true,
+        };
+        let mut exec = exec(&["true"]);
+        exec.mounts = vec![mount("/src"), mount("/a/b")];
+        let frames = exec.frames().unwrap();
+        let mut rest = &frames[..];
+        for path in [c"/src", c"/a/b"] {
+            let frame = frame::first(rest).unwrap().unwrap();
+            rest = &rest[frame.wire_len()..];
+            let sent = FromHost::Mount(hull_agent::Mount {
+                read_only: true,
+                tag: c"src",
+                path,
+            });
+            assert_eq!(FromHost::decode(frame), Ok(sent));
+        }
+        let frame = frame::first(rest).unwrap().unwrap();
+        assert!(matches!(FromHost::decode(frame), Ok(FromHost::Exec(_))));
+        exec.mounts = vec![mount("/a/../b")];
+        let refused = exec.frames();
+        assert!(matches!(refused, Err(AgentError::Mount { .. })));
     }
 
     #[test]

@@ -10,6 +10,6 @@ mod exec;
 mod session;
 
 pub use error::AgentError;
-pub use exec::Exec;
-pub use hull_agent::{Exit, PORT_NAME, WindowSize};
+pub use exec::{Exec, Mount};
+pub use hull_agent::{Exit, Interface, PORT_NAME, WindowSize};
 pub use session::{Event, MAX_BUFFERED, Session};

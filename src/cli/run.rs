@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::terminal::Raw;
 use super::timing;
-use super::{balloon, disk};
+use super::{balloon, disk, share};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -46,7 +46,9 @@ Examples:
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
   hull run vmlinux --initrd my.cpio          a system of yours on its console
-  hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host")]
+  hull run --share .:/src:ro -- ls /src      the guest reads a folder of yours
+  hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
+  hull run --net user,publish=8080:80        a network; its 80 is our 8080")]
 pub struct Run {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
     /// hull when left out.
@@ -125,6 +127,24 @@ pub struct Run {
         help_heading = DEVICES
     )]
     root_disk: Option<disk::Config>,
+    /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
+    /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
+    /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
+    /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
+    /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
+    /// Example: --net user,publish=8080:80
+    #[arg(long = "net", value_name = "SPEC", value_parser = super::net::parse, help_heading = DEVICES)]
+    nets: Vec<super::net::Config>,
+    /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
+    /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
+    /// `mount -t virtiofs src /src`. Example: --share .:/src:ro
+    #[arg(
+        long = "share",
+        value_name = "HOSTDIR:/guest/path[:ro]",
+        value_parser = share::parse,
+        help_heading = DEVICES
+    )]
+    shares: Vec<crate::share::Config>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
     #[arg(
         long,
@@ -279,6 +299,7 @@ impl Run {
         if !linux && !self.command.is_empty() {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
+        super::net::check(&self.nets)?;
         let mut agent = linux;
         let disks = self.root_disk.iter().chain(&self.disks);
         let disks = disks.chain(&self.overlays).chain(&self.scratches).cloned();
@@ -306,8 +327,9 @@ impl Run {
             (None, None) if self.command.is_empty() => agent = false,
             (None, None) => bail!(guest::GuestError::None),
         }
+        let shares = share::name(self.shares.clone()).map_err(anyhow::Error::msg)?;
         let console = match agent {
-            true => self.agent_console(),
+            true => self.agent_console(&shares),
             false => Console::Kernel,
         };
         Ok(vmm::Config {
@@ -322,6 +344,8 @@ impl Run {
             memory_bytes: self.memory,
             cpus: self.cpus,
             disks: disks.collect(),
+            nets: self.nets.clone(),
+            shares,
             rng: linux && self.rng == Switch::On,
             balloon: self.balloon,
             console,
@@ -335,7 +359,10 @@ impl Run {
     }
 
     /// hull's init runs the command, on a terminal when hull has one.
-    fn agent_console(&self) -> Console {
+    fn agent_console(&self, shares: &[crate::share::Config]) -> Console {
+        let mut mounts: Vec<_> = shares.iter().map(share::mount).collect();
+        // What is mounted at /a after /a/b would hide it.
+        mounts.sort_by_key(|mount| mount.path.len());
         let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         let size = rustix::termios::tcgetwinsize(io::stdin()).ok();
         let size = size.filter(|_| terminal);
@@ -348,10 +375,12 @@ impl Run {
                 },
                 env: term.into_iter().map(term_variable).collect(),
                 cwd: OsString::new(),
+                networks: Vec::new(),
                 tty: size.map(|size| WindowSize {
                     rows: size.ws_row,
                     cols: size.ws_col,
                 }),
+                mounts,
             },
             kernel_log: self.kernel_log,
         }

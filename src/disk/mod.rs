@@ -1,7 +1,7 @@
 //! Disks of the host, behind the virtio block device: [`Disk`] is an image that was opened and
 //! locked, [`Worker`] the thread that serves a guest's requests on it.
 //!
-//! An image is [`raw`] or [`qcow2`], told apart by how it begins; both are an [`Image`]. The front
+//! An image is `raw` or `qcow2`, told apart by how it begins; both are an `Image`. The front
 //! end is `devices::virtio::block`; `vmm` ties the two together.
 
 mod open;

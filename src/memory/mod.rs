@@ -1,10 +1,12 @@
 //! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); the files that
 //! are loaded into it ([`image`]), the guest that the program carries ([`packed`]), the pages of the
-//! program itself ([`program`]), and bytes between it and files ([`transfer`], [`ring`]).
+//! program itself ([`program`]), bytes between it and files ([`transfer`], [`ring`]), and the same
+//! memory for a crate of another time ([`mirror`]).
 
 pub mod backing;
 pub mod image;
 pub mod layout;
+pub mod mirror;
 pub mod packed;
 pub mod program;
 pub mod ring;

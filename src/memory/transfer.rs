@@ -24,6 +24,7 @@ pub struct Segment {
 ///
 /// Each lies in guest memory, which is never unmapped while the machine is there, and which this
 /// program reads and writes only through pointers, as the guest does at the same time.
+#[derive(Default)]
 pub struct Pieces(Vec<libc::iovec>);
 
 // SAFETY: guest memory, at which the pointers point, belongs to no thread.
@@ -36,17 +37,75 @@ impl Pieces {
     /// # Errors
     /// A segment that is not all in guest memory.
     pub fn new(memory: &GuestMemory, segments: &[Segment]) -> io::Result<Self> {
-        let mut pieces = Vec::with_capacity(segments.len());
+        let mut pieces = Self(Vec::with_capacity(segments.len()));
+        pieces.extend(memory, segments)?;
+        Ok(pieces)
+    }
+
+    /// The pieces of `segments` behind those that are there.
+    ///
+    /// # Errors
+    /// A segment that is not all in guest memory; those before it have been added.
+    pub fn extend(&mut self, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
         for segment in segments {
             for slice in memory.get_slices(segment.addr, segment.len as usize) {
                 let slice = slice.map_err(io::Error::other)?;
-                pieces.push(libc::iovec {
+                self.0.push(libc::iovec {
                     iov_base: slice.ptr_guard_mut().as_ptr().cast(),
                     iov_len: slice.len(),
                 });
             }
         }
-        Ok(Self(pieces))
+        Ok(())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Leave out the first `count` pieces.
+    pub fn drop_first(&mut self, count: usize) {
+        self.0.drain(..count.min(self.0.len()));
+    }
+
+    /// Leave out all.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Copy `bytes` to where the pieces begin; how many there was room for.
+    pub fn fill(&self, mut bytes: &[u8]) -> usize {
+        let all = bytes.len();
+        for piece in &self.0 {
+            let (now, later) = bytes.split_at(bytes.len().min(piece.iov_len));
+            // SAFETY: the piece lies in guest memory (`Pieces`), where no reference points, and
+            // has at least so many bytes.
+            unsafe {
+                piece
+                    .iov_base
+                    .cast::<u8>()
+                    .copy_from(now.as_ptr(), now.len())
+            };
+            bytes = later;
+        }
+        all - bytes.len()
+    }
+
+    /// Append what is in the pieces from byte `offset` on to `bytes`.
+    pub fn append_to(&self, mut offset: usize, bytes: &mut Vec<u8>) {
+        bytes.reserve(self.len().saturating_sub(offset));
+        for piece in &self.0 {
+            let skip = offset.min(piece.iov_len);
+            offset -= skip;
+            let (start, len) = (bytes.len(), piece.iov_len - skip);
+            bytes.resize(start + len, 0);
+            if let Some(space) = bytes.get_mut(start..) {
+                let from = piece.iov_base.wrapping_byte_add(skip).cast::<u8>();
+                // SAFETY: as in `fill`; `space` has `len` bytes.
+                unsafe { from.copy_to(space.as_mut_ptr(), len) };
+            }
+        }
     }
 
     /// Bytes of all pieces.
@@ -194,6 +253,24 @@ mod tests {
         let pieces = Pieces::new(&memory, &back).expect("pieces");
         let short = pieces.read_exact_at(&file, 513).expect_err("past the end");
         assert_eq!(short.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn bytes_are_copied_in_and_out_across_pieces() {
+        let memory = backing::allocate(1 << 20).expect("memory");
+        let segments = [segment(0x1000, 3), segment(0x3000, 1), segment(0x2000, 6)];
+        let mut pieces = Pieces::new(&memory, &segments).expect("pieces");
+        assert_eq!(pieces.fill(b"abcdefgh"), 8);
+        let mut bytes = b"-".to_vec();
+        pieces.append_to(2, &mut bytes);
+        assert_eq!(bytes, b"-cdefgh\0\0");
+        assert_eq!(pieces.fill(&[b'x'; 20]), 10);
+        pieces.drop_first(2);
+        bytes.clear();
+        pieces.append_to(0, &mut bytes);
+        assert_eq!((pieces.count(), bytes.as_slice()), (1, &b"xxxxxx"[..]));
+        pieces.append_to(7, &mut bytes);
+        assert_eq!(bytes.len(), 6);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
 use super::vcpus::Shared;
 use super::windows::{Window, Windows};
-use super::{Balloon, Config, Console, Terminal, VmmError, vsock};
+use super::{Balloon, Config, Console, Terminal, VmmError, net, share, vsock};
 use crate::agent;
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
@@ -29,6 +29,8 @@ use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
+use crate::net::Network;
+use crate::share::{Share, Worker as ShareWorker};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
@@ -55,10 +57,14 @@ pub struct Machine {
     pub windows: Windows,
     /// The threads that serve disks.
     _disks: Vec<disk::Worker>,
+    /// The threads that serve shares.
+    _shares: Vec<ShareWorker>,
     /// What the kernel may print on: COM1, where the user types too, and the virtio console.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
+    /// The threads of networks.
+    _nets: Vec<net::Worker>,
     /// The memory balloon.
     pub balloon: Option<Window>,
     /// The socket device's end on the host.
@@ -69,12 +75,18 @@ pub struct Machine {
     pub added_words: Vec<&'static str>,
 }
 
-/// Build the machine.
-pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
+/// Build the machine, with `networks` in it.
+pub fn build(
+    config: &Config,
+    networks: Vec<Network>,
+    started: Instant,
+) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
     let kvm = vm::open()?;
     let disks = config.disks.iter().map(Disk::open);
     let disks = disks.collect::<Result<Vec<_>, _>>()?;
+    let shares = config.shares.iter().map(Share::open);
+    let shares = shares.collect::<Result<Vec<_>, _>>()?;
     let memory = backing::allocate(config.memory_bytes)?;
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
@@ -82,7 +94,8 @@ pub fn build(config: &Config, started: Instant) -> Result<Machine, VmmError> {
         let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
         let loader = thread::Builder::new().name("loader".into());
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, disks, started)?;
+        let backs = (disks, shares, networks);
+        let machine = assemble(config, kvm, &memory, backs, started)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
@@ -100,7 +113,7 @@ fn assemble(
     config: &Config,
     kvm: Kvm,
     memory: &GuestMemory,
-    disks: Vec<Disk>,
+    (disks, shares, networks): (Vec<Disk>, Vec<Share>, Vec<Network>),
     started: Instant,
 ) -> Result<Machine, VmmError> {
     let vm = Vm::new(kvm, memory.clone())?;
@@ -161,6 +174,14 @@ fn assemble(
     for disk in disks {
         workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
     }
+    let mut nets = Vec::new();
+    for network in networks {
+        nets.push(net::attach(&vm, &mut windows, &mut mmio, &events, network)?);
+    }
+    let mut sharing = Vec::new();
+    for share in shares {
+        sharing.push(share::attach(&vm, &mut windows, &mut mmio, &events, share)?);
+    }
 
     let vsock = config.vsock.as_ref().map(|config| {
         let sockets = vsock::Sockets::new(&config.socket)?;
@@ -189,8 +210,10 @@ fn assemble(
         shared,
         windows,
         _disks: workers,
+        _shares: sharing,
         consoles,
         agent,
+        _nets: nets,
         balloon,
         vsock,
         cmdline: String::new(),
@@ -377,7 +400,7 @@ fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
 }
 
 /// EFD_NONBLOCK: an event that is raised twice before anyone looks must not block who raises it.
-fn eventfd() -> Result<EventFd, VmmError> {
+pub fn eventfd() -> Result<EventFd, VmmError> {
     let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }

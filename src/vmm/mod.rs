@@ -1,17 +1,21 @@
 //! One machine from its [`Config`] to its end: [`run`] reads as the story of a boot.
 //!
-//! Threads: one a vCPU (`vcpus`), and the caller's, which moves bytes and waits for the end
-//! (`event_loop`). They meet in [`events`] and in the devices' locks, nowhere else.
+//! Threads: one a vCPU (`vcpus`), one a disk or network, and the caller's, which moves all other
+//! bytes and waits for the end (`event_loop`). They meet in [`events`] and in the devices' locks,
+//! nowhere else.
 
 mod console_log;
 mod event_loop;
 pub mod events;
+mod files;
 mod keys;
 mod link;
 mod machine;
+mod net;
 mod outbox;
 mod pipe;
 mod report;
+mod share;
 mod signals;
 mod streams;
 mod vcpus;
@@ -37,6 +41,8 @@ use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
+use crate::net::{self as networks, NetError};
+use crate::share::{Config as ShareConfig, ShareError};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -62,6 +68,10 @@ pub struct Config {
     pub cpus: u8,
     /// Disks, /dev/vda first.
     pub disks: Vec<disk::Config>,
+    /// Networks, eth0 first.
+    pub nets: Vec<networks::Config>,
+    /// Folders of the host that the guest can mount.
+    pub shares: Vec<ShareConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
     /// The memory balloon, if there is to be one.
@@ -139,6 +149,12 @@ pub enum VmmError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A network.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -169,7 +185,7 @@ pub enum VmmError {
         error: io::Error,
     },
     /// No thread could be had.
-    #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
+    #[error("cannot start a thread ({0}); raise the limit of processes (ulimit -u)")]
     Thread(io::Error),
     /// Signal handlers could not be set.
     #[error("cannot catch signals ({0})")]
@@ -223,11 +239,16 @@ pub fn run(
     signals: Signals,
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
+    let nets = networks::open(&config.nets)?;
     let session = match &config.console {
         Console::Kernel => None,
-        Console::Agent { exec, .. } => Some(Session::new(exec.clone())?),
+        Console::Agent { exec, .. } => {
+            let mut exec = exec.clone();
+            exec.networks = nets.iter().filter_map(net::assigned).collect();
+            Some(Session::new(exec)?)
+        }
     };
-    let mut machine = machine::build(config, started)?;
+    let mut machine = machine::build(config, nets, started)?;
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);

@@ -14,12 +14,11 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
-use rustix::process::Resource;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
-use super::VmmError;
 use super::events::lock;
 use super::windows::Window;
+use super::{VmmError, files};
 pub use crate::devices::virtio::vsock::{CID_LEAST, CID_MOST};
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
 
@@ -100,7 +99,7 @@ impl Sockets {
         let file = SocketPath(path.into());
         net::listen(&listener, BACKLOG).map_err(failed)?;
 
-        allow_many_files();
+        files::allow_many();
         let clock = TimerfdClockId::Monotonic;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let shared = Shared {
@@ -166,14 +165,6 @@ impl Shared {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)
     }
-}
-
-/// Every connection is a descriptor, and the usual limit is 1024: go up to what may be.
-fn allow_many_files() {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Without it there are fewer connections.
-    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
 /// The programs that the device can reach.

@@ -13,6 +13,7 @@ use super::machine::irqfd;
 use super::report::DeviceReport;
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
+use crate::devices::virtio::front::Front;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport};
 use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm;
@@ -109,7 +110,8 @@ impl Windows {
             notifications.push(event.map_err(VmmError::EventFd)?);
         }
         let window = Arc::new(Mutex::new(transport));
-        mmio.insert(slot.base, VIRTIO_MMIO_SIZE, window.clone())?;
+        let front = Arc::new(Mutex::new(Front::new(window.clone())));
+        mmio.insert(slot.base, VIRTIO_MMIO_SIZE, front)?;
         self.windows.push(window.clone());
         self.names.push(name.into());
         Ok((window, notifications))
@@ -168,7 +170,7 @@ fn from_token(token: u64) -> (usize, u32) {
     ((token >> 32) as usize, token as u32)
 }
 
-fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
+pub fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
     VmmError::EventFd(io::Error::from(errno))
 }
 

@@ -72,7 +72,8 @@ pub fn kvm(test: &str) -> bool {
     there
 }
 
-fn in_lab() -> bool {
+/// Whether this is the lab.
+pub fn in_lab() -> bool {
     std::env::var_os("HULL_TEST_HOST").is_some_and(|host| host == "lab")
 }
 

@@ -26,8 +26,12 @@ pub enum Error {
     WrongMagic,
     /// `Exit` names a kind, status or signal that does not exist.
     WrongExit,
+    /// `Interface` is too short, too long, or has no address.
+    WrongInterface,
     /// The command is no [`crate::Command`]; the text says why.
     WrongCommand(&'static str),
+    /// The mount is no [`crate::Mount`]; the text says why.
+    WrongMount(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -39,7 +43,9 @@ impl fmt::Display for Error {
                 write!(f, "message type {kind:#04x} cannot have {len} bytes")
             }
             Self::WrongMagic => f.write_str("the greeting does not begin with HULL"),
+            Self::WrongInterface => f.write_str("the network interface's setting is none"),
             Self::WrongExit => f.write_str("the exit status is none"),
+            Self::WrongMount(why) => write!(f, "the mount cannot be read: {why}"),
             Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),
         }
     }

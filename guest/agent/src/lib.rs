@@ -6,6 +6,8 @@
 //! ```text
 //! guest                                     host
 //!   Hello, Ready            ---->
+//!                           <----   Interface*
+//!                           <----   Mount*
 //!                           <----   ExecPart*, Exec         (a Command, split over frames)
 //!   Stdout, Stderr, StdinAck ---->  <----  Stdin, StdinClose, Resize, Signal
 //!   [Error,] Exit           ---->
@@ -25,12 +27,16 @@ mod buffer;
 mod command;
 mod error;
 pub mod frame;
+mod interface;
 mod message;
+mod mount;
 
 pub use buffer::Buffer;
 pub use command::{Command, CommandHeader, MAX_COMMAND, MAX_STRINGS, WindowSize};
 pub use error::Error;
+pub use interface::Interface;
 pub use message::{Exit, FromGuest, FromHost};
+pub use mount::{MAX_PATH, MAX_TAG, Mount};
 
 /// The version of the protocol that `Hello` names.
 pub const VERSION: u32 = 1;

@@ -1,7 +1,7 @@
 //! Messages: what a frame means, by direction.
 
 use crate::frame::{Frame, HEADER, MAX_PAYLOAD, header};
-use crate::{Error, WindowSize};
+use crate::{Error, Interface, Mount, WindowSize};
 
 const MAGIC: [u8; 4] = *b"HULL";
 
@@ -73,6 +73,10 @@ pub enum FromHost<'a> {
     Signal(u8),
     /// `Exit` has arrived; the guest may power off.
     Goodbye,
+    /// Mount a shared folder before the command runs.
+    Mount(Mount<'a>),
+    /// Before the command: what a network interface is to be set to.
+    Interface(Interface),
 }
 
 impl<'a> FromGuest<'a> {
@@ -148,7 +152,7 @@ impl<'a> FromHost<'a> {
     /// The message of a frame.
     ///
     /// # Errors
-    /// [`Error::UnknownKind`] and [`Error::WrongLength`].
+    /// [`Error::UnknownKind`], [`Error::WrongLength`] and [`Error::WrongInterface`].
     pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
         let Frame { kind, payload } = frame;
         Ok(match (kind, payload) {
@@ -162,6 +166,8 @@ impl<'a> FromHost<'a> {
             }),
             (0x86, &[signal @ 1..=64]) => Self::Signal(signal),
             (0x87, []) => Self::Goodbye,
+            (0x88, bytes) => Self::Mount(Mount::decode(bytes)?),
+            (0x89, bytes) => Self::Interface(Interface::decode(bytes)?),
             (0x81..=0x87, _) => {
                 let len = payload.len();
                 return Err(Error::WrongLength { kind, len });
@@ -183,11 +189,13 @@ impl<'a> FromHost<'a> {
             }
             Self::Signal(signal) => write(out, 0x86, &[], &[*signal]),
             Self::Goodbye => write(out, 0x87, &[], &[]),
+            Self::Mount(mount) => mount.encode(out, 0x88),
+            Self::Interface(interface) => write(out, 0x89, &[], &interface.encode()),
         }
     }
 }
 
-fn write(out: &mut [u8], kind: u8, fixed: &[u8], rest: &[u8]) -> Option<usize> {
+pub(crate) fn write(out: &mut [u8], kind: u8, fixed: &[u8], rest: &[u8]) -> Option<usize> {
     let len = fixed.len() + rest.len();
     if len > MAX_PAYLOAD {
         return None;

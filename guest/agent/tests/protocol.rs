@@ -1,6 +1,10 @@
 //! Every message survives the way through bytes, and no bytes make the decoders panic.
 
-use hull_agent::{Command, CommandHeader, Error, Exit, FromGuest, FromHost, WindowSize, frame};
+use std::ffi::CString;
+
+use hull_agent::{
+    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, WindowSize, frame,
+};
 use proptest::prelude::*;
 
 fn exits() -> impl Strategy<Value = Exit> {
@@ -11,6 +15,20 @@ fn exits() -> impl Strategy<Value = Exit> {
         any::<u32>().prop_map(Exit::NotFound),
         any::<u32>().prop_map(Exit::Error),
     ]
+}
+
+fn interfaces() -> impl Strategy<Value = Interface> {
+    let address = || (1..=u32::MAX).prop_map(u32::to_be_bytes);
+    let maybe = || proptest::option::of(address());
+    (any::<[u8; 6]>(), address(), 1..=32u8, maybe(), maybe()).prop_map(
+        |(mac, address, prefix, gateway, dns)| Interface {
+            mac,
+            address,
+            prefix,
+            gateway,
+            dns,
+        },
+    )
 }
 
 /// Encode, cut the bytes at `cut`, and decode again.
@@ -49,7 +67,7 @@ proptest! {
     #[test]
     fn what_the_host_says_arrives(
         data in proptest::collection::vec(any::<u8>(), 0..300),
-        rows: u16, cols: u16, signal in 1..=64u8, cut: usize,
+        rows: u16, cols: u16, signal in 1..=64u8, interface in interfaces(), cut: usize,
     ) {
         for message in [
             FromHost::ExecPart(&data),
@@ -59,6 +77,7 @@ proptest! {
             FromHost::Resize(WindowSize { rows, cols }),
             FromHost::Signal(signal),
             FromHost::Goodbye,
+            FromHost::Interface(interface),
         ] {
             let (bytes, len) = through_bytes(|out| message.encode(out), cut);
             let frame = frame::first(&bytes).unwrap().unwrap();
@@ -66,6 +85,20 @@ proptest! {
             prop_assert_eq!(FromHost::decode(frame), Ok(message));
             prop_assert!(FromGuest::decode(frame).is_err(), "directions never mix");
         }
+    }
+
+    #[test]
+    fn a_mount_arrives(
+        read_only: bool, tag in "[^\0]{1,9}", path in "(/[^\0/.]{1,20}){1,5}/?", cut: usize,
+    ) {
+        let (tag, path) = (CString::new(tag).unwrap(), CString::new(path).unwrap());
+        let message = FromHost::Mount(Mount { read_only, tag: &tag, path: &path });
+        let (bytes, len) = through_bytes(|out| message.encode(out), cut);
+        let frame = frame::first(&bytes).unwrap().unwrap();
+        prop_assert_eq!(frame.wire_len(), len);
+        prop_assert_eq!(FromHost::decode(frame), Ok(message));
+        let short = frame::Frame { payload: &frame.payload[..cut % frame.payload.len()], ..frame };
+        prop_assert!(FromHost::decode(short).is_err(), "a part is no mount");
     }
 
     #[test]
@@ -110,6 +143,44 @@ proptest! {
 }
 
 #[test]
+fn what_cannot_be_mounted_is_neither_sent_nor_taken() {
+    let long = "x".repeat(4096);
+    for (tag, path) in [
+        ("", "/a"),
+        (&long[..37], "/a"),
+        ("t", ""),
+        ("t", "a"),
+        ("t", "/"),
+        ("t", "//"),
+        ("t", "/a/../b"),
+        ("t", "/./a"),
+        ("t", &format!("/{long}")),
+    ] {
+        let payload = format!("\0{tag}\0{path}\0");
+        let frame = frame::Frame {
+            kind: 0x88,
+            payload: payload.as_bytes(),
+        };
+        let decoded = FromHost::decode(frame);
+        assert!(matches!(decoded, Err(Error::WrongMount(_))), "{tag} {path}");
+        let (tag, path) = (CString::new(tag).unwrap(), CString::new(path).unwrap());
+        let message = FromHost::Mount(Mount {
+            read_only: false,
+            tag: &tag,
+            path: &path,
+        });
+        assert_eq!(message.encode(&mut [0; 9000]), None);
+    }
+    for payload in [&b""[..], b"\x02t\0/a\0", b"\0t\0/a\0\0", b"\0t\0/a", b"\0t"] {
+        let frame = frame::Frame {
+            kind: 0x88,
+            payload,
+        };
+        assert!(FromHost::decode(frame).is_err(), "{payload:?}");
+    }
+}
+
+#[test]
 fn lies_are_errors() {
     let long = frame::header(0x03, frame::MAX_PAYLOAD + 1);
     assert_eq!(
@@ -125,6 +196,20 @@ fn lies_are_errors() {
         decode(0x02, b"x"),
         Err(Error::WrongLength { kind: 2, len: 1 })
     );
+    let interface = |payload: &[u8]| {
+        let kind = 0x89;
+        FromHost::decode(frame::Frame { kind, payload }).map(drop)
+    };
+    let with_prefix = |prefix| {
+        let mut bytes = [1; 19];
+        bytes[10] = prefix;
+        interface(&bytes)
+    };
+    assert_eq!(with_prefix(32), Ok(()));
+    assert_eq!(with_prefix(0), Err(Error::WrongInterface));
+    assert_eq!(with_prefix(33), Err(Error::WrongInterface));
+    assert_eq!(interface(&[1; 20]), Err(Error::WrongInterface));
+    assert_eq!(interface(&[1; 18]), Err(Error::WrongInterface));
     assert_eq!(decode(0x08, b""), Err(Error::UnknownKind { kind: 8 }));
 }
 

@@ -12,6 +12,7 @@
 
 mod channel;
 mod mem;
+mod network;
 mod process;
 mod serve;
 mod setup;

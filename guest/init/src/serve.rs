@@ -12,7 +12,9 @@ use hull_agent::{
 };
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
+use crate::network;
 use crate::process::{Plan, Pointers};
+use crate::setup;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 
 /// Room of the outbox that output leaves for StdinAck, Error and Exit.
@@ -75,6 +77,8 @@ struct Agent<'a> {
     memory: &'a mut Memory,
     command_len: usize,
     command_complete: bool,
+    /// Why the command is not to run, the first reason.
+    unfit: Option<Errno>,
     streams: Streams,
     /// The command's process, 0 before it runs.
     child: i32,
@@ -100,6 +104,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
         memory,
         command_len: 0,
         command_complete: false,
+        unfit: None,
         streams: Streams {
             input: -1,
             output: -1,
@@ -137,7 +142,11 @@ impl Agent<'_> {
                 return Err(Stop::Asked(reboot));
             }
         }
-        let exit = match self.start() {
+        let started = match self.unfit {
+            Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
+            None => self.start(),
+        };
+        let exit = match started {
             Ok(()) => self.follow()?,
             Err(exit) => exit,
         };
@@ -319,6 +328,7 @@ impl Agent<'_> {
         }
         let Memory {
             inbox,
+            outbox,
             stdin,
             command,
             ..
@@ -353,6 +363,29 @@ impl Agent<'_> {
                     }
                 }
                 FromHost::Goodbye => self.goodbye = true,
+                FromHost::Interface(interface) => {
+                    if self.command_len > 0 {
+                        return Err(Stop::Nonsense);
+                    }
+                    if let Err(errno) = network::set_up(&interface)
+                        && self.unfit.is_none()
+                    {
+                        self.unfit = Some(errno);
+                        complain(outbox, &[b"a network interface cannot be set up"]);
+                    }
+                }
+                FromHost::Mount(mount) => {
+                    if let Err(errno) = setup::share(&mount)
+                        && self.unfit.is_none()
+                    {
+                        self.unfit = Some(errno);
+                        let text = [
+                            b"a shared folder cannot be mounted at ",
+                            mount.path.to_bytes(),
+                        ];
+                        complain(outbox, &text);
+                    }
+                }
             }
             inbox.consume(wire_len);
         }
@@ -456,6 +489,22 @@ impl Agent<'_> {
             }
             signal => self.asked = self.asked.or(asked(signal)),
         }
+    }
+}
+
+/// An error text in pieces, put into the outbox where it has room.
+fn complain<const N: usize>(outbox: &mut Buffer<N>, pieces: &[&[u8]]) {
+    let mut text = [0; 1024];
+    let mut len = 0;
+    for byte in pieces.iter().copied().flatten() {
+        if let Some(place) = text.get_mut(len) {
+            *place = *byte;
+            len += 1;
+        }
+    }
+    let message = FromGuest::Error(text.get(..len).unwrap_or_default());
+    if let Some(len) = message.encode(outbox.space()) {
+        outbox.filled(len);
     }
 }
 

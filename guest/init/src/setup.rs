@@ -5,6 +5,8 @@
 use core::arch::asm;
 use core::ffi::CStr;
 
+use hull_agent::{MAX_PATH, Mount};
+
 use crate::sys;
 
 const MS_NOSUID: usize = 2;
@@ -16,17 +18,17 @@ const DEBUG_PORT: u16 = 0x80;
 const INIT_RUNS: u8 = 0x60;
 
 /// File system, mount point, flags, options.
-type Mount = (&'static CStr, &'static CStr, usize, &'static CStr);
+type Fixed = (&'static CStr, &'static CStr, usize, &'static CStr);
 
 /// What the agent's channel is found with.
-const FIRST: [Mount; 3] = [
+const FIRST: [Fixed; 3] = [
     (c"devtmpfs", c"/dev", MS_NOSUID, c"mode=0755"),
     (c"proc", c"/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, c""),
     (c"sysfs", c"/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, c""),
 ];
 
 /// What the command wants besides.
-const SECOND: [Mount; 2] = [
+const SECOND: [Fixed; 2] = [
     (
         c"devpts",
         c"/dev/pts",
@@ -87,11 +89,41 @@ pub fn second() {
     loopback();
 }
 
-fn mount(&(kind, path, flags, options): &Mount) {
+fn mount(&(kind, path, flags, options): &Fixed) {
     if sys::mount(kind, path, flags, options) == Err(sys::ENOENT) {
         let _ = sys::mkdir(path);
         let _ = sys::mount(kind, path, flags, options);
     }
+}
+
+/// Mount a shared folder (Documentation/filesystems/virtiofs.rst), and make the folders that its
+/// path lacks.
+pub fn share(mount: &Mount<'_>) -> sys::Result<()> {
+    const MS_RDONLY: usize = 1;
+    make_folders(mount.path);
+    let flags = match mount.read_only {
+        true => MS_RDONLY | MS_NOSUID | MS_NODEV,
+        false => MS_NOSUID | MS_NODEV,
+    };
+    sys::mount_from(mount.tag, c"virtiofs", mount.path, flags, c"").map(|_| ())
+}
+
+/// mkdir -p. What cannot be made is told by the mount.
+fn make_folders(path: &CStr) {
+    let mut part = [0; MAX_PATH];
+    let bytes = path.to_bytes();
+    for (index, &byte) in bytes.iter().enumerate() {
+        if byte == b'/'
+            && index > 0
+            && let Ok(part) = CStr::from_bytes_until_nul(&part)
+        {
+            let _ = sys::mkdir(part);
+        }
+        if let Some(place) = part.get_mut(index) {
+            *place = byte;
+        }
+    }
+    let _ = sys::mkdir(path);
 }
 
 /// Whether `path` could be made to lie in memory as a directory of this mode.

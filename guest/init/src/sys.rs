@@ -129,6 +129,12 @@ pub fn open(path: &CStr, flags: i32) -> Result<Fd> {
     Ok(call!(2, path.as_ptr(), flags | O_CLOEXEC)? as Fd)
 }
 
+/// An empty file to write to, whatever was there.
+pub fn create(path: &CStr, mode: usize) -> Result<Fd> {
+    const O_WRONLY_CREAT_TRUNC: i32 = 0o1101;
+    Ok(call!(2, path.as_ptr(), O_WRONLY_CREAT_TRUNC | O_CLOEXEC, mode)? as Fd)
+}
+
 /// openat(2) with a path below `dir`.
 pub fn open_at(dir: Fd, path: &CStr, flags: i32) -> Result<Fd> {
     Ok(call!(257, dir, path.as_ptr(), flags | O_CLOEXEC)? as Fd)
@@ -179,6 +185,11 @@ pub fn ioctl(fd: Fd, request: u32, argument: usize) -> Result<usize> {
 /// ioctl(2) that reads a structure.
 pub fn ioctl_with<T>(fd: Fd, request: u32, argument: &T) -> Result<usize> {
     call!(16, fd, request, argument as *const T)
+}
+
+/// ioctl(2) that reads a structure and writes to it.
+pub fn ioctl_into<T>(fd: Fd, request: u32, argument: &mut T) -> Result<usize> {
+    call!(16, fd, request, argument as *mut T)
 }
 
 pub fn pid() -> usize {
@@ -241,9 +252,20 @@ pub fn symlink(target: &CStr, path: &CStr) -> Result<usize> {
     call!(88, target.as_ptr(), path.as_ptr())
 }
 
-pub fn mount(what: &CStr, path: &CStr, flags: usize, options: &CStr) -> Result<usize> {
-    let kind = what.as_ptr();
-    call!(165, kind, path.as_ptr(), kind, flags, options.as_ptr())
+/// mount(2) of a file system that has no source.
+pub fn mount(kind: &CStr, path: &CStr, flags: usize, options: &CStr) -> Result<usize> {
+    mount_from(kind, kind, path, flags, options)
+}
+
+pub fn mount_from(
+    source: &CStr,
+    kind: &CStr,
+    path: &CStr,
+    flags: usize,
+    options: &CStr,
+) -> Result<usize> {
+    let (source, kind) = (source.as_ptr(), kind.as_ptr());
+    call!(165, source, path.as_ptr(), kind, flags, options.as_ptr())
 }
 
 pub fn set_hostname(name: &str) {

@@ -13,6 +13,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::event::Timespec;
@@ -34,7 +35,7 @@ use crate::memory::GuestMemory;
 pub const QUEUE_NOTIFY: u64 = 0x50;
 
 /// Registers, by offset (virtio 1.2, table 4.1).
-mod register {
+pub(super) mod register {
     pub const MAGIC_VALUE: u64 = 0x000;
     pub const VERSION: u64 = 0x004;
     pub const DEVICE_ID: u64 = 0x008;
@@ -89,6 +90,8 @@ pub struct Transport {
     interrupt: Arc<dyn Interrupt>,
     reporter: Reporter,
     registers: Registers,
+    /// InterruptStatus, which [`super::front::Front`] reads and clears as well.
+    pub(super) interrupt_status: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -100,7 +103,6 @@ struct Registers {
     /// The driver accepted a feature past bit 63, where none is offered.
     features_beyond: bool,
     queue_sel: u32,
-    interrupt_status: u32,
     config_generation: u32,
 }
 
@@ -129,6 +131,7 @@ impl Transport {
             interrupt,
             reporter,
             registers: Registers::default(),
+            interrupt_status: Arc::default(),
         })
     }
 
@@ -151,14 +154,20 @@ impl Transport {
     /// Have the device handle queue `index`: its eventfd became readable, or the host takes again
     /// what it did not take before. Without a driver, nothing happens.
     pub fn process(&mut self, index: usize) {
-        let live = self.is_live();
-        let Some(queue) = self.queues.get_mut(index) else {
+        let Some(queue) = self.queues.get(index) else {
             return;
         };
         // Emptied before the ring is looked at, so that no notification falls in between. An
         // error says that it was empty already.
         let _ = queue.event().read();
-        if live {
+        self.process_notified(index);
+    }
+
+    /// As [`Transport::process`], for who is woken by each notification (EPOLLET) and so has no
+    /// need to empty the eventfd.
+    pub fn process_notified(&mut self, index: usize) {
+        let live = self.is_live();
+        if let Some(queue) = self.queues.get_mut(index).filter(|_| live) {
             queue.counters.notifications += 1;
             self.call(|device, driver| device.process(index, driver));
         }
@@ -251,7 +260,7 @@ impl Transport {
     }
 
     fn raise(&mut self, reasons: u32) {
-        self.registers.interrupt_status |= reasons;
+        self.interrupt_status.fetch_or(reasons, Ordering::AcqRel);
         if let Err(error) = self.interrupt.trigger() {
             self.reporter
                 .warn(&format!("the interrupt could not be raised: {error}"));
@@ -315,7 +324,7 @@ impl Transport {
             },
             register::QUEUE_NUM_MAX => self.selected().map_or(0, |queue| queue.max_size().into()),
             register::QUEUE_READY => self.selected().map_or(0, |queue| queue.is_ready().into()),
-            register::INTERRUPT_STATUS => self.registers.interrupt_status,
+            register::INTERRUPT_STATUS => self.interrupt_status.load(Ordering::Acquire),
             register::STATUS => self.registers.status,
             // No shared memory: length and address read as -1 (virtio 1.2, 4.2.2).
             register::SHM_LEN_LOW..=register::SHM_BASE_HIGH => u32::MAX,
@@ -354,7 +363,9 @@ impl Transport {
                 Some(queue) => queue.notify(),
                 None => self.misused("given the index of no queue", offset),
             },
-            register::INTERRUPT_ACK => self.registers.interrupt_status &= !value,
+            register::INTERRUPT_ACK => {
+                self.interrupt_status.fetch_and(!value, Ordering::AcqRel);
+            }
             register::STATUS => self.write_status(value),
             register::SHM_SEL => {}
             _ => self.misused("written though it is none to write", offset),
@@ -471,6 +482,7 @@ impl Transport {
         for queue in &mut self.queues {
             queue.reset();
         }
+        self.interrupt_status.store(0, Ordering::Release);
         self.registers = Registers {
             // Goes on, so that a reader on another vCPU does not take old for new.
             config_generation: self.registers.config_generation,

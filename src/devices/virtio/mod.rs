@@ -13,7 +13,10 @@
 pub mod balloon;
 pub mod block;
 pub mod console;
+pub mod front;
+pub mod fs;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(any(test, fuzzing))]

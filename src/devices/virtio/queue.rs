@@ -5,7 +5,7 @@
 //! chains as the ring has entries; more wait for another turn of the event loop.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -81,6 +81,9 @@ pub struct VirtQueue {
     again: bool,
     /// Chains given back since the driver was last considered for an interrupt.
     finished: bool,
+    /// The used index when the driver was last considered for an interrupt.
+    considered: u16,
+    event_idx: bool,
 }
 
 impl VirtQueue {
@@ -97,12 +100,24 @@ impl VirtQueue {
             budget: 0,
             again: false,
             finished: false,
+            considered: 0,
+            event_idx: false,
         })
     }
 
     /// Index of the queue in its device.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// Entries of the ring.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Whether this call has handled as many chains as it may; then the device is called again.
+    pub fn is_spent(&self) -> bool {
+        self.budget == 0
     }
 
     /// The memory that chains point into.
@@ -157,6 +172,35 @@ impl VirtQueue {
         self.finished = true;
         self.counters.requests += 1;
         self.counters.bytes += chain.readable_len() + u64::from(written);
+        Ok(())
+    }
+
+    /// Give `chains` back, which belong together: the driver sees all of them or none (virtio 1.2,
+    /// 5.1.6.4, of buffers that were merged). With each comes what was written.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub fn finish_together(
+        &mut self,
+        chains: impl ExactSizeIterator<Item = (Chain, u32)>,
+    ) -> Result<(), DeviceError> {
+        let first = self.queue.next_used();
+        let before = chains.len().saturating_sub(1);
+        for (n, (chain, written)) in chains.enumerate() {
+            if n == before {
+                // Writes the last entry, and then the index that tells of all.
+                self.queue.set_next_used(first.wrapping_add(n as u16));
+                return self.finish(chain, written);
+            }
+            let index = first.wrapping_add(n as u16) % self.queue.size().max(1);
+            let entry = u64::from(chain.head) | u64::from(written) << 32;
+            let addr = self.queue.used_ring().checked_add(4 + 8 * u64::from(index));
+            let addr = GuestAddress(addr.unwrap_or(u64::MAX));
+            let stored = self.memory.write_obj(entry.to_le(), addr);
+            stored.map_err(|error| self.broken(RingError::GuestMemory(error)))?;
+            self.counters.requests += 1;
+            self.counters.bytes += u64::from(written);
+        }
         Ok(())
     }
 
@@ -326,6 +370,8 @@ impl VirtQueue {
         self.queue.reset();
         set(&mut self.queue).map_err(|error| error.to_string())?;
         self.queue.set_event_idx(event_idx);
+        self.event_idx = event_idx;
+        self.considered = 0;
         self.queue.set_ready(true);
         // `Queue` takes an available ring at 0 for none.
         if available == 0 || !self.queue.is_valid(&self.memory) {
@@ -362,19 +408,30 @@ impl VirtQueue {
         if !self.is_ready() || !std::mem::take(&mut self.finished) {
             return Ok(false);
         }
-        // Has the fence that keeps the driver's word on interrupts from being read before the used
-        // index is written: each side writes its own, then reads the other's.
-        let mut wanted = self.queue.needs_notification(&self.memory);
-        if wanted.is_ok() && !self.queue.event_idx_enabled() {
-            let flags = GuestAddress(self.queue.avail_ring());
-            wanted = self
-                .memory
-                .load::<u16>(flags, Ordering::Relaxed)
-                .map(|flags| u16::from_le(flags) & AVAIL_NO_INTERRUPT == 0)
-                .map_err(RingError::GuestMemory);
-        }
-        let wanted = wanted.map_err(|error| self.broken(error))?;
+        let wanted = self.wants_interrupt().map_err(|error| self.broken(error))?;
         self.counters.interrupts += u64::from(wanted);
+        Ok(wanted)
+    }
+
+    /// Whether the driver wants to be told of what was given back since it was last considered.
+    fn wants_interrupt(&mut self) -> Result<bool, RingError> {
+        // Each side writes its own index, then reads the other's word on it: keeps the driver's
+        // from being read before the used index is written.
+        fence(Ordering::SeqCst);
+        let avail = self.queue.avail_ring();
+        let load = |addr: Option<u64>| {
+            let addr = GuestAddress(addr.ok_or(RingError::AddressOverflow)?);
+            let word = self.memory.load::<u16>(addr, Ordering::Relaxed);
+            word.map(u16::from_le).map_err(RingError::GuestMemory)
+        };
+        let (now, last) = (self.queue.next_used(), self.considered);
+        let wanted = if self.event_idx {
+            let used_event = load(avail.checked_add(4 + 2 * u64::from(self.queue.size())))?;
+            now.wrapping_sub(used_event).wrapping_sub(1) < now.wrapping_sub(last)
+        } else {
+            load(Some(avail))? & AVAIL_NO_INTERRUPT == 0
+        };
+        self.considered = now;
         Ok(wanted)
     }
 

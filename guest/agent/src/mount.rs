@@ -1,0 +1,83 @@
+//! The shared folder of a `Mount`: `flags u8 | tag | path`, each string ended by a NUL.
+
+use core::ffi::CStr;
+
+use crate::Error;
+use crate::message::write;
+
+/// Most bytes of a tag (virtio 1.2, 5.11.4).
+pub const MAX_TAG: usize = 36;
+
+/// Most bytes of a path, its NUL included (PATH_MAX).
+pub const MAX_PATH: usize = 4096;
+
+const READ_ONLY: u8 = 1;
+
+/// A file system of the host and where it belongs in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mount<'a> {
+    /// The guest may not change anything.
+    pub read_only: bool,
+    /// The name of the virtio file system; 1 to [`MAX_TAG`] bytes.
+    pub tag: &'a CStr,
+    /// An absolute path without `.` and `..`, not the root; missing folders are made.
+    pub path: &'a CStr,
+}
+
+impl<'a> Mount<'a> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
+        let (&flags, strings) = bytes
+            .split_first()
+            .ok_or(Error::WrongMount("it is empty"))?;
+        let cut = Error::WrongMount("a string has no end");
+        let tag = CStr::from_bytes_until_nul(strings).map_err(|_| cut)?;
+        let rest = strings.get(tag.count_bytes() + 1..).unwrap_or_default();
+        let path = CStr::from_bytes_with_nul(rest).map_err(|_| cut)?;
+        if flags > READ_ONLY {
+            return Err(Error::WrongMount("it has flags that do not exist"));
+        }
+        let mount = Self {
+            read_only: flags == READ_ONLY,
+            tag,
+            path,
+        };
+        mount.check()?;
+        Ok(mount)
+    }
+
+    /// Whether it can be sent.
+    ///
+    /// # Errors
+    /// [`Error::WrongMount`] says what about it cannot be.
+    pub fn check(&self) -> Result<(), Error> {
+        let path = self.path.to_bytes();
+        if !(1..=MAX_TAG).contains(&self.tag.count_bytes()) {
+            return Err(Error::WrongMount("its tag has not 1 to 36 bytes"));
+        }
+        if path.len() >= MAX_PATH {
+            return Err(Error::WrongMount("its path is too long"));
+        }
+        if !path.starts_with(b"/") || path.iter().all(|&byte| byte == b'/') {
+            return Err(Error::WrongMount("its path is no absolute one below /"));
+        }
+        let mut parts = path.split(|&byte| byte == b'/');
+        if parts.any(|part| part == b"." || part == b"..") {
+            return Err(Error::WrongMount("its path has a part . or .."));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn encode(&self, out: &mut [u8], kind: u8) -> Option<usize> {
+        self.check().ok()?;
+        let mut fixed = [0; 1 + MAX_TAG + 1];
+        let tag = self.tag.to_bytes_with_nul();
+        fixed[0] = if self.read_only { READ_ONLY } else { 0 };
+        fixed.get_mut(1..=tag.len())?.copy_from_slice(tag);
+        write(
+            out,
+            kind,
+            fixed.get(..=tag.len())?,
+            self.path.to_bytes_with_nul(),
+        )
+    }
+}

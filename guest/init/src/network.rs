@@ -1,0 +1,125 @@
+//! Network interfaces as the host wants them set: netdevice(7), struct rtentry of
+//! uapi/linux/route.h, resolv.conf(5).
+
+use hull_agent::Interface;
+
+use crate::channel::{ATTEMPTS, INTERVAL_MS};
+use crate::sys::{self, Errno, Fd};
+
+const AF_INET: usize = 2;
+const SOCK_DGRAM: usize = 2;
+const SIOCADDRT: u32 = 0x890b;
+const SIOCGIFNAME: u32 = 0x8910;
+const SIOCSIFFLAGS: u32 = 0x8914;
+const SIOCSIFADDR: u32 = 0x8916;
+const SIOCSIFNETMASK: u32 = 0x891c;
+const SIOCGIFHWADDR: u32 = 0x8927;
+const IFF_UP: u8 = 1;
+const RTF_UP_GATEWAY: u8 = 1 | 2;
+/// Interfaces that are looked at.
+const INDEX_MOST: u8 = 64;
+const ENODEV: Errno = Errno(19);
+
+/// struct ifreq: a name of 16 bytes, then what is told of it.
+#[repr(C, align(8))]
+struct Request([u8; 40]);
+
+impl Request {
+    /// A sockaddr_in as what is told.
+    fn set_address(&mut self, address: [u8; 4]) {
+        self.0[16..24].copy_from_slice(&socket_address(address));
+    }
+}
+
+fn socket_address([a, b, c, d]: [u8; 4]) -> [u8; 8] {
+    [AF_INET as u8, 0, 0, 0, a, b, c, d]
+}
+
+/// Set `interface` up.
+pub fn set_up(interface: &Interface) -> sys::Result<()> {
+    let socket = sys::socket(AF_INET, SOCK_DGRAM)?;
+    let done = set_up_with(socket, interface);
+    sys::close(socket);
+    done?;
+    match interface.dns {
+        Some(dns) => name_server(dns),
+        None => Ok(()),
+    }
+}
+
+fn set_up_with(socket: Fd, interface: &Interface) -> sys::Result<()> {
+    let mut request = find(socket, interface.mac)?;
+    request.set_address(interface.address);
+    sys::ioctl_with(socket, SIOCSIFADDR, &request)?;
+    request.set_address(interface.netmask());
+    sys::ioctl_with(socket, SIOCSIFNETMASK, &request)?;
+    request.0[16..24].fill(0);
+    request.0[16] = IFF_UP;
+    sys::ioctl_with(socket, SIOCSIFFLAGS, &request)?;
+    if let Some(gateway) = interface.gateway {
+        // struct rtentry: a word, then addresses for destination, gateway and mask, then flags.
+        #[repr(C, align(8))]
+        struct Route([u8; 120]);
+        let mut route = Route([0; 120]);
+        for (at, address) in [(8, [0; 4]), (24, gateway), (40, [0; 4])] {
+            route.0[at..at + 8].copy_from_slice(&socket_address(address));
+        }
+        route.0[56] = RTF_UP_GATEWAY;
+        sys::ioctl_with(socket, SIOCADDRT, &route)?;
+    }
+    Ok(())
+}
+
+/// The name of the interface with this address. A driver that was loaded as a module may need some
+/// time to have it.
+fn find(socket: Fd, mac: [u8; 6]) -> sys::Result<Request> {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            sys::sleep_ms(INTERVAL_MS);
+        }
+        for index in 1..=INDEX_MOST {
+            let mut request = Request([0; 40]);
+            request.0[16] = index;
+            if sys::ioctl_into(socket, SIOCGIFNAME, &mut request).is_err() {
+                continue;
+            }
+            // struct sockaddr: a type, then the address.
+            let there = sys::ioctl_into(socket, SIOCGIFHWADDR, &mut request).is_ok();
+            if there && request.0[18..24] == mac {
+                return Ok(request);
+            }
+        }
+    }
+    Err(ENODEV)
+}
+
+/// Names are asked of `dns`.
+fn name_server(dns: [u8; 4]) -> sys::Result<()> {
+    let _ = sys::mkdir(c"/etc");
+    let file = sys::create(c"/etc/resolv.conf", 0o644)?;
+    let mut line = [0; 32];
+    let mut len = 0;
+    let mut put = |bytes: &[u8]| {
+        for byte in bytes {
+            line[len] = *byte;
+            len += 1;
+        }
+    };
+    put(b"nameserver ");
+    for (n, part) in dns.into_iter().enumerate() {
+        if n > 0 {
+            put(b".");
+        }
+        let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit);
+        let zeros = digits
+            .iter()
+            .take(2)
+            .take_while(|digit| **digit == b'0')
+            .count();
+        put(&digits[zeros..]);
+    }
+    put(b"\n");
+    let written = sys::write(file, &line[..len]);
+    sys::close(file);
+    written.map(drop)
+}

@@ -1,0 +1,287 @@
+//! What follows `--net`: where the guest's frames go, and options.
+
+use std::net::Ipv4Addr;
+
+use anyhow::bail;
+
+use super::rate;
+use crate::devices::rate::Limits;
+pub use crate::net::Config;
+use crate::net::{Kind, Mac, NAME_MOST, Protocol, Publish, Subnet};
+
+const FORM: &str = "write tap=NAME or user, such as tap=tap0 or user,publish=8080:80";
+
+/// Parse `tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]` or `user[,publish=..]`, both with `[,mac=MAC]` and
+/// `[,rate=..]`.
+pub fn parse(text: &str) -> Result<Config, String> {
+    let mut words = text.split(',');
+    let kind = match words.next().unwrap_or_default() {
+        "user" => Kind::User {
+            publish: Vec::new(),
+        },
+        word => Kind::Tap {
+            name: tap(word.strip_prefix("tap=").ok_or(FORM)?)?,
+            address: None,
+            gateway: None,
+        },
+    };
+    let mut config = Config {
+        kind,
+        mac: None,
+        limits: Limits::default(),
+    };
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match (key, &mut config.kind) {
+            ("mac", _) => config.mac = Some(mac(value)?),
+            ("rate", _) => config.limits = rate::parse(value)?,
+            ("publish", Kind::User { publish }) => publish.push(port(value)?),
+            ("ip", Kind::Tap { address, .. }) => *address = Some(subnet(value)?),
+            ("gw", Kind::Tap { gateway, .. }) => {
+                let wrong = || format!("gw={value}: write an IPv4 address, such as gw=172.16.0.1");
+                *gateway = Some(value.parse().map_err(|_| wrong())?);
+            }
+            (_, kind) => {
+                let own = match kind {
+                    Kind::User { .. } => "publish=HOST:GUEST",
+                    Kind::Tap { .. } => "ip=ADDR/PREFIX, gw=ADDR",
+                };
+                return Err(format!(
+                    "'{word}' is no option of this network; there are {own}, mac=MAC and {}",
+                    rate::RATE
+                ));
+            }
+        }
+    }
+    if let Kind::Tap {
+        address: None,
+        gateway: Some(gateway),
+        ..
+    } = config.kind
+    {
+        return Err(format!(
+            "gw={gateway} without ip=: say which address the guest has, as ip=ADDR/PREFIX"
+        ));
+    }
+    Ok(config)
+}
+
+/// What must not be twice in one machine.
+pub fn check(nets: &[Config]) -> anyhow::Result<()> {
+    for (index, net) in nets.iter().enumerate() {
+        let others = || nets.iter().take(index);
+        if let Some(mac) = net.mac
+            && others().any(|other| other.mac == Some(mac))
+        {
+            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            bail!("--net mac={mac}: two networks have this address; give each its own, or none");
+        }
+        let tap = |net: &Config| match &net.kind {
+            Kind::Tap { name, .. } => Some(name.clone()),
+            Kind::User { .. } => None,
+        };
+        if let Some(name) = tap(net)
+            && others().any(|other| tap(other).as_ref() == Some(&name))
+        {
+            bail!(
+                "--net tap={name}: given twice, and one machine is at its far end; make another \
+                 tap device"
+            );
+        }
+        if let Kind::User { publish } = &net.kind {
+            let others = others().filter_map(|other| match &other.kind {
+                Kind::User { publish } => Some(publish),
+                Kind::Tap { .. } => None,
+            });
+            let before = others.flatten();
+            let same = |one: &Publish, other: &Publish| {
+                (one.address, one.host, one.protocol) == (other.address, other.host, other.protocol)
+            };
+            let twice = publish.iter().enumerate().find(|(index, one)| {
+                let mut before = before.clone().chain(publish.iter().take(*index));
+                before.any(|other| same(one, other))
+            });
+            if let Some((_, one)) = twice {
+                bail!("--net user,{one}: the host's port is published twice; choose another");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tap(name: &str) -> Result<String, String> {
+    // What the kernel takes (net/core/dev.c, dev_valid_name), without what nobody can type.
+    let valid = |b: u8| b.is_ascii_graphic() && !b"/:%".contains(&b);
+    match name.len() {
+        1..=NAME_MOST if name.bytes().all(valid) && name != "." && name != ".." => Ok(name.into()),
+        0 => Err(FORM.into()),
+        len @ 1..=NAME_MOST => Err(format!(
+            "tap={name}: no name of an interface ({len} letters, digits or signs but / : %)"
+        )),
+        len => Err(format!(
+            "tap={name}: {len} bytes, and an interface's name has at most {NAME_MOST}"
+        )),
+    }
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2);
+        let digits = part.filter(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
+        *byte = digits
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .ok_or_else(|| format!("mac={text}: write six bytes, such as mac=02:00:00:00:00:01"))?;
+    }
+    let [first, ..] = mac;
+    match parts.next() {
+        Some(_) => Err(format!("mac={text}: a MAC address has six bytes")),
+        None if first & 1 != 0 || mac == [0; 6] => Err(format!(
+            "mac={text}: a group's address or none, not a station's; write an even first byte, \
+             such as mac=02:00:00:00:00:01"
+        )),
+        None => Ok(mac),
+    }
+}
+
+fn subnet(text: &str) -> Result<Subnet, String> {
+    let wrong = || format!("ip={text}: write ADDRESS/PREFIX, such as ip=172.16.0.2/24");
+    let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    match prefix.parse() {
+        Ok(prefix @ 1..=32)
+            if !address.is_unspecified()
+                && !address.is_multicast()
+                && !address.is_broadcast()
+                && !address.is_loopback() =>
+        {
+            Ok(Subnet { address, prefix })
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// `[ADDR:]HOST:GUEST[/tcp|/udp]`.
+fn port(text: &str) -> Result<Publish, String> {
+    let wrong = || {
+        format!(
+            "publish={text}: write HOST:GUEST or ADDR:HOST:GUEST, ports from 1 to 65535, and /udp \
+             behind it for UDP, such as publish=8080:80"
+        )
+    };
+    let (ports, protocol) = match text.split_once('/') {
+        None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
+        Some((ports, "udp")) => (ports, Protocol::Udp),
+        Some(_) => return Err(wrong()),
+    };
+    let parts: Vec<&str> = ports.split(':').collect();
+    let (address, host, guest) = match parts.as_slice() {
+        [host, guest] => (Ok(Ipv4Addr::LOCALHOST), host, guest),
+        [address, host, guest] => (address.parse(), host, guest),
+        _ => return Err(wrong()),
+    };
+    let number = |text: &str| text.parse().ok().filter(|&port| port > 0);
+    match (address, number(host), number(guest)) {
+        (Ok(address), Some(host), Some(guest)) => Ok(Publish {
+            address,
+            host,
+            guest,
+            protocol,
+        }),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tap_has_a_name_and_may_have_addresses() {
+        let config = parse("tap=tap0,mac=02:00:00:00:00:fe,ip=10.1.2.3/16,gw=10.1.0.1,rate=1M");
+        let config = config.expect("parsed");
+        assert_eq!(config.mac, Some([2, 0, 0, 0, 0, 0xfe]));
+        assert_eq!(config.limits.bytes.map(|limit| limit.burst), Some(1 << 20));
+        let kind = Kind::Tap {
+            name: "tap0".into(),
+            address: Some(Subnet {
+                address: Ipv4Addr::new(10, 1, 2, 3),
+                prefix: 16,
+            }),
+            gateway: Some(Ipv4Addr::new(10, 1, 0, 1)),
+        };
+        assert_eq!(config.kind, kind);
+    }
+
+    #[test]
+    fn a_user_network_publishes_ports() {
+        let config = parse("user,publish=8080:80,publish=0.0.0.0:53:5353/udp,publish=1:2/tcp");
+        let Kind::User { publish } = config.expect("parsed").kind else {
+            panic!("a user network");
+        };
+        let shown: Vec<String> = publish.iter().map(ToString::to_string).collect();
+        let expected = [
+            "publish=127.0.0.1:8080:80/tcp",
+            "publish=0.0.0.0:53:5353/udp",
+            "publish=127.0.0.1:1:2/tcp",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, part) in [
+            ("", "write tap=NAME or user"),
+            ("tap=", "write tap=NAME or user"),
+            ("users", "write tap=NAME or user"),
+            ("tap=0123456789abcdef", "16 bytes"),
+            ("tap=a/b", "no name of an interface"),
+            ("tap=t,publish=1:2", "'publish=1:2' is no option"),
+            ("user,ip=1.2.3.4/5", "'ip=1.2.3.4/5' is no option"),
+            ("tap=t,gw=1.2.3.4", "without ip="),
+            ("tap=t,ip=1.2.3.4", "write ADDRESS/PREFIX"),
+            ("tap=t,ip=1.2.3.4/33", "write ADDRESS/PREFIX"),
+            ("tap=t,ip=127.0.0.1/8", "write ADDRESS/PREFIX"),
+            ("user,mac=01:00:00:00:00:00", "a group's address"),
+            ("user,mac=00:00:00:00:00:00", "a group's address"),
+            ("user,mac=02:00:00:00:00", "six bytes"),
+            ("user,mac=02:00:00:00:00:00:00", "six bytes"),
+            ("user,mac=+2:00:00:00:00:00", "six bytes"),
+            ("user,publish=80", "HOST:GUEST"),
+            ("user,publish=0:80", "HOST:GUEST"),
+            ("user,publish=80:65536", "HOST:GUEST"),
+            ("user,publish=80:80/sctp", "HOST:GUEST"),
+            ("user,publish=::1:80:80", "HOST:GUEST"),
+            ("user,rate=0", "rate=0"),
+        ] {
+            let refusal = parse(text).expect_err(text);
+            assert!(refusal.contains(part), "{text}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_given_twice() {
+        for (one, other, part) in [
+            ("tap=a", "tap=a", "given twice"),
+            (
+                "tap=a,mac=02:00:00:00:00:01",
+                "user,mac=02:00:00:00:00:01",
+                "two networks",
+            ),
+            ("user,publish=80:1", "user,publish=80:2", "published twice"),
+            ("user,publish=80:1,publish=80:2", "user", "published twice"),
+        ] {
+            let nets = [one, other].map(|text| parse(text).expect(text));
+            let refusal = check(&nets).expect_err(part).to_string();
+            assert!(refusal.contains(part), "{refusal}");
+        }
+        let nets = [
+            "tap=a",
+            "tap=b",
+            "user,publish=80:1,publish=80:1/udp",
+            "user",
+        ];
+        check(&nets.map(|text| parse(text).expect(text))).expect("all are different");
+    }
+}

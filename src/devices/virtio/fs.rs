@@ -1,0 +1,173 @@
+//! The virtio file system device (virtio 1.2, 5.11): FUSE messages in, FUSE messages out.
+//!
+//! [`Fs`] is the front end: it checks a chain's shape and hands it as a [`Request`] to a
+//! [`Backend`], which knows what the messages mean, serves them elsewhere and reports by
+//! [`Fs::complete`]. So a driver never waits for a file, and nothing here knows what one is.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use super::queue::{Chain, Segment};
+use super::{Device, DeviceError, Driver, read_config_bytes};
+
+/// Device type (virtio 1.2, 5).
+const ID: u32 = 26;
+/// Bytes of a tag in the configuration space (5.11.4).
+pub const TAG_MOST: usize = 36;
+/// Entries of the queue of requests that go before others (5.11.2), most of them without an answer.
+const HIPRIO_SIZE: u16 = 64;
+/// Entries of the one request queue: a chain holds 1 MiB of data in single pages, with FUSE's
+/// headers.
+const REQUEST_SIZE: u16 = 512;
+const QUEUE_SIZES: [u16; 2] = [HIPRIO_SIZE, REQUEST_SIZE];
+
+/// struct fuse_in_header (uapi/linux/fuse.h), which begins every message to the device.
+pub const IN_HEADER: u64 = 40;
+/// struct fuse_out_header, which begins every answer.
+pub const OUT_HEADER: u64 = 16;
+/// Most bytes in one direction: the largest data that FUSE knows of, 256 pages, and a page for
+/// what stands before it.
+pub const MESSAGE_MOST: u64 = (1 << 20) + 4096;
+
+/// A message and the room for its answer, all of it in guest memory: at least a header of the
+/// message, at most [`MESSAGE_MOST`] bytes each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The message.
+    pub readable: Vec<Segment>,
+    /// Where the answer goes; nothing for a message without one.
+    pub writable: Vec<Segment>,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// Bytes of it.
+    pub written: u32,
+    /// What the user should know, too.
+    pub warning: Option<String>,
+}
+
+/// Who serves a file system's requests, elsewhere and later, each with one [`Fs::complete`].
+pub trait Backend: Send {
+    /// Serve `request`; `id` comes back with it. Those of one queue come in its order.
+    fn submit(&mut self, id: u64, request: Request);
+
+    /// Forget what was submitted, and all that the driver had opened. Returns when nothing touches
+    /// guest memory any more; what was forgotten need not be reported. The one call of a device
+    /// that may wait: for the request that is being served, at most.
+    fn cancel(&mut self);
+}
+
+/// The device.
+pub struct Fs {
+    /// The configuration space: tag, num_request_queues.
+    space: [u8; TAG_MOST + 4],
+    backend: Box<dyn Backend>,
+    /// Queue and chain of requests that are being served. An id is never used twice, so what is
+    /// reported after a reset finds nothing here.
+    in_flight: BTreeMap<u64, (usize, Chain)>,
+    next_id: u64,
+}
+
+impl Fs {
+    /// A file system that the guest mounts by `tag`, of which [`TAG_MOST`] bytes count.
+    pub fn new(tag: &str, backend: Box<dyn Backend>) -> Self {
+        let mut space = [0; TAG_MOST + 4];
+        let queues = 1u32.to_le_bytes();
+        let bytes = tag.bytes().chain(std::iter::repeat(0)).take(TAG_MOST);
+        for (to, from) in space.iter_mut().zip(bytes.chain(queues)) {
+            *to = from;
+        }
+        Self {
+            space,
+            backend,
+            in_flight: BTreeMap::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Request `id` has been served; or the backend cannot go on, for the reason given.
+    ///
+    /// # Errors
+    /// The driver broke the ring meanwhile, or the backend cannot go on.
+    pub fn complete(
+        &mut self,
+        driver: &mut Driver,
+        id: u64,
+        served: Result<Answer, String>,
+    ) -> Result<(), DeviceError> {
+        let Some((index, chain)) = self.in_flight.remove(&id) else {
+            return Ok(());
+        };
+        let answer = served.map_err(DeviceError::Protocol)?;
+        if let Some(warning) = &answer.warning {
+            driver.warn(warning);
+        }
+        let Some(queue) = driver.queue(index) else {
+            return Ok(());
+        };
+        let room = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
+        queue.finish(chain, answer.written.min(room))
+    }
+}
+
+impl Device for Fs {
+    fn id(&self) -> u32 {
+        ID
+    }
+
+    fn features(&self) -> u64 {
+        0 // VIRTIO_FS_F_NOTIFICATION (5.11.3) is for what no host sends
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn config(&self, offset: u64, data: &mut [u8]) {
+        read_config_bytes(&self.space, offset, data);
+    }
+
+    fn activate(&mut self, _driver: &mut Driver) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.backend.cancel();
+        self.in_flight.clear();
+    }
+
+    fn process(&mut self, index: usize, driver: &mut Driver) -> Result<(), DeviceError> {
+        let Some(queue) = driver.queue(index) else {
+            return Ok(());
+        };
+        while let Some(chain) = queue.pop()? {
+            let (message, room) = (chain.readable_len(), chain.writable_len());
+            if message < IN_HEADER {
+                return Err(queue.refuse(&chain, "is shorter than a FUSE message's header"));
+            }
+            if room > 0 && room < OUT_HEADER {
+                return Err(queue.refuse(&chain, "has no room for an answer's header"));
+            }
+            if message > MESSAGE_MOST || room > MESSAGE_MOST {
+                return Err(queue.refuse(&chain, "is longer than a FUSE message can be"));
+            }
+            let most: usize = QUEUE_SIZES.iter().map(|&size| usize::from(size)).sum();
+            if self.in_flight.len() >= most {
+                return Err(queue.refuse(&chain, "is one more than the queues hold"));
+            }
+            let id = self.next_id;
+            self.next_id += 1;
+            let request = Request {
+                readable: chain.readable().to_vec(),
+                writable: chain.writable().to_vec(),
+            };
+            self.in_flight.insert(id, (index, chain));
+            self.backend.submit(id, request);
+        }
+        Ok(())
+    }
+}

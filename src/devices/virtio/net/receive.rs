@@ -1,0 +1,244 @@
+//! Frames from the wire to the guest (virtio 1.2, 5.1.6.3, 5.1.6.4).
+//!
+//! Chains are taken from the queue until they have room for any frame, and stay here from one
+//! frame to the next: mostly a frame is read straight into them, and takes as many of them as it
+//! fills. Where a driver offers less than that, a frame is read into a buffer of ours first, and
+//! copied when there is room for it.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
+use super::super::queue::{Chain, VirtQueue};
+use super::super::{DeviceError, Driver};
+use super::transmit::{limited, pay};
+use super::{Clock, FRAME_MOST, HEADER, RX, Wire};
+use crate::devices::rate::{Limits, Rate};
+use crate::memory::transfer::Pieces;
+
+/// Frames that are received in one turn.
+const FRAMES_PER_TURN: usize = 64;
+/// Offset of num_buffers in a header (5.1.6).
+const NUM_BUFFERS: u64 = 10;
+
+/// A chain that is ready to be written.
+struct Held {
+    chain: Chain,
+    len: usize,
+    pieces: usize,
+}
+
+/// A frame that was read and is not the guest's yet.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// Bytes, header and all.
+    len: usize,
+    /// In `apart`; else where the held chains begin.
+    apart: bool,
+    /// The rate let it pass.
+    paid: bool,
+}
+
+/// The guest's receiving side.
+pub(super) struct Receiver {
+    rate: Option<Rate>,
+    /// When the rate lets the next frame pass.
+    pub deadline: Option<Duration>,
+    /// The wire may have a frame.
+    waiting: bool,
+    held: VecDeque<Held>,
+    /// The held chains' memory.
+    room: Pieces,
+    /// Bytes of it.
+    room_len: usize,
+    frame: Option<Frame>,
+    /// Of [`FRAME_MOST`] bytes, when it was needed.
+    apart: Vec<u8>,
+}
+
+impl Receiver {
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            rate: limited(limits),
+            deadline: None,
+            waiting: true,
+            held: VecDeque::new(),
+            room: Pieces::default(),
+            room_len: 0,
+            frame: None,
+            apart: Vec::new(),
+        }
+    }
+
+    pub fn wire_is_ready(&mut self) {
+        self.waiting = true;
+    }
+
+    /// The chains are the driver's again. A frame that is in them is lost.
+    pub fn reset(&mut self) {
+        self.deadline = None;
+        self.waiting = true;
+        self.held.clear();
+        self.room.clear();
+        self.room_len = 0;
+        self.frame = self.frame.filter(|frame| frame.apart);
+    }
+
+    /// Receive what the wire has, as far as the guest has buffers and the rate lets it pass. The
+    /// inner error says that the wire is gone.
+    pub fn turn(
+        &mut self,
+        driver: &mut Driver,
+        mergeable: bool,
+        wire: &mut dyn Wire,
+        clock: &dyn Clock,
+    ) -> Result<io::Result<()>, DeviceError> {
+        self.deadline = None;
+        let Some(queue) = driver.queue(RX) else {
+            return Ok(Ok(()));
+        };
+        for _ in 0..FRAMES_PER_TURN {
+            let mut frame = match self.frame {
+                Some(frame) => frame,
+                None => match self.read(queue, mergeable, wire)? {
+                    Ok(frame) => frame,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Ok(())),
+                    Err(error) => return Ok(Err(error)),
+                },
+            };
+            self.frame = Some(frame);
+            let bytes = frame.len.saturating_sub(HEADER) as u64;
+            if !frame.paid
+                && let Some(deadline) = pay(&mut self.rate, bytes, clock)
+            {
+                self.deadline = Some(deadline);
+                return Ok(Ok(()));
+            }
+            frame.paid = true;
+            self.frame = Some(frame);
+            if !self.place(frame, queue, mergeable)? {
+                return Ok(Ok(()));
+            }
+            self.frame = None;
+        }
+        queue.process_again();
+        Ok(Ok(()))
+    }
+
+    /// The next frame of the wire, read to where there is room. `WouldBlock`: later.
+    fn read(
+        &mut self,
+        queue: &mut VirtQueue,
+        mergeable: bool,
+        wire: &mut dyn Wire,
+    ) -> Result<io::Result<Frame>, DeviceError> {
+        let later = Ok(Err(ErrorKind::WouldBlock.into()));
+        if !self.waiting {
+            return later;
+        }
+        self.refill(queue, mergeable, FRAME_MOST)?;
+        let apart = self.room_len < FRAME_MOST;
+        // Nothing is read that the guest has no buffer for; chains that this call may not take
+        // come in the next.
+        if self.held.is_empty() || apart && queue.is_spent() {
+            return later;
+        }
+        let read = match apart {
+            true => {
+                self.apart.resize(FRAME_MOST, 0);
+                wire.receive_apart(&mut self.apart)
+            }
+            false => wire.receive(&self.room),
+        };
+        self.waiting = !matches!(&read, Err(error) if error.kind() == ErrorKind::WouldBlock);
+        Ok(read.map(|len| Frame {
+            len: len.min(FRAME_MOST),
+            apart,
+            paid: false,
+        }))
+    }
+
+    /// Give `frame` to the guest; `false`: it has to wait for buffers. One that can never be
+    /// placed is dropped.
+    fn place(
+        &mut self,
+        frame: Frame,
+        queue: &mut VirtQueue,
+        mergeable: bool,
+    ) -> Result<bool, DeviceError> {
+        if frame.len < HEADER {
+            return Ok(true);
+        }
+        if frame.apart {
+            self.refill(queue, mergeable, frame.len)?;
+            if self.room_len < frame.len {
+                // Another chain would help, unless buffers are not merged or all are here.
+                let all = self.held.len() >= usize::from(queue.size());
+                return Ok(all || !mergeable && !self.held.is_empty());
+            }
+            self.room
+                .fill(self.apart.get(..frame.len).unwrap_or_default());
+        }
+        // Mostly a frame is in one.
+        if self.held.front().is_some_and(|held| held.len >= frame.len)
+            && let Some(held) = self.held.pop_front()
+        {
+            self.room.drop_first(held.pieces);
+            self.room_len -= held.len;
+            queue.write(&held.chain, NUM_BUFFERS, &1u16.to_le_bytes())?;
+            queue.finish(held.chain, frame.len as u32)?;
+            return Ok(true);
+        }
+        let mut taken = VecDeque::new();
+        let mut left = frame.len;
+        while left > 0
+            && let Some(held) = self.held.pop_front()
+        {
+            let written = left.min(held.len);
+            left -= written;
+            self.room.drop_first(held.pieces);
+            self.room_len -= held.len;
+            taken.push_back((held.chain, written as u32));
+        }
+        if let Some((first, _)) = taken.front() {
+            let count = taken.len() as u16;
+            queue.write(first, NUM_BUFFERS, &count.to_le_bytes())?;
+        }
+        queue.finish_together(taken.into_iter())?;
+        Ok(true)
+    }
+
+    /// Take chains until there is room for `wanted` bytes, or one where they are not merged.
+    fn refill(
+        &mut self,
+        queue: &mut VirtQueue,
+        mergeable: bool,
+        wanted: usize,
+    ) -> Result<(), DeviceError> {
+        while self.room_len < wanted && (mergeable || self.held.is_empty()) {
+            let Some(chain) = queue.pop()? else { break };
+            let len = chain.writable_len();
+            if !chain.readable().is_empty() {
+                return Err(queue.refuse(&chain, "is to be read, in a queue to be written"));
+            }
+            if len < HEADER as u64 {
+                return Err(queue.refuse(&chain, "has no room for a header"));
+            }
+            if self.held.len() >= usize::from(queue.size()) {
+                return Err(queue.refuse(&chain, "is one more than the queue holds"));
+            }
+            let before = self.room.count();
+            let mapped = self.room.extend(queue.memory(), chain.writable());
+            mapped.map_err(|_| queue.refuse(&chain, "points outside of memory"))?;
+            // Room beyond a frame's is never used; this keeps the sum small.
+            let len = len.min(FRAME_MOST as u64) as usize;
+            self.room_len += len;
+            self.held.push_back(Held {
+                chain,
+                len,
+                pieces: self.room.count() - before,
+            });
+        }
+        Ok(())
+    }
+}

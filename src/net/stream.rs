@@ -1,0 +1,238 @@
+//! Frames on a stream socket, as QEMU's `-netdev stream` has them: a length of four bytes, big
+//! endian, then the frame (QEMU, net/stream.c). There are no headers of virtio.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use super::echo;
+use crate::devices::virtio::net::{FRAME_MOST, HEADER, Offloads, Wire};
+use crate::memory::transfer::Pieces;
+
+const LENGTH: usize = 4;
+/// Bytes on their way at which no further frame is taken.
+const OUT_FULL: usize = 256 << 10;
+/// Answers to pings that wait for the guest; others are lost.
+const ECHOES_MOST: usize = 16;
+/// Bytes that are read ahead: several of the longest frame.
+const IN_MOST: usize = 256 << 10;
+
+/// A connected, non-blocking socket with frames on it.
+pub struct Stream {
+    socket: Arc<OwnedFd>,
+    out: VecDeque<u8>,
+    /// What was read; frames before `start` are the guest's, after `end` is nothing.
+    input: Box<[u8]>,
+    start: usize,
+    end: usize,
+    scratch: Vec<u8>,
+    /// Who answers pings here.
+    gateway: Ipv4Addr,
+    /// The answers.
+    echoes: VecDeque<Vec<u8>>,
+}
+
+impl Stream {
+    /// Frames over `socket`. Pings of `gateway` are answered without a frame on it.
+    pub fn new(socket: Arc<OwnedFd>, gateway: Ipv4Addr) -> Self {
+        Self {
+            socket,
+            out: VecDeque::new(),
+            input: vec![0; IN_MOST].into(),
+            start: 0,
+            end: 0,
+            scratch: Vec::new(),
+            gateway,
+            echoes: VecDeque::new(),
+        }
+    }
+
+    /// Put a frame on its way, whatever else is.
+    pub fn push(&mut self, frame: &[u8]) {
+        self.out.extend((frame.len() as u32).to_be_bytes());
+        self.out.extend(frame);
+    }
+
+    /// Send what is on its way, as far as the socket takes it.
+    ///
+    /// # Errors
+    /// `BrokenPipe`.
+    pub fn push_out(&mut self) -> io::Result<()> {
+        while !self.out.is_empty() {
+            let (bytes, _) = self.out.as_slices();
+            match retry_on_intr(|| send(&self.socket, bytes, SendFlags::NOSIGNAL)) {
+                Ok(sent) => drop(self.out.drain(..sent)),
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(ErrorKind::BrokenPipe.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next whole frame.
+    ///
+    /// # Errors
+    /// `WouldBlock`; or the other end has gone, or speaks something else.
+    pub fn next(&mut self) -> io::Result<&[u8]> {
+        let len = loop {
+            if let Some(len) = self.whole()? {
+                break len;
+            }
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            let space = self.input.get_mut(self.end..).unwrap_or_default();
+            match retry_on_intr(|| recv(&self.socket, &mut *space, RecvFlags::empty()))? {
+                (0, _) => return Err(ErrorKind::UnexpectedEof.into()),
+                (got, _) => self.end += got,
+            }
+        };
+        let start = self.start + LENGTH;
+        self.start = start + len;
+        Ok(self.input.get(start..start + len).unwrap_or_default())
+    }
+
+    /// The length of the frame at `start`, if all of it is here.
+    fn whole(&self) -> io::Result<Option<usize>> {
+        let rest = self.input.get(self.start..self.end).unwrap_or_default();
+        let Some((length, rest)) = rest.split_first_chunk::<LENGTH>() else {
+            return Ok(None);
+        };
+        let len = u32::from_be_bytes(*length) as usize;
+        match len {
+            _ if len > FRAME_MOST - HEADER => Err(io::Error::new(
+                ErrorKind::InvalidData,
+                format!("a frame of {len} bytes was announced"),
+            )),
+            _ if len > rest.len() => Ok(None),
+            _ => Ok(Some(len)),
+        }
+    }
+}
+
+impl Wire for Stream {
+    fn send(&mut self, frame: &Pieces) -> io::Result<()> {
+        if self.out.len() >= OUT_FULL {
+            self.push_out()?;
+        }
+        if self.out.len() >= OUT_FULL {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.scratch.clear();
+        frame.append_to(HEADER, &mut self.scratch);
+        let frame = std::mem::take(&mut self.scratch);
+        match echo::answer(&frame, self.gateway) {
+            Some(answer) if self.echoes.len() < ECHOES_MOST => self.echoes.push_back(answer),
+            Some(_) => {}
+            None => self.push(&frame),
+        }
+        self.scratch = frame;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        self.push_out()?;
+        Ok(!self.echoes.is_empty())
+    }
+
+    fn receive(&mut self, room: &Pieces) -> io::Result<usize> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.resize(HEADER, 0);
+        let read = match self.echoes.pop_front() {
+            Some(echo) => {
+                scratch.extend(echo);
+                Ok(())
+            }
+            None => self.next().map(|frame| scratch.extend(frame)),
+        };
+        let filled = read.map(|()| room.fill(&scratch));
+        self.scratch = scratch;
+        filled
+    }
+
+    fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let echo = self.echoes.pop_front();
+        let frame = match &echo {
+            Some(echo) => echo,
+            None => self.next()?,
+        };
+        let zeros = [0; HEADER];
+        for (to, from) in buffer.iter_mut().zip(zeros.iter().chain(frame)) {
+            *to = *from;
+        }
+        Ok(HEADER + frame.len())
+    }
+
+    fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (Stream, Arc<OwnedFd>) {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("two sockets");
+        (
+            Stream::new(Arc::new(one), Ipv4Addr::LOCALHOST),
+            Arc::new(other),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn frames_arrive_whole_however_the_bytes_are_cut(
+            frames in prop::collection::vec((0..3000usize, any::<u8>()), 1..20),
+            cuts in prop::collection::vec(1..5000usize, 1..20),
+        ) {
+            let (mut stream, far) = pair();
+            let mut wire = Vec::new();
+            for (len, byte) in &frames {
+                wire.extend((*len as u32).to_be_bytes());
+                wire.extend(vec![*byte; *len]);
+            }
+            let (mut rest, mut got) = (&wire[..], Vec::new());
+            for cut in cuts.iter().cycle() {
+                let (now, later) = rest.split_at(rest.len().min(*cut));
+                send(&far, now, SendFlags::NOSIGNAL).expect("room");
+                rest = later;
+                while let Ok(frame) = stream.next() {
+                    got.push((frame.len(), frame.first().copied()));
+                }
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let sent = frames.iter().map(|(len, byte)| (*len, (*len > 0).then_some(*byte)));
+            prop_assert_eq!(got, sent.collect::<Vec<_>>());
+            prop_assert_eq!(stream.next().map_err(|e| e.kind()), Err(ErrorKind::WouldBlock));
+        }
+    }
+
+    #[test]
+    fn lies_and_ends_are_errors() {
+        let (mut stream, far) = pair();
+        send(&far, &u32::MAX.to_be_bytes(), SendFlags::NOSIGNAL).expect("room");
+        let kind = stream.next().map(drop).map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::InvalidData));
+        let (mut stream, far) = pair();
+        drop(far);
+        let kind = stream.next().map(drop).map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::UnexpectedEof));
+        stream.push(b"frame");
+        let kind = stream.push_out().map_err(|error| error.kind());
+        assert_eq!(kind, Err(ErrorKind::BrokenPipe));
+    }
+}

@@ -1,0 +1,219 @@
+//! `hull run --share`: folders of the host in the guest.
+
+mod machine;
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use machine::{kvm, run, run_with, script};
+
+fn share(folder: &Path, rest: &str) -> String {
+    format!("--share={}:{rest}", folder.display())
+}
+
+#[test]
+fn files_go_both_ways() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("from-host"), "host\n").expect("written");
+    symlink("/etc/passwd", path("link")).expect("a link");
+    symlink("../outside", path("up")).expect("a link");
+    for n in 0..30 {
+        fs::create_dir_all(path("tree").join(format!("{n}"))).expect("made");
+        for file in 0..10 {
+            fs::write(path("tree").join(format!("{n}/{file}")), "x").expect("written");
+        }
+    }
+    let flags = share(folder.path(), "/mnt/deep/src");
+    // Links are followed in the guest alone: its passwd, and a file beside its mount point.
+    let finished = script(
+        &[&flags],
+        "cd /mnt/deep/src; cat from-host; find tree -type f | wc -l; echo inside > ../outside; \
+         cat up; cmp link /etc/passwd && echo same; mkdir -p made/by; echo guest > made/by/guest; \
+         mv made/by/guest made/guest; chmod 640 made/guest; \
+         rm from-host; mknod dev c 1 3; ls -l made | grep -c guest",
+    );
+    let refused = "mknod: dev: Operation not permitted\n";
+    finished.assert(0, "host\n300\ninside\nsame\n1\n", refused);
+    let made = fs::metadata(path("made/guest")).expect("the guest's file");
+    assert_eq!(made.mode() & 0o7777, 0o640);
+    assert_eq!(
+        fs::read_to_string(path("made/guest")).expect("read"),
+        "guest\n"
+    );
+    assert!(!path("from-host").exists());
+    assert!(!path("dev").exists());
+    let outside = folder.path().parent().expect("a parent").join("outside");
+    assert!(!outside.exists(), "the guest wrote outside");
+}
+
+#[test]
+fn a_large_file_arrives_as_it_was() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    // A software KVM emulates each copy of the guest kernel's: minutes for what the lab does.
+    let mib = if machine::in_lab() { 64 } else { 2 };
+    let mut seed = 1u64;
+    let data: Vec<u8> = (0..mib << 17)
+        .flat_map(|_| {
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            seed.to_le_bytes()
+        })
+        .collect();
+    fs::write(folder.path().join("in"), &data).expect("written");
+    let sum = |data: &[u8]| {
+        let mut hasher = DefaultHasher::new();
+        data.hash(&mut hasher);
+        hasher.finish()
+    };
+    let flags = share(folder.path(), "/s");
+    let finished = script(
+        &[&flags],
+        "cd /s; dd if=in of=out bs=1M 2> /dev/null; cmp in out && wc -c < out",
+    );
+    finished.assert(0, &format!("{}\n", data.len()), "");
+    let copy = fs::read(folder.path().join("out")).expect("the copy");
+    assert!(copy.len() == data.len() && sum(&copy) == sum(&data));
+}
+
+#[test]
+fn what_is_read_only_stays_as_it_was_and_several_are_mounted() {
+    if !kvm("shares") {
+        return;
+    }
+    let [one, two, nested] = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    fs::write(one.path().join("file"), "kept\n").expect("written");
+    fs::create_dir(one.path().join("inner")).expect("made");
+    fs::write(nested.path().join("deep"), "deep\n").expect("written");
+    let flags = [
+        // Mounted last, though it is named first.
+        share(nested.path(), "/a/inner"),
+        share(one.path(), "/a:ro"),
+        share(two.path(), "/b/a"),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let finished = script(
+        &flags,
+        "cat /a/file /a/inner/deep; touch /a/new; echo x > /a/file; rm /a/file; \
+         mount -o remount,rw /a; touch /a/new; echo two > /b/a/two; \
+         mount | grep virtiofs | sort",
+    );
+    let refused = "touch: /a/new: Read-only file system\n\
+        /bin/sh: can't create /a/file: Read-only file system\n\
+        rm: can't remove '/a/file': Read-only file system\n\
+        touch: /a/new: Read-only file system\n";
+    let mounts = "a on /a type virtiofs (rw,nosuid,nodev,relatime)\n\
+        inner on /a/inner type virtiofs (rw,nosuid,nodev,relatime)\n\
+        share2 on /b/a type virtiofs (rw,nosuid,nodev,relatime)\n";
+    finished.assert(0, &format!("kept\ndeep\n{mounts}"), refused);
+    assert_eq!(fs::read_dir(one.path()).expect("read").count(), 2);
+    let written = fs::read_to_string(two.path().join("two"));
+    assert_eq!(written.expect("the guest's file"), "two\n");
+}
+
+#[test]
+fn what_the_host_changes_is_seen() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    fs::write(&file, "old\n").expect("written");
+    let flags = share(folder.path(), "/s");
+    // The guest says when it has read; standard input when it is to look again.
+    let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", &flags, "--", "/bin/sh", "-c"])
+        .arg("cat /s/file; touch /s/seen; read x; sleep 2; cat /s/file /s/more")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hull starts");
+    let seen = folder.path().join("seen");
+    let since = Instant::now();
+    while !seen.exists() && since.elapsed() < machine::LIMIT {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    fs::write(&file, "new, and longer\n").expect("written");
+    fs::write(folder.path().join("more"), "more\n").expect("written");
+    drop(hull.stdin.take());
+    let output = hull.wait_with_output().expect("hull ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text, "old\nnew, and longer\nmore\n");
+}
+
+#[test]
+fn what_cannot_be_shared_is_told_before_the_boot() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    fs::write(&file, "").expect("written");
+    let root = folder.path().join("root");
+    symlink("/", &root).expect("a link");
+    let missing = folder.path().join("none");
+    for (flag, said) in [
+        (
+            share(&missing, "/s"),
+            "No such file or directory (os error 2); name a folder",
+        ),
+        (
+            share(&file, "/s"),
+            "not a folder; share the folder that it is in",
+        ),
+        (
+            share(Path::new("/"), "/s"),
+            "that is / and with it the whole host",
+        ),
+        (
+            share(&root, "/s:ro"),
+            "that is / and with it the whole host",
+        ),
+        (
+            share(Path::new("/usr/.."), "/s"),
+            "that is / and with it the whole host",
+        ),
+    ] {
+        let finished = run(&["run", &flag, "--", "true"]);
+        assert_eq!(finished.status, Some(125), "{flag}: {}", finished.stderr);
+        assert!(finished.stdout.is_empty());
+        let path = flag.trim_start_matches("--share=");
+        let path = path.rsplit_once(":/").expect("a path").0;
+        assert!(finished.stderr.contains("--share"), "{}", finished.stderr);
+        assert!(finished.stderr.contains(path), "{}", finished.stderr);
+        assert!(finished.stderr.contains(said), "{}", finished.stderr);
+        assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
+    }
+    let twice = [share(folder.path(), "/s"), share(folder.path(), "/s/")];
+    let finished = run(&["run", &twice[0], &twice[1], "--", "true"]);
+    assert_eq!(finished.status, Some(125));
+    assert!(
+        finished.stderr.contains("two folders at /s"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+fn a_path_that_cannot_be_mounted_ends_the_run() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    // A file is no mount point for a folder.
+    let flags = share(folder.path(), "/etc/passwd");
+    let finished = run_with(&["run", &flags, "--", "echo", "ran"], b"");
+    assert_eq!(finished.status, Some(125), "{}", finished.stderr);
+    assert!(finished.stdout.is_empty(), "the command ran");
+    let said = "a shared folder cannot be mounted at /etc/passwd";
+    assert!(finished.stderr.contains(said), "{}", finished.stderr);
+}
