@@ -23,6 +23,8 @@ struct Lent {
 pub struct Ledger {
     /// The guest has kept to the rules.
     decent: bool,
+    /// Nobody has written to memory yet.
+    fresh: bool,
     /// What the guest wrote, from [`BUFFERS`] on.
     written: Vec<u8>,
     /// Bytes that the device may write.
@@ -37,6 +39,7 @@ impl Ledger {
     pub fn new(queues: usize) -> Self {
         Self {
             decent: false,
+            fresh: true,
             written: Vec::new(),
             lent: Vec::new(),
             queues: (0..queues).map(|_| BTreeMap::new()).collect(),
@@ -44,23 +47,32 @@ impl Ledger {
         }
     }
 
-    /// The guest is about to break a rule or to reset the device.
+    /// The guest is about to reset the device.
     pub fn close(&mut self, guest: &mut Guest) {
         self.check(guest);
         self.decent = false;
+    }
+
+    /// The guest is about to break a rule.
+    pub fn give_up(&mut self, guest: &mut Guest) {
+        self.close(guest);
+        self.fresh = false;
     }
 
     /// The guest is about to start by the rules: its memory is empty.
     pub fn open(&mut self, guest: &mut Guest) {
         self.close(guest);
         guest.next_buffer = BUFFERS;
-        let zeros = [0; (BUFFERS + WINDOW + PAGE) as usize];
-        guest.memory.write_slice(&zeros, GuestAddress(0)).unwrap();
+        if !self.fresh {
+            let zeros = [0; (BUFFERS + WINDOW + PAGE) as usize];
+            guest.memory.write_slice(&zeros, GuestAddress(0)).unwrap();
+        }
     }
 
     /// The guest has started.
     pub fn opened(&mut self, guest: &Guest) {
         self.decent = true;
+        self.fresh = false;
         self.written = vec![0; (WINDOW + PAGE) as usize];
         self.lent.clear();
         self.queues.iter_mut().for_each(BTreeMap::clear);
@@ -103,6 +115,7 @@ impl Ledger {
         if !self.fits(guest, bytes.len() as u64) {
             return None;
         }
+        self.fresh = false;
         let addr = guest.buffer(bytes.len() as u32);
         guest.memory.write_slice(bytes, GuestAddress(addr)).unwrap();
         self.wrote(addr, bytes);
@@ -122,6 +135,7 @@ impl Ledger {
             return;
         }
         self.check_page(guest, queue);
+        self.fresh = false;
         let table = guest.next_buffer;
         let head = guest.offer(queue, pieces, indirect);
         if self.decent {
@@ -144,6 +158,7 @@ impl Ledger {
     /// Have the guest write to its part of a queue's page, by the rules.
     pub fn write(&mut self, guest: &mut Guest, queue: usize, write: impl FnOnce(&mut Guest)) {
         self.check_page(guest, queue);
+        self.fresh = false;
         write(guest);
         self.pages[queue] = driver_area(guest, queue);
     }
@@ -170,7 +185,11 @@ impl Ledger {
         self.settle(guest);
         (0..self.queues.len()).for_each(|queue| self.check_page(guest, queue));
         let rings = table(self.queues.len());
-        for (start, end) in [(0, table(0)), (rings, BUFFERS)] {
+        for (start, end) in [
+            (0, table(0)),
+            (rings, rings + PAGE),
+            (BUFFERS - PAGE, BUFFERS),
+        ] {
             assert!(read(guest, start, end).iter().all(|byte| *byte == 0));
         }
         let end = guest.next_buffer + PAGE;

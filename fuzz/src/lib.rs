@@ -12,10 +12,14 @@
 //!
 //! A [`Subject`] is one device: how it is made, what its requests look like, what its host does.
 
+#![forbid(unsafe_code)]
+
 pub mod balloon;
 pub mod block;
 pub mod console;
+pub mod fs;
 pub mod ledger;
+pub mod net;
 pub mod play;
 pub mod rng;
 pub mod step;

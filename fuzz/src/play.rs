@@ -104,7 +104,7 @@ impl<S: Subject> Play<S> {
                 self.write(offset.value(), &u32::from(*value).to_le_bytes());
             }
             hostile => {
-                self.ledger.close(&mut self.guest);
+                self.ledger.give_up(&mut self.guest);
                 self.break_rules(hostile);
             }
         }
@@ -251,7 +251,7 @@ impl<S: Subject> Play<S> {
             ]
             .contains(&offset);
         if !decent {
-            self.ledger.close(&mut self.guest);
+            self.ledger.give_up(&mut self.guest);
         }
         self.guest.transport.write(offset, data);
     }
@@ -262,10 +262,17 @@ impl<S: Subject> Play<S> {
         self.lines += self.guest.events.take().len();
     }
 
+    /// A start from which on the ledger is kept.
     fn start(&mut self, start: &Start) {
         self.reset();
-        self.subject.mend();
         self.ledger.open(&mut self.guest);
+        self.bring_up(start);
+        self.ledger.opened(&self.guest);
+        self.settle();
+    }
+
+    fn bring_up(&mut self, start: &Start) {
+        self.subject.mend();
         let offered = self.offered() & !(F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC);
         let mut features = offered;
         let mut without = start.without;
@@ -285,8 +292,6 @@ impl<S: Subject> Play<S> {
         let most = most.min().unwrap_or(1).min(MAX_SIZE);
         let size = (1 << (start.size % 8)).min(most);
         self.guest.start(features, size);
-        self.ledger.opened(&self.guest);
-        self.settle();
     }
 
     fn offered(&mut self) -> u64 {
@@ -316,12 +321,14 @@ impl<S: Subject> Play<S> {
 
     /// After all this a decent driver comes, and is served.
     fn end(&mut self) {
-        self.ledger.check(&mut self.guest);
-        self.start(&Start {
+        self.reset();
+        self.guest.next_buffer = BUFFERS;
+        self.bring_up(&Start {
             without: 0,
             ring: [true; 2],
             size: 4,
         });
+        self.settle();
         self.subject.serve(&mut self.guest);
         assert_eq!(self.guest.status(), LIVE);
         self.reset();
