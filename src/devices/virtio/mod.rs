@@ -18,6 +18,7 @@ pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;
+pub mod requests;
 pub mod rng;
 #[cfg(any(test, fuzzing))]
 #[allow(missing_docs)]
