@@ -20,8 +20,9 @@ pub mod net;
 pub mod queue;
 pub mod requests;
 pub mod rng;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs)]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod vsock;
