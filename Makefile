@@ -11,7 +11,7 @@ rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
 test_packages := qemu-system-x86 qemu-utils e2fsprogs iproute2 iputils-ping passt
 
-.PHONY: help boot build test deps test-deps kernel initramfs payloads program lint lab clean
+.PHONY: help boot build test deps test-deps kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -69,6 +69,12 @@ lint: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	$(fuzz_check) cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
+
+# The fuzz targets with the flags that matter to a check. It links nothing: named a library for that,
+# libfuzzer-sys does not compile its own, which would take a C++ compiler.
+fuzz_check := RUSTFLAGS="--cfg fuzzing" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a
 
 # The tests that boot guests, once more where KVM is kvm_amd.
 lab_tests := command devices disks kernels network payloads shares terminal vsock
@@ -76,6 +82,12 @@ lab: test-deps build ## only the tests in the lab: an emulated machine with the 
 	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run $(lab_tests:%=--test %) 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
 	[ -n "$$programs" ] || { echo "make: no test programs were built" >&2; exit 1; }; \
 	tests/lab/run --timeout 1500 tests/lab/suite $$programs
+
+FUZZ_SECONDS ?= 60
+fuzz: deps ## run each fuzz target for FUZZ_SECONDS, 60 if not said otherwise
+	@$(call install,g++)
+	@cargo fuzz --version > /dev/null 2>&1 || { echo "make: installing cargo-fuzz"; cargo install cargo-fuzz --locked; }
+	@fuzz/run $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 clean: ## remove everything built here; the cache of guest parts stays
 	cargo clean

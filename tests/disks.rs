@@ -488,6 +488,23 @@ fn an_image_has_one_writer_or_many_readers() {
 }
 
 #[test]
+fn two_disks_are_two_and_called_so() {
+    let image = Image::new(MIB, b"");
+    let refused = |flags: [&str; 4], expected: &str| {
+        let finished = run(&[&["run"][..], &flags, &["--", "true"]].concat());
+        assert_eq!(finished.status, Some(125), "{}", finished.stderr);
+        assert!(finished.stderr.contains(expected), "{}", finished.stderr);
+    };
+    let (plain, named) = (image.flag(""), image.flag(",ro,id=a"));
+    let expected = "named twice; a disk has one writer";
+    refused(["--disk", &plain, "--disk", &plain], expected);
+    refused(
+        ["--disk", &named, "--disk", &named],
+        "id=a: two disks are called so",
+    );
+}
+
+#[test]
 fn what_is_no_disk_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).display().to_string();

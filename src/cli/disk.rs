@@ -6,7 +6,7 @@ use super::rate;
 use super::run::size;
 
 pub use crate::disk::Config;
-use crate::disk::{Cache, Format, Limits, NAME_MOST, Source, default_name};
+use crate::disk::{Cache, Format, Limits, NAME_MOST, Source};
 
 /// What follows the path of a disk, for messages.
 const OPTIONS: &str = "ro, overlay, id=NAME, cache=writeback|unsafe, format=raw|qcow2, \
@@ -22,7 +22,7 @@ pub fn parse(text: &str) -> Result<Config, String> {
     }
     let path = PathBuf::from(path);
     let mut config = Config {
-        name: default_name(&path),
+        name: None,
         source: Source::Image(path),
         read_only: false,
         cache: Cache::default(),
@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> Result<Config, String> {
             ("", "") => {}
             ("ro", "") => config.read_only = true,
             ("overlay", "") => config.overlay = true,
-            ("id", name) => config.name = serial(name)?,
+            ("id", name) => config.name = Some(serial(name)?),
             ("cache", "writeback") => config.cache = Cache::Writeback,
             ("cache", "unsafe") => config.cache = Cache::Unsafe,
             ("cache", other) => {
@@ -82,7 +82,7 @@ pub fn parse_scratch(text: &str) -> Result<Config, String> {
     Ok(Config {
         source: Source::Scratch(bytes & !0xfff),
         read_only: false,
-        name: "scratch".into(),
+        name: None,
         cache: Cache::Unsafe,
         format: None,
         backing: Vec::new(),
@@ -136,9 +136,9 @@ mod tests {
         let config = parse("/x/data.img,ro,id=d1,cache=unsafe").expect("parsed");
         assert_eq!(config.source, Source::Image("/x/data.img".into()));
         assert!(config.read_only);
-        assert_eq!(config.name, "d1");
+        assert_eq!(config.name.as_deref(), Some("d1"));
         assert_eq!(config.cache, Cache::Unsafe);
-        assert_eq!(parse("/x/data.img").expect("parsed").name, "data");
+        assert_eq!(parse("/x/data.img").expect("parsed").name, None);
         for wrong in [
             "",
             ",ro",

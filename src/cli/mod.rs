@@ -2,6 +2,7 @@
 
 mod balloon;
 pub mod completions;
+mod devices;
 mod disk;
 pub mod doctor;
 pub mod guest;

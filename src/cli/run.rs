@@ -11,9 +11,9 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::fs::OFlags;
 
+use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::timing;
-use super::{balloon, disk, share};
+use super::{net, share, timing};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -31,7 +31,6 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 /// Headings of the flags in `hull run --help`.
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
-const DEVICES: &str = "Devices";
 const OUTPUT: &str = "Output";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
@@ -87,92 +86,8 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
-    /// guest only reads; overlay, what it writes is gone afterwards; id=NAME, its serial number;
-    /// cache=unsafe, flushes are not waited for; rate=RATE, at most so many bytes or operations a
-    /// second, such as 10M or 500ops or 10M/1M+500ops/50 with a burst each; format=raw|qcow2, not
-    /// told by how the image begins; backing=FILE, what a qcow2 image is based on. A comma in PATH
-    /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
-    /// data.img,id=data,rate=10M
-    #[arg(
-        long = "disk",
-        value_name = "PATH[,OPTION]..",
-        value_parser = disk::parse,
-        help_heading = DEVICES
-    )]
-    disks: Vec<disk::Config>,
-    /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
-    #[arg(
-        long = "overlay",
-        value_name = "PATH[,..]",
-        value_parser = disk::parse_overlay,
-        help_heading = DEVICES
-    )]
-    overlays: Vec<disk::Config>,
-    /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
-    #[arg(
-        long = "scratch",
-        value_name = "SIZE",
-        value_parser = disk::parse_scratch,
-        help_heading = DEVICES
-    )]
-    scratches: Vec<disk::Config>,
-    /// A disk as in --disk that holds the guest's system: the kernel mounts it and runs the init
-    /// on it, on the serial console. Example: --root-disk rootfs.ext4
-    #[arg(
-        long,
-        value_name = "PATH[,..]",
-        value_parser = disk::parse,
-        conflicts_with = "initrd",
-        help_heading = DEVICES
-    )]
-    root_disk: Option<disk::Config>,
-    /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
-    /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
-    /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
-    /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
-    /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
-    /// Example: --net user,publish=8080:80
-    #[arg(long = "net", value_name = "SPEC", value_parser = super::net::parse, help_heading = DEVICES)]
-    nets: Vec<super::net::Config>,
-    /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
-    /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
-    /// `mount -t virtiofs src /src`. Example: --share .:/src:ro
-    #[arg(
-        long = "share",
-        value_name = "HOSTDIR:/guest/path[:ro]",
-        value_parser = share::parse,
-        help_heading = DEVICES
-    )]
-    shares: Vec<crate::share::Config>,
-    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
-    #[arg(
-        long,
-        value_name = "on|off",
-        value_enum,
-        default_value_t = Switch::On,
-        hide_possible_values = true,
-        help_heading = DEVICES
-    )]
-    rng: Switch,
-    /// A memory balloon: the guest does without SIZE of its memory if it can, and tells which pages
-    /// it does not use; the host has them meanwhile. stats=SECONDS: how often the guest tells of its
-    /// memory, for --timing and --json. Example: --balloon=64M,stats=5
-    #[arg(
-        long,
-        value_name = "[SIZE][,stats=SECONDS]",
-        value_parser = balloon::parse,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "",
-        help_heading = DEVICES
-    )]
-    balloon: Option<vmm::Balloon>,
-    /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
-    /// is the guest. hull creates PATH; a program that connects to it and writes the line
-    /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
-    #[arg(long, value_name = "SPEC", value_parser = super::vsock::parse, help_heading = DEVICES)]
-    vsock: Option<super::vsock::Config>,
+    #[command(flatten)]
+    devices: Devices,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -208,15 +123,6 @@ pub struct Run {
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
-}
-
-/// Something that a machine has or has not.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    /// It has.
-    On,
-    /// It has not.
-    Off,
 }
 
 /// Consoles for a kernel.
@@ -299,11 +205,9 @@ impl Run {
         if !linux && !self.command.is_empty() {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
-        super::net::check(&self.nets)?;
+        net::check(&self.devices.nets)?;
         let mut agent = linux;
-        let disks = self.root_disk.iter().chain(&self.disks);
-        let disks = disks.chain(&self.overlays).chain(&self.scratches).cloned();
-        if let Some(root) = &self.root_disk {
+        if let Some(root) = &self.devices.root_disk {
             if !self.command.is_empty() {
                 bail!("--root-disk runs its own init; leave out what follows --, or use --disk");
             }
@@ -311,7 +215,7 @@ impl Run {
             cmdline = format!("root=/dev/vda {access} {cmdline}");
         }
         match (&self.initrd, &inside) {
-            _ if self.root_disk.is_some() => agent = false,
+            _ if self.devices.root_disk.is_some() => agent = false,
             (Some(path), _) if self.command.is_empty() => {
                 initrd.push(open("--initrd", path)?);
                 agent = false;
@@ -327,7 +231,7 @@ impl Run {
             (None, None) if self.command.is_empty() => agent = false,
             (None, None) => bail!(guest::GuestError::None),
         }
-        let shares = share::name(self.shares.clone()).map_err(anyhow::Error::msg)?;
+        let shares = share::name(self.devices.shares.clone()).map_err(anyhow::Error::msg)?;
         let console = match agent {
             true => self.agent_console(&shares),
             false => Console::Kernel,
@@ -343,18 +247,18 @@ impl Run {
             },
             memory_bytes: self.memory,
             cpus: self.cpus,
-            disks: disks.collect(),
-            nets: self.nets.clone(),
+            disks: self.devices.all_disks()?,
+            nets: self.devices.nets.clone(),
             shares,
-            rng: linux && self.rng == Switch::On,
-            balloon: self.balloon,
+            rng: linux && self.devices.rng == Switch::On,
+            balloon: self.devices.balloon,
             console,
             terminal: match self.console {
                 KernelConsole::Serial => Terminal::Serial,
                 KernelConsole::Virtio => Terminal::Virtio,
             },
             symbols,
-            vsock: self.vsock.clone(),
+            vsock: self.devices.vsock.clone(),
         })
     }
 

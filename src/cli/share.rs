@@ -1,7 +1,8 @@
 //! What follows `--share`.
 
 use crate::agent::Mount;
-use crate::share::{Config, TAG_MOST};
+pub use crate::share::Config;
+use crate::share::TAG_MOST;
 
 /// Parse `HOSTDIR:/guest/path[:ro]`. The last `:/` splits, so that HOSTDIR may have colons.
 /// The tag is chosen by [`name`].

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
-    not(test),
+    not(any(test, fuzzing)),
     deny(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -21,6 +21,9 @@
 pub mod bus;
 pub mod legacy;
 pub mod rate;
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs)]
+pub mod testing;
 pub mod virtio;
 
 use std::sync::Arc;
@@ -80,66 +83,6 @@ impl Reporter {
             _ => self.events.warn(&self.device, what),
         }
         self.left -= 1;
-    }
-}
-
-#[cfg(test)]
-pub(crate) mod testing {
-    //! Recording doubles that the device tests share.
-
-    use std::io;
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use super::bus::Interrupt;
-    use super::{MachineEvents, MarkSource};
-
-    /// Counts its edges.
-    #[derive(Default)]
-    pub struct CountedInterrupt(AtomicU64);
-
-    impl CountedInterrupt {
-        /// Edges since the last call.
-        pub fn take(&self) -> u64 {
-            self.0.swap(0, Ordering::SeqCst)
-        }
-    }
-
-    impl Interrupt for CountedInterrupt {
-        fn trigger(&self) -> io::Result<()> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            Ok(())
-        }
-    }
-
-    /// Writes down what devices tell.
-    #[derive(Default)]
-    pub struct Events(Mutex<Vec<String>>);
-
-    impl Events {
-        /// What was told since the last call.
-        pub fn take(&self) -> Vec<String> {
-            std::mem::take(&mut self.0.lock().unwrap())
-        }
-
-        fn push(&self, line: String) {
-            self.0.lock().unwrap().push(line);
-        }
-    }
-
-    impl MachineEvents for Events {
-        fn reset(&self) {
-            self.push("reset".into());
-        }
-        fn power_off(&self) {
-            self.push("power_off".into());
-        }
-        fn mark(&self, source: MarkSource, code: u8) {
-            self.push(format!("mark {source:?} {code:#04x}"));
-        }
-        fn warn(&self, device: &str, what: &str) {
-            self.push(format!("{device}: {what}"));
-        }
     }
 }
 

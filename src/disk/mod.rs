@@ -1,5 +1,5 @@
 //! Disks of the host, behind the virtio block device: [`Disk`] is an image that was opened and
-//! locked, [`Worker`] the thread that serves a guest's requests on it.
+//! locked, [`start`] starts the thread that serves a guest's requests on it.
 //!
 //! An image is `raw` or `qcow2`, told apart by how it begins; both are an `Image`. The front
 //! end is `devices::virtio::block`; `vmm` ties the two together.
@@ -20,7 +20,7 @@ use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
-pub use worker::{Guest, Requests, Worker};
+pub use worker::{Guest, start};
 
 /// When what the guest wrote and flushed is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +41,18 @@ pub enum Source {
     Scratch(u64),
 }
 
+impl Source {
+    fn name(&self) -> String {
+        let path = match self {
+            Self::Image(path) => path.as_path(),
+            Self::Scratch(_) => Path::new("scratch"),
+        };
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let printable = stem.chars().filter(char::is_ascii_graphic);
+        printable.take(NAME_MOST).collect()
+    }
+}
+
 /// A disk as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -48,8 +60,9 @@ pub struct Config {
     pub source: Source,
     /// The guest may not write.
     pub read_only: bool,
-    /// The serial number that the guest sees, 20 bytes at most.
-    pub name: String,
+    /// The serial number that the guest sees, 20 bytes at most; `None`: the image's file name
+    /// without its ending.
+    pub name: Option<String>,
     /// When writes are safe.
     pub cache: Cache,
     /// What the image is; `None`: told by how it begins.
@@ -216,7 +229,7 @@ impl Disk {
             geometry: Geometry {
                 sectors: bytes / SECTOR,
                 read_only: config.read_only,
-                name: config.name.clone(),
+                name: config.name.clone().unwrap_or_else(|| config.source.name()),
             },
         })
     }
@@ -270,11 +283,4 @@ impl Disk {
             false => Ok(()),
         }
     }
-}
-
-/// The serial number of a disk that the user gave none: the image's file name, without its ending.
-pub fn default_name(path: &Path) -> String {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let printable = stem.chars().filter(char::is_ascii_graphic);
-    printable.take(NAME_MOST).collect()
 }

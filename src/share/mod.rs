@@ -1,5 +1,5 @@
 //! Folders of the host behind the virtio file system device: [`Share`] is one that was opened and
-//! judged, [`Worker`] the thread that serves a guest's FUSE messages on it.
+//! judged, [`start`] starts the thread that serves a guest's FUSE messages on it.
 //!
 //! The front end is `devices::virtio::fs`; `vmm` ties the two together. What keeps a guest inside
 //! its folder, from the inside out:
@@ -26,7 +26,7 @@ use thiserror::Error;
 pub use crate::devices::virtio::fs::TAG_MOST;
 use crate::sandbox::SandboxError;
 
-pub use worker::{Doorbell, Requests, Served, Worker};
+pub use worker::{Served, start};
 
 /// A share as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]

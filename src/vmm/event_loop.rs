@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGWINCH};
 
 use super::console_log::ConsoleLog;
+use super::devices::vsock;
+use super::devices::windows::Windows;
 use super::events::{Events, GuestEnd};
 use super::keys::{self, Command, Keys};
 use super::link::Link;
@@ -20,8 +22,7 @@ use super::machine::Machine;
 use super::pipe::Pipe;
 use super::signals::Signals;
 use super::streams::{Output, Streams};
-use super::windows::Windows;
-use super::{Console, VmmError, vsock};
+use super::{Console, VmmError};
 use crate::agent::{Event, WindowSize};
 use crate::kvm;
 
@@ -86,8 +87,8 @@ impl<'a> EventLoop<'a> {
     ) -> Self {
         Self {
             events: &machine.shared.events,
-            windows: &machine.windows,
-            vsock: machine.vsock.as_ref(),
+            windows: &machine.devices.windows,
+            vsock: machine.devices.vsock.as_ref(),
             consoles: machine.consoles.clone(),
             console_is_stdio: matches!(console, Console::Kernel),
             kernel_log: matches!(

@@ -7,38 +7,28 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use kvm_ioctls::Kvm;
-use rustix::rand::{GetRandomFlags, getrandom};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::events::{Events, lock};
+use super::devices::windows::Board;
+use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
+use super::events::Events;
 use super::outbox::{Outbox, Transmitter};
-use super::pipe::{Inbox, InboxSink, Pipe, Port, Uart};
+use super::pipe::{Pipe, Uart};
 use super::vcpus::Shared;
-use super::windows::{Window, Windows};
-use super::{Balloon, Config, Console, Terminal, VmmError, net, share, vsock};
-use crate::agent;
+use super::{Config, Console, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
-use crate::devices::virtio::vsock::Vsock;
-use crate::devices::virtio::{balloon, block, console, rng};
-use crate::disk::{self, Disk};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
-use crate::memory::{GuestMemory, backing};
+use crate::memory::{GuestMemory, STACK, backing};
 use crate::net::Network;
-use crate::share::{Share, Worker as ShareWorker};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
-
-/// The word for [`reporting_order`].
-const REPORTING_ORDER: &str = "page_reporting.page_reporting_order";
-/// 2 MiB: smaller blocks break the host's huge pages.
-const HUGE_PAGE_ORDER: u32 = 9;
 
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
@@ -54,21 +44,11 @@ pub struct Machine {
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
-    pub windows: Windows,
-    /// The threads that serve disks.
-    _disks: Vec<disk::Worker>,
-    /// The threads that serve shares.
-    _shares: Vec<ShareWorker>,
-    /// What the kernel may print on: COM1, where the user types too, and the virtio console.
+    pub devices: Devices,
+    /// What the kernel may print on: COM1 and the virtio console. The first is the one to type on.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
-    /// The threads of networks.
-    _nets: Vec<net::Worker>,
-    /// The memory balloon.
-    pub balloon: Option<Window>,
-    /// The socket device's end on the host.
-    pub vsock: Option<vsock::Link>,
     /// The kernel's command line; empty for flat payloads.
     pub cmdline: String,
     /// Words that hull added to the kernel's command line for this host.
@@ -83,18 +63,16 @@ pub fn build(
 ) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
     let kvm = vm::open()?;
-    let disks = config.disks.iter().map(Disk::open);
-    let disks = disks.collect::<Result<Vec<_>, _>>()?;
-    let shares = config.shares.iter().map(Share::open);
-    let shares = shares.collect::<Result<Vec<_>, _>>()?;
+    let backs = Backs::open(config, networks)?;
     let memory = backing::allocate(config.memory_bytes)?;
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
     let (mut machine, placed) = thread::scope(|scope| {
         let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
-        let loader = thread::Builder::new().name("loader".into());
+        let loader = thread::Builder::new()
+            .name("loader".into())
+            .stack_size(STACK);
         let loader = loader.spawn_scoped(scope, place);
-        let backs = (disks, shares, networks);
         let machine = assemble(config, kvm, &memory, backs, started)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
@@ -113,7 +91,7 @@ fn assemble(
     config: &Config,
     kvm: Kvm,
     memory: &GuestMemory,
-    (disks, shares, networks): (Vec<Disk>, Vec<Share>, Vec<Network>),
+    backs: Backs,
     started: Instant,
 ) -> Result<Machine, VmmError> {
     let vm = Vm::new(kvm, memory.clone())?;
@@ -127,69 +105,24 @@ fn assemble(
     let mut outboxes = vec![com1.outbox.clone()];
     let mut ports = ports(&vm, &events, &com1)?;
     let mut mmio = mmio(&events)?;
-    let mut windows = Windows::new()?;
-    let (mut consoles, mut agent) = (vec![Pipe::Uart(com1)], Vec::new());
-    let with_agent = matches!(config.console, Console::Agent { .. });
-    if with_agent || config.terminal == Terminal::Virtio {
-        let pipes = virtio_console(&vm, &mut windows, &mut mmio, &events, with_agent)?;
-        let mut pipes = pipes.into_iter();
-        consoles.extend(pipes.next());
-        agent.extend(pipes);
-    }
+    let mut board = Board {
+        vm: &vm,
+        mmio: &mut mmio,
+        events: &events,
+    };
+    let mut devices = Devices::attach(config, &mut board, backs)?;
+    let mut consoles = vec![Pipe::Uart(com1)];
+    consoles.extend(devices.terminal.take());
     if config.terminal == Terminal::Virtio {
         consoles.reverse();
     }
-    if with_agent {
+    let mut agent = Vec::from_iter(devices.agent.take());
+    if let Console::Agent { .. } = &config.console {
         let com2 = uart(&vm, &events, layout::COM2_GSI)?;
         outboxes.push(com2.outbox.clone());
         ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
         agent.push(Pipe::Uart(com2));
     }
-    if config.rng {
-        let source = |bytes: &mut [u8]| {
-            let wanted = bytes.len();
-            getrandom(bytes, GetRandomFlags::empty()) == Ok(wanted)
-        };
-        let device = Box::new(rng::Rng::new(
-            Box::new(source),
-            Box::new(move || started.elapsed()),
-        ));
-        windows.attach(&vm, &mut mmio, &events, "rng", device)?;
-    }
-    let balloon = config.balloon.map(
-        |Balloon {
-             target_bytes,
-             period,
-         }| {
-            let memory = memory.clone();
-            // A guest may name what is no memory; nobody but itself is worse off.
-            let release =
-                move |start, bytes| drop(backing::release(&memory, start, bytes as usize));
-            let device = balloon::Balloon::new(target_bytes, period, Box::new(release));
-            windows.attach(&vm, &mut mmio, &events, "balloon", Box::new(device))
-        },
-    );
-    let balloon = balloon.transpose()?;
-    let mut workers = Vec::new();
-    for disk in disks {
-        workers.push(attach_disk(&vm, &mut windows, &mut mmio, &events, disk)?);
-    }
-    let mut nets = Vec::new();
-    for network in networks {
-        nets.push(net::attach(&vm, &mut windows, &mut mmio, &events, network)?);
-    }
-    let mut sharing = Vec::new();
-    for share in shares {
-        sharing.push(share::attach(&vm, &mut windows, &mut mmio, &events, share)?);
-    }
-
-    let vsock = config.vsock.as_ref().map(|config| {
-        let sockets = vsock::Sockets::new(&config.socket)?;
-        let device = Vsock::new(config.cid, sockets.host());
-        let window = windows.attach(&vm, &mut mmio, &events, "virtio vsock", Box::new(device))?;
-        Ok::<_, VmmError>(sockets.link(window))
-    });
-    let vsock = vsock.transpose()?;
 
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
@@ -208,14 +141,9 @@ fn assemble(
         vcpus,
         _vm: vm,
         shared,
-        windows,
-        _disks: workers,
-        _shares: sharing,
+        devices,
         consoles,
         agent,
-        _nets: nets,
-        balloon,
-        vsock,
         cmdline: String::new(),
         added_words,
     })
@@ -251,18 +179,10 @@ fn finish(
         machine: boot::Machine {
             cpus: config.cpus,
             com2: matches!(config.console, Console::Agent { .. }),
-            virtio: &machine.windows.slots(),
+            virtio: &machine.devices.windows.slots(),
         },
     };
     Ok(placed.finish(memory, &plan)?)
-}
-
-/// The least block of free pages, as a power of two, that Linux is to report. While less is free
-/// than 32 of them it reports none (mm/page_reporting.c, page_reporting_process_zone), and without
-/// a word from us they are of 4 MiB, which is more than a small guest ever has free.
-fn reporting_order(memory_bytes: u64) -> u32 {
-    let pages = memory_bytes / 4096 / 16 / 32;
-    pages.checked_ilog2().unwrap_or(0).min(HUGE_PAGE_ORDER)
 }
 
 /// The port bus with what a PC has on it.
@@ -312,78 +232,6 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
         Arc::new(Mutex::new(timer)),
     )?;
     Ok(mmio)
-}
-
-/// A virtio console: its terminal, and a port for the agent if there is one.
-fn virtio_console(
-    vm: &Vm,
-    windows: &mut Windows,
-    mmio: &mut Bus,
-    events: &Arc<Events>,
-    with_agent: bool,
-) -> Result<Vec<Pipe>, VmmError> {
-    let inboxes: [Arc<Mutex<Inbox>>; 2] = Default::default();
-    let [terminal, port] = inboxes.clone().map(|inbox| Box::new(InboxSink(inbox)));
-    let mut device = console::Console::new(terminal);
-    if with_agent {
-        device = device.with_port(agent::PORT_NAME, port);
-    }
-    let window = windows.attach(vm, mmio, events, "virtio console", Box::new(device))?;
-    let pipe = |(number, inbox)| Pipe::Port(Port::new(window.clone(), number, inbox));
-    let ports = if with_agent { 2 } else { 1 };
-    Ok(inboxes
-        .into_iter()
-        .take(ports)
-        .enumerate()
-        .map(pipe)
-        .collect())
-}
-
-/// A virtio block device, and the thread that serves it.
-fn attach_disk(
-    vm: &Vm,
-    windows: &mut Windows,
-    mmio: &mut Bus,
-    events: &Arc<Events>,
-    disk: Disk,
-) -> Result<disk::Worker, VmmError> {
-    let requests = disk::Requests::default();
-    let device = block::Block::new(disk.geometry.clone(), Box::new(requests.clone()));
-    let name = format!("disk {}", disk.geometry.name);
-    let (window, notifications) =
-        windows.attach_unwatched(vm, mmio, events, &name, Box::new(device))?;
-    Ok(disk::Worker::start(
-        disk,
-        vm.memory().clone(),
-        requests,
-        notifications,
-        DiskWindow(window),
-    )?)
-}
-
-/// A block device as the thread of its disk sees it.
-struct DiskWindow(Window);
-
-impl disk::Guest for DiskWindow {
-    fn notified(&self) {
-        lock(&self.0).process_notified(0);
-    }
-
-    fn served(&self, results: Vec<(u64, io::Result<()>)>) {
-        lock(&self.0).with_device(|block: &mut block::Block, driver| {
-            for (id, served) in results {
-                block.complete(driver, id, served.map_err(|error| error.to_string()))?;
-            }
-            Ok(())
-        });
-    }
-
-    fn resized(&self, sectors: u64) {
-        lock(&self.0).with_device(|block: &mut block::Block, driver| {
-            block.resize(driver, sectors);
-            Ok(())
-        });
-    }
 }
 
 fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {

@@ -1,26 +1,22 @@
 //! One machine from its [`Config`] to its end: [`run`] reads as the story of a boot.
 //!
-//! Threads: one a vCPU (`vcpus`), one a disk or network, and the caller's, which moves all other
-//! bytes and waits for the end (`event_loop`). They meet in [`events`] and in the devices' locks,
-//! nowhere else.
+//! Threads: one a vCPU (`vcpus`), one a disk, network or share (`devices`), and the caller's, which
+//! moves all other bytes and waits for the end (`event_loop`). They meet in [`events`] and in the
+//! devices' locks, nowhere else.
 
 mod console_log;
+mod devices;
 mod event_loop;
 pub mod events;
-mod files;
 mod keys;
 mod link;
 mod machine;
-mod net;
 mod outbox;
 mod pipe;
 mod report;
-mod share;
 mod signals;
 mod streams;
 mod vcpus;
-pub mod vsock;
-mod windows;
 
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+pub use devices::vsock;
 pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
@@ -41,7 +38,7 @@ use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
-use crate::net::{self as networks, NetError};
+use crate::net::{self, NetError};
 use crate::share::{Config as ShareConfig, ShareError};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
@@ -69,7 +66,7 @@ pub struct Config {
     /// Disks, /dev/vda first.
     pub disks: Vec<disk::Config>,
     /// Networks, eth0 first.
-    pub nets: Vec<networks::Config>,
+    pub nets: Vec<net::Config>,
     /// Folders of the host that the guest can mount.
     pub shares: Vec<ShareConfig>,
     /// Whether there is an entropy device.
@@ -239,12 +236,12 @@ pub fn run(
     signals: Signals,
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
-    let nets = networks::open(&config.nets)?;
+    let nets = net::open(&config.nets)?;
     let session = match &config.console {
         Console::Kernel => None,
         Console::Agent { exec, .. } => {
             let mut exec = exec.clone();
-            exec.networks = nets.iter().filter_map(net::assigned).collect();
+            exec.networks = nets.iter().filter_map(devices::assigned).collect();
             Some(Session::new(exec)?)
         }
     };

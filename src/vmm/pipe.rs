@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use super::devices::windows::Window;
 use super::events::lock;
 use super::outbox::{Outbox, Transmitter};
-use super::windows::Window;
 use crate::agent::WindowSize;
 use crate::devices::legacy::serial::Serial;
 use crate::devices::virtio::console::{Console, PortSink};

@@ -82,8 +82,8 @@ impl Report {
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.iter().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.iter().map(|w| w.to_string()).collect(),
-            devices: machine.windows.traffic(),
-            balloon: machine.balloon.as_ref().and_then(|window| {
+            devices: machine.devices.windows.traffic(),
+            balloon: machine.devices.balloon.as_ref().and_then(|window| {
                 lock(window).with_device(|balloon: &mut Balloon, _| Ok(balloon.state().clone()))
             }),
         }

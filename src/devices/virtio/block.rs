@@ -13,6 +13,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::queue::{Chain, Segment, VirtQueue, part};
+use super::requests::Backend;
 use super::{Device, DeviceError, Driver, read_config_bytes};
 
 /// Device type (virtio 1.2, 5).
@@ -150,17 +151,6 @@ impl Request {
     }
 }
 
-/// Who serves a disk's requests, elsewhere and later, each with one [`Block::complete`].
-pub trait Backend: Send {
-    /// Serve `request`; `id` comes back with it.
-    fn submit(&mut self, id: u64, request: Request);
-
-    /// Forget what was submitted. Returns when nothing touches guest memory any more; what was
-    /// forgotten need not be reported. The one call of a device that may wait: for the request
-    /// that is being served, at most.
-    fn cancel(&mut self);
-}
-
 /// What the driver is told of a disk.
 #[derive(Clone, Debug)]
 pub struct Geometry {
@@ -175,7 +165,7 @@ pub struct Geometry {
 /// The device.
 pub struct Block {
     geometry: Geometry,
-    backend: Box<dyn Backend>,
+    backend: Box<dyn Backend<Request>>,
     /// Chains of requests that are being served. An id is never used twice, so what is reported
     /// after a reset finds nothing here.
     in_flight: BTreeMap<u64, Chain>,
@@ -184,7 +174,7 @@ pub struct Block {
 
 impl Block {
     /// A disk of this geometry, served by `backend`.
-    pub fn new(geometry: Geometry, backend: Box<dyn Backend>) -> Self {
+    pub fn new(geometry: Geometry, backend: Box<dyn Backend<Request>>) -> Self {
         Self {
             geometry,
             backend,

@@ -10,6 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::queue::{Chain, Segment};
+use super::requests::Backend;
 use super::{Device, DeviceError, Driver, read_config_bytes};
 
 /// Device type (virtio 1.2, 5).
@@ -50,22 +51,11 @@ pub struct Answer {
     pub warning: Option<String>,
 }
 
-/// Who serves a file system's requests, elsewhere and later, each with one [`Fs::complete`].
-pub trait Backend: Send {
-    /// Serve `request`; `id` comes back with it. Those of one queue come in its order.
-    fn submit(&mut self, id: u64, request: Request);
-
-    /// Forget what was submitted, and all that the driver had opened. Returns when nothing touches
-    /// guest memory any more; what was forgotten need not be reported. The one call of a device
-    /// that may wait: for the request that is being served, at most.
-    fn cancel(&mut self);
-}
-
 /// The device.
 pub struct Fs {
     /// The configuration space: tag, num_request_queues.
     space: [u8; TAG_MOST + 4],
-    backend: Box<dyn Backend>,
+    backend: Box<dyn Backend<Request>>,
     /// Queue and chain of requests that are being served. An id is never used twice, so what is
     /// reported after a reset finds nothing here.
     in_flight: BTreeMap<u64, (usize, Chain)>,
@@ -74,7 +64,7 @@ pub struct Fs {
 
 impl Fs {
     /// A file system that the guest mounts by `tag`, of which [`TAG_MOST`] bytes count.
-    pub fn new(tag: &str, backend: Box<dyn Backend>) -> Self {
+    pub fn new(tag: &str, backend: Box<dyn Backend<Request>>) -> Self {
         let mut space = [0; TAG_MOST + 4];
         let queues = 1u32.to_le_bytes();
         let bytes = tag.bytes().chain(std::iter::repeat(0)).take(TAG_MOST);

@@ -18,9 +18,11 @@ pub mod fs;
 pub mod mmio;
 pub mod net;
 pub mod queue;
+pub mod requests;
 pub mod rng;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, fuzzing))]
+#[allow(missing_docs)]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod vsock;

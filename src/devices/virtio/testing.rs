@@ -1,9 +1,11 @@
-//! A driver for tests: it writes registers and rings as a guest would, and knows nothing of the
-//! device's side but what virtio 1.2 says.
+//! A driver for tests and fuzz targets: it writes registers and rings as a guest would, and knows
+//! nothing of the device's side but what virtio 1.2 says.
+
+#[cfg(test)]
+mod strategies;
 
 use std::sync::Arc;
 
-use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::mmio::Transport;
@@ -12,6 +14,8 @@ use crate::devices::Reporter;
 use crate::devices::bus::BusDevice;
 use crate::devices::testing::{CountedInterrupt, Events};
 use crate::memory::GuestMemory;
+#[cfg(test)]
+pub use strategies::descriptor;
 
 /// Registers (virtio 1.2, 4.2.2), apart from the device's own list of them.
 pub mod reg {
@@ -119,37 +123,6 @@ impl Descriptor {
     }
 }
 
-/// A descriptor of which something might be made, in a table of `entries`.
-pub fn descriptor(entries: u16) -> impl Strategy<Value = Descriptor> {
-    let edges = vec![LOW_END - 8, HIGH - 8, HIGH_END - 8, u64::MAX - 7];
-    let addr = prop_oneof![
-        12 => BUFFERS..LOW_END - 0x2000,
-        2 => table(1)..table(2),
-        2 => HIGH..HIGH_END,
-        1 => prop::sample::select(edges),
-        1 => any::<u64>(),
-    ];
-    let len = prop_oneof![
-        12 => 0u32..0x2000,
-        4 => (0u32..10).prop_map(|entries| 16 * entries),
-        1 => any::<u32>(),
-    ];
-    let flags = prop_oneof![
-        4 => Just(0),
-        4 => Just(NEXT),
-        2 => Just(WRITE),
-        2 => Just(NEXT | WRITE),
-        1 => Just(INDIRECT),
-        1 => any::<u16>(),
-    ];
-    (addr, len, flags, 0..entries + 1).prop_map(|(addr, len, flags, next)| Descriptor {
-        addr,
-        len,
-        flags,
-        next,
-    })
-}
-
 /// A piece of a chain: address, length, for the device to write.
 pub type Piece = (u64, u32, bool);
 
@@ -172,7 +145,8 @@ pub struct Guest {
     pub interrupt: Arc<CountedInterrupt>,
     pub events: Arc<Events>,
     rings: Vec<Ring>,
-    next_buffer: u64,
+    /// Where the next buffer lies.
+    pub next_buffer: u64,
 }
 
 impl Guest {
@@ -276,6 +250,13 @@ impl Guest {
             assert!(self.set_up(queue, size.into()));
         }
         assert_eq!(self.set_status(LIVE), LIVE);
+    }
+
+    /// Entries of `queue` as they were last written to its register, and the descriptor with which
+    /// the next chain begins.
+    pub fn place(&self, queue: usize) -> (u16, u16) {
+        let ring = &self.rings[queue];
+        (ring.size, ring.descriptors)
     }
 
     /// A place for `len` bytes, taken from the guest's memory in turn.

@@ -18,7 +18,7 @@ impl Kept {
     }
 }
 
-impl Backend for Kept {
+impl Backend<Request> for Kept {
     fn submit(&mut self, id: u64, request: Request) {
         self.0.lock().unwrap().push((id, request));
     }

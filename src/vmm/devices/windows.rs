@@ -7,10 +7,6 @@ use std::sync::{Arc, Mutex};
 
 use rustix::event::epoll;
 
-use super::VmmError;
-use super::events::{Events, lock};
-use super::machine::irqfd;
-use super::report::DeviceReport;
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
 use crate::devices::virtio::front::Front;
@@ -19,11 +15,25 @@ use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm;
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
+use crate::vmm::VmmError;
+use crate::vmm::events::{Events, lock};
+use crate::vmm::machine::irqfd;
+use crate::vmm::report::DeviceReport;
 
 /// Notifications taken from the kernel at once.
 const BATCH: usize = 16;
 /// In a token, for the queue: the window's timer.
 const TIMER: u32 = u32::MAX;
+
+/// What devices are put on.
+pub struct Board<'a> {
+    /// The machine, for notifications and interrupts.
+    pub vm: &'a Vm,
+    /// The bus that windows are on.
+    pub mmio: &'a mut Bus,
+    /// Where a device's faults are told.
+    pub events: &'a Arc<Events>,
+}
 
 /// A window that the bus, the event loop and whoever talks to the device share.
 pub type Window = Arc<Mutex<Transport>>;
@@ -49,22 +59,20 @@ impl Windows {
         })
     }
 
-    /// Put `device`, which messages call `name`, into the next window of `vm`: its registers on
-    /// the bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt. The event
+    /// Put `device`, which messages call `name`, into the next window: its registers on the
+    /// bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt. The event
     /// loop processes its queues.
     ///
     /// # Errors
     /// No window, interrupt line or file descriptor is left.
     pub fn attach(
         &mut self,
-        vm: &Vm,
-        mmio: &mut Bus,
-        events: &Arc<Events>,
+        board: &mut Board,
         name: &str,
         device: Box<dyn Device>,
     ) -> Result<Window, VmmError> {
         let index = self.windows.len();
-        let (window, notifications) = self.attach_unwatched(vm, mmio, events, name, device)?;
+        let (window, notifications) = self.attach_unwatched(board, name, device)?;
         for (queue, event) in (0u32..).zip(notifications) {
             epoll::add(
                 &self.epoll,
@@ -91,27 +99,28 @@ impl Windows {
     /// As there.
     pub fn attach_unwatched(
         &mut self,
-        vm: &Vm,
-        mmio: &mut Bus,
-        events: &Arc<Events>,
+        board: &mut Board,
         name: &str,
         device: Box<dyn Device>,
     ) -> Result<(Window, Vec<OwnedFd>), VmmError> {
         let slot = virtio_slot(self.windows.len()).ok_or(VmmError::TooManyDevices {
             most: VIRTIO_GSIS.len(),
         })?;
-        let reporter = Reporter::new(events.clone(), name);
-        let transport = Transport::new(vm.memory().clone(), device, irqfd(vm, slot.gsi)?, reporter)
-            .map_err(VmmError::EventFd)?;
+        let reporter = Reporter::new(board.events.clone(), name);
+        let (memory, interrupt) = (board.vm.memory().clone(), irqfd(board.vm, slot.gsi)?);
+        let transport = Transport::new(memory, device, interrupt, reporter);
+        let transport = transport.map_err(VmmError::EventFd)?;
         let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
-            vm.register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
+            board
+                .vm
+                .register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
             let event = kvm::descriptor(event).try_clone_to_owned();
             notifications.push(event.map_err(VmmError::EventFd)?);
         }
         let window = Arc::new(Mutex::new(transport));
         let front = Arc::new(Mutex::new(Front::new(window.clone())));
-        mmio.insert(slot.base, VIRTIO_MMIO_SIZE, front)?;
+        board.mmio.insert(slot.base, VIRTIO_MMIO_SIZE, front)?;
         self.windows.push(window.clone());
         self.names.push(name.into());
         Ok((window, notifications))

@@ -16,11 +16,11 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
-use super::events::lock;
-use super::windows::Window;
+use super::windows::{Board, Window, Windows};
 use super::{VmmError, files};
 pub use crate::devices::virtio::vsock::{CID_LEAST, CID_MOST};
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
+use crate::vmm::events::lock;
 
 /// Longest path of a socket, in bytes: with `_4294967295` behind it, it still fits into the 107
 /// of an address (unix(7)).
@@ -78,6 +78,17 @@ impl Drop for SocketPath {
         // Somebody may have removed it before.
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+/// Put a socket device into the next window.
+///
+/// # Errors
+/// Its socket cannot be made, or no window or descriptor is left.
+pub fn attach(windows: &mut Windows, board: &mut Board, config: &Config) -> Result<Link, VmmError> {
+    let sockets = Sockets::new(&config.socket)?;
+    let device = Vsock::new(config.cid, sockets.host());
+    let window = windows.attach(board, "virtio vsock", Box::new(device))?;
+    Ok(sockets.link(window))
 }
 
 impl Sockets {

@@ -1,0 +1,169 @@
+//! The file system device's front end, whose requests are served in any order, or not.
+
+use std::sync::{Arc, Mutex};
+
+use arbitrary::Arbitrary;
+use hull::devices::virtio::Driver;
+use hull::devices::virtio::fs::{
+    Answer, Backend, Fs as Device, IN_HEADER, MESSAGE_MOST, OUT_HEADER, Request,
+};
+use hull::devices::virtio::queue::Segment;
+use hull::devices::virtio::testing::Guest;
+use hull::memory::GuestMemory;
+use vm_memory::{Bytes, GuestMemoryBackend};
+
+use crate::{Sent, Subject};
+
+const QUEUE: usize = 1;
+/// Requests that the device hands on at most.
+const IN_FLIGHT_MOST: usize = 64 + 512;
+
+#[derive(Default)]
+struct State {
+    requests: Vec<(u64, Request)>,
+    memory: Option<GuestMemory>,
+}
+
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<State>>);
+
+impl Backend for Kept {
+    fn submit(&mut self, id: u64, request: Request) {
+        let mut state = self.0.lock().unwrap();
+        let memory = state.memory.as_ref().unwrap();
+        let len = |segments: &[Segment]| -> u64 {
+            let there = |s: &Segment| memory.check_range(s.addr, s.len as usize);
+            assert!(segments.iter().all(there), "outside of memory");
+            segments.iter().map(|s| u64::from(s.len)).sum()
+        };
+        assert!((IN_HEADER..=MESSAGE_MOST).contains(&len(&request.readable)));
+        let room = len(&request.writable);
+        assert!(room == 0 || (OUT_HEADER..=MESSAGE_MOST).contains(&room));
+        let others = state.requests.iter();
+        assert!(others.clone().all(|other| other.0 != id), "an id twice");
+        state.requests.push((id, request));
+        assert!(state.requests.len() <= IN_FLIGHT_MOST);
+    }
+
+    fn cancel(&mut self) {
+        self.0.lock().unwrap().requests.clear();
+    }
+}
+
+/// The host's side.
+pub struct Fs(Kept);
+
+/// A message and the room for its answer.
+#[derive(Arbitrary, Debug)]
+pub struct Message {
+    first: bool,
+    len: Length,
+    room: Length,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Length {
+    None,
+    Header(u8),
+    Any(u16),
+}
+
+impl Length {
+    fn value(&self, header: u64) -> u32 {
+        match self {
+            Self::None => 0,
+            Self::Header(more) => header as u32 + u32::from(more % 64),
+            Self::Any(len) => (*len).into(),
+        }
+    }
+}
+
+/// What the host does.
+#[derive(Arbitrary, Debug)]
+pub enum Call {
+    /// One of the requests has been served, with an answer of so many bytes, and a word perhaps.
+    Complete(u8, u32, bool),
+    /// One that is none was.
+    Unknown(u64),
+    /// The server has failed.
+    Fail(u8),
+}
+
+impl Subject for Fs {
+    type Setup = String;
+    type Message = Message;
+    type Call = Call;
+
+    fn new(tag: String) -> (Guest, Self) {
+        let kept = Kept::default();
+        let guest = Guest::new(Device::new(&tag, Box::new(kept.clone())));
+        kept.0.lock().unwrap().memory = Some(guest.memory.clone());
+        (guest, Self(kept))
+    }
+
+    fn encode(&self, message: &Message) -> Sent {
+        Sent {
+            queue: usize::from(!message.first),
+            bytes: vec![0x55; message.len.value(IN_HEADER) as usize],
+            room: message.room.value(OUT_HEADER),
+        }
+    }
+
+    fn call(&mut self, guest: &mut Guest, call: &Call) {
+        let mut state = self.0.0.lock().unwrap();
+        let count = state.requests.len().max(1);
+        let mut take = |which: u8| {
+            let which = usize::from(which) % count;
+            (which < state.requests.len()).then(|| state.requests.swap_remove(which))
+        };
+        let (id, served) = match call {
+            Call::Complete(which, written, word) => {
+                let Some((id, request)) = take(*which) else {
+                    return;
+                };
+                for segment in &request.writable {
+                    // The start of a long one says enough.
+                    let bytes = vec![0xaa; (segment.len as usize).min(1024)];
+                    guest.memory.write_slice(&bytes, segment.addr).unwrap();
+                }
+                let answer = Answer {
+                    written: *written,
+                    warning: word.then(|| "a word".into()),
+                };
+                (id, Ok(answer))
+            }
+            Call::Fail(which) => match take(*which) {
+                Some((id, _)) => (id, Err("it failed".into())),
+                None => return,
+            },
+            Call::Unknown(id) if state.requests.iter().all(|one| one.0 != *id) => {
+                (*id, Ok(Answer::default()))
+            }
+            Call::Unknown(_) => return,
+        };
+        drop(state);
+        complete(guest, id, served);
+    }
+
+    fn serve(&mut self, guest: &mut Guest) {
+        let message = guest.buffer(48);
+        let room = guest.buffer(64);
+        guest.offer(QUEUE, &[(message, 48, false), (room, 64, true)], true);
+        guest.notify(QUEUE);
+        let requests = std::mem::take(&mut self.0.0.lock().unwrap().requests);
+        let [(id, _)] = &requests[..] else {
+            panic!("{requests:?}");
+        };
+        let answer = Answer {
+            written: 20,
+            warning: None,
+        };
+        complete(guest, *id, Ok(answer));
+        assert_eq!(guest.returned(QUEUE), [(0, 20)]);
+    }
+}
+
+fn complete(guest: &mut Guest, id: u64, served: Result<Answer, String>) {
+    let complete = |fs: &mut Device, driver: &mut Driver| fs.complete(driver, id, served);
+    guest.transport.with_device(complete);
+}

@@ -1,0 +1,250 @@
+//! The network device, with a wire that has frames, room and answers as the host likes.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use hull::devices::rate::{Limit, Limits};
+use hull::devices::virtio::Driver;
+use hull::devices::virtio::net::{
+    Clock, FRAME_MOST, HEADER, Net as Device, Offloads, Properties, RX, TX, Wire,
+};
+use hull::devices::virtio::testing::{Guest, HIGH};
+use hull::memory::transfer::Pieces;
+
+use crate::{Sent, Subject};
+
+#[derive(Default)]
+struct World {
+    /// Lengths of frames for the guest.
+    incoming: VecDeque<usize>,
+    /// Frames that are still taken.
+    room: usize,
+    gone: bool,
+    /// Other failures of the wire.
+    fails: bool,
+    answered: bool,
+    now: Duration,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn with<R>(&self, look: impl FnOnce(&mut World) -> R) -> R {
+        look(&mut self.0.lock().unwrap())
+    }
+
+    fn next(&self) -> io::Result<usize> {
+        self.with(|world| match world.incoming.pop_front() {
+            _ if world.gone => Err(ErrorKind::BrokenPipe.into()),
+            Some(len) => Ok(len),
+            None => Err(ErrorKind::WouldBlock.into()),
+        })
+    }
+}
+
+impl Wire for Shared {
+    fn send(&mut self, frame: &Pieces) -> io::Result<()> {
+        assert!((HEADER..=FRAME_MOST).contains(&frame.len()));
+        let mut bytes = Vec::new();
+        frame.append_to(0, &mut bytes);
+        assert_eq!(bytes.len(), frame.len());
+        self.with(|world| {
+            if world.gone {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            if world.fails {
+                return Err(ErrorKind::InvalidInput.into());
+            }
+            let left = world.room.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
+            world.room = left;
+            Ok(())
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        self.with(|world| match world.gone {
+            true => Err(ErrorKind::BrokenPipe.into()),
+            false => Ok(std::mem::take(&mut world.answered)),
+        })
+    }
+
+    fn receive(&mut self, room: &Pieces) -> io::Result<usize> {
+        assert!(room.len() >= FRAME_MOST, "a frame would be cut off");
+        let len = self.next()?;
+        let mut start = Vec::new();
+        room.append_to(0, &mut start);
+        let mut frame = vec![0xaa; len];
+        // num_buffers is left alone.
+        for (to, from) in frame.iter_mut().zip(start).take(HEADER).skip(10) {
+            *to = from;
+        }
+        assert_eq!(room.fill(&frame), len);
+        Ok(len)
+    }
+
+    fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert_eq!(buffer.len(), FRAME_MOST);
+        let len = self.next()?;
+        buffer[..len].fill(0xaa);
+        Ok(len)
+    }
+
+    fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
+        self.with(|world| match world.fails {
+            true => Err(ErrorKind::Unsupported.into()),
+            false => Ok(()),
+        })
+    }
+}
+
+impl Clock for Shared {
+    fn now(&self) -> Duration {
+        self.with(|world| world.now)
+    }
+
+    fn wake_in(&mut self, _wait: Duration) {}
+}
+
+/// The host's side.
+pub struct Net(Shared);
+
+/// How the network is.
+#[derive(Arbitrary, Debug)]
+pub struct Setup {
+    offloads: bool,
+    /// Frames and bytes a second.
+    limits: [Option<u16>; 2],
+}
+
+/// What a guest sends.
+#[derive(Arbitrary, Debug)]
+pub enum Message {
+    /// A frame of so many bytes with its header, in one piece or more.
+    Frame(u16),
+    /// The same, of which the header says something.
+    Short { header: [u8; 12], len: u8 },
+    /// A buffer for frames.
+    Lend(u16),
+}
+
+/// What the host does.
+#[derive(Arbitrary, Debug)]
+pub enum Call {
+    /// Frames come of so many bytes, without their header.
+    Incoming(Vec<u16>),
+    /// One of so few bytes in all that it can be none.
+    Stump(u8),
+    Room(u8),
+    Answer,
+    Ready,
+    Pass(u16),
+    Fail(bool),
+    Gone,
+}
+
+impl Subject for Net {
+    type Setup = Setup;
+    type Message = Message;
+    type Call = Call;
+
+    fn new(setup: Setup) -> (Guest, Self) {
+        let shared = Shared::default();
+        let properties = Properties {
+            mac: [2, 0, 0, 0, 0, 7],
+            mtu: 1500,
+            offloads: setup.offloads,
+        };
+        let limit = |per_second: Option<u16>| {
+            per_second.map(|per_second| Limit {
+                per_second: u64::from(per_second) + 1,
+                burst: u64::from(per_second) + 1,
+            })
+        };
+        let limits = Limits {
+            operations: limit(setup.limits[0]),
+            bytes: limit(setup.limits[1]),
+        };
+        let (wire, clock) = (Box::new(shared.clone()), Box::new(shared.clone()));
+        let device = Device::new(properties, &limits, wire, clock);
+        (Guest::new(device), Self(shared))
+    }
+
+    fn encode(&self, message: &Message) -> Sent {
+        let (queue, bytes, room) = match message {
+            Message::Frame(len) => (TX, vec![0; (*len).into()], 0),
+            Message::Short { header, len } => {
+                let mut bytes = header.to_vec();
+                bytes.resize((*len).into(), 0x55);
+                (TX, bytes, 0)
+            }
+            Message::Lend(room) => (RX, Vec::new(), (*room).into()),
+        };
+        Sent { queue, bytes, room }
+    }
+
+    fn call(&mut self, guest: &mut Guest, call: &Call) {
+        let most = FRAME_MOST - HEADER;
+        self.0.with(|world| match call {
+            Call::Incoming(frames) => {
+                let frames = frames
+                    .iter()
+                    .take(100)
+                    .map(|len| usize::from(*len).min(most));
+                world.incoming.extend(frames.map(|len| HEADER + len));
+            }
+            Call::Stump(len) => world.incoming.push_back((*len).into()),
+            Call::Room(room) => world.room = (*room).into(),
+            Call::Answer => world.answered = true,
+            Call::Pass(time) => world.now += Duration::from_millis((*time).into()),
+            Call::Fail(fails) => world.fails = *fails,
+            Call::Gone => world.gone = true,
+            Call::Ready => {}
+        });
+        ready(guest);
+    }
+
+    fn mend(&mut self) {
+        self.0.with(|world| {
+            world.fails = false;
+            world.room = usize::MAX;
+            world.incoming.clear();
+        });
+    }
+
+    fn serve(&mut self, guest: &mut Guest) {
+        // All that limits hold back has its time; a frame that was read before comes first.
+        let served = |guest: &mut Guest| {
+            self.0
+                .with(|world| world.now += Duration::from_secs(1 << 20));
+            ready(guest);
+            guest.run();
+        };
+        for _ in 0..4 {
+            guest.offer(RX, &[(HIGH, FRAME_MOST as u32, true)], false);
+        }
+        served(guest);
+        let early = guest.returned(RX).len();
+        assert!(early <= 1, "frames out of nothing");
+        guest.send(TX, &[0; HEADER + 60], &[HEADER], true);
+        guest.notify(TX);
+        served(guest);
+        assert_eq!(guest.returned(TX).len(), 1);
+        self.0.with(|world| world.incoming.push_back(HEADER + 60));
+        ready(guest);
+        served(guest);
+        let received = guest.returned(RX);
+        match self.0.with(|world| world.gone) {
+            true => assert!(received.is_empty()),
+            false => assert_eq!(received, [(early as u32, (HEADER + 60) as u32)]),
+        }
+    }
+}
+
+fn ready(guest: &mut Guest) {
+    let ready = |net: &mut Device, driver: &mut Driver| net.ready(driver);
+    guest.transport.with_device(ready);
+}

@@ -1,0 +1,337 @@
+//! Playing a story.
+
+use hull::devices::bus::BusDevice;
+use hull::devices::virtio::testing::*;
+use hull::devices::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueCounters};
+
+use crate::ledger::Ledger;
+use crate::step::{Rings, Start, Step};
+use crate::{Input, Sent, Subject};
+
+/// Most steps of one story.
+const STEPS_MOST: usize = 300;
+/// Turns of the event loop after a notification. A guest that lays its rings over each other keeps
+/// a device busy for ever, a bit each turn.
+const TURNS_MOST: usize = 32;
+/// Lines that a device may say (`hull::devices::Reporter`).
+const LINES_MOST: usize = 16;
+
+/// Bits of Status in a device that may not do anything.
+const DEAD: u32 = NEEDS_RESET | FAILED;
+
+/// Play `story`, and panic when the device does what it may not.
+pub fn play<S: Subject>(story: Input<S>) {
+    let (guest, subject) = S::new(story.setup);
+    let queues = guest.transport.queue_events().len();
+    let mut play = Play {
+        guest,
+        subject,
+        ledger: Ledger::new(queues),
+        queues,
+        lines: 0,
+    };
+    if let Some(start) = &story.start {
+        play.start(start);
+    }
+    for step in story.steps.iter().take(STEPS_MOST) {
+        play.step(step);
+        play.ledger.settle(&mut play.guest);
+        play.subject.check(&mut play.guest);
+    }
+    play.end();
+}
+
+struct Play<S> {
+    guest: Guest,
+    subject: S,
+    ledger: Ledger,
+    queues: usize,
+    lines: usize,
+}
+
+impl<S: Subject> Play<S> {
+    fn step(&mut self, step: &Step<S::Message, S::Call>) {
+        match step {
+            Step::Send {
+                message,
+                pieces,
+                indirect,
+                notify,
+            } => {
+                let sent = self.subject.encode(message);
+                let queue = sent.queue % self.queues;
+                self.send(sent, pieces, *indirect);
+                if *notify {
+                    self.notify(queue);
+                }
+            }
+            Step::Chain {
+                queue,
+                pieces,
+                indirect,
+            } => self.chain(self.queue(*queue), pieces, *indirect),
+            Step::Suppress { queue, flag, event } => {
+                let queue = self.queue(*queue);
+                let (size, _) = self.guest.place(queue);
+                if (1..=MAX_SIZE).contains(&size) {
+                    self.ledger.write(&mut self.guest, queue, |guest| {
+                        guest.poke(avail(queue), (*flag).into());
+                        guest.set_used_event(queue, *event);
+                    });
+                }
+            }
+            Step::Notify(queue) => self.notify(self.queue(*queue)),
+            Step::Process(queue) => {
+                self.quiet(|play| play.guest.transport.process((*queue).into()));
+            }
+            Step::Alarm => self.quiet(|play| play.guest.transport.alarm()),
+            Step::Call(call) => self.quiet(|play| {
+                play.subject.call(&mut play.guest, call);
+                play.settle();
+            }),
+            Step::Start(start) => self.start(start),
+            Step::Reset => self.reset(),
+            Step::Read { offset, len } => {
+                let mut data = [0xff; 16];
+                let data = &mut data[..usize::from(len % 17)];
+                self.guest.transport.read(offset.value(), data);
+            }
+            Step::Write { offset, len, value } => {
+                let data = value.to_le_bytes();
+                self.write(offset.value(), &data[..usize::from(len % 9)]);
+            }
+            Step::Register { offset, value } => {
+                self.write(offset.value(), &u32::from(*value).to_le_bytes());
+            }
+            hostile => {
+                self.ledger.give_up(&mut self.guest);
+                self.break_rules(hostile);
+            }
+        }
+    }
+
+    /// The steps that no decent driver takes.
+    fn break_rules(&mut self, step: &Step<S::Message, S::Call>) {
+        let memory = &self.guest.memory;
+        match step {
+            Step::Restart {
+                features,
+                queues,
+                status,
+            } => self.restart(*features, queues, *status),
+            Step::Describe { queue, index, what } => {
+                let table = table(self.queue(*queue));
+                what.descriptor().write(memory, table, (*index).into());
+            }
+            Step::Table { at, index, what } => {
+                let table = at.writable(16 * 256);
+                what.descriptor().write(memory, table, (*index).into());
+            }
+            Step::Indirect { queue, at, entries } => {
+                let queue = self.queue(*queue);
+                let table = BUFFERS + 0x100 * u64::from(*at);
+                for (index, what) in (0..256).zip(entries) {
+                    what.descriptor().write(memory, table, index);
+                }
+                let (size, next) = self.guest.place(queue);
+                let head = next.checked_rem(size).unwrap_or(0) % 256;
+                let len = 16 * entries.len() as u32;
+                self.guest.describe(queue, head, (table, len, INDIRECT, 0));
+                self.available(queue, head);
+                self.notify(queue);
+            }
+            Step::Available { queue, head } => {
+                self.available(self.queue(*queue), head.value() as u16);
+            }
+            Step::Jump { queue, index } => self.guest.poke(avail(self.queue(*queue)) + 2, *index),
+            Step::Poke { at, value } => self.guest.poke(at.writable(2), *value),
+            _ => {}
+        }
+    }
+
+    fn queue(&self, queue: u8) -> usize {
+        usize::from(queue) % self.queues
+    }
+
+    fn send(&mut self, sent: Sent, pieces: &[u8; 2], indirect: bool) {
+        let Some(mut addr) = self.ledger.place(&mut self.guest, &sent.bytes) else {
+            return;
+        };
+        let mut chain = Vec::new();
+        let mut left = sent.bytes.len() as u32;
+        for len in pieces.map(u32::from).into_iter().chain([u32::MAX]) {
+            let len = len.min(left);
+            if len > 0 {
+                chain.push((addr, len, false));
+                addr += u64::from(len);
+                left -= len;
+            }
+        }
+        let mut left = sent.room;
+        for len in pieces.map(u32::from).into_iter().rev().chain([u32::MAX]) {
+            let len = len.min(left);
+            if len > 0 && self.ledger.fits(&mut self.guest, len.into()) {
+                chain.push((self.guest.buffer(len), len, true));
+                left -= len;
+            }
+        }
+        let queue = sent.queue % self.queues;
+        self.ledger.offer(&mut self.guest, queue, &chain, indirect);
+    }
+
+    fn chain(&mut self, queue: usize, pieces: &[(u16, bool)], indirect: bool) {
+        let mut chain = Vec::new();
+        for &(len, write) in pieces.iter().take(MAX_SIZE.into()) {
+            if !self.ledger.fits(&mut self.guest, len.into()) {
+                return;
+            }
+            let addr = match write {
+                true => self.guest.buffer(len.into()),
+                false => {
+                    let bytes = vec![0x55; len.into()];
+                    let Some(addr) = self.ledger.place(&mut self.guest, &bytes) else {
+                        return;
+                    };
+                    addr
+                }
+            };
+            chain.push((addr, len.into(), write));
+        }
+        self.ledger.offer(&mut self.guest, queue, &chain, indirect);
+    }
+
+    fn available(&mut self, queue: usize, head: u16) {
+        if self.guest.place(queue).0 > 0 {
+            self.guest.make_available(queue, head);
+        }
+    }
+
+    fn notify(&mut self, queue: usize) {
+        self.guest.write(reg::QUEUE_NOTIFY, queue as u32);
+        self.quiet(Self::settle);
+    }
+
+    /// What the event loop does.
+    fn settle(&mut self) {
+        for _ in 0..TURNS_MOST {
+            let queue = {
+                let mut events = self.guest.transport.queue_events();
+                events.position(|event| event.read().is_ok())
+            };
+            match queue {
+                Some(queue) => self.guest.transport.process(queue),
+                None => return,
+            }
+        }
+    }
+
+    /// Do what has no effect on a device that may not do anything.
+    fn quiet(&mut self, act: impl FnOnce(&mut Self)) {
+        let status = self.guest.status();
+        let before = self.counters();
+        act(self);
+        if status & DEAD != 0 || status & DRIVER_OK == 0 {
+            assert_eq!(self.counters(), before, "a dead device went on");
+            assert_eq!(self.guest.status(), status);
+        }
+    }
+
+    fn counters(&self) -> Vec<QueueCounters> {
+        self.guest.transport.counters().collect()
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let decent = offset >= reg::CONFIG
+            || [
+                reg::QUEUE_NOTIFY,
+                reg::INTERRUPT_ACK,
+                reg::QUEUE_SEL,
+                reg::DEVICE_FEATURES_SEL,
+                reg::DRIVER_FEATURES_SEL,
+            ]
+            .contains(&offset);
+        if !decent {
+            self.ledger.give_up(&mut self.guest);
+        }
+        self.guest.transport.write(offset, data);
+    }
+
+    fn reset(&mut self) {
+        self.ledger.close(&mut self.guest);
+        assert_eq!(self.guest.set_status(0), 0);
+        self.lines += self.guest.events.take().len();
+    }
+
+    /// A start from which on the ledger is kept.
+    fn start(&mut self, start: &Start) {
+        self.reset();
+        self.ledger.open(&mut self.guest);
+        self.bring_up(start);
+        self.ledger.opened(&self.guest);
+        self.settle();
+    }
+
+    fn bring_up(&mut self, start: &Start) {
+        self.subject.mend();
+        let offered = self.offered() & !(F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC);
+        let mut features = offered;
+        let mut without = start.without;
+        for bit in (0..64).map(|bit| 1 << bit).filter(|bit| offered & bit != 0) {
+            if without & 1 != 0 {
+                features &= !bit;
+            }
+            without >>= 1;
+        }
+        for (wanted, bit) in start.ring.iter().zip([F_EVENT_IDX, F_INDIRECT_DESC]) {
+            features |= if *wanted { bit } else { 0 };
+        }
+        let most = (0..self.queues).map(|queue| {
+            self.guest.write(reg::QUEUE_SEL, queue as u32);
+            self.guest.read(reg::QUEUE_NUM_MAX) as u16
+        });
+        let most = most.min().unwrap_or(1).min(MAX_SIZE);
+        let size = (1 << (start.size % 8)).min(most);
+        self.guest.start(features, size);
+    }
+
+    fn offered(&mut self) -> u64 {
+        let words = [0, 1].map(|sel| {
+            self.guest.write(reg::DEVICE_FEATURES_SEL, sel);
+            u64::from(self.guest.read(reg::DEVICE_FEATURES))
+        });
+        words[0] | words[1] << 32
+    }
+
+    /// A start with any features, any of the queues, their parts anywhere.
+    fn restart(&mut self, features: u64, queues: &[Rings], status: Option<u8>) {
+        self.reset();
+        let offered = self.offered();
+        self.guest.set_status(ACKNOWLEDGE | DRIVER);
+        self.guest.accept(offered ^ features);
+        self.guest.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+        for (queue, rings) in (0..self.queues).zip(queues) {
+            let areas = rings.areas.as_ref();
+            let areas = areas.map(|areas| areas.each_ref().map(|area| area.value()));
+            let areas = areas.unwrap_or([table(queue), avail(queue), used(queue)]);
+            self.guest.set_up_at(queue, rings.size.value(), areas);
+        }
+        self.guest.set_status(status.map_or(LIVE, u32::from));
+        self.quiet(Self::settle);
+    }
+
+    /// After all this a decent driver comes, and is served.
+    fn end(&mut self) {
+        self.reset();
+        self.guest.next_buffer = BUFFERS;
+        self.bring_up(&Start {
+            without: 0,
+            ring: [true; 2],
+            size: 4,
+        });
+        self.settle();
+        self.subject.serve(&mut self.guest);
+        assert_eq!(self.guest.status(), LIVE);
+        self.reset();
+        assert!(self.lines <= LINES_MOST, "{} lines", self.lines);
+    }
+}

@@ -1,0 +1,427 @@
+//! The socket device, with a host whose programs come, go, read and write as they like.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex};
+
+use arbitrary::Arbitrary;
+use hull::devices::virtio::Driver;
+use hull::devices::virtio::testing::Guest;
+use hull::devices::virtio::vsock::{CONNECTIONS_MOST, Host, Id, Stream, Vsock as Device};
+
+use crate::{Sent, Subject};
+
+const CID: u32 = 7;
+const HOST_CID: u64 = 2;
+/// The least port of a program on the host.
+const HOST_PORT: u32 = 1 << 30;
+const RX: usize = 0;
+const TX: usize = 1;
+/// Ports below are served.
+const SERVED: u32 = 4;
+const HEADER: usize = 44;
+const REQUEST: u16 = 1;
+const RESPONSE: u16 = 2;
+const STREAM: u16 = 1;
+
+/// The other end of a stream.
+#[derive(Default)]
+struct Far {
+    input: usize,
+    input_ended: bool,
+    output: usize,
+    room: usize,
+    broken: bool,
+}
+
+#[derive(Default)]
+struct World {
+    streams: BTreeMap<Id, Far>,
+    callers: VecDeque<Vec<u8>>,
+    /// What callers have written and the device has not read.
+    lines: BTreeMap<Id, VecDeque<u8>>,
+    fails: bool,
+    tick_due: bool,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<World>>);
+
+struct End(Shared, Id);
+
+impl Shared {
+    fn stream(&self, id: Id, line: Vec<u8>) -> Box<dyn Stream> {
+        let mut world = self.0.lock().unwrap();
+        let far = Far {
+            room: 1 << 20,
+            ..Far::default()
+        };
+        assert!(world.streams.insert(id, far).is_none(), "an id twice");
+        // One more than it may hold for a moment: that one is let go.
+        assert!(world.streams.len() <= CONNECTIONS_MOST + 1);
+        world.lines.insert(id, line.into());
+        Box::new(End(self.clone(), id))
+    }
+}
+
+impl Host for Shared {
+    fn accept(&mut self, id: Id) -> io::Result<Box<dyn Stream>> {
+        let mut world = self.0.lock().unwrap();
+        if world.fails {
+            return Err(ErrorKind::OutOfMemory.into());
+        }
+        let caller = world.callers.pop_front();
+        drop(world);
+        match caller {
+            Some(line) => Ok(self.stream(id, line)),
+            None => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn connect(&mut self, port: u32, id: Id) -> io::Result<Box<dyn Stream>> {
+        let fails = self.0.lock().unwrap().fails;
+        match port {
+            _ if fails => Err(ErrorKind::OutOfMemory.into()),
+            0..SERVED => Ok(self.stream(id, Vec::new())),
+            _ => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn tick_later(&mut self) {
+        self.0.lock().unwrap().tick_due = true;
+    }
+}
+
+impl Stream for End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert!(!buffer.is_empty());
+        let mut world = self.0.0.lock().unwrap();
+        if let Some(line) = world.lines.get_mut(&self.1)
+            && let Some(byte) = line.pop_front()
+        {
+            buffer[0] = byte;
+            return Ok(1);
+        }
+        let far = world.streams.get_mut(&self.1).expect("a stream");
+        if far.broken {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
+        if far.input == 0 && !far.input_ended {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let len = far.input.min(buffer.len());
+        buffer[..len].fill(0xaa);
+        far.input -= len;
+        Ok(len)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert!(!bytes.is_empty());
+        let mut world = self.0.0.lock().unwrap();
+        let far = world.streams.get_mut(&self.1).expect("a stream");
+        match far.room.min(bytes.len()) {
+            _ if far.broken => Err(ErrorKind::BrokenPipe.into()),
+            0 => Err(ErrorKind::WouldBlock.into()),
+            len => {
+                far.room -= len;
+                far.output += len;
+                Ok(len)
+            }
+        }
+    }
+
+    fn shutdown(&mut self, _how: Shutdown) {}
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut world = self.0.0.lock().unwrap();
+        world.streams.remove(&self.1);
+        world.lines.remove(&self.1);
+    }
+}
+
+/// The host's side.
+pub struct Vsock(Shared);
+
+/// What a guest sends.
+#[derive(Arbitrary, Debug)]
+pub enum Message {
+    Packet {
+        op: Op,
+        host_port: Port,
+        guest_port: Port,
+        flags: u8,
+        credit: Credit,
+        /// Bytes behind the header, and what the header says of them, if that is not true.
+        data: u16,
+        len: Option<u32>,
+        /// What else may be wrong.
+        wrong: Option<Wrong>,
+    },
+    /// A buffer for packets of the host.
+    Lend(u16),
+    Events(u8),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Op {
+    Known(u8),
+    Any(u16),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Port {
+    /// One that is served, or of a program that waits.
+    Near(u8),
+    Host(u8),
+    Any(u32),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Credit {
+    Plenty,
+    Little(u8, u8),
+    Any(u32, u32),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Wrong {
+    From(u64),
+    To(u64),
+    Type(u16),
+    /// There is only so much of the packet.
+    Cut(u8),
+}
+
+impl Port {
+    fn value(&self) -> u32 {
+        match self {
+            Self::Near(port) => (port % 6).into(),
+            Self::Host(port) => HOST_PORT + u32::from(port % 8),
+            Self::Any(port) => *port,
+        }
+    }
+}
+
+/// What the host does.
+#[derive(Arbitrary, Debug)]
+pub enum Call {
+    /// Programs connect, and write.
+    Callers(Vec<Line>),
+    /// The nth stream can do something.
+    Ready {
+        which: u8,
+        hung_up: bool,
+    },
+    Input {
+        which: u8,
+        len: u16,
+        end: bool,
+    },
+    Room {
+        which: u8,
+        room: u16,
+    },
+    Break(u8),
+    Tick,
+    /// The host has no more of anything, or has again.
+    Fail(bool),
+    /// A stream that is none.
+    Unknown(u64),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Line {
+    Connect(u8),
+    Half,
+    Any(Vec<u8>),
+}
+
+impl Subject for Vsock {
+    type Setup = ();
+    type Message = Message;
+    type Call = Call;
+
+    fn new((): ()) -> (Guest, Self) {
+        let shared = Shared::default();
+        (
+            Guest::new(Device::new(CID, Box::new(shared.clone()))),
+            Self(shared),
+        )
+    }
+
+    fn encode(&self, message: &Message) -> Sent {
+        let (queue, bytes, room) = match message {
+            Message::Packet { .. } => (TX, packet(message), 0),
+            Message::Lend(room) => (RX, Vec::new(), *room),
+            Message::Events(room) => (2, Vec::new(), (*room).into()),
+        };
+        Sent {
+            queue,
+            bytes,
+            room: room.into(),
+        }
+    }
+
+    fn call(&mut self, guest: &mut Guest, call: &Call) {
+        let mut world = self.0.0.lock().unwrap();
+        let streams = world.streams.len().max(1);
+        let mut nth = |which: u8, change: &dyn Fn(&mut Far)| {
+            let nth = world.streams.iter_mut().nth(usize::from(which) % streams);
+            nth.map_or(u64::MAX, |(id, far)| {
+                change(far);
+                *id
+            })
+        };
+        let (id, hung_up) = match call {
+            Call::Ready { which, hung_up } => (nth(*which, &|_| ()), *hung_up),
+            Call::Input { which, len, end } => {
+                let change = |far: &mut Far| {
+                    far.input += usize::from(*len);
+                    far.input_ended |= *end;
+                };
+                (nth(*which, &change), false)
+            }
+            Call::Room { which, room } => (nth(*which, &|far| far.room = (*room).into()), false),
+            Call::Break(which) => (nth(*which, &|far| far.broken = true), true),
+            Call::Unknown(id) => (*id, false),
+            Call::Fail(fails) => {
+                world.fails = *fails;
+                return;
+            }
+            Call::Callers(lines) => {
+                world
+                    .callers
+                    .extend(lines.iter().take(100).map(Line::bytes));
+                drop(world);
+                self.callers(guest);
+                return;
+            }
+            Call::Tick => {
+                let due = std::mem::take(&mut world.tick_due);
+                drop(world);
+                if due {
+                    let tick = |vsock: &mut Device, driver: &mut Driver| vsock.tick(driver);
+                    guest.transport.with_device(tick);
+                }
+                return;
+            }
+        };
+        drop(world);
+        let ready = |vsock: &mut Device, driver: &mut Driver| vsock.ready(driver, id, hung_up);
+        guest.transport.with_device(ready);
+    }
+
+    fn mend(&mut self) {
+        let mut world = self.0.0.lock().unwrap();
+        world.fails = false;
+        world.callers.clear();
+    }
+
+    fn serve(&mut self, guest: &mut Guest) {
+        // Programs of before may still come: they are no more than buffers hold.
+        let request = Message::Packet {
+            op: Op::Known(REQUEST as u8),
+            host_port: Port::Near(1),
+            guest_port: Port::Any(9999),
+            flags: 0,
+            credit: Credit::Plenty,
+            data: 0,
+            len: None,
+            wrong: None,
+        };
+        guest.send(TX, &packet(&request), &[], false);
+        guest.notify(TX);
+        assert_eq!(guest.returned(TX), [(0, 0)]);
+        let answers = self.answers(guest);
+        let answered = |bytes: &Vec<u8>| {
+            let field = |at| u32::from_le_bytes([0, 1, 2, 3].map(|i: usize| bytes[at + i]));
+            field(16) == 1 && field(20) == 9999 && bytes[30] == RESPONSE as u8
+        };
+        let full = self.0.0.lock().unwrap().streams.len() >= CONNECTIONS_MOST;
+        assert!(full || answers.iter().any(answered), "no answer");
+    }
+}
+
+impl Vsock {
+    fn callers(&self, guest: &mut Guest) {
+        let callers = |vsock: &mut Device, driver: &mut Driver| vsock.callers(driver);
+        guest.transport.with_device(callers);
+    }
+
+    /// All that the device has to say.
+    fn answers(&self, guest: &mut Guest) -> Vec<Vec<u8>> {
+        let mut answers = Vec::new();
+        for _ in 0..200 {
+            guest.lend(RX, 4096);
+            guest.notify(RX);
+            let more = guest.received(RX);
+            if more.is_empty() {
+                break;
+            }
+            answers.extend(more);
+        }
+        answers
+    }
+}
+
+impl Line {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Connect(port) => format!("CONNECT {}\nmore", port % 6).into(),
+            Self::Half => b"CONNECT ".to_vec(),
+            Self::Any(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// The bytes of a packet.
+fn packet(message: &Message) -> Vec<u8> {
+    let Message::Packet {
+        op,
+        host_port,
+        guest_port,
+        flags,
+        credit,
+        data,
+        len,
+        wrong,
+    } = message
+    else {
+        return Vec::new();
+    };
+    let op = match op {
+        Op::Known(op) => u16::from(op % 8),
+        Op::Any(op) => *op,
+    };
+    let (buf_alloc, fwd_cnt) = match credit {
+        Credit::Plenty => (1 << 18, 0),
+        Credit::Little(buf_alloc, fwd_cnt) => ((*buf_alloc).into(), (*fwd_cnt).into()),
+        Credit::Any(buf_alloc, fwd_cnt) => (*buf_alloc, *fwd_cnt),
+    };
+    let (mut from, mut to, mut kind, mut cut) = (CID.into(), HOST_CID, STREAM, usize::MAX);
+    match wrong {
+        Some(Wrong::From(cid)) => from = *cid,
+        Some(Wrong::To(cid)) => to = *cid,
+        Some(Wrong::Type(other)) => kind = *other,
+        Some(Wrong::Cut(len)) => cut = (*len).into(),
+        None => {}
+    }
+    let mut bytes = Vec::new();
+    bytes.extend(u64::to_le_bytes(from));
+    bytes.extend(to.to_le_bytes());
+    bytes.extend(guest_port.value().to_le_bytes());
+    bytes.extend(host_port.value().to_le_bytes());
+    bytes.extend(len.unwrap_or(u32::from(*data)).to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(op.to_le_bytes());
+    bytes.extend(u32::from(*flags).to_le_bytes());
+    bytes.extend(buf_alloc.to_le_bytes());
+    bytes.extend(fwd_cnt.to_le_bytes());
+    assert_eq!(bytes.len(), HEADER);
+    bytes.resize(HEADER + usize::from(*data), 0x55);
+    bytes.truncate(cut);
+    bytes
+}

@@ -1,0 +1,142 @@
+//! The flags of `hull run` that give a machine devices.
+
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use super::{balloon, disk, net, share, vsock};
+use crate::disk::Source;
+
+/// Their heading in the help.
+pub const DEVICES: &str = "Devices";
+
+/// The flags.
+#[derive(clap::Args)]
+pub struct Devices {
+    /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
+    /// guest only reads; overlay, what it writes is gone afterwards; id=NAME, its serial number;
+    /// cache=unsafe, flushes are not waited for; rate=RATE, at most so many bytes or operations a
+    /// second, such as 10M or 500ops or 10M/1M+500ops/50 with a burst each; format=raw|qcow2, not
+    /// told by how the image begins; backing=FILE, what a qcow2 image is based on. A comma in PATH
+    /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
+    /// data.img,id=data,rate=10M
+    #[arg(
+        long = "disk",
+        value_name = "PATH[,OPTION]..",
+        value_parser = disk::parse,
+        help_heading = DEVICES
+    )]
+    pub disks: Vec<disk::Config>,
+    /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
+    #[arg(
+        long = "overlay",
+        value_name = "PATH[,..]",
+        value_parser = disk::parse_overlay,
+        help_heading = DEVICES
+    )]
+    pub overlays: Vec<disk::Config>,
+    /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
+    #[arg(
+        long = "scratch",
+        value_name = "SIZE",
+        value_parser = disk::parse_scratch,
+        help_heading = DEVICES
+    )]
+    pub scratches: Vec<disk::Config>,
+    /// A disk as in --disk that holds the guest's system: the kernel mounts it and runs the init
+    /// on it, on the serial console. Example: --root-disk rootfs.ext4
+    #[arg(
+        long,
+        value_name = "PATH[,..]",
+        value_parser = disk::parse,
+        conflicts_with = "initrd",
+        help_heading = DEVICES
+    )]
+    pub root_disk: Option<disk::Config>,
+    /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
+    /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
+    /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
+    /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
+    /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
+    /// Example: --net user,publish=8080:80
+    #[arg(long = "net", value_name = "SPEC", value_parser = net::parse, help_heading = DEVICES)]
+    pub nets: Vec<net::Config>,
+    /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
+    /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
+    /// `mount -t virtiofs src /src`. Example: --share .:/src:ro
+    #[arg(
+        long = "share",
+        value_name = "HOSTDIR:/guest/path[:ro]",
+        value_parser = share::parse,
+        help_heading = DEVICES
+    )]
+    pub shares: Vec<share::Config>,
+    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_enum,
+        default_value_t = Switch::On,
+        hide_possible_values = true,
+        help_heading = DEVICES
+    )]
+    pub rng: Switch,
+    /// A memory balloon: the guest does without SIZE of its memory if it can, and tells which pages
+    /// it does not use; the host has them meanwhile. stats=SECONDS: how often the guest tells of its
+    /// memory, for --timing and --json. Example: --balloon=64M,stats=5
+    #[arg(
+        long,
+        value_name = "[SIZE][,stats=SECONDS]",
+        value_parser = balloon::parse,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        help_heading = DEVICES
+    )]
+    pub balloon: Option<balloon::Balloon>,
+    /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
+    /// is the guest. hull creates PATH; a program that connects to it and writes the line
+    /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
+    #[arg(long, value_name = "SPEC", value_parser = vsock::parse, help_heading = DEVICES)]
+    pub vsock: Option<vsock::Config>,
+}
+
+/// Something that a machine has or has not.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It has.
+    On,
+    /// It has not.
+    Off,
+}
+
+impl Devices {
+    /// All disks in the guest's order.
+    ///
+    /// # Errors
+    /// Two of them are one, or are called the same.
+    pub fn all_disks(&self) -> anyhow::Result<Vec<disk::Config>> {
+        let disks = self.root_disk.iter().chain(&self.disks);
+        let disks = disks.chain(&self.overlays).chain(&self.scratches);
+        let (mut names, mut written) = (BTreeSet::new(), BTreeSet::new());
+        for disk in disks.clone() {
+            if let Some(name) = &disk.name
+                && !names.insert(name)
+            {
+                bail!("id={name}: two disks are called so; give each a name of its own");
+            }
+            if let Source::Image(path) = &disk.source
+                && !disk.read_only
+                && !disk.overlay
+                && !written.insert(path.canonicalize().unwrap_or_else(|_| path.clone()))
+            {
+                bail!(
+                    "disk {}: named twice; a disk has one writer, so add ,ro or ,overlay to both",
+                    path.display()
+                );
+            }
+        }
+        Ok(disks.cloned().collect())
+    }
+}
