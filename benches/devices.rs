@@ -4,8 +4,8 @@
 //! 128 MiB. ROWS, all when there are none:
 //!
 //! `net`: TCP over a tap device in both directions, and the round trip of a byte.
-//! `disk`: a raw image in /dev/shm, read and written past the guest's caches: from end to end by
-//! 256 KiB, and 4 KiB here and there, one at a time or 16 at once.
+//! `disk`: a raw image of 128 MiB in /dev/shm, read and written past the guest's caches: 64 MiB in
+//! order by 256 KiB, and 4 KiB here and there, one at a time or 16 at once.
 //! `vsock`: as `net`, over the machine's socket, each once on a connection of the guest's and once
 //! on one of the host's.
 //! `resident`: what of a monitor is in memory beside the guest's memory (RSS of all mappings that

@@ -6,8 +6,8 @@ use super::machines::{Files, Machine};
 use super::{Result, Table, mib_a_second};
 
 /// As the guest has them.
-const BYTES: usize = 128 << 20;
-const RANDOM: f64 = 4000.0;
+const BYTES: usize = 64 << 20;
+const RANDOM: f64 = 3000.0;
 
 /// In the order in which a machine does it.
 pub const TABLE: Table = Table {

@@ -4,7 +4,7 @@
 //!
 //! `S` sends [`BYTES`]. `R` reads as many and says so. `P` sends each byte back. `L` waits for a
 //! connection from the host on [`LISTEN_PORT`], of which the same holds. `Q` reboots. Of /dev/vda,
-//! past every cache of the guest's: `w` writes [`DISK_BYTES`] from the start, `r` reads them, `y`
+//! past every cache of the guest's: `w` writes [`BYTES`] from the start, `r` reads them, `y`
 //! writes [`RANDOM`] pages here and there, `x` reads them, `d` reads [`RANDOM`] of them,
 //! [`DEPTH`] at a time; each then says so.
 //!
@@ -31,7 +31,7 @@ const CHUNK: usize = 64 << 10;
 const DISK_BYTES: usize = 128 << 20;
 const DISK_CHUNK: usize = 256 << 10;
 const PAGE: usize = 4096;
-const RANDOM: usize = 4000;
+const RANDOM: usize = 3000;
 const DEPTH: usize = 16;
 
 const READ: usize = 0;
@@ -211,7 +211,7 @@ fn disk(order: u8, buffer: &mut [u8; DISK_CHUNK]) {
     match order {
         b'w' | b'r' => {
             let number = if order == b'w' { PWRITE } else { PREAD };
-            let chunks = 0..DISK_BYTES / DISK_CHUNK;
+            let chunks = 0..BYTES / DISK_CHUNK;
             chunks.for_each(|chunk| move_bytes(number, DISK_CHUNK, chunk * DISK_CHUNK));
         }
         b'y' | b'x' => {

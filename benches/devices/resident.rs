@@ -41,8 +41,5 @@ fn figures(_: &Files, machine: Machine) -> Result<Vec<f64>> {
             _ => {}
         }
     }
-    if std::env::var_os("HULL_BENCH_SHOW").is_some() {
-        println!("{smaps}");
-    }
     Ok(vec![all, anonymous])
 }
