@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::fs::{
-    Answer, Backend, Fs as Device, IN_HEADER, MESSAGE_MOST, OUT_HEADER, Request,
+    Answer, Fs as Device, IN_HEADER, MESSAGE_MOST, OUT_HEADER, Request,
 };
 use hull::devices::virtio::queue::Segment;
+use hull::devices::virtio::requests::Backend;
 use hull::devices::virtio::testing::Guest;
 use hull::memory::GuestMemory;
 use vm_memory::{Bytes, GuestMemoryBackend};
@@ -27,7 +28,7 @@ struct State {
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<State>>);
 
-impl Backend for Kept {
+impl Backend<Request> for Kept {
     fn submit(&mut self, id: u64, request: Request) {
         let mut state = self.0.lock().unwrap();
         let memory = state.memory.as_ref().unwrap();
