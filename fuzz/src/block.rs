@@ -148,8 +148,8 @@ impl Sector {
 pub enum Call {
     /// One of the requests has been served, or could not be.
     Complete(u8, bool),
-    /// One that is none was.
-    Unknown(u64),
+    /// One that is none was, perhaps one from before a reset.
+    Unknown(u8),
     Resize(Sectors),
 }
 
@@ -244,9 +244,9 @@ impl Subject for Block {
                     .unwrap()
                     .requests
                     .iter()
-                    .any(|one| one.0 == *id);
+                    .any(|one| one.0 == u64::from(*id));
                 if !known {
-                    self.complete(guest, *id, None);
+                    self.complete(guest, (*id).into(), None);
                 }
             }
             Call::Resize(sectors) => {

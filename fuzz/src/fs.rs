@@ -84,8 +84,8 @@ impl Length {
 pub enum Call {
     /// One of the requests has been served, with an answer of so many bytes, and a word perhaps.
     Complete(u8, u32, bool),
-    /// One that is none was.
-    Unknown(u64),
+    /// One that is none was, perhaps one from before a reset.
+    Unknown(u8),
     /// The server has failed.
     Fail(u8),
 }
@@ -137,8 +137,8 @@ impl Subject for Fs {
                 Some((id, _)) => (id, Err("it failed".into())),
                 None => return,
             },
-            Call::Unknown(id) if state.requests.iter().all(|one| one.0 != *id) => {
-                (*id, Ok(Answer::default()))
+            Call::Unknown(id) if state.requests.iter().all(|one| one.0 != u64::from(*id)) => {
+                ((*id).into(), Ok(Answer::default()))
             }
             Call::Unknown(_) => return,
         };
