@@ -420,6 +420,30 @@ fn a_scratch_disk_is_empty_and_leaves_nothing() {
 }
 
 #[test]
+fn an_image_that_may_not_grow_is_an_error_of_the_guests_alone() {
+    if !kvm("a limit of the file's size") {
+        return;
+    }
+    let image = Image::new(16 * MIB, b"");
+    // 512-byte blocks: 8 MiB, as on a host's disk that is full.
+    let output = assert_cmd::Command::new("sh")
+        .args(["-c", "ulimit -f 16384; exec \"$@\"", "sh"])
+        .args([env!("CARGO_BIN_EXE_hull"), "run", "--disk", &image.flag("")])
+        .args(["--", "/bin/sh", "-c"])
+        .arg(
+            "dd if=/dev/zero of=/dev/vda bs=64k seek=160 count=1 conv=fsync 2>/dev/null || \
+             echo refused; dd if=/dev/zero of=/dev/vda bs=64k count=1 conv=fsync 2>/dev/null && \
+             echo written",
+        )
+        .timeout(machine::LIMIT)
+        .output()
+        .expect("sh starts");
+    let (stdout, stderr) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&stdout), "refused\nwritten\n");
+    assert!(stderr.contains("File too large"), "{stderr}");
+}
+
+#[test]
 fn space_that_a_guest_discards_is_the_hosts_again() {
     if !kvm("discard") {
         return;
