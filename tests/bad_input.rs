@@ -200,6 +200,12 @@ fn memory_sizes_that_make_no_machine_are_refused() {
 }
 
 #[test]
+fn a_balloon_of_all_memory_is_refused() {
+    let refused = refusal(&["run", "--balloon=128M", "--", "true"]);
+    assert!(refused.contains("has 128 MiB in all"), "{refused}");
+}
+
+#[test]
 fn numbers_of_cpus_that_make_no_machine_are_refused() {
     for cpus in ["0", "33", "-1", "abc", "", "1.5", "256"] {
         let message = refusal(&["run", "--cpus", cpus, "kernel"]);

@@ -2,6 +2,13 @@
 
 mod machine;
 
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
 use machine::{kvm, lab, run, run_with, script};
 
 #[test]
@@ -47,6 +54,37 @@ fn a_signal_is_128_and_its_number() {
         return;
     }
     script(&[], "kill -KILL $$").assert(137, "", "");
+}
+
+#[test]
+fn signals_end_a_machine_whose_output_nobody_reads() {
+    if !kvm("a stuck reader") {
+        return;
+    }
+    let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", "--", "/bin/sh", "-c"])
+        .arg("trap '' TERM; while echo more; do :; done")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hull starts");
+    let mut output = hull.stdout.take().expect("piped");
+    let mut first = [0; 5];
+    output.read_exact(&mut first).expect("the command runs");
+    let pid = Pid::from_child(&hull);
+    let started = Instant::now();
+    let status = loop {
+        kill_process(pid, Signal::TERM).expect("sent");
+        sleep(Duration::from_millis(100));
+        if let Some(status) = hull.try_wait().expect("a child") {
+            break status;
+        }
+        if started.elapsed() > machine::LIMIT {
+            hull.kill().expect("killed");
+            panic!("it goes on");
+        }
+    };
+    assert_eq!(status.code(), Some(128 + 15));
 }
 
 #[test]

@@ -420,6 +420,30 @@ fn a_scratch_disk_is_empty_and_leaves_nothing() {
 }
 
 #[test]
+fn an_image_that_may_not_grow_is_an_error_of_the_guests_alone() {
+    if !kvm("a limit of the file's size") {
+        return;
+    }
+    let image = Image::new(16 * MIB, b"");
+    // 512-byte blocks: 8 MiB, as on a host's disk that is full.
+    let output = assert_cmd::Command::new("sh")
+        .args(["-c", "ulimit -f 16384; exec \"$@\"", "sh"])
+        .args([env!("CARGO_BIN_EXE_hull"), "run", "--disk", &image.flag("")])
+        .args(["--", "/bin/sh", "-c"])
+        .arg(
+            "dd if=/dev/zero of=/dev/vda bs=64k seek=160 count=1 conv=fsync 2>/dev/null || \
+             echo refused; dd if=/dev/zero of=/dev/vda bs=64k count=1 conv=fsync 2>/dev/null && \
+             echo written",
+        )
+        .timeout(machine::LIMIT)
+        .output()
+        .expect("sh starts");
+    let (stdout, stderr) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&stdout), "refused\nwritten\n");
+    assert!(stderr.contains("File too large"), "{stderr}");
+}
+
+#[test]
 fn space_that_a_guest_discards_is_the_hosts_again() {
     if !kvm("discard") {
         return;
@@ -477,14 +501,22 @@ fn an_image_has_one_writer_or_many_readers() {
     let image = Image::new(MIB, b"");
     let held = File::open(&image.path).expect("opened");
     flock(&held, FlockOperation::LockExclusive).expect("locked");
-    assert_refused(&image.flag(""), "", "another machine uses it; give each");
+    assert_refused(
+        &image.flag(""),
+        "",
+        "uses it; give each an image of its own",
+    );
     assert_refused(
         &image.flag(""),
         ",ro",
-        "another machine uses it and writes to it",
+        "another machine, or another disk of this one, uses it and writes to it",
     );
     flock(&held, FlockOperation::LockShared).expect("locked");
-    assert_refused(&image.flag(""), "", "another machine uses it; give each");
+    assert_refused(
+        &image.flag(""),
+        "",
+        "uses it; give each an image of its own",
+    );
 }
 
 #[test]
@@ -498,6 +530,8 @@ fn two_disks_are_two_and_called_so() {
     let (plain, named) = (image.flag(""), image.flag(",ro,id=a"));
     let expected = "named twice; a disk has one writer";
     refused(["--disk", &plain, "--disk", &plain], expected);
+    refused(["--disk", &plain, "--disk", &named], expected);
+    refused(["--overlay", &plain, "--disk", &plain], expected);
     refused(
         ["--disk", &named, "--disk", &named],
         "id=a: two disks are called so",
@@ -516,9 +550,24 @@ fn what_is_no_disk_is_refused_by_name() {
         b"QFI\xfb\0\0\0\x03................................",
     );
     write("vmdk", b"KDMV............................");
+    let mut vdi = [b'<'; 512];
+    vdi[0x40..0x44].copy_from_slice(b"\x7f\x10\xda\xbe");
+    write("vdi", &vdi);
+    tool(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", &at("locked"), "1M"],
+    );
+    let mut locked = fs::read(at("locked")).expect("an image");
+    locked[35] = 2; // crypt_method: LUKS
+    write("locked", &locked);
+    let socket = std::os::unix::net::UnixListener::bind(at("socket"));
     let cases = [
-        (at("none"), "none: No such file or directory"),
-        (at(""), "Is a directory"),
+        (
+            at("none"),
+            "none: No such file or directory (os error 2); name",
+        ),
+        (at(""), "neither a file nor a block device"),
+        (at("socket"), "neither a file nor a block device"),
         ("/dev/null".into(), "neither a file nor a block device"),
         (at("empty"), "the file is empty; `truncate -s 1G "),
         (
@@ -527,10 +576,17 @@ fn what_is_no_disk_is_refused_by_name() {
         ),
         (at("image"), "image: no usable qcow2 image ("),
         (at("vmdk"), "a VMDK image, which hull does not read"),
+        (at("vdi"), "a VDI image, which hull does not read"),
+        (at("locked"), "an encrypted image, which hull does not read"),
     ];
     for (path, expected) in cases {
         assert_refused(&path, "", expected);
+        assert_refused(&path, "", &format!("error: --disk {path}: "));
     }
+    drop(socket);
+    let overlay = run(&["run", "--overlay", &at("none"), "--", "true"]);
+    let expected = format!("error: --overlay {}: No such file", at("none"));
+    assert!(overlay.stderr.starts_with(&expected), "{}", overlay.stderr);
     let flags = [
         (",rw", "'rw' is no option of a disk"),
         (",cache=none", "cache=none: it is writeback or unsafe"),

@@ -1,6 +1,6 @@
 //! The flags of `hull run` that give a machine devices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::bail;
 use clap::ValueEnum;
@@ -41,6 +41,7 @@ pub struct Devices {
         long = "scratch",
         value_name = "SIZE",
         value_parser = disk::parse_scratch,
+        allow_negative_numbers = true,
         help_heading = DEVICES
     )]
     pub scratches: Vec<disk::Config>,
@@ -49,7 +50,7 @@ pub struct Devices {
     #[arg(
         long,
         value_name = "PATH[,..]",
-        value_parser = disk::parse,
+        value_parser = disk::parse_root,
         conflicts_with = "initrd",
         help_heading = DEVICES
     )]
@@ -119,20 +120,24 @@ impl Devices {
     pub fn all_disks(&self) -> anyhow::Result<Vec<disk::Config>> {
         let disks = self.root_disk.iter().chain(&self.disks);
         let disks = disks.chain(&self.overlays).chain(&self.scratches);
-        let (mut names, mut written) = (BTreeSet::new(), BTreeSet::new());
+        let (mut names, mut images) = (BTreeSet::new(), BTreeMap::new());
         for disk in disks.clone() {
             if let Some(name) = &disk.name
                 && !names.insert(name)
             {
                 bail!("id={name}: two disks are called so; give each a name of its own");
             }
-            if let Source::Image(path) = &disk.source
-                && !disk.read_only
-                && !disk.overlay
-                && !written.insert(path.canonicalize().unwrap_or_else(|_| path.clone()))
+            let Source::Image(path) = &disk.source else {
+                continue;
+            };
+            let writes = !disk.read_only && !disk.overlay;
+            let file = path.canonicalize().unwrap_or_else(|_| path.clone());
+            if let Some(before_writes) = images.insert(file, writes)
+                && (writes || before_writes)
             {
                 bail!(
-                    "disk {}: named twice; a disk has one writer, so add ,ro or ,overlay to both",
+                    "{} {}: named twice; a disk has one writer, so add ,ro or ,overlay to both",
+                    disk.flag,
                     path.display()
                 );
             }

@@ -22,6 +22,7 @@ pub fn parse(text: &str) -> Result<Config, String> {
     }
     let path = PathBuf::from(path);
     let mut config = Config {
+        flag: "--disk",
         name: None,
         source: Source::Image(path),
         read_only: false,
@@ -71,7 +72,20 @@ pub fn parse(text: &str) -> Result<Config, String> {
 /// Parse what follows `--overlay`, which is a disk with `overlay`.
 pub fn parse_overlay(text: &str) -> Result<Config, String> {
     let (path, options) = split_path(text);
-    parse(&format!("{},overlay,{options}", path.replace(',', ",,")))
+    let config = parse(&format!("{},overlay,{options}", path.replace(',', ",,")))?;
+    Ok(Config {
+        flag: "--overlay",
+        ..config
+    })
+}
+
+/// Parse what follows `--root-disk`, which is a disk.
+pub fn parse_root(text: &str) -> Result<Config, String> {
+    let config = parse(text)?;
+    Ok(Config {
+        flag: "--root-disk",
+        ..config
+    })
 }
 
 /// Parse the size of `--scratch`: 1M to 16T, whole pages.
@@ -80,6 +94,7 @@ pub fn parse_scratch(text: &str) -> Result<Config, String> {
     let bytes =
         bytes.ok_or("a scratch disk has 1M to 16T; bytes, or a number with K, M, G or T")?;
     Ok(Config {
+        flag: "--scratch",
         source: Source::Scratch(bytes & !0xfff),
         read_only: false,
         name: None,

@@ -115,8 +115,8 @@ fn tap(name: &str) -> Result<String, String> {
     match name.len() {
         1..=NAME_MOST if name.bytes().all(valid) && name != "." && name != ".." => Ok(name.into()),
         0 => Err(FORM.into()),
-        len @ 1..=NAME_MOST => Err(format!(
-            "tap={name}: no name of an interface ({len} letters, digits or signs but / : %)"
+        1..=NAME_MOST => Err(format!(
+            "tap={name}: an interface's name has no space, /, : or % and is not . or .."
         )),
         len => Err(format!(
             "tap={name}: {len} bytes, and an interface's name has at most {NAME_MOST}"

@@ -206,6 +206,16 @@ impl Run {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
         net::check(&self.devices.nets)?;
+        if let Some(balloon) = &self.devices.balloon
+            && balloon.target_bytes >= self.memory
+        {
+            bail!(
+                "--balloon={} MiB: the guest has {} MiB in all and needs some; ask for less, or \
+                 give it more with --memory",
+                balloon.target_bytes / MIB,
+                self.memory / MIB
+            );
+        }
         let mut agent = linux;
         if let Some(root) = &self.devices.root_disk {
             if !self.command.is_empty() {

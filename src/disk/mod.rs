@@ -56,6 +56,8 @@ impl Source {
 /// A disk as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// The flag that asked for it, for messages.
+    pub flag: &'static str,
     /// What is behind it.
     pub source: Source,
     /// The guest may not write.
@@ -84,11 +86,11 @@ pub enum Format {
     Qcow2,
 }
 
-/// A disk cannot be had.
+/// A disk cannot be had. The text goes on behind the flag that asked for it.
 #[derive(Debug, Error)]
 pub enum DiskError {
     /// No such file, or no right to it.
-    #[error("disk {path}: {reason}{hint}")]
+    #[error("{path}: {reason}{hint}")]
     Open {
         /// The image.
         path: PathBuf,
@@ -98,15 +100,26 @@ pub enum DiskError {
         hint: &'static str,
     },
     /// A directory, a terminal.
-    #[error("disk {path}: neither a file nor a block device")]
+    #[error(
+        "{path}: neither a file nor a block device; name an image, such as `truncate -s 1G FILE` \
+         makes"
+    )]
     NotADisk {
         /// What was named.
         path: PathBuf,
     },
+    /// No file for what is gone afterwards.
+    #[error("needs a file in {folder}: {reason}; set TMPDIR to another folder")]
+    Temporary {
+        /// The folder for temporary files.
+        folder: PathBuf,
+        /// Why there is none.
+        reason: io::Error,
+    },
     /// Another machine has it.
     #[error(
-        "disk {path}: another machine uses it{how}; give each machine an image of its own, or \
-         each of them this one with ,ro"
+        "{path}: another machine, or another disk of this one, uses it{how}; give each an image of \
+         its own, or each of them this one with ,ro"
     )]
     InUse {
         /// The image.
@@ -116,7 +129,7 @@ pub enum DiskError {
     },
     /// Nothing in it, or half a sector.
     #[error(
-        "disk {path}: {bytes} bytes, which are no whole number of 512-byte sectors; \
+        "{path}: {bytes} bytes, which are no whole number of 512-byte sectors; \
          `truncate -s %512 {path}` adds what is missing"
     )]
     Size {
@@ -126,15 +139,15 @@ pub enum DiskError {
         bytes: u64,
     },
     /// An empty file.
-    #[error("disk {path}: the file is empty; `truncate -s 1G {path}` makes a disk of it")]
+    #[error("{path}: the file is empty; `truncate -s 1G {path}` makes a disk of it")]
     Empty {
         /// The image.
         path: PathBuf,
     },
     /// An image in a format that hull does not read.
     #[error(
-        "disk {path}: a {format} image, which hull does not read; if you made it, `qemu-img convert \
-         -O raw {path} {path}.raw` makes a raw one, but do not do so with a disk that a guest wrote: \
+        "{path}: a {format} image, which hull does not read; if you made it, `qemu-img convert -O \
+         raw {path} {path}.raw` makes a raw one, but do not do so with a disk that a guest wrote: \
          it may have put the header there to have a file of the host copied. format=raw takes it \
          as it is"
     )]
@@ -145,7 +158,7 @@ pub enum DiskError {
         format: &'static str,
     },
     /// A qcow2 image that cannot be used.
-    #[error("disk {path}: no usable qcow2 image ({reason}); `qemu-img check {path}` tells more")]
+    #[error("{path}: no usable qcow2 image ({reason}); `qemu-img check {path}` tells more")]
     Qcow2 {
         /// The image.
         path: PathBuf,
@@ -154,8 +167,8 @@ pub enum DiskError {
     },
     /// A qcow2 image that is based on another.
     #[error(
-        "disk {path}: the image says that it is based on {backing:?}; hull opens no file that only \
-         an image names: add backing=FILE if it is what you want"
+        "{path}: the image says that it is based on {backing:?}; hull opens no file that only an \
+         image names: add backing=FILE if it is what you want"
     )]
     BackingUnnamed {
         /// The image.
@@ -164,7 +177,7 @@ pub enum DiskError {
         backing: String,
     },
     /// A base for an image without one.
-    #[error("disk {path}: it is based on no other image; leave out backing={backing}")]
+    #[error("{path}: it is based on no other image; leave out backing={backing}")]
     NoBacking {
         /// The image.
         path: PathBuf,
@@ -173,16 +186,31 @@ pub enum DiskError {
     },
     /// A qcow2 image with its bytes in another file.
     #[error(
-        "disk {path}: its data is in another file, which hull does not open; `qemu-img convert -O \
-         qcow2 {path} {path}.qcow2` puts all in one"
+        "{path}: its data is in another file, which hull does not open; if you made it, `qemu-img \
+         convert -O qcow2 {path} {path}.qcow2` puts all in one, but do not do so with a disk that a \
+         guest wrote: it may have put the header there to have a file of the host copied"
     )]
     DataFile {
         /// The image.
         path: PathBuf,
     },
-    /// No thread could be had.
-    #[error("cannot start a disk's thread ({0}); raise the limit of processes (ulimit -u)")]
-    Thread(io::Error),
+    /// A qcow2 image whose bytes need a key.
+    #[error(
+        "{path}: an encrypted image, which hull does not read; `qemu-img convert` with its key \
+         makes a plain one"
+    )]
+    Encrypted {
+        /// The image.
+        path: PathBuf,
+    },
+    /// What an image is based on cannot be had.
+    #[error("{path},backing={base}")]
+    Backing {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with its base.
+        base: Box<DiskError>,
+    },
 }
 
 /// Bytes that can be read and written. Positions and lengths are inside of its size, whole sectors.

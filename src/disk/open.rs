@@ -30,11 +30,7 @@ pub fn open(config: &Config) -> Result<(Box<dyn Image>, u64), DiskError> {
     }
     if config.overlay {
         let base = qcow2::access(file, path, false, format, &config.backing)?;
-        let image = Qcow2::over(base, scratch(0)?).map_err(|reason| DiskError::Open {
-            path: std::env::temp_dir(),
-            reason,
-            hint: "; the overlay cannot be made there, TMPDIR names another folder",
-        })?;
+        let image = Qcow2::over(base, scratch(0)?).map_err(no_temporary)?;
         return sized(Box::new(image), path);
     }
     match format {
@@ -71,15 +67,22 @@ pub fn open_image(
     format: Option<Format>,
 ) -> Result<(File, Format), DiskError> {
     let path = || image.to_path_buf();
-    let fault = |reason: io::Error| DiskError::Open {
-        hint: match reason.kind() {
+    let fault = |reason: io::Error| {
+        let hint = match reason.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
                 "; with ,ro or ,overlay it need only be readable"
             }
+            io::ErrorKind::NotFound => {
+                "; name an image that is there, or make one with `truncate -s 1G FILE`"
+            }
+            // A socket cannot be opened at all, a directory not for writing.
+            _ if image.metadata().is_ok_and(|it| !is_disk(it.file_type())) => {
+                return DiskError::NotADisk { path: path() };
+            }
             _ => "",
-        },
-        path: path(),
-        reason,
+        };
+        let path = path();
+        DiskError::Open { path, reason, hint }
     };
     // Nonblocking: a FIFO that nobody writes would hold up the open itself.
     let mut options = File::options();
@@ -107,16 +110,18 @@ pub fn open_image(
 
 /// A file without a name in the folder for temporary files.
 fn scratch(bytes: u64) -> Result<File, DiskError> {
-    let folder = std::env::temp_dir();
-    let made = tempfile::tempfile_in(&folder).and_then(|file| {
+    let made = tempfile::tempfile().and_then(|file| {
         file.set_len(bytes)?;
         Ok(file)
     });
-    made.map_err(|reason| DiskError::Open {
-        path: folder,
+    made.map_err(no_temporary)
+}
+
+fn no_temporary(reason: io::Error) -> DiskError {
+    DiskError::Temporary {
+        folder: std::env::temp_dir(),
         reason,
-        hint: "; TMPDIR names another folder for scratch disks and overlays",
-    })
+    }
 }
 
 fn is_disk(kind: FileType) -> bool {

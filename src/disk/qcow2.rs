@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imago::storage::StorageOpenOptions;
@@ -20,6 +21,8 @@ type Access = FormatAccess<Storage>;
 
 /// Images that one may be based on, one behind the other.
 const BASES_MOST: usize = 16;
+/// Offset of crypt_method, which is 0 for none, in a header (QEMU, docs/interop/qcow2.rst).
+const CRYPT_METHOD: u64 = 32;
 
 /// The image.
 pub struct Qcow2(Access);
@@ -59,6 +62,8 @@ pub fn access(
         path: path.into(),
         reason,
     };
+    let mut method = [0; 4];
+    let plain = file.read_exact_at(&mut method, CRYPT_METHOD).is_err() || method == [0; 4];
     let storage = storage(file, write).map_err(fault)?;
     if format == Format::Raw {
         let raw = imago::raw::Raw::builder(storage).write(write);
@@ -66,6 +71,10 @@ pub fn access(
         return Ok(FormatAccess::new(raw));
     }
     let mut image = imago::qcow2::Qcow2::<Storage>::open_image(storage, write).map_err(fault)?;
+    if !plain {
+        // The crate would hand out, and mix with plain bytes, what is encrypted.
+        return Err(DiskError::Encrypted { path: path.into() });
+    }
     if image.requires_external_data_file() {
         return Err(DiskError::DataFile { path: path.into() });
     }
@@ -91,8 +100,12 @@ pub fn access(
                 _ => None,
             };
             let rest = rest.get(..rest.len().min(BASES_MOST)).unwrap_or_default();
-            let (file, format) = open_image(base, true, format)?;
-            Some(access(file, base, false, format, rest)?)
+            let opened = open_image(base, true, format)
+                .and_then(|(file, format)| access(file, base, false, format, rest));
+            Some(opened.map_err(|base| DiskError::Backing {
+                path: path.into(),
+                base: Box::new(base),
+            })?)
         }
     };
     image.set_backing(base);

@@ -22,20 +22,26 @@ pub const QCOW2: &str = "qcow2";
 /// What an image begins with that is not raw: taken for raw, it would look like an empty disk, and
 /// a guest could write a header that names a file of the host (the reason why formats are told
 /// apart here, not guessed at by whoever reads the image next).
-const FORMATS: [(&[u8], &str); 5] = [
-    (b"QFI\xfb", QCOW2),
-    (b"KDMV", "VMDK"),
-    (b"vhdxfile", "VHDX"),
-    (b"conectix", "VHD"),
-    (b"QED\0", "QED"),
+const FORMATS: [(usize, &[u8], &str); 8] = [
+    (0, b"QFI\xfb", QCOW2),
+    (0, b"KDMV", "VMDK"),
+    (0, b"# Disk DescriptorFile", "VMDK"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"QED\0", "QED"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0x40, b"\x7f\x10\xda\xbe", "VDI"),
 ];
 
 /// The name of the format that the image begins as, if it has one.
 pub fn magic(file: &File) -> Option<&'static str> {
-    let mut head = [0; 8];
+    let mut head = [0; 0x44];
     let _ = file.read_at(&mut head, 0).ok()?;
-    let known = FORMATS.iter().find(|(magic, _)| head.starts_with(magic));
-    known.map(|(_, name)| *name)
+    let known = FORMATS.iter().find(|(at, magic, _)| {
+        let there = head.get(*at..).unwrap_or_default();
+        there.starts_with(magic)
+    });
+    known.map(|(_, _, name)| *name)
 }
 
 /// The image.

@@ -10,7 +10,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Disk, DiskError};
+use super::Disk;
 use crate::devices::rate::Rate;
 use crate::devices::virtio::block::Request;
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
@@ -42,7 +42,7 @@ pub fn start(
     requests: Requests<Request>,
     doorbell: Arc<dyn Doorbell>,
     guest: impl Guest + 'static,
-) -> Result<Worker, DiskError> {
+) -> io::Result<Worker> {
     let mut service = Service {
         rate: Rate::new(&disk.limits),
         disk: Some(disk),
@@ -53,8 +53,7 @@ pub fn start(
         started: Instant::now(),
         looked: Duration::ZERO,
     };
-    let worker = Worker::start("disk", requests, doorbell, move || service.run());
-    worker.map_err(DiskError::Thread)
+    Worker::start("disk", requests, doorbell, move || service.run())
 }
 
 struct Service {

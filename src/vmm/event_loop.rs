@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -30,6 +30,8 @@ use crate::kvm;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
+/// How long output may still take after such a signal.
+const GRACE: Duration = Duration::from_secs(1);
 /// Bytes read from standard input at once.
 const BATCH: usize = 16 << 10;
 
@@ -72,6 +74,8 @@ pub struct EventLoop<'a> {
     warned: bool,
     asked_to_stop: u32,
     ending: Option<Ending>,
+    /// When a signal that ends the machine waits no longer for whoever reads the output.
+    leave_at: Option<Instant>,
     /// Why the session failed, if it did.
     fault: Option<VmmError>,
 }
@@ -112,6 +116,7 @@ impl<'a> EventLoop<'a> {
             warned: false,
             asked_to_stop: 0,
             ending: None,
+            leave_at: None,
             fault: None,
         }
     }
@@ -143,9 +148,9 @@ impl<'a> EventLoop<'a> {
             {
                 self.ending = Some(Ending::Guest(end));
             }
+            let written = self.stdout.pending().is_none() && self.stderr.pending().is_none();
             if let Some(ending) = self.ending.clone()
-                && self.stdout.pending().is_none()
-                && self.stderr.pending().is_none()
+                && (written || self.leave_at.is_some_and(|at| at <= Instant::now()))
             {
                 self.events.stop();
                 return match self.fault.take() {
@@ -294,6 +299,10 @@ impl<'a> EventLoop<'a> {
         if more && self.link_events.is_empty() && self.ending.is_none() {
             return Some(Timespec::default());
         }
+        if let Some(at) = self.leave_at {
+            let left = at.saturating_duration_since(Instant::now());
+            return Timespec::try_from(left).ok();
+        }
         let waiting = self.link.as_ref().is_some_and(|link| !link.greeted());
         if !waiting || self.warned {
             return None;
@@ -355,19 +364,26 @@ impl<'a> EventLoop<'a> {
         for signal in self.signals.take() {
             match (&mut self.link, signal) {
                 (_, SIGWINCH) => self.resize(),
-                (Some(link), signal) if link.greeted() => {
+                (Some(link), signal) if link.greeted() && self.ending.is_none() => {
                     // As a container engine does: the command decides what a signal means to it.
                     link.session.signal(signal as u8);
                 }
-                _ => self.ending = Some(Ending::Signalled(signal)),
+                _ => self.end_by(signal),
             }
             if signal == SIGTERM || signal == SIGINT {
                 self.asked_to_stop += 1;
             }
             if self.asked_to_stop >= INSISTENT {
-                self.ending = Some(Ending::Signalled(signal));
+                self.end_by(signal);
             }
         }
+    }
+
+    /// A signal ends the machine. What is not written by then may never be: a reader that has
+    /// stopped would keep hull for ever.
+    fn end_by(&mut self, signal: i32) {
+        self.ending = Some(Ending::Signalled(signal));
+        self.leave_at.get_or_insert_with(|| Instant::now() + GRACE);
     }
 
     /// Tell the guest's terminal the size of hull's.

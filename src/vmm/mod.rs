@@ -144,8 +144,13 @@ pub enum VmmError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// A disk.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
+    #[error("{flag} {error}")]
+    Disk {
+        /// The flag that asked for it.
+        flag: &'static str,
+        /// Why it cannot be had.
+        error: DiskError,
+    },
     /// A network.
     #[error(transparent)]
     Net(#[from] NetError),
@@ -174,7 +179,11 @@ pub enum VmmError {
         path: PathBuf,
     },
     /// The socket device's socket could not be created.
-    #[error("--vsock: cannot create the socket {} ({error})", path.display())]
+    #[error(
+        "--vsock: cannot create the socket {} ({error}); name a path in a folder that is there and \
+         that you may write to",
+        path.display()
+    )]
     Vsock {
         /// Its path.
         path: PathBuf,

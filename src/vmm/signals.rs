@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
 /// What is caught: the terminal's size, and what a container engine hands on to its process.
 const CAUGHT: [i32; 7] = [SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
@@ -29,6 +29,9 @@ impl Signals {
             pipe,
             handlers: Vec::new(),
         };
+        // A file that may not grow (RLIMIT_FSIZE) is an I/O error for the guest and no end of hull's.
+        let ignored = signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+        signals.handlers.push(ignored);
         for signal in CAUGHT {
             let came = Arc::new(AtomicBool::new(false));
             // In this order: the flag stands when the pipe wakes the event loop.

@@ -19,7 +19,7 @@ pub fn attach(windows: &mut Windows, board: &mut Board, disk: Disk) -> Result<Wo
     let (window, notifications) = windows.attach_unwatched(board, &name, Box::new(device))?;
     let bell = Arc::new(Bell::new(window.clone(), notifications)?);
     let memory = board.vm.memory().clone();
-    Ok(disk::start(disk, memory, requests, bell, Guest(window))?)
+    disk::start(disk, memory, requests, bell, Guest(window)).map_err(VmmError::Thread)
 }
 
 /// A block device as the thread of its disk sees it.

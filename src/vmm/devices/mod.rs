@@ -18,7 +18,7 @@ pub mod windows;
 use super::pipe::Pipe;
 use super::{Config, Console, Terminal, VmmError};
 use crate::devices::virtio::requests::Worker;
-use crate::disk::Disk;
+use crate::disk::{self as images, Disk};
 use crate::net::Network;
 use crate::share::Share;
 pub use balloon::{REPORTING_ORDER, reporting_order};
@@ -41,11 +41,11 @@ impl Backs {
     /// # Errors
     /// One of them cannot be had.
     pub fn open(config: &Config, networks: Vec<Network>) -> Result<Self, VmmError> {
-        let disks = config
-            .disks
-            .iter()
-            .map(Disk::open)
-            .collect::<Result<_, _>>()?;
+        let open = |config: &images::Config| {
+            let flag = config.flag;
+            Disk::open(config).map_err(|error| VmmError::Disk { flag, error })
+        };
+        let disks = config.disks.iter().map(open).collect::<Result<_, _>>()?;
         let shares = config
             .shares
             .iter()

@@ -140,7 +140,11 @@ impl Receiver {
         let apart = self.room_len < FRAME_MOST;
         // Nothing is read that the guest has no buffer for; chains that this call may not take
         // come in the next.
-        if self.held.is_empty() || apart && queue.is_spent() {
+        if self.held.is_empty() {
+            return later;
+        }
+        if apart && queue.is_spent() {
+            queue.process_again();
             return later;
         }
         let read = match apart {
