@@ -1,7 +1,7 @@
 //! The host's end of the socket device: AF_UNIX sockets, polled with the event loop's others.
 //!
-//! Every descriptor is registered once, edge-triggered: the device remembers what it could not
-//! do, so nothing needs to be switched on and off.
+//! Every descriptor is registered edge-triggered: the device remembers what it could not do, so
+//! nothing needs to be switched on and off but the wait for room in a socket that is full.
 
 use std::ffi::OsString;
 use std::io;
@@ -38,6 +38,10 @@ const TICK_S: i64 = 5;
 const LISTENER: Id = Id::MAX;
 const TIMER: Id = Id::MAX - 1;
 
+/// What is always waited for.
+const READABLE: EventFlags = EventFlags::IN
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
 const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
 /// A machine's socket device as the user wants it.
@@ -173,8 +177,16 @@ impl AsFd for Link {
 
 impl Shared {
     fn poll(&self, fd: impl AsFd, token: Id) -> rustix::io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)
+        epoll::add(&self.epoll, fd, EventData::new_u64(token), READABLE)
+    }
+
+    /// Tell of room in `fd`, too, or no more. Whether there is any is looked at now.
+    fn poll_room(&self, fd: impl AsFd, token: Id, wanted: bool) -> rustix::io::Result<()> {
+        let flags = match wanted {
+            true => READABLE | EventFlags::OUT,
+            false => READABLE,
+        };
+        epoll::modify(&self.epoll, fd, EventData::new_u64(token), flags)
     }
 }
 
@@ -184,7 +196,12 @@ struct Peers(Arc<Shared>);
 impl Peers {
     fn stream(&self, fd: OwnedFd, id: Id) -> io::Result<Box<dyn Stream>> {
         self.0.poll(&fd, id)?;
-        Ok(Box::new(Socket(fd)))
+        Ok(Box::new(Socket {
+            fd,
+            id,
+            full: false,
+            shared: self.0.clone(),
+        }))
     }
 }
 
@@ -220,18 +237,29 @@ fn socket() -> rustix::io::Result<OwnedFd> {
 }
 
 /// A connected socket.
-struct Socket(OwnedFd);
+struct Socket {
+    fd: OwnedFd,
+    id: Id,
+    /// It took nothing when it was last written to, and room in it is waited for. Otherwise each
+    /// read of the program's would wake hull.
+    full: bool,
+    shared: Arc<Shared>,
+}
 
 impl Stream for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (len, _) = retry_on_intr(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?;
+        let (len, _) = retry_on_intr(|| net::recv(&self.fd, &mut *buffer, RecvFlags::empty()))?;
         Ok(len)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(retry_on_intr(|| {
-            net::send(&self.0, bytes, SendFlags::NOSIGNAL)
-        })?)
+        let written = retry_on_intr(|| net::send(&self.fd, bytes, SendFlags::NOSIGNAL));
+        let full = written == Err(Errno::AGAIN);
+        if full != self.full {
+            self.shared.poll_room(&self.fd, self.id, full)?;
+            self.full = full;
+        }
+        Ok(written?)
     }
 
     fn shutdown(&mut self, how: Shutdown) {
@@ -241,13 +269,13 @@ impl Stream for Socket {
             Shutdown::Both => net::Shutdown::Both,
         };
         // An error says that the other end has gone.
-        let _ = net::shutdown(&self.0, how);
+        let _ = net::shutdown(&self.fd, how);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
+    use std::io::{ErrorKind, Read};
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -295,5 +323,39 @@ mod tests {
         assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
         drop(server);
         assert_eq!(kind(host.connect(53, 2)), ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn room_is_told_of_once_there_was_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v");
+        let sockets = Sockets::new(&path).unwrap();
+        let told = || {
+            let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
+            let now = Timespec::default();
+            let space = rustix::buffer::spare_capacity(&mut events);
+            epoll::wait(&sockets.shared.epoll, space, Some(&now)).unwrap();
+            let of = events.iter().filter(|event| event.data.u64() == 1);
+            of.map(|event| event.flags).collect::<Vec<_>>()
+        };
+        let mut caller = UnixStream::connect(&path).unwrap();
+        let mut stream = sockets.host().accept(1).unwrap();
+        assert_eq!(stream.write(b"a").unwrap(), 1);
+        caller.read_exact(&mut [0]).unwrap();
+        assert_eq!(told(), []);
+        let mut written = 0;
+        let full = loop {
+            match stream.write(&[0; 4096]) {
+                Ok(len) => written += len,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        assert_eq!(told(), []);
+        caller.read_exact(&mut vec![0; written]).unwrap();
+        assert_eq!(told(), [EventFlags::OUT]);
+        assert_eq!(stream.write(b"b").unwrap(), 1);
+        caller.read_exact(&mut [0]).unwrap();
+        assert_eq!(told(), []);
     }
 }
