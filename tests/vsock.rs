@@ -180,3 +180,63 @@ fn the_socket_goes_when_a_signal_ends_hull() {
     assert!(!socket.exists(), "hull leaves its socket behind");
     drop(caller);
 }
+
+#[test]
+fn socat_talks_to_socat() {
+    // An emulated kernel moves less in the same time.
+    let bytes = if machine::in_lab() { 64 << 20 } else { 1 << 20 };
+    if !kvm("socat") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let data: Vec<u8> = (0..bytes as u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    fs::write(at("data"), &data).expect("a file");
+    let back = Command::new("socat")
+        .args(["-u", &format!("UNIX-LISTEN:{}", at("v_53"))])
+        .arg(format!("CREATE:{}", at("back")))
+        .spawn();
+    let mut back = Hull(back.expect("socat starts"));
+    let started = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", "--memory", "256M", "--share", "/usr:/usr:ro"])
+        .args(["--vsock", &format!("cid=3,socket={}", at("v"))])
+        .args(["--", "sh", "-c"])
+        .arg(
+            "ln -s usr/lib /lib; ln -s usr/lib64 /lib64
+             socat -u VSOCK-LISTEN:52 CREATE:/tmp/data && sha256sum </tmp/data
+             socat -u OPEN:/tmp/data VSOCK-CONNECT:2:53; read line",
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut hull = Hull(started.expect("hull starts"));
+    let send = format!(
+        "(echo CONNECT 52; cat {}) | socat -t 600 - UNIX-CONNECT:{}",
+        at("data"),
+        at("v")
+    );
+    let start = Instant::now();
+    // Before the guest listens it refuses.
+    loop {
+        let answer = Command::new("sh").args(["-c", &send]).output();
+        let answer = answer.expect("a shell").stdout;
+        if answer.starts_with(b"OK ") {
+            break;
+        }
+        assert!(start.elapsed() < LIMIT, "nobody listens");
+        thread::sleep(Duration::from_millis(300));
+    }
+    let mut stdout = BufReader::new(hull.0.stdout.take().expect("a pipe"));
+    let mut sum = String::new();
+    stdout.read_line(&mut sum).expect("text");
+    let expected = Command::new("sha256sum").arg(at("data")).output();
+    let expected = String::from_utf8(expected.expect("sha256sum").stdout).expect("text");
+    assert_eq!(sum[..64], expected[..64]);
+    assert!(back.0.wait().expect("an end").success());
+    assert!(fs::read(at("back")).expect("a file") == data);
+    let mut stdin = hull.0.stdin.take().expect("a pipe");
+    stdin.write_all(b"\n").expect("hull reads");
+    assert_eq!(hull.0.wait().expect("an end").code(), Some(0));
+}

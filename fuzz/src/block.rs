@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
-use hull::devices::virtio::block::{Backend, Block as Device, Geometry, Request, SECTOR};
+use hull::devices::virtio::block::{Block as Device, Geometry, Request, SECTOR};
 use hull::devices::virtio::queue::Segment;
+use hull::devices::virtio::requests::Backend;
 use hull::devices::virtio::testing::Guest;
 use hull::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -35,7 +36,7 @@ struct State {
 #[derive(Clone)]
 struct Kept(Arc<Mutex<State>>);
 
-impl Backend for Kept {
+impl Backend<Request> for Kept {
     fn submit(&mut self, id: u64, request: Request) {
         let mut state = self.0.lock().unwrap();
         state.judge(&request);
@@ -147,8 +148,8 @@ impl Sector {
 pub enum Call {
     /// One of the requests has been served, or could not be.
     Complete(u8, bool),
-    /// One that is none was.
-    Unknown(u64),
+    /// One that is none was, perhaps one from before a reset.
+    Unknown(u8),
     Resize(Sectors),
 }
 
@@ -243,9 +244,9 @@ impl Subject for Block {
                     .unwrap()
                     .requests
                     .iter()
-                    .any(|one| one.0 == *id);
+                    .any(|one| one.0 == u64::from(*id));
                 if !known {
-                    self.complete(guest, *id, None);
+                    self.complete(guest, (*id).into(), None);
                 }
             }
             Call::Resize(sectors) => {

@@ -207,6 +207,9 @@ impl Subject for Console {
         guest.send(Device::output_queue(0), b"UUUU", &[1], false);
         guest.notify(Device::output_queue(0));
         assert_eq!(self.0[0].0.lock().unwrap().bytes, b"UUUU");
+        guest.send(Device::output_queue(0), b"VV", &[], false);
+        guest.notify(Device::output_queue(0));
+        assert_eq!(self.0[0].0.lock().unwrap().bytes, b"UUUUVV");
         guest.lend(Device::input_queue(0), 3);
         assert_eq!(input(guest, 0, b"hello"), Some(3));
         assert_eq!(guest.received(Device::input_queue(0)), [b"hel"]);

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::fs::{
-    Answer, Backend, Fs as Device, IN_HEADER, MESSAGE_MOST, OUT_HEADER, Request,
+    Answer, Fs as Device, IN_HEADER, MESSAGE_MOST, OUT_HEADER, Request,
 };
 use hull::devices::virtio::queue::Segment;
+use hull::devices::virtio::requests::Backend;
 use hull::devices::virtio::testing::Guest;
 use hull::memory::GuestMemory;
 use vm_memory::{Bytes, GuestMemoryBackend};
@@ -27,7 +28,7 @@ struct State {
 #[derive(Clone, Default)]
 struct Kept(Arc<Mutex<State>>);
 
-impl Backend for Kept {
+impl Backend<Request> for Kept {
     fn submit(&mut self, id: u64, request: Request) {
         let mut state = self.0.lock().unwrap();
         let memory = state.memory.as_ref().unwrap();
@@ -83,8 +84,8 @@ impl Length {
 pub enum Call {
     /// One of the requests has been served, with an answer of so many bytes, and a word perhaps.
     Complete(u8, u32, bool),
-    /// One that is none was.
-    Unknown(u64),
+    /// One that is none was, perhaps one from before a reset.
+    Unknown(u8),
     /// The server has failed.
     Fail(u8),
 }
@@ -136,8 +137,8 @@ impl Subject for Fs {
                 Some((id, _)) => (id, Err("it failed".into())),
                 None => return,
             },
-            Call::Unknown(id) if state.requests.iter().all(|one| one.0 != *id) => {
-                (*id, Ok(Answer::default()))
+            Call::Unknown(id) if state.requests.iter().all(|one| one.0 != u64::from(*id)) => {
+                ((*id).into(), Ok(Answer::default()))
             }
             Call::Unknown(_) => return,
         };

@@ -18,8 +18,8 @@ use rustix::io::{Errno, pread};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
 
-use super::GuestMemory;
 use super::packed::{Packed, PackedError};
+use super::{GuestMemory, STACK};
 
 /// Bytes that are worth a second thread, which takes some 100 us to be there.
 const MANY: usize = 4 << 20;
@@ -119,7 +119,8 @@ impl Image {
         let middle = range.start + half;
         let rest = || self.copy(middle..range.end, memory, gpa.saturating_add(half as u64));
         thread::scope(|scope| {
-            let rest = thread::Builder::new().spawn_scoped(scope, rest);
+            let thread = thread::Builder::new().stack_size(STACK);
+            let rest = thread.spawn_scoped(scope, rest);
             self.copy(range.start..middle, memory, gpa)?;
             let rest = rest.map_err(ImageError::Read)?.join();
             rest.unwrap_or_else(|panic| panic::resume_unwind(panic))

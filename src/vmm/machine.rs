@@ -24,7 +24,7 @@ use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
-use crate::memory::{GuestMemory, backing};
+use crate::memory::{GuestMemory, STACK, backing};
 use crate::net::Network;
 
 /// GSI of the keyboard controller.
@@ -69,7 +69,9 @@ pub fn build(
     // host's other CPUs.
     let (mut machine, placed) = thread::scope(|scope| {
         let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
-        let loader = thread::Builder::new().name("loader".into());
+        let loader = thread::Builder::new()
+            .name("loader".into())
+            .stack_size(STACK);
         let loader = loader.spawn_scoped(scope, place);
         let machine = assemble(config, kvm, &memory, backs, started)?;
         let placed = loader.map_err(VmmError::Thread)?.join();

@@ -18,6 +18,7 @@ use super::events::{Events, GuestEnd};
 use super::outbox::Outbox;
 use crate::devices::bus::Bus;
 use crate::kvm::vcpu::{Accesses, Exit, Kicker, Vcpu};
+use crate::memory::STACK;
 
 /// What every vCPU thread shares.
 pub struct Shared {
@@ -46,6 +47,7 @@ pub fn start(vcpus: Vec<Vcpu>, shared: &Arc<Shared>) -> io::Result<Running> {
         let (kicker, shared) = (vcpu.kicker(), shared.clone());
         let thread = thread::Builder::new()
             .name(format!("vcpu{number}"))
+            .stack_size(STACK)
             .spawn(move || run(vcpu, &shared));
         match thread {
             Ok(thread) => running.0.push((kicker, thread)),

@@ -14,6 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::memory::STACK;
+
 /// Who serves a device's requests, elsewhere and later, each with one call of the device's
 /// `complete`.
 pub trait Backend<R>: Send {
@@ -49,6 +51,8 @@ struct State<R> {
     waiting: VecDeque<(u64, R)>,
     /// Requests are being served, and may touch guest memory.
     serving: bool,
+    /// Somebody waits for `idle`, whom to tell is a system call.
+    awaited: bool,
     /// The driver has gone since the last request was taken.
     cancelled: bool,
     closed: bool,
@@ -72,6 +76,7 @@ impl<R> Default for Requests<R> {
         let state = State {
             waiting: VecDeque::new(),
             serving: false,
+            awaited: false,
             cancelled: false,
             closed: false,
         };
@@ -119,8 +124,11 @@ impl<R> Requests<R> {
 
     /// What [`Requests::next`] gave out has been served, and is to be reported now.
     pub fn served(&self) {
-        self.state().serving = false;
-        self.0.idle.notify_all();
+        let mut state = self.state();
+        state.serving = false;
+        if std::mem::take(&mut state.awaited) {
+            self.0.idle.notify_all();
+        }
     }
 }
 
@@ -135,6 +143,7 @@ impl<R: Send> Backend<R> for Requests<R> {
         state.waiting.clear();
         state.cancelled = true;
         while state.serving {
+            state.awaited = true;
             let waited = self.0.idle.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
@@ -159,7 +168,8 @@ impl Worker {
         doorbell: Arc<dyn Doorbell>,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let thread = thread::Builder::new().name(name.into()).spawn(work)?;
+        let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
+        let thread = thread.spawn(work)?;
         let close = move || {
             requests.state().closed = true;
             doorbell.ring();

@@ -13,10 +13,11 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 
-use super::packet::{Header, NO_MORE, NO_RECEIVE, NO_SEND, Op, STREAM};
+use super::packet::{DATA_MOST, Header, NO_MORE, NO_RECEIVE, NO_SEND, Op, STREAM};
 
-/// Bytes from the guest that wait for the host at most: buf_alloc of all packets to the guest.
-pub const BUFFER: usize = 64 << 10;
+/// Bytes from the guest that wait for the host at most: buf_alloc of all packets to the guest. Two
+/// packets of the most that one may have, so that the guest makes one while the other is moved.
+pub const BUFFER: usize = 2 * DATA_MOST;
 /// Bytes that the host has taken before the guest is told without having asked.
 const UPDATE_AFTER: u32 = BUFFER as u32 / 4;
 /// Turns of the timer after which a guest that does not answer is given up.

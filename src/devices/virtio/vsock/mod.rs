@@ -17,6 +17,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 
+use super::queue::{Chain, VirtQueue};
 use super::{Device, DeviceError, Driver, read_config_bytes};
 pub use connection::{BUFFER, Stream};
 use connection::{Connection, Outlet, Ports, Verdict};
@@ -47,6 +48,9 @@ const LINE_MOST: usize = 32;
 const RESETS_MOST: usize = 64;
 /// Programs that are let in in one turn.
 const CALLERS_PER_TURN: usize = 64;
+
+/// Most buffers of the guest's that are filled by one read: a Linux guest has 4 KiB in each.
+const TOGETHER: usize = 16;
 
 /// A number for a stream, never used again.
 pub type Id = u64;
@@ -438,24 +442,22 @@ impl Vsock {
         let Some(queue) = driver.queue(RX) else {
             return Ok(());
         };
+        let mut together = 1;
         while !self.resets.is_empty() || !self.line.is_empty() {
-            let Some(chain) = queue.pop()? else { break };
-            if !chain.readable().is_empty() {
-                return Err(queue.refuse(&chain, "is to be read, in a queue to be written"));
-            }
-            let room = chain.writable_len().saturating_sub(Header::SIZE as u64);
-            let room = usize::try_from(room).unwrap_or(usize::MAX).min(DATA_MOST);
-            if room == 0 {
-                return Err(queue.refuse(&chain, "is too short for a packet"));
+            let (chains, room) = buffers(queue, together)?;
+            if chains.is_empty() {
+                break;
             }
             let Some(header) = self.next_packet(scratch.get_mut(..room).unwrap_or_default()) else {
-                queue.put_back(chain);
+                chains.into_iter().for_each(|chain| queue.put_back(chain));
                 break;
             };
             let data = scratch.get(..header.len as usize).unwrap_or_default();
-            queue.write(&chain, 0, &header.encode())?;
-            queue.write(&chain, Header::SIZE as u64, data)?;
-            queue.finish(chain, Header::SIZE as u32 + header.len)?;
+            together = match data.len() == room {
+                true => (2 * together).min(TOGETHER),
+                false => 1,
+            };
+            tell(queue, chains, header, data)?;
         }
         if self.held
             && self.resets.len() < RESETS_MOST
@@ -487,6 +489,53 @@ impl Vsock {
         }
         None
     }
+}
+
+/// Buffers of the guest's for what one read brings, up to `count`, and how much data they hold.
+fn buffers(queue: &mut VirtQueue, count: usize) -> Result<(Vec<Chain>, usize), DeviceError> {
+    let (mut chains, mut space) = (Vec::new(), 0);
+    while chains.len() < count
+        && space < DATA_MOST
+        && let Some(chain) = queue.pop()?
+    {
+        if !chain.readable().is_empty() {
+            return Err(queue.refuse(&chain, "is to be read, in a queue to be written"));
+        }
+        match room(&chain) {
+            0 => return Err(queue.refuse(&chain, "is too short for a packet")),
+            room => space += room,
+        }
+        chains.push(chain);
+    }
+    Ok((chains, space.min(DATA_MOST)))
+}
+
+/// Bytes of data that fit into a buffer, behind a header.
+fn room(chain: &Chain) -> usize {
+    let room = chain.writable_len().saturating_sub(Header::SIZE as u64);
+    usize::try_from(room).unwrap_or(usize::MAX).min(DATA_MOST)
+}
+
+/// Send a packet with `data`, as one for each buffer that it needs; the other `chains` come again.
+fn tell(
+    queue: &mut VirtQueue,
+    chains: Vec<Chain>,
+    mut header: Header,
+    mut data: &[u8],
+) -> Result<(), DeviceError> {
+    for (index, chain) in chains.into_iter().enumerate() {
+        if index > 0 && data.is_empty() {
+            queue.put_back(chain);
+            continue;
+        }
+        let now;
+        (now, data) = data.split_at(data.len().min(room(&chain)));
+        header.len = now.len() as u32;
+        queue.write(&chain, 0, &header.encode())?;
+        queue.write(&chain, Header::SIZE as u64, now)?;
+        queue.finish(chain, Header::SIZE as u32 + header.len)?;
+    }
+    Ok(())
 }
 
 impl Device for Vsock {

@@ -39,6 +39,8 @@ struct Far {
     broken: bool,
     shut: Vec<Shutdown>,
     dropped: bool,
+    /// Reads that brought something.
+    reads: u32,
 }
 
 #[derive(Default)]
@@ -117,6 +119,7 @@ impl Stream for End {
             if far.input.is_empty() && !far.input_ended {
                 return Err(ErrorKind::WouldBlock.into());
             }
+            far.reads += 1;
             let len = far.input.len().min(buffer.len());
             for (to, from) in buffer.iter_mut().zip(far.input.drain(..len)) {
                 *to = from;
@@ -443,6 +446,8 @@ fn broken_rules_end_a_connection_and_not_the_device() {
         let (mut guest, fake, id) = connected();
         fake.with(id, |far| far.room = 10);
         send(&mut guest, packet(Op::Rw), b"twenty bytes waiting");
+        // Half of what may wait.
+        send(&mut guest, packet(Op::Rw), &over);
         send(&mut guest, header, data);
         assert_eq!(heard_ops(&mut guest), [Op::Rst], "{header:?}");
         assert!(fake.with(id, |far| far.dropped));
@@ -601,18 +606,44 @@ fn a_guest_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn a_read_fills_several_buffers_and_takes_no_more_than_it_needs() {
+    // Eight buffers of 4052 bytes of data: one, two and four of them, and the last one.
+    let (mut guest, fake, id) = connected();
+    let data: Vec<u8> = (0..7 * 4052 + 5).map(|n| (n % 251) as u8).collect();
+    fake.with(id, |far| far.input.extend(&data));
+    ready(&mut guest, id, false);
+    assert_eq!(fake.with(id, |far| far.reads), 4);
+    let packets = heard(&mut guest);
+    let lens: Vec<usize> = packets.iter().map(|(_, data)| data.len()).collect();
+    assert_eq!(lens, [4052, 4052, 4052, 4052, 4052, 4052, 4052, 5]);
+    assert!(packets.iter().all(|(header, _)| header.op == Op::Rw as u16));
+    let received: Vec<u8> = packets.into_iter().flat_map(|(_, data)| data).collect();
+    assert!(received == data);
+    // Those that were not needed are still the device's.
+    let data = vec![7; 3 * 4052 + 1];
+    fake.with(id, |far| far.input.extend(&data));
+    ready(&mut guest, id, false);
+    assert_eq!(guest.received(RX).len(), 4);
+    for _ in 0..4 {
+        fake.with(id, |far| far.input.push_back(9));
+        ready(&mut guest, id, false);
+        assert_eq!(guest.received(RX).len(), 1);
+    }
+}
+
+#[test]
 fn a_program_that_left_costs_the_guest_no_credit() {
     let (mut guest, fake, id) = connected();
     fake.with(id, |far| far.room = 0);
-    send(&mut guest, packet(Op::Rw), &[0; BUFFER]);
+    send(&mut guest, packet(Op::Rw), &[0; DATA_MOST]);
     fake.with(id, |far| far.broken = true);
     ready(&mut guest, id, false);
     let packets = heard(&mut guest);
     assert_eq!(ops(&packets), [Op::CreditUpdate, Op::Shutdown]);
-    assert_eq!(packets[0].0.fwd_cnt as usize, BUFFER);
+    assert_eq!(packets[0].0.fwd_cnt as usize, DATA_MOST);
     assert_eq!(packets[1].0.flags, NO_RECEIVE);
-    send(&mut guest, packet(Op::Rw), &[0; BUFFER]);
-    assert_eq!(heard(&mut guest)[0].0.fwd_cnt as usize, 2 * BUFFER);
+    send(&mut guest, packet(Op::Rw), &[0; DATA_MOST]);
+    assert_eq!(heard(&mut guest)[0].0.fwd_cnt as usize, 2 * DATA_MOST);
 }
 
 #[test]
