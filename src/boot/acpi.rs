@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Distribution kernels find virtio-mmio, CPUs and the power button here and nowhere else.
-//! Every line is an edge, active high, as ISA has it: that is what an irqfd raises. Source: ACPI
+//! Every line is an edge, active high, as ISA has it: that is what hull raises. Source: ACPI
 //! 6.5; the hardware behind it is `devices::legacy::power`.
 
 use acpi_tables::aml::{

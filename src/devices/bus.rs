@@ -22,7 +22,7 @@ pub trait BusDevice: Send {
     fn write(&mut self, offset: u64, data: &[u8]);
 }
 
-/// A line into the guest's interrupt controller (an irqfd outside tests).
+/// A line into the guest's interrupt controller.
 pub trait Interrupt: Send + Sync {
     /// Raise an edge.
     fn trigger(&self) -> io::Result<()>;

@@ -1,6 +1,9 @@
-//! One virtual machine: memory slots, the in-kernel interrupt controllers and timer, irqfds.
+//! One virtual machine: memory slots, the in-kernel interrupt controllers, lines and timer.
 //!
 //! Source: Documentation/virt/kvm/api.rst.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
@@ -19,7 +22,7 @@ use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 /// A virtual machine and the guest memory that its slots point into.
 pub struct Vm {
     // Before `memory`: the VM goes first, so that no slot ever points to unmapped memory.
-    fd: VmFd,
+    fd: Arc<VmFd>,
     kvm: Kvm,
     memory: GuestMemory,
 }
@@ -93,7 +96,11 @@ impl Vm {
             ..Default::default()
         };
         fd.create_pit2(pit).map_err(refused("KVM_CREATE_PIT2"))?;
-        Ok(Self { fd, kvm, memory })
+        Ok(Self {
+            fd: Arc::new(fd),
+            kvm,
+            memory,
+        })
     }
 
     /// The guest's memory.
@@ -131,10 +138,37 @@ impl Vm {
             .map_err(refused("KVM_IOEVENTFD"))
     }
 
-    /// Let `event` raise an edge on `gsi`.
-    pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
-        self.fd
-            .register_irqfd(event, gsi)
-            .map_err(refused("KVM_IRQFD"))
+    /// The interrupt line `gsi`.
+    pub fn line(&self, gsi: u32) -> Line {
+        Line {
+            vm: self.fd.clone(),
+            gsi,
+            pulse: Mutex::new(()),
+        }
+    }
+}
+
+/// An interrupt line. Raised from the thread that has a reason: by an irqfd, KVM would hand the
+/// edge of a line of the IOAPIC's to a thread of the kernel's, one more switch an interrupt
+/// (irqfd_wakeup in virt/kvm/eventfd.c).
+pub struct Line {
+    vm: Arc<VmFd>,
+    gsi: u32,
+    /// Two pulses that overlap would be one edge, perhaps before the second one's reason.
+    pulse: Mutex<()>,
+}
+
+impl Line {
+    /// Raise an edge.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn pulse(&self) -> io::Result<()> {
+        let _pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        for level in [true, false] {
+            let set = self.vm.set_irq_line(self.gsi, level);
+            set.map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        }
+        Ok(())
     }
 }

@@ -187,11 +187,11 @@ fn finish(
 
 /// The port bus with what a PC has on it.
 fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart) -> Result<Bus, VmmError> {
-    let keyboard = i8042::I8042::new(irqfd(vm, KEYBOARD_GSI)?, events.clone());
+    let keyboard = i8042::I8042::new(line(vm, KEYBOARD_GSI), events.clone());
     let start = Instant::now();
     let acpi = power::Power::new(
         move || start.elapsed(),
-        irqfd(vm, layout::SCI_GSI)?,
+        line(vm, layout::SCI_GSI),
         events.clone(),
     );
     let clock = rtc::Rtc::new(|| {
@@ -240,7 +240,7 @@ fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
         outbox: outbox.clone(),
         events: events.clone(),
     };
-    let chip = serial::Serial::new(transmitter, irqfd(vm, gsi)?);
+    let chip = serial::Serial::new(transmitter, line(vm, gsi));
     Ok(Uart {
         chip: Arc::new(Mutex::new(chip)),
         outbox,
@@ -253,17 +253,15 @@ pub fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-pub fn irqfd(vm: &Vm, gsi: u32) -> Result<Arc<Irqfd>, VmmError> {
-    let line = eventfd()?;
-    vm.register_irqfd(&line, gsi)?;
-    Ok(Arc::new(Irqfd(line)))
+pub fn line(vm: &Vm, gsi: u32) -> Arc<Line> {
+    Arc::new(Line(vm.line(gsi)))
 }
 
-/// An interrupt line through an irqfd.
-pub struct Irqfd(EventFd);
+/// An interrupt line of the machine's.
+pub struct Line(vm::Line);
 
-impl Interrupt for Irqfd {
+impl Interrupt for Line {
     fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
+        self.0.pulse()
     }
 }

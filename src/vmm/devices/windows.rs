@@ -17,7 +17,7 @@ use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
 use crate::vmm::VmmError;
 use crate::vmm::events::{Events, lock};
-use crate::vmm::machine::irqfd;
+use crate::vmm::machine::line;
 use crate::vmm::report::DeviceReport;
 
 /// Notifications taken from the kernel at once.
@@ -60,7 +60,7 @@ impl Windows {
     }
 
     /// Put `device`, which messages call `name`, into the next window: its registers on the
-    /// bus, an ioeventfd for each queue's notifications, an irqfd for its interrupt. The event
+    /// bus, an ioeventfd for each queue's notifications, a line for its interrupt. The event
     /// loop processes its queues.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl Windows {
             most: VIRTIO_GSIS.len(),
         })?;
         let reporter = Reporter::new(board.events.clone(), name);
-        let (memory, interrupt) = (board.vm.memory().clone(), irqfd(board.vm, slot.gsi)?);
+        let (memory, interrupt) = (board.vm.memory().clone(), line(board.vm, slot.gsi));
         let transport = Transport::new(memory, device, interrupt, reporter);
         let transport = transport.map_err(VmmError::EventFd)?;
         let mut notifications = Vec::new();
