@@ -557,6 +557,9 @@ fn what_is_no_disk_is_refused_by_name() {
         "qemu-img",
         &["create", "-q", "-f", "qcow2", &at("locked"), "1M"],
     );
+    let mut uncounted = fs::read(at("locked")).expect("an image");
+    uncounted[0x10000..0x10008].fill(0); // the refcount table's first entry
+    write("uncounted", &uncounted);
     let mut locked = fs::read(at("locked")).expect("an image");
     locked[35] = 2; // crypt_method: LUKS
     write("locked", &locked);
@@ -577,6 +580,7 @@ fn what_is_no_disk_is_refused_by_name() {
         (at("image"), "image: no usable qcow2 image ("),
         (at("vmdk"), "a VMDK image, which hull does not read"),
         (at("vdi"), "a VDI image, which hull does not read"),
+        (at("uncounted"), "cluster is counted as free"),
         (at("locked"), "an encrypted image, which hull does not read"),
     ];
     for (path, expected) in cases {

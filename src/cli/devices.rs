@@ -73,7 +73,7 @@ pub struct Devices {
         help_heading = DEVICES
     )]
     pub shares: Vec<share::Config>,
-    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's.
+    /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's. Example: --rng off
     #[arg(
         long,
         value_name = "on|off",
@@ -99,6 +99,7 @@ pub struct Devices {
     /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
     /// is the guest. hull creates PATH; a program that connects to it and writes the line
     /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
+    /// Example: --vsock cid=3,socket=/tmp/v
     #[arg(long, value_name = "SPEC", value_parser = vsock::parse, help_heading = DEVICES)]
     pub vsock: Option<vsock::Config>,
 }

@@ -236,7 +236,7 @@ mod tests {
             ("tap=", "write tap=NAME or user"),
             ("users", "write tap=NAME or user"),
             ("tap=0123456789abcdef", "16 bytes"),
-            ("tap=a/b", "no name of an interface"),
+            ("tap=a/b", "an interface's name has no"),
             ("tap=t,publish=1:2", "'publish=1:2' is no option"),
             ("user,ip=1.2.3.4/5", "'ip=1.2.3.4/5' is no option"),
             ("tap=t,gw=1.2.3.4", "without ip="),

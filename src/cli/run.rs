@@ -101,7 +101,7 @@ pub struct Run {
     boot: Boot,
     /// What the kernel prints on and, without CMD, is typed on: serial (COM1) or virtio (hvc0: a line
     /// costs one exit, not some a character; for kernels with its driver built in). The streams of
-    /// CMD do not go through it.
+    /// CMD do not go through it. Example: --console virtio
     #[arg(
         long,
         value_name = "serial|virtio",

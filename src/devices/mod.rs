@@ -54,13 +54,15 @@ pub trait MachineEvents: Send + Sync {
 }
 
 /// Faults that one device may report in its life.
-const REPORTS_PER_DEVICE: u32 = 16;
+const REPORTS_PER_DEVICE: usize = 16;
 
 /// A device's way to [`MachineEvents::warn`], of which a guest cannot make a flood.
 pub struct Reporter {
     events: Arc<dyn MachineEvents>,
     device: String,
-    left: u32,
+    /// What was reported: the same again is no news, and a host's disk that is full fails every
+    /// request.
+    said: Vec<String>,
 }
 
 impl Reporter {
@@ -69,20 +71,23 @@ impl Reporter {
         Self {
             events,
             device: device.into(),
-            left: REPORTS_PER_DEVICE,
+            said: Vec::new(),
         }
     }
 
-    /// Report one line, unless this device has used up its reports.
+    /// Report one line, unless it was reported already or this device has used up its reports.
     pub fn warn(&mut self, what: &str) {
-        match self.left {
-            0 => return,
+        let left = REPORTS_PER_DEVICE.saturating_sub(self.said.len());
+        if left == 0 || self.said.iter().any(|said| said == what) {
+            return;
+        }
+        self.said.push(what.into());
+        match left {
             1 => self
                 .events
                 .warn(&self.device, &format!("{what} (not reported from now on)")),
             _ => self.events.warn(&self.device, what),
         }
-        self.left -= 1;
     }
 }
 
@@ -94,12 +99,15 @@ mod tests {
     fn a_guest_cannot_flood_the_log() {
         let events = Arc::new(testing::Events::default());
         let mut reporter = Reporter::new(events.clone(), "disk");
-        for _ in 0..1000 {
+        for n in 0..1000 {
             reporter.warn("broken");
+            reporter.warn(&format!("broken in another way: {n}"));
         }
         let lines = events.take();
-        assert_eq!(lines.len(), REPORTS_PER_DEVICE as usize);
+        assert_eq!(lines.len(), REPORTS_PER_DEVICE);
         assert_eq!(lines[0], "disk: broken");
+        assert_eq!(lines[1], "disk: broken in another way: 0");
+        assert_eq!(lines[2], "disk: broken in another way: 1");
         assert!(
             lines
                 .last()

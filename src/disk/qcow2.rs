@@ -23,6 +23,10 @@ type Access = FormatAccess<Storage>;
 const BASES_MOST: usize = 16;
 /// Offset of crypt_method, which is 0 for none, in a header (QEMU, docs/interop/qcow2.rst).
 const CRYPT_METHOD: u64 = 32;
+/// Offset of refcount_table_offset; refcount_table_clusters is behind it.
+const REFCOUNT_TABLE: u64 = 48;
+/// Offset of refcount_order, from version 3 on.
+const REFCOUNT_ORDER: u64 = 96;
 
 /// The image.
 pub struct Qcow2(Access);
@@ -64,6 +68,7 @@ pub fn access(
     };
     let mut method = [0; 4];
     let plain = file.read_exact_at(&mut method, CRYPT_METHOD).is_err() || method == [0; 4];
+    let counted = !write || format == Format::Raw || header_is_counted(&file);
     let storage = storage(file, write).map_err(fault)?;
     if format == Format::Raw {
         let raw = imago::raw::Raw::builder(storage).write(write);
@@ -71,6 +76,10 @@ pub fn access(
         return Ok(FormatAccess::new(raw));
     }
     let mut image = imago::qcow2::Qcow2::<Storage>::open_image(storage, write).map_err(fault)?;
+    if !counted {
+        let reason = "the header's own cluster is counted as free";
+        return Err(fault(io::Error::other(reason)));
+    }
     if !plain {
         // The crate would hand out, and mix with plain bytes, what is encrypted.
         return Err(DiskError::Encrypted { path: path.into() });
@@ -110,6 +119,34 @@ pub fn access(
     };
     image.set_backing(base);
     Ok(FormatAccess::new(image))
+}
+
+/// Whether the cluster that the header is in has a refcount (QEMU, docs/interop/qcow2.rst, "Host
+/// cluster management"). In an image where it has none the crate would allocate that cluster for
+/// something else, or look for a place for its refcounts without end.
+fn header_is_counted(file: &File) -> bool {
+    let read = |at: u64| {
+        let mut bytes = [0; 8];
+        // As the crate does, which takes for 0 what is behind the end.
+        let _ = file.read_at(&mut bytes, at);
+        u64::from_be_bytes(bytes)
+    };
+    let order = match read(0) as u32 {
+        2 => 4,
+        _ => (read(REFCOUNT_ORDER) >> 32) as u32,
+    };
+    let table_clusters = read(REFCOUNT_TABLE + 8) >> 32;
+    let block = read(read(REFCOUNT_TABLE)) & !0x1ff;
+    if table_clusters == 0 || block == 0 {
+        return false;
+    }
+    let first = read(block);
+    match order {
+        // Below a byte the first is in the lowest bits.
+        0..3 => (first >> 56) & ((1 << (1 << order)) - 1) != 0,
+        3..6 => first >> (64 - (1 << order)) != 0,
+        _ => first != 0,
+    }
 }
 
 fn storage(file: File, write: bool) -> io::Result<Storage> {

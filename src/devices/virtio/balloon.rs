@@ -163,8 +163,13 @@ impl Balloon {
                 queue.read(&chain, index * 10, &mut entry)?;
                 let [t0, t1, value @ ..] = entry;
                 let tag = TAGS.get(usize::from(u16::from_le_bytes([t0, t1])));
-                let statistic = tag.map(|name| (*name, u64::from_le_bytes(value)));
-                self.state.statistics.extend(statistic);
+                // What is said twice is said once.
+                if let Some(&name) = tag
+                    && self.state.statistics.iter().all(|(told, _)| *told != name)
+                {
+                    let value = u64::from_le_bytes(value);
+                    self.state.statistics.push((name, value));
+                }
             }
             self.asked_in = Some(chain);
         }

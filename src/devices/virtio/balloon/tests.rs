@@ -75,7 +75,8 @@ fn the_target_can_be_read_and_what_was_reached_is_written() {
 fn statistics_are_kept_by_name_and_asked_for_again() {
     let (mut guest, _) = up(0);
     let entry = |tag: u16, value: u64| [&tag.to_le_bytes()[..], &value.to_le_bytes()].concat();
-    let bytes = [entry(4, 1 << 40), entry(99, 7), entry(3, 5), vec![1; 9]].concat();
+    let told = [entry(4, 1 << 40), entry(99, 7), entry(3, 5), entry(4, 1)];
+    let bytes = [told.concat(), vec![1; 9]].concat();
     send(&mut guest, STATISTICS, &bytes);
     let expected = [("free_bytes", 1 << 40), ("minor_faults", 5)];
     assert_eq!(state(&mut guest).statistics, expected);
