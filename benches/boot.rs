@@ -12,6 +12,8 @@
 //! build with `cargo bench --no-run` and give the program that it names to tests/lab/run. There
 //! a boot takes seconds: ask for few runs. One that does not end is left out and counted.
 
+mod figures;
+
 use std::error::Error;
 use std::fs;
 use std::io::Read;
@@ -26,6 +28,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use vm_memory::MmapRegion;
+
+use figures::{ratio, row};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -327,35 +331,6 @@ fn end(mut child: Child) -> Result<()> {
     child.kill()?;
     child.wait()?;
     Ok(())
-}
-
-fn row(name: &str, times: &[f64], runs: usize) {
-    let lost = match runs - times.len() {
-        0 => String::new(),
-        lost => format!("  ({lost} did not end)"),
-    };
-    let sorted = sorted(times);
-    match (sorted.first(), sorted.get(sorted.len() / 2), sorted.last()) {
-        (Some(least), Some(middle), Some(most)) => {
-            println!("  {name:<42} {least:>9.1} / {middle:>9.1} / {most:>9.1}{lost}");
-        }
-        _ => println!("  {name:<42} never{lost}"),
-    }
-}
-
-/// The ratio of the middles, and of the leasts, which other work on the machine disturbs less.
-fn ratio(name: &str, one: &[f64], other: &[f64]) {
-    let (one, other) = (sorted(one), sorted(other));
-    let of = |at: fn(usize) -> usize| Some(one.get(at(one.len()))? / other.get(at(other.len()))?);
-    if let (Some(middle), Some(least)) = (of(|len| len / 2), of(|_| 0)) {
-        println!("  {name:<42} {middle:.2} (of the leasts {least:.2})");
-    }
-}
-
-fn sorted(times: &[f64]) -> Vec<f64> {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted
 }
 
 fn ms(time: Duration) -> f64 {

@@ -14,6 +14,8 @@
 //! A KVM as hardware has it is in the lab: build with `cargo bench --no-run` and give the program
 //! that it names to tests/lab/run.
 
+mod figures;
+
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -22,6 +24,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use figures::{ratio, row};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -247,33 +251,4 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn row(name: &str, times: &[f64], runs: usize) {
-    let lost = match runs - times.len() {
-        0 => String::new(),
-        lost => format!("  ({lost} did not end)"),
-    };
-    let sorted = sorted(times);
-    match (sorted.first(), sorted.get(sorted.len() / 2), sorted.last()) {
-        (Some(least), Some(middle), Some(most)) => {
-            println!("  {name:<42} {least:>9.1} / {middle:>9.1} / {most:>9.1}{lost}");
-        }
-        _ => println!("  {name:<42} never{lost}"),
-    }
-}
-
-/// The ratio of the middles, and of the leasts, which other work on the machine disturbs less.
-fn ratio(name: &str, one: &[f64], other: &[f64]) {
-    let (one, other) = (sorted(one), sorted(other));
-    let of = |at: fn(usize) -> usize| Some(one.get(at(one.len()))? / other.get(at(other.len()))?);
-    if let (Some(middle), Some(least)) = (of(|len| len / 2), of(|_| 0)) {
-        println!("  {name:<42} {middle:.2} (of the leasts {least:.2})");
-    }
-}
-
-fn sorted(times: &[f64]) -> Vec<f64> {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted
 }

@@ -29,8 +29,10 @@ const SEGMENTS_MOST: u32 = QUEUE_SIZE as u32 - 2;
 pub const NAME_MOST: usize = 20;
 /// Most sectors of one discarded or zeroed range: 1 GiB.
 const RANGE_MOST: u32 = 1 << 21;
-/// Most ranges of one request to discard or to write zeroes.
+/// Most ranges of one request to discard.
 const RANGES_MOST: u32 = 16;
+/// And to write zeroes: a host that cannot note them down writes them, for which a reset waits.
+const ZEROED_MOST: u32 = 1;
 
 // Features (5.2.3).
 const F_SEG_MAX: u64 = 1 << 2;
@@ -282,12 +284,12 @@ impl Block {
                 stable,
             }),
             T_FLUSH => Ok(Request::Flush),
-            T_DISCARD => match self.ranges(queue, chain, sent)? {
+            T_DISCARD => match self.ranges(queue, chain, sent, RANGES_MOST)? {
                 Ok(ranges) if ranges.iter().any(|range| range.unmap) => Err(S_UNSUPP), // 5.2.6.2
                 ranges => ranges.map(Request::Discard),
             },
             T_WRITE_ZEROES => {
-                let ranges = self.ranges(queue, chain, sent)?;
+                let ranges = self.ranges(queue, chain, sent, ZEROED_MOST)?;
                 ranges.map(|ranges| Request::WriteZeroes { ranges, stable })
             }
             _ => Err(S_UNSUPP),
@@ -309,10 +311,11 @@ impl Block {
         queue: &VirtQueue,
         chain: &Chain,
         sent: u64,
+        most: u32,
     ) -> Result<Result<Vec<Range>, u8>, DeviceError> {
         let entry = size_of::<RangeEntry>() as u64;
         let count = sent / entry;
-        if !sent.is_multiple_of(entry) || count == 0 || count > u64::from(RANGES_MOST) {
+        if !sent.is_multiple_of(entry) || count == 0 || count > u64::from(most) {
             return Ok(Err(S_IOERR));
         }
         let mut ranges = Vec::new();
@@ -369,7 +372,7 @@ impl Device for Block {
             max_discard_seg: RANGES_MOST.into(),
             discard_sector_alignment: 8.into(),
             max_write_zeroes_sectors: RANGE_MOST.into(),
-            max_write_zeroes_seg: RANGES_MOST.into(),
+            max_write_zeroes_seg: ZEROED_MOST.into(),
             write_zeroes_may_unmap: 1,
             ..Space::default()
         };

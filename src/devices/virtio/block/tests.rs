@@ -161,13 +161,26 @@ fn a_disk_that_is_read_only_takes_nothing() {
 #[test]
 fn ranges_are_handed_on_as_bytes() {
     let (mut guest, kept) = disk(false);
-    let two = [range(8, 8, UNMAP), range(0, 1, 0)].concat();
-    send(&mut guest, T_WRITE_ZEROES, 0, &two, 0);
+    let one = range(8, 8, UNMAP);
+    send(&mut guest, T_WRITE_ZEROES, 0, &one, 0);
     let [(_, Request::WriteZeroes { ranges, .. })] = &kept.take()[..] else {
         panic!("no zeroes");
     };
-    let as_parts: Vec<_> = ranges.iter().map(|r| (r.at, r.len, r.unmap)).collect();
-    assert_eq!(as_parts, [(4096, 4096, true), (0, 512, false)]);
+    let as_parts = |ranges: &[Range]| -> Vec<_> {
+        let part = |range: &Range| (range.at, range.len, range.unmap);
+        ranges.iter().map(part).collect()
+    };
+    assert_eq!(as_parts(ranges), [(4096, 4096, true)]);
+    let two = [range(8, 8, 0), range(0, 1, 0)].concat();
+    send(&mut guest, T_DISCARD, 0, &two, 0);
+    let [(_, Request::Discard(ranges))] = &kept.take()[..] else {
+        panic!("no discard");
+    };
+    assert_eq!(as_parts(ranges), [(4096, 4096, false), (0, 512, false)]);
+    // More than a driver is told that it may zero at once.
+    let at = send(&mut guest, T_WRITE_ZEROES, 0, &two, 0);
+    assert_eq!(status(&guest, at), S_IOERR);
+    assert!(kept.take().is_empty());
 }
 
 #[test]
