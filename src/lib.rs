@@ -11,17 +11,18 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, trace |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
 //! | [`net`] | networks of the host behind virtio network devices | devices, memory |
 //! | [`share`] | folders of the host behind virtio file systems | devices, memory, sandbox |
 //! | [`sandbox`] | what a thread gives up before it works for a guest | |
-//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory |
+//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory, trace |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
 //! | [`guest`] | the kernel and initramfs inside the program | memory |
 //! | [`memory`] | where everything lies in guest memory, and what backs it | |
+//! | [`trace`] | what happened in a machine and when, as plain data and as files | |
 //!
 //! `tests/architecture.rs` holds the code to this table.
 
@@ -36,4 +37,5 @@ pub mod memory;
 pub mod net;
 pub mod sandbox;
 pub mod share;
+pub mod trace;
 pub mod vmm;

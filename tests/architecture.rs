@@ -16,19 +16,21 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share", "vmm",
+            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share", "trace",
+            "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share",
+            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "trace",
         ],
     ),
     ("agent", &[]),
     ("boot", &["memory"]),
-    ("devices", &["memory"]),
+    // Events are plain data that anybody may record.
+    ("devices", &["memory", "trace"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["devices", "memory"]),
     ("guest", &["memory"]),
@@ -39,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
+    ("trace", &[]),
 ];
 
 /// Where `unsafe` may stand; in `net` for the ioctls of tap devices, in a file of their own.
