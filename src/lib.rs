@@ -11,7 +11,7 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, trace |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, symbols, trace |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
@@ -21,6 +21,7 @@
 //! | [`devices`] | buses and emulated devices, none of which knows KVM | memory, trace |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
 //! | [`guest`] | the kernel and initramfs inside the program | memory |
+//! | [`symbols`] | names of addresses in a guest's kernel | memory |
 //! | [`memory`] | where everything lies in guest memory, and what backs it | |
 //! | [`trace`] | what happened in a machine and when, as plain data and as files | |
 //!
@@ -37,5 +38,6 @@ pub mod memory;
 pub mod net;
 pub mod sandbox;
 pub mod share;
+pub mod symbols;
 pub mod trace;
 pub mod vmm;

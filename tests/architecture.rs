@@ -16,15 +16,15 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share", "trace",
-            "vmm",
+            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share",
+            "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "trace",
+            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "symbols", "trace",
         ],
     ),
     ("agent", &[]),
@@ -41,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
+    ("symbols", &["memory"]),
     ("trace", &[]),
 ];
 

@@ -13,12 +13,13 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{net, share, timing};
+use super::{net, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
+use crate::symbols;
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -31,7 +32,7 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 /// Headings of the flags in `hull run --help`.
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
-const OUTPUT: &str = "Output";
+pub(super) const OUTPUT: &str = "Output";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -120,6 +121,8 @@ pub struct Run {
     /// Write what the boot cost to a file, for scripts.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    tracing: trace::Tracing,
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -149,8 +152,9 @@ impl Run {
     /// Boot, come back when the guest has ended, and say with which status to exit.
     pub fn execute(self) -> anyhow::Result<u8> {
         let started = process_start();
-        let config = self.config()?;
+        let mut config = self.config()?;
         let json = self.json.as_deref().map(JsonFile::create).transpose()?;
+        let tracing = self.tracing.set_up(&mut config, started)?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
@@ -168,6 +172,9 @@ impl Run {
         };
         let result = vmm::run(&config, streams, signals, started);
         drop(raw);
+        if let Some(tracing) = tracing {
+            tracing.finish();
+        }
         let (end, report) = match (result, &self.kernel) {
             (Ok(ended), _) => ended,
             (Err(error), Some(kernel)) => {
@@ -191,10 +198,17 @@ impl Run {
     fn config(&self) -> anyhow::Result<vmm::Config> {
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
-            Some(path) => (open("kernel", path)?, system_map_beside(path)),
+            Some(path) => {
+                let kernel = open("kernel", path)?;
+                let symbols = match system_map_beside(path) {
+                    Some(map) => symbols::Source::SystemMap(map),
+                    None => symbols::Source::Elf(kernel.clone()),
+                };
+                (kernel, Some(symbols))
+            }
             None => {
                 let inside = guest::required()?;
-                let symbols = Image::Packed(inside.system_map);
+                let symbols = symbols::Source::SystemMap(Image::Packed(inside.system_map));
                 (Image::Packed(inside.vmlinux), Some(symbols))
             }
         };
@@ -269,6 +283,8 @@ impl Run {
             },
             symbols,
             vsock: self.devices.vsock.clone(),
+            trace: None,
+            explain_exits: None,
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -29,6 +30,14 @@ pub trait Accesses {
     fn mmio_read(&self, gpa: u64, data: &mut [u8]);
     /// A store to `gpa` where no RAM lies.
     fn mmio_write(&self, gpa: u64, data: &[u8]);
+    /// KVM_RUN is about to be called.
+    fn entering(&self) {}
+    /// KVM_RUN has come back; what the guest wants follows.
+    fn left(&self) {}
+    /// The exit was for this instruction, which hull has finished.
+    fn finished(&self, _instruction: &'static str) {}
+    /// The exit was a request at the bulk-memory port (`assist::bulk`), which hull has done.
+    fn bulk(&self) {}
 }
 
 /// Why the guest does not go on by itself.
@@ -73,7 +82,7 @@ impl Kicker {
         register_signal_handler(SIGRTMIN(), nothing).map_err(|error| KvmError::Signal(error.into()))
     }
 
-    /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] from now on.
+    /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] once.
     pub fn kick<T>(&self, thread: &JoinHandle<T>) {
         let byte = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ImmediateExit(byte)) = *byte {
@@ -123,6 +132,16 @@ impl Vcpu {
         regs::set(&self.fd, entry)
     }
 
+    /// The guest's memory.
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Registers and system registers, as far as KVM tells them.
+    pub(super) fn state(&self) -> Option<(kvm_regs, kvm_sregs)> {
+        self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
+    }
+
     /// RIP, for messages.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
@@ -130,14 +149,22 @@ impl Vcpu {
 
     /// Run until the next exit and handle it.
     pub fn run(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
-        let exit = match self.fd.run() {
+        accesses.entering();
+        let ran = self.fd.run();
+        accesses.left();
+        let exit = match ran {
             Ok(exit) => exit,
-            // EINTR and EAGAIN: a signal, or a vCPU that waits for its INIT.
-            Err(error) if matches!(error.errno(), 4 | 11) => return Ok(Exit::Interrupted),
+            // EINTR and EAGAIN: a kick, or a vCPU that waits for its INIT.
+            Err(error) if matches!(error.errno(), 4 | 11) => {
+                // Whoever kicked has set a flag before; it is looked at before the next KVM_RUN.
+                self.fd.set_kvm_immediate_exit(0);
+                return Ok(Exit::Interrupted);
+            }
             Err(error) => return Err(refused("KVM_RUN")(error)),
         };
         match exit {
             VcpuExit::IoOut(BULK_PORT, _) => {
+                accesses.bulk();
                 return Ok(self.bulk());
             }
             VcpuExit::IoOut(port, data) => accesses.port_write(port, data),
@@ -157,17 +184,14 @@ impl Vcpu {
                     "the CPU refused to enter the guest ({reason:#x})"
                 )));
             }
-            VcpuExit::InternalError => return Ok(self.finish()),
+            VcpuExit::InternalError => return Ok(self.finish(accesses)),
             other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
         }
         Ok(Exit::Handled)
     }
-    fn finish(&mut self) -> Exit {
-        handled(assist::vcpu::finish(
-            &mut self.fd,
-            &self.memory,
-            &mut self.assisted,
-        ))
+    fn finish(&mut self, accesses: &impl Accesses) -> Exit {
+        let finished = assist::vcpu::finish(&mut self.fd, &self.memory, &mut self.assisted);
+        handled(finished.map(|instruction| accesses.finished(instruction)))
     }
 
     fn bulk(&mut self) -> Exit {

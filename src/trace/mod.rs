@@ -20,7 +20,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::Ring;
@@ -160,6 +160,8 @@ pub enum Event {
         name: Cow<'static, str>,
         /// When it began.
         since: Nanoseconds,
+        /// Whether it went on beside the others.
+        aside: bool,
     },
 }
 
@@ -216,6 +218,15 @@ pub struct Trace {
     events: Mutex<Ring<(Nanoseconds, Event)>>,
     names: Mutex<Names>,
     line: Mutex<Vec<u8>>,
+    asked: Mutex<Asked>,
+    change: Condvar,
+}
+
+/// What the thread that writes a trace waits for.
+#[derive(Debug, Default)]
+struct Asked {
+    write: bool,
+    end: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -233,6 +244,35 @@ impl Trace {
             events: Mutex::new(Ring::new(EVENTS_MOST)),
             names: Mutex::default(),
             line: Mutex::default(),
+            asked: Mutex::default(),
+            change: Condvar::new(),
+        }
+    }
+
+    /// Have who waits in [`Trace::asked`] write what there is. Does not wait for it.
+    pub fn ask(&self) {
+        lock(&self.asked).write = true;
+        self.change.notify_all();
+    }
+
+    /// Nobody will ask again.
+    pub fn end(&self) {
+        lock(&self.asked).end = true;
+        self.change.notify_all();
+    }
+
+    /// Wait until somebody asks for the trace to be written; false if nobody will.
+    pub fn asked(&self) -> bool {
+        let mut asked = lock(&self.asked);
+        loop {
+            if asked.end {
+                return false;
+            }
+            if std::mem::take(&mut asked.write) {
+                return true;
+            }
+            let changed = self.change.wait(asked);
+            asked = changed.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -364,39 +404,73 @@ impl Recorder {
         }
     }
 
-    /// Time since the machine's clock started.
-    pub fn now(&self) -> Nanoseconds {
-        self.trace.now()
-    }
-
-    /// Queue `queue` is processed from `at` on.
-    pub fn notified(&self, at: Nanoseconds, queue: usize) {
-        let (device, queue) = (self.device, queue as u16);
-        self.trace.record_at(at, Event::Notified { device, queue });
-    }
-
-    /// `chains` chains of queue `queue` were given back at `at`; see [`Event::Completed`].
-    pub fn completed(
-        &self,
-        (since, at): (Nanoseconds, Nanoseconds),
-        queue: usize,
-        chains: u64,
-        interrupt: bool,
-    ) {
-        let completed = Event::Completed {
-            device: self.device,
-            queue: queue as u16,
-            since,
-            chains: u32::try_from(chains).unwrap_or(u32::MAX),
-            interrupt,
-        };
-        self.trace.record_at(at, completed);
-    }
-
     /// Line `gsi` of the device's was raised.
     pub fn interrupt(&self, gsi: u32) {
         let device = self.device;
         self.trace.record(Event::Interrupt { device, gsi });
+    }
+}
+
+/// Where one virtio device records what passes through its queues.
+#[derive(Debug)]
+pub struct Queues {
+    recorder: Recorder,
+    queues: Vec<Open>,
+}
+
+/// What a queue waits for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    /// The first notification since the last completion.
+    notified: Option<Nanoseconds>,
+    /// The last completion.
+    completed: Nanoseconds,
+    /// Chains that were given back until then.
+    chains: u64,
+}
+
+impl Queues {
+    /// For a device with so many queues.
+    pub fn new(recorder: Recorder, count: usize) -> Self {
+        Self {
+            recorder,
+            queues: vec![Open::default(); count],
+        }
+    }
+
+    /// Queue `index` is processed from now on.
+    pub fn notified(&mut self, index: usize) {
+        let Recorder { trace, device } = &self.recorder;
+        let at = trace.now();
+        if let Some(open) = self.queues.get_mut(index) {
+            open.notified.get_or_insert(at);
+        }
+        let (device, queue) = (*device, index as u16);
+        trace.record_at(at, Event::Notified { device, queue });
+    }
+
+    /// A call of the device ended; since the start, `chains` chains of queue `index` have been
+    /// given back, and the driver is told of them if there is an `interrupt`.
+    pub fn completed(&mut self, index: usize, chains: u64, interrupt: bool) {
+        let Recorder { trace, device } = &self.recorder;
+        let Some(open) = self.queues.get_mut(index) else {
+            return;
+        };
+        let more = chains.saturating_sub(open.chains);
+        if more == 0 {
+            return;
+        }
+        let at = trace.now();
+        let since = open.notified.take().unwrap_or_default().max(open.completed);
+        (open.chains, open.completed) = (chains, at);
+        let completed = Event::Completed {
+            device: *device,
+            queue: index as u16,
+            since,
+            chains: u32::try_from(more).unwrap_or(u32::MAX),
+            interrupt,
+        };
+        trace.record_at(at, completed);
     }
 }
 

@@ -17,7 +17,8 @@ const GUEST: u32 = 2;
 const QUEUES: u32 = 3;
 /// The tracks' numbers. No two processes share one: Perfetto knows a thread by its number.
 const PHASES: u32 = 10;
-const INTERRUPTS: u32 = 11;
+const ASIDE: u32 = 11;
+const INTERRUPTS: u32 = 12;
 const MARKS: u32 = 20;
 const CONSOLE: u32 = 21;
 const FIRST_VCPU: u32 = 100;
@@ -93,6 +94,7 @@ impl<W: Write> File<'_, W> {
         }
         for (process, track, name) in [
             (HULL, PHASES, "phases"),
+            (HULL, ASIDE, "phases aside"),
             (HULL, INTERRUPTS, "interrupts"),
             (GUEST, MARKS, "stages"),
             (GUEST, CONSOLE, "console"),
@@ -103,12 +105,15 @@ impl<W: Write> File<'_, W> {
             let track = FIRST_VCPU + number;
             self.name("thread", (GUEST, track), &format!("vCPU {number}"), track)?;
         }
-        let queues = recording.events.iter().filter_map(|(_, event)| match event {
-            Event::Notified { device, queue } | Event::Completed { device, queue, .. } => {
-                Some((device.0, *queue))
-            }
-            _ => None,
-        });
+        let queues = recording
+            .events
+            .iter()
+            .filter_map(|(_, event)| match event {
+                Event::Notified { device, queue } | Event::Completed { device, queue, .. } => {
+                    Some((device.0, *queue))
+                }
+                _ => None,
+            });
         for (device, queue) in BTreeSet::from_iter(queues) {
             let track = queue_track(device, queue);
             let name = format!("{} queue {queue}", recording.device(super::Device(device)));
@@ -179,8 +184,9 @@ impl<W: Write> File<'_, W> {
             ),
             Event::Line(text) => self.instant((GUEST, CONSOLE), at, "console", text, ""),
             Event::Mark(name) => self.instant((GUEST, MARKS), at, "stage", name, ""),
-            Event::Phase { name, since } => {
-                self.slice((HULL, PHASES), (*since, at), "phase", name, "")
+            Event::Phase { name, since, aside } => {
+                let track = if *aside { ASIDE } else { PHASES };
+                self.slice((HULL, track), (*since, at), "phase", name, "")
             }
         }
     }
@@ -254,6 +260,11 @@ struct Text<'a>(&'a str);
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         f.write_str("\"")?;
+        let special = |c: char| c == '"' || c == '\\' || c.is_control();
+        if !self.0.contains(special) {
+            f.write_str(self.0)?;
+            return f.write_str("\"");
+        }
         for c in self.0.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,

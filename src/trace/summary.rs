@@ -210,7 +210,12 @@ impl Sums {
         if !self.events {
             return Err(Error::Foreign("traceEvents"));
         }
-        let all: u128 = self.exits.values().flatten().map(|&ns| u128::from(ns)).sum();
+        let all: u128 = self
+            .exits
+            .values()
+            .flatten()
+            .map(|&ns| u128::from(ns))
+            .sum();
         let kind = |((reason, device), times): ((String, String), Vec<u64>)| {
             let times = Times::of(times);
             let share = times.total_us * 1e3 / (all.max(1) as f64);
@@ -231,11 +236,14 @@ impl Sums {
             name: name(track),
             ..vcpu
         });
-        let queues = self.queues.into_iter().map(|(track, (queue, times))| Queue {
-            name: name(track),
-            batches: Times::of(times),
-            ..queue
-        });
+        let queues = self
+            .queues
+            .into_iter()
+            .map(|(track, (queue, times))| Queue {
+                name: name(track),
+                batches: Times::of(times),
+                ..queue
+            });
         Ok(Summary {
             hull,
             dropped: head.dropped,

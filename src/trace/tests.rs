@@ -45,7 +45,15 @@ fn a_file_is_one_event_a_line_in_the_documented_format() {
     track.exit(exit(Reason::PortWrite, 1_234_567, 1_234_999));
     track.entered(2_000_000);
     let recorder = Recorder::new(&trace, "disk \"vda\"\u{1b}");
-    recorder.completed((5_000, 6_001), 3, 2, true);
+    let (device, queue) = (recorder.device, 3);
+    let completed = Event::Completed {
+        device,
+        queue,
+        since: 5_000,
+        chains: 2,
+        interrupt: true,
+    };
+    trace.record_at(6_001, completed);
     recorder.interrupt(5);
     let text = text(&trace);
     for line in [
@@ -73,9 +81,14 @@ fn a_summary_has_what_was_recorded() {
     second.exit(exit(Reason::MmioRead, 50, 60));
     second.exit(exit(Reason::Instruction("popcnt"), 70, 72));
     let recorder = Recorder::new(&trace, "vda");
-    recorder.notified(4_000, 0);
-    recorder.completed((4_000, 9_000), 0, 7, true);
     recorder.interrupt(5);
+    let mut queues = Queues::new(recorder, 1);
+    queues.completed(0, 0, false);
+    queues.notified(0);
+    queues.notified(0);
+    queues.completed(0, 4, false);
+    queues.completed(0, 4, false);
+    queues.completed(0, 7, true);
     trace.console(b"one\r\ntwo\r\nand no");
     let sums = sums(&trace);
     let kinds: Vec<_> = sums
@@ -91,7 +104,13 @@ fn a_summary_has_what_was_recorded() {
     assert_eq!(kinds, expected);
     let times = &sums.exits[0].times;
     assert_eq!(
-        (times.total_us, times.p50_us, times.p90_us, times.p99_us, times.max_us),
+        (
+            times.total_us,
+            times.p50_us,
+            times.p90_us,
+            times.p99_us,
+            times.max_us
+        ),
         (5.05, 0.05, 0.09, 0.099, 0.1)
     );
     assert!((sums.exits[0].share - 5050.0 / 5062.0).abs() < 1e-9);
@@ -100,10 +119,15 @@ fn a_summary_has_what_was_recorded() {
     assert!((sums.vcpus[0].guest_us - 1.0).abs() < 1e-9);
     let queue = &sums.queues[0];
     assert_eq!(
-        (queue.name.as_str(), queue.notifications, queue.chains, queue.interrupts),
-        ("vda queue 0", 1, 7, 1)
+        (
+            queue.name.as_str(),
+            queue.notifications,
+            queue.chains,
+            queue.interrupts
+        ),
+        ("vda queue 0", 2, 7, 1)
     );
-    assert_eq!(queue.batches.max_us, 5.0);
+    assert_eq!(queue.batches.count, 2);
     assert_eq!(sums.interrupts["vda"], 1);
     assert_eq!((sums.console_lines, sums.dropped), (2, 0));
 }
@@ -137,7 +161,11 @@ fn another_file_is_refused_with_the_place_where_it_differs() {
     assert!(refusal("{\"traceEvents\":[\n{\"tid\":\"x\"}]}").contains("line 2 column"));
     assert!(refusal("{\"traceEvents\":[{\"ts\":-1}]}").contains("at no time"));
     assert!(refusal("{} {}").contains("trailing"));
-    for foreign in ["{}", "{\"traceEvents\":[]}", "{\"otherData\":{\"hull\":\"1\"}}"] {
+    for foreign in [
+        "{}",
+        "{\"traceEvents\":[]}",
+        "{\"otherData\":{\"hull\":\"1\"}}",
+    ] {
         let error = summary::of(foreign.as_bytes()).expect_err(foreign);
         assert!(matches!(error, Error::Foreign(_)), "{foreign}: {error}");
     }

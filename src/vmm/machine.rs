@@ -12,8 +12,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
+use super::explain::Explain;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
+use super::timeline::Timeline;
 use super::vcpus::Shared;
 use super::{Config, Console, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
@@ -26,6 +28,7 @@ use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, STACK, backing};
 use crate::net::Network;
+use crate::trace::{Place, Recorder, Space};
 
 /// GSI of the keyboard controller.
 const KEYBOARD_GSI: u32 = 1;
@@ -59,26 +62,32 @@ pub struct Machine {
 pub fn build(
     config: &Config,
     networks: Vec<Network>,
-    started: Instant,
+    timeline: &Arc<Timeline>,
 ) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
-    let kvm = vm::open()?;
-    let backs = Backs::open(config, networks)?;
-    let memory = backing::allocate(config.memory_bytes)?;
+    let kvm = timeline.span("open KVM", vm::open)?;
+    let backs = timeline.span("disks and folders of the host", || {
+        Backs::open(config, networks)
+    })?;
+    let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
     let (mut machine, placed) = thread::scope(|scope| {
-        let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
+        let place = || {
+            timeline.span_aside("load the kernel", || {
+                boot::place(&memory, &config.kernel, config.via, &config.initrd)
+            })
+        };
         let loader = thread::Builder::new()
             .name("loader".into())
             .stack_size(STACK);
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, backs, started)?;
+        let machine = assemble(config, kvm, &memory, backs, timeline)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
     })?;
-    let loaded = finish(config, &memory, placed, &machine)?;
+    let loaded = timeline.span("boot tables", || finish(config, &memory, placed, &machine))?;
     if let Some(first) = machine.vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
@@ -92,25 +101,35 @@ fn assemble(
     kvm: Kvm,
     memory: &GuestMemory,
     backs: Backs,
-    started: Instant,
+    timeline: &Arc<Timeline>,
 ) -> Result<Machine, VmmError> {
-    let vm = Vm::new(kvm, memory.clone())?;
-    let mut vcpus = Vec::new();
-    for id in 0..config.cpus {
-        vcpus.push(vm.create_vcpu(id, config.cpus)?);
-    }
+    let vm = timeline.span("virtual machine", || Vm::new(kvm, memory.clone()))?;
+    let mut vcpus = timeline.span("vCPUs", || {
+        let ids = 0..config.cpus;
+        ids.map(|id| vm.create_vcpu(id, config.cpus))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
 
-    let events = Arc::new(Events::new(started, eventfd()?));
-    let com1 = uart(&vm, &events, layout::COM1_GSI)?;
+    let trace = config.trace.as_ref();
+    let events = Events::new(timeline.clone(), eventfd()?).traced(trace.cloned());
+    let events = Arc::new(events);
+    let line = |name: &str, gsi| {
+        let recorder = trace.map(|trace| Recorder::new(trace, name));
+        line(&vm, gsi, recorder)
+    };
+    let com1 = uart(line("COM1", layout::COM1_GSI), &events);
     let mut outboxes = vec![com1.outbox.clone()];
-    let mut ports = ports(&vm, &events, &com1)?;
+    let mut ports = ports(line, &events, &com1)?;
     let mut mmio = mmio(&events)?;
     let mut board = Board {
         vm: &vm,
         mmio: &mut mmio,
         events: &events,
+        trace,
     };
-    let mut devices = Devices::attach(config, &mut board, backs)?;
+    let mut devices = timeline.span("virtio devices", || {
+        Devices::attach(config, &mut board, backs)
+    })?;
     let mut consoles = vec![Pipe::Uart(com1)];
     consoles.extend(devices.terminal.take());
     if config.terminal == Terminal::Virtio {
@@ -118,24 +137,41 @@ fn assemble(
     }
     let mut agent = Vec::from_iter(devices.agent.take());
     if let Console::Agent { .. } = &config.console {
-        let com2 = uart(&vm, &events, layout::COM2_GSI)?;
+        let com2 = uart(line("COM2", layout::COM2_GSI), &events);
         outboxes.push(com2.outbox.clone());
-        ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
+        ports.insert(
+            layout::COM2_PORT.into(),
+            serial::PORTS,
+            "COM2",
+            com2.chip.clone(),
+        )?;
         agent.push(Pipe::Uart(com2));
     }
 
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
-        && !probe::finishes_every_instruction(first, memory)?
+        && !timeline.span("probe of KVM", || {
+            probe::finishes_every_instruction(first, memory)
+        })?
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
     }
+    if let Some(trace) = trace {
+        trace.set_places(places(&ports, &mmio));
+    }
+    let symbols = || config.symbols.clone();
+    let explain = config
+        .explain_exits
+        .map(|first| Explain::new(first, symbols()));
+    outboxes.extend(explain.as_ref().map(|explain| explain.outbox.clone()));
     let shared = Arc::new(Shared {
         ports,
         mmio,
         events,
         outboxes,
         first_entry: OnceLock::new(),
+        trace: trace.cloned(),
+        explain,
     });
     Ok(Machine {
         vcpus,
@@ -186,12 +222,16 @@ fn finish(
 }
 
 /// The port bus with what a PC has on it.
-fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart) -> Result<Bus, VmmError> {
-    let keyboard = i8042::I8042::new(line(vm, KEYBOARD_GSI), events.clone());
+fn ports(
+    line: impl Fn(&str, u32) -> Arc<Line>,
+    events: &Arc<Events>,
+    com1: &Uart,
+) -> Result<Bus, VmmError> {
+    let keyboard = i8042::I8042::new(line("i8042", KEYBOARD_GSI), events.clone());
     let start = Instant::now();
     let acpi = power::Power::new(
         move || start.elapsed(),
-        line(vm, layout::SCI_GSI),
+        line("ACPI power", layout::SCI_GSI),
         events.clone(),
     );
     let clock = rtc::Rtc::new(|| {
@@ -200,25 +240,42 @@ fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart) -> Result<Bus, VmmError> {
     });
     let reset = power::ResetRegister::new(events.clone());
     let marks = debug_port::DebugPort::new(events.clone());
-    let devices: [(u16, u64, SharedDevice); 6] = [
-        (layout::COM1_PORT, serial::PORTS, com1.chip.clone()),
-        (i8042::PORT, i8042::PORTS, Arc::new(Mutex::new(keyboard))),
-        (power::PORT, power::PORTS, Arc::new(Mutex::new(acpi))),
-        (rtc::PORT, rtc::PORTS, Arc::new(Mutex::new(clock))),
+    let devices: [(&str, u16, u64, SharedDevice); 6] = [
+        ("COM1", layout::COM1_PORT, serial::PORTS, com1.chip.clone()),
         (
+            "i8042",
+            i8042::PORT,
+            i8042::PORTS,
+            Arc::new(Mutex::new(keyboard)),
+        ),
+        (
+            "ACPI power",
+            power::PORT,
+            power::PORTS,
+            Arc::new(Mutex::new(acpi)),
+        ),
+        (
+            "CMOS clock",
+            rtc::PORT,
+            rtc::PORTS,
+            Arc::new(Mutex::new(clock)),
+        ),
+        (
+            "ACPI reset",
             layout::ACPI_RESET_PORT,
             power::ResetRegister::PORTS,
             Arc::new(Mutex::new(reset)),
         ),
         (
+            "debug port",
             layout::DEBUG_PORT,
             debug_port::PORTS,
             Arc::new(Mutex::new(marks)),
         ),
     ];
     let mut ports = Bus::new();
-    for (base, len, device) in devices {
-        ports.insert(base.into(), len, device)?;
+    for (name, base, len, device) in devices {
+        ports.insert(base.into(), len, name, device)?;
     }
     Ok(ports)
 }
@@ -229,22 +286,37 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
     mmio.insert(
         layout::BOOT_TIMER,
         boot_timer::SIZE,
+        "boot timer",
         Arc::new(Mutex::new(timer)),
     )?;
     Ok(mmio)
 }
 
-fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
+/// What is where, as a trace has it.
+fn places(ports: &Bus, mmio: &Bus) -> Vec<Place> {
+    let of = |space, bus: &Bus| -> Vec<Place> {
+        let place = |(base, last, name): (u64, u64, &str)| Place {
+            space,
+            base,
+            last,
+            name: name.into(),
+        };
+        bus.map().map(place).collect()
+    };
+    [of(Space::Port, ports), of(Space::Memory, mmio)].concat()
+}
+
+fn uart(line: Arc<Line>, events: &Arc<Events>) -> Uart {
     let outbox = Arc::new(Outbox::default());
     let transmitter = Transmitter {
         outbox: outbox.clone(),
         events: events.clone(),
     };
-    let chip = serial::Serial::new(transmitter, line(vm, gsi));
-    Ok(Uart {
+    let chip = serial::Serial::new(transmitter, line);
+    Uart {
         chip: Arc::new(Mutex::new(chip)),
         outbox,
-    })
+    }
 }
 
 /// EFD_NONBLOCK: an event that is raised twice before anyone looks must not block who raises it.
@@ -253,15 +325,28 @@ pub fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-pub fn line(vm: &Vm, gsi: u32) -> Arc<Line> {
-    Arc::new(Line(vm.line(gsi)))
+/// The line `gsi`, of the device that records with `recorder`.
+pub fn line(vm: &Vm, gsi: u32, recorder: Option<Recorder>) -> Arc<Line> {
+    let line = vm.line(gsi);
+    Arc::new(Line {
+        line,
+        gsi,
+        recorder,
+    })
 }
 
 /// An interrupt line of the machine's.
-pub struct Line(vm::Line);
+pub struct Line {
+    line: vm::Line,
+    gsi: u32,
+    recorder: Option<Recorder>,
+}
 
 impl Interrupt for Line {
     fn trigger(&self) -> io::Result<()> {
-        self.0.pulse()
+        if let Some(recorder) = &self.recorder {
+            recorder.interrupt(self.gsi);
+        }
+        self.line.pulse()
     }
 }

@@ -8,6 +8,7 @@ mod console_log;
 mod devices;
 mod event_loop;
 pub mod events;
+mod explain;
 mod keys;
 mod link;
 mod machine;
@@ -16,10 +17,13 @@ mod pipe;
 mod report;
 mod signals;
 mod streams;
-mod vcpus;
+pub mod timeline;
+pub mod vcpus;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -40,9 +44,13 @@ use crate::memory::image::Image;
 use crate::memory::program;
 use crate::net::{self, NetError};
 use crate::share::{Config as ShareConfig, ShareError};
+use crate::symbols;
+use crate::trace::{self, Trace};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
+use timeline::Timeline;
+use vcpus::Vcpus;
 
 /// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
 /// a triple fault: the VMCB is undefined then (AMD APM 2, 15.14.3).
@@ -77,10 +85,14 @@ pub struct Config {
     pub console: Console,
     /// What the kernel's messages and terminal are on, unless the command line says otherwise.
     pub terminal: Terminal,
-    /// The kernel's System.map, if there is one, to name addresses.
-    pub symbols: Option<Image>,
+    /// Names of the kernel's addresses, if it has any.
+    pub symbols: Option<symbols::Source>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
+    /// Where to record what happens, with the clock that [`run`] is given.
+    pub trace: Option<Arc<Trace>>,
+    /// How many exits of each kind to tell of on standard error.
+    pub explain_exits: Option<u32>,
 }
 
 /// Where the user talks to the guest.
@@ -245,7 +257,8 @@ pub fn run(
     signals: Signals,
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
-    let nets = net::open(&config.nets)?;
+    let timeline = Arc::new(Timeline::new(started));
+    let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
     let session = match &config.console {
         Console::Kernel => None,
         Console::Agent { exec, .. } => {
@@ -254,26 +267,43 @@ pub fn run(
             Some(Session::new(exec)?)
         }
     };
-    let mut machine = machine::build(config, nets, started)?;
+    let mut machine = machine::build(config, nets, &timeline)?;
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
-    let running = vcpus::start(vcpus, &machine.shared).map_err(VmmError::Thread)?;
+    let vcpus = Vcpus::new(vcpus, machine.shared.clone());
+    timeline
+        .span("vCPU threads", || vcpus.start())
+        .map_err(VmmError::Thread)?;
+    if let Some(trace) = &config.trace {
+        record(&timeline, trace);
+    }
     program::release();
     let ending = event_loop.run();
-    machine.shared.events.stop();
-    let vcpus = running.stop();
+    vcpus.stop();
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
     Ok((end, report))
 }
 
+/// hull's own phases up to here belong into a trace, too.
+fn record(timeline: &Timeline, trace: &Trace) {
+    for span in timeline.spans() {
+        let phase = trace::Event::Phase {
+            name: span.name.into(),
+            since: trace::nanoseconds(span.start),
+            aside: span.aside,
+        };
+        trace.record_at(trace::nanoseconds(span.end), phase);
+    }
+}
+
 /// What the ending of the event loop means: an end, or an error with all that is known of it.
 fn end(
     ending: Ending,
     event_loop: &EventLoop,
-    vcpus: &[crate::kvm::vcpu::Vcpu],
+    vcpus: &Vcpus,
     config: &Config,
 ) -> Result<End, VmmError> {
     let guest_end = match ending {
@@ -290,7 +320,7 @@ fn end(
             Some(reason) => Err(VmmError::Panicked {
                 reason,
                 place: vcpus
-                    .first()
+                    .vcpu(0)
                     .and_then(|vcpu| vcpu.rip())
                     .map_or_else(String::new, |rip| format!("\n  vCPU 0 at {}", place(rip))),
                 log: log(),
