@@ -13,15 +13,13 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::vcpu::Vcpu;
-use super::walk::{Access, CR0_PE, EFER_LMA, Kind, Paging};
+use super::walk::{EFER_LMA, LOOK, Paging};
 use crate::memory::GuestMemory;
 
 /// Longest x86 instruction, in bytes.
 const LONGEST: usize = 15;
 /// Bytes that one instruction's operand may span: a load or store may come in pieces.
 const OPERAND_MOST: u64 = 64;
-/// RFLAGS.VM, virtual-8086 mode.
-const VM: u64 = 1 << 17;
 
 /// What an instruction is looked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,10 +138,10 @@ impl<'a> Code<'a> {
                 };
                 given == port
             }
-            What::Memory { gpa, write } => (0..instruction.op_count()).any(|operand| {
+            What::Memory { gpa, .. } => (0..instruction.op_count()).any(|operand| {
                 let linear = instruction
                     .virtual_address(operand, 0, |register, _, _| self.register(register));
-                let found = linear.and_then(|linear| self.translate(linear, write));
+                let found = linear.and_then(|linear| self.translate(linear));
                 found.is_some_and(|found| gpa.wrapping_sub(found) < OPERAND_MOST)
             }),
         }
@@ -154,21 +152,12 @@ impl<'a> Code<'a> {
             64 => rip,
             _ => self.sregs.cs.base.wrapping_add(rip) & 0xffff_ffff,
         };
-        let gpa = self.walk(linear, Kind::Fetch)?;
+        let gpa = self.translate(linear)?;
         self.memory.read_obj(GuestAddress(gpa)).ok()
     }
 
-    fn translate(&self, linear: u64, write: bool) -> Option<u64> {
-        self.walk(linear, if write { Kind::Write } else { Kind::Read })
-    }
-
-    fn walk(&self, linear: u64, kind: Kind) -> Option<u64> {
-        let access = Access {
-            kind,
-            user: self.is_user(),
-            alignment_check: true,
-        };
-        let found = Paging::new(&self.sregs).translate(self.memory, linear, access);
+    fn translate(&self, linear: u64) -> Option<u64> {
+        let found = Paging::new(&self.sregs).translate(self.memory, linear, LOOK);
         found.ok().map(|found| found.gpa)
     }
 
@@ -178,11 +167,6 @@ impl<'a> Code<'a> {
             (_, kvm_segment { db: 1, .. }) => 32,
             _ => 16,
         }
-    }
-
-    fn is_user(&self) -> bool {
-        let protected = self.sregs.cr0 & CR0_PE != 0;
-        protected && (self.sregs.cs.selector & 3 == 3 || self.regs.rflags & VM != 0)
     }
 
     /// A register's value, or a segment's base, for the address of an operand.
@@ -272,7 +256,6 @@ mod tests {
         };
         change(&mut regs);
         let mut sregs = kvm_sregs::default();
-        sregs.cr0 = CR0_PE;
         sregs.cs.db = 1;
         let found = Code::new(&memory, regs, sregs).find(what);
         found.map(|found| (found.rip - AT, found.text))

@@ -17,7 +17,7 @@ pub const FILE_MOST: u64 = 1 << 30;
 pub enum Error {
     /// It is no JSON, or has members that an event has not.
     #[error("it is no trace that hull can read: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
     /// It is JSON, of another program's.
     #[error(
         "it is no trace of hull's: the member {0} is missing; `hull run --trace FILE` writes one"
@@ -124,8 +124,10 @@ pub struct Phase {
 pub fn of(file: &[u8]) -> Result<Summary, Error> {
     let mut sums = Sums::default();
     let mut json = serde_json::Deserializer::from_slice(file);
-    let head = File(&mut sums).deserialize(&mut json)?;
-    json.end()?;
+    let head = File(&mut sums)
+        .deserialize(&mut json)
+        .map_err(Error::Json)?;
+    json.end().map_err(Error::Json)?;
     sums.finish(head)
 }
 
