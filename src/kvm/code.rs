@@ -18,8 +18,6 @@ use crate::memory::GuestMemory;
 
 /// Longest x86 instruction, in bytes.
 const LONGEST: usize = 15;
-/// Bytes that one instruction's operand may span: a load or store may come in pieces.
-const OPERAND_MOST: u64 = 64;
 
 /// What an instruction is looked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,12 +136,16 @@ impl<'a> Code<'a> {
                 };
                 given == port
             }
-            What::Memory { gpa, .. } => (0..instruction.op_count()).any(|operand| {
-                let linear = instruction
-                    .virtual_address(operand, 0, |register, _, _| self.register(register));
-                let found = linear.and_then(|linear| self.translate(linear));
-                found.is_some_and(|found| gpa.wrapping_sub(found) < OPERAND_MOST)
-            }),
+            What::Memory { gpa, .. } => {
+                let size = instruction.memory_size().size().max(1) as u64;
+                (0..instruction.op_count()).any(|operand| {
+                    let linear = instruction
+                        .virtual_address(operand, 0, |register, _, _| self.register(register));
+                    let found = linear.and_then(|linear| self.translate(linear));
+                    // A large one comes in pieces of 8 bytes, of which each is an exit.
+                    found.is_some_and(|found| gpa.wrapping_sub(found) < size)
+                })
+            }
         }
     }
 

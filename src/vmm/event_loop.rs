@@ -175,6 +175,21 @@ impl<'a> EventLoop<'a> {
         }
     }
 
+    /// Write what was told of the exits that ended the guest, which is after the loop may have
+    /// ended: for as long as a reader gets after a signal.
+    pub fn tell_the_rest(&mut self) {
+        self.move_explanations();
+        let until = Instant::now() + GRACE;
+        while let Some(fd) = self.stderr.pending() {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+            let ready = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+            if left.is_zero() || matches!(ready, Ok(0)) || !self.stderr.write_some() {
+                break;
+            }
+        }
+    }
+
     /// The end of the console's output.
     pub fn log(&self) -> &ConsoleLog {
         &self.log

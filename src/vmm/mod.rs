@@ -281,6 +281,7 @@ pub fn run(
     program::release();
     let ending = event_loop.run();
     vcpus.stop();
+    event_loop.tell_the_rest();
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
