@@ -11,7 +11,7 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, profile, share, symbols |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, profile, share, symbols, trace |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`profile`] | samples of what vCPUs do, as call stacks | kvm's page walk, memory, symbols |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
@@ -19,11 +19,12 @@
 //! | [`net`] | networks of the host behind virtio network devices | devices, memory |
 //! | [`share`] | folders of the host behind virtio file systems | devices, memory, sandbox |
 //! | [`sandbox`] | what a thread gives up before it works for a guest | |
-//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory |
+//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory, trace |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
 //! | [`guest`] | the kernel and initramfs inside the program | memory |
 //! | [`symbols`] | names of addresses in a guest's kernel | memory |
 //! | [`memory`] | where everything lies in guest memory, and what backs it | |
+//! | [`trace`] | what happened in a machine and when, as plain data and as files | |
 //!
 //! `tests/architecture.rs` holds the code to this table.
 
@@ -40,4 +41,5 @@ pub mod profile;
 pub mod sandbox;
 pub mod share;
 pub mod symbols;
+pub mod trace;
 pub mod vmm;

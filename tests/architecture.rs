@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "profile",
-            "share", "symbols", "vmm",
+            "share", "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -25,12 +25,13 @@ const EDGES: &[(&str, &[&str])] = &[
         "vmm",
         &[
             "agent", "boot", "devices", "disk", "kvm", "memory", "net", "profile", "share",
-            "symbols",
+            "symbols", "trace",
         ],
     ),
     ("agent", &[]),
     ("boot", &["memory"]),
-    ("devices", &["memory"]),
+    // Events are plain data that anybody may record.
+    ("devices", &["memory", "trace"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["devices", "memory"]),
     ("guest", &["memory"]),
@@ -43,6 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
     ("symbols", &["memory"]),
+    ("trace", &[]),
 ];
 
 /// Where `unsafe` may stand; in `net` for the ioctls of tap devices, in a file of their own.

@@ -14,6 +14,7 @@ pub mod run;
 mod share;
 mod terminal;
 mod timing;
+mod trace;
 mod vsock;
 
 use std::io::{self, Write};
@@ -49,6 +50,9 @@ enum Verb {
     Run(Box<run::Run>),
     /// Tell whether and how this machine can run guests.
     Doctor(doctor::Doctor),
+    /// Read what hull run --trace wrote.
+    #[command(subcommand)]
+    Trace(trace::Verb),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
     Guest(guest::Guest),
@@ -65,6 +69,7 @@ impl Cli {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
             Some(Verb::Run(run)) => run.execute(),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
+            Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),
             Some(Verb::Man(man)) => man.execute().map(|()| 0),

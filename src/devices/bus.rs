@@ -20,6 +20,10 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// The guest writes `data` at `offset`.
     fn write(&mut self, offset: u64, data: &[u8]);
+    /// What the data sheet calls the register that an access at `offset` would reach now.
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A line into the guest's interrupt controller.
@@ -143,6 +147,20 @@ impl Bus {
     pub fn name(&self, addr: u64) -> Option<(&str, u64)> {
         let (offset, range) = self.find(addr, 1)?;
         Some((&range.name, offset))
+    }
+
+    /// What the device there calls the register that an access at `addr` would reach now.
+    pub fn register(&self, addr: u64, write: bool) -> Option<&'static str> {
+        let (offset, range) = self.find(addr, 1)?;
+        let device = range.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.register(offset, write)
+    }
+
+    /// What is where: first and last address, and the device's name.
+    pub fn map(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        self.ranges
+            .iter()
+            .map(|range| (range.base, range.last, range.name.as_str()))
     }
 
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes

@@ -8,6 +8,7 @@ mod console_log;
 mod devices;
 mod event_loop;
 pub mod events;
+mod explain;
 mod keys;
 mod link;
 mod machine;
@@ -19,6 +20,7 @@ mod signals;
 mod streams;
 pub mod timeline;
 pub mod vcpus;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
@@ -46,6 +48,7 @@ use crate::net::{self, NetError};
 use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
+use crate::trace::{self, Trace};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
@@ -92,6 +95,10 @@ pub struct Config {
     pub profile: Option<Arc<Profile>>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
+    /// Where to record what happens, with the clock that [`run`] is given.
+    pub trace: Option<Arc<Trace>>,
+    /// How many exits of each kind to tell of on standard error.
+    pub explain_exits: Option<u32>,
 }
 
 /// Where the user talks to the guest.
@@ -288,15 +295,31 @@ pub fn run(
             memory,
         )
     });
+    if let Some(trace) = &config.trace {
+        record(&timeline, trace);
+    }
     program::release();
     let ending = event_loop.run();
     vcpus.stop();
+    event_loop.tell_the_rest();
     let sampling = sampling.transpose().map_err(VmmError::Thread)?;
     let _ = sampling.map(JoinHandle::join);
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
     Ok((end, report))
+}
+
+/// hull's own phases up to here belong into a trace, too.
+fn record(timeline: &Timeline, trace: &Trace) {
+    for span in timeline.spans() {
+        let phase = trace::Event::Phase {
+            name: span.name.into(),
+            since: trace::nanoseconds(span.start),
+            aside: span.aside,
+        };
+        trace.record_at(trace::nanoseconds(span.end), phase);
+    }
 }
 
 /// What the ending of the event loop means: an end, or an error with all that is known of it.

@@ -36,6 +36,10 @@ impl BusDevice for DebugPort {
             self.events.mark(MarkSource::DebugPort, code);
         }
     }
+
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        Some("code")
+    }
 }
 
 #[cfg(test)]

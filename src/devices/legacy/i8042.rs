@@ -195,6 +195,15 @@ impl BusDevice for I8042 {
             _ => {}
         }
     }
+
+    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
+        match (offset, write) {
+            (DATA, _) => Some("data"),
+            (STATUS_COMMAND, false) => Some("status"),
+            (STATUS_COMMAND, true) => Some("command"),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

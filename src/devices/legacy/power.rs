@@ -158,6 +158,16 @@ impl BusDevice for Power {
             self.write_control(control, mask);
         }
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            0 | 1 => Some("PM1_STS"),
+            2 | 3 => Some("PM1_EN"),
+            CONTROL | 5 => Some("PM1_CNT"),
+            TIMER.. => Some("PM_TMR"),
+            _ => None,
+        }
+    }
 }
 
 /// The reset register, one I/O port: the value that the FADT names resets the machine.
@@ -184,6 +194,10 @@ impl BusDevice for ResetRegister {
         if data.first() == Some(&ACPI_RESET_VALUE) {
             self.events.reset();
         }
+    }
+
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        Some("RESET_REG")
     }
 }
 

@@ -167,6 +167,14 @@ impl BusDevice for Rtc {
             _ => {}
         }
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            INDEX => Some("index"),
+            DATA => Some("data"),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,11 @@ impl BusDevice for Front {
             _ => locked(&self.transport).write(offset, data),
         }
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        // Without the lock: what is recorded must not wait for the device.
+        register::name(offset)
+    }
 }
 
 #[cfg(test)]
