@@ -17,6 +17,7 @@
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
 //! | [`net`] | networks of the host behind virtio network devices | devices, memory |
 //! | [`share`] | folders of the host behind virtio file systems | devices, memory, sandbox |
+//! | [`fleet`] | records of the machines that run | |
 //! | [`sandbox`] | what a thread gives up before it works for a guest | |
 //! | [`devices`] | buses and emulated devices, none of which knows KVM | memory |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
@@ -30,6 +31,7 @@ pub mod boot;
 pub mod cli;
 pub mod devices;
 pub mod disk;
+pub mod fleet;
 pub mod guest;
 pub mod kvm;
 pub mod memory;
