@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use super::register::Register;
+
 /// A device that answers port or memory-mapped accesses.
 ///
 /// Called on a vCPU thread with the guest's bytes: any `offset` inside the registered range and
@@ -20,6 +22,10 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// The guest writes `data` at `offset`.
     fn write(&mut self, offset: u64, data: &[u8]);
+    /// The registers as they are, read without any effect, for who inspects the machine.
+    fn state(&self) -> Vec<Register> {
+        Vec::new()
+    }
 }
 
 /// A line into the guest's interrupt controller.
