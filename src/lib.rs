@@ -34,6 +34,7 @@ pub mod devices;
 pub mod disk;
 pub mod fleet;
 pub mod guest;
+pub mod inspect;
 pub mod kvm;
 pub mod memory;
 pub mod net;

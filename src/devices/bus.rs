@@ -151,6 +151,15 @@ impl Bus {
         Some((&range.name, offset))
     }
 
+    /// All devices by address: first address, length, name, device.
+    pub fn devices(&self) -> impl Iterator<Item = (u64, u64, &str, &Shared)> {
+        let ranges = self.ranges.iter();
+        ranges.map(|range| {
+            let len = (range.last - range.base).saturating_add(1);
+            (range.base, len, range.name.as_str(), &range.device)
+        })
+    }
+
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes
     /// nowhere, as one across two chips' address decoders would.
     fn find(&self, addr: u64, len: usize) -> Option<(u64, &Range)> {

@@ -28,7 +28,9 @@ fn names(runtime: &Runtime) -> Vec<String> {
 
 fn inside(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder");
-    entries.map(|entry| entry.expect("an entry").path()).collect()
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect()
 }
 
 #[test]
@@ -37,7 +39,20 @@ fn names_are_safe_to_be_files_and_no_numbers() {
         assert_eq!(check_name(good), Ok(()), "{good}");
     }
     for bad in [
-        "", ".", "..", ".a", "-a", "_a", "a/b", "../a", "a b", "ä", "1", "123", "a\n", "a\0",
+        "",
+        ".",
+        "..",
+        ".a",
+        "-a",
+        "_a",
+        "a/b",
+        "../a",
+        "a b",
+        "ä",
+        "1",
+        "123",
+        "a\n",
+        "a\0",
         &"x".repeat(NAME_MOST + 1),
     ] {
         assert!(check_name(bad).is_err(), "{bad:?}");

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mmio::{Transport, register};
 use crate::devices::bus::BusDevice;
+use crate::devices::register::Register;
 
 /// A window on the bus.
 pub struct Front {
@@ -50,6 +51,10 @@ impl BusDevice for Front {
             }
             _ => locked(&self.transport).write(offset, data),
         }
+    }
+
+    fn state(&self) -> Vec<Register> {
+        locked(&self.transport).state()
     }
 }
 

@@ -9,6 +9,8 @@
 //!   any -- FAILED (driver) or DEVICE_NEEDS_RESET (device) --> dead -- write 0 --> 0
 //! ```
 
+pub mod view;
+
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +31,7 @@ use super::{
 };
 use crate::devices::Reporter;
 use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::register::Register;
 use crate::memory::GuestMemory;
 
 /// Offset of QueueNotify, where the machine puts an ioeventfd a queue (datamatch: its index).
@@ -306,6 +309,10 @@ impl BusDevice for Transport {
         } else {
             self.misused("written other than by aligned 32-bit accesses", offset);
         }
+    }
+
+    fn state(&self) -> Vec<Register> {
+        self.registers()
     }
 }
 

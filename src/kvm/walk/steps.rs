@@ -208,7 +208,9 @@ impl Paging {
             (1 << 12, "PAT", large),
             (NO_EXECUTE, "NX", self.no_execute),
         ];
-        let set = names.iter().filter(|(bit, _, here)| *here && entry & bit != 0);
+        let set = names
+            .iter()
+            .filter(|(bit, _, here)| *here && entry & bit != 0);
         let mut words: Vec<_> = set.map(|(_, name, _)| *name).collect();
         if reserved {
             words.push("reserved");
