@@ -11,7 +11,9 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, symbols |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, share, symbols |
+//! | [`control`] | orders to a running machine | fleet, inspect |
+//! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
@@ -30,6 +32,7 @@
 pub mod agent;
 pub mod boot;
 pub mod cli;
+pub mod control;
 pub mod devices;
 pub mod disk;
 pub mod fleet;

@@ -16,18 +16,23 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share",
-            "symbols", "vmm",
+            "agent", "boot", "control", "devices", "disk", "fleet", "guest", "inspect", "kvm",
+            "memory", "net", "share", "symbols", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "symbols",
+            "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
+            "net", "share", "symbols",
         ],
     ),
     ("agent", &[]),
+    ("control", &["fleet", "inspect"]),
+    ("fleet", &[]),
+    // What KVM and the devices hold, in words.
+    ("inspect", &["devices", "kvm", "memory", "symbols"]),
     ("boot", &["memory"]),
     ("devices", &["memory"]),
     // It serves the requests that the device model takes apart.
