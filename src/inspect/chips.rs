@@ -236,19 +236,18 @@ fn divisor(value: u32) -> String {
 fn channel((number, state): (u32, &kvm_pit_channel_state)) -> Register {
     const NAMES: [&str; 3] = ["channel 0", "channel 1", "channel 2"];
     let name = NAMES.get(number as usize).copied().unwrap_or_default();
-    let mode = match state.mode & 7 {
+    let mode = match state.mode {
         0 => "interrupt on terminal count",
         1 => "one-shot",
-        2 | 6 => "rate generator",
-        3 | 7 => "square wave",
+        2 => "rate generator",
+        3 => "square wave",
         4 => "software strobe",
-        _ => "hardware strobe",
+        5 => "hardware strobe",
+        _ => "not set",
     };
     let gate = if state.gate != 0 { "on" } else { "off" };
-    Register::new(name, 32, state.count.into()).meaning(format!(
-        "count {}, mode {} ({mode}), gate {gate}",
-        state.count, state.mode
-    ))
+    Register::new(name, 32, state.count.into())
+        .meaning(format!("count {}, mode {mode}, gate {gate}", state.count))
 }
 
 /// What is about to be delivered to a vCPU.

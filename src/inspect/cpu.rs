@@ -320,6 +320,9 @@ fn code(
     let bytes = bytes.get(..read).unwrap_or_default();
     let mut decoder = Decoder::with_ip(bitness, bytes, rip, DecoderOptions::NONE);
     let mut formatter = NasmFormatter::new();
+    formatter.options_mut().set_hex_prefix("0x");
+    formatter.options_mut().set_hex_suffix("");
+    formatter.options_mut().set_branch_leading_zeros(false);
     let mut code = Vec::new();
     for instruction in decoder.iter().take(INSTRUCTIONS) {
         let start = instruction.ip().wrapping_sub(rip) as usize;

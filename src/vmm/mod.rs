@@ -279,11 +279,11 @@ pub fn run(
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
-    program::release();
     let inspector = Inspector::new(&machine, vcpus.clone(), config);
     let events = machine.shared.events.clone();
     // Without it the machine runs as well, only unseen.
     let control = Control::start(config, claim, inspector, events);
+    program::release();
     let ending = event_loop.run();
     drop(control);
     vcpus.stop();

@@ -40,7 +40,7 @@ impl Transport {
             Register::at(register::DRIVER_FEATURES, "DriverFeatures", 64, accepted)
                 .meaning(features(accepted)),
             word(register::QUEUE_SEL, "QueueSel", registers.queue_sel)
-                .meaning(format!("of {queues} queues")),
+                .meaning(format!("of {queues}")),
             word(register::INTERRUPT_STATUS, "InterruptStatus", interrupt)
                 .meaning(flags(interrupt.into(), names::INTERRUPT)),
             word(register::STATUS, "Status", registers.status)

@@ -229,3 +229,136 @@ fn words(flags: u16) -> String {
     let set = names.iter().filter(|(bit, _)| flags & bit != 0);
     set.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::GuestMemoryMmap;
+
+    use super::super::Setup;
+    use super::*;
+    use crate::memory::GuestMemory;
+
+    const SIZE: u64 = 8;
+    const TABLE: u64 = 0x1000;
+    const AVAIL: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+
+    fn memory() -> GuestMemory {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap()
+    }
+
+    fn queue(memory: &GuestMemory) -> VirtQueue {
+        let mut queue = VirtQueue::new(0, 16, memory.clone()).unwrap();
+        queue.setup = Setup {
+            size: SIZE as u32,
+            descriptors: TABLE,
+            available: AVAIL,
+            used: USED,
+        };
+        queue.start(true).unwrap();
+        queue
+    }
+
+    fn describe(memory: &GuestMemory, table: u64, index: u64, words: (u64, u32, u16, u16)) {
+        let (addr, len, flags, next) = words;
+        let raw = u128::from(addr)
+            | u128::from(len) << 64
+            | u128::from(flags) << 96
+            | u128::from(next) << 112;
+        let at = GuestAddress(table + SIZE_OF * index);
+        memory.write_obj(raw.to_le_bytes(), at).unwrap();
+    }
+    const SIZE_OF: u64 = super::SIZE;
+
+    fn offer(memory: &GuestMemory, heads: &[u16]) {
+        let mut at = AVAIL + 4;
+        for head in heads {
+            memory.write_obj(*head, GuestAddress(at)).unwrap();
+            at += 2;
+        }
+        let idx = GuestAddress(AVAIL + 2);
+        memory.write_obj(heads.len() as u16, idx).unwrap();
+    }
+
+    #[test]
+    fn waiting_chains_are_shown_and_stay_where_they_are() {
+        let memory = memory();
+        let mut queue = queue(&memory);
+        describe(&memory, TABLE, 2, (0x8000, 16, NEXT, 5));
+        describe(&memory, TABLE, 5, (0x9000, 512, WRITE, 0));
+        describe(&memory, TABLE, 0, (0x5000, 32, INDIRECT, 0));
+        describe(&memory, 0x5000, 0, (0xa000, 4, NEXT, 1));
+        describe(&memory, 0x5000, 1, (0xb000, 8, WRITE, 0));
+        offer(&memory, &[2, 0]);
+        let view = queue.view();
+        let rings = view.rings.expect("ready");
+        assert_eq!((rings.avail_idx, rings.waiting, rings.in_flight), (2, 2, 0));
+        let told = |chain: &ChainView| {
+            let each = chain.descriptors.iter();
+            each.map(|d| format!("{} {} {} {}", d.index, d.addr, d.len, d.flags))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(&rings.chains[0]),
+            ["2 0x8000 16 NEXT", "5 0x9000 512 WRITE"]
+        );
+        assert_eq!(
+            told(&rings.chains[1]),
+            [
+                "0 0x5000 32 INDIRECT",
+                "0 0xa000 4 NEXT",
+                "1 0xb000 8 WRITE"
+            ]
+        );
+        assert!(rings.chains.iter().all(|chain| chain.fault.is_none()));
+        queue.begin();
+        queue.pop().unwrap().expect("still there");
+        let rings = queue.view().rings.expect("ready");
+        assert_eq!((rings.waiting, rings.in_flight), (1, 1));
+    }
+
+    #[test]
+    fn loops_and_rings_run_wild_are_told() {
+        let memory = memory();
+        let queue = queue(&memory);
+        describe(&memory, TABLE, 0, (0, 1, NEXT, 0));
+        describe(&memory, TABLE, 1, (0, 1, NEXT, 99));
+        describe(&memory, TABLE, 2, (0xffff_0000, 64, INDIRECT, 0));
+        offer(&memory, &[0, 1, 2]);
+        let rings = queue.view().rings.expect("ready");
+        let faults: Vec<_> = rings
+            .chains
+            .iter()
+            .map(|chain| chain.fault.as_deref().unwrap_or(""))
+            .collect();
+        assert_eq!(
+            faults,
+            [
+                "is longer than its table: it has a loop",
+                "names a descriptor that its table does not have",
+                "has a table outside of memory",
+            ]
+        );
+        memory.write_obj(500u16, GuestAddress(AVAIL + 2)).unwrap();
+        let rings = queue.view().rings.expect("ready");
+        assert!(rings.fault.is_some_and(|fault| fault.contains("500 ahead")));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_guest_writes_is_shown_in_bounds(
+            bytes in prop::collection::vec(any::<u8>(), 0x800),
+            at in 0u64..0x3000,
+        ) {
+            let memory = memory();
+            let queue = queue(&memory);
+            memory.write_slice(&bytes, GuestAddress(TABLE + at)).unwrap();
+            let rings = queue.view().rings.expect("ready");
+            prop_assert!(rings.chains.len() <= usize::from(CHAINS_MOST));
+            for chain in &rings.chains {
+                prop_assert!(chain.descriptors.len() <= DESCRIPTORS_MOST);
+            }
+        }
+    }
+}
