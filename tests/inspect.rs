@@ -187,7 +187,7 @@ fn a_name_is_one_machines_as_long_as_it_lives() {
     user.refused(&["run", &payload, "--name", "same"], &taken);
     user.refused(
         &["inspect", "same", "registers", "--cpu", "1"],
-        "has 1 vCPU",
+        "there is no vCPU 1: this machine has vCPU 0 alone",
     );
     user.refused(&["inspect", "same", "pagetables"], "needs an address");
     user.refused(

@@ -91,9 +91,13 @@ impl Inspector {
         let pause = self.vcpus.pause();
         let count = pause.count();
         if only.is_some_and(|index| index >= count) {
+            let there = match count {
+                1 => "vCPU 0 alone".into(),
+                _ => format!("vCPUs 0 to {}", count - 1),
+            };
+            let wanted = only.unwrap_or_default();
             return Err(format!(
-                "this machine has {count} vCPUs, 0 to {}",
-                count - 1
+                "there is no vCPU {wanted}: this machine has {there}"
             ));
         }
         let states = states(&pause)?;
