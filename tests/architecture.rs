@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "guest", "inspect", "kvm",
-            "memory", "net", "share", "symbols", "vmm",
+            "memory", "net", "profile", "share", "symbols", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "vmm",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
-            "net", "share", "symbols",
+            "net", "profile", "share", "symbols",
         ],
     ),
     ("agent", &[]),
@@ -42,6 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("memory", &[]),
     // It moves the frames that the device model takes apart.
     ("net", &["devices", "memory"]),
+    ("profile", &["kvm", "memory", "symbols"]),
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),

@@ -316,7 +316,7 @@ fn code(
     bitness: u32,
 ) -> Vec<Instruction> {
     let mut bytes = [0; INSTRUCTIONS * INSTRUCTION_MOST];
-    let read = paging.read(memory, cs.base.wrapping_add(rip), &mut bytes);
+    let read = paging.look(memory, cs.base.wrapping_add(rip), &mut bytes);
     let bytes = bytes.get(..read).unwrap_or_default();
     let mut decoder = Decoder::with_ip(bitness, bytes, rip, DecoderOptions::NONE);
     let mut formatter = NasmFormatter::new();

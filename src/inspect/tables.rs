@@ -133,7 +133,7 @@ fn read(
 ) -> Vec<u8> {
     let bytes = usize::from(table.limit) + 1;
     let mut entries = vec![0; bytes.min(size * most)];
-    let read = paging.read(memory, table.base, &mut entries);
+    let read = paging.look(memory, table.base, &mut entries);
     entries.truncate(read);
     entries
 }
@@ -189,6 +189,9 @@ pub fn gdt(sregs: &kvm_sregs, paging: &Paging, memory: &GuestMemory) -> Table<De
     }
 }
 
+/// From the bytes of an entry to its gate, if there is one.
+type Decode = fn(&[u8]) -> Option<Gates>;
+
 /// The IDT, or in real mode the interrupt vector table.
 pub fn idt(
     sregs: &kvm_sregs,
@@ -198,7 +201,7 @@ pub fn idt(
 ) -> Table<Gates> {
     let table = &sregs.idt;
     let long = sregs.efer & EFER_LMA != 0;
-    let (size, gate): (_, fn(&[u8]) -> Option<Gates>) = match (sregs.cr0 & CR0_PE != 0, long) {
+    let (size, gate): (_, Decode) = match (sregs.cr0 & CR0_PE != 0, long) {
         (true, true) => (16, long_gate),
         (true, false) => (8, gate),
         (false, _) => (4, vector),

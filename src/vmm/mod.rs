@@ -16,6 +16,7 @@ mod machine;
 mod outbox;
 mod pipe;
 mod report;
+mod sampler;
 mod signals;
 mod streams;
 pub mod timeline;
@@ -24,6 +25,7 @@ pub mod vcpus;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -44,6 +46,7 @@ use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
 use crate::net::{self, NetError};
+use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use control::Control;
@@ -51,6 +54,7 @@ use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use inspect::Inspector;
 use link::Link;
+use sampler::Sampler;
 use timeline::Timeline;
 use vcpus::Vcpus;
 
@@ -91,6 +95,8 @@ pub struct Config {
     pub terminal: Terminal,
     /// Names of the kernel's addresses, if it has any.
     pub symbols: Option<symbols::Source>,
+    /// Where samples of the vCPUs go, if they are wanted.
+    pub profile: Option<Arc<Profile>>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
 }
@@ -275,10 +281,24 @@ pub fn run(
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
-    let vcpus = Vcpus::new(vcpus, machine.shared.clone());
+    let sampler = config.profile.clone();
+    let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
+    let (sampler, samples) = sampler.unzip();
+    let sampler = sampler.map(Arc::new);
+    let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
+    let sampling = sampler.zip(samples).map(|(sampler, samples)| {
+        let memory = machine.vm.memory().clone();
+        sampler::start(
+            sampler,
+            samples,
+            vcpus.clone(),
+            machine.shared.events.clone(),
+            memory,
+        )
+    });
     let inspector = Inspector::new(&machine, vcpus.clone(), config);
     let events = machine.shared.events.clone();
     // Without it the machine runs as well, only unseen.
@@ -287,6 +307,8 @@ pub fn run(
     let ending = event_loop.run();
     drop(control);
     vcpus.stop();
+    let sampling = sampling.transpose().map_err(VmmError::Thread)?;
+    let _ = sampling.map(JoinHandle::join);
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;

@@ -139,7 +139,7 @@ fn bytes(number: u64) -> String {
     for (shift, unit) in UNITS {
         let whole = number >> shift;
         if whole > 0 {
-            let tenth = (number - (whole << shift)) * 10 >> shift;
+            let tenth = ((number - (whole << shift)) * 10) >> shift;
             return match tenth {
                 0 => format!("{whole} {unit}"),
                 _ => format!("{whole}.{tenth} {unit}"),

@@ -38,7 +38,8 @@ fn columns_are_aligned_and_long_words_go_on_below() {
 #[test]
 fn the_memory_map_is_a_picture_from_top_to_bottom() {
     let known = [(0x8000..0x8012, Kind::Loaded, "flat payload".to_string())];
-    let map = Memory::new(&[0..0x20_0000], &known, |_| 0x1000, 0x40_0000);
+    let ram = std::slice::from_ref(&(0..0x20_0000));
+    let map = Memory::new(ram, &known, |_| 0x1000, 0x40_0000);
     let expected = "\
 2 MiB of RAM, 12 KiB of it resident on the host
 

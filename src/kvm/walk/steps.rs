@@ -1,8 +1,6 @@
 //! A page walk that is told instead of done: each entry on the way, no rights asked for, nothing
 //! marked. For who looks at a guest from outside.
 
-use vm_memory::Bytes;
-
 use super::*;
 
 /// One entry on the way.
@@ -81,28 +79,6 @@ impl Paging {
         let end = self.follow(memory, linear, &mut steps, &mut allowed);
         let rights = matches!(end, End::Page { .. }).then_some(allowed);
         Steps { steps, end, rights }
-    }
-
-    /// Read the bytes from `linear` on; how many there were before the first that is not mapped
-    /// or no RAM.
-    pub fn read(&self, memory: &GuestMemory, linear: u64, buffer: &mut [u8]) -> usize {
-        let mut done = 0;
-        while done < buffer.len() {
-            let next = linear.wrapping_add(done as u64);
-            let Ok(at) = self.translate(memory, next, LOOK) else {
-                break;
-            };
-            let run = usize::try_from(at.run).unwrap_or(usize::MAX);
-            let end = buffer.len().min(done.saturating_add(run));
-            let Some(piece) = buffer.get_mut(done..end) else {
-                break;
-            };
-            if memory.read_slice(piece, GuestAddress(at.gpa)).is_err() {
-                break;
-            }
-            done = end;
-        }
-        done
     }
 
     fn follow(
@@ -303,8 +279,6 @@ mod tests {
             };
             let translated = paging.translate(&memory, linear, LOOK).ok();
             prop_assert_eq!(found, translated.map(|translation| translation.gpa));
-            let mut buffer = [0; 64];
-            prop_assert!(paging.read(&memory, linear, &mut buffer) <= 64);
         }
     }
 }
