@@ -6,6 +6,7 @@ mod devices;
 mod disk;
 pub mod doctor;
 pub mod guest;
+pub mod inspect;
 pub mod man;
 mod net;
 mod profile;
@@ -48,6 +49,8 @@ pub struct Cli {
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
     Run(Box<run::Run>),
+    /// Look into a running machine.
+    Inspect(inspect::Inspect),
     /// Tell whether and how this machine can run guests.
     Doctor(doctor::Doctor),
     /// Read what hull run --trace wrote.
@@ -68,6 +71,7 @@ impl Cli {
         match self.verb {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
             Some(Verb::Run(run)) => run.execute(),
+            Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),

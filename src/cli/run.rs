@@ -87,6 +87,9 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
+    /// A name, by which hull inspect finds the machine; its process id when left out.
+    #[arg(long, value_name = "NAME", value_parser = name, help_heading = MACHINE)]
+    name: Option<String>,
     #[command(flatten)]
     devices: Devices,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
@@ -272,6 +275,7 @@ impl Run {
             false => Console::Kernel,
         };
         Ok(vmm::Config {
+            name: self.name.clone(),
             kernel,
             initrd,
             cmdline,
@@ -407,6 +411,11 @@ fn process_start() -> Instant {
     let used = Duration::try_from(used).unwrap_or_default();
     let now = Instant::now();
     now.checked_sub(used).unwrap_or(now)
+}
+
+/// Parse a machine's name.
+fn name(text: &str) -> Result<String, String> {
+    crate::fleet::check_name(text).map(|()| text.into())
 }
 
 /// Parse the number of vCPUs.

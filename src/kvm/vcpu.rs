@@ -139,7 +139,7 @@ impl Vcpu {
     }
 
     /// Registers and system registers, as far as KVM tells them.
-    pub(super) fn state(&self) -> Option<(kvm_regs, kvm_sregs)> {
+    pub(super) fn registers(&self) -> Option<(kvm_regs, kvm_sregs)> {
         self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
     }
 

@@ -5,10 +5,12 @@
 //! devices' locks, nowhere else.
 
 mod console_log;
+mod control;
 mod devices;
 mod event_loop;
 pub mod events;
 mod explain;
+mod inspect;
 mod keys;
 mod link;
 mod machine;
@@ -39,6 +41,7 @@ use crate::agent::{AgentError, Exec, Session};
 use crate::boot::{BootError, Via};
 use crate::devices::bus::Error as BusError;
 use crate::disk::{self, DiskError};
+use crate::fleet::FleetError;
 use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
@@ -49,8 +52,10 @@ use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use crate::trace::{self, Trace};
+use control::Control;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
+use inspect::Inspector;
 use link::Link;
 use sampler::Sampler;
 use timeline::Timeline;
@@ -63,6 +68,8 @@ const RESET_RIP: u64 = 0xfff0;
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What the machine is called; its process id if `None`.
+    pub name: Option<String>,
     /// The kernel.
     pub kernel: Image,
     /// The initial RAM disk's parts, loaded one behind the other.
@@ -175,6 +182,9 @@ pub enum VmmError {
     /// A shared folder.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The machine's name.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -264,6 +274,7 @@ pub fn run(
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
     let timeline = Arc::new(Timeline::new(started));
+    let claim = control::claim(config)?;
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
     let session = match &config.console {
         Console::Kernel => None,
@@ -298,8 +309,13 @@ pub fn run(
     if let Some(trace) = &config.trace {
         record(&timeline, trace);
     }
+    let inspector = Inspector::new(&machine, vcpus.clone(), config);
+    let events = machine.shared.events.clone();
+    // Without it the machine runs as well, only unseen.
+    let control = Control::start(config, claim, inspector, events);
     program::release();
     let ending = event_loop.run();
+    drop(control);
     vcpus.stop();
     event_loop.tell_the_rest();
     let sampling = sampling.transpose().map_err(VmmError::Thread)?;
