@@ -27,6 +27,7 @@ fn load_with(
             com2: true,
             virtio: &slots,
         },
+        lies: Lies::default(),
     };
     let placed = place(&memory, &kernel.into(), via, &initrd)?;
     placed.finish(&memory, &plan).map(|loaded| (loaded, memory))

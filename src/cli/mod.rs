@@ -5,6 +5,7 @@ pub mod completions;
 mod devices;
 mod disk;
 pub mod doctor;
+mod fault;
 pub mod guest;
 pub mod man;
 mod net;

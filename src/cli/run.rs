@@ -13,12 +13,13 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{net, share, timing};
+use super::{fault, net, share, timing};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
+use crate::vmm::fault::{Fault, Faults};
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -88,6 +89,17 @@ pub struct Run {
     memory: u64,
     #[command(flatten)]
     devices: Devices,
+    /// Make this part of the machine wrong, to see what it is for (guest/lessons): no-irqchip,
+    /// no-mptable, bad-e820, no-serial-irq or wrong-cpuid. May be repeated. Example: --break
+    /// no-mptable
+    #[arg(
+        long = "break",
+        value_name = "PART",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = MACHINE
+    )]
+    faults: Vec<Fault>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -166,6 +178,7 @@ impl Run {
             stderr: rustix::stdio::stderr(),
             raw: raw.is_some(),
         };
+        fault::tell(&config.faults.0);
         let result = vmm::run(&config, streams, signals, started);
         drop(raw);
         let (end, report) = match (result, &self.kernel) {
@@ -216,6 +229,7 @@ impl Run {
                 self.memory / MIB
             );
         }
+        fault::check(&self.faults, self.cpus)?;
         let mut agent = linux;
         if let Some(root) = &self.devices.root_disk {
             if !self.command.is_empty() {
@@ -269,6 +283,7 @@ impl Run {
             },
             symbols,
             vsock: self.devices.vsock.clone(),
+            faults: Faults(self.faults.clone()),
         })
     }
 

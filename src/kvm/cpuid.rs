@@ -14,6 +14,9 @@ const ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// CPUID.1:EDX[28]: EBX[23:16] is valid, the package has several logical processors.
 const EDX_MULTITHREADED: u32 = 1 << 28;
 
+/// CPUID.80000001H:EDX[29]: the processor has long mode.
+pub const EDX_LONG_MODE: u32 = 1 << 29;
+
 /// Level types of leaf 0BH, ECX[15:8].
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
@@ -22,6 +25,16 @@ const LEVEL_CORE: u32 = 2;
 pub fn describe(cpuid: &mut CpuId, id: u8, cpus: u8) {
     for entry in cpuid.as_mut_slice() {
         describe_entry(entry, id.into(), cpus.into());
+    }
+}
+
+/// Say that there is no long mode. KVM then refuses a guest that sets EFER.LME (kvm_valid_efer in
+/// arch/x86/kvm/x86.c).
+pub fn hide_long_mode(cpuid: &mut CpuId) {
+    for entry in cpuid.as_mut_slice() {
+        if entry.function == 0x8000_0001 {
+            entry.edx &= !EDX_LONG_MODE;
+        }
     }
 }
 

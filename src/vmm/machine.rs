@@ -12,12 +12,14 @@ use vmm_sys_util::eventfd::EventFd;
 use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
+use super::fault::Fault;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
 use super::vcpus::Shared;
 use super::{Config, Console, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
+use crate::devices::MachineEvents;
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::kvm::probe;
@@ -33,6 +35,10 @@ const KEYBOARD_GSI: u32 = 1;
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
 const AGENT_WORD: &str = "hull.agent=ttyS1";
+
+/// What there is to say where a fault in CPUID does not reach the guest.
+const IGNORED: &str = "this KVM shows guests the processor's own, whatever it is told, so this \
+    guest will not notice";
 
 /// A machine before its first instruction.
 pub struct Machine {
@@ -94,14 +100,18 @@ fn assemble(
     backs: Backs,
     started: Instant,
 ) -> Result<Machine, VmmError> {
-    let vm = Vm::new(kvm, memory.clone())?;
+    let vm = Vm::lacking(config.faults.kvm(), kvm, memory.clone())?;
     let mut vcpus = Vec::new();
     for id in 0..config.cpus {
         vcpus.push(vm.create_vcpu(id, config.cpus)?);
     }
 
     let events = Arc::new(Events::new(started, eventfd()?));
-    let com1 = uart(&vm, &events, layout::COM1_GSI)?;
+    let com1_line = match config.faults.has(Fault::NoSerialIrq) {
+        true => Arc::new(Unconnected),
+        false => line(&vm, layout::COM1_GSI),
+    };
+    let com1 = uart(com1_line, &events)?;
     let mut outboxes = vec![com1.outbox.clone()];
     let mut ports = ports(&vm, &events, &com1)?;
     let mut mmio = mmio(&events)?;
@@ -118,7 +128,7 @@ fn assemble(
     }
     let mut agent = Vec::from_iter(devices.agent.take());
     if let Console::Agent { .. } = &config.console {
-        let com2 = uart(&vm, &events, layout::COM2_GSI)?;
+        let com2 = uart(line(&vm, layout::COM2_GSI), &events)?;
         outboxes.push(com2.outbox.clone());
         ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
         agent.push(Pipe::Uart(com2));
@@ -129,6 +139,12 @@ fn assemble(
         && !probe::finishes_every_instruction(first, memory)?
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
+    }
+    if config.faults.has(Fault::WrongCpuid)
+        && let Some(first) = vcpus.first_mut()
+        && probe::shows_long_mode(first, memory)?
+    {
+        events.warn("CPUID", IGNORED);
     }
     let shared = Arc::new(Shared {
         ports,
@@ -181,6 +197,7 @@ fn finish(
             com2: matches!(config.console, Console::Agent { .. }),
             virtio: &machine.devices.windows.slots(),
         },
+        lies: config.faults.boot(),
     };
     Ok(placed.finish(memory, &plan)?)
 }
@@ -234,13 +251,13 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
     Ok(mmio)
 }
 
-fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
+fn uart(line: Arc<dyn Interrupt>, events: &Arc<Events>) -> Result<Uart, VmmError> {
     let outbox = Arc::new(Outbox::default());
     let transmitter = Transmitter {
         outbox: outbox.clone(),
         events: events.clone(),
     };
-    let chip = serial::Serial::new(transmitter, line(vm, gsi));
+    let chip = serial::Serial::new(transmitter, line);
     Ok(Uart {
         chip: Arc::new(Mutex::new(chip)),
         outbox,
@@ -253,8 +270,12 @@ pub fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-pub fn line(vm: &Vm, gsi: u32) -> Arc<Line> {
-    Arc::new(Line(vm.line(gsi)))
+/// The interrupt line `gsi`; one that leads nowhere in a machine without interrupt controllers.
+pub fn line(vm: &Vm, gsi: u32) -> Arc<dyn Interrupt> {
+    match vm.line(gsi) {
+        Some(line) => Arc::new(Line(line)),
+        None => Arc::new(Unconnected),
+    }
 }
 
 /// An interrupt line of the machine's.
@@ -263,5 +284,14 @@ pub struct Line(vm::Line);
 impl Interrupt for Line {
     fn trigger(&self) -> io::Result<()> {
         self.0.pulse()
+    }
+}
+
+/// A line that leads nowhere.
+struct Unconnected;
+
+impl Interrupt for Unconnected {
+    fn trigger(&self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod console_log;
 mod devices;
 mod event_loop;
 pub mod events;
+pub mod fault;
 mod keys;
 mod link;
 mod machine;
@@ -42,6 +43,7 @@ use crate::net::{self, NetError};
 use crate::share::{Config as ShareConfig, ShareError};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
+use fault::Faults;
 use link::Link;
 
 /// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
@@ -81,6 +83,8 @@ pub struct Config {
     pub symbols: Option<Image>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
+    /// What is wrong with the machine on purpose.
+    pub faults: Faults,
 }
 
 /// Where the user talks to the guest.
