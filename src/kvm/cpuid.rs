@@ -15,7 +15,7 @@ const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const EDX_MULTITHREADED: u32 = 1 << 28;
 
 /// CPUID.80000001H:EDX[29]: the processor has long mode.
-pub const EDX_LONG_MODE: u32 = 1 << 29;
+const EDX_LONG_MODE: u32 = 1 << 29;
 
 /// Level types of leaf 0BH, ECX[15:8].
 const LEVEL_THREAD: u32 = 1;

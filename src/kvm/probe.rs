@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use super::processor::Processor;
 use super::vcpu::{Kicker, Vcpu};
 use super::vm::Vm;
-use super::{KvmError, cpuid, refused};
+use super::{KvmError, refused};
 use crate::boot::{BootError, Entry, Mode, tables};
 use crate::memory::GuestMemory;
 use crate::memory::backing::{self, BackingError};
@@ -293,43 +293,17 @@ pub fn finishes_every_instruction(
     memory: &GuestMemory,
 ) -> Result<bool, ProbeError> {
     // popcnt eax, eax; out 80h, al
-    let finished = |fd: &mut VcpuFd| Ok(!matches!(fd.run(), Ok(VcpuExit::InternalError)));
-    aside(vcpu, memory, b"\xf3\x0f\xb8\xc0\xe6\x80", finished)
-}
-
-/// Whether the guest's kernel finds long mode in CPUID, which a KVM that ignores KVM_SET_CPUID2
-/// shows whatever it was told. The vCPU and guest memory are left as by
-/// [`finishes_every_instruction`].
-///
-/// # Errors
-/// As there.
-pub fn shows_long_mode(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<bool, ProbeError> {
-    // mov eax, 80000001h; cpuid; out 80h, al
-    let code = b"\xb8\x01\0\0\x80\x0f\xa2\xe6\x80";
-    aside(vcpu, memory, code, |fd| {
-        fd.run().map_err(refused("KVM_RUN"))?;
-        let regs = fd.get_regs().map_err(refused("KVM_GET_REGS"))?;
-        Ok(regs.rdx as u32 & cpuid::EDX_LONG_MODE != 0)
-    })
-}
-
-/// What `run` makes of `code`, which ends with a byte to a port, on a vCPU that has not started.
-fn aside(
-    vcpu: &mut Vcpu,
-    memory: &GuestMemory,
-    code: &[u8],
-    run: impl FnOnce(&mut VcpuFd) -> Result<bool, ProbeError>,
-) -> Result<bool, ProbeError> {
+    const CODE: &[u8] = b"\xf3\x0f\xb8\xc0\xe6\x80";
     let before = vcpu.fd().get_sregs().map_err(refused("KVM_GET_SREGS"))?;
     let mut guest = Guest { vcpu, memory };
-    guest.place(code, Ring::Kernel)?;
-    let answer = run(guest.vcpu.fd());
+    guest.place(CODE, Ring::Kernel)?;
+    let finished = !matches!(guest.vcpu.fd().run(), Ok(VcpuExit::InternalError));
     guest.complete();
     // KVM refuses an entry without paging (PVH, a 32-bit payload) while EFER says long mode.
     let fd = guest.vcpu.fd();
     fd.set_sregs(&before).map_err(refused("KVM_SET_SREGS"))?;
-    memory.write_slice(&vec![0; code.len()], GuestAddress(FLAT_PAYLOAD))?;
-    answer
+    memory.write_slice(&[0; CODE.len()], GuestAddress(FLAT_PAYLOAD))?;
+    Ok(finished)
 }
 
 /// Add the marker to what the vCPU's CPUID says, and hide a feature.

@@ -19,7 +19,6 @@ use super::vcpus::Shared;
 use super::{Config, Console, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
-use crate::devices::MachineEvents;
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::kvm::probe;
@@ -35,10 +34,6 @@ const KEYBOARD_GSI: u32 = 1;
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
 const AGENT_WORD: &str = "hull.agent=ttyS1";
-
-/// What there is to say where a fault in CPUID does not reach the guest.
-const IGNORED: &str = "this KVM shows guests the processor's own, whatever it is told, so this \
-    guest will not notice";
 
 /// A machine before its first instruction.
 pub struct Machine {
@@ -139,12 +134,6 @@ fn assemble(
         && !probe::finishes_every_instruction(first, memory)?
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
-    }
-    if config.faults.has(Fault::WrongCpuid)
-        && let Some(first) = vcpus.first_mut()
-        && probe::shows_long_mode(first, memory)?
-    {
-        events.warn("CPUID", IGNORED);
     }
     let shared = Arc::new(Shared {
         ports,
