@@ -17,7 +17,7 @@
 .text
 	flat_header 64
 
-# The IDT: 16 bytes a vector, and the handler's address in three parts (Intel SDM 3A, 7.14.1).
+# The IDT: 16 bytes a vector, and the handler's address in three parts (Intel SDM 3A, 6.14.1).
 	mov $tick, %eax
 	mov %ax, gate
 	movw $CODE, gate + 2

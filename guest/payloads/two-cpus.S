@@ -51,7 +51,7 @@ alone:	.asciz "alone: no second CPU counted\n"
 	.balign 4
 total:	.long 0
 
-# The second CPU, in real mode with CS 0x100 and IP 0 (11.4.4): a CPU starts as it did in
+# The second CPU, in real mode with CS 0x100 and IP 0 (9.4.4): a CPU starts as it did in
 # 1978, whatever the other one is in. It may be anywhere: its jumps are relative.
 .code16
 second:
