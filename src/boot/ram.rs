@@ -142,6 +142,16 @@ pub mod tests {
     }
 
     #[test]
+    fn a_phantom_is_behind_the_ram_below_the_hole() {
+        let memory = memory(128);
+        let mut lie = map(&memory);
+        add_phantom(&mut lie);
+        let (last, before) = lie.split_last().unwrap();
+        assert_eq!(*last, (HIGH_MEMORY..192 * MIB, Kind::Usable));
+        assert_eq!(before, &map(&memory)[..before.len()]);
+    }
+
+    #[test]
     fn ram_in_several_mappings_is_one_low_range() {
         let memory = GuestMemory::from_ranges(&[
             (GuestAddress(0), MIB as usize),

@@ -203,6 +203,7 @@ impl Run {
     }
 
     fn config(&self) -> anyhow::Result<vmm::Config> {
+        fault::check(&self.faults, self.cpus)?;
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
             Some(path) => {
@@ -237,7 +238,6 @@ impl Run {
                 self.memory / MIB
             );
         }
-        fault::check(&self.faults, self.cpus)?;
         let mut agent = linux;
         if let Some(root) = &self.devices.root_disk {
             if !self.command.is_empty() {

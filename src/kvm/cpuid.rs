@@ -103,6 +103,18 @@ mod tests {
     }
 
     #[test]
+    fn hidden_long_mode_leaves_the_other_features() {
+        let entry = |edx| kvm_cpuid_entry2 {
+            function: 0x8000_0001,
+            edx,
+            ..Default::default()
+        };
+        let mut cpuid = CpuId::from_entries(&[entry(u32::MAX)]).unwrap();
+        hide_long_mode(&mut cpuid);
+        assert_eq!(cpuid.as_slice(), [entry(!EDX_LONG_MODE)]);
+    }
+
+    #[test]
     fn the_package_has_one_core_a_vcpu() {
         let core = described(0xb, 1, 0, 6);
         assert_eq!((core.eax, core.ebx, core.ecx), (3, 6, 0x201));

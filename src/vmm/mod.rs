@@ -221,6 +221,12 @@ pub enum VmmError {
         /// The last lines of the console.
         log: String,
     },
+    /// A reset or power-off without a word, before the command ran.
+    #[error(
+        "the guest ended before it ran the command, and its kernel did not say why; run it with \
+         --kernel-log --cmdline earlyprintk=ttyS0 to see its messages from the first on"
+    )]
+    Unheard,
     /// A triple fault.
     #[error(
         "the guest shut down by a triple fault at {place}: an exception that it could not \
@@ -298,6 +304,7 @@ fn end(
     let place = |rip: u64| report::place(rip, config.symbols.as_ref());
     match guest_end {
         GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
+            None if event_loop.waits_for_init() => Err(VmmError::Unheard),
             None => Ok(End::Off),
             Some(reason) => Err(VmmError::Panicked {
                 reason,
