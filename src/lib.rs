@@ -11,8 +11,9 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, symbols |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, profile, share, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
+//! | [`profile`] | samples of what vCPUs do, as call stacks | kvm's page walk, memory, symbols |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
 //! | [`net`] | networks of the host behind virtio network devices | devices, memory |
@@ -35,6 +36,7 @@ pub mod guest;
 pub mod kvm;
 pub mod memory;
 pub mod net;
+pub mod profile;
 pub mod sandbox;
 pub mod share;
 pub mod symbols;

@@ -16,15 +16,16 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share",
-            "symbols", "vmm",
+            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "profile",
+            "share", "symbols", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "symbols",
+            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "profile", "share",
+            "symbols",
         ],
     ),
     ("agent", &[]),
@@ -37,6 +38,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("memory", &[]),
     // It moves the frames that the device model takes apart.
     ("net", &["devices", "memory"]),
+    ("profile", &["kvm", "memory", "symbols"]),
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),

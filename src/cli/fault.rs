@@ -1,11 +1,10 @@
 //! `--break`: a machine with one part wrong, for those who learn what the part is for.
 
-use std::io::{self, Write};
-
 use anyhow::bail;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
+use super::say;
 use crate::vmm::fault::Fault;
 
 impl ValueEnum for Fault {
@@ -62,12 +61,10 @@ pub fn check(faults: &[Fault], cpus: u8) -> anyhow::Result<()> {
 /// Say on standard error what is wrong with the machine, a line each.
 pub fn tell(faults: &[Fault]) {
     for fault in faults {
-        // It fails where nobody reads.
-        let _ = writeln!(
-            io::stderr(),
-            "hull: broken on purpose ({}): {}",
+        say(&format!(
+            "broken on purpose ({}): {}",
             name(*fault),
             what(*fault)
-        );
+        ));
     }
 }

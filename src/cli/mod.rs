@@ -9,6 +9,7 @@ mod fault;
 pub mod guest;
 pub mod man;
 mod net;
+mod profile;
 mod rate;
 pub mod run;
 mod share;
@@ -78,6 +79,11 @@ pub fn reader_left(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// One line of hull's own on standard error, where perhaps nobody reads.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "hull: {line}");
 }
 
 /// Print on standard output, whole.

@@ -230,6 +230,25 @@ impl Paging {
             .ok_or(Fault::TableNotRam { gpa: self.cr3 })
     }
 
+    /// Read from `linear` on without a trace, up to the first byte that is not mapped to RAM; how
+    /// many bytes that were.
+    pub fn look(&self, memory: &GuestMemory, linear: u64, buffer: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let Ok(Translation { gpa, run }) = self.translate(memory, at, LOOK) else {
+                break;
+            };
+            let len = rest.len().min(usize::try_from(run).unwrap_or(usize::MAX));
+            let part = rest.get_mut(..len).unwrap_or_default();
+            if memory.read_slice(part, GuestAddress(gpa)).is_err() {
+                break;
+            }
+            done += len;
+        }
+        done
+    }
+
     /// One walk; `None` if an entry changed before its accessed or dirty bit was set.
     fn walk(
         &self,

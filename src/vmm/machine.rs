@@ -42,7 +42,7 @@ pub struct Machine {
     /// One a CPU.
     pub vcpus: Vec<Vcpu>,
     /// The machine itself, whose slots point into guest memory.
-    _vm: Vm,
+    pub vm: Vm,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
@@ -163,7 +163,7 @@ fn assemble(
     });
     Ok(Machine {
         vcpus,
-        _vm: vm,
+        vm,
         shared,
         devices,
         consoles,

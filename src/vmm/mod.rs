@@ -15,6 +15,7 @@ mod machine;
 mod outbox;
 mod pipe;
 mod report;
+mod sampler;
 mod signals;
 mod streams;
 pub mod timeline;
@@ -23,6 +24,7 @@ pub mod vcpus;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -42,12 +44,14 @@ use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
 use crate::net::{self, NetError};
+use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use fault::Faults;
 use link::Link;
+use sampler::Sampler;
 use timeline::Timeline;
 use vcpus::Vcpus;
 
@@ -86,6 +90,8 @@ pub struct Config {
     pub terminal: Terminal,
     /// Names of the kernel's addresses, if it has any.
     pub symbols: Option<symbols::Source>,
+    /// Where samples of the vCPUs go, if they are wanted.
+    pub profile: Option<Arc<Profile>>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
     /// What is wrong with the machine on purpose.
@@ -274,13 +280,29 @@ pub fn run(
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
-    let vcpus = Vcpus::new(vcpus, machine.shared.clone());
+    let sampler = config.profile.clone();
+    let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
+    let (sampler, samples) = sampler.unzip();
+    let sampler = sampler.map(Arc::new);
+    let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
+    let sampling = sampler.zip(samples).map(|(sampler, samples)| {
+        let memory = machine.vm.memory().clone();
+        sampler::start(
+            sampler,
+            samples,
+            vcpus.clone(),
+            machine.shared.events.clone(),
+            memory,
+        )
+    });
     program::release();
     let ending = event_loop.run();
     vcpus.stop();
+    let sampling = sampling.transpose().map_err(VmmError::Thread)?;
+    let _ = sampling.map(JoinHandle::join);
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
