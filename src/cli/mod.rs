@@ -5,6 +5,7 @@ pub mod completions;
 mod devices;
 mod disk;
 pub mod doctor;
+mod fault;
 pub mod guest;
 pub mod inspect;
 pub mod man;

@@ -13,13 +13,14 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{net, profile, say, share, timing, trace};
+use super::{fault, net, profile, say, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
+use crate::vmm::fault::{Fault, Faults};
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -92,6 +93,17 @@ pub struct Run {
     name: Option<String>,
     #[command(flatten)]
     devices: Devices,
+    /// Make this part of the machine wrong, to see what it is for (guest/lessons): no-irqchip,
+    /// no-mptable, bad-e820, no-serial-irq or wrong-cpuid. May be repeated. Example: --break
+    /// no-mptable
+    #[arg(
+        long = "break",
+        value_name = "PART",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = MACHINE
+    )]
+    faults: Vec<Fault>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -165,6 +177,7 @@ impl Run {
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
         let signals = Signals::catch().context("cannot catch signals")?;
+        fault::tell(&config.faults.0);
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
@@ -210,6 +223,7 @@ impl Run {
     }
 
     fn config(&self) -> anyhow::Result<vmm::Config> {
+        fault::check(&self.faults, self.cpus)?;
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
             Some(path) => {
@@ -301,6 +315,7 @@ impl Run {
             vsock: self.devices.vsock.clone(),
             trace: None,
             explain_exits: None,
+            faults: Faults(self.faults.clone()),
         })
     }
 
