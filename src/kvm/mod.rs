@@ -5,6 +5,7 @@
 
 pub mod assist;
 pub mod cpuid;
+pub mod debug;
 pub mod lapic;
 pub mod msrs;
 pub mod probe;

@@ -9,6 +9,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::assist::{self, Counts};
+use super::debug::{Control, Stop, TRAP_PORT, Trap};
 use super::{KvmError, refused, regs};
 use crate::boot::Entry;
 use crate::memory::GuestMemory;
@@ -40,6 +41,8 @@ pub enum Exit {
     Interrupted,
     /// The guest shut down: a triple fault.
     Shutdown,
+    /// It stopped at what [`Vcpu::control`] was told; never without that.
+    Debug(Stop),
     /// KVM cannot go on, for the reason in words.
     Failed(String),
 }
@@ -50,6 +53,8 @@ pub struct Vcpu {
     memory: GuestMemory,
     assisted: Counts,
     kicker: Kicker,
+    /// What stops it for a debugger.
+    pub(super) control: Control,
 }
 
 /// Makes a vCPU come back from KVM_RUN, from any thread.
@@ -99,6 +104,7 @@ impl Vcpu {
             fd,
             memory,
             assisted: Counts::default(),
+            control: Control::default(),
             kicker: Kicker(Arc::new(Mutex::new(Some(ImmediateExit(byte))))),
         }
     }
@@ -140,6 +146,9 @@ impl Vcpu {
             VcpuExit::IoOut(BULK_PORT, _) => {
                 return Ok(self.bulk());
             }
+            VcpuExit::IoOut(TRAP_PORT, _) if self.control.trap == Some(Trap::Port) => {
+                return self.stopped_by_port();
+            }
             VcpuExit::IoOut(port, data) => accesses.port_write(port, data),
             VcpuExit::IoIn(port, data) => {
                 data.fill(0xff);
@@ -157,12 +166,24 @@ impl Vcpu {
                     "the CPU refused to enter the guest ({reason:#x})"
                 )));
             }
-            VcpuExit::InternalError => return Ok(self.finish()),
+            VcpuExit::Debug(exit) => return Ok(Exit::Debug(self.control.stop(&exit))),
+            VcpuExit::InternalError => return self.failed(),
             other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
         }
         Ok(Exit::Handled)
     }
-    fn finish(&mut self) -> Exit {
+
+    /// KVM does not know the instruction: a breakpoint, or one to finish.
+    fn failed(&mut self) -> Result<Exit, KvmError> {
+        if self.control.trap == Some(Trap::Failure)
+            && assist::vcpu::failed_at(&mut self.fd, Trap::Failure.bytes())
+        {
+            return self.stopped_by_trap();
+        }
+        Ok(self.finish())
+    }
+
+    pub(super) fn finish(&mut self) -> Exit {
         handled(assist::vcpu::finish(
             &mut self.fd,
             &self.memory,

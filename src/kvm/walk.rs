@@ -76,7 +76,17 @@ pub enum Kind {
     Write,
     /// Fetch an instruction.
     Fetch,
+    /// Look from outside of the machine, as a debugger does: whatever is mapped may be read and
+    /// written, and no accessed or dirty bit tells the guest of it.
+    Look,
 }
+
+/// The access of who looks from outside.
+pub const LOOK: Access = Access {
+    kind: Kind::Look,
+    user: false,
+    alignment_check: false,
+};
 
 /// An access, as the rights are checked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +207,8 @@ impl Paging {
         }
     }
 
-    /// Translates one address and sets the accessed and dirty bits on the way.
+    /// Translates one address and, but for [`Kind::Look`], sets the accessed and dirty bits on the
+    /// way.
     ///
     /// The page found need not be RAM; the caller learns that when it touches it.
     pub fn translate(
@@ -206,7 +217,11 @@ impl Paging {
         linear: u64,
         access: Access,
     ) -> Result<Translation, Fault> {
-        for _ in 0..RETRIES {
+        let retries = match access.kind {
+            Kind::Look => 0,
+            _ => RETRIES,
+        };
+        for _ in 0..retries {
             if let Some(translation) = self.walk(memory, linear, access, true)? {
                 return Ok(translation);
             }
@@ -344,6 +359,9 @@ impl Paging {
     }
 
     fn allowed(&self, rights: Rights, access: Access) -> bool {
+        if access.kind == Kind::Look {
+            return true;
+        }
         let fetch = access.kind == Kind::Fetch;
         if fetch && rights.no_execute && self.no_execute {
             return false;
