@@ -11,7 +11,7 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
@@ -21,6 +21,7 @@
 //! | [`devices`] | buses and emulated devices, none of which knows KVM | memory |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
 //! | [`guest`] | the kernel and initramfs inside the program | memory |
+//! | [`symbols`] | names of addresses in a guest's kernel | memory |
 //! | [`memory`] | where everything lies in guest memory, and what backs it | |
 //!
 //! `tests/architecture.rs` holds the code to this table.
@@ -36,4 +37,5 @@ pub mod memory;
 pub mod net;
 pub mod sandbox;
 pub mod share;
+pub mod symbols;
 pub mod vmm;

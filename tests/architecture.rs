@@ -16,14 +16,15 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share", "vmm",
+            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share",
+            "symbols", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share",
+            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "symbols",
         ],
     ),
     ("agent", &[]),
@@ -39,6 +40,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
+    ("symbols", &["memory"]),
 ];
 
 /// Where `unsafe` may stand; in `net` for the ioctls of tap devices, in a file of their own.

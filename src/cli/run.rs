@@ -19,6 +19,7 @@ use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
+use crate::symbols;
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -191,10 +192,17 @@ impl Run {
     fn config(&self) -> anyhow::Result<vmm::Config> {
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
-            Some(path) => (open("kernel", path)?, system_map_beside(path)),
+            Some(path) => {
+                let kernel = open("kernel", path)?;
+                let symbols = match system_map_beside(path) {
+                    Some(map) => symbols::Source::SystemMap(map),
+                    None => symbols::Source::Elf(kernel.clone()),
+                };
+                (kernel, Some(symbols))
+            }
             None => {
                 let inside = guest::required()?;
-                let symbols = Image::Packed(inside.system_map);
+                let symbols = symbols::Source::SystemMap(Image::Packed(inside.system_map));
                 (Image::Packed(inside.vmlinux), Some(symbols))
             }
         };

@@ -60,6 +60,7 @@ pub enum Error {
 struct Range {
     base: u64,
     last: u64,
+    name: String,
     device: Shared,
 }
 
@@ -75,11 +76,17 @@ impl Bus {
         Self::default()
     }
 
-    /// Put `device` at the `len` bytes from `base`.
+    /// Put `device`, which messages call `name`, at the `len` bytes from `base`.
     ///
     /// # Errors
     /// An empty or wrapping range, or one that touches another device's.
-    pub fn insert(&mut self, base: u64, len: u64, device: Shared) -> Result<(), Error> {
+    pub fn insert(
+        &mut self,
+        base: u64,
+        len: u64,
+        name: impl Into<String>,
+        device: Shared,
+    ) -> Result<(), Error> {
         let last = len
             .checked_sub(1)
             .and_then(|reach| base.checked_add(reach))
@@ -95,17 +102,24 @@ impl Bus {
                 other: next.base,
             });
         }
-        self.ranges.insert(index, Range { base, last, device });
+        let range = Range {
+            base,
+            last,
+            name: name.into(),
+            device,
+        };
+        self.ranges.insert(index, range);
         Ok(())
     }
 
     /// The guest reads at `addr`; says whether a device claimed the access. Unclaimed, `data`
     /// stays as it was.
     pub fn read(&self, addr: u64, data: &mut [u8]) -> bool {
-        let Some((offset, device)) = self.find(addr, data.len()) else {
+        let Some((offset, range)) = self.find(addr, data.len()) else {
             return false;
         };
-        device
+        range
+            .device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .read(offset, data);
@@ -114,24 +128,31 @@ impl Bus {
 
     /// The guest writes `data` at `addr`; says whether a device claimed the access.
     pub fn write(&self, addr: u64, data: &[u8]) -> bool {
-        let Some((offset, device)) = self.find(addr, data.len()) else {
+        let Some((offset, range)) = self.find(addr, data.len()) else {
             return false;
         };
-        device
+        range
+            .device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .write(offset, data);
         true
     }
 
+    /// The name of the device at `addr`, and how far into its range that is.
+    pub fn name(&self, addr: u64) -> Option<(&str, u64)> {
+        let (offset, range) = self.find(addr, 1)?;
+        Some((&range.name, offset))
+    }
+
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes
     /// nowhere, as one across two chips' address decoders would.
-    fn find(&self, addr: u64, len: usize) -> Option<(u64, &Shared)> {
+    fn find(&self, addr: u64, len: usize) -> Option<(u64, &Range)> {
         let last = addr.checked_add(u64::try_from(len).ok()?.checked_sub(1)?)?;
         let range = self
             .ranges
             .get(self.ranges.partition_point(|range| range.last < addr))?;
-        (range.base <= addr && last <= range.last).then(|| (addr - range.base, &range.device))
+        (range.base <= addr && last <= range.last).then(|| (addr - range.base, range))
     }
 }
 
@@ -164,8 +185,10 @@ mod tests {
     fn an_access_reaches_its_device_with_an_offset() {
         let device = probe();
         let mut bus = Bus::new();
-        bus.insert(0x3f8, 8, device.clone()).unwrap();
+        bus.insert(0x3f8, 8, "probe", device.clone()).unwrap();
         let mut data = [0xff];
+        assert_eq!(bus.name(0x3fa), Some(("probe", 2)));
+        assert_eq!(bus.name(0x400), None);
         assert!(bus.read(0x3fa, &mut data));
         assert_eq!(data, [2]);
         assert!(bus.write(0x3ff, &[9]));
@@ -176,9 +199,10 @@ mod tests {
     fn an_access_that_leaves_its_device_goes_nowhere() {
         let device = probe();
         let mut bus = Bus::new();
-        bus.insert(0x3f8, 8, device.clone()).unwrap();
-        bus.insert(0x400, 8, device.clone()).unwrap();
-        bus.insert(u64::MAX - 3, 4, device.clone()).unwrap();
+        bus.insert(0x3f8, 8, "probe", device.clone()).unwrap();
+        bus.insert(0x400, 8, "probe", device.clone()).unwrap();
+        bus.insert(u64::MAX - 3, 4, "probe", device.clone())
+            .unwrap();
         let mut data = [0xff; 4];
         for addr in [0x3f6, 0x3fe, 0x406, u64::MAX] {
             assert!(!bus.read(addr, &mut data), "{addr:#x}");
@@ -192,8 +216,8 @@ mod tests {
     #[test]
     fn overlapping_devices_are_refused() {
         let mut bus = Bus::new();
-        bus.insert(0x100, 0x10, probe()).unwrap();
-        bus.insert(0x110, 0x10, probe()).unwrap();
+        bus.insert(0x100, 0x10, "probe", probe()).unwrap();
+        bus.insert(0x110, 0x10, "probe", probe()).unwrap();
         for (base, len, other) in [
             (0x100, 0x10, 0x100),
             (0xff, 2, 0x100),
@@ -201,13 +225,13 @@ mod tests {
             (0x80, 0x1000, 0x100),
         ] {
             assert_eq!(
-                bus.insert(base, len, probe()),
+                bus.insert(base, len, "probe", probe()),
                 Err(Error::Overlap { base, len, other }),
                 "{base:#x}"
             );
         }
         assert_eq!(
-            bus.insert(0x11f, 5, probe())
+            bus.insert(0x11f, 5, "probe", probe())
                 .unwrap_err()
                 .to_string()
                 .lines()
@@ -215,17 +239,17 @@ mod tests {
             1
         );
         assert_eq!(
-            bus.insert(5, 0, probe()),
+            bus.insert(5, 0, "probe", probe()),
             Err(Error::BadRange { base: 5, len: 0 })
         );
-        assert!(bus.insert(u64::MAX, 2, probe()).is_err());
-        bus.insert(0x120, 0x10, probe()).unwrap();
+        assert!(bus.insert(u64::MAX, 2, "probe", probe()).is_err());
+        bus.insert(0x120, 0x10, "probe", probe()).unwrap();
     }
 
     #[test]
     fn a_device_that_panicked_does_not_take_the_bus_along() {
         let mut bus = Bus::new();
-        bus.insert(0, 0x1000, probe()).unwrap();
+        bus.insert(0, 0x1000, "probe", probe()).unwrap();
         let bus = Arc::new(bus);
         let shared = bus.clone();
         assert!(
@@ -249,7 +273,7 @@ mod tests {
             let mut model: Vec<(u64, u64)> = Vec::new();
             for (base, count) in ranges {
                 let free = model.iter().all(|&(b, c)| base + count <= b || b + c <= base);
-                prop_assert_eq!(bus.insert(base, count, probe()).is_ok(), free);
+                prop_assert_eq!(bus.insert(base, count, "probe", probe()).is_ok(), free);
                 if free {
                     model.push((base, count));
                 }

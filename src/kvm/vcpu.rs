@@ -30,6 +30,10 @@ pub trait Accesses {
     fn mmio_read(&self, gpa: u64, data: &mut [u8]);
     /// A store to `gpa` where no RAM lies.
     fn mmio_write(&self, gpa: u64, data: &[u8]);
+    /// KVM_RUN is about to be called.
+    fn entering(&self) {}
+    /// KVM_RUN has come back; what the guest wants follows.
+    fn left(&self) {}
 }
 
 /// Why the guest does not go on by itself.
@@ -78,7 +82,7 @@ impl Kicker {
         register_signal_handler(SIGRTMIN(), nothing).map_err(|error| KvmError::Signal(error.into()))
     }
 
-    /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] from now on.
+    /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] once.
     pub fn kick<T>(&self, thread: &JoinHandle<T>) {
         let byte = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ImmediateExit(byte)) = *byte {
@@ -136,10 +140,17 @@ impl Vcpu {
 
     /// Run until the next exit and handle it.
     pub fn run(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
-        let exit = match self.fd.run() {
+        accesses.entering();
+        let ran = self.fd.run();
+        accesses.left();
+        let exit = match ran {
             Ok(exit) => exit,
-            // EINTR and EAGAIN: a signal, or a vCPU that waits for its INIT.
-            Err(error) if matches!(error.errno(), 4 | 11) => return Ok(Exit::Interrupted),
+            // EINTR and EAGAIN: a kick, or a vCPU that waits for its INIT.
+            Err(error) if matches!(error.errno(), 4 | 11) => {
+                // Whoever kicked has set a flag before; it is looked at before the next KVM_RUN.
+                self.fd.set_kvm_immediate_exit(0);
+                return Ok(Exit::Interrupted);
+            }
             Err(error) => return Err(refused("KVM_RUN")(error)),
         };
         match exit {

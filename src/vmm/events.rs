@@ -1,11 +1,12 @@
 //! What the vCPUs and devices tell the machine, and how the event loop hears of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::timeline::Timeline;
 use crate::devices::{MachineEvents, MarkSource};
 
 /// Marks that are kept; a guest may set any number.
@@ -49,7 +50,7 @@ pub struct Mark {
 ///
 /// Lock order: a device's lock, then any one of these; they are never held together.
 pub struct Events {
-    started: Instant,
+    timeline: Arc<Timeline>,
     stopping: AtomicBool,
     wake: EventFd,
     end: Mutex<Option<GuestEnd>>,
@@ -58,11 +59,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events of a machine whose clock started at `started`; `wake` is signalled when the event
-    /// loop should look.
-    pub fn new(started: Instant, wake: EventFd) -> Self {
+    /// Events of a machine with this clock; `wake` is signalled when the event loop should look.
+    pub fn new(timeline: Arc<Timeline>, wake: EventFd) -> Self {
         Self {
-            started,
+            timeline,
             stopping: AtomicBool::new(false),
             wake,
             end: Mutex::new(None),
@@ -109,9 +109,14 @@ impl Events {
         lock(&self.marks).clone()
     }
 
+    /// The machine's clock, and what hull did by it.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
     /// Time since the machine's clock started.
     pub fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.timeline.now()
     }
 
     /// Take the warnings that wait.

@@ -14,6 +14,7 @@ use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
+use super::timeline::Timeline;
 use super::vcpus::Shared;
 use super::{Config, Console, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
@@ -59,26 +60,32 @@ pub struct Machine {
 pub fn build(
     config: &Config,
     networks: Vec<Network>,
-    started: Instant,
+    timeline: &Arc<Timeline>,
 ) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
-    let kvm = vm::open()?;
-    let backs = Backs::open(config, networks)?;
-    let memory = backing::allocate(config.memory_bytes)?;
+    let kvm = timeline.span("open KVM", vm::open)?;
+    let backs = timeline.span("disks and folders of the host", || {
+        Backs::open(config, networks)
+    })?;
+    let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
     let (mut machine, placed) = thread::scope(|scope| {
-        let place = || boot::place(&memory, &config.kernel, config.via, &config.initrd);
+        let place = || {
+            timeline.span_aside("load the kernel", || {
+                boot::place(&memory, &config.kernel, config.via, &config.initrd)
+            })
+        };
         let loader = thread::Builder::new()
             .name("loader".into())
             .stack_size(STACK);
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, backs, started)?;
+        let machine = assemble(config, kvm, &memory, backs, timeline)?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
     })?;
-    let loaded = finish(config, &memory, placed, &machine)?;
+    let loaded = timeline.span("boot tables", || finish(config, &memory, placed, &machine))?;
     if let Some(first) = machine.vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
@@ -92,15 +99,16 @@ fn assemble(
     kvm: Kvm,
     memory: &GuestMemory,
     backs: Backs,
-    started: Instant,
+    timeline: &Arc<Timeline>,
 ) -> Result<Machine, VmmError> {
-    let vm = Vm::new(kvm, memory.clone())?;
-    let mut vcpus = Vec::new();
-    for id in 0..config.cpus {
-        vcpus.push(vm.create_vcpu(id, config.cpus)?);
-    }
+    let vm = timeline.span("virtual machine", || Vm::new(kvm, memory.clone()))?;
+    let mut vcpus = timeline.span("vCPUs", || {
+        let ids = 0..config.cpus;
+        ids.map(|id| vm.create_vcpu(id, config.cpus))
+            .collect::<Result<Vec<_>, _>>()
+    })?;
 
-    let events = Arc::new(Events::new(started, eventfd()?));
+    let events = Arc::new(Events::new(timeline.clone(), eventfd()?));
     let com1 = uart(&vm, &events, layout::COM1_GSI)?;
     let mut outboxes = vec![com1.outbox.clone()];
     let mut ports = ports(&vm, &events, &com1)?;
@@ -110,7 +118,9 @@ fn assemble(
         mmio: &mut mmio,
         events: &events,
     };
-    let mut devices = Devices::attach(config, &mut board, backs)?;
+    let mut devices = timeline.span("virtio devices", || {
+        Devices::attach(config, &mut board, backs)
+    })?;
     let mut consoles = vec![Pipe::Uart(com1)];
     consoles.extend(devices.terminal.take());
     if config.terminal == Terminal::Virtio {
@@ -120,13 +130,20 @@ fn assemble(
     if let Console::Agent { .. } = &config.console {
         let com2 = uart(&vm, &events, layout::COM2_GSI)?;
         outboxes.push(com2.outbox.clone());
-        ports.insert(layout::COM2_PORT.into(), serial::PORTS, com2.chip.clone())?;
+        ports.insert(
+            layout::COM2_PORT.into(),
+            serial::PORTS,
+            "COM2",
+            com2.chip.clone(),
+        )?;
         agent.push(Pipe::Uart(com2));
     }
 
     let mut added_words = Vec::new();
     if let Some(first) = vcpus.first_mut()
-        && !probe::finishes_every_instruction(first, memory)?
+        && !timeline.span("probe of KVM", || {
+            probe::finishes_every_instruction(first, memory)
+        })?
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
     }
@@ -200,25 +217,42 @@ fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart) -> Result<Bus, VmmError> {
     });
     let reset = power::ResetRegister::new(events.clone());
     let marks = debug_port::DebugPort::new(events.clone());
-    let devices: [(u16, u64, SharedDevice); 6] = [
-        (layout::COM1_PORT, serial::PORTS, com1.chip.clone()),
-        (i8042::PORT, i8042::PORTS, Arc::new(Mutex::new(keyboard))),
-        (power::PORT, power::PORTS, Arc::new(Mutex::new(acpi))),
-        (rtc::PORT, rtc::PORTS, Arc::new(Mutex::new(clock))),
+    let devices: [(&str, u16, u64, SharedDevice); 6] = [
+        ("COM1", layout::COM1_PORT, serial::PORTS, com1.chip.clone()),
         (
+            "i8042",
+            i8042::PORT,
+            i8042::PORTS,
+            Arc::new(Mutex::new(keyboard)),
+        ),
+        (
+            "ACPI power",
+            power::PORT,
+            power::PORTS,
+            Arc::new(Mutex::new(acpi)),
+        ),
+        (
+            "CMOS clock",
+            rtc::PORT,
+            rtc::PORTS,
+            Arc::new(Mutex::new(clock)),
+        ),
+        (
+            "ACPI reset",
             layout::ACPI_RESET_PORT,
             power::ResetRegister::PORTS,
             Arc::new(Mutex::new(reset)),
         ),
         (
+            "debug port",
             layout::DEBUG_PORT,
             debug_port::PORTS,
             Arc::new(Mutex::new(marks)),
         ),
     ];
     let mut ports = Bus::new();
-    for (base, len, device) in devices {
-        ports.insert(base.into(), len, device)?;
+    for (name, base, len, device) in devices {
+        ports.insert(base.into(), len, name, device)?;
     }
     Ok(ports)
 }
@@ -229,6 +263,7 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
     mmio.insert(
         layout::BOOT_TIMER,
         boot_timer::SIZE,
+        "boot timer",
         Arc::new(Mutex::new(timer)),
     )?;
     Ok(mmio)

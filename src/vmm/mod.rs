@@ -16,10 +16,12 @@ mod pipe;
 mod report;
 mod signals;
 mod streams;
-mod vcpus;
+pub mod timeline;
+pub mod vcpus;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -40,9 +42,12 @@ use crate::memory::image::Image;
 use crate::memory::program;
 use crate::net::{self, NetError};
 use crate::share::{Config as ShareConfig, ShareError};
+use crate::symbols;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
+use timeline::Timeline;
+use vcpus::Vcpus;
 
 /// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
 /// a triple fault: the VMCB is undefined then (AMD APM 2, 15.14.3).
@@ -77,8 +82,8 @@ pub struct Config {
     pub console: Console,
     /// What the kernel's messages and terminal are on, unless the command line says otherwise.
     pub terminal: Terminal,
-    /// The kernel's System.map, if there is one, to name addresses.
-    pub symbols: Option<Image>,
+    /// Names of the kernel's addresses, if it has any.
+    pub symbols: Option<symbols::Source>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
 }
@@ -245,7 +250,8 @@ pub fn run(
     signals: Signals,
     started: Instant,
 ) -> Result<(End, Report), VmmError> {
-    let nets = net::open(&config.nets)?;
+    let timeline = Arc::new(Timeline::new(started));
+    let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
     let session = match &config.console {
         Console::Kernel => None,
         Console::Agent { exec, .. } => {
@@ -254,15 +260,17 @@ pub fn run(
             Some(Session::new(exec)?)
         }
     };
-    let mut machine = machine::build(config, nets, started)?;
+    let mut machine = machine::build(config, nets, &timeline)?;
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
-    let running = vcpus::start(vcpus, &machine.shared).map_err(VmmError::Thread)?;
+    let vcpus = Vcpus::new(vcpus, machine.shared.clone());
+    timeline
+        .span("vCPU threads", || vcpus.start())
+        .map_err(VmmError::Thread)?;
     program::release();
     let ending = event_loop.run();
-    machine.shared.events.stop();
-    let vcpus = running.stop();
+    vcpus.stop();
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
@@ -273,7 +281,7 @@ pub fn run(
 fn end(
     ending: Ending,
     event_loop: &EventLoop,
-    vcpus: &[crate::kvm::vcpu::Vcpu],
+    vcpus: &Vcpus,
     config: &Config,
 ) -> Result<End, VmmError> {
     let guest_end = match ending {
@@ -290,7 +298,7 @@ fn end(
             Some(reason) => Err(VmmError::Panicked {
                 reason,
                 place: vcpus
-                    .first()
+                    .vcpu(0)
                     .and_then(|vcpu| vcpu.rip())
                     .map_or_else(String::new, |rip| format!("\n  vCPU 0 at {}", place(rip))),
                 log: log(),

@@ -10,7 +10,7 @@ use crate::devices::legacy::serial::Sink;
 
 /// Bytes at which the guest has to wait for the host.
 const FULL: usize = 64 << 10;
-/// How long a vCPU that waits goes without a look at whether the machine stops.
+/// How long a vCPU that waits goes without a look at whether it is to leave.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Bytes that the guest transmitted and the event loop has not taken.
@@ -26,13 +26,13 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Wait while the event loop cannot get rid of what is here. On a vCPU's thread.
-    pub fn throttle(&self, events: &Events) {
+    /// Wait while the event loop cannot get rid of what is here, until `leave`. On a vCPU's thread.
+    pub fn throttle(&self, leave: impl Fn() -> bool) {
         if self.len.load(Ordering::Acquire) < FULL {
             return;
         }
         let mut bytes = lock(&self.bytes);
-        while bytes.len() >= FULL && !events.stopping() {
+        while bytes.len() >= FULL && !leave() {
             bytes = match self.drained.wait_timeout(bytes, PATIENCE) {
                 Ok((bytes, _)) => bytes,
                 Err(poisoned) => poisoned.into_inner().0,

@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::events::lock;
 use super::machine::Machine;
+use super::vcpus::Vcpus;
 use crate::devices::MarkSource;
 use crate::devices::virtio::QueueCounters;
 use crate::devices::virtio::balloon::{self, Balloon};
-use crate::kvm::vcpu::Vcpu;
-use crate::memory::image::Image;
+use crate::symbols;
 
 /// Codes that hull's kernel and init write to the debug port (guest/kernel/patches, guest/init).
 const MARK_START_KERNEL: u8 = 0x40;
@@ -58,7 +58,7 @@ pub struct DeviceReport {
 }
 
 impl Report {
-    pub(super) fn new(machine: &Machine, vcpus: &[Vcpu], first_output: Option<Duration>) -> Self {
+    pub(super) fn new(machine: &Machine, vcpus: &Vcpus, first_output: Option<Duration>) -> Self {
         let events = &machine.shared.events;
         let marks = events.marks();
         let mark = |code: u8| {
@@ -80,7 +80,7 @@ impl Report {
             end_ms: ms(events.now()),
             cmdline: machine.cmdline.clone(),
             finished_instructions: finished(vcpus),
-            bulk_bytes: vcpus.iter().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
+            bulk_bytes: vcpus.all().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.iter().map(|w| w.to_string()).collect(),
             devices: machine.devices.windows.traffic(),
             balloon: machine.devices.balloon.as_ref().and_then(|window| {
@@ -90,10 +90,12 @@ impl Report {
     }
 }
 
-fn finished(vcpus: &[Vcpu]) -> Vec<(String, u64)> {
+fn finished(vcpus: &Vcpus) -> Vec<(String, u64)> {
     let mut sums = std::collections::BTreeMap::<&str, u64>::new();
-    for (name, count) in vcpus.iter().flat_map(|vcpu| vcpu.assisted().instructions()) {
-        *sums.entry(name).or_default() += count;
+    for vcpu in vcpus.all() {
+        for (name, count) in vcpu.assisted().instructions() {
+            *sums.entry(name).or_default() += count;
+        }
     }
     let mut sums: Vec<_> = sums.into_iter().map(|(name, n)| (name.into(), n)).collect();
     sums.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -105,24 +107,12 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// `RIP 0x1000 (symbol+0x10)`.
-pub fn place(rip: u64, system_map: Option<&Image>) -> String {
-    let map = system_map.and_then(|image| image.read(0, usize::MAX).ok());
-    match symbol(rip, &map.unwrap_or_default()) {
+pub fn place(rip: u64, symbols: Option<&symbols::Source>) -> String {
+    let symbols = symbols.map(symbols::Source::load).unwrap_or_default();
+    match symbols.lookup(rip) {
         Some((name, offset)) => format!("RIP {rip:#x} ({name}+{offset:#x})"),
         None => format!("RIP {rip:#x}"),
     }
-}
-
-/// The last symbol at or below `rip` in a sorted System.map.
-fn symbol(rip: u64, system_map: &[u8]) -> Option<(&str, u64)> {
-    let text = std::str::from_utf8(system_map).ok()?;
-    let symbols = text.lines().filter_map(|line| {
-        let mut words = line.split(' ');
-        let address = u64::from_str_radix(words.next()?, 16).ok()?;
-        Some((words.nth(1)?, address))
-    });
-    let (name, address) = symbols.take_while(|(_, address)| *address <= rip).last()?;
-    Some((name, rip - address))
 }
 
 /// The console's last lines, as the end of a message.

@@ -1,20 +1,26 @@
-//! The vCPU threads: one KVM_RUN loop each, until the machine stops.
+//! The vCPU threads: one KVM_RUN loop each, until the machine stops; and the gate at which they
+//! wait while somebody looks at the machine.
 //!
 //! ```text
-//!            spawn              events.stopping()
-//!  (created) -----> (running) -------------------> (stopped, the Vcpu comes back)
-//!                     |   ^
-//!                exit |   | handled by the buses, throttled by a full outbox
-//!                     v   |
-//!                   (outside)
+//!   start      gate open                     events.stopping()
+//!  -------> (running) -----------------------------------------> (stopped)
+//!            |  ^  |  ^                                              ^
+//!       exit |  |  |  | the last Pause is dropped                    |
+//!            v  |  v  |                                              |
+//!        (outside) (parked: the vCPU's lock is free) ----------------+
 //! ```
+//!
+//! A thread holds its vCPU's lock from when it passes the gate until it parks there, so whoever
+//! has a [`Pause`] and that lock has the vCPU at rest. Lock order: a vCPU's, then a device's; the
+//! gate's is taken with no other held.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::events::{Events, GuestEnd};
+use super::events::{Events, GuestEnd, lock};
 use super::outbox::Outbox;
 use crate::devices::bus::Bus;
 use crate::kvm::vcpu::{Accesses, Exit, Kicker, Vcpu};
@@ -34,71 +40,190 @@ pub struct Shared {
     pub first_entry: OnceLock<Duration>,
 }
 
-/// The threads.
-pub struct Running(Vec<(Kicker, JoinHandle<Vcpu>)>);
+/// The machine's vCPUs, each with its thread.
+pub struct Vcpus {
+    cells: Vec<Cell>,
+    shared: Arc<Shared>,
+    gate: Gate,
+}
 
-/// Start a thread for each vCPU.
+struct Cell {
+    vcpu: Mutex<Vcpu>,
+    kicker: Kicker,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Closed while there is a [`Pause`].
+#[derive(Default)]
+struct Gate {
+    pauses: AtomicUsize,
+    waiting: Mutex<()>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn is_closed(&self) -> bool {
+        self.pauses.load(Ordering::Acquire) > 0
+    }
+
+    /// Wait until it is open, or for the machine's end.
+    fn pass(&self, events: &Events) {
+        let mut waiting = lock(&self.waiting);
+        while self.is_closed() && !events.stopping() {
+            waiting = self
+                .opened
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Have all who wait look again.
+    fn notify(&self) {
+        // With the lock: nobody is between a look at the state and the wait for its change.
+        let _waiting = lock(&self.waiting);
+        self.opened.notify_all();
+    }
+}
+
+/// While it lives, no vCPU runs.
 ///
-/// # Errors
-/// No thread could be had; those that started are stopped again.
-pub fn start(vcpus: Vec<Vcpu>, shared: &Arc<Shared>) -> io::Result<Running> {
-    let mut running = Running(Vec::with_capacity(vcpus.len()));
-    for (number, vcpu) in vcpus.into_iter().enumerate() {
-        let (kicker, shared) = (vcpu.kicker(), shared.clone());
-        let thread = thread::Builder::new()
-            .name(format!("vcpu{number}"))
-            .stack_size(STACK)
-            .spawn(move || run(vcpu, &shared));
-        match thread {
-            Ok(thread) => running.0.push((kicker, thread)),
-            Err(error) => {
-                running.stop();
-                return Err(error);
-            }
-        }
-    }
-    Ok(running)
-}
+/// Several may exist at once, of different owners; the vCPUs go on when the last is dropped.
+pub struct Pause(Arc<Vcpus>);
 
-impl Running {
-    /// Bring the vCPUs back. The machine must have been told to stop ([`Events::stop`]).
-    pub fn stop(self) -> Vec<Vcpu> {
-        for (kicker, thread) in &self.0 {
-            kicker.kick(thread);
-        }
-        let threads = self.0.into_iter();
-        threads
-            .filter_map(|(_, thread)| thread.join().ok())
-            .collect()
+impl Pause {
+    /// The vCPU `index`, as soon as its thread has parked; `None` if there is no such.
+    ///
+    /// Not to be called on a vCPU's thread.
+    pub fn vcpu(&self, index: usize) -> Option<MutexGuard<'_, Vcpu>> {
+        self.0.vcpu(index)
+    }
+
+    /// How many vCPUs there are.
+    pub fn count(&self) -> usize {
+        self.0.cells.len()
     }
 }
 
-fn run(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
-    let events = &shared.events;
-    let _ended = EndOnPanic(events);
-    shared.first_entry.get_or_init(|| events.now());
-    while !events.stopping() {
-        let failed = match vcpu.run(shared) {
-            Ok(Exit::Handled | Exit::Interrupted) => {
-                shared
-                    .outboxes
-                    .iter()
-                    .for_each(|outbox| outbox.throttle(events));
-                continue;
-            }
-            Ok(Exit::Shutdown) => GuestEnd::TripleFault { rip: rip(&vcpu) },
-            Ok(Exit::Failed(reason)) => GuestEnd::Failed {
-                rip: rip(&vcpu),
-                reason,
-            },
-            Err(error) => GuestEnd::Failed {
-                rip: rip(&vcpu),
-                reason: error.to_string(),
-            },
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.0.gate.pauses.fetch_sub(1, Ordering::AcqRel);
+        self.0.gate.notify();
+    }
+}
+
+impl Vcpus {
+    /// Take `vcpus`, which do not run yet.
+    pub fn new(vcpus: Vec<Vcpu>, shared: Arc<Shared>) -> Arc<Self> {
+        let cell = |vcpu: Vcpu| Cell {
+            kicker: vcpu.kicker(),
+            vcpu: Mutex::new(vcpu),
+            thread: Mutex::new(None),
         };
-        events.finish(failed);
+        Arc::new(Self {
+            cells: vcpus.into_iter().map(cell).collect(),
+            shared,
+            gate: Gate::default(),
+        })
     }
-    vcpu
+
+    /// Start a thread for each vCPU. They stand at the gate first if there is a [`Pause`].
+    ///
+    /// # Errors
+    /// No thread could be had; those that started are stopped again.
+    pub fn start(self: &Arc<Self>) -> io::Result<()> {
+        for (index, cell) in self.cells.iter().enumerate() {
+            let vcpus = self.clone();
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .stack_size(STACK)
+                .spawn(move || vcpus.run(index));
+            match thread {
+                Ok(thread) => *lock(&cell.thread) = Some(thread),
+                Err(error) => {
+                    self.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Close the gate and have all vCPUs come to it; does not wait until they have.
+    pub fn pause(self: &Arc<Self>) -> Pause {
+        self.gate.pauses.fetch_add(1, Ordering::AcqRel);
+        self.kick();
+        Pause(self.clone())
+    }
+
+    /// End the threads. No vCPU enters the guest again.
+    pub fn stop(&self) {
+        self.shared.events.stop();
+        self.gate.notify();
+        self.kick();
+        for cell in &self.cells {
+            let thread = lock(&cell.thread).take();
+            // One that panicked has told so itself.
+            let _ = thread.map(JoinHandle::join);
+        }
+    }
+
+    /// The vCPU `index`, when its thread stands at the gate or has ended; `None` if there is no
+    /// such.
+    pub fn vcpu(&self, index: usize) -> Option<MutexGuard<'_, Vcpu>> {
+        self.cells.get(index).map(|cell| lock(&cell.vcpu))
+    }
+
+    /// All vCPUs, each when its thread stands at the gate or has ended.
+    pub fn all(&self) -> impl Iterator<Item = MutexGuard<'_, Vcpu>> {
+        self.cells.iter().map(|cell| lock(&cell.vcpu))
+    }
+
+    /// Have every vCPU come back from KVM_RUN.
+    fn kick(&self) {
+        for cell in &self.cells {
+            if let Some(thread) = lock(&cell.thread).as_ref() {
+                cell.kicker.kick(thread);
+            }
+        }
+    }
+
+    fn run(&self, index: usize) {
+        let events = &self.shared.events;
+        let _ended = EndOnPanic(events);
+        while !events.stopping() {
+            self.gate.pass(events);
+            if let Some(mut vcpu) = self.vcpu(index) {
+                self.run_until_paused(&mut vcpu);
+            }
+        }
+    }
+
+    fn run_until_paused(&self, vcpu: &mut Vcpu) {
+        let events = &self.shared.events;
+        let leave = || events.stopping() || self.gate.is_closed();
+        if !leave() {
+            self.shared.first_entry.get_or_init(|| events.now());
+        }
+        while !leave() {
+            let failed = match vcpu.run(&*self.shared) {
+                Ok(Exit::Handled | Exit::Interrupted) => {
+                    let outboxes = self.shared.outboxes.iter();
+                    outboxes.for_each(|outbox| outbox.throttle(leave));
+                    continue;
+                }
+                Ok(Exit::Shutdown) => GuestEnd::TripleFault { rip: rip(vcpu) },
+                Ok(Exit::Failed(reason)) => GuestEnd::Failed {
+                    rip: rip(vcpu),
+                    reason,
+                },
+                Err(error) => GuestEnd::Failed {
+                    rip: rip(vcpu),
+                    reason: error.to_string(),
+                },
+            };
+            events.finish(failed);
+        }
+    }
 }
 
 /// Ends the machine when a vCPU's thread does by a panic, which nobody would notice otherwise.

@@ -120,7 +120,9 @@ impl Windows {
         }
         let window = Arc::new(Mutex::new(transport));
         let front = Arc::new(Mutex::new(Front::new(window.clone())));
-        board.mmio.insert(slot.base, VIRTIO_MMIO_SIZE, front)?;
+        board
+            .mmio
+            .insert(slot.base, VIRTIO_MMIO_SIZE, name, front)?;
         self.windows.push(window.clone());
         self.names.push(name.into());
         Ok((window, notifications))

@@ -1,0 +1,81 @@
+//! hull's own work on the way to the first instruction, as named spans on the machine's clock.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::events::lock;
+
+/// A stretch of hull's own work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Span {
+    /// What was done, in a few words.
+    pub name: &'static str,
+    /// Whether it went on beside the others, on a thread of its own.
+    pub aside: bool,
+    /// From when, on the machine's clock.
+    pub start: Duration,
+    /// Until when.
+    pub end: Duration,
+}
+
+/// The machine's clock, and what hull did when. Spans may overlap: two threads work at times.
+#[derive(Debug)]
+pub struct Timeline {
+    started: Instant,
+    spans: Mutex<Vec<Span>>,
+}
+
+impl Timeline {
+    /// A clock that starts at `started`, in the past.
+    pub fn new(started: Instant) -> Self {
+        Self {
+            started,
+            spans: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Time since the start.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Do `work`, under this name.
+    pub fn span<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = self.now();
+        let done = work();
+        self.add(Span {
+            name,
+            aside: false,
+            start,
+            end: self.now(),
+        });
+        done
+    }
+
+    /// As [`Timeline::span`], for work beside the main thread's.
+    pub fn span_aside<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = self.now();
+        let done = work();
+        self.add(Span {
+            name,
+            aside: true,
+            start,
+            end: self.now(),
+        });
+        done
+    }
+
+    /// Add a span that was measured otherwise.
+    pub fn add(&self, span: Span) {
+        lock(&self.spans).push(span);
+    }
+
+    /// The spans so far, by their start.
+    pub fn spans(&self) -> Vec<Span> {
+        let mut spans = lock(&self.spans).clone();
+        spans.sort_by_key(|span| span.start);
+        spans
+    }
+}
