@@ -167,7 +167,7 @@ impl Run {
             stderr: rustix::stdio::stderr(),
             raw: raw.is_some(),
         };
-        let result = vmm::run(&config, streams, signals, started);
+        let result = vmm::run(&config, streams, signals, started, None);
         drop(raw);
         let (end, report) = match (result, &self.kernel) {
             (Ok(ended), _) => ended,

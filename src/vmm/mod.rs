@@ -5,6 +5,7 @@
 //! devices' locks, nowhere else.
 
 mod console_log;
+pub mod debugger;
 mod devices;
 mod event_loop;
 pub mod events;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::SIGKILL;
 use thiserror::Error;
 
 pub use devices::vsock;
@@ -43,9 +45,11 @@ use crate::memory::program;
 use crate::net::{self, NetError};
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
+use debugger::{Debugged, Debugger};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use link::Link;
+use machine::Machine;
 use timeline::Timeline;
 use vcpus::Vcpus;
 
@@ -243,12 +247,13 @@ pub enum VmmError {
 /// Boot a machine whose clock started at `started`, and run it until it ends.
 ///
 /// `signals` were caught before anything that a signal must not leave behind, such as a terminal
-/// in raw mode.
+/// in raw mode. `debugger` comes to the machine before its first instruction.
 pub fn run(
     config: &Config,
     streams: Streams,
     signals: Signals,
     started: Instant,
+    debugger: Option<&mut dyn Debugger>,
 ) -> Result<(End, Report), VmmError> {
     let timeline = Arc::new(Timeline::new(started));
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
@@ -265,6 +270,8 @@ pub fn run(
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
     let vcpus = Vcpus::new(vcpus, machine.shared.clone());
+    let mut debugger = Attached(debugger);
+    debugger.attach(&machine, &vcpus)?;
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
@@ -274,7 +281,38 @@ pub fn run(
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
+    debugger.ended(Some(debugger::status(&end)));
     Ok((end, report))
+}
+
+/// The debugger, if there is one, until the machine's end.
+struct Attached<'a>(Option<&'a mut dyn Debugger>);
+
+impl Attached<'_> {
+    fn attach(&mut self, machine: &Machine, vcpus: &Arc<Vcpus>) -> Result<(), VmmError> {
+        let Some(debugger) = &mut self.0 else {
+            return Ok(());
+        };
+        let debugged = Debugged {
+            vcpus: vcpus.clone(),
+            memory: machine.memory.clone(),
+            kernel: machine.linked.clone(),
+            events: machine.shared.events.clone(),
+        };
+        debugger.attach(debugged).map_err(VmmError::Thread)
+    }
+
+    fn ended(&mut self, status: Option<u8>) {
+        if let Some(debugger) = self.0.take() {
+            debugger.ended(status);
+        }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.ended(None);
+    }
 }
 
 /// What the ending of the event loop means: an end, or an error with all that is known of it.
@@ -293,6 +331,7 @@ fn end(
     let log = || report::quote(&event_loop.log().last_lines());
     let place = |rip: u64| report::place(rip, config.symbols.as_ref());
     match guest_end {
+        GuestEnd::Killed => Ok(End::Signalled(SIGKILL)),
         GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
             None => Ok(End::Off),
             Some(reason) => Err(VmmError::Panicked {
