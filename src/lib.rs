@@ -11,6 +11,7 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
+//! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
@@ -31,6 +32,7 @@ pub mod boot;
 pub mod cli;
 pub mod devices;
 pub mod disk;
+pub mod gdb;
 pub mod guest;
 pub mod kvm;
 pub mod memory;

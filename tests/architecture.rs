@@ -16,7 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share",
+            "agent", "boot", "devices", "disk", "gdb", "guest", "kvm", "memory", "net", "share",
             "symbols", "vmm",
         ],
     ),
@@ -32,6 +32,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("devices", &["memory"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["devices", "memory"]),
+    // It stops, looks at and changes a whole machine.
+    ("gdb", &["boot", "kvm", "memory", "vmm"]),
     ("guest", &["memory"]),
     ("kvm", &["boot", "memory"]),
     ("memory", &[]),

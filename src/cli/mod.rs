@@ -5,6 +5,7 @@ pub mod completions;
 mod devices;
 mod disk;
 pub mod doctor;
+mod gdb;
 pub mod guest;
 pub mod man;
 mod net;

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{net, share, timing};
+use super::{gdb, net, share, timing};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -33,6 +33,7 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
 const OUTPUT: &str = "Output";
+pub(super) const INSIDE: &str = "Seeing inside";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -89,6 +90,8 @@ pub struct Run {
     memory: u64,
     #[command(flatten)]
     devices: Devices,
+    #[command(flatten)]
+    gdb: gdb::Gdb,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -152,6 +155,7 @@ impl Run {
         let started = process_start();
         let config = self.config()?;
         let json = self.json.as_deref().map(JsonFile::create).transpose()?;
+        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
@@ -167,7 +171,13 @@ impl Run {
             stderr: rustix::stdio::stderr(),
             raw: raw.is_some(),
         };
-        let result = vmm::run(&config, streams, signals, started, None);
+        let result = vmm::run(
+            &config,
+            streams,
+            signals,
+            started,
+            gdb.as_mut().map(|gdb| gdb as _),
+        );
         drop(raw);
         let (end, report) = match (result, &self.kernel) {
             (Ok(ended), _) => ended,

@@ -329,11 +329,7 @@ pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
         let execute = point(b"\x90\x90\xe6\x80", FLAT_PAYLOAD + 1, PointKind::Execute)?;
         // mov [rip + 16], al; out 80h, al
         let watched = FLAT_PAYLOAD + 6 + 16;
-        let watch = point(
-            b"\x88\x05\x10\0\0\0\xe6\x80",
-            watched,
-            PointKind::Write,
-        )?;
+        let watch = point(b"\x88\x05\x10\0\0\0\xe6\x80", watched, PointKind::Write)?;
         let breakpoints = Control {
             trap: Some(Trap::Exit),
             ..Default::default()

@@ -124,7 +124,13 @@ impl Pause {
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        for cell in self.vcpus.cells.iter().take(self.held.end).skip(self.held.start) {
+        for cell in self
+            .vcpus
+            .cells
+            .iter()
+            .take(self.held.end)
+            .skip(self.held.start)
+        {
             cell.pauses.fetch_sub(1, Ordering::AcqRel);
         }
         self.vcpus.gate.notify();
@@ -168,6 +174,11 @@ impl Vcpus {
             }
         }
         Ok(())
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.cells.len()
     }
 
     /// Close the gate and have all vCPUs come to it; does not wait until they have.
