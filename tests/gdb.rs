@@ -80,8 +80,28 @@ impl Hull {
         Gdb(gdb.spawn().expect("gdb: run make test-deps"))
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("hull is there");
+    /// Wait until vCPU 0, whose guest never leaves it, has run for a while.
+    fn wait_until_it_runs(&self) {
+        let before = self.vcpu_time();
+        let deadline = Instant::now() + LIMIT;
+        while self.vcpu_time() < before + 5 {
+            assert!(Instant::now() < deadline, "it does not run");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// CPU time of vCPU 0's thread, in ticks (proc(5), /proc/pid/stat).
+    fn vcpu_time(&self) -> u64 {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let stats = fs::read_dir(tasks).expect("hull is there").flatten();
+        let stats = stats.map(|task| fs::read_to_string(task.path().join("stat")));
+        let stat = stats
+            .flatten()
+            .find(|stat| stat.contains("(vcpu0)"))
+            .expect("vCPU 0 has a thread");
+        let (_, fields) = stat.split_once(") ").expect("fields");
+        let times = fields.split(' ').skip(11).take(2);
+        times.map(|time| time.parse::<u64>().expect("a time")).sum()
     }
 
     /// Its end: status, standard output and the rest of standard error.
@@ -294,6 +314,8 @@ fn ctrl_c_stops_all_vcpus_and_detaching_lets_them_go() {
         let mut gdb = hull.gdb(
             None,
             &[
+                // It has all that it prints written before.
+                "shell echo ready",
                 "continue",
                 "info threads",
                 "thread 2",
@@ -305,7 +327,8 @@ fn ctrl_c_stops_all_vcpus_and_detaching_lets_them_go() {
                 last,
             ],
         );
-        gdb.until("Continuing.");
+        gdb.until("ready");
+        hull.wait_until_it_runs();
         gdb.signal(Signal::INT);
         assert_in_order(
             &gdb.output(),
