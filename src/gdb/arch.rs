@@ -102,8 +102,11 @@ const NAMES: [&str; COUNT] = [
     "efer",
 ];
 
+/// A type of flags: its name, its bytes, and its fields with their bits.
+type Flags = (&'static str, usize, &'static [(&'static str, u32)]);
+
 /// Flags and their bits, for `info registers`.
-const FLAGS: [(&str, usize, &[(&str, u32)]); 5] = [
+const FLAGS: [Flags; 5] = [
     (
         "eflags_flags",
         4,
