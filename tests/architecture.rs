@@ -16,18 +16,23 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "guest", "kvm", "memory", "net", "share",
-            "symbols", "trace", "vmm",
+            "agent", "boot", "control", "devices", "disk", "fleet", "guest", "inspect", "kvm",
+            "memory", "net", "profile", "share", "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "symbols", "trace",
+            "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
+            "net", "profile", "share", "symbols", "trace",
         ],
     ),
     ("agent", &[]),
+    ("control", &["fleet", "inspect"]),
+    ("fleet", &[]),
+    // What KVM and the devices hold, in words.
+    ("inspect", &["devices", "kvm", "memory", "symbols"]),
     ("boot", &["memory"]),
     // Events are plain data that anybody may record.
     ("devices", &["memory", "trace"]),
@@ -38,6 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("memory", &[]),
     // It moves the frames that the device model takes apart.
     ("net", &["devices", "memory"]),
+    ("profile", &["kvm", "memory", "symbols"]),
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use super::register::Register;
+
 /// A device that answers port or memory-mapped accesses.
 ///
 /// Called on a vCPU thread with the guest's bytes: any `offset` inside the registered range and
@@ -23,6 +25,11 @@ pub trait BusDevice: Send {
     /// What the data sheet calls the register that an access at `offset` would reach now.
     fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
         None
+    }
+
+    /// The registers as they are, read without any effect, for who inspects the machine.
+    fn state(&self) -> Vec<Register> {
+        Vec::new()
     }
 }
 
@@ -161,6 +168,15 @@ impl Bus {
         self.ranges
             .iter()
             .map(|range| (range.base, range.last, range.name.as_str()))
+    }
+
+    /// All devices by address: first address, length, name, device.
+    pub fn devices(&self) -> impl Iterator<Item = (u64, u64, &str, &Shared)> {
+        let ranges = self.ranges.iter();
+        ranges.map(|range| {
+            let len = (range.last - range.base).saturating_add(1);
+            (range.base, len, range.name.as_str(), &range.device)
+        })
     }
 
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes

@@ -1,5 +1,5 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), what finishes the instructions that a software KVM
+//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), all that they hold ([`state`]), what finishes the instructions that a software KVM
 //! cannot ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]).
 //! Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
 
@@ -11,6 +11,7 @@ pub mod msrs;
 pub mod probe;
 pub mod processor;
 pub mod regs;
+pub mod state;
 pub mod vcpu;
 pub mod vm;
 pub mod walk;

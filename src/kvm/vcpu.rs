@@ -10,6 +10,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::assist::{self, Counts};
+use super::walk::Paging;
 use super::{KvmError, refused, regs};
 use crate::boot::Entry;
 use crate::memory::GuestMemory;
@@ -138,13 +139,29 @@ impl Vcpu {
     }
 
     /// Registers and system registers, as far as KVM tells them.
-    pub(super) fn state(&self) -> Option<(kvm_regs, kvm_sregs)> {
+    pub(super) fn registers(&self) -> Option<(kvm_regs, kvm_sregs)> {
         self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
     }
 
     /// RIP, for messages.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
+    /// What a profile asks for: registers, whether it is at CPL 3, how addresses are translated, and
+    /// up to `most` bytes of the stack. `None` if KVM does not tell.
+    pub fn sample(&self, most: usize) -> Option<(kvm_regs, bool, Paging, Vec<u8>)> {
+        let regs = self.fd.get_regs().ok()?;
+        let sregs = self.fd.get_sregs().ok()?;
+        let paging = Paging::new(&sregs);
+        let user = sregs.ss.dpl == 3;
+        let mut stack = Vec::new();
+        if !user {
+            stack.resize(most, 0);
+            let there = paging.look(&self.memory, regs.rsp, &mut stack);
+            stack.truncate(there);
+        }
+        Some((regs, user, paging, stack))
     }
 
     /// Run until the next exit and handle it.

@@ -31,7 +31,7 @@ use crate::net::Network;
 use crate::trace::{Place, Recorder, Space};
 
 /// GSI of the keyboard controller.
-const KEYBOARD_GSI: u32 = 1;
+pub const KEYBOARD_GSI: u32 = 1;
 
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
@@ -43,7 +43,7 @@ pub struct Machine {
     /// One a CPU.
     pub vcpus: Vec<Vcpu>,
     /// The machine itself, whose slots point into guest memory.
-    _vm: Vm,
+    pub vm: Vm,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
@@ -54,6 +54,8 @@ pub struct Machine {
     pub agent: Vec<Pipe>,
     /// The kernel's command line; empty for flat payloads.
     pub cmdline: String,
+    /// What was put into guest memory.
+    pub loaded: Option<Loaded>,
     /// Words that hull added to the kernel's command line for this host.
     pub added_words: Vec<&'static str>,
 }
@@ -91,7 +93,8 @@ pub fn build(
     if let Some(first) = machine.vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
-    machine.cmdline = loaded.cmdline;
+    machine.cmdline = loaded.cmdline.clone();
+    machine.loaded = Some(loaded);
     Ok(machine)
 }
 
@@ -175,12 +178,13 @@ fn assemble(
     });
     Ok(Machine {
         vcpus,
-        _vm: vm,
+        vm,
         shared,
         devices,
         consoles,
         agent,
         cmdline: String::new(),
+        loaded: None,
         added_words,
     })
 }

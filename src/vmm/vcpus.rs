@@ -23,6 +23,7 @@ use std::time::Duration;
 use super::events::{Events, GuestEnd, lock};
 use super::explain::Explain;
 use super::outbox::Outbox;
+use super::sampler::Sampler;
 use super::watch::{Watch, Watched};
 use crate::devices::bus::Bus;
 use crate::kvm::vcpu::{Accesses, Exit, Kicker, Vcpu};
@@ -52,6 +53,7 @@ pub struct Vcpus {
     cells: Vec<Cell>,
     shared: Arc<Shared>,
     gate: Gate,
+    sampler: Option<Arc<Sampler>>,
 }
 
 struct Cell {
@@ -119,8 +121,8 @@ impl Drop for Pause {
 }
 
 impl Vcpus {
-    /// Take `vcpus`, which do not run yet.
-    pub fn new(vcpus: Vec<Vcpu>, shared: Arc<Shared>) -> Arc<Self> {
+    /// Take `vcpus`, which do not run yet; `sampler` has them sampled.
+    pub fn new(vcpus: Vec<Vcpu>, shared: Arc<Shared>, sampler: Option<Arc<Sampler>>) -> Arc<Self> {
         let cell = |vcpu: Vcpu| Cell {
             kicker: vcpu.kicker(),
             vcpu: Mutex::new(vcpu),
@@ -130,6 +132,7 @@ impl Vcpus {
             cells: vcpus.into_iter().map(cell).collect(),
             shared,
             gate: Gate::default(),
+            sampler,
         })
     }
 
@@ -158,7 +161,7 @@ impl Vcpus {
     /// Close the gate and have all vCPUs come to it; does not wait until they have.
     pub fn pause(self: &Arc<Self>) -> Pause {
         self.gate.pauses.fetch_add(1, Ordering::AcqRel);
-        self.kick();
+        self.kick_all();
         Pause(self.clone())
     }
 
@@ -166,7 +169,7 @@ impl Vcpus {
     pub fn stop(&self) {
         self.shared.events.stop();
         self.gate.notify();
-        self.kick();
+        self.kick_all();
         for cell in &self.cells {
             let thread = lock(&cell.thread).take();
             // One that panicked has told so itself.
@@ -185,13 +188,17 @@ impl Vcpus {
         self.cells.iter().map(|cell| lock(&cell.vcpu))
     }
 
-    /// Have every vCPU come back from KVM_RUN.
-    fn kick(&self) {
-        for cell in &self.cells {
-            if let Some(thread) = lock(&cell.thread).as_ref() {
-                cell.kicker.kick(thread);
-            }
+    /// Have vCPU `index` come back from KVM_RUN.
+    pub fn kick(&self, index: usize) {
+        if let Some(cell) = self.cells.get(index)
+            && let Some(thread) = lock(&cell.thread).as_ref()
+        {
+            cell.kicker.kick(thread);
         }
+    }
+
+    fn kick_all(&self) {
+        (0..self.cells.len()).for_each(|index| self.kick(index));
     }
 
     fn run(&self, index: usize) {
@@ -201,14 +208,14 @@ impl Vcpus {
             self.gate.pass(events);
             if let Some(mut vcpu) = self.vcpu(index) {
                 match Watched::new(&self.shared, index) {
-                    None => self.run_until_paused(&mut vcpu, &*self.shared),
-                    Some(watched) => self.run_until_paused(&mut vcpu, &watched),
+                    None => self.run_until_paused(index, &mut vcpu, &*self.shared),
+                    Some(watched) => self.run_until_paused(index, &mut vcpu, &watched),
                 }
             }
         }
     }
 
-    fn run_until_paused(&self, vcpu: &mut Vcpu, watch: &impl Watch) {
+    fn run_until_paused(&self, index: usize, vcpu: &mut Vcpu, watch: &impl Watch) {
         let events = &self.shared.events;
         let leave = || events.stopping() || self.gate.is_closed();
         if !leave() {
@@ -220,6 +227,9 @@ impl Vcpus {
             if goes_on {
                 let outboxes = self.shared.outboxes.iter();
                 outboxes.for_each(|outbox| outbox.throttle(leave));
+                if let Some(sampler) = &self.sampler {
+                    sampler.answer(index, vcpu);
+                }
             }
             watch.handled(vcpu, &exit);
             let failed = match exit {

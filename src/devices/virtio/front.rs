@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mmio::{Transport, register};
 use crate::devices::bus::BusDevice;
+use crate::devices::register::Register;
 
 /// A window on the bus.
 pub struct Front {
@@ -55,6 +56,10 @@ impl BusDevice for Front {
     fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
         // Without the lock: what is recorded must not wait for the device.
         register::name(offset)
+    }
+
+    fn state(&self) -> Vec<Register> {
+        locked(&self.transport).state()
     }
 }
 

@@ -9,6 +9,8 @@
 //!   any -- FAILED (driver) or DEVICE_NEEDS_RESET (device) --> dead -- write 0 --> 0
 //! ```
 
+pub mod view;
+
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +31,7 @@ use super::{
 };
 use crate::devices::Reporter;
 use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::register::Register;
 use crate::memory::GuestMemory;
 use crate::trace;
 
@@ -359,6 +362,10 @@ impl BusDevice for Transport {
 
     fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
         register::name(offset)
+    }
+
+    fn state(&self) -> Vec<Register> {
+        self.registers()
     }
 }
 

@@ -141,6 +141,15 @@ impl Windows {
         (0..self.windows.len()).filter_map(virtio_slot).collect()
     }
 
+    /// The windows with their names and places.
+    pub fn list(&self) -> Vec<(String, MmioSlot, Window)> {
+        let slots = (0..).map_while(virtio_slot);
+        let windows = self.names.iter().zip(slots).zip(&self.windows);
+        windows
+            .map(|((name, slot), window)| (name.clone(), slot, window.clone()))
+            .collect()
+    }
+
     /// What passed through each device, by name.
     pub fn traffic(&self) -> Vec<DeviceReport> {
         let device = |(window, name): (&Window, &String)| DeviceReport {
