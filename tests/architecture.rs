@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "guest", "inspect", "kvm",
-            "memory", "net", "profile", "share", "symbols", "vmm",
+            "memory", "net", "profile", "share", "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "vmm",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
-            "net", "profile", "share", "symbols",
+            "net", "profile", "share", "symbols", "trace",
         ],
     ),
     ("agent", &[]),
@@ -34,7 +34,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // What KVM and the devices hold, in words.
     ("inspect", &["devices", "kvm", "memory", "symbols"]),
     ("boot", &["memory"]),
-    ("devices", &["memory"]),
+    // Events are plain data that anybody may record.
+    ("devices", &["memory", "trace"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["devices", "memory"]),
     ("guest", &["memory"]),
@@ -47,6 +48,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
     ("symbols", &["memory"]),
+    ("trace", &[]),
 ];
 
 /// Where `unsafe` may stand; in `net` for the ioctls of tap devices, in a file of their own.

@@ -15,6 +15,7 @@ pub mod run;
 mod share;
 mod terminal;
 mod timing;
+mod trace;
 mod vsock;
 
 use std::io::{self, Write};
@@ -52,6 +53,9 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Tell whether and how this machine can run guests.
     Doctor(doctor::Doctor),
+    /// Read what hull run --trace wrote.
+    #[command(subcommand)]
+    Trace(trace::Verb),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
     Guest(guest::Guest),
@@ -69,6 +73,7 @@ impl Cli {
             Some(Verb::Run(run)) => run.execute(),
             Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
+            Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),
             Some(Verb::Man(man)) => man.execute().map(|()| 0),

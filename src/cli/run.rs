@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{net, profile, say, share, timing};
+use super::{net, profile, say, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -126,6 +126,8 @@ pub struct Run {
     json: Option<PathBuf>,
     #[command(flatten)]
     profile: profile::Flags,
+    #[command(flatten)]
+    tracing: trace::Tracing,
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -161,6 +163,7 @@ impl Run {
         let json = json.transpose()?;
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
+        let tracing = self.tracing.set_up(&mut config, started)?;
         let signals = Signals::catch().context("cannot catch signals")?;
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
@@ -181,6 +184,9 @@ impl Run {
         // However the guest ended: where its time went may tell why.
         if let Some(profile) = profile {
             say(&profile.write()?);
+        }
+        if let Some(tracing) = tracing {
+            tracing.finish();
         }
         let (end, report) = match (result, &self.kernel) {
             (Ok(ended), _) => ended,
@@ -293,6 +299,8 @@ impl Run {
             symbols,
             profile: None,
             vsock: self.devices.vsock.clone(),
+            trace: None,
+            explain_exits: None,
         })
     }
 

@@ -26,6 +26,11 @@ pub trait BusDevice: Send {
     fn state(&self) -> Vec<Register> {
         Vec::new()
     }
+
+    /// What the data sheet calls the register that an access at `offset` would reach now.
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A line into the guest's interrupt controller.
@@ -158,6 +163,20 @@ impl Bus {
             let len = (range.last - range.base).saturating_add(1);
             (range.base, len, range.name.as_str(), &range.device)
         })
+    }
+
+    /// What the device there calls the register that an access at `addr` would reach now.
+    pub fn register(&self, addr: u64, write: bool) -> Option<&'static str> {
+        let (offset, range) = self.find(addr, 1)?;
+        let device = range.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.register(offset, write)
+    }
+
+    /// What is where: first and last address, and the device's name.
+    pub fn map(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        self.ranges
+            .iter()
+            .map(|range| (range.base, range.last, range.name.as_str()))
     }
 
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes

@@ -4,6 +4,7 @@
 //! Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
 
 pub mod assist;
+pub mod code;
 pub mod cpuid;
 pub mod lapic;
 pub mod msrs;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use kvm_bindings::kvm_regs;
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -35,6 +35,10 @@ pub trait Accesses {
     fn entering(&self) {}
     /// KVM_RUN has come back; what the guest wants follows.
     fn left(&self) {}
+    /// The exit was for this instruction, which hull has finished.
+    fn finished(&self, _instruction: &'static str) {}
+    /// The exit was a request at the bulk-memory port (`assist::bulk`), which hull has done.
+    fn bulk(&self) {}
 }
 
 /// Why the guest does not go on by itself.
@@ -129,6 +133,16 @@ impl Vcpu {
         regs::set(&self.fd, entry)
     }
 
+    /// The guest's memory.
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Registers and system registers, as far as KVM tells them.
+    pub(super) fn state(&self) -> Option<(kvm_regs, kvm_sregs)> {
+        self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
+    }
+
     /// RIP, for messages.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
@@ -167,6 +181,7 @@ impl Vcpu {
         };
         match exit {
             VcpuExit::IoOut(BULK_PORT, _) => {
+                accesses.bulk();
                 return Ok(self.bulk());
             }
             VcpuExit::IoOut(port, data) => accesses.port_write(port, data),
@@ -186,17 +201,14 @@ impl Vcpu {
                     "the CPU refused to enter the guest ({reason:#x})"
                 )));
             }
-            VcpuExit::InternalError => return Ok(self.finish()),
+            VcpuExit::InternalError => return Ok(self.finish(accesses)),
             other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
         }
         Ok(Exit::Handled)
     }
-    fn finish(&mut self) -> Exit {
-        handled(assist::vcpu::finish(
-            &mut self.fd,
-            &self.memory,
-            &mut self.assisted,
-        ))
+    fn finish(&mut self, accesses: &impl Accesses) -> Exit {
+        let finished = assist::vcpu::finish(&mut self.fd, &self.memory, &mut self.assisted);
+        handled(finished.map(|instruction| accesses.finished(instruction)))
     }
 
     fn bulk(&mut self) -> Exit {

@@ -9,6 +9,7 @@ mod control;
 mod devices;
 mod event_loop;
 pub mod events;
+mod explain;
 mod inspect;
 mod keys;
 mod link;
@@ -21,6 +22,7 @@ mod signals;
 mod streams;
 pub mod timeline;
 pub mod vcpus;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
@@ -49,6 +51,7 @@ use crate::net::{self, NetError};
 use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
+use crate::trace::{self, Trace};
 use control::Control;
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
@@ -99,6 +102,10 @@ pub struct Config {
     pub profile: Option<Arc<Profile>>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
+    /// Where to record what happens, with the clock that [`run`] is given.
+    pub trace: Option<Arc<Trace>>,
+    /// How many exits of each kind to tell of on standard error.
+    pub explain_exits: Option<u32>,
 }
 
 /// Where the user talks to the guest.
@@ -299,6 +306,9 @@ pub fn run(
             memory,
         )
     });
+    if let Some(trace) = &config.trace {
+        record(&timeline, trace);
+    }
     let inspector = Inspector::new(&machine, vcpus.clone(), config);
     let events = machine.shared.events.clone();
     // Without it the machine runs as well, only unseen.
@@ -307,12 +317,25 @@ pub fn run(
     let ending = event_loop.run();
     drop(control);
     vcpus.stop();
+    event_loop.tell_the_rest();
     let sampling = sampling.transpose().map_err(VmmError::Thread)?;
     let _ = sampling.map(JoinHandle::join);
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
     Ok((end, report))
+}
+
+/// hull's own phases up to here belong into a trace, too.
+fn record(timeline: &Timeline, trace: &Trace) {
+    for span in timeline.spans() {
+        let phase = trace::Event::Phase {
+            name: span.name.into(),
+            since: trace::nanoseconds(span.start),
+            aside: span.aside,
+        };
+        trace.record_at(trace::nanoseconds(span.end), phase);
+    }
 }
 
 /// What the ending of the event loop means: an end, or an error with all that is known of it.

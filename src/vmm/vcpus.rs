@@ -21,11 +21,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::events::{Events, GuestEnd, lock};
+use super::explain::Explain;
 use super::outbox::Outbox;
 use super::sampler::Sampler;
+use super::watch::{Watch, Watched};
 use crate::devices::bus::Bus;
 use crate::kvm::vcpu::{Accesses, Exit, Kicker, Vcpu};
 use crate::memory::STACK;
+use crate::trace::Trace;
 
 /// What every vCPU thread shares.
 pub struct Shared {
@@ -39,6 +42,10 @@ pub struct Shared {
     pub outboxes: Vec<Arc<Outbox>>,
     /// When the first vCPU entered the guest, on the machine's clock.
     pub first_entry: OnceLock<Duration>,
+    /// Where exits are recorded, if they are.
+    pub trace: Option<Arc<Trace>>,
+    /// Who tells of exits, if anybody does.
+    pub explain: Option<Explain>,
 }
 
 /// The machine's vCPUs, each with its thread.
@@ -200,27 +207,33 @@ impl Vcpus {
         while !events.stopping() {
             self.gate.pass(events);
             if let Some(mut vcpu) = self.vcpu(index) {
-                self.run_until_paused(index, &mut vcpu);
+                match Watched::new(&self.shared, index) {
+                    None => self.run_until_paused(index, &mut vcpu, &*self.shared),
+                    Some(watched) => self.run_until_paused(index, &mut vcpu, &watched),
+                }
             }
         }
     }
 
-    fn run_until_paused(&self, index: usize, vcpu: &mut Vcpu) {
+    fn run_until_paused(&self, index: usize, vcpu: &mut Vcpu, watch: &impl Watch) {
         let events = &self.shared.events;
         let leave = || events.stopping() || self.gate.is_closed();
         if !leave() {
             self.shared.first_entry.get_or_init(|| events.now());
         }
         while !leave() {
-            let failed = match vcpu.run(&*self.shared) {
-                Ok(Exit::Handled | Exit::Interrupted) => {
-                    let outboxes = self.shared.outboxes.iter();
-                    outboxes.for_each(|outbox| outbox.throttle(leave));
-                    if let Some(sampler) = &self.sampler {
-                        sampler.answer(index, vcpu);
-                    }
-                    continue;
+            let exit = vcpu.run(watch);
+            let goes_on = matches!(exit, Ok(Exit::Handled | Exit::Interrupted));
+            if goes_on {
+                let outboxes = self.shared.outboxes.iter();
+                outboxes.for_each(|outbox| outbox.throttle(leave));
+                if let Some(sampler) = &self.sampler {
+                    sampler.answer(index, vcpu);
                 }
+            }
+            watch.handled(vcpu, &exit);
+            let failed = match exit {
+                Ok(Exit::Handled | Exit::Interrupted) => continue,
                 Ok(Exit::Shutdown) => GuestEnd::TripleFault { rip: rip(vcpu) },
                 Ok(Exit::Failed(reason)) => GuestEnd::Failed {
                     rip: rip(vcpu),

@@ -220,7 +220,7 @@ impl BusDevice for I8042 {
         let output = state.output.unwrap_or(0);
         let byte = |offset, name, value: u8| Register::at(offset, name, 8, value.into());
         vec![
-            byte(DATA, "output buffer", output).meaning(match state.output {
+            byte(DATA, "data", output).meaning(match state.output {
                 Some(_) => "waits to be read",
                 None => "empty",
             }),
@@ -228,6 +228,15 @@ impl BusDevice for I8042 {
             Register::new("command byte", 8, state.control.into())
                 .meaning(flags(state.control.into(), &CONTROL_NAMES)),
         ]
+    }
+
+    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
+        match (offset, write) {
+            (DATA, _) => Some("data"),
+            (STATUS_COMMAND, false) => Some("status"),
+            (STATUS_COMMAND, true) => Some("command"),
+            _ => None,
+        }
     }
 }
 

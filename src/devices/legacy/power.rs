@@ -190,6 +190,16 @@ impl BusDevice for Power {
             Register::at(TIMER, "PM_TMR", 32, timer.into()).meaning("3.58 MHz"),
         ]
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            0 | 1 => Some("PM1_STS"),
+            2 | 3 => Some("PM1_EN"),
+            CONTROL | 5 => Some("PM1_CNT"),
+            TIMER.. => Some("PM_TMR"),
+            _ => None,
+        }
+    }
 }
 
 /// The reset register, one I/O port: the value that the FADT names resets the machine.
@@ -216,6 +226,10 @@ impl BusDevice for ResetRegister {
         if data.first() == Some(&ACPI_RESET_VALUE) {
             self.events.reset();
         }
+    }
+
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        Some("RESET_REG")
     }
 }
 

@@ -203,6 +203,14 @@ impl BusDevice for Rtc {
             .chain(names.iter().map(register))
             .collect()
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            INDEX => Some("index"),
+            DATA => Some("data"),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
