@@ -192,6 +192,7 @@ impl<'a> BzImage<'a> {
             },
             range: kernel,
             linked_at: None,
+            unpacked: None,
             header: self.header,
         })
     }

@@ -19,6 +19,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use crate::memory::GuestMemory;
 use crate::memory::image::Image;
@@ -133,6 +134,8 @@ pub struct Loaded {
     /// The linear address of the kernel's first byte under its own page tables, where it lies in
     /// memory as it is linked; not for one that unpacks itself, nor for a payload.
     pub linked_at: Option<u64>,
+    /// How long the host took to unpack the kernel, if it did.
+    pub unpacked: Option<Duration>,
     /// GPAs of the initrd.
     pub initrd: Option<Range<u64>>,
     /// The command line as the kernel sees it; empty for flat payloads.
@@ -161,6 +164,8 @@ pub struct Kernel {
     entry: Entry,
     range: Range<u64>,
     linked_at: Option<u64>,
+    /// How long the host took to unpack it, if it did.
+    unpacked: Option<Duration>,
     /// The bzImage's own, or one that stands in for it.
     header: SetupHeader,
 }
@@ -216,6 +221,7 @@ impl Placed {
             entry,
             range: kernel,
             linked_at,
+            unpacked,
             header,
         } = kernel;
         let mut line = plan.cmdline.clone();
@@ -251,10 +257,19 @@ impl Placed {
             format,
             kernel,
             linked_at,
+            unpacked,
             initrd,
             cmdline,
         })
     }
+}
+
+/// The guest's memory map, in ascending order, as the e820 table of an unharmed machine has it:
+/// ranges of GPAs, and whether each is RAM to use.
+pub fn memory_map(memory: &GuestMemory) -> Vec<(Range<u64>, bool)> {
+    let map = ram::map(memory).into_iter();
+    map.map(|(range, kind)| (range, kind == ram::Kind::Usable))
+        .collect()
 }
 
 /// All bytes of a file that cannot be loaded segment by segment.
@@ -271,6 +286,7 @@ fn load_flat(memory: &GuestMemory, payload: &[u8], mode: Mode) -> Result<Loaded,
         format: Format::Flat(mode),
         kernel,
         linked_at: None,
+        unpacked: None,
         initrd: None,
         cmdline: String::new(),
     })
@@ -300,6 +316,7 @@ fn place_elf(
         entry,
         range: elf.load(memory)?,
         linked_at: elf.linked_at(),
+        unpacked: None,
         header,
     })
 }
@@ -307,13 +324,18 @@ fn place_elf(
 /// Unpacked on the host, if that can be done and is wanted; otherwise as it is.
 fn place_bzimage(memory: &GuestMemory, bytes: &[u8], via: Via) -> Result<Kernel, BootError> {
     let image = BzImage::parse(bytes)?;
+    let start = Instant::now();
     if via != Via::Guest
         && let Some(vmlinux) = image.unpack(memory)?
     {
+        let unpacked = Some(start.elapsed());
         match Elf::parse(&vmlinux.into()) {
             // A 32-bit kernel without a PVH note has no other way in.
             Err(BootError::Elf(ElfError::ThirtyTwoBit)) => {}
-            elf => return place_elf(memory, &elf?, via, image.header),
+            elf => {
+                let kernel = place_elf(memory, &elf?, via, image.header)?;
+                return Ok(Kernel { unpacked, ..kernel });
+            }
         }
     }
     match via {

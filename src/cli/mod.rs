@@ -5,6 +5,7 @@ pub mod completions;
 mod devices;
 mod disk;
 pub mod doctor;
+mod explain;
 mod fault;
 mod gdb;
 pub mod guest;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -21,6 +22,7 @@ use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
 use crate::vmm::fault::{Fault, Faults};
+use crate::vmm::timeline::{Span, Timeline};
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -172,7 +174,14 @@ impl Run {
     /// Boot, come back when the guest has ended, and say with which status to exit.
     pub fn execute(self) -> anyhow::Result<u8> {
         let started = process_start();
-        let mut config = self.config()?;
+        let timeline = Arc::new(Timeline::new(started));
+        timeline.add(Span {
+            name: "process start",
+            aside: false,
+            start: Duration::ZERO,
+            end: timeline.now(),
+        });
+        let mut config = timeline.span("flags and files", || self.config())?;
         let json = self.json.as_deref();
         let json = json.map(|path| ReportFile::create("--json", path));
         let json = json.transpose()?;
@@ -200,13 +209,15 @@ impl Run {
             &config,
             streams,
             signals,
-            started,
+            timeline,
             gdb.as_mut().map(|gdb| gdb as _),
         );
         drop(raw);
         // However the guest ended: where its time went may tell why.
         if let Some(profile) = profile {
-            say(&profile.write()?);
+            say(&profile
+                .write()
+                .unwrap_or_else(|error| format!("{error:#}; the profile is lost")));
         }
         if let Some(tracing) = tracing {
             tracing.finish();
@@ -322,6 +333,7 @@ impl Run {
             },
             symbols,
             profile: None,
+            story: None,
             vsock: self.devices.vsock.clone(),
             trace: None,
             explain_exits: None,

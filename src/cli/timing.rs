@@ -47,15 +47,7 @@ fn table(report: &Report) -> String {
             lines.push(format!("hull: balloon: {name:<20} {value:>14}"));
         }
     }
-    for (what, time) in [
-        ("init calls begin", report.initcalls_ms),
-        ("kernel executes init", report.exec_init_ms),
-        ("end", Some(report.end_ms)),
-    ] {
-        if let Some(time) = time {
-            lines.push(format!("hull: {what:<21} {time:>10.1} ms"));
-        }
-    }
+    lines.extend(where_it_went(report));
     let point = |time: Option<f64>| match time {
         Some(time) => format!("{time:.1} ms"),
         None => "never".to_string(),
@@ -67,4 +59,65 @@ fn table(report: &Report) -> String {
         point(report.init_ms),
     ));
     lines.join("\n") + "\n"
+}
+
+/// "Where did the time go": hull's own work, then the guest's stages, each from the one before.
+fn where_it_went(report: &Report) -> Vec<String> {
+    let mut lines = vec![format!(
+        "hull: {:<40} {:>10} {:>10} {:>7}",
+        "where the time went", "from ms", "took ms", "share"
+    )];
+    let whole = report.end_ms.max(f64::MIN_POSITIVE);
+    let mut line = |name: &str, start: f64, end: f64, aside: bool| {
+        let took = (end - start).max(0.0);
+        // What goes on beside the rest has no part of the whole.
+        let share = match aside {
+            true => "beside".into(),
+            false => format!("{:.1} %", 100.0 * took / whole),
+        };
+        lines.push(format!(
+            "hull:   {name:<38} {start:>10.1} {took:>10.1} {share:>7}"
+        ));
+    };
+    for phase in &report.phases {
+        line(phase.name, phase.start_ms, phase.end_ms, phase.aside);
+    }
+    let own = |code: u8| report.marks.iter().any(|mark| mark.code == code);
+    let hulls = own(0x40) && own(0x41) && own(0x42);
+    let mut stages: Vec<(String, f64)> = Vec::new();
+    if hulls {
+        let named = [
+            ("guest: to start_kernel", report.kernel_output_ms),
+            ("guest: kernel, to its init calls", report.initcalls_ms),
+            ("guest: init calls, initial RAM disk", report.exec_init_ms),
+            ("guest: exec of init", report.init_ms),
+        ];
+        let there = named.into_iter();
+        stages.extend(there.filter_map(|(name, at)| Some((name.to_string(), at?))));
+    } else {
+        if let Some(at) = report.kernel_output_ms {
+            stages.push(("guest: to the kernel's first output".into(), at));
+        }
+        stages.extend(report.marks.iter().map(|mark| {
+            let name = match mark.source {
+                "boot timer" => "guest: to the boot timer".into(),
+                source => format!("guest: to {:#04x} at {source} ({})", mark.code, mark.stage),
+            };
+            (name, mark.at_ms)
+        }));
+    }
+    for (name, at) in [
+        ("guest: init, to the command", report.command_ms),
+        ("guest: the command", report.command_end_ms),
+    ] {
+        stages.extend(at.map(|at| (name.to_string(), at)));
+    }
+    stages.push(("end".into(), report.end_ms));
+    stages.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+    let mut before = report.first_instruction_ms;
+    for (name, at) in stages {
+        line(&name, before.unwrap_or(at), at, false);
+        before = Some(at);
+    }
+    lines
 }

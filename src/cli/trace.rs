@@ -29,13 +29,17 @@ pub struct Tracing {
     /// and, as far as it has come, on SIGUSR1. See hull trace summary.
     #[arg(long, value_name = "FILE", help_heading = super::run::OUTPUT)]
     trace: Option<PathBuf>,
-    /// Tell of the first N exits of each kind on standard error, with the instruction that made
-    /// them; 1 when N is left out. Example: --explain=exits,3
+    /// Tell the boot as it happens on standard error, step by step: what is done, why, with which
+    /// values, and what would happen without it. With =exits also the first N exits of each kind
+    /// (1 when N is left out), with the instruction that made them. Example: --explain=exits,3
     #[arg(
         long,
         value_name = "exits[,N]",
         value_parser = explain,
+        num_args = 0..=1,
         require_equals = true,
+        default_missing_value = "",
+        hide_default_value = true,
         help_heading = super::run::OUTPUT
     )]
     explain: Option<u32>,
@@ -43,6 +47,7 @@ pub struct Tracing {
 
 fn explain(text: &str) -> Result<u32, String> {
     let number = match text.split_once(',') {
+        None if text.is_empty() => return Ok(0),
         None if text == "exits" => Some(1),
         Some(("exits", number)) => number.parse().ok(),
         _ => None,
@@ -61,7 +66,8 @@ impl Tracing {
         config: &mut vmm::Config,
         started: Instant,
     ) -> anyhow::Result<Option<Writer>> {
-        config.explain_exits = self.explain;
+        config.story = self.explain.map(|_| super::explain::listener());
+        config.explain_exits = self.explain.filter(|exits| *exits > 0);
         let Some(path) = &self.trace else {
             return Ok(None);
         };

@@ -73,6 +73,8 @@ pub struct EventLoop<'a> {
     keys: Keys,
     log: ConsoleLog,
     first_output: Option<Duration>,
+    /// When the guest's init was told the command, and when that ended.
+    command: (Option<Duration>, Option<Duration>),
     trace: Option<&'a Trace>,
     /// What is told of exits.
     explained: Option<&'a Outbox>,
@@ -118,6 +120,7 @@ impl<'a> EventLoop<'a> {
             keys: Keys::default(),
             log: ConsoleLog::default(),
             first_output: None,
+            command: (None, None),
             trace: machine.shared.trace.as_deref(),
             explained: machine
                 .shared
@@ -205,6 +208,11 @@ impl<'a> EventLoop<'a> {
         self.first_output
     }
 
+    /// When the guest's init was told the command, and when that ended.
+    pub fn command(&self) -> (Option<Duration>, Option<Duration>) {
+        self.command
+    }
+
     fn move_consoles(&mut self) {
         for pipe in &self.consoles {
             let mut target = match (self.console_is_stdio, self.kernel_log) {
@@ -265,11 +273,17 @@ impl<'a> EventLoop<'a> {
             && let Some(event) = self.link_events.pop_front()
         {
             match event {
-                Event::Ready => self.resize(),
+                Event::Ready => {
+                    self.command.0 = Some(self.events.now());
+                    self.resize();
+                }
                 Event::Stdout(bytes) => self.stdout.push(&bytes),
                 Event::Stderr(bytes) => self.stderr.push(&bytes),
                 Event::Error(text) => self.say(&text),
-                Event::Exited(status) => self.ending = Some(Ending::Exited(status)),
+                Event::Exited(status) => {
+                    self.command.1 = Some(self.events.now());
+                    self.ending = Some(Ending::Exited(status));
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::panic;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
@@ -17,7 +17,8 @@ use super::explain::Explain;
 use super::fault::Fault;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
-use super::timeline::Timeline;
+use super::story::{self, Story};
+use super::timeline::{Span, Timeline};
 use super::vcpus::Shared;
 use super::{Config, Console, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
@@ -32,6 +33,8 @@ use crate::memory::{GuestMemory, STACK, backing};
 use crate::net::Network;
 use crate::trace::{Place, Recorder, Space};
 
+/// The span in which kernel and initial RAM disk are brought into memory.
+const LOAD: &str = "load the kernel";
 /// GSI of the keyboard controller.
 pub const KEYBOARD_GSI: u32 = 1;
 
@@ -69,18 +72,21 @@ pub fn build(
     config: &Config,
     networks: Vec<Network>,
     timeline: &Arc<Timeline>,
+    story: &Story,
 ) -> Result<Machine, VmmError> {
     Kicker::prepare()?;
     let kvm = timeline.span("open KVM", vm::open)?;
+    story.tell(story::open_kvm);
     let backs = timeline.span("disks and folders of the host", || {
         Backs::open(config, networks)
     })?;
     let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
+    story.tell(|| story::guest_memory(&memory));
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
     let (mut machine, placed) = thread::scope(|scope| {
         let place = || {
-            timeline.span_aside("load the kernel", || {
+            timeline.span_aside(LOAD, || {
                 boot::place(&memory, &config.kernel, config.via, &config.initrd)
             })
         };
@@ -88,14 +94,27 @@ pub fn build(
             .name("loader".into())
             .stack_size(STACK);
         let loader = loader.spawn_scoped(scope, place);
-        let machine = assemble(config, kvm, &memory, backs, timeline)?;
+        let machine = assemble(config, kvm, &memory, backs, (timeline, story))?;
         let placed = loader.map_err(VmmError::Thread)?.join();
         let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
         Ok::<_, VmmError>((machine, placed?))
     })?;
     let loaded = timeline.span("boot tables", || finish(config, &memory, placed, &machine))?;
-    if let Some(first) = machine.vcpus.first() {
+    story.tell_all(|| story::loaded(&loaded, &memory));
+    if let Some(first) = machine.vcpus.first_mut() {
         first.enter_at(&loaded.entry)?;
+        story.tell(|| story::registers(first, &loaded));
+    }
+    if let Some(unpacked) = loaded.unpacked {
+        let spans = timeline.spans();
+        let load = spans.iter().find(|span| span.name == LOAD);
+        let start = load.map_or(Duration::ZERO, |span| span.start);
+        timeline.add(Span {
+            name: "unpack it",
+            aside: true,
+            start,
+            end: start + unpacked,
+        });
     }
     machine.linked = loaded.linked_at.map(|linear| Linked {
         linear: linear..linear.saturating_add(loaded.kernel.end - loaded.kernel.start),
@@ -112,16 +131,19 @@ fn assemble(
     kvm: Kvm,
     memory: &GuestMemory,
     backs: Backs,
-    timeline: &Arc<Timeline>,
+    (timeline, story): (&Arc<Timeline>, &Story),
 ) -> Result<Machine, VmmError> {
     let vm = timeline.span("virtual machine", || {
         Vm::lacking(config.faults.kvm(), kvm, memory.clone())
     })?;
+    let chips = !config.faults.has(Fault::NoIrqchip);
+    story.tell_all(|| story::virtual_machine(memory, chips));
     let mut vcpus = timeline.span("vCPUs", || {
         let ids = 0..config.cpus;
         ids.map(|id| vm.create_vcpu(id, config.cpus))
             .collect::<Result<Vec<_>, _>>()
     })?;
+    story.tell(|| story::vcpu(vcpus.len()));
 
     let trace = config.trace.as_ref();
     let events = Events::new(timeline.clone(), eventfd()?).traced(trace.cloned());
@@ -173,6 +195,7 @@ fn assemble(
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
     }
+    story.tell_all(|| story::devices(&ports, &mmio));
     if let Some(trace) = trace {
         trace.set_places(places(&ports, &mmio));
     }

@@ -21,6 +21,7 @@ mod pipe;
 mod report;
 mod sampler;
 mod signals;
+pub mod story;
 mod streams;
 pub mod timeline;
 pub mod vcpus;
@@ -30,7 +31,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use signal_hook::consts::SIGKILL;
 use thiserror::Error;
@@ -64,6 +65,7 @@ use inspect::Inspector;
 use link::Link;
 use machine::Machine;
 use sampler::Sampler;
+use story::Story;
 use timeline::Timeline;
 use vcpus::Vcpus;
 
@@ -110,6 +112,8 @@ pub struct Config {
     pub vsock: Option<vsock::Config>,
     /// Where to record what happens, with the clock that [`run`] is given.
     pub trace: Option<Arc<Trace>>,
+    /// Who is told of each step of the boot.
+    pub story: Option<story::Listener>,
     /// How many exits of each kind to tell of on standard error.
     pub explain_exits: Option<u32>,
     /// What is wrong with the machine on purpose.
@@ -277,7 +281,7 @@ pub enum VmmError {
     },
 }
 
-/// Boot a machine whose clock started at `started`, and run it until it ends.
+/// Boot a machine with this clock, and run it until it ends.
 ///
 /// `signals` were caught before anything that a signal must not leave behind, such as a terminal
 /// in raw mode. `debugger` comes to the machine before its first instruction.
@@ -285,10 +289,9 @@ pub fn run(
     config: &Config,
     streams: Streams,
     signals: Signals,
-    started: Instant,
+    timeline: Arc<Timeline>,
     debugger: Option<&mut dyn Debugger>,
 ) -> Result<(End, Report), VmmError> {
-    let timeline = Arc::new(Timeline::new(started));
     let claim = control::claim(config)?;
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
     let session = match &config.console {
@@ -299,7 +302,8 @@ pub fn run(
             Some(Session::new(exec)?)
         }
     };
-    let mut machine = machine::build(config, nets, &timeline)?;
+    let story = Story::new(config.story.as_ref());
+    let mut machine = machine::build(config, nets, &timeline, &story)?;
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
@@ -310,6 +314,7 @@ pub fn run(
     let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
     let mut debugger = Attached(debugger);
     debugger.attach(&machine, &vcpus)?;
+    story.tell(|| story::run(&machine));
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
@@ -338,7 +343,7 @@ pub fn run(
     let sampling = sampling.transpose().map_err(VmmError::Thread)?;
     let _ = sampling.map(JoinHandle::join);
 
-    let report = Report::new(&machine, &vcpus, event_loop.first_output());
+    let report = Report::new(&machine, &vcpus, &event_loop);
     let end = end(ending?, &event_loop, &vcpus, config)?;
     debugger.ended(Some(debugger::status(&end)));
     Ok((end, report))

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::events::lock;
+use super::event_loop::EventLoop;
+use super::events::{Mark, lock};
 use super::machine::Machine;
+use super::timeline::Span;
 use super::vcpus::Vcpus;
 use crate::devices::MarkSource;
 use crate::devices::virtio::QueueCounters;
@@ -31,8 +33,16 @@ pub struct Report {
     pub exec_init_ms: Option<f64>,
     /// Init's first instructions.
     pub init_ms: Option<f64>,
+    /// The guest's init was told the command.
+    pub command_ms: Option<f64>,
+    /// The command ended.
+    pub command_end_ms: Option<f64>,
     /// The end of the run.
     pub end_ms: f64,
+    /// hull's own work up to the first instruction, by its start.
+    pub phases: Vec<PhaseReport>,
+    /// Points in time that the guest set, oldest first.
+    pub marks: Vec<MarkReport>,
     /// The kernel's command line.
     pub cmdline: String,
     /// Instructions that hull finished on behalf of KVM, by name, most frequent first.
@@ -47,6 +57,52 @@ pub struct Report {
     pub balloon: Option<balloon::State>,
 }
 
+/// A stretch of hull's own work.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseReport {
+    /// What was done.
+    pub name: &'static str,
+    /// Whether it went on beside the others, on a thread of its own.
+    pub aside: bool,
+    /// From when.
+    pub start_ms: f64,
+    /// Until when.
+    pub end_ms: f64,
+}
+
+/// A point in time that the guest set.
+#[derive(Clone, Debug, Serialize)]
+pub struct MarkReport {
+    /// `boot timer` (Firecracker's), or `port 0x80`.
+    pub source: &'static str,
+    /// The byte written.
+    pub code: u8,
+    /// Who sets a code of this range at port 0x80, as Cloud Hypervisor divides them
+    /// (docs/debug-port.md there).
+    pub stage: &'static str,
+    /// When.
+    pub at_ms: f64,
+}
+
+impl MarkReport {
+    fn new(mark: &Mark) -> Self {
+        let (source, stage) = match (mark.source, mark.code) {
+            (MarkSource::BootTimer, _) => ("boot timer", "user space"),
+            (_, 0x00..0x20) => ("port 0x80", "firmware"),
+            (_, 0x20..0x40) => ("port 0x80", "boot loader"),
+            (_, 0x40..0x60) => ("port 0x80", "kernel"),
+            (_, 0x60..0x80) => ("port 0x80", "user space"),
+            _ => ("port 0x80", "other"),
+        };
+        Self {
+            source,
+            code: mark.code,
+            stage,
+            at_ms: ms(mark.at),
+        }
+    }
+}
+
 /// A virtio device and what passed through its queues.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceReport {
@@ -58,7 +114,7 @@ pub struct DeviceReport {
 }
 
 impl Report {
-    pub(super) fn new(machine: &Machine, vcpus: &Vcpus, first_output: Option<Duration>) -> Self {
+    pub(super) fn new(machine: &Machine, vcpus: &Vcpus, event_loop: &EventLoop) -> Self {
         let events = &machine.shared.events;
         let marks = events.marks();
         let mark = |code: u8| {
@@ -70,14 +126,25 @@ impl Report {
         let timer = marks
             .iter()
             .find(|mark| mark.source == MarkSource::BootTimer);
-        let output = [first_output, mark(MARK_START_KERNEL)];
+        let output = [event_loop.first_output(), mark(MARK_START_KERNEL)];
+        let (command, command_end) = event_loop.command();
+        let phase = |span: &Span| PhaseReport {
+            name: span.name,
+            aside: span.aside,
+            start_ms: ms(span.start),
+            end_ms: ms(span.end),
+        };
         Self {
             first_instruction_ms: machine.shared.first_entry.get().copied().map(ms),
             kernel_output_ms: output.into_iter().flatten().min().map(ms),
             initcalls_ms: mark(MARK_INITCALLS).map(ms),
             exec_init_ms: mark(MARK_EXEC_INIT).map(ms),
             init_ms: mark(MARK_INIT).or(timer.map(|mark| mark.at)).map(ms),
+            command_ms: command.map(ms),
+            command_end_ms: command_end.map(ms),
             end_ms: ms(events.now()),
+            phases: events.timeline().spans().iter().map(phase).collect(),
+            marks: marks.iter().map(MarkReport::new).collect(),
             cmdline: machine.cmdline.clone(),
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.all().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),

@@ -1,0 +1,355 @@
+//! A boot told as it happens: what is done, why, with which values, where the manual has it, and
+//! what would happen without it.
+//!
+//! `machine::build` and `run` call [`Story::tell`] after each step; the text of all of them is
+//! here. Nothing is made up when nobody listens.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::machine::Machine;
+use crate::boot::{Format, Loaded, Mode};
+use crate::devices::bus::Bus;
+use crate::kvm::vcpu::Vcpu;
+use crate::memory::GuestMemory;
+use crate::memory::layout::{
+    ACPI, BOOT_PARAMS, CMDLINE, EBDA, GDT, KVM_IDENTITY_MAP, KVM_TSS, PAGE_TABLES,
+};
+
+/// One step of a boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The ioctl or table, and in a few words what it is for.
+    pub title: &'static str,
+    /// What was done and why, with the values of this machine.
+    pub what: String,
+    /// What would happen if it were left out.
+    pub without: &'static str,
+    /// Where to read it.
+    pub manual: &'static str,
+}
+
+/// Who listens: called with the number of the step, from 1, and the step.
+#[derive(Clone)]
+pub struct Listener(pub Arc<dyn Fn(usize, &Step) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+/// Tells steps to a listener, if there is one.
+pub struct Story<'a> {
+    listener: Option<&'a Listener>,
+    told: AtomicUsize,
+}
+
+impl<'a> Story<'a> {
+    /// A story for `listener`.
+    pub fn new(listener: Option<&'a Listener>) -> Self {
+        Self {
+            listener,
+            told: AtomicUsize::new(0),
+        }
+    }
+
+    /// Tell the step that `step` makes.
+    pub fn tell(&self, step: impl FnOnce() -> Step) {
+        if let Some(Listener(listener)) = self.listener {
+            let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
+            listener(number, &step());
+        }
+    }
+
+    /// Tell several, in order.
+    pub fn tell_all(&self, steps: impl FnOnce() -> Vec<Step>) {
+        if self.listener.is_some() {
+            steps().into_iter().for_each(|step| self.tell(|| step));
+        }
+    }
+}
+
+/// /dev/kvm is open.
+pub fn open_kvm() -> Step {
+    Step {
+        title: "open /dev/kvm, KVM_GET_API_VERSION",
+        what: "The kernel's hypervisor is a device file: what opens it is an ordinary process without \
+               privileges. It answers 12, as it has since 2007; what it can do beyond that is asked \
+               for by KVM_CHECK_EXTENSION (hull doctor lists it)."
+            .into(),
+        without: "a guest's instructions would have to be emulated one by one, as QEMU's TCG does.",
+        manual: "Documentation/virt/kvm/api.rst, 4.1",
+    }
+}
+
+/// Guest memory is mapped.
+pub fn guest_memory(memory: &GuestMemory) -> Step {
+    let regions: Vec<String> = memory
+        .iter()
+        .map(|region| {
+            let start = region.start_addr().raw_value();
+            let last = start + (region.len() - 1);
+            format!(
+                "{start:#x} to {last:#x} ({} MiB) is at {:p} of this process",
+                region.len() >> 20,
+                region.as_ptr()
+            )
+        })
+        .collect();
+    Step {
+        title: "mmap: the guest's RAM",
+        what: format!(
+            "The guest's physical memory is memory of this process, mapped without being there: a \
+             page costs something from when it is first touched. GPA (guest-physical address) {}.",
+            regions.join("; ")
+        ),
+        without: "there would be nothing to load a kernel into.",
+        manual: "mmap(2), MAP_NORESERVE",
+    }
+}
+
+/// The virtual machine exists, with its slots and its chips.
+pub fn virtual_machine(memory: &GuestMemory, irqchip: bool) -> Vec<Step> {
+    let slots = memory.iter().count();
+    let mut steps = vec![
+        Step {
+            title: "KVM_CREATE_VM",
+            what:
+                "A machine without memory, processors or devices; a file descriptor stands for it."
+                    .into(),
+            without: "there would be no machine to give the rest to.",
+            manual: "Documentation/virt/kvm/api.rst, 4.2",
+        },
+        Step {
+            title: "KVM_SET_USER_MEMORY_REGION: memory slots",
+            what: format!(
+                "{slots} slot{} tell KVM which guest-physical addresses are which of the process's: \
+                 from them it fills the second set of page tables (EPT, nested paging), through which \
+                 the processor translates what the guest takes for physical. Whatever lies in no slot \
+                 is an exit to hull, which is how devices in memory (MMIO) come about.",
+                if slots == 1 { "" } else { "s" }
+            ),
+            without: "the first instruction fetch would be an exit, KVM_EXIT_MMIO or an internal error.",
+            manual: "Documentation/virt/kvm/api.rst, 4.35; Intel SDM 3C, 28.3; AMD APM 2, 15.25",
+        },
+        Step {
+            title: "KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR",
+            what: format!(
+                "Four pages that no guest uses, at {KVM_IDENTITY_MAP:#x} and {KVM_TSS:#x}: Intel \
+                 processors without unrestricted guests run real mode as a virtual-8086 task on them."
+            ),
+            without: "real mode would fail on old Intel processors; others do not need it.",
+            manual: "Documentation/virt/kvm/api.rst, 4.18, 4.40",
+        },
+    ];
+    if irqchip {
+        steps.push(Step {
+            title: "KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2",
+            what: "Two 8259 interrupt controllers, an IOAPIC with 24 pins, a local APIC a vCPU and an \
+                   8254 timer, all inside the kernel: an interrupt reaches the guest without an exit \
+                   to hull, and HLT waits in the kernel."
+                .into(),
+            without: "no interrupt arrives and HLT is an exit (try --break no-irqchip).",
+            manual: "Documentation/virt/kvm/api.rst, 4.24, 4.71; 82093AA IOAPIC data sheet",
+        });
+    }
+    steps
+}
+
+/// A vCPU exists.
+pub fn vcpu(count: usize) -> Step {
+    Step {
+        title: "KVM_CREATE_VCPU, KVM_SET_CPUID2, KVM_SET_MSRS, KVM_SET_LAPIC",
+        what: format!(
+            "{count} vCPU{}, each a file descriptor of its own with a page shared with the kernel \
+             (struct kvm_run), in which it says why it came back. CPUID is what this host and KVM \
+             have in common, with the machine's topology and the leaf 0x40000000 that says KVM; the \
+             MSRs and the local APIC are set as firmware would leave them (MTRR default write-back, \
+             LINT0 as ExtINT, LINT1 as NMI).",
+            if count == 1 { "" } else { "s" }
+        ),
+        without: "there would be nothing to run; without CPUID a 64-bit kernel finds no long mode and \
+                  stops (try --break wrong-cpuid).",
+        manual: "Documentation/virt/kvm/api.rst, 4.7, 4.20, 4.89; Intel SDM 3A, 12.11, 13.4",
+    }
+}
+
+/// Devices are on the buses.
+pub fn devices(ports: &Bus, machine_mmio: &Bus) -> Vec<Step> {
+    let list = |bus: &Bus, width: usize| -> String {
+        let devices: Vec<String> = bus
+            .devices()
+            .map(|(base, _, name, _)| format!("{name} at {base:#0width$x}"))
+            .collect();
+        devices.join(", ")
+    };
+    vec![
+        Step {
+            title: "the port bus",
+            what: format!(
+                "What a PC has at I/O ports, as far as kernels look for it: {}. IN and OUT there are \
+                 exits (KVM_EXIT_IO); hull looks the port up and calls the device.",
+                list(ports, 5)
+            ),
+            without: "reads answer ones, as on a bus without a device; a kernel has no console.",
+            manual: "Documentation/virt/kvm/api.rst, 5; PC16550D data sheet",
+        },
+        Step {
+            title: "virtio-mmio windows, KVM_IOEVENTFD",
+            what: format!(
+                "In the hole between RAM and 4 GiB: {}. A window is a page of registers; the write \
+                 that says a queue has something new (QueueNotify) is an eventfd's, for which the \
+                 vCPU does not leave the kernel. Each has an interrupt line of the IOAPIC.",
+                list(machine_mmio, 2)
+            ),
+            without: "no disk, network, folder, socket, entropy or command's streams.",
+            manual: "virtio 1.2, 4.2; Documentation/virt/kvm/api.rst, 4.59",
+        },
+    ]
+}
+
+/// The kernel is in memory, and what it will ask for around it.
+pub fn loaded(loaded: &Loaded, memory: &GuestMemory) -> Vec<Step> {
+    let kind = match loaded.format {
+        Format::Flat(_) => "A flat payload",
+        Format::Vmlinux => "An ELF vmlinux",
+        Format::Pvh => "An ELF kernel with a PVH entry",
+        Format::BzImage => "A bzImage",
+        Format::BootProtocol => "A kernel of the Linux boot protocol",
+    };
+    let unpacked = match loaded.unpacked {
+        Some(_) => ", unpacked by hull, which is faster than to have the guest do it",
+        None => "",
+    };
+    let initrd = match &loaded.initrd {
+        Some(initrd) => format!(
+            " The initial RAM disk lies at {:#x}, {} KiB, as high as the kernel allows.",
+            initrd.start,
+            (initrd.end - initrd.start) >> 10
+        ),
+        None => String::new(),
+    };
+    let mut steps = vec![Step {
+        title: "the kernel, copied into guest memory",
+        what: format!(
+            "{kind}{unpacked}: {:#x} to {:#x}, to be entered at {:#x}. No firmware runs: hull does what \
+             a boot loader would.{initrd}",
+            loaded.kernel.start, loaded.kernel.end, loaded.entry.rip
+        ),
+        without: "the vCPU would execute zeroes, which are ADD [RAX], AL, up to the end of memory.",
+        manual: "System V ABI, 5; Documentation/arch/x86/boot.rst",
+    }];
+    if !matches!(loaded.format, Format::Flat(_)) {
+        steps.push(Step {
+            title: "the command line",
+            what: format!("At {CMDLINE:#x}, ended by a zero byte: {}", loaded.cmdline),
+            without: "the kernel would print to nowhere and not know its init.",
+            manual: "Documentation/admin-guide/kernel-parameters.rst",
+        });
+        let e820: Vec<String> = crate::boot::memory_map(memory)
+            .into_iter()
+            .map(|(range, usable)| {
+                let kind = if usable { "RAM" } else { "reserved" };
+                format!("{:#x}-{:#x} {kind}", range.start, range.end - 1)
+            })
+            .collect();
+        steps.push(Step {
+            title: "boot parameters with the memory map (e820)",
+            what: format!(
+                "At {BOOT_PARAMS:#x} a page that says where command line and initial RAM disk are, and \
+                 what memory there is: {}.",
+                e820.join(", ")
+            ),
+            without: "the kernel would have no memory to manage; with a wrong map it dies when it \
+                      uses what is not there (try --break bad-e820).",
+            manual: "Documentation/arch/x86/zero-page.rst; ACPI 6.5, 15",
+        });
+        steps.push(Step {
+            title: "MP table and ACPI tables",
+            what: format!(
+                "At {EBDA:#x} and {ACPI:#x}: which processors, IOAPICs and interrupt lines there are, \
+                 how to power off, and in the DSDT the virtio windows, for kernels that do not take \
+                 them from the command line."
+            ),
+            without: "one processor, no IOAPIC (try --break no-mptable with --cpus 2).",
+            manual: "MultiProcessor Specification 1.4; ACPI 6.5, 5.2",
+        });
+    }
+    if !matches!(
+        loaded.entry.mode,
+        Mode::Flat16 | Mode::Flat32 | Mode::Pvh | Mode::Linux32
+    ) {
+        steps.push(Step {
+            title: "GDT and page tables",
+            what: format!(
+                "At {GDT:#x} a flat code and a flat data segment; at {PAGE_TABLES:#x} a PML4, a PDPT and \
+                 four page directories that map the first 4 GiB to themselves in pages of 2 MiB: in \
+                 long mode the processor translates every address."
+            ),
+            without: "the first fetch is a page fault without a handler: a triple fault.",
+            manual: "Intel SDM 3A, 3.4.5, 4.5",
+        });
+    }
+    steps
+}
+
+/// The first vCPU stands at the entry.
+pub fn registers(vcpu: &mut Vcpu, loaded: &Loaded) -> Step {
+    let how = match loaded.entry.mode {
+        Mode::Linux64 => "long mode, RSI the boot parameters (64-bit boot protocol)",
+        Mode::Linux32 => "protected mode, ESI the boot parameters (32-bit boot protocol)",
+        Mode::Pvh => "protected mode, EBX the start info (PVH)",
+        Mode::Flat16 => "real mode",
+        Mode::Flat32 => "protected mode",
+        Mode::Flat64 => "long mode",
+    };
+    let values = match vcpu.whole_state(&[]) {
+        Ok(state) => format!(
+            " RIP {:#x}, RSP {:#x}, RSI {:#x}, CS {:#x}, CR0 {:#x}, CR3 {:#x}, CR4 {:#x}, EFER {:#x}.",
+            state.regs.rip,
+            state.regs.rsp,
+            state.regs.rsi,
+            state.sregs.cs.selector,
+            state.sregs.cr0,
+            state.sregs.cr3,
+            state.sregs.cr4,
+            state.sregs.efer
+        ),
+        Err(_) => String::new(),
+    };
+    Step {
+        title: "KVM_SET_SREGS, KVM_SET_REGS: the first vCPU at the entry",
+        what: format!(
+            "A processor starts in real mode at 0xfffffff0, where firmware would be. hull puts it where \
+             a boot loader ends: {how}.{values} The other vCPUs wait for the kernel's INIT and SIPI."
+        ),
+        without: "it would start at the reset vector, where nothing is.",
+        manual: "Documentation/arch/x86/boot.rst; Intel SDM 3A, 10.1.4, 10.8.5",
+    }
+}
+
+/// The vCPU threads start.
+pub fn run(machine: &Machine) -> Step {
+    let added = match machine.added_words.as_slice() {
+        [] => String::new(),
+        words => format!(
+            " This host's KVM is a software one, which emulates the guest's kernel: hull finishes the \
+             instructions that it cannot, and gave the kernel the words {}.",
+            words.join(" ")
+        ),
+    };
+    Step {
+        title: "KVM_RUN",
+        what: format!(
+            "Each vCPU has a thread, which calls KVM_RUN in a loop: the processor enters the guest and \
+             comes back for what only hull can do. --explain=exits shows these exits, --trace FILE all \
+             of them in time, hull inspect what the machine holds.{added}"
+        ),
+        without: "nothing would run.",
+        manual: "Documentation/virt/kvm/api.rst, 4.10, 5; Intel SDM 3C, 26; AMD APM 2, 15.5",
+    }
+}
