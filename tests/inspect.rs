@@ -206,8 +206,7 @@ fn a_name_is_one_machines_as_long_as_it_lives() {
     user.refused(&["inspect", "same"], "no machine same runs");
     assert!(!user.folder().join("same").exists());
     let again = user.spin(&["--name", "same"]);
-    again.0.id();
-    drop(again); // killed
+    drop(again); // killed, too, and taken over
     let again = user.spin(&["--name", "same"]);
     assert_eq!(again.terminate(), Some(143));
     assert_eq!(unnamed.terminate(), Some(143));

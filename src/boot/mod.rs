@@ -130,6 +130,9 @@ pub struct Loaded {
     pub format: Format,
     /// GPAs of the kernel, .bss included.
     pub kernel: Range<u64>,
+    /// The linear address of the kernel's first byte under its own page tables, where it lies in
+    /// memory as it is linked; not for one that unpacks itself, nor for a payload.
+    pub linked_at: Option<u64>,
     /// GPAs of the initrd.
     pub initrd: Option<Range<u64>>,
     /// The command line as the kernel sees it; empty for flat payloads.
@@ -157,6 +160,7 @@ pub enum Placed {
 pub struct Kernel {
     entry: Entry,
     range: Range<u64>,
+    linked_at: Option<u64>,
     /// The bzImage's own, or one that stands in for it.
     header: SetupHeader,
 }
@@ -211,6 +215,7 @@ impl Placed {
         let Kernel {
             entry,
             range: kernel,
+            linked_at,
             header,
         } = kernel;
         let mut line = plan.cmdline.clone();
@@ -245,6 +250,7 @@ impl Placed {
             entry,
             format,
             kernel,
+            linked_at,
             initrd,
             cmdline,
         })
@@ -264,6 +270,7 @@ fn load_flat(memory: &GuestMemory, payload: &[u8], mode: Mode) -> Result<Loaded,
         entry,
         format: Format::Flat(mode),
         kernel,
+        linked_at: None,
         initrd: None,
         cmdline: String::new(),
     })
@@ -292,6 +299,7 @@ fn place_elf(
     Ok(Kernel {
         entry,
         range: elf.load(memory)?,
+        linked_at: elf.linked_at(),
         header,
     })
 }

@@ -6,6 +6,7 @@ mod devices;
 mod disk;
 pub mod doctor;
 mod fault;
+mod gdb;
 pub mod guest;
 pub mod inspect;
 pub mod man;

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{fault, net, profile, say, share, timing, trace};
+use super::{fault, gdb, net, profile, say, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -34,6 +34,7 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
 pub(super) const OUTPUT: &str = "Output";
+pub(super) const INSIDE: &str = "Seeing inside";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -104,6 +105,8 @@ pub struct Run {
         help_heading = MACHINE
     )]
     faults: Vec<Fault>,
+    #[command(flatten)]
+    gdb: gdb::Gdb,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -176,6 +179,7 @@ impl Run {
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
+        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         let signals = Signals::catch().context("cannot catch signals")?;
         fault::tell(&config.faults.0);
         let raw_wanted = match &config.console {
@@ -192,7 +196,13 @@ impl Run {
             stderr: rustix::stdio::stderr(),
             raw: raw.is_some(),
         };
-        let result = vmm::run(&config, streams, signals, started);
+        let result = vmm::run(
+            &config,
+            streams,
+            signals,
+            started,
+            gdb.as_mut().map(|gdb| gdb as _),
+        );
         drop(raw);
         // However the guest ended: where its time went may tell why.
         if let Some(profile) = profile {

@@ -134,6 +134,11 @@ pub fn list() -> Vec<Found> {
     runtime.list()
 }
 
+/// Clear away what hulls that were killed have left.
+pub fn sweep() {
+    drop(list());
+}
+
 /// The machine of this name or process id.
 ///
 /// # Errors

@@ -42,7 +42,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn state(&mut self, msrs: &[u32]) -> Result<CpuState, KvmError> {
+    pub fn whole_state(&mut self, msrs: &[u32]) -> Result<CpuState, KvmError> {
         let fd = self.fd();
         let lapic = fd.get_lapic().map_err(refused("KVM_GET_LAPIC"))?;
         let mp_state = fd.get_mp_state().map_err(refused("KVM_GET_MP_STATE"))?;

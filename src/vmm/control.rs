@@ -68,6 +68,7 @@ impl Control {
                     Err(_) => return, // nobody asked for it
                 },
             };
+            fleet::sweep();
             if let Err(error) = serve(&claim, &stopped, &inspector)
                 && named
             {

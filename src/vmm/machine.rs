@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::debugger::Linked;
 use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
@@ -45,6 +46,8 @@ pub struct Machine {
     pub vcpus: Vec<Vcpu>,
     /// The machine itself, whose slots point into guest memory.
     pub vm: Vm,
+    /// Where its kernel will be, if it lies in memory as it is linked.
+    pub linked: Option<Linked>,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
@@ -94,6 +97,10 @@ pub fn build(
     if let Some(first) = machine.vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
+    machine.linked = loaded.linked_at.map(|linear| Linked {
+        linear: linear..linear.saturating_add(loaded.kernel.end - loaded.kernel.start),
+        gpa: loaded.kernel.start,
+    });
     machine.cmdline = loaded.cmdline.clone();
     machine.loaded = Some(loaded);
     Ok(machine)
@@ -186,6 +193,7 @@ fn assemble(
     Ok(Machine {
         vcpus,
         vm,
+        linked: None,
         shared,
         devices,
         consoles,

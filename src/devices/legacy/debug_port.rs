@@ -38,12 +38,12 @@ impl BusDevice for DebugPort {
         }
     }
 
-    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
-        Some("code")
+    fn state(&self) -> Vec<Register> {
+        vec![Register::at(0, "code", 8, self.last.into()).meaning("the last one written")]
     }
 
-    fn state(&self) -> Vec<Register> {
-        vec![Register::at(0, "POST code", 8, self.last.into()).meaning("the last one written")]
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        Some("code")
     }
 }
 

@@ -214,22 +214,13 @@ impl BusDevice for I8042 {
         }
     }
 
-    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
-        match (offset, write) {
-            (DATA, _) => Some("data"),
-            (STATUS_COMMAND, false) => Some("status"),
-            (STATUS_COMMAND, true) => Some("command"),
-            _ => None,
-        }
-    }
-
     fn state(&self) -> Vec<Register> {
         let state = &self.state;
         let status = self.status();
         let output = state.output.unwrap_or(0);
         let byte = |offset, name, value: u8| Register::at(offset, name, 8, value.into());
         vec![
-            byte(DATA, "output buffer", output).meaning(match state.output {
+            byte(DATA, "data", output).meaning(match state.output {
                 Some(_) => "waits to be read",
                 None => "empty",
             }),
@@ -237,6 +228,15 @@ impl BusDevice for I8042 {
             Register::new("command byte", 8, state.control.into())
                 .meaning(flags(state.control.into(), &CONTROL_NAMES)),
         ]
+    }
+
+    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
+        match (offset, write) {
+            (DATA, _) => Some("data"),
+            (STATUS_COMMAND, false) => Some("status"),
+            (STATUS_COMMAND, true) => Some("command"),
+            _ => None,
+        }
     }
 }
 

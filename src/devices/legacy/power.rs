@@ -164,16 +164,6 @@ impl BusDevice for Power {
         }
     }
 
-    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
-        match offset {
-            0 | 1 => Some("PM1_STS"),
-            2 | 3 => Some("PM1_EN"),
-            CONTROL | 5 => Some("PM1_CNT"),
-            TIMER.. => Some("PM_TMR"),
-            _ => None,
-        }
-    }
-
     fn state(&self) -> Vec<Register> {
         let PowerState {
             status,
@@ -199,6 +189,16 @@ impl BusDevice for Power {
             )),
             Register::at(TIMER, "PM_TMR", 32, timer.into()).meaning("3.58 MHz"),
         ]
+    }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            0 | 1 => Some("PM1_STS"),
+            2 | 3 => Some("PM1_EN"),
+            CONTROL | 5 => Some("PM1_CNT"),
+            TIMER.. => Some("PM_TMR"),
+            _ => None,
+        }
     }
 }
 

@@ -169,14 +169,6 @@ impl BusDevice for Rtc {
         }
     }
 
-    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
-        match offset {
-            INDEX => Some("index"),
-            DATA => Some("data"),
-            _ => None,
-        }
-    }
-
     fn state(&self) -> Vec<Register> {
         let names = [
             (SECONDS, "seconds"),
@@ -210,6 +202,14 @@ impl BusDevice for Rtc {
         std::iter::once(index)
             .chain(names.iter().map(register))
             .collect()
+    }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            INDEX => Some("index"),
+            DATA => Some("data"),
+            _ => None,
+        }
     }
 }
 

@@ -336,24 +336,6 @@ impl<S: Sink> BusDevice for Serial<S> {
         }
     }
 
-    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
-        Some(match (offset, write) {
-            (register::DATA, _) if self.dlab() => "DLL",
-            (register::IER, _) if self.dlab() => "DLM",
-            (register::DATA, false) => "RBR",
-            (register::DATA, true) => "THR",
-            (register::IER, _) => "IER",
-            (register::IIR_FCR, false) => "IIR",
-            (register::IIR_FCR, true) => "FCR",
-            (register::LCR, _) => "LCR",
-            (register::MCR, _) => "MCR",
-            (register::LSR, _) => "LSR",
-            (register::MSR, _) => "MSR",
-            (register::SCR, _) => "SCR",
-            _ => return None,
-        })
-    }
-
     fn state(&self) -> Vec<Register> {
         let state = &self.state;
         let [divisor_low, divisor_high] = state.divisor.to_le_bytes();
@@ -394,6 +376,24 @@ impl<S: Sink> BusDevice for Serial<S> {
             byte(register::DATA, "DLL", divisor_low),
             byte(register::IER, "DLM", divisor_high).meaning(format!("{baud} baud")),
         ]
+    }
+
+    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
+        Some(match (offset, write) {
+            (register::DATA, _) if self.dlab() => "DLL",
+            (register::IER, _) if self.dlab() => "DLM",
+            (register::DATA, false) => "RBR",
+            (register::DATA, true) => "THR",
+            (register::IER, _) => "IER",
+            (register::IIR_FCR, false) => "IIR",
+            (register::IIR_FCR, true) => "FCR",
+            (register::LCR, _) => "LCR",
+            (register::MCR, _) => "MCR",
+            (register::LSR, _) => "LSR",
+            (register::MSR, _) => "MSR",
+            (register::SCR, _) => "SCR",
+            _ => return None,
+        })
     }
 }
 

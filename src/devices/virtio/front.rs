@@ -53,13 +53,13 @@ impl BusDevice for Front {
         }
     }
 
+    fn state(&self) -> Vec<Register> {
+        locked(&self.transport).state()
+    }
+
     fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
         // Without the lock: what is recorded must not wait for the device.
         register::name(offset)
-    }
-
-    fn state(&self) -> Vec<Register> {
-        locked(&self.transport).state()
     }
 }
 

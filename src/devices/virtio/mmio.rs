@@ -360,12 +360,12 @@ impl BusDevice for Transport {
         }
     }
 
-    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
-        register::name(offset)
-    }
-
     fn state(&self) -> Vec<Register> {
         self.registers()
+    }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        register::name(offset)
     }
 }
 
