@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+mod symtab;
+
 use crate::memory::packed::EMBEDDED;
 pub use crate::memory::packed::{Packed, PackedError};
 
@@ -56,22 +58,25 @@ pub fn required() -> Result<Guest, GuestError> {
     embedded().ok_or(GuestError::None)
 }
 
-/// Write vmlinux, initramfs.cpio and System.map to `folder`, which is made if it is missing.
+/// Write vmlinux, with the names of System.map, initramfs.cpio and System.map to `folder`, which is made if it is missing.
 /// A file of such a name is replaced whole or not at all. Gives the paths and their sizes.
 pub fn export(guest: &Guest, folder: &Path) -> Result<Vec<(PathBuf, usize)>, GuestError> {
     fs::create_dir_all(folder).map_err(|source| GuestError::Write {
         path: folder.to_path_buf(),
         source,
     })?;
+    let system_map = guest.system_map.unpack()?;
+    // With names in it, as gdb wants them.
+    let vmlinux = symtab::add(guest.vmlinux.unpack()?, &system_map);
     let parts = [
-        ("vmlinux", guest.vmlinux),
-        ("initramfs.cpio", guest.initramfs),
-        ("System.map", guest.system_map),
+        ("vmlinux", vmlinux),
+        ("initramfs.cpio", guest.initramfs.unpack()?),
+        ("System.map", system_map),
     ];
     let mut written = Vec::new();
     for (name, part) in parts {
         let path = folder.join(name);
-        replace(&path, &part.unpack()?).map_err(|source| GuestError::Write {
+        replace(&path, &part).map_err(|source| GuestError::Write {
             path: path.clone(),
             source,
         })?;

@@ -16,8 +16,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "control", "devices", "disk", "fleet", "guest", "inspect", "kvm",
-            "memory", "net", "profile", "share", "symbols", "trace", "vmm",
+            "agent", "boot", "control", "devices", "disk", "fleet", "gdb", "guest", "inspect",
+            "kvm", "memory", "net", "profile", "share", "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -38,6 +38,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("devices", &["memory", "trace"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["devices", "memory"]),
+    // It stops, looks at and changes a whole machine.
+    ("gdb", &["boot", "kvm", "memory", "vmm"]),
     ("guest", &["memory"]),
     ("kvm", &["boot", "memory"]),
     ("memory", &[]),

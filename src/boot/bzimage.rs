@@ -191,6 +191,7 @@ impl<'a> BzImage<'a> {
                 params: BOOT_PARAMS,
             },
             range: kernel,
+            linked_at: None,
             header: self.header,
         })
     }

@@ -180,6 +180,7 @@ struct Segment {
     index: usize,
     kind: u32,
     offset: u64,
+    vaddr: u64,
     paddr: u64,
     filesz: u64,
     memsz: u64,
@@ -313,6 +314,12 @@ impl<'a> Elf<'a> {
             (Some((_, first)), Some((_, last))) => Ok(first.start..last.end),
             _ => Err(ElfError::NothingToLoad.into()),
         }
+    }
+
+    /// The linear address for which the lowest loadable segment is linked.
+    pub fn linked_at(&self) -> Option<u64> {
+        let lowest = self.loadable().min_by_key(|segment| segment.paddr);
+        lowest.map(|segment| segment.vaddr)
     }
 
     /// Whether `gpa` lies in a loadable segment.

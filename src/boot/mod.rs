@@ -85,6 +85,15 @@ pub struct Machine<'a> {
     pub virtio: &'a [MmioSlot],
 }
 
+/// What the tables say wrong on purpose (`vmm::fault`); by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lies {
+    /// No word of processors and interrupt controllers: no MP table and no MADT.
+    pub no_processors: bool,
+    /// The memory map names RAM that is not there.
+    pub phantom_ram: bool,
+}
+
 /// Which way into the kernel to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Via {
@@ -108,6 +117,8 @@ pub struct Plan<'a> {
     pub virtio_on_cmdline: bool,
     /// What the tables describe.
     pub machine: Machine<'a>,
+    /// Where they do not tell the truth.
+    pub lies: Lies,
 }
 
 /// What was put into guest memory.
@@ -119,6 +130,9 @@ pub struct Loaded {
     pub format: Format,
     /// GPAs of the kernel, .bss included.
     pub kernel: Range<u64>,
+    /// The linear address of the kernel's first byte under its own page tables, where it lies in
+    /// memory as it is linked; not for one that unpacks itself, nor for a payload.
+    pub linked_at: Option<u64>,
     /// GPAs of the initrd.
     pub initrd: Option<Range<u64>>,
     /// The command line as the kernel sees it; empty for flat payloads.
@@ -146,6 +160,7 @@ pub enum Placed {
 pub struct Kernel {
     entry: Entry,
     range: Range<u64>,
+    linked_at: Option<u64>,
     /// The bzImage's own, or one that stands in for it.
     header: SetupHeader,
 }
@@ -200,6 +215,7 @@ impl Placed {
         let Kernel {
             entry,
             range: kernel,
+            linked_at,
             header,
         } = kernel;
         let mut line = plan.cmdline.clone();
@@ -208,17 +224,24 @@ impl Placed {
         }
         let cmdline = line.finish(header.cmdline_size.get() as usize)?;
         cmdline::write(memory, &cmdline)?;
-        mptable::write(memory, plan.machine.cpus)?;
-        let rsdp = acpi::write(memory, &plan.machine)?;
+        if !plan.lies.no_processors {
+            mptable::write(memory, plan.machine.cpus)?;
+        }
+        let rsdp = acpi::write(memory, &plan.machine, !plan.lies.no_processors)?;
         tables::write(memory, entry.mode)?;
+        let mut map = ram::map(memory);
+        if plan.lies.phantom_ram {
+            ram::add_phantom(&mut map);
+        }
+        let initrd_range = initrd.as_ref();
         match entry.mode {
-            Mode::Pvh => pvh::write(memory, initrd.as_ref(), rsdp)?,
+            Mode::Pvh => pvh::write(memory, &map, initrd_range, rsdp)?,
             _ => {
-                let initrd = initrd.as_ref();
                 let params = linux64::Params {
                     header,
-                    initrd,
+                    initrd: initrd_range,
                     rsdp,
+                    map: &map,
                 };
                 linux64::write(memory, &params)?;
             }
@@ -227,6 +250,7 @@ impl Placed {
             entry,
             format,
             kernel,
+            linked_at,
             initrd,
             cmdline,
         })
@@ -246,6 +270,7 @@ fn load_flat(memory: &GuestMemory, payload: &[u8], mode: Mode) -> Result<Loaded,
         entry,
         format: Format::Flat(mode),
         kernel,
+        linked_at: None,
         initrd: None,
         cmdline: String::new(),
     })
@@ -274,6 +299,7 @@ fn place_elf(
     Ok(Kernel {
         entry,
         range: elf.load(memory)?,
+        linked_at: elf.linked_at(),
         header,
     })
 }

@@ -13,13 +13,14 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{net, profile, say, share, timing, trace};
+use super::{fault, gdb, net, profile, say, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
+use crate::vmm::fault::{Fault, Faults};
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -33,6 +34,7 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
 pub(super) const OUTPUT: &str = "Output";
+pub(super) const INSIDE: &str = "Seeing inside";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -92,6 +94,19 @@ pub struct Run {
     name: Option<String>,
     #[command(flatten)]
     devices: Devices,
+    /// Make this part of the machine wrong, to see what it is for (guest/lessons): no-irqchip,
+    /// no-mptable, bad-e820, no-serial-irq or wrong-cpuid. May be repeated. Example: --break
+    /// no-mptable
+    #[arg(
+        long = "break",
+        value_name = "PART",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = MACHINE
+    )]
+    faults: Vec<Fault>,
+    #[command(flatten)]
+    gdb: gdb::Gdb,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -164,7 +179,9 @@ impl Run {
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
+        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         let signals = Signals::catch().context("cannot catch signals")?;
+        fault::tell(&config.faults.0);
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
@@ -179,7 +196,13 @@ impl Run {
             stderr: rustix::stdio::stderr(),
             raw: raw.is_some(),
         };
-        let result = vmm::run(&config, streams, signals, started);
+        let result = vmm::run(
+            &config,
+            streams,
+            signals,
+            started,
+            gdb.as_mut().map(|gdb| gdb as _),
+        );
         drop(raw);
         // However the guest ended: where its time went may tell why.
         if let Some(profile) = profile {
@@ -210,6 +233,7 @@ impl Run {
     }
 
     fn config(&self) -> anyhow::Result<vmm::Config> {
+        fault::check(&self.faults, self.cpus)?;
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
             Some(path) => {
@@ -301,6 +325,7 @@ impl Run {
             vsock: self.devices.vsock.clone(),
             trace: None,
             explain_exits: None,
+            faults: Faults(self.faults.clone()),
         })
     }
 

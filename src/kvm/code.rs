@@ -61,7 +61,7 @@ impl Vcpu {
     /// The instruction that made this access, which the vCPU has just left the guest for; `None`
     /// where none is found, with RIP.
     pub fn instruction(&self, what: What) -> (u64, Option<Found>) {
-        match self.state() {
+        match self.regs_and_sregs() {
             Some((regs, sregs)) => {
                 let code = Code::new(self.memory(), regs, sregs);
                 (regs.rip, code.find(what))

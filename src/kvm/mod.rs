@@ -6,6 +6,7 @@
 pub mod assist;
 pub mod code;
 pub mod cpuid;
+pub mod debug;
 pub mod lapic;
 pub mod msrs;
 pub mod probe;

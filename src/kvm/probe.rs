@@ -14,6 +14,7 @@ use serde::Serialize;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use super::debug::{Control, Point, PointKind, Powers, Stopped, Trap};
 use super::processor::Processor;
 use super::vcpu::{Kicker, Vcpu};
 use super::vm::Vm;
@@ -304,6 +305,49 @@ pub fn finishes_every_instruction(
     fd.set_sregs(&before).map_err(refused("KVM_SET_SREGS"))?;
     memory.write_slice(&[0; CODE.len()], GuestAddress(FLAT_PAYLOAD))?;
     Ok(finished)
+}
+
+/// What KVM can do for a debugger, measured as the rest is: some claim what they do not do.
+///
+/// # Errors
+/// As of [`measure`].
+pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
+    let flags = kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into());
+    within(PATIENCE, kvm, move |vcpu, memory| {
+        let mut guest = Guest { vcpu, memory };
+        let mut stops = |code: &[u8], control: &Control| {
+            guest.place(code, Ring::Kernel)?;
+            Ok::<_, ProbeError>(guest.vcpu.stops_under(control)?)
+        };
+        let mut point = |code: &[u8], address, kind| {
+            let len = 1;
+            let mut control = Control::default();
+            control.points[0] = Some(Point { address, len, kind });
+            Ok::<_, ProbeError>(stops(code, &control)? == Stopped::Debug)
+        };
+        // nop; nop; out 80h, al
+        let execute = point(b"\x90\x90\xe6\x80", FLAT_PAYLOAD + 1, PointKind::Execute)?;
+        // mov [rip + 16], al; out 80h, al
+        let watched = FLAT_PAYLOAD + 6 + 16;
+        let watch = point(b"\x88\x05\x10\0\0\0\xe6\x80", watched, PointKind::Write)?;
+        let breakpoints = Control {
+            trap: Some(Trap::Exit),
+            ..Default::default()
+        };
+        // Last: where the guest gets the exception there is no handler, and it shuts down.
+        // int3; out 80h, al
+        let trap = match stops(b"\xcc\xe6\x80", &breakpoints)? {
+            Stopped::Debug => Trap::Exit,
+            Stopped::Failure => Trap::Failure,
+            Stopped::Otherwise => Trap::Port,
+        };
+        Ok(Powers {
+            trap,
+            execute,
+            watch,
+            blocks_interrupts: flags as u32 & KVM_GUESTDBG_BLOCKIRQ != 0,
+        })
+    })
 }
 
 /// Add the marker to what the vCPU's CPUID says, and hide a feature.

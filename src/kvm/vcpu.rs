@@ -10,6 +10,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::assist::{self, Counts};
+use super::debug::{Control, Stop, TRAP_PORT, Trap};
 use super::walk::Paging;
 use super::{KvmError, refused, regs};
 use crate::boot::Entry;
@@ -50,6 +51,8 @@ pub enum Exit {
     Interrupted,
     /// The guest shut down: a triple fault.
     Shutdown,
+    /// It stopped at what [`Vcpu::control`] was told; never without that.
+    Debug(Stop),
     /// KVM cannot go on, for the reason in words.
     Failed(String),
 }
@@ -60,6 +63,8 @@ pub struct Vcpu {
     memory: GuestMemory,
     assisted: Counts,
     kicker: Kicker,
+    /// What stops it for a debugger.
+    pub(super) control: Control,
 }
 
 /// Makes a vCPU come back from KVM_RUN, from any thread.
@@ -109,6 +114,7 @@ impl Vcpu {
             fd,
             memory,
             assisted: Counts::default(),
+            control: Control::default(),
             kicker: Kicker(Arc::new(Mutex::new(Some(ImmediateExit(byte))))),
         }
     }
@@ -139,7 +145,7 @@ impl Vcpu {
     }
 
     /// Registers and system registers, as far as KVM tells them.
-    pub(super) fn state(&self) -> Option<(kvm_regs, kvm_sregs)> {
+    pub(super) fn regs_and_sregs(&self) -> Option<(kvm_regs, kvm_sregs)> {
         self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
     }
 
@@ -184,6 +190,9 @@ impl Vcpu {
                 accesses.bulk();
                 return Ok(self.bulk());
             }
+            VcpuExit::IoOut(TRAP_PORT, _) if self.control.trap == Some(Trap::Port) => {
+                return self.stopped_by_port();
+            }
             VcpuExit::IoOut(port, data) => accesses.port_write(port, data),
             VcpuExit::IoIn(port, data) => {
                 data.fill(0xff);
@@ -196,19 +205,40 @@ impl Vcpu {
             VcpuExit::MmioWrite(gpa, data) => accesses.mmio_write(gpa, data),
             VcpuExit::Intr => return Ok(Exit::Interrupted),
             VcpuExit::Shutdown => return Ok(Exit::Shutdown),
+            // With interrupt controllers of its own KVM waits for the next interrupt itself.
+            VcpuExit::Hlt => {
+                return Ok(Exit::Failed(
+                    "HLT waits for an interrupt, and this machine has no interrupt controller to \
+                     send one"
+                        .into(),
+                ));
+            }
             VcpuExit::FailEntry(reason, _) => {
                 return Ok(Exit::Failed(format!(
                     "the CPU refused to enter the guest ({reason:#x})"
                 )));
             }
-            VcpuExit::InternalError => return Ok(self.finish(accesses)),
+            VcpuExit::Debug(exit) => return Ok(Exit::Debug(self.control.stop(&exit))),
+            VcpuExit::InternalError => return self.failed(accesses),
             other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
         }
         Ok(Exit::Handled)
     }
-    fn finish(&mut self, accesses: &impl Accesses) -> Exit {
+
+    /// KVM does not know the instruction: a breakpoint, or one to finish.
+    fn failed(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
+        if self.control.trap == Some(Trap::Failure)
+            && assist::vcpu::failed_at(&mut self.fd, Trap::Failure.bytes())
+        {
+            return self.stopped_by_trap();
+        }
+        Ok(self.finish(|instruction| accesses.finished(instruction)))
+    }
+
+    /// `done` is told of the instruction.
+    pub(super) fn finish(&mut self, done: impl FnOnce(&'static str)) -> Exit {
         let finished = assist::vcpu::finish(&mut self.fd, &self.memory, &mut self.assisted);
-        handled(finished.map(|instruction| accesses.finished(instruction)))
+        handled(finished.map(done))
     }
 
     fn bulk(&mut self) -> Exit {

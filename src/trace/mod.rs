@@ -52,6 +52,8 @@ pub enum Reason {
     Bulk,
     /// A signal: somebody wanted the vCPU back.
     Kick,
+    /// A breakpoint, watchpoint or step of a debugger.
+    Debug,
     /// The guest shut down.
     Shutdown,
     /// KVM or hull could not go on.
@@ -69,6 +71,7 @@ impl Reason {
             Self::Instruction(_) => "instruction",
             Self::Bulk => "bulk memory",
             Self::Kick => "kick",
+            Self::Debug => "debug",
             Self::Shutdown => "shutdown",
             Self::Failed => "failed",
         }

@@ -24,6 +24,8 @@ pub enum GuestEnd {
     PoweredOff,
     /// i8042 or the ACPI reset register, raised by the vCPU at this RIP.
     Reset,
+    /// A debugger ended it.
+    Killed,
     /// A triple fault.
     TripleFault {
         /// Where.

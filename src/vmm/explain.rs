@@ -43,7 +43,7 @@ impl Explain {
     /// An exit of the vCPU was handled. Says whether it was told of.
     pub fn exit(&self, shared: &Shared, (index, vcpu): (usize, &Vcpu), exit: &Exit) -> bool {
         let kind = match exit.reason {
-            Reason::Kick | Reason::Shutdown | Reason::Failed => return false,
+            Reason::Kick | Reason::Debug | Reason::Shutdown | Reason::Failed => return false,
             Reason::Instruction(name) => (name, 0),
             reason => (reason.name(), exit.addr),
         };

@@ -9,10 +9,12 @@ use std::time::{Instant, SystemTime};
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::debugger::Linked;
 use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
 use super::explain::Explain;
+use super::fault::Fault;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
 use super::timeline::Timeline;
@@ -44,6 +46,8 @@ pub struct Machine {
     pub vcpus: Vec<Vcpu>,
     /// The machine itself, whose slots point into guest memory.
     pub vm: Vm,
+    /// Where its kernel will be, if it lies in memory as it is linked.
+    pub linked: Option<Linked>,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
@@ -93,6 +97,10 @@ pub fn build(
     if let Some(first) = machine.vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
+    machine.linked = loaded.linked_at.map(|linear| Linked {
+        linear: linear..linear.saturating_add(loaded.kernel.end - loaded.kernel.start),
+        gpa: loaded.kernel.start,
+    });
     machine.cmdline = loaded.cmdline.clone();
     machine.loaded = Some(loaded);
     Ok(machine)
@@ -106,7 +114,9 @@ fn assemble(
     backs: Backs,
     timeline: &Arc<Timeline>,
 ) -> Result<Machine, VmmError> {
-    let vm = timeline.span("virtual machine", || Vm::new(kvm, memory.clone()))?;
+    let vm = timeline.span("virtual machine", || {
+        Vm::lacking(config.faults.kvm(), kvm, memory.clone())
+    })?;
     let mut vcpus = timeline.span("vCPUs", || {
         let ids = 0..config.cpus;
         ids.map(|id| vm.create_vcpu(id, config.cpus))
@@ -120,7 +130,11 @@ fn assemble(
         let recorder = trace.map(|trace| Recorder::new(trace, name));
         line(&vm, gsi, recorder)
     };
-    let com1 = uart(line("COM1", layout::COM1_GSI), &events);
+    let com1_line = match config.faults.has(Fault::NoSerialIrq) {
+        true => Arc::new(Unconnected),
+        false => line("COM1", layout::COM1_GSI),
+    };
+    let com1 = uart(com1_line, &events);
     let mut outboxes = vec![com1.outbox.clone()];
     let mut ports = ports(line, &events, &com1)?;
     let mut mmio = mmio(&events)?;
@@ -179,6 +193,7 @@ fn assemble(
     Ok(Machine {
         vcpus,
         vm,
+        linked: None,
         shared,
         devices,
         consoles,
@@ -221,13 +236,14 @@ fn finish(
             com2: matches!(config.console, Console::Agent { .. }),
             virtio: &machine.devices.windows.slots(),
         },
+        lies: config.faults.boot(),
     };
     Ok(placed.finish(memory, &plan)?)
 }
 
 /// The port bus with what a PC has on it.
 fn ports(
-    line: impl Fn(&str, u32) -> Arc<Line>,
+    line: impl Fn(&str, u32) -> Arc<dyn Interrupt>,
     events: &Arc<Events>,
     com1: &Uart,
 ) -> Result<Bus, VmmError> {
@@ -310,7 +326,7 @@ fn places(ports: &Bus, mmio: &Bus) -> Vec<Place> {
     [of(Space::Port, ports), of(Space::Memory, mmio)].concat()
 }
 
-fn uart(line: Arc<Line>, events: &Arc<Events>) -> Uart {
+fn uart(line: Arc<dyn Interrupt>, events: &Arc<Events>) -> Uart {
     let outbox = Arc::new(Outbox::default());
     let transmitter = Transmitter {
         outbox: outbox.clone(),
@@ -329,14 +345,17 @@ pub fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-/// The line `gsi`, of the device that records with `recorder`.
-pub fn line(vm: &Vm, gsi: u32, recorder: Option<Recorder>) -> Arc<Line> {
-    let line = vm.line(gsi);
-    Arc::new(Line {
-        line,
-        gsi,
-        recorder,
-    })
+/// The line `gsi`, of the device that records with `recorder`; one that leads nowhere in a machine
+/// without interrupt controllers.
+pub fn line(vm: &Vm, gsi: u32, recorder: Option<Recorder>) -> Arc<dyn Interrupt> {
+    match vm.line(gsi) {
+        Some(line) => Arc::new(Line {
+            line,
+            gsi,
+            recorder,
+        }),
+        None => Arc::new(Unconnected),
+    }
 }
 
 /// An interrupt line of the machine's.
@@ -352,5 +371,14 @@ impl Interrupt for Line {
             recorder.interrupt(self.gsi);
         }
         self.line.pulse()
+    }
+}
+
+/// A line that leads nowhere.
+struct Unconnected;
+
+impl Interrupt for Unconnected {
+    fn trigger(&self) -> io::Result<()> {
+        Ok(())
     }
 }

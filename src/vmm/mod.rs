@@ -6,10 +6,12 @@
 
 mod console_log;
 mod control;
+pub mod debugger;
 mod devices;
 mod event_loop;
 pub mod events;
 mod explain;
+pub mod fault;
 mod inspect;
 mod keys;
 mod link;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::SIGKILL;
 use thiserror::Error;
 
 pub use devices::vsock;
@@ -53,10 +56,13 @@ use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use crate::trace::{self, Trace};
 use control::Control;
+use debugger::{Debugged, Debugger};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
+use fault::Faults;
 use inspect::Inspector;
 use link::Link;
+use machine::Machine;
 use sampler::Sampler;
 use timeline::Timeline;
 use vcpus::Vcpus;
@@ -106,6 +112,8 @@ pub struct Config {
     pub trace: Option<Arc<Trace>>,
     /// How many exits of each kind to tell of on standard error.
     pub explain_exits: Option<u32>,
+    /// What is wrong with the machine on purpose.
+    pub faults: Faults,
 }
 
 /// Where the user talks to the guest.
@@ -240,6 +248,12 @@ pub enum VmmError {
         /// The last lines of the console.
         log: String,
     },
+    /// A reset or power-off without a word, before the command ran.
+    #[error(
+        "the guest ended before it ran the command, and its kernel did not say why; run it with \
+         --kernel-log --cmdline earlyprintk=ttyS0 to see its messages from the first on"
+    )]
+    Unheard,
     /// A triple fault.
     #[error(
         "the guest shut down by a triple fault at {place}: an exception that it could not \
@@ -266,12 +280,13 @@ pub enum VmmError {
 /// Boot a machine whose clock started at `started`, and run it until it ends.
 ///
 /// `signals` were caught before anything that a signal must not leave behind, such as a terminal
-/// in raw mode.
+/// in raw mode. `debugger` comes to the machine before its first instruction.
 pub fn run(
     config: &Config,
     streams: Streams,
     signals: Signals,
     started: Instant,
+    debugger: Option<&mut dyn Debugger>,
 ) -> Result<(End, Report), VmmError> {
     let timeline = Arc::new(Timeline::new(started));
     let claim = control::claim(config)?;
@@ -293,6 +308,8 @@ pub fn run(
     let (sampler, samples) = sampler.unzip();
     let sampler = sampler.map(Arc::new);
     let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
+    let mut debugger = Attached(debugger);
+    debugger.attach(&machine, &vcpus)?;
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
@@ -323,6 +340,7 @@ pub fn run(
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
+    debugger.ended(Some(debugger::status(&end)));
     Ok((end, report))
 }
 
@@ -335,6 +353,36 @@ fn record(timeline: &Timeline, trace: &Trace) {
             aside: span.aside,
         };
         trace.record_at(trace::nanoseconds(span.end), phase);
+    }
+}
+
+/// The debugger, if there is one, until the machine's end.
+struct Attached<'a>(Option<&'a mut dyn Debugger>);
+
+impl Attached<'_> {
+    fn attach(&mut self, machine: &Machine, vcpus: &Arc<Vcpus>) -> Result<(), VmmError> {
+        let Some(debugger) = &mut self.0 else {
+            return Ok(());
+        };
+        let debugged = Debugged {
+            vcpus: vcpus.clone(),
+            memory: machine.vm.memory().clone(),
+            kernel: machine.linked.clone(),
+            events: machine.shared.events.clone(),
+        };
+        debugger.attach(debugged).map_err(VmmError::Thread)
+    }
+
+    fn ended(&mut self, status: Option<u8>) {
+        if let Some(debugger) = self.0.take() {
+            debugger.ended(status);
+        }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.ended(None);
     }
 }
 
@@ -354,7 +402,9 @@ fn end(
     let log = || report::quote(&event_loop.log().last_lines());
     let place = |rip: u64| report::place(rip, config.symbols.as_ref());
     match guest_end {
+        GuestEnd::Killed => Ok(End::Signalled(SIGKILL)),
         GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
+            None if event_loop.waits_for_init() => Err(VmmError::Unheard),
             None => Ok(End::Off),
             Some(reason) => Err(VmmError::Panicked {
                 reason,

@@ -15,11 +15,13 @@
 //! gate's is taken with no other held.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::debugger::Stopped;
 use super::events::{Events, GuestEnd, lock};
 use super::explain::Explain;
 use super::outbox::Outbox;
@@ -54,31 +56,43 @@ pub struct Vcpus {
     shared: Arc<Shared>,
     gate: Gate,
     sampler: Option<Arc<Sampler>>,
+    /// Who hears of stops.
+    stopped: OnceLock<Box<dyn Fn(Stopped) + Send + Sync>>,
 }
 
 struct Cell {
     vcpu: Mutex<Vcpu>,
+    /// How many [`Pause`]s hold it.
+    pauses: AtomicUsize,
     kicker: Kicker,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Closed while there is a [`Pause`].
+/// Closed to a vCPU while a [`Pause`] holds it.
 #[derive(Default)]
 struct Gate {
-    pauses: AtomicUsize,
     waiting: Mutex<()>,
     opened: Condvar,
 }
 
-impl Gate {
-    fn is_closed(&self) -> bool {
+impl Cell {
+    fn is_held(&self) -> bool {
         self.pauses.load(Ordering::Acquire) > 0
     }
 
-    /// Wait until it is open, or for the machine's end.
-    fn pass(&self, events: &Events) {
+    /// Have it come back from KVM_RUN.
+    fn kick(&self) {
+        if let Some(thread) = lock(&self.thread).as_ref() {
+            self.kicker.kick(thread);
+        }
+    }
+}
+
+impl Gate {
+    /// Wait until it is open to `cell`, or for the machine's end.
+    fn pass(&self, cell: &Cell, events: &Events) {
         let mut waiting = lock(&self.waiting);
-        while self.is_closed() && !events.stopping() {
+        while cell.is_held() && !events.stopping() {
             waiting = self
                 .opened
                 .wait(waiting)
@@ -94,29 +108,41 @@ impl Gate {
     }
 }
 
-/// While it lives, no vCPU runs.
+/// While it lives, no vCPU runs, or not the one that it holds.
 ///
-/// Several may exist at once, of different owners; the vCPUs go on when the last is dropped.
-pub struct Pause(Arc<Vcpus>);
+/// Several may exist at once, of different owners; a vCPU goes on when the last that holds it is
+/// dropped.
+pub struct Pause {
+    vcpus: Arc<Vcpus>,
+    held: Range<usize>,
+}
 
 impl Pause {
     /// The vCPU `index`, as soon as its thread has parked; `None` if there is no such.
     ///
     /// Not to be called on a vCPU's thread.
     pub fn vcpu(&self, index: usize) -> Option<MutexGuard<'_, Vcpu>> {
-        self.0.vcpu(index)
+        self.vcpus.vcpu(index)
     }
 
     /// How many vCPUs there are.
     pub fn count(&self) -> usize {
-        self.0.cells.len()
+        self.vcpus.cells.len()
     }
 }
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        self.0.gate.pauses.fetch_sub(1, Ordering::AcqRel);
-        self.0.gate.notify();
+        for cell in self
+            .vcpus
+            .cells
+            .iter()
+            .take(self.held.end)
+            .skip(self.held.start)
+        {
+            cell.pauses.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.vcpus.gate.notify();
     }
 }
 
@@ -126,6 +152,7 @@ impl Vcpus {
         let cell = |vcpu: Vcpu| Cell {
             kicker: vcpu.kicker(),
             vcpu: Mutex::new(vcpu),
+            pauses: AtomicUsize::new(0),
             thread: Mutex::new(None),
         };
         Arc::new(Self {
@@ -133,6 +160,7 @@ impl Vcpus {
             shared,
             gate: Gate::default(),
             sampler,
+            stopped: OnceLock::new(),
         })
     }
 
@@ -158,18 +186,39 @@ impl Vcpus {
         Ok(())
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.cells.len()
+    }
+
     /// Close the gate and have all vCPUs come to it; does not wait until they have.
     pub fn pause(self: &Arc<Self>) -> Pause {
-        self.gate.pauses.fetch_add(1, Ordering::AcqRel);
-        self.kick_all();
-        Pause(self.clone())
+        self.hold(0..self.cells.len())
+    }
+
+    /// As [`Vcpus::pause`], for these vCPUs alone.
+    pub fn hold(self: &Arc<Self>, held: Range<usize>) -> Pause {
+        let pause = Pause {
+            vcpus: self.clone(),
+            held: held.clone(),
+        };
+        for cell in self.cells.iter().take(held.end).skip(held.start) {
+            cell.pauses.fetch_add(1, Ordering::AcqRel);
+            cell.kick();
+        }
+        pause
+    }
+
+    /// Have `listener` told of each [`Exit::Debug`], on the vCPU's thread. The first counts.
+    pub fn on_stop(&self, listener: impl Fn(Stopped) + Send + Sync + 'static) {
+        let _ = self.stopped.set(Box::new(listener));
     }
 
     /// End the threads. No vCPU enters the guest again.
     pub fn stop(&self) {
         self.shared.events.stop();
         self.gate.notify();
-        self.kick_all();
+        self.cells.iter().for_each(Cell::kick);
         for cell in &self.cells {
             let thread = lock(&cell.thread).take();
             // One that panicked has told so itself.
@@ -190,34 +239,28 @@ impl Vcpus {
 
     /// Have vCPU `index` come back from KVM_RUN.
     pub fn kick(&self, index: usize) {
-        if let Some(cell) = self.cells.get(index)
-            && let Some(thread) = lock(&cell.thread).as_ref()
-        {
-            cell.kicker.kick(thread);
-        }
+        self.cells.get(index).into_iter().for_each(Cell::kick);
     }
 
-    fn kick_all(&self) {
-        (0..self.cells.len()).for_each(|index| self.kick(index));
-    }
-
-    fn run(&self, index: usize) {
+    fn run(self: &Arc<Self>, index: usize) {
         let events = &self.shared.events;
         let _ended = EndOnPanic(events);
+        let Some(cell) = self.cells.get(index) else {
+            return;
+        };
         while !events.stopping() {
-            self.gate.pass(events);
-            if let Some(mut vcpu) = self.vcpu(index) {
-                match Watched::new(&self.shared, index) {
-                    None => self.run_until_paused(index, &mut vcpu, &*self.shared),
-                    Some(watched) => self.run_until_paused(index, &mut vcpu, &watched),
-                }
+            self.gate.pass(cell, events);
+            match Watched::new(&self.shared, index) {
+                None => self.run_until_paused(index, cell, &*self.shared),
+                Some(watched) => self.run_until_paused(index, cell, &watched),
             }
         }
     }
 
-    fn run_until_paused(&self, index: usize, vcpu: &mut Vcpu, watch: &impl Watch) {
+    fn run_until_paused(self: &Arc<Self>, index: usize, cell: &Cell, watch: &impl Watch) {
+        let vcpu = &mut *lock(&cell.vcpu);
         let events = &self.shared.events;
-        let leave = || events.stopping() || self.gate.is_closed();
+        let leave = || events.stopping() || cell.is_held();
         if !leave() {
             self.shared.first_entry.get_or_init(|| events.now());
         }
@@ -234,6 +277,13 @@ impl Vcpus {
             watch.handled(vcpu, &exit);
             let failed = match exit {
                 Ok(Exit::Handled | Exit::Interrupted) => continue,
+                Ok(Exit::Debug(stop)) => {
+                    let pause = self.pause();
+                    if let Some(listener) = self.stopped.get() {
+                        listener(Stopped { index, stop, pause });
+                    }
+                    continue;
+                }
                 Ok(Exit::Shutdown) => GuestEnd::TripleFault { rip: rip(vcpu) },
                 Ok(Exit::Failed(reason)) => GuestEnd::Failed {
                     rip: rip(vcpu),

@@ -142,6 +142,7 @@ impl Watch for Watched<'_> {
         self.set(|exit| {
             match result {
                 Ok(Exit::Handled | Exit::Interrupted) => {}
+                Ok(Exit::Debug(_)) => exit.reason = Reason::Debug,
                 Ok(Exit::Shutdown) => exit.reason = Reason::Shutdown,
                 Ok(Exit::Failed(_)) | Err(_) => exit.reason = Reason::Failed,
             }

@@ -90,6 +90,12 @@ pub fn finish(
     Ok(counts.add(mnemonic).unwrap_or("fault"))
 }
 
+/// Whether the exit KVM_EXIT_INTERNAL_ERROR that just happened is of an instruction that begins
+/// with these bytes.
+pub fn failed_at(fd: &mut VcpuFd, bytes: &[u8]) -> bool {
+    failed_bytes(fd).is_ok_and(|failed| failed.known().starts_with(bytes))
+}
+
 /// Does what the guest asked for at the bulk-memory port.
 pub fn bulk_port(fd: &mut VcpuFd, memory: &GuestMemory, counts: &mut Counts) -> Result<(), Error> {
     let mut vcpu = Vcpu::load(fd, memory)?;

@@ -1,0 +1,112 @@
+//! `--gdb` and `--gdb-wait`.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use super::run::INSIDE;
+use crate::gdb::{Address, PATH_MOST, Server};
+
+/// The flags.
+#[derive(clap::Args)]
+pub struct Gdb {
+    /// Let gdb debug the guest: at a TCP port of this machine, at HOST:PORT, or at a Unix socket
+    /// (a path). Then: gdb vmlinux -ex 'target remote :1234'. Example: --gdb 1234
+    #[arg(long, value_name = "PORT|SOCKET", value_parser = parse, help_heading = INSIDE)]
+    gdb: Option<Address>,
+    /// Run nothing before gdb has connected and continued.
+    #[arg(long, requires = "gdb", help_heading = INSIDE)]
+    gdb_wait: bool,
+}
+
+impl Gdb {
+    /// Listen, if asked to, and say where when somebody has to know. `kernel` is the user's own.
+    pub fn listen(&self, kernel: Option<&Path>) -> anyhow::Result<Option<Server>> {
+        let Some(address) = &self.gdb else {
+            return Ok(None);
+        };
+        let server = Server::listen(address, self.gdb_wait)?;
+        let any_port = matches!(address, Address::Tcp(at) if at.port() == 0);
+        if (self.gdb_wait || any_port)
+            && let Some(address) = server.address()
+        {
+            let kernel = kernel.unwrap_or(Path::new("vmlinux")).display();
+            let verb = match self.gdb_wait {
+                true => "waits for gdb",
+                false => "can be debugged",
+            };
+            // Who does not read it does not need it.
+            let _ = writeln!(
+                io::stderr(),
+                "hull: the guest {verb}: gdb {kernel} -ex 'target remote {address}'"
+            );
+        }
+        Ok(Some(server))
+    }
+}
+
+/// Parse `PORT`, `HOST:PORT` or a path.
+fn parse(text: &str) -> Result<Address, String> {
+    let form = "write a port (1234), HOST:PORT, or the path of a socket (./gdb.sock)";
+    if text.is_empty() {
+        return Err(form.into());
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let port = text.parse().map_err(|_| "a port is 0 to 65535")?;
+        return Ok(Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port))));
+    }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && !text.contains('/')
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        let port: u16 = port.parse().map_err(|_| "a port is 0 to 65535")?;
+        let host = match host {
+            "" => "127.0.0.1",
+            host => host.trim_start_matches('[').trim_end_matches(']'),
+        };
+        let unknown = |error| format!("{host}: {error}");
+        let mut found = (host, port).to_socket_addrs().map_err(unknown)?;
+        let at = found.next().ok_or("this host has no address")?;
+        return Ok(Address::Tcp(at));
+    }
+    if text.starts_with('-') {
+        return Err(form.into());
+    }
+    match text.len() {
+        0..=PATH_MOST => Ok(Address::Unix(PathBuf::from(text))),
+        len => Err(format!(
+            "the path has {len} bytes and a socket's has at most {PATH_MOST}; choose a shorter one"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gdb_is_found_by_port_host_or_path() {
+        for (text, address) in [
+            ("1234", ":1234"),
+            (":1234", ":1234"),
+            ("0", ":0"),
+            ("0.0.0.0:99", "0.0.0.0:99"),
+            ("[::1]:99", "[::1]:99"),
+            ("./gdb.sock", "./gdb.sock"),
+            ("gdb.sock", "gdb.sock"),
+            ("/tmp/a:1", "/tmp/a:1"),
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), address);
+        }
+        for (bad, part) in [
+            ("", "write a port"),
+            ("-1", "write a port"),
+            ("65536", "0 to 65535"),
+            (":65536", "0 to 65535"),
+            (&"x".repeat(PATH_MOST + 1), "has 108 bytes"),
+        ] {
+            let refusal = parse(bad).unwrap_err();
+            assert!(refusal.contains(part), "{bad}: {refusal}");
+        }
+    }
+}
