@@ -214,7 +214,7 @@ fn a_name_is_one_machines_as_long_as_it_lives() {
 }
 
 #[test]
-fn without_a_place_for_records_only_a_named_machine_is_refused() {
+fn what_is_in_the_way_of_records_stops_no_machine() {
     if !kvm("no records") {
         return;
     }
