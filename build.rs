@@ -9,7 +9,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Bytes of each LZ4 block when unpacked, as in src/memory/packed.rs.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 256 << 10;
 /// The order is the one of `Guest` in src/guest.rs.
 const PARTS: [&str; 3] = ["vmlinux", "initramfs.cpio", "System.map"];
 

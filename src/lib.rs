@@ -12,32 +12,42 @@
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, vmm |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, devices, disk, kvm, memory, net, share, symbols |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, share, symbols, trace |
+//! | [`control`] | orders to a running machine | fleet, inspect |
+//! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
+//! | [`profile`] | samples of what vCPUs do, as call stacks | kvm's page walk, memory, symbols |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
 //! | [`net`] | networks of the host behind virtio network devices | devices, memory |
 //! | [`share`] | folders of the host behind virtio file systems | devices, memory, sandbox |
+//! | [`fleet`] | records of the machines that run | |
 //! | [`sandbox`] | what a thread gives up before it works for a guest | |
-//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory |
+//! | [`devices`] | buses and emulated devices, none of which knows KVM | memory, trace |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
 //! | [`guest`] | the kernel and initramfs inside the program | memory |
 //! | [`symbols`] | names of addresses in a guest's kernel | memory |
 //! | [`memory`] | where everything lies in guest memory, and what backs it | |
+//! | [`trace`] | what happened in a machine and when, as plain data and as files | |
 //!
 //! `tests/architecture.rs` holds the code to this table.
 
 pub mod agent;
 pub mod boot;
 pub mod cli;
+pub mod control;
 pub mod devices;
 pub mod disk;
+pub mod fleet;
 pub mod gdb;
 pub mod guest;
+pub mod inspect;
 pub mod kvm;
 pub mod memory;
 pub mod net;
+pub mod profile;
 pub mod sandbox;
 pub mod share;
 pub mod symbols;
+pub mod trace;
 pub mod vmm;

@@ -16,20 +16,26 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "devices", "disk", "gdb", "guest", "kvm", "memory", "net", "share",
-            "symbols", "vmm",
+            "agent", "boot", "control", "devices", "disk", "fleet", "gdb", "guest", "inspect",
+            "kvm", "memory", "net", "profile", "share", "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
     (
         "vmm",
         &[
-            "agent", "boot", "devices", "disk", "kvm", "memory", "net", "share", "symbols",
+            "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
+            "net", "profile", "share", "symbols", "trace",
         ],
     ),
     ("agent", &[]),
+    ("control", &["fleet", "inspect"]),
+    ("fleet", &[]),
+    // What KVM and the devices hold, in words.
+    ("inspect", &["devices", "kvm", "memory", "symbols"]),
     ("boot", &["memory"]),
-    ("devices", &["memory"]),
+    // Events are plain data that anybody may record.
+    ("devices", &["memory", "trace"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["devices", "memory"]),
     // It stops, looks at and changes a whole machine.
@@ -39,10 +45,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("memory", &[]),
     // It moves the frames that the device model takes apart.
     ("net", &["devices", "memory"]),
+    ("profile", &["kvm", "memory", "symbols"]),
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
     ("symbols", &["memory"]),
+    ("trace", &[]),
 ];
 
 /// Where `unsafe` may stand; in `net` for the ioctls of tap devices, in a file of their own.

@@ -1,4 +1,5 @@
 //! How the benches print what they measured.
+#![allow(dead_code)] // each bench uses some of it
 
 /// Least, middle and most of what `runs` runs gave.
 pub fn row(name: &str, times: &[f64], runs: usize) {

@@ -7,13 +7,16 @@ mod disk;
 pub mod doctor;
 mod gdb;
 pub mod guest;
+pub mod inspect;
 pub mod man;
 mod net;
+mod profile;
 mod rate;
 pub mod run;
 mod share;
 mod terminal;
 mod timing;
+mod trace;
 mod vsock;
 
 use std::io::{self, Write};
@@ -47,8 +50,13 @@ pub struct Cli {
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
     Run(Box<run::Run>),
+    /// Look into a running machine.
+    Inspect(inspect::Inspect),
     /// Tell whether and how this machine can run guests.
     Doctor(doctor::Doctor),
+    /// Read what hull run --trace wrote.
+    #[command(subcommand)]
+    Trace(trace::Verb),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
     Guest(guest::Guest),
@@ -64,7 +72,9 @@ impl Cli {
         match self.verb {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
             Some(Verb::Run(run)) => run.execute(),
+            Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
+            Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),
             Some(Verb::Man(man)) => man.execute().map(|()| 0),
@@ -78,6 +88,11 @@ pub fn reader_left(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// One line of hull's own on standard error, where perhaps nobody reads.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "hull: {line}");
 }
 
 /// Print on standard output, whole.

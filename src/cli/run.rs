@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{gdb, net, share, timing};
+use super::{gdb, net, profile, say, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -32,8 +32,7 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 /// Headings of the flags in `hull run --help`.
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
-const OUTPUT: &str = "Output";
-pub(super) const INSIDE: &str = "Seeing inside";
+pub(super) const OUTPUT: &str = "Output";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -88,6 +87,9 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
+    /// A name, by which hull inspect finds the machine; its process id when left out.
+    #[arg(long, value_name = "NAME", value_parser = name, help_heading = MACHINE)]
+    name: Option<String>,
     #[command(flatten)]
     devices: Devices,
     #[command(flatten)]
@@ -124,6 +126,10 @@ pub struct Run {
     /// Write what the boot cost to a file, for scripts.
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    profile: profile::Flags,
+    #[command(flatten)]
+    tracing: trace::Tracing,
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -153,10 +159,16 @@ impl Run {
     /// Boot, come back when the guest has ended, and say with which status to exit.
     pub fn execute(self) -> anyhow::Result<u8> {
         let started = process_start();
-        let config = self.config()?;
-        let json = self.json.as_deref().map(JsonFile::create).transpose()?;
-        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
+        let mut config = self.config()?;
+        let json = self.json.as_deref();
+        let json = json.map(|path| ReportFile::create("--json", path));
+        let json = json.transpose()?;
+        let profile = self.profile.open(config.symbols.clone())?;
+        config.profile = profile.as_ref().map(|open| open.profile.clone());
+        let tracing = self.tracing.set_up(&mut config, started)?;
         let signals = Signals::catch().context("cannot catch signals")?;
+        // No signal must leave its socket behind.
+        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
@@ -179,6 +191,13 @@ impl Run {
             gdb.as_mut().map(|gdb| gdb as _),
         );
         drop(raw);
+        // However the guest ended: where its time went may tell why.
+        if let Some(profile) = profile {
+            say(&profile.write()?);
+        }
+        if let Some(tracing) = tracing {
+            tracing.finish();
+        }
         let (end, report) = match (result, &self.kernel) {
             (Ok(ended), _) => ended,
             (Err(error), Some(kernel)) => {
@@ -187,7 +206,8 @@ impl Run {
             (Err(error), None) => return Err(error.into()),
         };
         if let Some(json) = json {
-            json.write(serde_json::to_string_pretty(&report)? + "\n")?;
+            let text = serde_json::to_string_pretty(&report)? + "\n";
+            json.write(text.as_bytes())?;
         }
         if self.timing {
             timing::print(&report);
@@ -265,6 +285,7 @@ impl Run {
             false => Console::Kernel,
         };
         Ok(vmm::Config {
+            name: self.name.clone(),
             kernel,
             initrd,
             cmdline,
@@ -286,7 +307,10 @@ impl Run {
                 KernelConsole::Virtio => Terminal::Virtio,
             },
             symbols,
+            profile: None,
             vsock: self.devices.vsock.clone(),
+            trace: None,
+            explain_exits: None,
         })
     }
 
@@ -319,32 +343,34 @@ impl Run {
     }
 }
 
-/// The file of `--json`: made before the boot, so that nobody waits for a run whose report has no
-/// place; removed again if there is no report.
-struct JsonFile<'a> {
+/// A file that a flag asks for a report in: made before the boot, so that nobody waits for a run
+/// whose report has no place; removed again if there is no report.
+pub(super) struct ReportFile<'a> {
+    flag: &'static str,
     path: &'a Path,
     file: File,
     written: bool,
 }
 
-impl<'a> JsonFile<'a> {
-    fn create(path: &'a Path) -> anyhow::Result<Self> {
-        let file = File::create(path).with_context(|| format!("--json {}", path.display()))?;
+impl<'a> ReportFile<'a> {
+    pub(super) fn create(flag: &'static str, path: &'a Path) -> anyhow::Result<Self> {
+        let file = File::create(path).with_context(|| format!("{flag} {}", path.display()))?;
         Ok(Self {
+            flag,
             path,
             file,
             written: false,
         })
     }
 
-    fn write(mut self, text: String) -> anyhow::Result<()> {
-        self.written = true;
-        let written = io::Write::write_all(&mut self.file, text.as_bytes());
-        written.with_context(|| format!("--json {}", self.path.display()))
+    pub(super) fn write(mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        let written = io::Write::write_all(&mut self.file, bytes);
+        self.written = written.is_ok();
+        written.with_context(|| format!("{} {}", self.flag, self.path.display()))
     }
 }
 
-impl Drop for JsonFile<'_> {
+impl Drop for ReportFile<'_> {
     fn drop(&mut self) {
         let file = self
             .file
@@ -395,6 +421,11 @@ fn process_start() -> Instant {
     let used = Duration::try_from(used).unwrap_or_default();
     let now = Instant::now();
     now.checked_sub(used).unwrap_or(now)
+}
+
+/// Parse a machine's name.
+fn name(text: &str) -> Result<String, String> {
+    crate::fleet::check_name(text).map(|()| text.into())
 }
 
 /// Parse the number of vCPUs.

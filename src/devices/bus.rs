@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use super::register::Register;
+
 /// A device that answers port or memory-mapped accesses.
 ///
 /// Called on a vCPU thread with the guest's bytes: any `offset` inside the registered range and
@@ -20,6 +22,15 @@ pub trait BusDevice: Send {
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// The guest writes `data` at `offset`.
     fn write(&mut self, offset: u64, data: &[u8]);
+    /// What the data sheet calls the register that an access at `offset` would reach now.
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        None
+    }
+
+    /// The registers as they are, read without any effect, for who inspects the machine.
+    fn state(&self) -> Vec<Register> {
+        Vec::new()
+    }
 }
 
 /// A line into the guest's interrupt controller.
@@ -143,6 +154,29 @@ impl Bus {
     pub fn name(&self, addr: u64) -> Option<(&str, u64)> {
         let (offset, range) = self.find(addr, 1)?;
         Some((&range.name, offset))
+    }
+
+    /// What the device there calls the register that an access at `addr` would reach now.
+    pub fn register(&self, addr: u64, write: bool) -> Option<&'static str> {
+        let (offset, range) = self.find(addr, 1)?;
+        let device = range.device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.register(offset, write)
+    }
+
+    /// What is where: first and last address, and the device's name.
+    pub fn map(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        self.ranges
+            .iter()
+            .map(|range| (range.base, range.last, range.name.as_str()))
+    }
+
+    /// All devices by address: first address, length, name, device.
+    pub fn devices(&self) -> impl Iterator<Item = (u64, u64, &str, &Shared)> {
+        let ranges = self.ranges.iter();
+        ranges.map(|range| {
+            let len = (range.last - range.base).saturating_add(1);
+            (range.base, len, range.name.as_str(), &range.device)
+        })
     }
 
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes

@@ -21,6 +21,7 @@
 pub mod bus;
 pub mod legacy;
 pub mod rate;
+pub mod register;
 #[cfg(any(test, fuzzing))]
 #[allow(missing_docs)]
 pub mod testing;

@@ -237,7 +237,7 @@ impl Vcpu {
     /// Let the guest have the exception of a stop that is not the debugger's.
     pub fn reinject(&mut self, stop: &Stop) -> Result<Exit, KvmError> {
         match (stop.cause, self.control.trap) {
-            (Cause::Trap, Some(Trap::Failure)) => return Ok(self.finish()),
+            (Cause::Trap, Some(Trap::Failure)) => return Ok(self.finish(|_| {})),
             (Cause::Trap, Some(Trap::Port)) => {
                 // The guest wrote to the port itself: nobody is there.
                 let mut regs = self.general()?;
@@ -311,7 +311,7 @@ impl Vcpu {
     }
 
     /// All registers.
-    pub fn registers(&mut self) -> Result<Registers, KvmError> {
+    pub fn all_registers(&mut self) -> Result<Registers, KvmError> {
         let mut fxsave = [0; FXSAVE];
         let xsave = self.fd().get_xsave().map_err(refused("KVM_GET_XSAVE"))?;
         for (to, from) in fxsave.chunks_exact_mut(4).zip(xsave.region) {
@@ -328,7 +328,7 @@ impl Vcpu {
         })
     }
 
-    /// Set those registers that differ from `before`, which [`Vcpu::registers`] gave.
+    /// Set those registers that differ from `before`, which [`Vcpu::all_registers`] gave.
     ///
     /// # Errors
     /// KVM refuses values that the processor would, such as reserved bits of CR4.

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::assist::{self, Counts};
 use super::debug::{Control, Stop, TRAP_PORT, Trap};
+use super::walk::Paging;
 use super::{KvmError, refused, regs};
 use crate::boot::Entry;
 use crate::memory::GuestMemory;
@@ -34,6 +36,10 @@ pub trait Accesses {
     fn entering(&self) {}
     /// KVM_RUN has come back; what the guest wants follows.
     fn left(&self) {}
+    /// The exit was for this instruction, which hull has finished.
+    fn finished(&self, _instruction: &'static str) {}
+    /// The exit was a request at the bulk-memory port (`assist::bulk`), which hull has done.
+    fn bulk(&self) {}
 }
 
 /// Why the guest does not go on by itself.
@@ -133,9 +139,35 @@ impl Vcpu {
         regs::set(&self.fd, entry)
     }
 
+    /// The guest's memory.
+    pub(super) fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Registers and system registers, as far as KVM tells them.
+    pub(super) fn registers(&self) -> Option<(kvm_regs, kvm_sregs)> {
+        self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
+    }
+
     /// RIP, for messages.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
+    /// What a profile asks for: registers, whether it is at CPL 3, how addresses are translated, and
+    /// up to `most` bytes of the stack. `None` if KVM does not tell.
+    pub fn sample(&self, most: usize) -> Option<(kvm_regs, bool, Paging, Vec<u8>)> {
+        let regs = self.fd.get_regs().ok()?;
+        let sregs = self.fd.get_sregs().ok()?;
+        let paging = Paging::new(&sregs);
+        let user = sregs.ss.dpl == 3;
+        let mut stack = Vec::new();
+        if !user {
+            stack.resize(most, 0);
+            let there = paging.look(&self.memory, regs.rsp, &mut stack);
+            stack.truncate(there);
+        }
+        Some((regs, user, paging, stack))
     }
 
     /// Run until the next exit and handle it.
@@ -155,6 +187,7 @@ impl Vcpu {
         };
         match exit {
             VcpuExit::IoOut(BULK_PORT, _) => {
+                accesses.bulk();
                 return Ok(self.bulk());
             }
             VcpuExit::IoOut(TRAP_PORT, _) if self.control.trap == Some(Trap::Port) => {
@@ -178,28 +211,26 @@ impl Vcpu {
                 )));
             }
             VcpuExit::Debug(exit) => return Ok(Exit::Debug(self.control.stop(&exit))),
-            VcpuExit::InternalError => return self.failed(),
+            VcpuExit::InternalError => return self.failed(accesses),
             other => return Ok(Exit::Failed(format!("unexpected exit {other:?}"))),
         }
         Ok(Exit::Handled)
     }
 
     /// KVM does not know the instruction: a breakpoint, or one to finish.
-    fn failed(&mut self) -> Result<Exit, KvmError> {
+    fn failed(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
         if self.control.trap == Some(Trap::Failure)
             && assist::vcpu::failed_at(&mut self.fd, Trap::Failure.bytes())
         {
             return self.stopped_by_trap();
         }
-        Ok(self.finish())
+        Ok(self.finish(|instruction| accesses.finished(instruction)))
     }
 
-    pub(super) fn finish(&mut self) -> Exit {
-        handled(assist::vcpu::finish(
-            &mut self.fd,
-            &self.memory,
-            &mut self.assisted,
-        ))
+    /// Finish it, and tell its name.
+    pub(super) fn finish(&mut self, told: impl FnOnce(&'static str)) -> Exit {
+        let finished = assist::vcpu::finish(&mut self.fd, &self.memory, &mut self.assisted);
+        handled(finished.map(told))
     }
 
     fn bulk(&mut self) -> Exit {

@@ -108,6 +108,11 @@ impl Vm {
         &self.memory
     }
 
+    /// The machine's descriptor, for what outlives this borrow.
+    pub(super) fn shared_fd(&self) -> Arc<VmFd> {
+        self.fd.clone()
+    }
+
     /// Create vCPU `id` of `cpus`: KVM's CPUID with this machine's topology, and the MSRs that
     /// firmware would set.
     pub fn create_vcpu(&self, id: u8, cpus: u8) -> Result<Vcpu, KvmError> {

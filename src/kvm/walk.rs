@@ -6,6 +6,8 @@
 //! shadow-stack pages are not looked at. Tables are the guest's and may say anything: a walk
 //! reads at most five entries, and tries again a few times when another vCPU changes one.
 
+pub mod steps;
+
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_sregs;
@@ -230,6 +232,37 @@ impl Paging {
             .ok_or(Fault::TableNotRam { gpa: self.cr3 })
     }
 
+    /// The levels, the highest first, and where its table lies; none when paging is off.
+    fn levels(&self) -> (&'static [Level], u64) {
+        match self.mode {
+            Mode::Off => (&[], 0),
+            Mode::Legacy { large_pages: true } => (&LEGACY[..], self.cr3 & 0xffff_f000),
+            Mode::Legacy { large_pages: false } => (&LEGACY_SMALL[..], self.cr3 & 0xffff_f000),
+            Mode::Pae => (&PAE[..], self.cr3 & 0xffff_ffe0),
+            Mode::Four => (&LONG[1..], self.cr3 & ADDRESS),
+            Mode::Five => (&LONG[..], self.cr3 & ADDRESS),
+        }
+    }
+
+    /// Read from `linear` on without a trace, up to the first byte that is not mapped to RAM; how
+    /// many bytes that were.
+    pub fn look(&self, memory: &GuestMemory, linear: u64, buffer: &mut [u8]) -> usize {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = linear.wrapping_add(done as u64);
+            let Ok(Translation { gpa, run }) = self.translate(memory, at, LOOK) else {
+                break;
+            };
+            let len = rest.len().min(usize::try_from(run).unwrap_or(usize::MAX));
+            let part = rest.get_mut(..len).unwrap_or_default();
+            if memory.read_slice(part, GuestAddress(gpa)).is_err() {
+                break;
+            }
+            done += len;
+        }
+        done
+    }
+
     /// One walk; `None` if an entry changed before its accessed or dirty bit was set.
     fn walk(
         &self,
@@ -238,20 +271,14 @@ impl Paging {
         access: Access,
         mark: bool,
     ) -> Result<Option<Translation>, Fault> {
-        let (levels, table) = match self.mode {
-            Mode::Off => {
-                let gpa = linear & 0xffff_ffff;
-                return Ok(Some(Translation {
-                    gpa,
-                    run: 0x1000 - (gpa & 0xfff),
-                }));
-            }
-            Mode::Legacy { large_pages: true } => (&LEGACY[..], self.cr3 & 0xffff_f000),
-            Mode::Legacy { large_pages: false } => (&LEGACY_SMALL[..], self.cr3 & 0xffff_f000),
-            Mode::Pae => (&PAE[..], self.cr3 & 0xffff_ffe0),
-            Mode::Four => (&LONG[1..], self.cr3 & ADDRESS),
-            Mode::Five => (&LONG[..], self.cr3 & ADDRESS),
-        };
+        let (levels, table) = self.levels();
+        if self.mode == Mode::Off {
+            let gpa = linear & 0xffff_ffff;
+            return Ok(Some(Translation {
+                gpa,
+                run: 0x1000 - (gpa & 0xfff),
+            }));
+        }
         if !self.is_canonical(linear) {
             return Err(Fault::NonCanonical);
         }

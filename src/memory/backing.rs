@@ -5,6 +5,7 @@
 //! 4 KiB: a boot takes some thousand page faults less. Nothing is mapped right before and behind.
 
 use std::io;
+use std::ops::Range;
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
 use thiserror::Error;
@@ -18,6 +19,9 @@ use super::layout::{MMIO_HOLE, MMIO_HOLE_END};
 const PAGE: usize = 4096;
 /// The huge page of x86_64.
 const HUGE_PAGE: usize = 2 << 20;
+
+/// How much is asked for at once of what is resident.
+const RESIDENT_STEP: u64 = 64 << 20;
 
 /// The mapping failed.
 #[derive(Debug, Error)]
@@ -86,6 +90,33 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
     Ok(())
 }
 
+/// Bytes of the guest-physical `range` that the host has in memory; those outside of guest memory
+/// count as none.
+pub fn resident(memory: &GuestMemory, range: &Range<u64>) -> u64 {
+    let mut bytes = 0;
+    let mut at = range.start - range.start % PAGE as u64;
+    while at < range.end {
+        let step = (range.end - at).min(RESIDENT_STEP) as usize;
+        let slices = memory.get_slices(GuestAddress(at), step).flatten();
+        for slice in slices {
+            let pages = slice.len().div_ceil(PAGE);
+            let mut there = vec![0u8; pages];
+            let start = slice.ptr_guard_mut().as_ptr();
+            // SAFETY: `start` is a page's first byte, as `at` and the mapping of a region are
+            // multiples of a page, and the pages from there are mapped, as guest memory is until
+            // the process ends; mincore(2) writes a byte a page to `there` and touches nothing
+            // else.
+            let told = unsafe { libc::mincore(start.cast(), slice.len(), there.as_mut_ptr()) };
+            if told == 0 {
+                let pages = there.iter().filter(|page| **page & 1 == 1).count();
+                bytes += (pages * PAGE) as u64;
+            }
+        }
+        at += step as u64;
+    }
+    bytes.min(range.end - range.start)
+}
+
 #[cfg(test)]
 mod tests {
     use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
@@ -111,6 +142,19 @@ mod tests {
             assert_eq!(memory.read_obj::<u64>(at).expect("read"), !0);
         }
         assert!(memory.write_obj(0u8, GuestAddress(MMIO_HOLE)).is_err());
+    }
+
+    #[test]
+    fn what_was_touched_is_resident() {
+        let memory = allocate(0x40_0000).expect("mapped");
+        assert_eq!(resident(&memory, &(0..0x40_0000)), 0);
+        memory
+            .write_obj(1u8, GuestAddress(0x20_1000))
+            .expect("written");
+        assert_eq!(resident(&memory, &(0x20_1000..0x20_2000)), 0x1000);
+        assert_eq!(resident(&memory, &(0x20_1080..0x20_1100)), 0x80);
+        assert_eq!(resident(&memory, &(0..0x20_0000)), 0);
+        assert_eq!(resident(&memory, &(1 << 40..2 << 40)), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGWINCH};
+use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGUSR1, SIGWINCH};
 
 use super::console_log::ConsoleLog;
 use super::devices::vsock;
@@ -19,12 +19,14 @@ use super::events::{Events, GuestEnd};
 use super::keys::{self, Command, Keys};
 use super::link::Link;
 use super::machine::Machine;
+use super::outbox::Outbox;
 use super::pipe::Pipe;
 use super::signals::Signals;
 use super::streams::{Output, Streams};
 use super::{Console, VmmError};
 use crate::agent::{Event, WindowSize};
 use crate::kvm;
+use crate::trace::Trace;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,6 +73,9 @@ pub struct EventLoop<'a> {
     keys: Keys,
     log: ConsoleLog,
     first_output: Option<Duration>,
+    trace: Option<&'a Trace>,
+    /// What is told of exits.
+    explained: Option<&'a Outbox>,
     warned: bool,
     asked_to_stop: u32,
     ending: Option<Ending>,
@@ -113,6 +118,12 @@ impl<'a> EventLoop<'a> {
             keys: Keys::default(),
             log: ConsoleLog::default(),
             first_output: None,
+            trace: machine.shared.trace.as_deref(),
+            explained: machine
+                .shared
+                .explain
+                .as_ref()
+                .map(|explain| &*explain.outbox),
             warned: false,
             asked_to_stop: 0,
             ending: None,
@@ -141,10 +152,12 @@ impl<'a> EventLoop<'a> {
                 link.send();
             }
             self.show_warnings();
+            self.move_explanations();
             if self.ending.is_none()
                 && let Some(end) = guest_end
                 && self.consoles.iter().all(Pipe::is_empty)
                 && self.link_events.is_empty()
+                && self.explained.is_none_or(Outbox::is_empty)
             {
                 self.ending = Some(Ending::Guest(end));
             }
@@ -159,6 +172,21 @@ impl<'a> EventLoop<'a> {
                 };
             }
             self.wait()?;
+        }
+    }
+
+    /// Write what was told of the exits that ended the guest, which is after the loop may have
+    /// ended: for as long as a reader gets after a signal.
+    pub fn tell_the_rest(&mut self) {
+        self.move_explanations();
+        let until = Instant::now() + GRACE;
+        while let Some(fd) = self.stderr.pending() {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+            let ready = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+            if left.is_zero() || matches!(ready, Ok(0)) || !self.stderr.write_some() {
+                break;
+            }
         }
     }
 
@@ -181,6 +209,9 @@ impl<'a> EventLoop<'a> {
             };
             let room = target.as_ref().map_or(usize::MAX, |output| output.room());
             let bytes = pipe.take(room);
+            if let Some(trace) = self.trace {
+                trace.console(&bytes);
+            }
             if self.log.push(&bytes) {
                 self.first_output = Some(self.events.now());
             }
@@ -364,6 +395,9 @@ impl<'a> EventLoop<'a> {
         for signal in self.signals.take() {
             match (&mut self.link, signal) {
                 (_, SIGWINCH) => self.resize(),
+                (_, SIGUSR1) if self.trace.is_some() => {
+                    self.trace.into_iter().for_each(Trace::ask);
+                }
                 (Some(link), signal) if link.greeted() && self.ending.is_none() => {
                     // As a container engine does: the command decides what a signal means to it.
                     link.session.signal(signal as u8);
@@ -413,6 +447,17 @@ impl<'a> EventLoop<'a> {
     fn show_warnings(&mut self) {
         for warning in self.events.take_warnings() {
             self.say(&warning);
+        }
+    }
+
+    fn move_explanations(&mut self) {
+        let Some(outbox) = self.explained else { return };
+        let text = outbox.take(self.stderr.room());
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(line) if self.streams.raw => self.stderr.push(&[line, b"\r\n"].concat()),
+                _ => self.stderr.push(line),
+            }
         }
     }
 

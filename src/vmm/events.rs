@@ -1,13 +1,16 @@
 //! What the vCPUs and devices tell the machine, and how the event loop hears of it.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::report::{MARK_EXEC_INIT, MARK_INIT, MARK_INITCALLS, MARK_START_KERNEL};
 use super::timeline::Timeline;
 use crate::devices::{MachineEvents, MarkSource};
+use crate::trace::{self, Trace};
 
 /// Marks that are kept; a guest may set any number.
 const MARKS_MOST: usize = 64;
@@ -58,6 +61,7 @@ pub struct Events {
     end: Mutex<Option<GuestEnd>>,
     marks: Mutex<Vec<Mark>>,
     warnings: Mutex<Vec<String>>,
+    trace: Option<Arc<Trace>>,
 }
 
 impl Events {
@@ -70,7 +74,14 @@ impl Events {
             end: Mutex::new(None),
             marks: Mutex::new(Vec::new()),
             warnings: Mutex::new(Vec::new()),
+            trace: None,
         }
+    }
+
+    /// Have marks recorded in a trace, too.
+    pub fn traced(mut self, trace: Option<Arc<Trace>>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Have the event loop look.
@@ -138,6 +149,10 @@ impl MachineEvents for Events {
 
     fn mark(&self, source: MarkSource, code: u8) {
         let at = self.now();
+        if let Some(trace) = &self.trace {
+            let mark = trace::Event::Mark(mark_name(source, code));
+            trace.record_at(trace::nanoseconds(at), mark);
+        }
         let mut marks = lock(&self.marks);
         if marks.len() < MARKS_MOST {
             marks.push(Mark { source, code, at });
@@ -151,6 +166,18 @@ impl MachineEvents for Events {
         }
         drop(warnings);
         self.wake();
+    }
+}
+
+/// What a trace calls a mark: the stages of hull's own guest by their names.
+fn mark_name(source: MarkSource, code: u8) -> Cow<'static, str> {
+    match (source, code) {
+        (MarkSource::BootTimer, _) => "boot timer".into(),
+        (_, MARK_START_KERNEL) => "start_kernel".into(),
+        (_, MARK_INITCALLS) => "init calls".into(),
+        (_, MARK_EXEC_INIT) => "exec of init".into(),
+        (_, MARK_INIT) => "init".into(),
+        _ => format!("code {code:#x}").into(),
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Instant, SystemTime};
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::debugger::Linked;
 use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
+use super::explain::Explain;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
 use super::timeline::Timeline;
@@ -28,9 +28,10 @@ use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, STACK, backing};
 use crate::net::Network;
+use crate::trace::{Place, Recorder, Space};
 
 /// GSI of the keyboard controller.
-const KEYBOARD_GSI: u32 = 1;
+pub const KEYBOARD_GSI: u32 = 1;
 
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
@@ -42,11 +43,7 @@ pub struct Machine {
     /// One a CPU.
     pub vcpus: Vec<Vcpu>,
     /// The machine itself, whose slots point into guest memory.
-    _vm: Vm,
-    /// Its memory.
-    pub memory: GuestMemory,
-    /// Where its kernel will be, if it lies in memory as it is linked.
-    pub linked: Option<Linked>,
+    pub vm: Vm,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
@@ -57,6 +54,8 @@ pub struct Machine {
     pub agent: Vec<Pipe>,
     /// The kernel's command line; empty for flat payloads.
     pub cmdline: String,
+    /// What was put into guest memory.
+    pub loaded: Option<Loaded>,
     /// Words that hull added to the kernel's command line for this host.
     pub added_words: Vec<&'static str>,
 }
@@ -94,11 +93,8 @@ pub fn build(
     if let Some(first) = machine.vcpus.first() {
         first.enter_at(&loaded.entry)?;
     }
-    machine.linked = loaded.linked_at.map(|linear| Linked {
-        linear: linear..linear.saturating_add(loaded.kernel.end - loaded.kernel.start),
-        gpa: loaded.kernel.start,
-    });
-    machine.cmdline = loaded.cmdline;
+    machine.cmdline = loaded.cmdline.clone();
+    machine.loaded = Some(loaded);
     Ok(machine)
 }
 
@@ -117,15 +113,22 @@ fn assemble(
             .collect::<Result<Vec<_>, _>>()
     })?;
 
-    let events = Arc::new(Events::new(timeline.clone(), eventfd()?));
-    let com1 = uart(&vm, &events, layout::COM1_GSI)?;
+    let trace = config.trace.as_ref();
+    let events = Events::new(timeline.clone(), eventfd()?).traced(trace.cloned());
+    let events = Arc::new(events);
+    let line = |name: &str, gsi| {
+        let recorder = trace.map(|trace| Recorder::new(trace, name));
+        line(&vm, gsi, recorder)
+    };
+    let com1 = uart(line("COM1", layout::COM1_GSI), &events);
     let mut outboxes = vec![com1.outbox.clone()];
-    let mut ports = ports(&vm, &events, &com1)?;
+    let mut ports = ports(line, &events, &com1)?;
     let mut mmio = mmio(&events)?;
     let mut board = Board {
         vm: &vm,
         mmio: &mut mmio,
         events: &events,
+        trace,
     };
     let mut devices = timeline.span("virtio devices", || {
         Devices::attach(config, &mut board, backs)
@@ -137,7 +140,7 @@ fn assemble(
     }
     let mut agent = Vec::from_iter(devices.agent.take());
     if let Console::Agent { .. } = &config.console {
-        let com2 = uart(&vm, &events, layout::COM2_GSI)?;
+        let com2 = uart(line("COM2", layout::COM2_GSI), &events);
         outboxes.push(com2.outbox.clone());
         ports.insert(
             layout::COM2_PORT.into(),
@@ -156,23 +159,32 @@ fn assemble(
     {
         added_words.extend(probe::SOFTWARE_KVM_WORDS);
     }
+    if let Some(trace) = trace {
+        trace.set_places(places(&ports, &mmio));
+    }
+    let symbols = || config.symbols.clone();
+    let explain = config
+        .explain_exits
+        .map(|first| Explain::new(first, symbols()));
+    outboxes.extend(explain.as_ref().map(|explain| explain.outbox.clone()));
     let shared = Arc::new(Shared {
         ports,
         mmio,
         events,
         outboxes,
         first_entry: OnceLock::new(),
+        trace: trace.cloned(),
+        explain,
     });
     Ok(Machine {
         vcpus,
-        _vm: vm,
-        memory: memory.clone(),
-        linked: None,
+        vm,
         shared,
         devices,
         consoles,
         agent,
         cmdline: String::new(),
+        loaded: None,
         added_words,
     })
 }
@@ -214,12 +226,16 @@ fn finish(
 }
 
 /// The port bus with what a PC has on it.
-fn ports(vm: &Vm, events: &Arc<Events>, com1: &Uart) -> Result<Bus, VmmError> {
-    let keyboard = i8042::I8042::new(line(vm, KEYBOARD_GSI), events.clone());
+fn ports(
+    line: impl Fn(&str, u32) -> Arc<Line>,
+    events: &Arc<Events>,
+    com1: &Uart,
+) -> Result<Bus, VmmError> {
+    let keyboard = i8042::I8042::new(line("i8042", KEYBOARD_GSI), events.clone());
     let start = Instant::now();
     let acpi = power::Power::new(
         move || start.elapsed(),
-        line(vm, layout::SCI_GSI),
+        line("ACPI power", layout::SCI_GSI),
         events.clone(),
     );
     let clock = rtc::Rtc::new(|| {
@@ -280,17 +296,31 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
     Ok(mmio)
 }
 
-fn uart(vm: &Vm, events: &Arc<Events>, gsi: u32) -> Result<Uart, VmmError> {
+/// What is where, as a trace has it.
+fn places(ports: &Bus, mmio: &Bus) -> Vec<Place> {
+    let of = |space, bus: &Bus| -> Vec<Place> {
+        let place = |(base, last, name): (u64, u64, &str)| Place {
+            space,
+            base,
+            last,
+            name: name.into(),
+        };
+        bus.map().map(place).collect()
+    };
+    [of(Space::Port, ports), of(Space::Memory, mmio)].concat()
+}
+
+fn uart(line: Arc<Line>, events: &Arc<Events>) -> Uart {
     let outbox = Arc::new(Outbox::default());
     let transmitter = Transmitter {
         outbox: outbox.clone(),
         events: events.clone(),
     };
-    let chip = serial::Serial::new(transmitter, line(vm, gsi));
-    Ok(Uart {
+    let chip = serial::Serial::new(transmitter, line);
+    Uart {
         chip: Arc::new(Mutex::new(chip)),
         outbox,
-    })
+    }
 }
 
 /// EFD_NONBLOCK: an event that is raised twice before anyone looks must not block who raises it.
@@ -299,15 +329,28 @@ pub fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-pub fn line(vm: &Vm, gsi: u32) -> Arc<Line> {
-    Arc::new(Line(vm.line(gsi)))
+/// The line `gsi`, of the device that records with `recorder`.
+pub fn line(vm: &Vm, gsi: u32, recorder: Option<Recorder>) -> Arc<Line> {
+    let line = vm.line(gsi);
+    Arc::new(Line {
+        line,
+        gsi,
+        recorder,
+    })
 }
 
 /// An interrupt line of the machine's.
-pub struct Line(vm::Line);
+pub struct Line {
+    line: vm::Line,
+    gsi: u32,
+    recorder: Option<Recorder>,
+}
 
 impl Interrupt for Line {
     fn trigger(&self) -> io::Result<()> {
-        self.0.pulse()
+        if let Some(recorder) = &self.recorder {
+            recorder.interrupt(self.gsi);
+        }
+        self.line.pulse()
     }
 }

@@ -5,24 +5,30 @@
 //! devices' locks, nowhere else.
 
 mod console_log;
+mod control;
 pub mod debugger;
 mod devices;
 mod event_loop;
 pub mod events;
+mod explain;
+mod inspect;
 mod keys;
 mod link;
 mod machine;
 mod outbox;
 mod pipe;
 mod report;
+mod sampler;
 mod signals;
 mod streams;
 pub mod timeline;
 pub mod vcpus;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGKILL;
@@ -37,19 +43,25 @@ use crate::agent::{AgentError, Exec, Session};
 use crate::boot::{BootError, Via};
 use crate::devices::bus::Error as BusError;
 use crate::disk::{self, DiskError};
+use crate::fleet::FleetError;
 use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::memory::image::Image;
 use crate::memory::program;
 use crate::net::{self, NetError};
+use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
-use debugger::{Debugged, Debugger};
+use crate::trace::{self, Trace};
+use control::Control;
+use debugger::{Debugged, Debugger, Linked};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
+use inspect::Inspector;
 use link::Link;
 use machine::Machine;
+use sampler::Sampler;
 use timeline::Timeline;
 use vcpus::Vcpus;
 
@@ -60,6 +72,8 @@ const RESET_RIP: u64 = 0xfff0;
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// What the machine is called; its process id if `None`.
+    pub name: Option<String>,
     /// The kernel.
     pub kernel: Image,
     /// The initial RAM disk's parts, loaded one behind the other.
@@ -88,8 +102,14 @@ pub struct Config {
     pub terminal: Terminal,
     /// Names of the kernel's addresses, if it has any.
     pub symbols: Option<symbols::Source>,
+    /// Where samples of the vCPUs go, if they are wanted.
+    pub profile: Option<Arc<Profile>>,
     /// The socket device, if there is to be one.
     pub vsock: Option<vsock::Config>,
+    /// Where to record what happens, with the clock that [`run`] is given.
+    pub trace: Option<Arc<Trace>>,
+    /// How many exits of each kind to tell of on standard error.
+    pub explain_exits: Option<u32>,
 }
 
 /// Where the user talks to the guest.
@@ -166,6 +186,9 @@ pub enum VmmError {
     /// A shared folder.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The machine's name.
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -256,6 +279,7 @@ pub fn run(
     debugger: Option<&mut dyn Debugger>,
 ) -> Result<(End, Report), VmmError> {
     let timeline = Arc::new(Timeline::new(started));
+    let claim = control::claim(config)?;
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
     let session = match &config.console {
         Console::Kernel => None,
@@ -269,15 +293,40 @@ pub fn run(
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
     let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
-    let vcpus = Vcpus::new(vcpus, machine.shared.clone());
+    let sampler = config.profile.clone();
+    let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
+    let (sampler, samples) = sampler.unzip();
+    let sampler = sampler.map(Arc::new);
+    let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
     let mut debugger = Attached(debugger);
     debugger.attach(&machine, &vcpus)?;
     timeline
         .span("vCPU threads", || vcpus.start())
         .map_err(VmmError::Thread)?;
+    let sampling = sampler.zip(samples).map(|(sampler, samples)| {
+        let memory = machine.vm.memory().clone();
+        sampler::start(
+            sampler,
+            samples,
+            vcpus.clone(),
+            machine.shared.events.clone(),
+            memory,
+        )
+    });
+    if let Some(trace) = &config.trace {
+        record(&timeline, trace);
+    }
+    let inspector = Inspector::new(&machine, vcpus.clone(), config);
+    let events = machine.shared.events.clone();
+    // Without it the machine runs as well, only unseen.
+    let control = Control::start(config, claim, inspector, events);
     program::release();
     let ending = event_loop.run();
+    drop(control);
     vcpus.stop();
+    event_loop.tell_the_rest();
+    let sampling = sampling.transpose().map_err(VmmError::Thread)?;
+    let _ = sampling.map(JoinHandle::join);
 
     let report = Report::new(&machine, &vcpus, event_loop.first_output());
     let end = end(ending?, &event_loop, &vcpus, config)?;
@@ -295,8 +344,8 @@ impl Attached<'_> {
         };
         let debugged = Debugged {
             vcpus: vcpus.clone(),
-            memory: machine.memory.clone(),
-            kernel: machine.linked.clone(),
+            memory: machine.vm.memory().clone(),
+            kernel: machine.loaded.as_ref().and_then(Linked::of),
             events: machine.shared.events.clone(),
         };
         debugger.attach(debugged).map_err(VmmError::Thread)
@@ -312,6 +361,18 @@ impl Attached<'_> {
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.ended(None);
+    }
+}
+
+/// hull's own phases up to here belong into a trace, too.
+fn record(timeline: &Timeline, trace: &Trace) {
+    for span in timeline.spans() {
+        let phase = trace::Event::Phase {
+            name: span.name.into(),
+            since: trace::nanoseconds(span.start),
+            aside: span.aside,
+        };
+        trace.record_at(trace::nanoseconds(span.end), phase);
     }
 }
 

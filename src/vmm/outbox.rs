@@ -55,7 +55,8 @@ impl Outbox {
         self.len.load(Ordering::Acquire) == 0
     }
 
-    fn push(&self, new: &[u8]) -> bool {
+    /// Add bytes; says whether they are the first, and the event loop is to be woken.
+    pub fn push(&self, new: &[u8]) -> bool {
         let mut bytes = lock(&self.bytes);
         let was_empty = bytes.is_empty();
         bytes.extend(new);

@@ -13,10 +13,10 @@ use crate::devices::virtio::balloon::{self, Balloon};
 use crate::symbols;
 
 /// Codes that hull's kernel and init write to the debug port (guest/kernel/patches, guest/init).
-const MARK_START_KERNEL: u8 = 0x40;
-const MARK_INITCALLS: u8 = 0x41;
-const MARK_EXEC_INIT: u8 = 0x42;
-const MARK_INIT: u8 = 0x60;
+pub(super) const MARK_START_KERNEL: u8 = 0x40;
+pub(super) const MARK_INITCALLS: u8 = 0x41;
+pub(super) const MARK_EXEC_INIT: u8 = 0x42;
+pub(super) const MARK_INIT: u8 = 0x60;
 
 /// What a run cost. Times are in milliseconds since hull's `main`.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -23,10 +23,14 @@ use std::time::Duration;
 
 use super::debugger::Stopped;
 use super::events::{Events, GuestEnd, lock};
+use super::explain::Explain;
 use super::outbox::Outbox;
+use super::sampler::Sampler;
+use super::watch::{Watch, Watched};
 use crate::devices::bus::Bus;
 use crate::kvm::vcpu::{Accesses, Exit, Kicker, Vcpu};
 use crate::memory::STACK;
+use crate::trace::Trace;
 
 /// What every vCPU thread shares.
 pub struct Shared {
@@ -40,6 +44,10 @@ pub struct Shared {
     pub outboxes: Vec<Arc<Outbox>>,
     /// When the first vCPU entered the guest, on the machine's clock.
     pub first_entry: OnceLock<Duration>,
+    /// Where exits are recorded, if they are.
+    pub trace: Option<Arc<Trace>>,
+    /// Who tells of exits, if anybody does.
+    pub explain: Option<Explain>,
 }
 
 /// The machine's vCPUs, each with its thread.
@@ -49,6 +57,7 @@ pub struct Vcpus {
     gate: Gate,
     /// Who hears of stops.
     stopped: OnceLock<Box<dyn Fn(Stopped) + Send + Sync>>,
+    sampler: Option<Arc<Sampler>>,
 }
 
 struct Cell {
@@ -69,13 +78,6 @@ struct Gate {
 impl Cell {
     fn is_held(&self) -> bool {
         self.pauses.load(Ordering::Acquire) > 0
-    }
-
-    /// Have it come back from KVM_RUN.
-    fn kick(&self) {
-        if let Some(thread) = lock(&self.thread).as_ref() {
-            self.kicker.kick(thread);
-        }
     }
 }
 
@@ -138,8 +140,8 @@ impl Drop for Pause {
 }
 
 impl Vcpus {
-    /// Take `vcpus`, which do not run yet.
-    pub fn new(vcpus: Vec<Vcpu>, shared: Arc<Shared>) -> Arc<Self> {
+    /// Take `vcpus`, which do not run yet; `sampler` has them sampled.
+    pub fn new(vcpus: Vec<Vcpu>, shared: Arc<Shared>, sampler: Option<Arc<Sampler>>) -> Arc<Self> {
         let cell = |vcpu: Vcpu| Cell {
             kicker: vcpu.kicker(),
             vcpu: Mutex::new(vcpu),
@@ -151,6 +153,7 @@ impl Vcpus {
             shared,
             gate: Gate::default(),
             stopped: OnceLock::new(),
+            sampler,
         })
     }
 
@@ -192,9 +195,15 @@ impl Vcpus {
             vcpus: self.clone(),
             held: held.clone(),
         };
-        for cell in self.cells.iter().take(held.end).skip(held.start) {
+        for (index, cell) in self
+            .cells
+            .iter()
+            .enumerate()
+            .take(held.end)
+            .skip(held.start)
+        {
             cell.pauses.fetch_add(1, Ordering::AcqRel);
-            cell.kick();
+            self.kick(index);
         }
         pause
     }
@@ -208,7 +217,7 @@ impl Vcpus {
     pub fn stop(&self) {
         self.shared.events.stop();
         self.gate.notify();
-        self.cells.iter().for_each(Cell::kick);
+        self.kick_all();
         for cell in &self.cells {
             let thread = lock(&cell.thread).take();
             // One that panicked has told so itself.
@@ -227,6 +236,19 @@ impl Vcpus {
         self.cells.iter().map(|cell| lock(&cell.vcpu))
     }
 
+    /// Have vCPU `index` come back from KVM_RUN.
+    pub fn kick(&self, index: usize) {
+        if let Some(cell) = self.cells.get(index)
+            && let Some(thread) = lock(&cell.thread).as_ref()
+        {
+            cell.kicker.kick(thread);
+        }
+    }
+
+    fn kick_all(&self) {
+        (0..self.cells.len()).for_each(|index| self.kick(index));
+    }
+
     fn run(self: &Arc<Self>, index: usize) {
         let events = &self.shared.events;
         let _ended = EndOnPanic(events);
@@ -235,11 +257,14 @@ impl Vcpus {
         };
         while !events.stopping() {
             self.gate.pass(cell, events);
-            self.run_until_paused(index, cell);
+            match Watched::new(&self.shared, index) {
+                None => self.run_until_paused(index, cell, &*self.shared),
+                Some(watched) => self.run_until_paused(index, cell, &watched),
+            }
         }
     }
 
-    fn run_until_paused(self: &Arc<Self>, index: usize, cell: &Cell) {
+    fn run_until_paused(self: &Arc<Self>, index: usize, cell: &Cell, watch: &impl Watch) {
         let vcpu = &mut *lock(&cell.vcpu);
         let events = &self.shared.events;
         let leave = || events.stopping() || cell.is_held();
@@ -247,12 +272,18 @@ impl Vcpus {
             self.shared.first_entry.get_or_init(|| events.now());
         }
         while !leave() {
-            let failed = match vcpu.run(&*self.shared) {
-                Ok(Exit::Handled | Exit::Interrupted) => {
-                    let outboxes = self.shared.outboxes.iter();
-                    outboxes.for_each(|outbox| outbox.throttle(leave));
-                    continue;
+            let exit = vcpu.run(watch);
+            let goes_on = matches!(exit, Ok(Exit::Handled | Exit::Interrupted));
+            if goes_on {
+                let outboxes = self.shared.outboxes.iter();
+                outboxes.for_each(|outbox| outbox.throttle(leave));
+                if let Some(sampler) = &self.sampler {
+                    sampler.answer(index, vcpu);
                 }
+            }
+            watch.handled(vcpu, &exit);
+            let failed = match exit {
+                Ok(Exit::Handled | Exit::Interrupted) => continue,
                 Ok(Exit::Debug(stop)) => {
                     let pause = self.pause();
                     if let Some(listener) = self.stopped.get() {

@@ -34,6 +34,10 @@ impl BusDevice for BootTimer {
             self.events.mark(MarkSource::BootTimer, MAGIC);
         }
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        (offset == 0).then_some("mark")
+    }
 }
 
 #[cfg(test)]

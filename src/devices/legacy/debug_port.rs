@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::devices::bus::BusDevice;
+use crate::devices::register::Register;
 use crate::devices::{MachineEvents, MarkSource};
 
 /// I/O ports that it takes from `memory::layout::DEBUG_PORT` on.
@@ -35,6 +36,14 @@ impl BusDevice for DebugPort {
             self.last = code;
             self.events.mark(MarkSource::DebugPort, code);
         }
+    }
+
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        Some("code")
+    }
+
+    fn state(&self) -> Vec<Register> {
+        vec![Register::at(0, "POST code", 8, self.last.into()).meaning("the last one written")]
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::devices::MachineEvents;
 use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::register::{Register, flags};
 
 /// I/O port of the data register; status and command follow 4 ports on.
 pub const PORT: u16 = 0x60;
@@ -47,6 +48,23 @@ const WRITE_AUX: u8 = 0xd4;
 /// Bit 0 of the output port is the CPU's reset line, active low; bit 1 is A20.
 const OUTPUT_NOT_RESET: u8 = 0x01;
 const OUTPUT_A20: u8 = 0x02;
+
+/// Bits of the status register and of the command byte.
+const STATUS_NAMES: [(u32, &str); 5] = [
+    (0, "output full"),
+    (2, "system"),
+    (3, "command last"),
+    (4, "unlocked"),
+    (6, "timeout"),
+];
+const CONTROL_NAMES: [(u32, &str); 6] = [
+    (0, "keyboard interrupt"),
+    (1, "auxiliary interrupt"),
+    (2, "system"),
+    (4, "keyboard disabled"),
+    (5, "auxiliary disabled"),
+    (6, "translate"),
+];
 
 /// The controller's registers: all of its state, plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +212,31 @@ impl BusDevice for I8042 {
             }
             _ => {}
         }
+    }
+
+    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
+        match (offset, write) {
+            (DATA, _) => Some("data"),
+            (STATUS_COMMAND, false) => Some("status"),
+            (STATUS_COMMAND, true) => Some("command"),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> Vec<Register> {
+        let state = &self.state;
+        let status = self.status();
+        let output = state.output.unwrap_or(0);
+        let byte = |offset, name, value: u8| Register::at(offset, name, 8, value.into());
+        vec![
+            byte(DATA, "output buffer", output).meaning(match state.output {
+                Some(_) => "waits to be read",
+                None => "empty",
+            }),
+            byte(STATUS_COMMAND, "status", status).meaning(flags(status.into(), &STATUS_NAMES)),
+            Register::new("command byte", 8, state.control.into())
+                .meaning(flags(state.control.into(), &CONTROL_NAMES)),
+        ]
     }
 }
 

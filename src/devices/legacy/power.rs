@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::register::{Register, flags};
 use crate::devices::{MachineEvents, Reporter};
 use crate::memory::layout::{
     ACPI_RESET_VALUE, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, S5_SLP_TYP,
@@ -90,11 +91,15 @@ impl Power {
         }
     }
 
-    /// All registers as bytes, by offset.
-    fn image(&self) -> [u8; PORTS as usize] {
+    fn timer(&self) -> u32 {
         let ticks = (self.uptime)().as_nanos() * TIMER_HZ / 1_000_000_000;
         // 32 bits, of which a driver that was promised 24 ignores the top.
-        let timer = u128::from(ticks as u32);
+        ticks as u32
+    }
+
+    /// All registers as bytes, by offset.
+    fn image(&self) -> [u8; PORTS as usize] {
+        let timer = u128::from(self.timer());
         let control = u128::from(self.state.control | SCI_ENABLED);
         let events = u128::from(self.state.status) | u128::from(self.state.enable) << 16;
         let image = (events | control << (8 * CONTROL) | timer << (8 * TIMER)).to_le_bytes();
@@ -158,6 +163,43 @@ impl BusDevice for Power {
             self.write_control(control, mask);
         }
     }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            0 | 1 => Some("PM1_STS"),
+            2 | 3 => Some("PM1_EN"),
+            CONTROL | 5 => Some("PM1_CNT"),
+            TIMER.. => Some("PM_TMR"),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> Vec<Register> {
+        let PowerState {
+            status,
+            enable,
+            control,
+        } = self.state;
+        let control = control | SCI_ENABLED;
+        let timer = self.timer();
+        let names = [
+            (0, "TMR"),
+            (5, "GBL"),
+            (8, "PWRBTN"),
+            (9, "SLPBTN"),
+            (10, "RTC"),
+        ];
+        let word = |offset, name, value: u16| Register::at(offset, name, 16, value.into());
+        vec![
+            word(0, "PM1_STS", status).meaning(flags(status.into(), &names)),
+            word(2, "PM1_EN", enable).meaning(flags(enable.into(), &names)),
+            word(CONTROL, "PM1_CNT", control).meaning(format!(
+                "SCI_EN, SLP_TYP {}",
+                (control & SLEEP_TYPE_MASK) >> SLEEP_TYPE_SHIFT
+            )),
+            Register::at(TIMER, "PM_TMR", 32, timer.into()).meaning("3.58 MHz"),
+        ]
+    }
 }
 
 /// The reset register, one I/O port: the value that the FADT names resets the machine.
@@ -184,6 +226,10 @@ impl BusDevice for ResetRegister {
         if data.first() == Some(&ACPI_RESET_VALUE) {
             self.events.reset();
         }
+    }
+
+    fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
+        Some("RESET_REG")
     }
 }
 

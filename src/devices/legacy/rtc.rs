@@ -6,6 +6,7 @@
 //! FADT's CENTURY field points (ACPI 6.5, table 5.9).
 
 use crate::devices::bus::BusDevice;
+use crate::devices::register::Register;
 
 /// I/O port of the index register; data is the next one.
 pub const PORT: u16 = 0x70;
@@ -166,6 +167,49 @@ impl BusDevice for Rtc {
             }
             _ => {}
         }
+    }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        match offset {
+            INDEX => Some("index"),
+            DATA => Some("data"),
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> Vec<Register> {
+        let names = [
+            (SECONDS, "seconds"),
+            (MINUTES, "minutes"),
+            (HOURS, "hours"),
+            (WEEKDAY, "day of week"),
+            (DAY, "day of month"),
+            (MONTH, "month"),
+            (YEAR, "year"),
+            (CENTURY, "century"),
+            (REGISTER_A, "register A"),
+            (REGISTER_B, "register B"),
+            (REGISTER_C, "register C"),
+            (REGISTER_D, "register D"),
+        ];
+        let selected = names.iter().find(|(index, _)| *index == self.index);
+        let index = Register::at(INDEX, "index", 8, self.index.into())
+            .meaning(selected.map_or("NVRAM", |(_, name)| *name));
+        let form = match self.nvram(REGISTER_B) & B_BINARY {
+            0 => "24 hours, BCD",
+            _ => "24 hours, binary",
+        };
+        let register = |&(index, name): &(u8, &'static str)| {
+            let register = Register::new(name, 8, self.byte(index).into());
+            match index {
+                REGISTER_B => register.meaning(form),
+                REGISTER_D => register.meaning("battery good"),
+                _ => register,
+            }
+        };
+        std::iter::once(index)
+            .chain(names.iter().map(register))
+            .collect()
     }
 }
 

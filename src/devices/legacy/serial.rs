@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::register::{Register, flags};
 
 /// I/O ports that one UART takes.
 pub const PORTS: u64 = 8;
@@ -61,6 +62,18 @@ const MSR_CTS: u8 = 0x10;
 const MSR_DSR: u8 = 0x20;
 const MSR_RI: u8 = 0x40;
 const MSR_DCD: u8 = 0x80;
+
+/// Bits by the names of the data sheet, tables 2 and 8.
+const IER_NAMES: [(u32, &str); 4] = [(0, "ERBFI"), (1, "ETBEI"), (2, "ELSI"), (3, "EDSSI")];
+const MCR_NAMES: [(u32, &str); 5] = [
+    (0, "DTR"),
+    (1, "RTS"),
+    (2, "OUT1"),
+    (3, "OUT2"),
+    (4, "LOOP"),
+];
+const LSR_NAMES: [(u32, &str); 3] = [(0, "DR"), (5, "THRE"), (6, "TEMT")];
+const MSR_NAMES: [(u32, &str); 4] = [(4, "CTS"), (5, "DSR"), (6, "RI"), (7, "DCD")];
 
 /// A UART's registers: all of its state, plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,14 +206,7 @@ impl<S: Sink> Serial<S> {
             register::IIR_FCR => self.identify(),
             register::LCR => self.state.lcr,
             register::MCR => self.state.mcr,
-            register::LSR => {
-                LSR_TRANSMITTER_EMPTY
-                    | if self.state.input.is_empty() {
-                        0
-                    } else {
-                        LSR_DATA_READY
-                    }
-            }
+            register::LSR => self.line_status(),
             register::MSR => self.modem_status(),
             register::SCR => self.state.scr,
             _ => 0xff,
@@ -210,6 +216,15 @@ impl<S: Sink> Serial<S> {
     /// The interrupt with the highest priority (data sheet, table 3). Received data stays
     /// pending until it is read; reading the identification clears the transmitter's.
     fn identify(&mut self) -> u8 {
+        let cause = self.cause();
+        if cause & !IIR_FIFO_ENABLED == IIR_TRANSMITTER_EMPTY {
+            self.state.transmitter_empty_pending = false;
+        }
+        cause
+    }
+
+    /// The same without clearing anything.
+    fn cause(&self) -> u8 {
         let fifo = if self.state.fcr & FCR_ENABLE != 0 {
             IIR_FIFO_ENABLED
         } else {
@@ -217,12 +232,19 @@ impl<S: Sink> Serial<S> {
         };
         let cause = if self.enabled(IER_RECEIVED) && !self.state.input.is_empty() {
             IIR_RECEIVED
-        } else if std::mem::take(&mut self.state.transmitter_empty_pending) {
+        } else if self.state.transmitter_empty_pending {
             IIR_TRANSMITTER_EMPTY
         } else {
             IIR_NONE
         };
         fifo | cause
+    }
+
+    fn line_status(&self) -> u8 {
+        match self.state.input.is_empty() {
+            true => LSR_TRANSMITTER_EMPTY,
+            false => LSR_TRANSMITTER_EMPTY | LSR_DATA_READY,
+        }
     }
 
     /// A peer that is always there and ready; in loopback, our own outputs.
@@ -312,6 +334,66 @@ impl<S: Sink> BusDevice for Serial<S> {
         for (register, &byte) in (offset..PORTS).zip(data) {
             self.write_register(register, byte);
         }
+    }
+
+    fn register(&self, offset: u64, write: bool) -> Option<&'static str> {
+        Some(match (offset, write) {
+            (register::DATA, _) if self.dlab() => "DLL",
+            (register::IER, _) if self.dlab() => "DLM",
+            (register::DATA, false) => "RBR",
+            (register::DATA, true) => "THR",
+            (register::IER, _) => "IER",
+            (register::IIR_FCR, false) => "IIR",
+            (register::IIR_FCR, true) => "FCR",
+            (register::LCR, _) => "LCR",
+            (register::MCR, _) => "MCR",
+            (register::LSR, _) => "LSR",
+            (register::MSR, _) => "MSR",
+            (register::SCR, _) => "SCR",
+            _ => return None,
+        })
+    }
+
+    fn state(&self) -> Vec<Register> {
+        let state = &self.state;
+        let [divisor_low, divisor_high] = state.divisor.to_le_bytes();
+        let waiting = state.input.len();
+        let byte = |offset, name, value: u8| Register::at(offset, name, 8, value.into());
+        let named = |offset, name, value: u8, names: &[(u32, &str)]| {
+            byte(offset, name, value).meaning(flags(value.into(), names))
+        };
+        let first = state.input.front().copied().unwrap_or(0);
+        let baud = 115_200u32.checked_div(state.divisor.into()).unwrap_or(0);
+        vec![
+            byte(register::DATA, "RBR", first).meaning(format!("{waiting} bytes of input wait")),
+            named(register::IER, "IER", state.ier, &IER_NAMES),
+            byte(register::IIR_FCR, "IIR", self.cause()).meaning(match self.cause() & 0x0f {
+                IIR_RECEIVED => "received data available",
+                IIR_TRANSMITTER_EMPTY => "transmitter holding register empty",
+                _ => "no interrupt pending",
+            }),
+            byte(register::IIR_FCR, "FCR", state.fcr).meaning(match state.fcr {
+                0 => "",
+                _ => "FIFOs enabled",
+            }),
+            byte(register::LCR, "LCR", state.lcr).meaning(format!(
+                "{} data bits, {} parity, {}{}",
+                5 + (state.lcr & 3),
+                if state.lcr & 8 == 0 { "no" } else { "with" },
+                if state.lcr & 4 == 0 {
+                    "1 stop bit"
+                } else {
+                    "2 stop bits"
+                },
+                if self.dlab() { ", DLAB" } else { "" },
+            )),
+            named(register::MCR, "MCR", state.mcr, &MCR_NAMES),
+            named(register::LSR, "LSR", self.line_status(), &LSR_NAMES),
+            named(register::MSR, "MSR", self.modem_status(), &MSR_NAMES),
+            byte(register::SCR, "SCR", state.scr),
+            byte(register::DATA, "DLL", divisor_low),
+            byte(register::IER, "DLM", divisor_high).meaning(format!("{baud} baud")),
+        ]
     }
 }
 

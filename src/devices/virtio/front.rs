@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mmio::{Transport, register};
 use crate::devices::bus::BusDevice;
+use crate::devices::register::Register;
 
 /// A window on the bus.
 pub struct Front {
@@ -50,6 +51,15 @@ impl BusDevice for Front {
             }
             _ => locked(&self.transport).write(offset, data),
         }
+    }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        // Without the lock: what is recorded must not wait for the device.
+        register::name(offset)
+    }
+
+    fn state(&self) -> Vec<Register> {
+        locked(&self.transport).state()
     }
 }
 

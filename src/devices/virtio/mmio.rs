@@ -9,6 +9,8 @@
 //!   any -- FAILED (driver) or DEVICE_NEEDS_RESET (device) --> dead -- write 0 --> 0
 //! ```
 
+pub mod view;
+
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +31,9 @@ use super::{
 };
 use crate::devices::Reporter;
 use crate::devices::bus::{BusDevice, Interrupt};
+use crate::devices::register::Register;
 use crate::memory::GuestMemory;
+use crate::trace;
 
 /// Offset of QueueNotify, where the machine puts an ioeventfd a queue (datamatch: its index).
 pub const QUEUE_NOTIFY: u64 = 0x50;
@@ -63,6 +67,39 @@ pub(super) mod register {
     pub const SHM_BASE_HIGH: u64 = 0x0bc;
     pub const CONFIG_GENERATION: u64 = 0x0fc;
     pub const CONFIG: u64 = 0x100;
+
+    /// As the table names them.
+    pub fn name(offset: u64) -> Option<&'static str> {
+        Some(match offset {
+            MAGIC_VALUE => "MagicValue",
+            VERSION => "Version",
+            DEVICE_ID => "DeviceID",
+            VENDOR_ID => "VendorID",
+            DEVICE_FEATURES => "DeviceFeatures",
+            DEVICE_FEATURES_SEL => "DeviceFeaturesSel",
+            DRIVER_FEATURES => "DriverFeatures",
+            DRIVER_FEATURES_SEL => "DriverFeaturesSel",
+            QUEUE_SEL => "QueueSel",
+            QUEUE_NUM_MAX => "QueueNumMax",
+            QUEUE_NUM => "QueueNum",
+            QUEUE_READY => "QueueReady",
+            QUEUE_NOTIFY => "QueueNotify",
+            INTERRUPT_STATUS => "InterruptStatus",
+            INTERRUPT_ACK => "InterruptACK",
+            STATUS => "Status",
+            QUEUE_DESC_LOW => "QueueDescLow",
+            QUEUE_DESC_HIGH => "QueueDescHigh",
+            QUEUE_DRIVER_LOW => "QueueDriverLow",
+            QUEUE_DRIVER_HIGH => "QueueDriverHigh",
+            QUEUE_DEVICE_LOW => "QueueDeviceLow",
+            QUEUE_DEVICE_HIGH => "QueueDeviceHigh",
+            SHM_SEL => "SHMSel",
+            SHM_LEN_LOW..=SHM_BASE_HIGH => "SHMLen, SHMBase",
+            CONFIG_GENERATION => "ConfigGeneration",
+            CONFIG.. => "Config",
+            _ => return None,
+        })
+    }
 }
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -89,6 +126,7 @@ pub struct Transport {
     timer: OwnedFd,
     interrupt: Arc<dyn Interrupt>,
     reporter: Reporter,
+    recorder: Option<trace::Queues>,
     registers: Registers,
     /// InterruptStatus, which [`super::front::Front`] reads and clears as well.
     pub(super) interrupt_status: Arc<AtomicU32>,
@@ -130,9 +168,15 @@ impl Transport {
             timer: timer()?,
             interrupt,
             reporter,
+            recorder: None,
             registers: Registers::default(),
             interrupt_status: Arc::default(),
         })
+    }
+
+    /// Have what passes through the queues recorded from now on.
+    pub fn record(&mut self, recorder: trace::Recorder) {
+        self.recorder = Some(trace::Queues::new(recorder, self.queues.len()));
     }
 
     /// One eventfd a queue, in their order; readable when the queue is to be processed. For the
@@ -169,6 +213,9 @@ impl Transport {
         let live = self.is_live();
         if let Some(queue) = self.queues.get_mut(index).filter(|_| live) {
             queue.counters.notifications += 1;
+            if let Some(recorder) = &mut self.recorder {
+                recorder.notified(index);
+            }
             self.call(|device, driver| device.process(index, driver));
         }
     }
@@ -228,7 +275,12 @@ impl Transport {
             reasons |= INTERRUPT_CONFIG;
         }
         for queue in &mut self.queues {
-            match queue.end() {
+            let ended = queue.end();
+            if let Some(recorder) = &mut self.recorder {
+                let interrupt = matches!(ended, Ok(true));
+                recorder.completed(queue.index(), queue.counters.requests, interrupt);
+            }
+            match ended {
                 Ok(true) => reasons |= INTERRUPT_USED,
                 Ok(false) => {}
                 Err(error) => result = result.and(Err(error)),
@@ -306,6 +358,14 @@ impl BusDevice for Transport {
         } else {
             self.misused("written other than by aligned 32-bit accesses", offset);
         }
+    }
+
+    fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
+        register::name(offset)
+    }
+
+    fn state(&self) -> Vec<Register> {
+        self.registers()
     }
 }
 

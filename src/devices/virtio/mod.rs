@@ -16,6 +16,7 @@ pub mod console;
 pub mod front;
 pub mod fs;
 pub mod mmio;
+pub mod names;
 pub mod net;
 pub mod queue;
 pub mod requests;
@@ -31,7 +32,7 @@ use std::any::Any;
 use std::ops::Add;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Reporter;
@@ -126,7 +127,7 @@ pub enum DeviceError {
 }
 
 /// What passed through one queue since the machine started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueCounters {
     /// Descriptor chains given back to the driver.
     pub requests: u64,

@@ -4,6 +4,8 @@
 //! [`Chain`] is checked as a whole before a device sees it, and one call handles at most as many
 //! chains as the ring has entries; more wait for another turn of the event loop.
 
+pub mod view;
+
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 

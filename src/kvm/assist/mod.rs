@@ -236,12 +236,12 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Counts one instruction.
-    pub fn add(&mut self, mnemonic: Mnemonic) {
-        let found = TABLE.iter().position(|row| row.mnemonic == mnemonic);
-        if let Some(count) = found.and_then(|index| self.rows.get_mut(index)) {
-            *count += 1;
-        }
+    /// Counts one instruction; its name, if it is in the table.
+    pub fn add(&mut self, mnemonic: Mnemonic) -> Option<&'static str> {
+        let rows = TABLE.iter().zip(&mut self.rows);
+        let (row, count) = rows.into_iter().find(|(row, _)| row.mnemonic == mnemonic)?;
+        *count += 1;
+        Some(row.name)
     }
 
     /// Adds another vCPU's counts.

@@ -51,8 +51,12 @@ pub fn enable(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
     vm.enable_cap(&capability)
 }
 
-/// Finishes the instruction of the exit KVM_EXIT_INTERNAL_ERROR that just happened.
-pub fn finish(fd: &mut VcpuFd, memory: &GuestMemory, counts: &mut Counts) -> Result<(), Error> {
+/// Finishes the instruction of the exit KVM_EXIT_INTERNAL_ERROR that just happened; its name.
+pub fn finish(
+    fd: &mut VcpuFd,
+    memory: &GuestMemory,
+    counts: &mut Counts,
+) -> Result<&'static str, Error> {
     let bytes = failed_bytes(fd)?;
     let mut vcpu = Vcpu::load(fd, memory)?;
     let outcome = assist(bytes.known(), &mut vcpu);
@@ -83,8 +87,7 @@ pub fn finish(fd: &mut VcpuFd, memory: &GuestMemory, counts: &mut Counts) -> Res
         }
         Outcome::Unsupported(unsupported) => return Err(unsupported.into()),
     };
-    counts.add(mnemonic);
-    Ok(())
+    Ok(counts.add(mnemonic).unwrap_or("fault"))
 }
 
 /// Whether the exit KVM_EXIT_INTERNAL_ERROR that just happened is of an instruction that begins

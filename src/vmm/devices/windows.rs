@@ -15,6 +15,7 @@ use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm;
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
+use crate::trace::{Recorder, Trace};
 use crate::vmm::VmmError;
 use crate::vmm::events::{Events, lock};
 use crate::vmm::machine::line;
@@ -33,6 +34,8 @@ pub struct Board<'a> {
     pub mmio: &'a mut Bus,
     /// Where a device's faults are told.
     pub events: &'a Arc<Events>,
+    /// Where to record what happens, if anybody wants to know.
+    pub trace: Option<&'a Arc<Trace>>,
 }
 
 /// A window that the bus, the event loop and whoever talks to the device share.
@@ -107,9 +110,14 @@ impl Windows {
             most: VIRTIO_GSIS.len(),
         })?;
         let reporter = Reporter::new(board.events.clone(), name);
-        let (memory, interrupt) = (board.vm.memory().clone(), line(board.vm, slot.gsi));
+        let recorder = board.trace.map(|trace| Recorder::new(trace, name));
+        let interrupt = line(board.vm, slot.gsi, recorder.clone());
+        let memory = board.vm.memory().clone();
         let transport = Transport::new(memory, device, interrupt, reporter);
-        let transport = transport.map_err(VmmError::EventFd)?;
+        let mut transport = transport.map_err(VmmError::EventFd)?;
+        if let Some(recorder) = recorder {
+            transport.record(recorder);
+        }
         let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             board
@@ -131,6 +139,15 @@ impl Windows {
     /// The windows in use, for boot tables and the kernel command line.
     pub fn slots(&self) -> Vec<MmioSlot> {
         (0..self.windows.len()).filter_map(virtio_slot).collect()
+    }
+
+    /// The windows with their names and places.
+    pub fn list(&self) -> Vec<(String, MmioSlot, Window)> {
+        let slots = (0..).map_while(virtio_slot);
+        let windows = self.names.iter().zip(slots).zip(&self.windows);
+        windows
+            .map(|((name, slot), window)| (name.clone(), slot, window.clone()))
+            .collect()
     }
 
     /// What passed through each device, by name.

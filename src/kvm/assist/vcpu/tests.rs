@@ -279,7 +279,7 @@ impl Machine {
             match self.vcpu.run() {
                 Ok(VcpuExit::Hlt) => return,
                 Ok(VcpuExit::InternalError) => {
-                    finish(&mut self.vcpu, &self.memory, &mut self.counts).expect("finished")
+                    finish(&mut self.vcpu, &self.memory, &mut self.counts).expect("finished");
                 }
                 Ok(VcpuExit::IoOut(bulk::PORT, _)) => {
                     bulk_port(&mut self.vcpu, &self.memory, &mut self.counts).expect("done")

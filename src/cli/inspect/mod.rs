@@ -1,0 +1,150 @@
+//! `hull inspect`: what a running machine holds, drawn.
+
+mod devices;
+mod interrupts;
+mod memory;
+mod overview;
+mod pages;
+mod queues;
+mod registers;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use crate::control::{self, Answer, Request};
+use crate::fleet::{self, Record};
+use crate::inspect::{Inspection, Topic};
+
+/// The flags.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull inspect web                           what there is, in short
+  hull inspect web registers                 vCPUs, GDT, IDT, next instructions
+  hull inspect web pagetables start_kernel   the walk to a function's page
+  hull inspect 4242 queues --json            virtqueues of process 4242, as JSON")]
+pub struct Inspect {
+    /// The machine: its --name, or the process id of its hull.
+    #[arg(value_name = "NAME|PID")]
+    machine: String,
+    /// What of it to show: registers, memory, pagetables, devices, queues or interrupts; all of it
+    /// in short when left out.
+    #[arg(value_name = "TOPIC", value_enum, hide_possible_values = true)]
+    topic: Option<Shown>,
+    /// For pagetables: an address in hexadecimal or a function (start_kernel+0x10).
+    #[arg(value_name = "ADDR")]
+    address: Option<String>,
+    /// Of one vCPU alone; page tables are those of vCPU 0 when left out.
+    #[arg(long, value_name = "N")]
+    cpu: Option<usize>,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What can be shown.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shown {
+    /// vCPUs.
+    Registers,
+    /// The memory map.
+    Memory,
+    /// A page walk.
+    #[value(name = "pagetables")]
+    PageTables,
+    /// Devices.
+    Devices,
+    /// Virtqueues.
+    Queues,
+    /// Interrupt controllers.
+    Interrupts,
+}
+
+impl Inspect {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        let topic = self.topic()?;
+        let machine = fleet::find(&self.machine)?;
+        let request = Request::Inspect {
+            topic,
+            vcpu: self.cpu,
+        };
+        let Answer::Inspection(seen) = control::ask(&machine, request)? else {
+            bail!("machine {} answered something else", self.machine);
+        };
+        let text = match self.json {
+            true => serde_json::to_string_pretty(&serde_json::to_value(&seen)?)? + "\n",
+            false => self.draw(&machine.record, &seen),
+        };
+        super::print(text.as_bytes())
+    }
+
+    fn topic(&self) -> anyhow::Result<Topic> {
+        let topic = match self.topic {
+            Some(Shown::PageTables) => match &self.address {
+                Some(address) => Topic::PageTables {
+                    address: address.clone(),
+                },
+                None => bail!(
+                    "pagetables needs an address: hull inspect {} pagetables 0xffffffff81000000, \
+                     or start_kernel",
+                    self.machine
+                ),
+            },
+            None => Topic::All,
+            Some(Shown::Registers) => Topic::Registers,
+            Some(Shown::Memory) => Topic::Memory,
+            Some(Shown::Devices) => Topic::Devices,
+            Some(Shown::Queues) => Topic::Queues,
+            Some(Shown::Interrupts) => Topic::Interrupts,
+        };
+        if let (Some(address), Some(shown)) = (&self.address, self.topic)
+            && shown != Shown::PageTables
+        {
+            bail!("{address}: only pagetables takes an address");
+        }
+        Ok(topic)
+    }
+
+    fn draw(&self, record: &Record, seen: &Inspection) -> String {
+        match self.topic {
+            None => overview::draw(record, seen),
+            Some(Shown::Registers) => registers::draw(&seen.vcpus),
+            Some(Shown::Memory) => seen.memory.as_ref().map(memory::draw).unwrap_or_default(),
+            Some(Shown::PageTables) => seen.walk.as_ref().map(pages::draw).unwrap_or_default(),
+            Some(Shown::Devices) => devices::draw(&seen.devices),
+            Some(Shown::Queues) => queues::draw(&seen.queues),
+            Some(Shown::Interrupts) => {
+                let interrupts = seen.interrupts.as_ref();
+                interrupts.map(interrupts::draw).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// `1 request`, `2 requests`.
+fn count(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// Bytes with a binary unit, exactly or with one digit behind the point.
+fn bytes(number: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    for (shift, unit) in UNITS {
+        let whole = number >> shift;
+        if whole > 0 {
+            let tenth = ((number - (whole << shift)) * 10) >> shift;
+            return match tenth {
+                0 => format!("{whole} {unit}"),
+                _ => format!("{whole}.{tenth} {unit}"),
+            };
+        }
+    }
+    format!("{number} B")
+}

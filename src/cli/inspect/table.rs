@@ -1,0 +1,70 @@
+//! Aligned columns of text.
+
+/// Most characters of a line.
+const WIDTH: usize = 100;
+/// Characters between two columns.
+const GAP: usize = 2;
+
+/// Rows of cells; the columns are as wide as their widest cell. The last cell of a row goes on in
+/// the lines below where it is too long, between two of its words.
+#[derive(Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    indent: usize,
+}
+
+impl Table {
+    /// No rows yet, and so many spaces before each.
+    pub fn indented(indent: usize) -> Self {
+        Self {
+            rows: Vec::new(),
+            indent,
+        }
+    }
+
+    /// Add a row.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The lines, each ended by a newline.
+    pub fn draw(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let inner = self.rows.iter().filter(|row| column + 1 < row.len());
+            let cells = inner.filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = " ".repeat(self.indent);
+            let Some((last, inner)) = row.split_last() else {
+                text.push('\n');
+                continue;
+            };
+            for (cell, width) in inner.iter().zip(&widths) {
+                line += &format!("{cell:<wide$}", wide = width + GAP);
+            }
+            let start = line.chars().count();
+            let mut used = start;
+            for (index, word) in last.split(' ').enumerate() {
+                let long = word.chars().count();
+                if index > 0 && used + 1 + long > WIDTH {
+                    text += line.trim_end();
+                    line = format!("\n{}", " ".repeat(start));
+                    used = start;
+                } else if index > 0 {
+                    line.push(' ');
+                    used += 1;
+                }
+                line += word;
+                used += long;
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}

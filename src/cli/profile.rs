@@ -1,0 +1,90 @@
+//! `--profile`: where the guest's time went, as a flame graph or as folded stacks.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::run::ReportFile;
+use crate::profile::{Form, Profile};
+use crate::symbols;
+
+/// The flags.
+#[derive(clap::Args)]
+pub struct Flags {
+    /// Sample what the vCPUs do, and write a flame graph (FILE.svg) or folded stacks for other tools
+    /// (FILE.folded). Names come from the System.map beside the kernel, or from its own symbols.
+    #[arg(long, value_name = "FILE", value_parser = form_of, help_heading = super::run::OUTPUT)]
+    profile: Option<Target>,
+    /// Samples a second for --profile, 1 to 10000.
+    #[arg(
+        long,
+        value_name = "HZ",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+        requires = "profile",
+        help_heading = super::run::OUTPUT
+    )]
+    profile_rate: u32,
+}
+
+/// Where to and how.
+#[derive(Clone)]
+struct Target {
+    path: PathBuf,
+    form: Form,
+}
+
+/// A profile that is written when the run is over.
+pub struct Open<'a> {
+    /// What is sampled.
+    pub profile: Arc<Profile>,
+    form: Form,
+    path: &'a Path,
+    file: ReportFile<'a>,
+}
+
+impl Flags {
+    /// Make the file.
+    pub fn open(&self, symbols: Option<symbols::Source>) -> anyhow::Result<Option<Open<'_>>> {
+        let Some(Target { path, form }) = &self.profile else {
+            return Ok(None);
+        };
+        Ok(Some(Open {
+            profile: Arc::new(Profile::new(self.profile_rate, symbols)),
+            form: *form,
+            path,
+            file: ReportFile::create("--profile", path)?,
+        }))
+    }
+}
+
+impl Open<'_> {
+    /// Write it, and say how much there is.
+    pub fn write(self) -> anyhow::Result<String> {
+        let totals = self.profile.totals();
+        let path = self.path.display();
+        if totals.ticks == 0 {
+            return Ok(format!(
+                "profile: the guest ended before the first sample; nothing is in {path}"
+            ));
+        }
+        let mut bytes = Vec::new();
+        self.profile.write(self.form, &mut bytes)?;
+        self.file.write(&bytes)?;
+        let lost = match totals.lost {
+            0 => String::new(),
+            lost => format!(", {lost} lost"),
+        };
+        Ok(format!("profile: {} samples{lost} in {path}", totals.ticks))
+    }
+}
+
+fn form_of(text: &str) -> Result<Target, String> {
+    let path = PathBuf::from(text);
+    let form = match path.extension().and_then(OsStr::to_str) {
+        Some("svg") => Form::FlameGraph,
+        Some("folded") => Form::Folded,
+        _ => return Err("name it FILE.svg for a flame graph, FILE.folded for other tools".into()),
+    };
+    Ok(Target { path, form })
+}

@@ -1,0 +1,405 @@
+//! `--trace` and `--explain=exits` of `hull run`, and `hull trace`.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use super::print;
+use crate::memory::STACK;
+use crate::trace::summary::{self, Queue, Summary, Times};
+use crate::trace::{Recording, Trace, perfetto};
+use crate::vmm;
+
+/// Bytes that are written at once.
+const BATCH: usize = 64 << 10;
+/// Most exits of one kind that are told of.
+const EXITS_MOST: u32 = 1000;
+
+/// The flags of `hull run`.
+#[derive(clap::Args)]
+pub struct Tracing {
+    /// Write what happened and when to a file for ui.perfetto.dev or chrome://tracing, at the end
+    /// and, as far as it has come, on SIGUSR1. See hull trace summary.
+    #[arg(long, value_name = "FILE", help_heading = super::run::OUTPUT)]
+    trace: Option<PathBuf>,
+    /// Tell of the first N exits of each kind on standard error, with the instruction that made
+    /// them; 1 when N is left out. Example: --explain=exits,3
+    #[arg(
+        long,
+        value_name = "exits[,N]",
+        value_parser = explain,
+        require_equals = true,
+        help_heading = super::run::OUTPUT
+    )]
+    explain: Option<u32>,
+}
+
+fn explain(text: &str) -> Result<u32, String> {
+    let number = match text.split_once(',') {
+        None if text == "exits" => Some(1),
+        Some(("exits", number)) => number.parse().ok(),
+        _ => None,
+    };
+    let number = number.filter(|number| (1..=EXITS_MOST).contains(number));
+    number.ok_or_else(|| format!("it is exits or exits,N, with N from 1 to {EXITS_MOST}"))
+}
+
+impl Tracing {
+    /// Have a machine whose clock started at `started` record and tell what was asked for.
+    ///
+    /// # Errors
+    /// The file cannot be written, or no thread could be had.
+    pub fn set_up(
+        &self,
+        config: &mut vmm::Config,
+        started: Instant,
+    ) -> anyhow::Result<Option<Writer>> {
+        config.explain_exits = self.explain;
+        let Some(path) = &self.trace else {
+            return Ok(None);
+        };
+        let trace = Arc::new(Trace::new(started, config.cpus));
+        let writer = Writer::start(path, trace.clone())?;
+        config.trace = Some(trace);
+        Ok(Some(writer))
+    }
+}
+
+/// Writes a trace to its file: at the end, and from a thread of its own when it is asked to.
+pub struct Writer {
+    trace: Arc<Trace>,
+    target: Arc<Target>,
+    thread: Option<JoinHandle<()>>,
+    /// Why it could not be written when somebody asked for it.
+    failure: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Writer {
+    fn start(path: &Path, trace: Arc<Trace>) -> anyhow::Result<Self> {
+        let target = Target::create(path);
+        let target = target.with_context(|| format!("--trace {}", path.display()))?;
+        let target = Arc::new(target);
+        let failure = Arc::<Mutex<Option<io::Error>>>::default();
+        let (to, from, told) = (target.clone(), trace.clone(), failure.clone());
+        let write = move || {
+            while from.asked() {
+                if let Err(error) = to.write(&from.recording()) {
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("trace".into())
+            .stack_size(STACK);
+        let thread = thread.spawn(write).context("cannot start a thread")?;
+        Ok(Self {
+            trace,
+            target,
+            thread: Some(thread),
+            failure,
+        })
+    }
+
+    /// The machine has ended: write all. What goes wrong is told, and changes nothing else.
+    pub fn finish(mut self) {
+        self.stop();
+        let recording = self.trace.recording();
+        if recording.is_empty() {
+            return; // no machine came to be, and why is told otherwise
+        }
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = match self.target.write(&recording) {
+            Err(error) => Some(format!("cannot be written ({error})")),
+            Ok(()) => failure
+                .as_ref()
+                .map(|error| format!("could not be written on SIGUSR1 ({error})")),
+        };
+        let dropped = match recording.dropped() {
+            0 => None,
+            dropped => Some(format!("{dropped} events are missing, the oldest")),
+        };
+        for what in failure.iter().chain(&dropped) {
+            let name = self.target.name.display();
+            // It fails where nobody reads.
+            let _ = writeln!(io::stderr(), "hull: --trace {name}: {what}");
+        }
+    }
+
+    fn stop(&mut self) {
+        self.trace.end();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic has been printed by its hook
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The file of a trace: made before the boot, so that nobody waits for a trace that has no place;
+/// removed again if there is none in the end.
+struct Target {
+    /// As it was typed.
+    name: PathBuf,
+    /// Its own name, when it is a regular file.
+    path: Option<PathBuf>,
+    file: File,
+    written: AtomicBool,
+}
+
+impl Target {
+    fn create(name: &Path) -> io::Result<Self> {
+        let file = File::create(name)?;
+        let regular = file.metadata()?.is_file();
+        let path = regular.then(|| fs::canonicalize(name)).transpose()?;
+        Ok(Self {
+            name: name.into(),
+            path,
+            file,
+            written: AtomicBool::new(false),
+        })
+    }
+
+    /// Write all of `recording`, or leave no file that looks like it.
+    fn write(&self, recording: &Recording) -> io::Result<()> {
+        let written = match &self.path {
+            Some(path) => self.replace(path, recording),
+            None => fill(&self.file, recording),
+        };
+        if written.is_ok() {
+            self.written.store(true, Ordering::Release);
+        }
+        written
+    }
+
+    /// Beside the file first, so that a reader has the old one or the new one.
+    fn replace(&self, path: &Path, recording: &Recording) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let mut beside = tempfile::Builder::new();
+        // As File::create has it: what the umask leaves.
+        beside
+            .prefix(".hull-trace-")
+            .permissions(Permissions::from_mode(0o666));
+        match beside.tempfile_in(folder) {
+            Ok(beside) => {
+                fill(beside.as_file(), recording)?;
+                beside.persist(path).map_err(|error| error.error)?;
+                Ok(())
+            }
+            // A folder that takes no file may hold one that can be written.
+            Err(_) => self.overwrite(recording),
+        }
+    }
+
+    fn overwrite(&self, recording: &Recording) -> io::Result<()> {
+        self.written.store(false, Ordering::Release);
+        self.file.set_len(0)?;
+        (&self.file).rewind()?;
+        fill(&self.file, recording).inspect_err(|_| {
+            let _ = self.file.set_len(0);
+        })
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && !self.written.load(Ordering::Acquire)
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn fill(file: &File, recording: &Recording) -> io::Result<()> {
+    perfetto::write(recording, &mut BufWriter::with_capacity(BATCH, file))
+}
+
+/// `hull trace`.
+#[derive(clap::Subcommand)]
+pub enum Verb {
+    /// Sum up a trace: exits by reason and device, the vCPUs' time, queues, interrupts.
+    Summary(Sums),
+}
+
+/// `hull trace summary`.
+#[derive(clap::Args)]
+pub struct Sums {
+    /// A file that hull run --trace wrote.
+    file: PathBuf,
+    /// Print JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verb {
+    /// Do what was asked.
+    pub fn execute(self) -> anyhow::Result<()> {
+        let Self::Summary(Sums { file, json }) = self;
+        let summary = summary_of(&file).with_context(|| file.display().to_string())?;
+        match json {
+            true => print((serde_json::to_string_pretty(&summary)? + "\n").as_bytes()),
+            false => print(table(&summary).as_bytes()),
+        }
+    }
+}
+
+fn summary_of(path: &Path) -> anyhow::Result<Summary> {
+    let mut content = Vec::new();
+    let mut file = File::open(path)?.take(summary::FILE_MOST + 1);
+    file.read_to_end(&mut content)?;
+    if content.len() as u64 > summary::FILE_MOST {
+        bail!("larger than 1 GiB, which is more than hull writes");
+    }
+    Ok(summary::of(&content)?)
+}
+
+fn table(summary: &Summary) -> String {
+    let mut rows = vec![row([
+        "exits", "device", "count", "share", "total", "p50", "p90", "p99", "max",
+    ])];
+    for exits in &summary.exits {
+        let [count, total, p50, p90, p99, max] = times(&exits.times);
+        let share = format!("{:.1} %", exits.share * 100.0);
+        let (reason, device) = (exits.reason.clone(), exits.device.clone());
+        rows.push(vec![
+            reason, device, count, share, total, p50, p90, p99, max,
+        ]);
+    }
+    let mut text = align(&rows, 2);
+    rows = vec![row(["vCPU", "exits", "in KVM_RUN", "in hull", "share"])];
+    for vcpu in &summary.vcpus {
+        let share = vcpu.hull_us * 100.0 / (vcpu.guest_us + vcpu.hull_us).max(f64::MIN_POSITIVE);
+        rows.push(vec![
+            vcpu.name.clone(),
+            vcpu.exits.to_string(),
+            time(vcpu.guest_us),
+            time(vcpu.hull_us),
+            format!("{share:.1} %"),
+        ]);
+    }
+    text += &align(&rows, 1);
+    rows = vec![row([
+        "queue",
+        "notified",
+        "batches",
+        "chains",
+        "interrupts",
+        "p50",
+        "p90",
+        "p99",
+        "max",
+    ])];
+    rows.extend(summary.queues.iter().map(queue));
+    text += &align(&rows, 1);
+    rows = vec![row(["interrupts of", "count"])];
+    for (device, count) in &summary.interrupts {
+        rows.push(vec![device.clone(), count.to_string()]);
+    }
+    text += &align(&rows, 1);
+    rows = vec![row(["phase of hull's", "from", "long"])];
+    for phase in &summary.phases {
+        rows.push(vec![phase.name.clone(), time(phase.at_us), time(phase.us)]);
+    }
+    text += &align(&rows, 1);
+    text += &format!("{} lines on the console\n", summary.console_lines);
+    if summary.dropped > 0 {
+        text += &format!("{} events are missing, the oldest\n", summary.dropped);
+    }
+    text
+}
+
+fn queue(queue: &Queue) -> Vec<String> {
+    let [batches, _, p50, p90, p99, max] = times(&queue.batches);
+    let numbers = [queue.notifications, queue.chains, queue.interrupts];
+    let [notified, chains, interrupts] = numbers.map(|number| number.to_string());
+    let name = queue.name.clone();
+    vec![
+        name, notified, batches, chains, interrupts, p50, p90, p99, max,
+    ]
+}
+
+fn times(times: &Times) -> [String; 6] {
+    [
+        times.count.to_string(),
+        time(times.total_us),
+        time(times.p50_us),
+        time(times.p90_us),
+        time(times.p99_us),
+        time(times.max_us),
+    ]
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(String::from).to_vec()
+}
+
+/// Microseconds, with three digits or more.
+fn time(us: f64) -> String {
+    match us {
+        us if us < 1e3 => format!("{us:.1} us"),
+        us if us < 1e6 => format!("{:.2} ms", us / 1e3),
+        us => format!("{:.2} s", us / 1e6),
+    }
+}
+
+/// Rows in columns, the first `left` of them aligned to the left; nothing without a row below the
+/// head.
+fn align(rows: &[Vec<String>], left: usize) -> String {
+    let [head, _, ..] = rows else {
+        return String::new();
+    };
+    let cell = |row: &'_ [String], at: usize| row.get(at).map_or(0, |cell| cell.chars().count());
+    let width = |at| rows.iter().map(|row| cell(row, at)).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(at, (cell, &width))| match at < left {
+            true => format!("{cell:<width$}"),
+            false => format!("{cell:>width$}"),
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text += "\n";
+    }
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_are_asked_for_by_number() {
+        assert_eq!(explain("exits"), Ok(1));
+        assert_eq!(explain("exits,12"), Ok(12));
+        for bad in [
+            "",
+            "exit",
+            "exits,",
+            "exits,0",
+            "exits,1001",
+            "exits,-1",
+            "boot",
+        ] {
+            assert!(explain(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [row(["name", "n"]), row(["a", "100"])];
+        assert_eq!(align(&rows, 1), "name    n\na     100\n\n");
+        assert_eq!(align(&rows[..1], 1), "");
+    }
+}

@@ -1,0 +1,160 @@
+//! Orders to a running machine: one line of JSON to its socket (see [`crate::fleet`]), one line
+//! back, and the connection ends.
+//!
+//! [`ask`] is who orders, [`server`] the machine's end. A version that the other end does not speak
+//! is refused in words; what is added to [`Request`] and [`Answer`] does not change it.
+
+#![forbid(unsafe_code)]
+
+pub mod server;
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::fleet::Found;
+use crate::inspect::{Inspection, Topic};
+
+/// Of the protocol.
+pub const VERSION: u32 = 1;
+/// Most bytes of a request.
+pub const REQUEST_MOST: usize = 4096;
+/// Most bytes of an answer.
+const ANSWER_MOST: u64 = 64 << 20;
+/// How long a machine may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A request with the version that it is made in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What is wanted.
+    pub request: Request,
+}
+
+/// What a machine can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// What it holds now.
+    Inspect {
+        /// Of that, what.
+        topic: Topic,
+        /// Of one vCPU alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vcpu: Option<usize>,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// To [`Request::Inspect`].
+    Inspection(Box<Inspection>),
+    /// Nothing was done, for this reason.
+    Refused(String),
+}
+
+/// A machine did not do what it was asked to.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// It cannot be reached.
+    #[error(
+        "machine {name} (process {pid}) cannot be reached ({error}); it may just have started or ended"
+    )]
+    Connect {
+        /// Its name.
+        name: String,
+        /// Its process.
+        pid: u32,
+        /// Why.
+        error: io::Error,
+    },
+    /// The connection broke.
+    #[error("machine {name} has not answered ({error})")]
+    Lost {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It ended.
+    #[error("machine {name} ended before it answered")]
+    Ended {
+        /// Its name.
+        name: String,
+    },
+    /// It does not speak as this hull does.
+    #[error(
+        "machine {name} runs hull {version}, whose answer this hull does not understand ({error}); use that hull"
+    )]
+    Foreign {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: String,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Have a machine answer `request`.
+///
+/// # Errors
+/// It is gone, of another kind, or refuses.
+pub fn ask(machine: &Found, request: Request) -> Result<Answer, ControlError> {
+    let name = || machine.record.name.clone();
+    let stream = machine.connect().map_err(|error| ControlError::Connect {
+        name: name(),
+        pid: machine.record.pid,
+        error,
+    })?;
+    let call = Call {
+        version: VERSION,
+        request,
+    };
+    let answer = exchange(stream.into(), &call).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+            ControlError::Ended { name: name() }
+        }
+        io::ErrorKind::WouldBlock => ControlError::Lost {
+            name: name(),
+            error: io::ErrorKind::TimedOut.into(),
+        },
+        _ => ControlError::Lost {
+            name: name(),
+            error,
+        },
+    })?;
+    if answer.last() != Some(&b'\n') {
+        return Err(ControlError::Ended { name: name() });
+    }
+    match serde_json::from_slice(&answer) {
+        Ok(Answer::Refused(reason)) => Err(ControlError::Refused(reason)),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(ControlError::Foreign {
+            name: name(),
+            version: machine.record.version.clone(),
+            error,
+        }),
+    }
+}
+
+fn exchange(mut stream: UnixStream, call: &Call) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(call)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_MOST).read_to_end(&mut answer)?;
+    Ok(answer)
+}

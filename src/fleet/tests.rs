@@ -1,0 +1,186 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn record(name: &str) -> Record {
+    Record {
+        pid: 4242,
+        name: name.into(),
+        started: 1,
+        cpus: 2,
+        memory_bytes: 3,
+        version: "4".into(),
+    }
+}
+
+/// A folder of records below a temporary one.
+fn runtime() -> (tempfile::TempDir, Runtime) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runtime = Runtime::inside(folder.path(), true).expect("a runtime folder");
+    (folder, runtime)
+}
+
+fn names(runtime: &Runtime) -> Vec<String> {
+    let found = runtime.list().into_iter();
+    found.map(|found| found.record.name).collect()
+}
+
+fn inside(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect()
+}
+
+#[test]
+fn names_are_safe_to_be_files_and_no_numbers() {
+    for good in ["a", "web-1", "A.b_c-9", "1a", &"x".repeat(NAME_MOST)] {
+        assert_eq!(check_name(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "",
+        ".",
+        "..",
+        ".a",
+        "-a",
+        "_a",
+        "a/b",
+        "../a",
+        "a b",
+        "ä",
+        "1",
+        "123",
+        "a\n",
+        "a\0",
+        &"x".repeat(NAME_MOST + 1),
+    ] {
+        assert!(check_name(bad).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_machine_is_found_while_it_lives_and_leaves_nothing() {
+    let (folder, runtime) = runtime();
+    let claim = Claim::take(&runtime, &record("one")).expect("claimed");
+    let found = runtime.list();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].record, record("one"));
+    assert!(found[0].connect().is_err(), "no socket yet");
+    let _listener = claim.listen().expect("a socket");
+    found[0].connect().expect("it listens");
+    drop(claim);
+    assert!(found[0].connect().is_err());
+    assert!(inside(folder.path()).is_empty());
+    assert!(runtime.list().is_empty());
+    // The folder around has gone, and comes again.
+    let again = Claim::take(&runtime, &record("one")).expect("claimed again");
+    assert_eq!(inside(folder.path()).len(), 1);
+    drop(again);
+    assert!(inside(folder.path()).is_empty());
+}
+
+#[test]
+fn a_name_is_one_machines_at_a_time() {
+    let (_folder, runtime) = runtime();
+    let one = Claim::take(&runtime, &record("same")).expect("claimed");
+    let error = Claim::take(&runtime, &record("same")).expect_err("in use");
+    assert_eq!(
+        error.to_string(),
+        "--name same: a machine of this name runs (process 4242); stop it, or choose another name"
+    );
+    let other = Claim::take(&runtime, &record("other")).expect("another name");
+    drop(one);
+    assert_eq!(names(&runtime), ["other"]);
+    let again = Claim::take(&runtime, &record("same")).expect("free again");
+    assert_eq!(names(&runtime), ["other", "same"]);
+    drop((other, again));
+}
+
+#[test]
+fn what_a_killed_machine_left_is_cleared_away_or_taken_over() {
+    let (folder, runtime) = runtime();
+    let stale = |name: &str| {
+        let path = folder.path().join("hull").join(name);
+        fs::create_dir_all(&path).expect("made");
+        for file in ["lock", "socket", "record"] {
+            fs::write(path.join(file), "old").expect("written");
+        }
+        path
+    };
+    let (left, taken) = (stale("left"), stale("taken"));
+    let empty = folder.path().join("hull/empty");
+    fs::create_dir(&empty).expect("made");
+    let claim = Claim::take(&runtime, &record("taken")).expect("taken over");
+    let _listener = claim.listen().expect("a socket where one was");
+    assert_eq!(names(&runtime), ["taken"]);
+    assert!(!left.exists() && !empty.exists() && taken.exists());
+    drop(claim);
+    assert!(inside(folder.path()).is_empty());
+}
+
+#[test]
+fn a_link_or_a_folder_open_to_others_is_no_place_for_records() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = folder.path().join("target");
+    fs::create_dir(&target).expect("made");
+    let base = folder.path().join("base");
+    fs::create_dir(&base).expect("made");
+    symlink(&target, base.join("hull")).expect("a link");
+    assert!(Runtime::inside(&base, true).is_err());
+    fs::remove_file(base.join("hull")).expect("removed");
+    let runtime = Runtime::inside(&base, true).expect("a folder of ours");
+    symlink(&target, base.join("hull/name")).expect("a link");
+    assert!(Claim::take(&runtime, &record("name")).is_err());
+    assert!(runtime.list().is_empty());
+    assert!(inside(&target).is_empty());
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).expect("opened");
+    assert!(Runtime::inside(&base, true).is_err());
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_has_one_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let deep = folder.path().join("d".repeat(120));
+    fs::create_dir(&deep).expect("made");
+    let runtime = Runtime::inside(&deep, true).expect("a runtime folder");
+    let claim = Claim::take(&runtime, &record("long")).expect("claimed");
+    let _listener = claim.listen().expect("a socket");
+    runtime.list()[0].connect().expect("it listens");
+}
+
+#[test]
+fn claims_that_race_are_each_others_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let base = folder.path();
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let runtime = Runtime::inside(base, true).expect("a runtime folder");
+                    let claim = Claim::take(&runtime, &record(&format!("m{number}")));
+                    let claim = claim.expect("nobody else has this name");
+                    let runtime = Runtime::inside(base, true).expect("a runtime folder");
+                    assert!(names(&runtime).contains(&format!("m{number}")));
+                    drop(claim);
+                }
+            });
+        }
+    });
+    assert!(inside(folder.path()).is_empty());
+}
+
+#[test]
+fn an_unknown_machine_is_told_with_those_that_run() {
+    let there = vec![record("web"), record("4242")];
+    let unknown = |there| FleetError::Unknown {
+        wanted: "x".into(),
+        there,
+    };
+    assert_eq!(unknown(vec![]).to_string(), "no machine x runs; none does");
+    assert_eq!(
+        unknown(there).to_string(),
+        "no machine x runs; these do: web (process 4242), 4242"
+    );
+}

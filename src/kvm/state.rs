@@ -1,0 +1,139 @@
+//! What vCPUs and interrupt controllers hold, read while they stand still.
+//!
+//! Source: Documentation/virt/kvm/api.rst.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_debugregs,
+    kvm_irqchip, kvm_msr_entry, kvm_pic_state, kvm_pit_channel_state, kvm_regs, kvm_sregs,
+    kvm_vcpu_events,
+};
+use kvm_ioctls::VmFd;
+
+use super::vcpu::Vcpu;
+use super::vm::Vm;
+use super::{KvmError, refused};
+
+/// Bytes of a local APIC's registers.
+const LAPIC_BYTES: usize = 1024;
+
+/// A vCPU's state.
+#[derive(Clone)]
+pub struct CpuState {
+    /// General registers, RIP and RFLAGS.
+    pub regs: kvm_regs,
+    /// Segments, tables, control registers.
+    pub sregs: kvm_sregs,
+    /// DR0 to DR7.
+    pub debug: kvm_debugregs,
+    /// Those of the MSRs asked for that this KVM knows: index and value.
+    pub msrs: Vec<(u32, u64)>,
+    /// The local APIC's registers.
+    pub lapic: [u8; LAPIC_BYTES],
+    /// What is about to be delivered.
+    pub events: kvm_vcpu_events,
+    /// KVM_MP_STATE_*: whether it runs, halts or waits for its INIT or SIPI.
+    pub mp_state: u32,
+}
+
+impl Vcpu {
+    /// What it holds now, with these MSRs.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn state(&mut self, msrs: &[u32]) -> Result<CpuState, KvmError> {
+        let fd = self.fd();
+        let lapic = fd.get_lapic().map_err(refused("KVM_GET_LAPIC"))?;
+        let mp_state = fd.get_mp_state().map_err(refused("KVM_GET_MP_STATE"))?;
+        let mut state = CpuState {
+            regs: fd.get_regs().map_err(refused("KVM_GET_REGS"))?,
+            sregs: fd.get_sregs().map_err(refused("KVM_GET_SREGS"))?,
+            debug: fd.get_debug_regs().map_err(refused("KVM_GET_DEBUGREGS"))?,
+            msrs: Vec::with_capacity(msrs.len()),
+            lapic: lapic.regs.map(|byte| byte as u8),
+            events: fd
+                .get_vcpu_events()
+                .map_err(refused("KVM_GET_VCPU_EVENTS"))?,
+            mp_state: mp_state.mp_state,
+        };
+        for &index in msrs {
+            let entry = kvm_msr_entry {
+                index,
+                ..Default::default()
+            };
+            // One by one: KVM stops at the first that it does not know.
+            if let Ok(mut list) = Msrs::from_entries(&[entry])
+                && fd.get_msrs(&mut list).is_ok_and(|read| read == 1)
+            {
+                let value = list.as_slice().iter().map(|entry| (index, entry.data));
+                state.msrs.extend(value);
+            }
+        }
+        Ok(state)
+    }
+}
+
+/// The interrupt controllers and the timer that all vCPUs share.
+#[derive(Clone, Debug)]
+pub struct ChipState {
+    /// The 8259s, the first and the one cascaded.
+    pub pics: [kvm_pic_state; 2],
+    /// The IOAPIC's ID.
+    pub ioapic_id: u32,
+    /// Its pins that are raised, a bit each.
+    pub ioapic_irr: u32,
+    /// Its redirection table.
+    pub redirections: [u64; 24],
+    /// The 8254's channels.
+    pub pit: [kvm_pit_channel_state; 3],
+}
+
+/// A way to [`ChipState`] that may be kept.
+#[derive(Clone)]
+pub struct Chips(Arc<VmFd>);
+
+impl Chips {
+    /// Those of `vm`.
+    pub fn of(vm: &Vm) -> Self {
+        Self(vm.shared_fd())
+    }
+
+    /// What they hold now.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn state(&self) -> Result<ChipState, KvmError> {
+        let chip = |chip_id| {
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            };
+            let done = self.0.get_irqchip(&mut chip);
+            done.map_err(refused("KVM_GET_IRQCHIP")).map(|()| chip)
+        };
+        let pic = |chip: kvm_irqchip| {
+            // SAFETY: KVM has filled in the state of an 8259, which is bytes of any value.
+            unsafe { chip.chip.pic }
+        };
+        let pics = [
+            pic(chip(KVM_IRQCHIP_PIC_MASTER)?),
+            pic(chip(KVM_IRQCHIP_PIC_SLAVE)?),
+        ];
+        let ioapic = chip(KVM_IRQCHIP_IOAPIC)?;
+        // SAFETY: KVM has filled in the state of an IOAPIC, which is integers of any value.
+        let ioapic = unsafe { ioapic.chip.ioapic };
+        let redirections = ioapic.redirtbl.map(|entry| {
+            // SAFETY: both views of an entry are the same 64 bits, any value of which is valid.
+            unsafe { entry.bits }
+        });
+        let pit = self.0.get_pit2().map_err(refused("KVM_GET_PIT2"))?;
+        Ok(ChipState {
+            pics,
+            ioapic_id: ioapic.id,
+            ioapic_irr: ioapic.irr,
+            redirections,
+            pit: pit.channels,
+        })
+    }
+}

@@ -1,0 +1,484 @@
+//! What happened in a machine and when: plain data that everyone may record.
+//!
+//! A [`Trace`] holds a [`ring::Ring`] for each vCPU's exits and one for all else, of fixed sizes:
+//! the oldest events are dropped, and counted. [`perfetto`] writes it as a file that Perfetto and
+//! Chrome open, [`summary`] reads such a file again.
+//!
+//! Times are nanoseconds since the machine's clock started, by `Instant`: CLOCK_MONOTONIC out of
+//! the vDSO, some 25 ns a look. RDTSC would be 10 ns, and wrong where the TSCs of two processors
+//! or of a migrated host disagree; two looks an exit are below what one exit varies by.
+//!
+//! Lock order: a ring's lock is taken last, and nothing is called with it held.
+
+#![forbid(unsafe_code)]
+
+pub mod perfetto;
+pub mod ring;
+pub mod summary;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ring::Ring;
+
+/// Exits that are kept of each vCPU, 88 bytes each.
+pub const EXITS_MOST: usize = 1 << 17;
+/// Other events that are kept.
+pub const EVENTS_MOST: usize = 1 << 16;
+/// Bytes that are kept of a line of the console.
+const LINE_MOST: usize = 200;
+
+/// Nanoseconds since the machine's clock started.
+pub type Nanoseconds = u64;
+
+/// Why a vCPU came back from KVM_RUN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// IN.
+    PortRead,
+    /// OUT.
+    PortWrite,
+    /// A load from where no RAM lies.
+    MmioRead,
+    /// A store to where no RAM lies.
+    MmioWrite,
+    /// hull finished this instruction, which the host's KVM cannot.
+    Instruction(&'static str),
+    /// hull copied or filled memory for the guest's kernel (`kvm::assist::bulk`).
+    Bulk,
+    /// A signal: somebody wanted the vCPU back.
+    Kick,
+    /// The guest shut down.
+    Shutdown,
+    /// KVM or hull could not go on.
+    Failed,
+}
+
+impl Reason {
+    /// As tables and files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PortRead => "port read",
+            Self::PortWrite => "port write",
+            Self::MmioRead => "MMIO read",
+            Self::MmioWrite => "MMIO write",
+            Self::Instruction(_) => "instruction",
+            Self::Bulk => "bulk memory",
+            Self::Kick => "kick",
+            Self::Shutdown => "shutdown",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Which addresses its address is one of.
+    pub fn space(self) -> Option<Space> {
+        match self {
+            Self::PortRead | Self::PortWrite => Some(Space::Port),
+            Self::MmioRead | Self::MmioWrite => Some(Space::Memory),
+            _ => None,
+        }
+    }
+
+    /// Whether the guest wrote.
+    pub fn is_write(self) -> bool {
+        matches!(self, Self::PortWrite | Self::MmioWrite)
+    }
+}
+
+/// A space of addresses with devices in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// I/O ports.
+    Port,
+    /// Guest-physical memory.
+    Memory,
+}
+
+/// One exit of a vCPU, and the time in the guest before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// KVM_RUN was called.
+    pub entered: Nanoseconds,
+    /// KVM_RUN came back.
+    pub left: Nanoseconds,
+    /// hull was done with it.
+    pub handled: Nanoseconds,
+    /// Why.
+    pub reason: Reason,
+    /// The port or guest-physical address, if the reason has one.
+    pub addr: u64,
+    /// The bytes written or read, the first 8.
+    pub value: u64,
+    /// How many bytes.
+    pub size: u16,
+    /// The device's register, by name.
+    pub register: Option<&'static str>,
+}
+
+/// Something else that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A queue of a virtio device was processed, because the guest had notified it or because it
+    /// could go on.
+    Notified {
+        /// Which device.
+        device: Device,
+        /// Which of its queues.
+        queue: u16,
+    },
+    /// Chains were given back to the driver.
+    Completed {
+        /// Which device.
+        device: Device,
+        /// Which of its queues.
+        queue: u16,
+        /// The first notification since the completion before, or that completion.
+        since: Nanoseconds,
+        /// How many.
+        chains: u32,
+        /// Whether the driver wanted an interrupt.
+        interrupt: bool,
+    },
+    /// An interrupt line was raised.
+    Interrupt {
+        /// Whose.
+        device: Device,
+        /// The line.
+        gsi: u32,
+    },
+    /// A line of the guest's console.
+    Line(String),
+    /// The guest set a mark.
+    Mark(Cow<'static, str>),
+    /// A phase of hull's own ended.
+    Phase {
+        /// What hull did.
+        name: Cow<'static, str>,
+        /// When it began.
+        since: Nanoseconds,
+        /// Whether it went on beside the others.
+        aside: bool,
+    },
+}
+
+/// A device, as [`Trace::device`] numbered it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device(u16);
+
+/// Where a device is on its bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The bus.
+    pub space: Space,
+    /// First address.
+    pub base: u64,
+    /// Last address.
+    pub last: u64,
+    /// What messages call the device.
+    pub name: String,
+}
+
+/// One vCPU's part of a trace; only its thread records here.
+#[derive(Debug)]
+pub struct Track {
+    exits: Mutex<Ring<Exit>>,
+    /// When it entered the guest, if it is there; 0 otherwise.
+    entered: AtomicU64,
+}
+
+impl Track {
+    fn new() -> Self {
+        Self {
+            exits: Mutex::new(Ring::new(EXITS_MOST)),
+            entered: AtomicU64::new(0),
+        }
+    }
+
+    /// The vCPU enters the guest.
+    pub fn entered(&self, at: Nanoseconds) {
+        self.entered.store(at, Ordering::Relaxed);
+    }
+
+    /// An exit was handled.
+    pub fn exit(&self, exit: Exit) {
+        self.entered.store(0, Ordering::Relaxed);
+        lock(&self.exits).push(exit);
+    }
+}
+
+/// All that was recorded of one machine.
+#[derive(Debug)]
+pub struct Trace {
+    started: Instant,
+    vcpus: Vec<Track>,
+    events: Mutex<Ring<(Nanoseconds, Event)>>,
+    names: Mutex<Names>,
+    line: Mutex<Vec<u8>>,
+    asked: Mutex<Asked>,
+    change: Condvar,
+}
+
+/// What the thread that writes a trace waits for.
+#[derive(Debug, Default)]
+struct Asked {
+    write: bool,
+    end: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Names {
+    devices: Vec<String>,
+    places: Vec<Place>,
+}
+
+impl Trace {
+    /// An empty trace of a machine with `vcpus` vCPUs, whose clock started at `started`.
+    pub fn new(started: Instant, vcpus: u8) -> Self {
+        Self {
+            started,
+            vcpus: (0..vcpus).map(|_| Track::new()).collect(),
+            events: Mutex::new(Ring::new(EVENTS_MOST)),
+            names: Mutex::default(),
+            line: Mutex::default(),
+            asked: Mutex::default(),
+            change: Condvar::new(),
+        }
+    }
+
+    /// Have who waits in [`Trace::asked`] write what there is. Does not wait for it.
+    pub fn ask(&self) {
+        lock(&self.asked).write = true;
+        self.change.notify_all();
+    }
+
+    /// Nobody will ask again.
+    pub fn end(&self) {
+        lock(&self.asked).end = true;
+        self.change.notify_all();
+    }
+
+    /// Wait until somebody asks for the trace to be written; false if nobody will.
+    pub fn asked(&self) -> bool {
+        let mut asked = lock(&self.asked);
+        loop {
+            if asked.end {
+                return false;
+            }
+            if std::mem::take(&mut asked.write) {
+                return true;
+            }
+            let changed = self.change.wait(asked);
+            asked = changed.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Time since the machine's clock started.
+    pub fn now(&self) -> Nanoseconds {
+        nanoseconds(self.started.elapsed())
+    }
+
+    /// Where vCPU `index` records.
+    pub fn vcpu(&self, index: usize) -> Option<&Track> {
+        self.vcpus.get(index)
+    }
+
+    /// The number of the device that messages call `name`.
+    pub fn device(&self, name: &str) -> Device {
+        let devices = &mut lock(&self.names).devices;
+        let known = devices.iter().position(|known| known == name);
+        let number = known.unwrap_or_else(|| {
+            devices.push(name.into());
+            devices.len() - 1
+        });
+        Device(number as u16) // as many as there are devices, some dozens
+    }
+
+    /// Where devices are on the buses, to name those that exits go to.
+    pub fn set_places(&self, places: Vec<Place>) {
+        lock(&self.names).places = places;
+    }
+
+    /// `event` happens now.
+    pub fn record(&self, event: Event) {
+        self.record_at(self.now(), event);
+    }
+
+    /// `event` happened at that time.
+    pub fn record_at(&self, at: Nanoseconds, event: Event) {
+        lock(&self.events).push((at, event));
+    }
+
+    /// The guest printed `bytes` on its console.
+    pub fn console(&self, bytes: &[u8]) {
+        let mut line = lock(&self.line);
+        for &byte in bytes {
+            match byte {
+                b'\n' => {
+                    let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+                    line.clear();
+                    if !text.is_empty() {
+                        self.record(Event::Line(text));
+                    }
+                }
+                byte if line.len() < LINE_MOST => line.push(byte),
+                _ => {}
+            }
+        }
+    }
+
+    /// All that is recorded so far, to be written. The vCPUs go on meanwhile.
+    pub fn recording(&self) -> Recording {
+        let vcpu = |track: &Track| Vcpu {
+            exits: lock(&track.exits).clone(),
+            entered: Some(track.entered.load(Ordering::Relaxed)).filter(|&at| at > 0),
+        };
+        let Names { devices, places } = lock(&self.names).clone();
+        Recording {
+            at: self.now(),
+            vcpus: self.vcpus.iter().map(vcpu).collect(),
+            events: lock(&self.events).clone(),
+            devices,
+            places,
+        }
+    }
+}
+
+/// A copy of a [`Trace`].
+pub struct Recording {
+    /// When it was made.
+    at: Nanoseconds,
+    vcpus: Vec<Vcpu>,
+    events: Ring<(Nanoseconds, Event)>,
+    devices: Vec<String>,
+    places: Vec<Place>,
+}
+
+struct Vcpu {
+    exits: Ring<Exit>,
+    entered: Option<Nanoseconds>,
+}
+
+impl Recording {
+    /// Events that were dropped because a ring was full.
+    pub fn dropped(&self) -> u64 {
+        let exits = self.vcpus.iter().map(|vcpu| vcpu.exits.dropped());
+        exits.sum::<u64>() + self.events.dropped()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        let exits = self.vcpus.iter().all(|vcpu| vcpu.exits.iter().len() == 0);
+        exits && self.events.iter().len() == 0
+    }
+
+    /// The device at `addr`.
+    fn place(&self, space: Space, addr: u64) -> Option<&Place> {
+        self.places
+            .iter()
+            .find(|place| place.space == space && (place.base..=place.last).contains(&addr))
+    }
+
+    fn device(&self, device: Device) -> &str {
+        let name = self.devices.get(usize::from(device.0));
+        name.map_or("a device", String::as_str)
+    }
+}
+
+/// Where one device records.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    trace: Arc<Trace>,
+    device: Device,
+}
+
+impl Recorder {
+    /// For the device that messages call `name`.
+    pub fn new(trace: &Arc<Trace>, name: &str) -> Self {
+        Self {
+            device: trace.device(name),
+            trace: trace.clone(),
+        }
+    }
+
+    /// Line `gsi` of the device's was raised.
+    pub fn interrupt(&self, gsi: u32) {
+        let device = self.device;
+        self.trace.record(Event::Interrupt { device, gsi });
+    }
+}
+
+/// Where one virtio device records what passes through its queues.
+#[derive(Debug)]
+pub struct Queues {
+    recorder: Recorder,
+    queues: Vec<Open>,
+}
+
+/// What a queue waits for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Open {
+    /// The first notification since the last completion.
+    notified: Option<Nanoseconds>,
+    /// The last completion.
+    completed: Nanoseconds,
+    /// Chains that were given back until then.
+    chains: u64,
+}
+
+impl Queues {
+    /// For a device with so many queues.
+    pub fn new(recorder: Recorder, count: usize) -> Self {
+        Self {
+            recorder,
+            queues: vec![Open::default(); count],
+        }
+    }
+
+    /// Queue `index` is processed from now on.
+    pub fn notified(&mut self, index: usize) {
+        let Recorder { trace, device } = &self.recorder;
+        let at = trace.now();
+        if let Some(open) = self.queues.get_mut(index) {
+            open.notified.get_or_insert(at);
+        }
+        let (device, queue) = (*device, index as u16);
+        trace.record_at(at, Event::Notified { device, queue });
+    }
+
+    /// A call of the device ended; since the start, `chains` chains of queue `index` have been
+    /// given back, and the driver is told of them if there is an `interrupt`.
+    pub fn completed(&mut self, index: usize, chains: u64, interrupt: bool) {
+        let Recorder { trace, device } = &self.recorder;
+        let Some(open) = self.queues.get_mut(index) else {
+            return;
+        };
+        let more = chains.saturating_sub(open.chains);
+        if more == 0 {
+            return;
+        }
+        let at = trace.now();
+        let since = open.notified.take().unwrap_or_default().max(open.completed);
+        (open.chains, open.completed) = (chains, at);
+        let completed = Event::Completed {
+            device: *device,
+            queue: index as u16,
+            since,
+            chains: u32::try_from(more).unwrap_or(u32::MAX),
+            interrupt,
+        };
+        trace.record_at(at, completed);
+    }
+}
+
+/// As times are recorded.
+pub fn nanoseconds(time: Duration) -> Nanoseconds {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

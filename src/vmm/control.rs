@@ -1,0 +1,107 @@
+//! The thread that takes orders for a machine, and its folder among the records of those that run.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::events::Events;
+use super::inspect::Inspector;
+use super::{Config, VmmError};
+use crate::control::{Answer, Request, server};
+use crate::devices::MachineEvents;
+use crate::fleet::{self, Claim, FleetError, Record};
+use crate::kvm;
+use crate::memory::STACK;
+
+/// Running; gone with its folder when this is dropped.
+pub struct Control {
+    stop: EventFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Take the name that the user chose, if that was done. A machine without a name takes its process
+/// id for one, later: it runs on without a folder where none can be had.
+///
+/// # Errors
+/// [`FleetError`].
+pub fn claim(config: &Config) -> Result<Option<Claim>, FleetError> {
+    let name = config.name.as_ref();
+    name.map(|name| fleet::claim(&record(config, name.clone())))
+        .transpose()
+}
+
+fn record(config: &Config, name: String) -> Record {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Record {
+        pid: std::process::id(),
+        name,
+        started: now.map_or(0, |time| time.as_secs()),
+        cpus: config.cpus,
+        memory_bytes: config.memory_bytes,
+        version: env!("CARGO_PKG_VERSION").into(),
+    }
+}
+
+impl Control {
+    /// Take orders from now on, in the folder `claim` or one that is made now.
+    ///
+    /// # Errors
+    /// No descriptor or thread is left.
+    pub fn start(
+        config: &Config,
+        claim: Option<Claim>,
+        inspector: Inspector,
+        events: Arc<Events>,
+    ) -> Result<Self, VmmError> {
+        let stop = super::machine::eventfd()?;
+        let stopped = stop.try_clone().map_err(VmmError::EventFd)?;
+        let unnamed = record(config, std::process::id().to_string());
+        let work = move || {
+            let named = claim.is_some();
+            let claim = match claim {
+                Some(claim) => claim,
+                None => match fleet::claim(&unnamed) {
+                    Ok(claim) => claim,
+                    Err(_) => return, // nobody asked for it
+                },
+            };
+            if let Err(error) = serve(&claim, &stopped, &inspector)
+                && named
+            {
+                events.warn("control", &format!("no orders are taken any more: {error}"));
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("control".into())
+            .stack_size(STACK)
+            .spawn(work)
+            .map_err(VmmError::Thread)?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // It fails only when it is signalled already.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic has been printed by its hook
+        }
+    }
+}
+
+fn serve(claim: &Claim, stop: &EventFd, inspector: &Inspector) -> io::Result<()> {
+    let listener = claim.listen()?;
+    server::serve(&listener, kvm::descriptor(stop), |request| match request {
+        Request::Inspect { topic, vcpu } => match inspector.inspect(&topic, vcpu) {
+            Ok(seen) => Answer::Inspection(Box::new(seen)),
+            Err(reason) => Answer::Refused(reason),
+        },
+    })
+}

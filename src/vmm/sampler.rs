@@ -1,0 +1,109 @@
+//! Takes a sample of each vCPU at every tick of a profile.
+//!
+//! A thread asks and kicks at the tick; the vCPU's own thread reads registers and stack, which only
+//! it can do without stopping the machine, and hands them back; finding the callers is the first
+//! thread's again. A vCPU that is outside of the guest at a tick answers when it comes back, for
+//! as many ticks as have passed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::events::Events;
+use super::vcpus::Vcpus;
+use crate::kvm::vcpu::Vcpu;
+use crate::memory::{GuestMemory, STACK};
+use crate::profile::{Profile, STACK_MOST, Sample};
+
+/// Samples on their way between the threads.
+const WAITING_MOST: usize = 256;
+
+/// The vCPUs' side.
+pub struct Sampler {
+    profile: Arc<Profile>,
+    /// For each vCPU the ticks that wait for a sample.
+    wanted: Vec<AtomicU32>,
+    samples: SyncSender<Sample>,
+}
+
+impl Sampler {
+    /// A sampler of so many vCPUs, and where [`run`] gets the samples from.
+    pub fn new(profile: Arc<Profile>, cpus: usize) -> (Self, Receiver<Sample>) {
+        let (samples, taken) = sync_channel(WAITING_MOST);
+        let sampler = Self {
+            profile,
+            wanted: (0..cpus).map(|_| AtomicU32::new(0)).collect(),
+            samples,
+        };
+        (sampler, taken)
+    }
+
+    /// Take a sample of vCPU `cpu` if one is wanted. On its thread, between two KVM_RUNs.
+    pub fn answer(&self, cpu: usize, vcpu: &Vcpu) {
+        let Some(wanted) = self.wanted.get(cpu) else {
+            return;
+        };
+        if wanted.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let ticks = wanted.swap(0, Ordering::Relaxed);
+        let sent = vcpu.sample(STACK_MOST).map(|(regs, user, paging, stack)| {
+            self.samples.try_send(Sample {
+                cpu,
+                ticks,
+                rip: regs.rip,
+                rsp: regs.rsp,
+                rbp: regs.rbp,
+                user,
+                paging,
+                stack,
+            })
+        });
+        if !matches!(sent, Some(Ok(()))) {
+            self.profile.lose(ticks);
+        }
+    }
+
+    /// It is a tick: whether vCPU `cpu` has to be kicked. One that has not answered the last was.
+    fn tick(&self, cpu: usize) -> bool {
+        let wanted = self.wanted.get(cpu);
+        wanted.is_some_and(|wanted| wanted.fetch_add(1, Ordering::Relaxed) == 0)
+    }
+}
+
+/// Start the thread that has `vcpus` sampled until the machine stops.
+///
+/// # Errors
+/// No thread could be had.
+pub fn start(
+    sampler: Arc<Sampler>,
+    samples: Receiver<Sample>,
+    vcpus: Arc<Vcpus>,
+    events: Arc<Events>,
+    memory: GuestMemory,
+) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new()
+        .name("profile".into())
+        .stack_size(STACK);
+    thread.spawn(move || {
+        let period = Duration::from_secs(1) / sampler.profile.hertz();
+        let mut next = Instant::now() + period;
+        while !events.stopping() {
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            // Ticks that the host's scheduler made us miss are not made up for.
+            next = (next + period).max(Instant::now());
+            for cpu in 0..sampler.wanted.len() {
+                if sampler.tick(cpu) {
+                    vcpus.kick(cpu);
+                }
+            }
+            let waiting = samples.try_iter();
+            waiting.for_each(|sample| sampler.profile.add(&sample, &memory));
+        }
+        let rest = samples.try_iter();
+        rest.for_each(|sample| sampler.profile.add(&sample, &memory));
+    })
+}

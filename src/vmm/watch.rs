@@ -1,0 +1,161 @@
+//! What watches a vCPU's loop: nothing, or a [`Watched`] that records its exits and tells of them.
+//!
+//! The loop is compiled once for each, so that a machine that nobody watches pays nothing.
+
+use std::cell::Cell;
+
+use super::explain::Explain;
+use super::vcpus::Shared;
+use crate::kvm::KvmError;
+use crate::kvm::vcpu::{Accesses, Exit, Vcpu};
+use crate::trace::{self, Nanoseconds, Reason, Space, Track};
+
+/// What a vCPU's loop calls besides the devices.
+pub trait Watch: Accesses {
+    /// hull is done with an exit of `vcpu`'s, which came back as `exit`.
+    fn handled(&self, _vcpu: &Vcpu, _exit: &Result<Exit, KvmError>) {}
+}
+
+impl Watch for Shared {}
+
+/// Records and explains the exits of one vCPU.
+pub struct Watched<'a> {
+    shared: &'a Shared,
+    index: usize,
+    track: Option<&'a Track>,
+    explain: Option<&'a Explain>,
+    /// The exit under way, as far as it is known.
+    exit: Cell<trace::Exit>,
+}
+
+impl<'a> Watched<'a> {
+    /// For vCPU `index`, if anybody wants to know of its exits.
+    pub fn new(shared: &'a Shared, index: usize) -> Option<Self> {
+        let track = shared.trace.as_ref();
+        let track = track.and_then(|trace| trace.vcpu(index));
+        let explain = shared.explain.as_ref();
+        if track.is_none() && explain.is_none() {
+            return None;
+        }
+        Some(Self {
+            shared,
+            index,
+            track,
+            explain,
+            exit: Cell::new(trace::Exit {
+                entered: 0,
+                left: 0,
+                handled: 0,
+                reason: Reason::Kick,
+                addr: 0,
+                value: 0,
+                size: 0,
+                register: None,
+            }),
+        })
+    }
+
+    fn now(&self) -> Nanoseconds {
+        trace::nanoseconds(self.shared.events.now())
+    }
+
+    fn set(&self, change: impl FnOnce(&mut trace::Exit)) {
+        let mut exit = self.exit.get();
+        change(&mut exit);
+        self.exit.set(exit);
+    }
+
+    /// The guest reads or writes; `access` does it.
+    fn access<D: AsRef<[u8]>>(
+        &self,
+        (reason, addr): (Reason, u64),
+        mut data: D,
+        access: impl FnOnce(&mut D),
+    ) {
+        let bus = match reason.space() {
+            Some(Space::Memory) => &self.shared.mmio,
+            _ => &self.shared.ports,
+        };
+        // Before: which register it is may change by the access (a UART's DLAB).
+        let register = bus.register(addr, reason.is_write());
+        access(&mut data);
+        let data = data.as_ref();
+        let bytes = data.iter().take(8).rev();
+        let value = bytes.fold(0, |value, byte| value << 8 | u64::from(*byte));
+        self.set(|exit| {
+            (exit.reason, exit.addr, exit.value, exit.register) = (reason, addr, value, register);
+            exit.size = u16::try_from(data.len()).unwrap_or(u16::MAX);
+        });
+    }
+}
+
+impl Accesses for Watched<'_> {
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        let read = |data: &mut &mut [u8]| self.shared.port_read(port, data);
+        self.access((Reason::PortRead, port.into()), data, read);
+    }
+
+    fn port_write(&self, port: u16, data: &[u8]) {
+        let write = |data: &mut &[u8]| self.shared.port_write(port, data);
+        self.access((Reason::PortWrite, port.into()), data, write);
+    }
+
+    fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
+        let read = |data: &mut &mut [u8]| self.shared.mmio_read(gpa, data);
+        self.access((Reason::MmioRead, gpa), data, read);
+    }
+
+    fn mmio_write(&self, gpa: u64, data: &[u8]) {
+        let write = |data: &mut &[u8]| self.shared.mmio_write(gpa, data);
+        self.access((Reason::MmioWrite, gpa), data, write);
+    }
+
+    fn entering(&self) {
+        self.set(|exit| {
+            // The end of the last exit is the beginning of this stay: one look at the clock less.
+            exit.entered = match exit.handled {
+                0 => self.now(),
+                handled => handled,
+            };
+            if let Some(track) = self.track {
+                track.entered(exit.entered);
+            }
+            exit.reason = Reason::Kick;
+        });
+    }
+
+    fn left(&self) {
+        self.set(|exit| exit.left = self.now());
+    }
+
+    fn finished(&self, instruction: &'static str) {
+        self.set(|exit| exit.reason = Reason::Instruction(instruction));
+    }
+
+    fn bulk(&self) {
+        self.set(|exit| exit.reason = Reason::Bulk);
+    }
+}
+
+impl Watch for Watched<'_> {
+    fn handled(&self, vcpu: &Vcpu, result: &Result<Exit, KvmError>) {
+        self.set(|exit| {
+            match result {
+                Ok(Exit::Handled | Exit::Interrupted | Exit::Debug(_)) => {}
+                Ok(Exit::Shutdown) => exit.reason = Reason::Shutdown,
+                Ok(Exit::Failed(_)) | Err(_) => exit.reason = Reason::Failed,
+            }
+            exit.handled = self.now();
+        });
+        let exit = self.exit.get();
+        if let Some(track) = self.track {
+            track.exit(exit);
+        }
+        if let Some(explain) = self.explain
+            && explain.exit(self.shared, (self.index, vcpu), &exit)
+        {
+            // The time that it took to tell is nobody's.
+            self.set(|exit| exit.handled = 0);
+        }
+    }
+}
