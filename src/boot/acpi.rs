@@ -40,20 +40,22 @@ const RTC_PORT: u16 = 0x70;
 /// Index of the CMOS clock's century byte.
 const RTC_CENTURY: u8 = 0x32;
 
-/// Write the tables; the GPA of the root pointer (RSDP).
+/// Write the tables, of which the MADT may be left out; the GPA of the root pointer (RSDP).
 ///
 /// # Errors
 /// [`BootError::NoRoom`] when they outgrow their area, [`BootError::OutsideMemory`].
-pub fn write(memory: &GuestMemory, machine: &Machine) -> Result<u64, BootError> {
+pub fn write(memory: &GuestMemory, machine: &Machine, with_madt: bool) -> Result<u64, BootError> {
     let mut area = Area::default();
     let root = area.put(&rsdp::Rsdp::new(OEM_ID, 0)); // its place; its content comes last
     let facs = area.put(&facs::FACS::new());
     let dsdt = area.put(&dsdt(machine));
     let fadt = area.put(&fadt(facs, dsdt));
-    let madt = area.put(&madt(machine.cpus));
+    let madt = with_madt.then(|| area.put(&madt(machine.cpus)));
     let mut xsdt = xsdt::XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
+    if let Some(madt) = madt {
+        xsdt.add_entry(madt);
+    }
     let xsdt = area.put(&xsdt);
 
     let size = area.0.len() as u64;

@@ -168,6 +168,8 @@ pub struct Params<'a> {
     pub initrd: Option<&'a Range<u64>>,
     /// GPA of the ACPI root pointer.
     pub rsdp: u64,
+    /// The memory map.
+    pub map: &'a [(Range<u64>, ram::Kind)],
 }
 
 /// Write `boot_params` at [`BOOT_PARAMS`]; the command line is expected at [`CMDLINE`].
@@ -186,7 +188,7 @@ pub fn write(memory: &GuestMemory, params: &Params) -> Result<(), BootError> {
         page.hdr.ramdisk_image = U32::new(initrd.start as u32);
         page.hdr.ramdisk_size = U32::new((initrd.end - initrd.start) as u32);
     }
-    for ((range, kind), entry) in ram::map(memory).iter().zip(&mut page.e820_table) {
+    for ((range, kind), entry) in params.map.iter().zip(&mut page.e820_table) {
         *entry = E820Entry {
             addr: U64::new(range.start),
             size: U64::new(range.end - range.start),
@@ -214,6 +216,7 @@ mod tests {
                 header,
                 initrd: Some(&initrd),
                 rsdp: ACPI,
+                map: &ram::map(&memory),
             },
         )
         .unwrap();

@@ -85,6 +85,15 @@ pub struct Machine<'a> {
     pub virtio: &'a [MmioSlot],
 }
 
+/// What the tables say wrong on purpose (`vmm::fault`); by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lies {
+    /// No word of processors and interrupt controllers: no MP table and no MADT.
+    pub no_processors: bool,
+    /// The memory map names RAM that is not there.
+    pub phantom_ram: bool,
+}
+
 /// Which way into the kernel to take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Via {
@@ -108,6 +117,8 @@ pub struct Plan<'a> {
     pub virtio_on_cmdline: bool,
     /// What the tables describe.
     pub machine: Machine<'a>,
+    /// Where they do not tell the truth.
+    pub lies: Lies,
 }
 
 /// What was put into guest memory.
@@ -213,17 +224,24 @@ impl Placed {
         }
         let cmdline = line.finish(header.cmdline_size.get() as usize)?;
         cmdline::write(memory, &cmdline)?;
-        mptable::write(memory, plan.machine.cpus)?;
-        let rsdp = acpi::write(memory, &plan.machine)?;
+        if !plan.lies.no_processors {
+            mptable::write(memory, plan.machine.cpus)?;
+        }
+        let rsdp = acpi::write(memory, &plan.machine, !plan.lies.no_processors)?;
         tables::write(memory, entry.mode)?;
+        let mut map = ram::map(memory);
+        if plan.lies.phantom_ram {
+            ram::add_phantom(&mut map);
+        }
+        let initrd_range = initrd.as_ref();
         match entry.mode {
-            Mode::Pvh => pvh::write(memory, initrd.as_ref(), rsdp)?,
+            Mode::Pvh => pvh::write(memory, &map, initrd_range, rsdp)?,
             _ => {
-                let initrd = initrd.as_ref();
                 let params = linux64::Params {
                     header,
-                    initrd,
+                    initrd: initrd_range,
                     rsdp,
+                    map: &map,
                 };
                 linux64::write(memory, &params)?;
             }

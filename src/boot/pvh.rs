@@ -63,17 +63,17 @@ const _: () = {
     assert!(MEMORY_MAP + map as u64 <= BOOT_PARAMS);
 };
 
-/// Write the start info, with the command line expected at [`CMDLINE`] and ACPI's root pointer
+/// Write the start info with the memory `map`, with the command line expected at [`CMDLINE`] and ACPI's root pointer
 /// at `rsdp`.
 ///
 /// # Errors
 /// [`BootError::OutsideMemory`] when guest memory is smaller than the layout's low part.
 pub fn write(
     memory: &GuestMemory,
+    map: &[(Range<u64>, ram::Kind)],
     initrd: Option<&Range<u64>>,
     rsdp: u64,
 ) -> Result<(), BootError> {
-    let map = ram::map(memory);
     let info = StartInfo {
         magic: U32::new(MAGIC),
         version: U32::new(VERSION),
@@ -93,7 +93,7 @@ pub fn write(
         reserved: U64::ZERO,
     };
     let mut bytes = [info.as_bytes(), module.as_bytes()].concat();
-    for (range, kind) in &map {
+    for (range, kind) in map {
         let entry = MemoryMapEntry {
             addr: U64::new(range.start),
             size: U64::new(range.end - range.start),
@@ -128,7 +128,7 @@ mod tests {
     fn a_kernel_that_follows_the_pointers_finds_everything() {
         let seen = Seen(memory(16));
         let initrd = 0x80_0000..0x80_1234;
-        write(&seen.0, Some(&initrd), ACPI).unwrap();
+        write(&seen.0, &ram::map(&seen.0), Some(&initrd), ACPI).unwrap();
         let info = PVH_START_INFO;
         assert_eq!([seen.u32(info), seen.u32(info + 4)], [0x336e_c578, 1]);
         assert_eq!(seen.u32(info + 12), 1, "modules");
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn without_an_initrd_there_is_no_module() {
         let seen = Seen(memory(16));
-        write(&seen.0, None, 0).unwrap();
+        write(&seen.0, &ram::map(&seen.0), None, 0).unwrap();
         assert_eq!(seen.u32(PVH_START_INFO + 12), 0);
     }
 }

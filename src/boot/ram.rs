@@ -43,6 +43,17 @@ pub fn map(memory: &GuestMemory) -> Vec<(Range<u64>, Kind)> {
     entries
 }
 
+/// RAM that [`add_phantom`] invents.
+const PHANTOM: u64 = 64 << 20;
+
+/// Let the map's last RAM below the hole be longer than it is.
+pub fn add_phantom(map: &mut [(Range<u64>, Kind)]) {
+    let low = |entry: &&mut (Range<u64>, Kind)| entry.1 == Kind::Usable && entry.0.end <= MMIO_HOLE;
+    if let Some((range, _)) = map.iter_mut().rfind(low) {
+        range.end = (range.end + PHANTOM).min(MMIO_HOLE);
+    }
+}
+
 /// End of the RAM that starts at 0, at most [`MMIO_HOLE`]; 0 when there is none.
 pub fn low_end(memory: &GuestMemory) -> u64 {
     let mut end = 0;
@@ -128,6 +139,16 @@ pub mod tests {
             ]
         );
         assert_eq!(low_end(&memory), MMIO_HOLE);
+    }
+
+    #[test]
+    fn a_phantom_is_behind_the_ram_below_the_hole() {
+        let memory = memory(128);
+        let mut lie = map(&memory);
+        add_phantom(&mut lie);
+        let (last, before) = lie.split_last().unwrap();
+        assert_eq!(*last, (HIGH_MEMORY..192 * MIB, Kind::Usable));
+        assert_eq!(before, &map(&memory)[..before.len()]);
     }
 
     #[test]

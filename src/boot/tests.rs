@@ -16,6 +16,15 @@ fn load_with(
     via: Via,
     initrd: &[&[u8]],
 ) -> Result<(Loaded, GuestMemory), BootError> {
+    load_with_lies(kernel, via, initrd, Lies::default())
+}
+
+fn load_with_lies(
+    kernel: &[u8],
+    via: Via,
+    initrd: &[&[u8]],
+    lies: Lies,
+) -> Result<(Loaded, GuestMemory), BootError> {
     let memory = memory(8);
     let initrd: Vec<Image> = initrd.iter().map(|part| (*part).into()).collect();
     let slots: Vec<MmioSlot> = virtio_slot(0).into_iter().collect();
@@ -27,6 +36,7 @@ fn load_with(
             com2: true,
             virtio: &slots,
         },
+        lies,
     };
     let placed = place(&memory, &kernel.into(), via, &initrd)?;
     placed.finish(&memory, &plan).map(|loaded| (loaded, memory))
@@ -52,6 +62,23 @@ fn linux_is_entered_in_64_bit_mode_and_by_pvh_when_asked() {
         assert_eq!(entry(&packed, Via::Pvh), pvh, "{compression}");
         let guest = (Mode::Linux64, 2 * MIB + 0x200, BOOT_PARAMS);
         assert_eq!(entry(&packed, Via::Guest), guest, "{compression}");
+    }
+}
+
+#[test]
+fn without_tables_of_processors_there_is_no_word_of_them() {
+    for (no_processors, words) in [(false, 2), (true, 0)] {
+        let lies = Lies {
+            no_processors,
+            ..Lies::default()
+        };
+        let kernel = linux().build();
+        let (_, memory) = load_with_lies(&kernel, Via::Auto, &[], lies).unwrap();
+        let low = read(&memory, 0, MIB as usize);
+        let tables = low
+            .windows(4)
+            .filter(|word| matches!(*word, b"_MP_" | b"APIC"));
+        assert_eq!(tables.count(), words);
     }
 }
 

@@ -5,6 +5,7 @@ pub mod completions;
 mod devices;
 mod disk;
 pub mod doctor;
+mod fault;
 mod gdb;
 pub mod guest;
 pub mod inspect;

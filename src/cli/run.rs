@@ -13,13 +13,14 @@ use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::terminal::Raw;
-use super::{gdb, net, profile, say, share, timing, trace};
+use super::{fault, gdb, net, profile, say, share, timing, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
 use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
+use crate::vmm::fault::{Fault, Faults};
 use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -94,6 +95,17 @@ pub struct Run {
     devices: Devices,
     #[command(flatten)]
     gdb: gdb::Gdb,
+    /// Make this part of the machine wrong, to see what it is for (guest/lessons): no-irqchip,
+    /// no-mptable, bad-e820, no-serial-irq or wrong-cpuid. May be repeated. Example: --break
+    /// no-mptable
+    #[arg(
+        long = "break",
+        value_name = "PART",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = MACHINE
+    )]
+    faults: Vec<Fault>,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -169,6 +181,7 @@ impl Run {
         let signals = Signals::catch().context("cannot catch signals")?;
         // No signal must leave its socket behind.
         let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
+        fault::tell(&config.faults.0);
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),
             Console::Agent { exec, .. } => exec.tty.is_some(),
@@ -220,6 +233,7 @@ impl Run {
     }
 
     fn config(&self) -> anyhow::Result<vmm::Config> {
+        fault::check(&self.faults, self.cpus)?;
         let inside = guest::embedded();
         let (kernel, symbols) = match &self.kernel {
             Some(path) => {
@@ -311,6 +325,7 @@ impl Run {
             vsock: self.devices.vsock.clone(),
             trace: None,
             explain_exits: None,
+            faults: Faults(self.faults.clone()),
         })
     }
 

@@ -14,6 +14,9 @@ const ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// CPUID.1:EDX[28]: EBX[23:16] is valid, the package has several logical processors.
 const EDX_MULTITHREADED: u32 = 1 << 28;
 
+/// CPUID.80000001H:EDX[29]: the processor has long mode.
+const EDX_LONG_MODE: u32 = 1 << 29;
+
 /// Level types of leaf 0BH, ECX[15:8].
 const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
@@ -22,6 +25,16 @@ const LEVEL_CORE: u32 = 2;
 pub fn describe(cpuid: &mut CpuId, id: u8, cpus: u8) {
     for entry in cpuid.as_mut_slice() {
         describe_entry(entry, id.into(), cpus.into());
+    }
+}
+
+/// Say that there is no long mode. KVM then refuses a guest that sets EFER.LME (kvm_valid_efer in
+/// arch/x86/kvm/x86.c).
+pub fn hide_long_mode(cpuid: &mut CpuId) {
+    for entry in cpuid.as_mut_slice() {
+        if entry.function == 0x8000_0001 {
+            entry.edx &= !EDX_LONG_MODE;
+        }
     }
 }
 
@@ -87,6 +100,18 @@ mod tests {
         assert_eq!(described(1, 0, 0, 1).edx & EDX_MULTITHREADED, 0);
         assert_eq!(described(0xb, 0, 3, 4).edx, 3);
         assert_eq!(described(0x8000_001e, 0, 3, 4).eax, 3);
+    }
+
+    #[test]
+    fn hidden_long_mode_leaves_the_other_features() {
+        let entry = |edx| kvm_cpuid_entry2 {
+            function: 0x8000_0001,
+            edx,
+            ..Default::default()
+        };
+        let mut cpuid = CpuId::from_entries(&[entry(u32::MAX)]).unwrap();
+        hide_long_mode(&mut cpuid);
+        assert_eq!(cpuid.as_slice(), [entry(!EDX_LONG_MODE)]);
     }
 
     #[test]

@@ -205,6 +205,14 @@ impl Vcpu {
             VcpuExit::MmioWrite(gpa, data) => accesses.mmio_write(gpa, data),
             VcpuExit::Intr => return Ok(Exit::Interrupted),
             VcpuExit::Shutdown => return Ok(Exit::Shutdown),
+            // With interrupt controllers of its own KVM waits for the next interrupt itself.
+            VcpuExit::Hlt => {
+                return Ok(Exit::Failed(
+                    "HLT waits for an interrupt, and this machine has no interrupt controller to \
+                     send one"
+                        .into(),
+                ));
+            }
             VcpuExit::FailEntry(reason, _) => {
                 return Ok(Exit::Failed(format!(
                     "the CPU refused to enter the guest ({reason:#x})"

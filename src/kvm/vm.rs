@@ -19,12 +19,22 @@ use super::{KvmError, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 
+/// What a machine lacks on purpose (`vmm::fault`); by default nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// Interrupt controllers, local APICs and the PIT.
+    pub irqchip: bool,
+    /// CPUID's word that there is long mode.
+    pub long_mode: bool,
+}
+
 /// A virtual machine and the guest memory that its slots point into.
 pub struct Vm {
     // Before `memory`: the VM goes first, so that no slot ever points to unmapped memory.
     fd: Arc<VmFd>,
     kvm: Kvm,
     memory: GuestMemory,
+    lacks: Lacks,
 }
 
 /// Open /dev/kvm and check that it is KVM.
@@ -66,6 +76,11 @@ fn how_to_get_kvm(processor: &Processor) -> &'static str {
 impl Vm {
     /// Create the machine: memory, IOAPIC, PICs, local APICs and PIT, and no vCPU yet.
     pub fn new(kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
+        Self::lacking(Lacks::default(), kvm, memory)
+    }
+
+    /// As [`Vm::new`], without what the machine `lacks`.
+    pub fn lacking(lacks: Lacks, kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         // First of all: it waits until nobody uses the old memory map, which is longest right after
         // the interrupt controllers were put on the machine's buses (SRCU).
@@ -89,17 +104,20 @@ impl Vm {
             .map_err(refused("KVM_SET_TSS_ADDR"))?;
         // A KVM that cannot report them has no instructions to report: it runs them all.
         let _ = super::assist::vcpu::enable(&fd);
-        fd.create_irq_chip()
-            .map_err(refused("KVM_CREATE_IRQCHIP"))?;
-        let pit = kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        };
-        fd.create_pit2(pit).map_err(refused("KVM_CREATE_PIT2"))?;
+        if !lacks.irqchip {
+            fd.create_irq_chip()
+                .map_err(refused("KVM_CREATE_IRQCHIP"))?;
+            let pit = kvm_pit_config {
+                flags: KVM_PIT_SPEAKER_DUMMY,
+                ..Default::default()
+            };
+            fd.create_pit2(pit).map_err(refused("KVM_CREATE_PIT2"))?;
+        }
         Ok(Self {
             fd: Arc::new(fd),
             kvm,
             memory,
+            lacks,
         })
     }
 
@@ -125,9 +143,15 @@ impl Vm {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
         cpuid::describe(&mut cpuid, id, cpus);
+        if self.lacks.long_mode {
+            cpuid::hide_long_mode(&mut cpuid);
+        }
         fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
         msrs::set(&fd)?;
-        lapic::set(&fd)?;
+        // Without an irqchip KVM has no local APIC to set up.
+        if !self.lacks.irqchip {
+            lapic::set(&fd)?;
+        }
         Ok(Vcpu::new(fd, self.memory.clone()))
     }
 
@@ -143,13 +167,13 @@ impl Vm {
             .map_err(refused("KVM_IOEVENTFD"))
     }
 
-    /// The interrupt line `gsi`.
-    pub fn line(&self, gsi: u32) -> Line {
-        Line {
+    /// The interrupt line `gsi`, if there is a controller that it leads to.
+    pub fn line(&self, gsi: u32) -> Option<Line> {
+        (!self.lacks.irqchip).then(|| Line {
             vm: self.fd.clone(),
             gsi,
             pulse: Mutex::new(()),
-        }
+        })
     }
 }
 

@@ -132,6 +132,11 @@ impl<'a> EventLoop<'a> {
         }
     }
 
+    /// Whether there is a command that the guest's init has not asked for yet.
+    pub fn waits_for_init(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| !link.greeted())
+    }
+
     /// Run until the machine is to end and all that the guest had written is out.
     pub fn run(&mut self) -> Result<Ending, VmmError> {
         if self.console_is_stdio {
@@ -334,7 +339,7 @@ impl<'a> EventLoop<'a> {
             let left = at.saturating_duration_since(Instant::now());
             return Timespec::try_from(left).ok();
         }
-        let waiting = self.link.as_ref().is_some_and(|link| !link.greeted());
+        let waiting = self.waits_for_init();
         if !waiting || self.warned {
             return None;
         }

@@ -13,6 +13,7 @@ use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
 use super::explain::Explain;
+use super::fault::Fault;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
 use super::timeline::Timeline;
@@ -106,7 +107,9 @@ fn assemble(
     backs: Backs,
     timeline: &Arc<Timeline>,
 ) -> Result<Machine, VmmError> {
-    let vm = timeline.span("virtual machine", || Vm::new(kvm, memory.clone()))?;
+    let vm = timeline.span("virtual machine", || {
+        Vm::lacking(config.faults.kvm(), kvm, memory.clone())
+    })?;
     let mut vcpus = timeline.span("vCPUs", || {
         let ids = 0..config.cpus;
         ids.map(|id| vm.create_vcpu(id, config.cpus))
@@ -120,7 +123,11 @@ fn assemble(
         let recorder = trace.map(|trace| Recorder::new(trace, name));
         line(&vm, gsi, recorder)
     };
-    let com1 = uart(line("COM1", layout::COM1_GSI), &events);
+    let com1_line = match config.faults.has(Fault::NoSerialIrq) {
+        true => Arc::new(Unconnected),
+        false => line("COM1", layout::COM1_GSI),
+    };
+    let com1 = uart(com1_line, &events);
     let mut outboxes = vec![com1.outbox.clone()];
     let mut ports = ports(line, &events, &com1)?;
     let mut mmio = mmio(&events)?;
@@ -221,13 +228,14 @@ fn finish(
             com2: matches!(config.console, Console::Agent { .. }),
             virtio: &machine.devices.windows.slots(),
         },
+        lies: config.faults.boot(),
     };
     Ok(placed.finish(memory, &plan)?)
 }
 
 /// The port bus with what a PC has on it.
 fn ports(
-    line: impl Fn(&str, u32) -> Arc<Line>,
+    line: impl Fn(&str, u32) -> Arc<dyn Interrupt>,
     events: &Arc<Events>,
     com1: &Uart,
 ) -> Result<Bus, VmmError> {
@@ -310,7 +318,7 @@ fn places(ports: &Bus, mmio: &Bus) -> Vec<Place> {
     [of(Space::Port, ports), of(Space::Memory, mmio)].concat()
 }
 
-fn uart(line: Arc<Line>, events: &Arc<Events>) -> Uart {
+fn uart(line: Arc<dyn Interrupt>, events: &Arc<Events>) -> Uart {
     let outbox = Arc::new(Outbox::default());
     let transmitter = Transmitter {
         outbox: outbox.clone(),
@@ -329,14 +337,17 @@ pub fn eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
 }
 
-/// The line `gsi`, of the device that records with `recorder`.
-pub fn line(vm: &Vm, gsi: u32, recorder: Option<Recorder>) -> Arc<Line> {
-    let line = vm.line(gsi);
-    Arc::new(Line {
-        line,
-        gsi,
-        recorder,
-    })
+/// The line `gsi`, of the device that records with `recorder`; one that leads nowhere in a machine
+/// without interrupt controllers.
+pub fn line(vm: &Vm, gsi: u32, recorder: Option<Recorder>) -> Arc<dyn Interrupt> {
+    match vm.line(gsi) {
+        Some(line) => Arc::new(Line {
+            line,
+            gsi,
+            recorder,
+        }),
+        None => Arc::new(Unconnected),
+    }
 }
 
 /// An interrupt line of the machine's.
@@ -352,5 +363,14 @@ impl Interrupt for Line {
             recorder.interrupt(self.gsi);
         }
         self.line.pulse()
+    }
+}
+
+/// A line that leads nowhere.
+struct Unconnected;
+
+impl Interrupt for Unconnected {
+    fn trigger(&self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod devices;
 mod event_loop;
 pub mod events;
 mod explain;
+pub mod fault;
 mod inspect;
 mod keys;
 mod link;
@@ -58,6 +59,7 @@ use control::Control;
 use debugger::{Debugged, Debugger, Linked};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
+use fault::Faults;
 use inspect::Inspector;
 use link::Link;
 use machine::Machine;
@@ -110,6 +112,8 @@ pub struct Config {
     pub trace: Option<Arc<Trace>>,
     /// How many exits of each kind to tell of on standard error.
     pub explain_exits: Option<u32>,
+    /// What is wrong with the machine on purpose.
+    pub faults: Faults,
 }
 
 /// Where the user talks to the guest.
@@ -244,6 +248,12 @@ pub enum VmmError {
         /// The last lines of the console.
         log: String,
     },
+    /// A reset or power-off without a word, before the command ran.
+    #[error(
+        "the guest ended before it ran the command, and its kernel did not say why; run it with \
+         --kernel-log --cmdline earlyprintk=ttyS0 to see its messages from the first on"
+    )]
+    Unheard,
     /// A triple fault.
     #[error(
         "the guest shut down by a triple fault at {place}: an exception that it could not \
@@ -394,6 +404,7 @@ fn end(
     match guest_end {
         GuestEnd::Killed => Ok(End::Signalled(SIGKILL)),
         GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
+            None if event_loop.waits_for_init() => Err(VmmError::Unheard),
             None => Ok(End::Off),
             Some(reason) => Err(VmmError::Panicked {
                 reason,

@@ -29,7 +29,7 @@ fn table(memory: &GuestMemory, gpa: u64) -> Vec<u8> {
 /// The tables as a kernel finds them from the root pointer: FADT, MADT, DSDT.
 fn walk(machine: &Machine) -> [Vec<u8>; 3] {
     let memory = memory(1);
-    let root = write(&memory, machine).unwrap();
+    let root = write(&memory, machine, true).unwrap();
     let pointer = read(&memory, root, 36);
     assert_eq!(&pointer[..8], b"RSD PTR ");
     assert_eq!((sum(&pointer[..20]), sum(&pointer)), (0, 0));
