@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::run::INSIDE;
+use super::run::OUTPUT;
 use crate::gdb::{Address, PATH_MOST, Server};
 
 /// The flags.
@@ -12,10 +12,10 @@ use crate::gdb::{Address, PATH_MOST, Server};
 pub struct Gdb {
     /// Let gdb debug the guest: at a TCP port of this machine, at HOST:PORT, or at a Unix socket
     /// (a path). Then: gdb vmlinux -ex 'target remote :1234'. Example: --gdb 1234
-    #[arg(long, value_name = "PORT|SOCKET", value_parser = parse, help_heading = INSIDE)]
+    #[arg(long, value_name = "PORT|SOCKET", value_parser = parse, help_heading = OUTPUT)]
     gdb: Option<Address>,
     /// Run nothing before gdb has connected and continued.
-    #[arg(long, requires = "gdb", help_heading = INSIDE)]
+    #[arg(long, requires = "gdb", help_heading = OUTPUT)]
     gdb_wait: bool,
 }
 

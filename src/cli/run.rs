@@ -36,7 +36,6 @@ pub(super) const MEMORY_DEFAULT: &str = "128M";
 const MACHINE: &str = "Machine";
 const KERNEL: &str = "Kernel";
 pub(super) const OUTPUT: &str = "Output";
-pub(super) const INSIDE: &str = "Seeing inside";
 /// Largest kernel or initrd that is read.
 const FILE_MOST: u64 = 1 << 30;
 /// Where hull's init lies in a foreign initial RAM disk.
@@ -96,6 +95,8 @@ pub struct Run {
     name: Option<String>,
     #[command(flatten)]
     devices: Devices,
+    #[command(flatten)]
+    gdb: gdb::Gdb,
     /// Make this part of the machine wrong, to see what it is for (guest/lessons): no-irqchip,
     /// no-mptable, bad-e820, no-serial-irq or wrong-cpuid. May be repeated. Example: --break
     /// no-mptable
@@ -107,8 +108,6 @@ pub struct Run {
         help_heading = MACHINE
     )]
     faults: Vec<Fault>,
-    #[command(flatten)]
-    gdb: gdb::Gdb,
     /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself).
     #[arg(
@@ -188,8 +187,9 @@ impl Run {
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
-        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         let signals = Signals::catch().context("cannot catch signals")?;
+        // No signal must leave its socket behind.
+        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         fault::tell(&config.faults.0);
         let raw_wanted = match &config.console {
             Console::Kernel => io::stdin().is_terminal(),

@@ -115,15 +115,16 @@ impl Worker {
         if session.resumed || matches!(end, End::Left) && !self.is_waiting() {
             self.waiting = None;
         }
+        if let End::Kill = end {
+            // While it stands still: it must not come to an end of its own.
+            self.machine.kill();
+        }
         if let Err(error) = session.guest.release() {
             self.machine
                 .warn(&format!("the guest may not go on: {error}"));
         }
         // Those stops were of breakpoints that are no more.
         while self.stops.try_recv().is_ok() {}
-        if let End::Kill = end {
-            self.machine.kill();
-        }
         end
     }
 

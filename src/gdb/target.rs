@@ -58,7 +58,7 @@ impl Session {
     fn registers(&self, tid: Tid) -> TargetResult<Registers, Self> {
         let vcpu = self.guest.vcpu(index(tid));
         let mut vcpu = vcpu.ok_or(TargetError::NonFatal)?;
-        vcpu.registers().map_err(|_| TargetError::NonFatal)
+        vcpu.all_registers().map_err(|_| TargetError::NonFatal)
     }
 
     fn set_registers(

@@ -311,7 +311,7 @@ impl Vcpu {
     }
 
     /// All registers.
-    pub fn registers(&mut self) -> Result<Registers, KvmError> {
+    pub fn all_registers(&mut self) -> Result<Registers, KvmError> {
         let mut fxsave = [0; FXSAVE];
         let xsave = self.fd().get_xsave().map_err(refused("KVM_GET_XSAVE"))?;
         for (to, from) in fxsave.chunks_exact_mut(4).zip(xsave.region) {
@@ -328,7 +328,7 @@ impl Vcpu {
         })
     }
 
-    /// Set those registers that differ from `before`, which [`Vcpu::registers`] gave.
+    /// Set those registers that differ from `before`, which [`Vcpu::all_registers`] gave.
     ///
     /// # Errors
     /// KVM refuses values that the processor would, such as reserved bits of CR4.

@@ -235,10 +235,10 @@ impl Vcpu {
         Ok(self.finish(|instruction| accesses.finished(instruction)))
     }
 
-    /// `done` is told of the instruction.
-    pub(super) fn finish(&mut self, done: impl FnOnce(&'static str)) -> Exit {
+    /// Finish it, and tell its name.
+    pub(super) fn finish(&mut self, told: impl FnOnce(&'static str)) -> Exit {
         let finished = assist::vcpu::finish(&mut self.fd, &self.memory, &mut self.assisted);
-        handled(finished.map(done))
+        handled(finished.map(told))
     }
 
     fn bulk(&mut self) -> Exit {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::End;
 use super::events::{Events, GuestEnd};
 use super::vcpus::{Pause, Vcpus};
+use crate::boot::Loaded;
 use crate::devices::MachineEvents;
 use crate::kvm::debug::Stop;
 use crate::memory::GuestMemory;
@@ -53,6 +54,17 @@ pub struct Linked {
     pub linear: Range<u64>,
     /// Where it lies.
     pub gpa: u64,
+}
+
+impl Linked {
+    pub(super) fn of(loaded: &Loaded) -> Option<Self> {
+        let start = loaded.linked_at?;
+        let len = loaded.kernel.end - loaded.kernel.start;
+        Some(Self {
+            linear: start..start.saturating_add(len),
+            gpa: loaded.kernel.start,
+        })
+    }
 }
 
 impl Debugged {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use kvm_ioctls::Kvm;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::debugger::Linked;
 use super::devices::windows::Board;
 use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
@@ -49,8 +48,6 @@ pub struct Machine {
     pub vcpus: Vec<Vcpu>,
     /// The machine itself, whose slots point into guest memory.
     pub vm: Vm,
-    /// Where its kernel will be, if it lies in memory as it is linked.
-    pub linked: Option<Linked>,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
     /// The virtio devices.
@@ -116,10 +113,6 @@ pub fn build(
             end: start + unpacked,
         });
     }
-    machine.linked = loaded.linked_at.map(|linear| Linked {
-        linear: linear..linear.saturating_add(loaded.kernel.end - loaded.kernel.start),
-        gpa: loaded.kernel.start,
-    });
     machine.cmdline = loaded.cmdline.clone();
     machine.loaded = Some(loaded);
     Ok(machine)
@@ -216,7 +209,6 @@ fn assemble(
     Ok(Machine {
         vcpus,
         vm,
-        linked: None,
         shared,
         devices,
         consoles,

@@ -57,7 +57,7 @@ use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use crate::trace::{self, Trace};
 use control::Control;
-use debugger::{Debugged, Debugger};
+use debugger::{Debugged, Debugger, Linked};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
 use fault::Faults;
@@ -372,7 +372,7 @@ impl Attached<'_> {
         let debugged = Debugged {
             vcpus: vcpus.clone(),
             memory: machine.vm.memory().clone(),
-            kernel: machine.linked.clone(),
+            kernel: machine.loaded.as_ref().and_then(Linked::of),
             events: machine.shared.events.clone(),
         };
         debugger.attach(debugged).map_err(VmmError::Thread)

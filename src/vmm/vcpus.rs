@@ -79,13 +79,6 @@ impl Cell {
     fn is_held(&self) -> bool {
         self.pauses.load(Ordering::Acquire) > 0
     }
-
-    /// Have it come back from KVM_RUN.
-    fn kick(&self) {
-        if let Some(thread) = lock(&self.thread).as_ref() {
-            self.kicker.kick(thread);
-        }
-    }
 }
 
 impl Gate {
@@ -202,9 +195,15 @@ impl Vcpus {
             vcpus: self.clone(),
             held: held.clone(),
         };
-        for cell in self.cells.iter().take(held.end).skip(held.start) {
+        for (index, cell) in self
+            .cells
+            .iter()
+            .enumerate()
+            .take(held.end)
+            .skip(held.start)
+        {
             cell.pauses.fetch_add(1, Ordering::AcqRel);
-            cell.kick();
+            self.kick(index);
         }
         pause
     }
@@ -218,7 +217,7 @@ impl Vcpus {
     pub fn stop(&self) {
         self.shared.events.stop();
         self.gate.notify();
-        self.cells.iter().for_each(Cell::kick);
+        (0..self.cells.len()).for_each(|index| self.kick(index));
         for cell in &self.cells {
             let thread = lock(&cell.thread).take();
             // One that panicked has told so itself.
@@ -239,7 +238,11 @@ impl Vcpus {
 
     /// Have vCPU `index` come back from KVM_RUN.
     pub fn kick(&self, index: usize) {
-        self.cells.get(index).into_iter().for_each(Cell::kick);
+        if let Some(cell) = self.cells.get(index)
+            && let Some(thread) = lock(&cell.thread).as_ref()
+        {
+            cell.kicker.kick(thread);
+        }
     }
 
     fn run(self: &Arc<Self>, index: usize) {
