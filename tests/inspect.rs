@@ -214,7 +214,7 @@ fn a_name_is_one_machines_as_long_as_it_lives() {
 }
 
 #[test]
-fn what_is_in_the_way_of_records_stops_no_machine() {
+fn without_a_place_for_records_only_a_named_machine_is_refused() {
     if !kvm("no records") {
         return;
     }
@@ -227,6 +227,8 @@ fn what_is_in_the_way_of_records_stops_no_machine() {
         (done.status, done.stdout.as_str(), done.stderr.as_str()),
         (Some(0), "Hello from a virtual machine\n", "")
     );
+    let named = ["run", &payload, "--name", "hello"];
+    user.refused(&named, "no folder for records of running machines");
 }
 
 #[test]

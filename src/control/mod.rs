@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -106,11 +107,11 @@ pub enum ControlError {
     Refused(String),
 }
 
-/// Have a machine answer `request`.
+/// Have a machine answer `request`. A `T` is an [`Answer`], or what is made of its JSON otherwise.
 ///
 /// # Errors
 /// It is gone, of another kind, or refuses.
-pub fn ask(machine: &Found, request: Request) -> Result<Answer, ControlError> {
+pub fn ask<T: DeserializeOwned>(machine: &Found, request: Request) -> Result<T, ControlError> {
     let name = || machine.record.name.clone();
     let stream = machine.connect().map_err(|error| ControlError::Connect {
         name: name(),
@@ -137,15 +138,21 @@ pub fn ask(machine: &Found, request: Request) -> Result<Answer, ControlError> {
     if answer.last() != Some(&b'\n') {
         return Err(ControlError::Ended { name: name() });
     }
-    match serde_json::from_slice(&answer) {
-        Ok(Answer::Refused(reason)) => Err(ControlError::Refused(reason)),
-        Ok(answer) => Ok(answer),
-        Err(error) => Err(ControlError::Foreign {
-            name: name(),
-            version: machine.record.version.clone(),
-            error,
-        }),
+    // Told apart first, as a `T` may be anything.
+    if let Ok(Refusal { refused }) = serde_json::from_slice(&answer) {
+        return Err(ControlError::Refused(refused));
     }
+    serde_json::from_slice(&answer).map_err(|error| ControlError::Foreign {
+        name: name(),
+        version: machine.record.version.clone(),
+        error,
+    })
+}
+
+/// [`Answer::Refused`] alone.
+#[derive(Deserialize)]
+struct Refusal {
+    refused: String,
 }
 
 fn exchange(mut stream: UnixStream, call: &Call) -> io::Result<Vec<u8>> {

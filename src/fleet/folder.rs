@@ -77,9 +77,14 @@ impl Runtime {
         let places = given.into_iter().chain([format!("/run/user/{uid}").into()]);
         let mut tried = Vec::new();
         for base in places {
-            // One that is not there or another's is no place for us: the next.
-            match Self::inside(&base, make) {
-                Ok(runtime) => return Ok(runtime),
+            // One that is not there or another's is no place for us: the next. The first that is ours
+            // is the place, whatever comes of it, so that all commands look at the same one.
+            match open_ours(fs::CWD, &base) {
+                Ok(_) => {
+                    return Self::inside(&base, make).map_err(|error| FleetError::NoRuntime {
+                        tried: format!("{}/hull: {error}", base.display()),
+                    });
+                }
                 Err(error) => tried.push(format!("{}: {error}", base.display())),
             }
         }

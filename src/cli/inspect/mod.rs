@@ -13,6 +13,7 @@ mod tests;
 
 use anyhow::bail;
 use clap::ValueEnum;
+use serde_json::Value;
 
 use crate::control::{self, Answer, Request};
 use crate::fleet::{self, Record};
@@ -72,13 +73,17 @@ impl Inspect {
             topic,
             vcpu: self.cpu,
         };
+        if self.json {
+            // As it came: no need to know what is in it.
+            let answer: Value = control::ask(&machine, request)?;
+            let seen = answer.get("inspection").unwrap_or(&Value::Null);
+            let text = serde_json::to_string_pretty(seen)? + "\n";
+            return super::print(text.as_bytes());
+        }
         let Answer::Inspection(seen) = control::ask(&machine, request)? else {
             bail!("machine {} answered something else", self.machine);
         };
-        let text = match self.json {
-            true => serde_json::to_string_pretty(&serde_json::to_value(&seen)?)? + "\n",
-            false => self.draw(&machine.record, &seen),
-        };
+        let text = self.draw(&machine.record, &seen);
         super::print(text.as_bytes())
     }
 
