@@ -387,10 +387,10 @@ mod tests {
 
     #[test]
     fn exits_are_asked_for_by_number() {
+        assert_eq!(explain(""), Ok(0));
         assert_eq!(explain("exits"), Ok(1));
         assert_eq!(explain("exits,12"), Ok(12));
         for bad in [
-            "",
             "exit",
             "exits,",
             "exits,0",

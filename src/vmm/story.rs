@@ -32,9 +32,12 @@ pub struct Step {
     pub manual: &'static str,
 }
 
-/// Who listens: called with the number of the step, from 1, and the step.
+/// Called with the number of the step, from 1, and the step.
+pub type Tell = dyn Fn(usize, &Step) + Send + Sync;
+
+/// Who listens.
 #[derive(Clone)]
-pub struct Listener(pub Arc<dyn Fn(usize, &Step) + Send + Sync>);
+pub struct Listener(pub Arc<Tell>);
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
