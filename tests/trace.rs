@@ -388,7 +388,11 @@ fn exits_are_told_with_their_instruction() {
         (finished.status, finished.stdout_text().as_str()),
         (Some(0), "ok\n")
     );
-    let told: Vec<&str> = finished.stderr.lines().collect();
+    // The steps of the boot come first.
+    let lines = finished.stderr.lines();
+    let told: Vec<&str> = lines
+        .skip_while(|line| !line.starts_with("hull: vCPU 0: "))
+        .collect();
     let expected = [
         "hull: vCPU 0: load from 0xd0000000, where no device is: 4 bytes -> 0xffffffff",
         "      mov eax,[0D0000000h]  at RIP 0x8014;",
@@ -410,4 +414,48 @@ fn exits_are_told_with_their_instruction() {
         .lines()
         .filter(|line| line.contains("COM1's THR"));
     assert_eq!(told.count(), 3, "{}", finished.stderr);
+}
+
+#[test]
+fn a_boot_is_told_step_by_step() {
+    if !kvm("a boot, told") {
+        return;
+    }
+    let finished = run(&["run", &payload("hello"), "--explain", "--memory", "64M"]);
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let mut steps = finished
+        .stderr
+        .lines()
+        .filter_map(|line| line.strip_prefix("hull: "));
+    for (number, title) in [
+        "open /dev/kvm, KVM_GET_API_VERSION",
+        "mmap: the guest's RAM",
+        "KVM_CREATE_VM",
+        "KVM_SET_USER_MEMORY_REGION: memory slots",
+        "KVM_SET_TSS_ADDR, KVM_SET_IDENTITY_MAP_ADDR",
+        "KVM_CREATE_IRQCHIP, KVM_CREATE_PIT2",
+        "KVM_CREATE_VCPU, KVM_SET_CPUID2, KVM_SET_MSRS, KVM_SET_LAPIC",
+        "the port bus",
+        "virtio-mmio windows, KVM_IOEVENTFD",
+        "the kernel, copied into guest memory",
+        "KVM_SET_SREGS, KVM_SET_REGS: the first vCPU at the entry",
+        "KVM_RUN",
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert_eq!(
+            steps.next(),
+            Some(format!("{}. {title}", number + 1).as_str())
+        );
+    }
+    assert_eq!(steps.next(), None);
+    let text = finished
+        .stderr
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    for value in ["(64 MiB)", "COM1 at 0x3f8", "RIP 0x8000", "Without it: "] {
+        assert!(text.contains(value), "{value} is not in\n{text}");
+    }
 }

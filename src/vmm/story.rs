@@ -130,8 +130,8 @@ pub fn virtual_machine(memory: &GuestMemory, irqchip: bool) -> Vec<Step> {
         Step {
             title: "KVM_SET_USER_MEMORY_REGION: memory slots",
             what: format!(
-                "{slots} slot{} tell KVM which guest-physical addresses are which of the process's: \
-                 from them it fills the second set of page tables (EPT, nested paging), through which \
+                "{slots} slot{}, by which KVM knows what of the process's memory a guest-physical \
+                 address is: from them it fills the second set of page tables (EPT, nested paging), through which \
                  the processor translates what the guest takes for physical. Whatever lies in no slot \
                  is an exit to hull, which is how devices in memory (MMIO) come about.",
                 if slots == 1 { "" } else { "s" }
