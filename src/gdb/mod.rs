@@ -1,9 +1,9 @@
 //! gdb's remote protocol over a running machine.
 //!
 //! A [`Server`] has the socket and, for a machine's life, the thread `gdb`, which waits for gdb,
-//! stops the machine when one comes ([`session`]) and lets it go on as if nobody had been there
-//! when it leaves, however it does. [`target`] is what the packets mean, [`guest`] the machine that
-//! stands still, [`points`] what stops it, [`arch`] its registers by gdb's numbers. The protocol
+//! stops the machine when one comes (`session`) and lets it go on as if nobody had been there
+//! when it leaves, however it does. `target` is what the packets mean, `guest` the machine that
+//! stands still, `points` what stops it, `arch` its registers by gdb's numbers. The protocol
 //! itself is gdbstub's.
 
 #![forbid(unsafe_code)]
