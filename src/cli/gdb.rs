@@ -69,7 +69,8 @@ fn parse(text: &str) -> Result<Address, String> {
         let at = found.next().ok_or("this host has no address")?;
         return Ok(Address::Tcp(at));
     }
-    if text.starts_with('-') {
+    // HOST:PORT with a mistake in it would be a strange name for a socket.
+    if text.starts_with('-') || (text.contains(':') && !text.contains('/')) {
         return Err(form.into());
     }
     match text.len() {
@@ -101,6 +102,7 @@ mod tests {
         for (bad, part) in [
             ("", "write a port"),
             ("-1", "write a port"),
+            ("localhost:gdb", "write a port"),
             ("65536", "0 to 65535"),
             (":65536", "0 to 65535"),
             (&"x".repeat(PATH_MOST + 1), "has 108 bytes"),

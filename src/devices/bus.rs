@@ -172,13 +172,6 @@ impl Bus {
         device.register(offset, write)
     }
 
-    /// What is where: first and last address, and the device's name.
-    pub fn map(&self) -> impl Iterator<Item = (u64, u64, &str)> {
-        self.ranges
-            .iter()
-            .map(|range| (range.base, range.last, range.name.as_str()))
-    }
-
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes
     /// nowhere, as one across two chips' address decoders would.
     fn find(&self, addr: u64, len: usize) -> Option<(u64, &Range)> {

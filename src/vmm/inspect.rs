@@ -181,7 +181,10 @@ fn states(pause: &Pause) -> Result<Vec<CpuState>, String> {
     let msrs: Vec<u32> = cpu::MSRS.iter().map(|(index, _)| *index).collect();
     let vcpus = (0..pause.count()).filter_map(|index| pause.vcpu(index));
     vcpus
-        .map(|mut vcpu| vcpu.whole_state(&msrs).map_err(|error| error.to_string()))
+        .map(|mut vcpu| {
+            vcpu.complete();
+            vcpu.whole_state(&msrs).map_err(|error| error.to_string())
+        })
         .collect()
 }
 

@@ -330,13 +330,14 @@ fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
 /// What is where, as a trace has it.
 fn places(ports: &Bus, mmio: &Bus) -> Vec<Place> {
     let of = |space, bus: &Bus| -> Vec<Place> {
-        let place = |(base, last, name): (u64, u64, &str)| Place {
-            space,
-            base,
-            last,
-            name: name.into(),
-        };
-        bus.map().map(place).collect()
+        bus.devices()
+            .map(|(base, len, name, _)| Place {
+                space,
+                base,
+                last: base + (len - 1),
+                name: name.into(),
+            })
+            .collect()
     };
     [of(Space::Port, ports), of(Space::Memory, mmio)].concat()
 }
