@@ -12,8 +12,14 @@ use rustix::mm::{Advice, madvise};
 const PAGE: u64 = 4096;
 
 /// Give what the program maps of its own file without writing it back to the page cache; a page
-/// comes again when it is touched. Best effort.
+/// comes again when it is touched. Best effort. The same for what was allocated and is free again,
+/// such as the buffers that the guest's parts were unpacked in, which glibc keeps for each thread.
 pub fn release() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) may be called at any time on any thread; it touches free memory alone.
+    unsafe {
+        libc::malloc_trim(0)
+    };
     // SAFETY: `release_object` keeps to the contract of dl_iterate_phdr(3) and takes no data.
     unsafe { dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
 }

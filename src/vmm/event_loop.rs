@@ -26,6 +26,7 @@ use super::streams::{Output, Streams};
 use super::{Console, VmmError};
 use crate::agent::{Event, WindowSize};
 use crate::kvm;
+use crate::memory::program;
 use crate::trace::Trace;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
@@ -276,6 +277,8 @@ impl<'a> EventLoop<'a> {
                 Event::Ready => {
                     self.command.0 = Some(self.events.now());
                     self.resize();
+                    // What only a boot needs of hull's code is not needed from now on.
+                    program::release();
                 }
                 Event::Stdout(bytes) => self.stdout.push(&bytes),
                 Event::Stderr(bytes) => self.stderr.push(&bytes),
