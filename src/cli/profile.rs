@@ -65,7 +65,7 @@ impl Open<'_> {
         let path = self.path.display();
         if totals.ticks == 0 {
             return Ok(format!(
-                "profile: the guest ended before the first sample; nothing is in {path}"
+                "profile: the guest ended before the first sample; {path} was not written"
             ));
         }
         let mut bytes = Vec::new();

@@ -82,8 +82,7 @@ fn where_it_went(report: &Report) -> Vec<String> {
     for phase in &report.phases {
         line(phase.name, phase.start_ms, phase.end_ms, phase.aside);
     }
-    let own = |code: u8| report.marks.iter().any(|mark| mark.code == code);
-    let hulls = own(0x40) && own(0x41) && own(0x42);
+    let hulls = report.initcalls_ms.is_some() && report.exec_init_ms.is_some();
     let mut stages: Vec<(String, f64)> = Vec::new();
     if hulls {
         let named = [

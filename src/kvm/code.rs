@@ -6,8 +6,7 @@
 //! that ends there.
 
 use iced_x86::{
-    Decoder, DecoderOptions, Formatter, Instruction, InstructionInfoFactory, Mnemonic,
-    NasmFormatter, OpAccess, OpKind, Register,
+    Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind, Register,
 };
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
@@ -219,17 +218,46 @@ fn is_kind(instruction: &Instruction, what: What) -> bool {
             Mnemonic::Out | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd => write,
             _ => false,
         },
-        What::Memory { write, .. } => {
-            let mut factory = InstructionInfoFactory::new();
-            let mut used = factory.info(instruction).used_memory().iter();
-            used.any(|memory| match memory.access() {
-                OpAccess::Read | OpAccess::CondRead => !write,
-                OpAccess::Write | OpAccess::CondWrite => write,
-                OpAccess::ReadWrite | OpAccess::ReadCondWrite => true,
-                _ => false,
-            })
+        // By the operands' places, the first of which is where the result goes: iced's own tables
+        // of accesses are as large as its decoder, and the address says the rest.
+        What::Memory { write: true, .. } => is_memory(instruction, 0),
+        What::Memory { write: false, .. } => {
+            let operands = 0..instruction.op_count();
+            let stores = matches!(
+                instruction.mnemonic(),
+                Mnemonic::Mov
+                    | Mnemonic::Stosb
+                    | Mnemonic::Stosw
+                    | Mnemonic::Stosd
+                    | Mnemonic::Stosq
+            );
+            let mut read = operands.skip(usize::from(stores));
+            read.any(|operand| is_memory(instruction, operand))
         }
     }
+}
+
+fn is_memory(instruction: &Instruction, operand: u32) -> bool {
+    let known = operand < instruction.op_count();
+    known
+        && !matches!(
+            instruction.op_kind(operand),
+            OpKind::Register
+                | OpKind::NearBranch16
+                | OpKind::NearBranch32
+                | OpKind::NearBranch64
+                | OpKind::FarBranch16
+                | OpKind::FarBranch32
+                | OpKind::Immediate8
+                | OpKind::Immediate8_2nd
+                | OpKind::Immediate16
+                | OpKind::Immediate32
+                | OpKind::Immediate64
+                | OpKind::Immediate8to16
+                | OpKind::Immediate8to32
+                | OpKind::Immediate8to64
+                | OpKind::Immediate32to64
+        )
 }
 
 #[cfg(test)]

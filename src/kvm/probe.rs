@@ -442,10 +442,7 @@ impl Guest<'_> {
 
     /// Complete the port access that ended a snippet, so that none is pending later.
     fn complete(&mut self) {
-        let fd = self.vcpu.fd();
-        fd.set_kvm_immediate_exit(1);
-        let _ = fd.run();
-        fd.set_kvm_immediate_exit(0);
+        self.vcpu.complete();
     }
 
     /// The least of some measurements.

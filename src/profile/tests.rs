@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::unwind::{Call, decoded};
+use super::unwind::{Call, call_before};
 use super::*;
 use crate::kvm::walk::Mode;
 use crate::memory::backing;
@@ -119,7 +119,7 @@ fn calls_are_known_by_their_bytes() {
         ([0, 0, 0, 0, 0xff, 0xd0, 0x90], Call::None),  // ends before
         ([0; 7], Call::None),
     ] {
-        assert_eq!(decoded(&bytes, 0x1000), expected, "{bytes:x?}");
+        assert_eq!(call_before(&bytes, 0x1000), expected, "{bytes:x?}");
     }
 }
 

@@ -169,7 +169,7 @@ impl Unwinder {
 
 /// The call that ends at the end of `bytes`, which is the address `back` (Intel SDM 2A, CALL: E8
 /// with a displacement of 32 bits; FF /2 with any operand).
-fn call_before(bytes: &[u8; CALL_MOST], back: u64) -> Call {
+pub fn call_before(bytes: &[u8; CALL_MOST], back: u64) -> Call {
     let [.., opcode, d0, d1, d2, d3] = *bytes;
     if opcode == 0xe8 {
         let distance = i32::from_le_bytes([d0, d1, d2, d3]);
@@ -204,9 +204,4 @@ fn word_at(sample: &Sample, address: u64) -> Option<u64> {
     let start = usize::try_from(address.checked_sub(sample.rsp)?).ok()?;
     let bytes = sample.stack.get(start..start.checked_add(8)?)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
-}
-
-#[cfg(test)]
-pub fn decoded(bytes: &[u8; CALL_MOST], back: u64) -> Call {
-    call_before(bytes, back)
 }

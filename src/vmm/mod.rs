@@ -328,6 +328,10 @@ pub fn run(
             memory,
         )
     });
+    let sampling = sampling.transpose().map_err(|error| {
+        vcpus.stop();
+        VmmError::Thread(error)
+    })?;
     if let Some(trace) = &config.trace {
         record(&timeline, trace);
     }
@@ -340,7 +344,6 @@ pub fn run(
     drop(control);
     vcpus.stop();
     event_loop.tell_the_rest();
-    let sampling = sampling.transpose().map_err(VmmError::Thread)?;
     let _ = sampling.map(JoinHandle::join);
 
     let report = Report::new(&machine, &vcpus, &event_loop);

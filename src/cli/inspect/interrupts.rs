@@ -1,8 +1,7 @@
 //! Interrupt controllers.
 
-use super::registers::value;
+use super::registers::table;
 use super::table::Table;
-use crate::inspect::Register;
 use crate::inspect::chips::{Interrupts, Lapic, Pin};
 
 /// All of them, from the lines to the vCPUs.
@@ -12,9 +11,9 @@ pub fn draw(interrupts: &Interrupts) -> String {
         "8259, lines 0 to 7",
         "8259, lines 8 to 15, cascaded into line 2",
     ]) {
-        text += &format!("{title}\n{}\n", registers(pic));
+        text += &format!("{title}\n{}\n", table(pic));
     }
-    text += &format!("8254 timer\n{}\n", registers(&interrupts.pit));
+    text += &format!("8254 timer\n{}\n", table(&interrupts.pit));
     text += &ioapic(&interrupts.ioapic);
     for lapic in &interrupts.lapics {
         text += &format!("\n{}", self::lapic(lapic));
@@ -27,18 +26,6 @@ pub fn draw(interrupts: &Interrupts) -> String {
         );
     }
     text
-}
-
-fn registers(registers: &[Register]) -> String {
-    let mut rows = Table::indented(2);
-    for register in registers {
-        rows.row([
-            register.name.to_string(),
-            value(register),
-            register.words.clone(),
-        ]);
-    }
-    rows.draw()
 }
 
 fn ioapic(pins: &[Pin]) -> String {
@@ -92,7 +79,7 @@ fn lapic(lapic: &Lapic) -> String {
     format!(
         "local APIC of vCPU {}\n{}{}",
         lapic.vcpu,
-        registers(&lapic.registers),
+        table(&lapic.registers),
         rows.draw()
     )
 }

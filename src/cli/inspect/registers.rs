@@ -11,6 +11,19 @@ pub fn draw(vcpus: &[Cpu]) -> String {
     each.join("\n")
 }
 
+/// A row a register: name, value, what it means.
+pub fn table(registers: &[Register]) -> String {
+    let mut rows = Table::indented(2);
+    for register in registers {
+        rows.row([
+            register.name.to_string(),
+            value(register),
+            register.words.clone(),
+        ]);
+    }
+    rows.draw()
+}
+
 /// A value as wide as its register.
 pub fn value(register: &Register) -> String {
     let digits = usize::from(register.bits / 4).max(1);
@@ -52,15 +65,7 @@ fn vcpu(cpu: &Cpu) -> String {
     text += &segments.draw();
     text += "\n";
     for registers in [&cpu.control, &cpu.debug, &cpu.msrs] {
-        let mut rows = Table::indented(2);
-        for register in registers {
-            rows.row([
-                register.name.to_string(),
-                value(register),
-                register.words.clone(),
-            ]);
-        }
-        text += &rows.draw();
+        text += &table(registers);
         text += "\n";
     }
     text += &descriptors(cpu);
