@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::register::Register;
+use super::state::StateError;
 
 /// A device that answers port or memory-mapped accesses.
 ///
@@ -30,6 +31,27 @@ pub trait BusDevice: Send {
     /// What the data sheet calls the register that an access at `offset` would reach now.
     fn register(&self, _offset: u64, _write: bool) -> Option<&'static str> {
         None
+    }
+
+    /// What another of its kind needs to go on from here (see [`super::state`]); nothing, of a device
+    /// that has nothing to remember. No vCPU runs, and no thread works for the device.
+    ///
+    /// # Errors
+    /// It cannot be saved as it is now.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(Vec::new())
+    }
+
+    /// Go on from `state`, which [`BusDevice::save`] of one of its kind has given, or which is broken
+    /// or malicious. Called on a new device, before any access.
+    ///
+    /// # Errors
+    /// It is no state of such a device.
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        match state {
+            [] => Ok(()),
+            _ => Err(StateError("has no state, and is given one".into())),
+        }
     }
 }
 

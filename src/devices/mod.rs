@@ -22,6 +22,7 @@ pub mod bus;
 pub mod legacy;
 pub mod rate;
 pub mod register;
+pub mod state;
 #[cfg(any(test, fuzzing))]
 #[allow(missing_docs)]
 pub mod testing;

@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Reporter;
+use super::state::StateError;
 use queue::VirtQueue;
 
 /// VIRTIO_F_INDIRECT_DESC (virtio 1.2, 6): a descriptor may stand for a table of them.
@@ -96,6 +97,28 @@ pub trait Device: Any + Send {
     /// As in `process`.
     fn alarm(&mut self, _driver: &mut Driver) -> Result<(), DeviceError> {
         Ok(())
+    }
+
+    /// What another of its kind needs to go on from here, beside what the transport knows (features,
+    /// queues). No vCPU runs, nothing is being served, and the queues hold no chain that is neither
+    /// available nor used but those that the device keeps in its state.
+    ///
+    /// # Errors
+    /// It cannot be saved as it is now.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok(Vec::new())
+    }
+
+    /// Go on from `state`, which [`Device::save`] has given, or which is broken or malicious. Called
+    /// instead of `activate`, with the driver as it was; after it, each queue is processed once.
+    ///
+    /// # Errors
+    /// It is no state of such a device.
+    fn load(&mut self, state: &[u8], _driver: &mut Driver) -> Result<(), StateError> {
+        match state {
+            [] => Ok(()),
+            _ => Err(StateError("has no state, and is given one".into())),
+        }
     }
 }
 
