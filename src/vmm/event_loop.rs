@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,7 +24,10 @@ use super::outbox::Outbox;
 use super::pipe::Pipe;
 use super::signals::Signals;
 use super::streams::{Output, Streams};
-use super::{Console, VmmError};
+use super::saved::resumed;
+use super::snapshot::{Done, SaveError, Still, Wanted};
+use super::vcpus::Vcpus;
+use super::{Config, Console, Start, VmmError};
 use crate::agent::{Event, WindowSize};
 use crate::kvm;
 use crate::memory::program;
@@ -31,6 +35,9 @@ use crate::trace::Trace;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same of a machine from a template, after which another is booted. A tenth of a second is usual
+/// where ring 0 is emulated.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
 /// How long output may still take after such a signal.
@@ -49,10 +56,15 @@ pub enum Ending {
     Signalled(i32),
     /// The user left by Ctrl-A x.
     Quit,
+    /// A machine of a template has not said that it goes on.
+    Unanswered,
 }
 
 /// The state of the loop.
 pub struct EventLoop<'a> {
+    machine: &'a Machine,
+    vcpus: &'a Arc<Vcpus>,
+    config: &'a Config,
     events: &'a Events,
     windows: &'a Windows,
     vsock: Option<&'a vsock::Link>,
@@ -79,6 +91,8 @@ pub struct EventLoop<'a> {
     trace: Option<&'a Trace>,
     /// What is told of exits.
     explained: Option<&'a Outbox>,
+    /// No output is too full, for once.
+    drains: bool,
     warned: bool,
     asked_to_stop: u32,
     ending: Option<Ending>,
@@ -89,15 +103,20 @@ pub struct EventLoop<'a> {
 }
 
 impl<'a> EventLoop<'a> {
-    /// A loop for `machine`, whose `console` is connected to `streams`.
+    /// A loop for `machine` and its `vcpus`, whose console or command is connected to `streams`.
     pub fn new(
         machine: &'a Machine,
-        console: &Console,
+        vcpus: &'a Arc<Vcpus>,
+        config: &'a Config,
         link: Option<Link>,
         streams: Streams,
         signals: Signals,
     ) -> Self {
+        let console = &config.console;
         Self {
+            machine,
+            vcpus,
+            config,
             events: &machine.shared.events,
             windows: &machine.devices.windows,
             vsock: machine.devices.vsock.as_ref(),
@@ -128,6 +147,7 @@ impl<'a> EventLoop<'a> {
                 .explain
                 .as_ref()
                 .map(|explain| &*explain.outbox),
+            drains: false,
             warned: false,
             asked_to_stop: 0,
             ending: None,
@@ -222,7 +242,7 @@ impl<'a> EventLoop<'a> {
                 (false, false) => None,
             };
             let room = target.as_ref().map_or(usize::MAX, |output| output.room());
-            let bytes = pipe.take(room);
+            let bytes = pipe.take(if self.drains { usize::MAX } else { room });
             if let Some(trace) = self.trace {
                 trace.console(&bytes);
             }
@@ -269,13 +289,13 @@ impl<'a> EventLoop<'a> {
     }
 
     fn move_link_events(&mut self) {
-        while self.stdout.room() > 0
-            && self.stderr.room() > 0
+        while (self.drains || self.stdout.room() > 0 && self.stderr.room() > 0)
             && let Some(event) = self.link_events.pop_front()
         {
             match event {
                 Event::Ready => {
                     self.command.0 = Some(self.events.now());
+                    self.keep_template();
                     self.resize();
                     // What only a boot needs of hull's code is not needed from now on.
                     program::release();
@@ -289,6 +309,65 @@ impl<'a> EventLoop<'a> {
                 }
             }
         }
+    }
+
+    /// The guest's init waits, and knows nothing yet of what the user wants: that is the moment for
+    /// a template. Afterwards the guest is told of the devices, as one that comes of the template.
+    fn keep_template(&mut self) {
+        let Start::Template(dir) = &self.config.start else {
+            return;
+        };
+        let windows = self.windows;
+        let still = Still::when_idle(self.machine, self.vcpus, || windows.process());
+        self.drain();
+        let wanted = Wanted {
+            dir: dir.clone(),
+            diff: false,
+            sync: false,
+        };
+        let link = self.link.as_ref().and_then(Link::save);
+        let saved = still.save(self.machine, self.config, link, &wanted);
+        drop(still);
+        if let Err(error) = saved {
+            self.say(&format!(
+                "this machine is not kept as a template, so the next run boots again: {error}"
+            ));
+        }
+        let resumed = resumed(windows.reveal());
+        if let Some(link) = &mut self.link {
+            link.session.start(Some(resumed));
+        }
+    }
+
+    /// Save the machine for good.
+    ///
+    /// # Errors
+    /// Why it was not saved.
+    fn save(&mut self, wanted: &Wanted) -> Result<Done, SaveError> {
+        let still = Still::new(self.machine, self.vcpus);
+        self.drain();
+        let link = self.link.as_ref().and_then(Link::save);
+        still.save(self.machine, self.config, link, wanted)
+    }
+
+    /// Take all that the stopped guest has written: it is this run's to show, and in no snapshot.
+    fn drain(&mut self) {
+        self.drains = true;
+        loop {
+            self.windows.process();
+            if let Some(vsock) = self.vsock {
+                vsock.process();
+            }
+            self.move_consoles();
+            self.receive();
+            self.move_link_events();
+            let consoles = self.consoles.iter().all(Pipe::is_empty);
+            let link = self.link.as_ref();
+            if consoles && (self.ending.is_some() || !link.is_some_and(Link::has_more)) {
+                break;
+            }
+        }
+        self.drains = false;
     }
 
     fn wait(&mut self) -> Result<(), VmmError> {
@@ -357,6 +436,13 @@ impl<'a> EventLoop<'a> {
             return Timespec::try_from(left).ok();
         }
         let waiting = self.waits_for_init();
+        if waiting && self.config.start.saved().is_some() {
+            let left = ANSWER_PATIENCE.saturating_sub(self.events.now());
+            if left.is_zero() {
+                self.ending = Some(Ending::Unanswered);
+            }
+            return Timespec::try_from(left).ok();
+        }
         if !waiting || self.warned {
             return None;
         }

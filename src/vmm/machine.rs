@@ -1,4 +1,5 @@
-//! From a [`Config`] to a machine that stands before its first instruction.
+//! From a [`Config`] to a machine that stands before its first instruction, or before the next one of
+//! a machine that was saved.
 
 use std::io;
 use std::panic;
@@ -19,7 +20,8 @@ use super::pipe::{Pipe, Uart};
 use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use super::vcpus::Shared;
-use super::{Config, Console, Terminal, VmmError};
+use super::saved::Saved;
+use super::{Config, Console, Start, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
@@ -56,12 +58,10 @@ pub struct Machine {
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
-    /// The kernel's command line; empty for flat payloads.
-    pub cmdline: String,
-    /// What was put into guest memory.
+    /// What was put into guest memory before the first instruction.
     pub loaded: Option<Loaded>,
     /// Words that hull added to the kernel's command line for this host.
-    pub added_words: Vec<&'static str>,
+    pub added_words: Vec<String>,
 }
 
 /// Build the machine, with `networks` in it.
@@ -77,6 +77,9 @@ pub fn build(
     let backs = timeline.span("disks and folders of the host", || {
         Backs::open(config, networks)
     })?;
+    if let Start::Saved(saved) = &config.start {
+        return go_on(config, kvm, saved, backs, (timeline, story));
+    }
     let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
     story.tell(|| story::guest_memory(&memory));
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
@@ -113,8 +116,22 @@ pub fn build(
             end: start + unpacked,
         });
     }
-    machine.cmdline = loaded.cmdline.clone();
     machine.loaded = Some(loaded);
+    Ok(machine)
+}
+
+/// As [`build`], where another machine was saved.
+fn go_on(
+    config: &Config,
+    kvm: Kvm,
+    saved: &Saved,
+    backs: Backs,
+    clocks: (&Arc<Timeline>, &Story),
+) -> Result<Machine, VmmError> {
+    let timeline = clocks.0;
+    let memory = timeline.span("guest memory", || saved.map_memory())?;
+    let mut machine = assemble(config, kvm, &memory, backs, clocks)?;
+    timeline.span("saved state", || saved.load(&mut machine))?;
     Ok(machine)
 }
 
@@ -131,10 +148,15 @@ fn assemble(
     })?;
     let chips = !config.faults.has(Fault::NoIrqchip);
     story.tell_all(|| story::virtual_machine(memory, chips));
+    let saved = config.start.saved();
     let mut vcpus = timeline.span("vCPUs", || {
-        let ids = 0..config.cpus;
-        ids.map(|id| vm.create_vcpu(id, config.cpus))
-            .collect::<Result<Vec<_>, _>>()
+        saved.map_or(Ok(()), |saved| saved.fits(&vm))?;
+        let create = |id| match saved {
+            Some(_) => vm.create_empty_vcpu(id),
+            None => vm.create_vcpu(id, config.cpus),
+        };
+        let vcpus = (0..config.cpus).map(create);
+        Ok::<_, VmmError>(vcpus.collect::<Result<Vec<_>, _>>()?)
     })?;
     story.tell(|| story::vcpu(vcpus.len()));
 
@@ -181,12 +203,14 @@ fn assemble(
     }
 
     let mut added_words = Vec::new();
-    if let Some(first) = vcpus.first_mut()
+    if let Some(saved) = saved {
+        added_words.clone_from(&saved.shape.added_words);
+    } else if let Some(first) = vcpus.first_mut()
         && !timeline.span("probe of KVM", || {
             probe::finishes_every_instruction(first, memory)
         })?
     {
-        added_words.extend(probe::SOFTWARE_KVM_WORDS);
+        added_words.extend(probe::SOFTWARE_KVM_WORDS.map(String::from));
     }
     story.tell_all(|| story::devices(&ports, &mmio));
     if let Some(trace) = trace {
@@ -213,7 +237,6 @@ fn assemble(
         devices,
         consoles,
         agent,
-        cmdline: String::new(),
         loaded: None,
         added_words,
     })
@@ -238,7 +261,7 @@ fn finish(
         }
         defaults.push(AGENT_WORD);
     }
-    defaults.extend(&machine.added_words);
+    defaults.extend(machine.added_words.iter().map(String::as_str));
     let order = format!("{REPORTING_ORDER}={}", reporting_order(config.memory_bytes));
     if config.balloon.is_some() {
         defaults.push(&order);
