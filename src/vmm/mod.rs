@@ -16,11 +16,13 @@ mod inspect;
 mod keys;
 mod link;
 mod machine;
+mod orders;
 mod outbox;
 mod pipe;
 mod report;
 mod sampler;
 mod signals;
+mod standstill;
 pub mod story;
 mod streams;
 pub mod timeline;
@@ -56,7 +58,7 @@ use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use crate::trace::{self, Trace};
-use control::Control;
+use control::{Control, Ordered};
 use debugger::{Debugged, Debugger, Linked};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
@@ -65,6 +67,7 @@ use inspect::Inspector;
 use link::Link;
 use machine::Machine;
 use sampler::Sampler;
+use standstill::Standstill;
 use story::Story;
 use timeline::Timeline;
 use vcpus::Vcpus;
@@ -306,12 +309,20 @@ pub fn run(
     let mut machine = machine::build(config, nets, &timeline, &story)?;
     let link = session.map(|session| Link::new(session, machine.agent.clone()));
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
     let sampler = config.profile.clone();
     let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
     let (sampler, samples) = sampler.unzip();
     let sampler = sampler.map(Arc::new);
     let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
+    let standstill = Arc::new(Standstill::new(vcpus.clone()));
+    let mut event_loop = EventLoop::new(
+        &machine,
+        &config.console,
+        link,
+        streams,
+        signals,
+        standstill.clone(),
+    );
     let mut debugger = Attached(debugger);
     debugger.attach(&machine, &vcpus)?;
     story.tell(|| story::run(&machine));
@@ -335,10 +346,13 @@ pub fn run(
     if let Some(trace) = &config.trace {
         record(&timeline, trace);
     }
-    let inspector = Inspector::new(&machine, vcpus.clone(), config);
-    let events = machine.shared.events.clone();
+    let ordered = Ordered {
+        inspector: Inspector::new(&machine, vcpus.clone(), config),
+        standstill,
+        events: machine.shared.events.clone(),
+    };
     // Without it the machine runs as well, only unseen.
-    let control = Control::start(config, claim, inspector, events);
+    let control = Control::start(config, claim, ordered);
     program::release();
     let ending = event_loop.run();
     drop(control);
