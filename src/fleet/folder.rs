@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
+use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::geteuid;
 
@@ -147,9 +148,9 @@ impl Runtime {
     /// The machine in the folder `name`, if it lives and has said who it is.
     fn look(&self, name: &OsStr) -> Option<Found> {
         let folder = open_ours(&self.fd, Path::new(name)).ok()?;
-        match fs::openat(&folder, LOCK, FILE | OFlags::RDONLY, Mode::empty()) {
+        let lock = match fs::openat(&folder, LOCK, FILE | OFlags::RDONLY, Mode::empty()) {
             Ok(lock) => match fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Err(_) => {}
+                Err(_) => lock,
                 Ok(()) => {
                     if is_still(&folder, &lock) {
                         clear(&self.fd, name, &folder);
@@ -162,11 +163,12 @@ impl Runtime {
                 let _ = fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
                 return None;
             }
-        }
+        };
         Some(Found {
             record: read_record(&folder)?,
             path: self.path.join(name),
             folder,
+            lock,
         })
     }
 
@@ -186,15 +188,29 @@ pub struct Found {
     pub record: Record,
     path: PathBuf,
     folder: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Found {
-    /// Connect to it.
+    /// Whether its hull has given it up since.
+    pub fn is_gone(&self) -> bool {
+        // Shared: two that look do not take each other for it. A new machine of that name that
+        // comes at this very moment tries again.
+        let gone = fs::flock(&self.lock, FlockOperation::NonBlockingLockShared).is_ok();
+        if gone {
+            let _ = fs::flock(&self.lock, FlockOperation::Unlock);
+        }
+        gone
+    }
+
+    /// Connect to it, if it has room for one more in time.
     ///
     /// # Errors
-    /// It has no socket (yet), or no longer.
-    pub fn connect(&self) -> std::io::Result<OwnedFd> {
+    /// It has no socket (yet), or no longer, or does not take those who have connected.
+    pub fn connect(&self, patience: Duration) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC)?;
+        // connect(2) waits for as long as send(2) does.
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
         net::connect(&socket, &address(&self.folder, &self.path)?)?;
         Ok(socket)
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,19 +16,24 @@ use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGUSR1, SIGWINCH};
 use super::console_log::ConsoleLog;
 use super::devices::vsock;
 use super::devices::windows::Windows;
-use super::events::{Events, GuestEnd};
+use super::events::{Events, GuestEnd, lock};
 use super::keys::{self, Command, Keys};
 use super::link::Link;
 use super::machine::Machine;
+use super::orders::{Order, Pending};
 use super::outbox::Outbox;
 use super::pipe::Pipe;
 use super::signals::Signals;
+use super::standstill::Standstill;
 use super::streams::{Output, Streams};
 use super::saved::resumed;
 use super::snapshot::{Done, SaveError, Still, Wanted};
 use super::vcpus::Vcpus;
 use super::{Config, Console, Start, VmmError};
 use crate::agent::{Event, WindowSize};
+use crate::control::Answer;
+use crate::control::server::Reply;
+use crate::devices::legacy::power::Power;
 use crate::kvm;
 use crate::memory::program;
 use crate::trace::Trace;
@@ -40,6 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
+/// Orders to stop that are answered.
+const STOPS_MOST: usize = 64;
 /// How long output may still take after such a signal.
 const GRACE: Duration = Duration::from_secs(1);
 /// Bytes read from standard input at once.
@@ -100,6 +107,18 @@ pub struct EventLoop<'a> {
     leave_at: Option<Instant>,
     /// Why the session failed, if it did.
     fault: Option<VmmError>,
+    standstill: Arc<Standstill>,
+    power: Arc<Mutex<Power>>,
+    /// Who wants the machine to stop, and when that is made sure of.
+    stops: Stops,
+}
+
+/// The orders to stop.
+#[derive(Default)]
+struct Stops {
+    replies: Vec<Reply>,
+    kill_at: Option<Instant>,
+    killed: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -111,6 +130,7 @@ impl<'a> EventLoop<'a> {
         link: Option<Link>,
         streams: Streams,
         signals: Signals,
+        standstill: Arc<Standstill>,
     ) -> Self {
         let console = &config.console;
         Self {
@@ -153,6 +173,9 @@ impl<'a> EventLoop<'a> {
             ending: None,
             leave_at: None,
             fault: None,
+            standstill,
+            power: machine.power.clone(),
+            stops: Stops::default(),
         }
     }
 
@@ -163,12 +186,23 @@ impl<'a> EventLoop<'a> {
 
     /// Run until the machine is to end and all that the guest had written is out.
     pub fn run(&mut self) -> Result<Ending, VmmError> {
+        let result = self.take_turns();
+        for reply in self.stops.replies.drain(..) {
+            let killed = self.stops.killed;
+            reply.send(Answer::Stopped { killed });
+        }
+        self.events.orders().close();
+        result
+    }
+
+    fn take_turns(&mut self) -> Result<Ending, VmmError> {
         if self.console_is_stdio {
             self.resize();
         }
         loop {
             // Ends are looked at before the bytes: what was written before one is still moved.
             let guest_end = self.events.end();
+            self.take_orders();
             self.windows.process();
             if let Some(vsock) = self.vsock {
                 vsock.process();
@@ -431,17 +465,24 @@ impl<'a> EventLoop<'a> {
         if more && self.link_events.is_empty() && self.ending.is_none() {
             return Some(Timespec::default());
         }
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
         if let Some(at) = self.leave_at {
-            let left = at.saturating_duration_since(Instant::now());
-            return Timespec::try_from(left).ok();
+            return Timespec::try_from(until(at)).ok();
         }
+        let kill = self.stops.kill_at.filter(|_| !self.stops.killed).map(until);
+        let left = [kill, self.patience_left()].into_iter().flatten().min();
+        left.and_then(|left| Timespec::try_from(left).ok())
+    }
+
+    /// Until the user is told that init is silent.
+    fn patience_left(&mut self) -> Option<Duration> {
         let waiting = self.waits_for_init();
         if waiting && self.config.start.saved().is_some() {
             let left = ANSWER_PATIENCE.saturating_sub(self.events.now());
             if left.is_zero() {
                 self.ending = Some(Ending::Unanswered);
             }
-            return Timespec::try_from(left).ok();
+            return Some(left);
         }
         if !waiting || self.warned {
             return None;
@@ -454,7 +495,7 @@ impl<'a> EventLoop<'a> {
                  --kernel-log shows how far its kernel is",
             );
         }
-        Timespec::try_from(left).ok()
+        Some(left)
     }
 
     /// Bytes to read ahead of the guest. A terminal is read even while the guest takes nothing,
@@ -513,12 +554,62 @@ impl<'a> EventLoop<'a> {
                 _ => self.end_by(signal),
             }
             if signal == SIGTERM || signal == SIGINT {
+                // A guest that stands still would never hear of it.
+                self.standstill.resume();
                 self.asked_to_stop += 1;
             }
             if self.asked_to_stop >= INSISTENT {
                 self.end_by(signal);
             }
         }
+    }
+
+    /// Do what other threads ask for.
+    fn take_orders(&mut self) {
+        for Pending { order, reply } in self.events.orders().take() {
+            match order {
+                Order::Stop { seconds } => self.stop_in(seconds, reply),
+                Order::Snapshot(wanted) => reply.send(match self.save(&wanted) {
+                    Ok(done) => Answer::Saved(done),
+                    Err(error) => Answer::Refused(error.to_string()),
+                }),
+            }
+        }
+        if self.stops.kill_at.is_some_and(|at| at <= Instant::now()) && !self.stops.killed {
+            self.kill();
+        }
+    }
+
+    /// Ask the guest to end, once; of several times that it is given, the shortest counts.
+    fn stop_in(&mut self, seconds: u32, reply: Reply) {
+        if self.stops.replies.len() >= STOPS_MOST {
+            reply.send(Answer::Refused("too many wait for it to stop".into()));
+            return;
+        }
+        self.stops.replies.push(reply);
+        let at = Instant::now() + Duration::from_secs(seconds.into());
+        let asked = self.stops.kill_at.replace(at);
+        if let Some(earlier) = asked {
+            self.stops.kill_at = Some(earlier.min(at));
+            return;
+        }
+        self.standstill.resume();
+        match &mut self.link {
+            Some(link) if link.greeted() && self.ending.is_none() => {
+                link.session.signal(SIGTERM as u8);
+            }
+            // Nobody is there who could be asked.
+            Some(_) => self.end_by(SIGTERM),
+            None => lock(&self.power).press_power_button(),
+        }
+    }
+
+    /// The guest has had its time. What is not written by then may never be.
+    fn kill(&mut self) {
+        self.stops.killed = self.ending.is_none() && self.events.end().is_none();
+        self.stops.kill_at = None;
+        self.ending.get_or_insert(Ending::Guest(GuestEnd::Killed));
+        self.leave_at.get_or_insert_with(|| Instant::now() + GRACE);
     }
 
     /// A signal ends the machine. What is not written by then may never be: a reader that has

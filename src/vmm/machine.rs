@@ -25,6 +25,7 @@ use super::{Config, Console, Start, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
+use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
@@ -54,6 +55,8 @@ pub struct Machine {
     pub shared: Arc<Shared>,
     /// The virtio devices.
     pub devices: Devices,
+    /// The power button.
+    pub power: Arc<Mutex<Power>>,
     /// What the kernel may print on: COM1 and the virtio console. The first is the one to type on.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
@@ -173,7 +176,7 @@ fn assemble(
     };
     let com1 = uart(com1_line, &events);
     let mut outboxes = vec![com1.outbox.clone()];
-    let mut ports = ports(line, &events, &com1)?;
+    let (mut ports, power) = ports(line, &events, &com1)?;
     let mut mmio = mmio(&events)?;
     let mut board = Board {
         vm: &vm,
@@ -235,6 +238,7 @@ fn assemble(
         vm,
         shared,
         devices,
+        power,
         consoles,
         agent,
         loaded: None,
@@ -279,19 +283,19 @@ fn finish(
     Ok(placed.finish(memory, &plan)?)
 }
 
-/// The port bus with what a PC has on it.
+/// The port bus with what a PC has on it, its power button apart.
 fn ports(
     line: impl Fn(&str, u32) -> Arc<dyn Interrupt>,
     events: &Arc<Events>,
     com1: &Uart,
-) -> Result<Bus, VmmError> {
+) -> Result<(Bus, Arc<Mutex<Power>>), VmmError> {
     let keyboard = i8042::I8042::new(line("i8042", KEYBOARD_GSI), events.clone());
     let start = Instant::now();
-    let acpi = power::Power::new(
+    let acpi = Arc::new(Mutex::new(Power::new(
         move || start.elapsed(),
         line("ACPI power", layout::SCI_GSI),
         events.clone(),
-    );
+    )));
     let clock = rtc::Rtc::new(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.map_or(0, |time| time.as_secs())
@@ -306,12 +310,7 @@ fn ports(
             i8042::PORTS,
             Arc::new(Mutex::new(keyboard)),
         ),
-        (
-            "ACPI power",
-            power::PORT,
-            power::PORTS,
-            Arc::new(Mutex::new(acpi)),
-        ),
+        ("ACPI power", power::PORT, power::PORTS, acpi.clone()),
         (
             "CMOS clock",
             rtc::PORT,
@@ -335,7 +334,7 @@ fn ports(
     for (name, base, len, device) in devices {
         ports.insert(base.into(), len, name, device)?;
     }
-    Ok(ports)
+    Ok((ports, acpi))
 }
 
 fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {

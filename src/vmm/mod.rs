@@ -16,6 +16,7 @@ mod inspect;
 mod keys;
 mod link;
 mod machine;
+mod orders;
 mod outbox;
 mod pipe;
 mod report;
@@ -23,6 +24,7 @@ mod sampler;
 pub mod saved;
 mod signals;
 pub mod snapshot;
+mod standstill;
 pub mod story;
 mod streams;
 pub mod timeline;
@@ -59,7 +61,7 @@ use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use crate::trace::{self, Trace};
-use control::Control;
+use control::{Control, Ordered};
 use debugger::{Debugged, Debugger, Linked};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
@@ -69,6 +71,7 @@ use link::Link;
 use machine::Machine;
 use sampler::Sampler;
 use saved::{Saved, SavedError, SavedLink};
+use standstill::Standstill;
 use story::Story;
 use timeline::Timeline;
 use vcpus::Vcpus;
@@ -377,7 +380,16 @@ pub fn run(
     let (sampler, samples) = sampler.unzip();
     let sampler = sampler.map(Arc::new);
     let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
-    let mut event_loop = EventLoop::new(&machine, &vcpus, config, link, streams, signals);
+    let standstill = Arc::new(Standstill::new(vcpus.clone()));
+    let mut event_loop = EventLoop::new(
+        &machine,
+        &vcpus,
+        config,
+        link,
+        streams,
+        signals,
+        standstill.clone(),
+    );
     let mut debugger = Attached(debugger);
     debugger.attach(&machine, &vcpus)?;
     story.tell(|| story::run(&machine));
@@ -401,10 +413,13 @@ pub fn run(
     if let Some(trace) = &config.trace {
         record(&timeline, trace);
     }
-    let inspector = Inspector::new(&machine, vcpus.clone(), config);
-    let events = machine.shared.events.clone();
+    let ordered = Ordered {
+        inspector: Inspector::new(&machine, vcpus.clone(), config),
+        standstill,
+        events: machine.shared.events.clone(),
+    };
     // Without it the machine runs as well, only unseen.
-    let control = Control::start(config, claim, inspector, events);
+    let control = Control::start(config, claim, ordered);
     program::release();
     let ending = event_loop.run();
     drop(control);
