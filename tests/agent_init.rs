@@ -370,6 +370,7 @@ fn a_network_interface_that_is_not_there_is_told() {
             prefix: 24,
             gateway: None,
             dns: None,
+            index: None,
         }],
         ..exec(&["true"])
     };

@@ -106,5 +106,6 @@ pub fn assigned(network: &Network) -> Option<Interface> {
         prefix: subnet.prefix,
         gateway: gateway.map(|address| address.octets()),
         dns: dns.map(|address| address.octets()),
+        index: None,
     })
 }
