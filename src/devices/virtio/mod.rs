@@ -101,7 +101,7 @@ pub trait Device: Any + Send {
 
     /// What another of its kind needs to go on from here, beside what the transport knows (features,
     /// queues). No vCPU runs, nothing is being served, and the queues hold no chain that is neither
-    /// available nor used but those that the device keeps in its state.
+    /// available nor used but those that the device keeps in its state, by [`queue::Chain::head`].
     ///
     /// # Errors
     /// It cannot be saved as it is now.
@@ -110,7 +110,8 @@ pub trait Device: Any + Send {
     }
 
     /// Go on from `state`, which [`Device::save`] has given, or which is broken or malicious. Called
-    /// instead of `activate`, with the driver as it was; after it, each queue is processed once.
+    /// instead of `activate`, with the driver as it was ([`VirtQueue::reclaim`] for the chains that
+    /// the device kept); after it, each queue is processed once.
     ///
     /// # Errors
     /// It is no state of such a device.
@@ -147,6 +148,13 @@ pub enum DeviceError {
     /// The ring is fine, what it carries is not.
     #[error("{0}")]
     Protocol(String),
+}
+
+/// A chain that a device kept, say, makes no sense any more.
+impl From<DeviceError> for StateError {
+    fn from(error: DeviceError) -> Self {
+        Self(format!("cannot go on with its driver: {error}"))
+    }
 }
 
 /// What passed through one queue since the machine started.

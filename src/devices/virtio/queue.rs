@@ -4,11 +4,13 @@
 //! [`Chain`] is checked as a whole before a device sees it, and one call handles at most as many
 //! chains as the ring has entries; more wait for another turn of the event loop.
 
+mod chain;
 pub mod view;
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -44,6 +46,11 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Index of its first descriptor, by which [`VirtQueue::reclaim`] finds it again.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
     /// What the driver wrote, in order.
     pub fn readable(&self) -> &[Segment] {
         self.segments.get(..self.readable).unwrap_or_default()
@@ -257,11 +264,20 @@ impl VirtQueue {
             Ok(mut available) => available.next(),
             Err(error) => return Err(self.broken(error)),
         };
-        let Some(descriptors) = next else {
-            return Ok(None);
-        };
+        match next {
+            Some(descriptors) => self.judge(descriptors.head_index(), descriptors).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The chain of `descriptors`, if they make one.
+    fn judge(
+        &self,
+        head: u16,
+        descriptors: impl Iterator<Item = Descriptor>,
+    ) -> Result<Chain, DeviceError> {
         let mut chain = Chain {
-            head: descriptors.head_index(),
+            head,
             segments: Vec::new(),
             readable: 0,
         };
@@ -292,7 +308,7 @@ impl VirtQueue {
         if !whole {
             return fault("breaks off: it leaves its table, or is longer than 4 GiB");
         }
-        Ok(Some(chain))
+        Ok(chain)
     }
 
     fn broken(&self, error: RingError) -> DeviceError {

@@ -5,6 +5,7 @@ mod transport;
 
 use std::sync::{Arc, Mutex};
 
+use super::queue::{Chain, Segment};
 use super::testing::{Guest, Piece};
 use super::{Device, DeviceError, Driver, F_VERSION_1, read_config_bytes};
 
@@ -117,12 +118,7 @@ impl Device for Probe {
             let Some(chain) = queue.pop()? else {
                 return Ok(());
             };
-            let part = |segments: &[super::queue::Segment], write| -> Vec<Piece> {
-                let piece = |segment: &super::queue::Segment| (segment.addr.0, segment.len, write);
-                segments.iter().map(piece).collect()
-            };
-            let mut pieces = part(chain.readable(), false);
-            pieces.extend(part(chain.writable(), true));
+            let pieces = pieces(&chain);
             let written = chain.writable_len() as u32;
             assert_eq!(
                 chain.readable_len() + chain.writable_len(),
@@ -132,6 +128,14 @@ impl Device for Probe {
             queue.finish(chain, written)?;
         }
     }
+}
+
+fn pieces(chain: &Chain) -> Vec<Piece> {
+    let part = |segments: &[Segment], write| -> Vec<Piece> {
+        let piece = |segment: &Segment| (segment.addr.0, segment.len, write);
+        segments.iter().map(piece).collect()
+    };
+    [part(chain.readable(), false), part(chain.writable(), true)].concat()
 }
 
 fn probe() -> (Guest, Probe) {

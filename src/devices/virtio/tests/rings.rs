@@ -421,6 +421,14 @@ proptest! {
         let broken = index > SIZE || whole.len() < chains.len();
 
         let before = guest.snapshot();
+        for &head in &heads {
+            let reclaimed = guest.transport.with_device(|_: &mut Probe, driver| {
+                let queue = driver.queue(0).expect("up");
+                Ok(queue.reclaim(head).ok().map(|chain| (chain.head(), super::pieces(&chain))))
+            });
+            let expected = follow(&guest.memory, head).map(|pieces| (head, pieces));
+            prop_assert_eq!(reclaimed.flatten(), expected);
+        }
         guest.notify(0);
         prop_assert_eq!(guest.status() & NEEDS_RESET != 0, broken);
         prop_assert_eq!(guest.events.take().len(), usize::from(broken));

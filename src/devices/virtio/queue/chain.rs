@@ -1,0 +1,89 @@
+//! A descriptor chain found by its head, not by the available ring: one that a device had taken when
+//! the machine was saved.
+
+use virtio_queue::QueueT;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{Chain, VirtQueue};
+use crate::devices::virtio::DeviceError;
+use crate::memory::GuestMemory;
+
+/// Bytes of a descriptor.
+const SIZE: u64 = 16;
+
+impl VirtQueue {
+    /// The chain that begins with descriptor `head`, which a device took by [`VirtQueue::pop`] and
+    /// kept when it was saved: as `pop` gave it out. The available ring is not looked at, nor does
+    /// the chain count as one of this call.
+    ///
+    /// # Errors
+    /// There is no chain that makes sense.
+    pub fn reclaim(&mut self, head: u16) -> Result<Chain, DeviceError> {
+        let descriptors = Descriptors {
+            memory: &self.memory,
+            table: self.queue.desc_table(),
+            entries: self.queue.size().into(),
+            next: Some(head),
+            left: self.queue.size().into(),
+            bytes: 0,
+            indirect: false,
+        };
+        self.judge(head, descriptors)
+    }
+}
+
+/// The descriptors of a chain, as far as they can be followed (virtio 1.2, 2.7.5).
+struct Descriptors<'a> {
+    memory: &'a GuestMemory,
+    table: u64,
+    entries: u32,
+    next: Option<u16>,
+    /// Descriptors that the table can still hold: a chain that is longer has a loop.
+    left: u32,
+    bytes: u32,
+    indirect: bool,
+}
+
+impl Descriptors<'_> {
+    fn take(&mut self) -> Option<Descriptor> {
+        let index = self.next.take().filter(|_| self.left > 0)?;
+        let at = self.table.checked_add(SIZE * u64::from(index));
+        let inside = u32::from(index) < self.entries;
+        self.memory
+            .read_obj(GuestAddress(at.filter(|_| inside)?))
+            .ok()
+    }
+
+    /// Go on in the table that `descriptor` names, of which there is one at most (2.7.5.3.1).
+    fn enter(&mut self, descriptor: Descriptor) -> Option<()> {
+        let (len, size) = (descriptor.len(), SIZE as u32);
+        let entries = len / size;
+        if self.indirect || !len.is_multiple_of(size) || entries > u16::MAX.into() {
+            return None;
+        }
+        self.table = descriptor.addr().0;
+        (self.entries, self.left) = (entries, entries);
+        (self.next, self.indirect) = (Some(0), true);
+        Some(())
+    }
+}
+
+impl Iterator for Descriptors<'_> {
+    type Item = Descriptor;
+
+    fn next(&mut self) -> Option<Descriptor> {
+        let mut descriptor = self.take()?;
+        if descriptor.refers_to_indirect_table() {
+            self.enter(descriptor)?;
+            descriptor = self.take()?;
+            if descriptor.refers_to_indirect_table() {
+                return None;
+            }
+        }
+        self.left -= 1;
+        self.bytes = self.bytes.checked_add(descriptor.len())?;
+        self.next = descriptor.has_next().then(|| descriptor.next());
+        Some(descriptor)
+    }
+}
