@@ -10,6 +10,7 @@ use imago::storage::StorageOpenOptions;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
+use super::identity::Opened;
 use super::open::open_image;
 use super::{DiskError, Format, Image};
 use crate::devices::virtio::block::Range;
@@ -50,17 +51,18 @@ impl Qcow2 {
     }
 }
 
-/// The image at `path`, which is open as `file`, based on the images `backing` and on no other.
+/// The image at `path`, which is open as `file`, based on the images `backing` and on no other;
+/// these are added to `files`.
 ///
 /// # Errors
 /// It is no such image, or names another to be based on than the user, or one of those cannot be
 /// used.
 pub fn access(
-    file: File,
+    (file, format): (File, Format),
     path: &Path,
     write: bool,
-    format: Format,
     backing: &[PathBuf],
+    files: &mut Vec<Opened>,
 ) -> Result<Access, DiskError> {
     let fault = |reason| DiskError::Qcow2 {
         path: path.into(),
@@ -109,8 +111,10 @@ pub fn access(
                 _ => None,
             };
             let rest = rest.get(..rest.len().min(BASES_MOST)).unwrap_or_default();
-            let opened = open_image(base, true, format)
-                .and_then(|(file, format)| access(file, base, false, format, rest));
+            let opened = open_image(base, true, format).and_then(|(file, format)| {
+                files.push(Opened::new(base, &file)?);
+                access((file, format), base, false, rest, files)
+            });
             Some(opened.map_err(|base| DiskError::Backing {
                 path: path.into(),
                 base: Box::new(base),
