@@ -8,18 +8,22 @@ pub mod doctor;
 mod explain;
 mod fault;
 mod gdb;
+mod machine;
 pub mod guest;
 pub mod inspect;
 pub mod man;
 mod net;
 mod profile;
 mod rate;
+pub mod restore;
 pub mod run;
 mod share;
+pub mod snapshot;
 mod terminal;
 mod timing;
 mod trace;
 mod vsock;
+mod warm;
 
 use std::io::{self, Write};
 
@@ -54,6 +58,10 @@ enum Verb {
     Run(Box<run::Run>),
     /// Look into a running machine.
     Inspect(inspect::Inspect),
+    /// Save a running machine in a folder.
+    Snapshot(snapshot::Snapshot),
+    /// Go on from a snapshot, as one machine or as many.
+    Restore(restore::Restore),
     /// Tell whether and how this machine can run guests.
     Doctor(doctor::Doctor),
     /// Read what hull run --trace wrote.
@@ -75,6 +83,8 @@ impl Cli {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
             Some(Verb::Run(run)) => run.execute(),
             Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
+            Some(Verb::Snapshot(snapshot)) => snapshot.execute().map(|()| 0),
+            Some(Verb::Restore(restore)) => restore.execute(),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),

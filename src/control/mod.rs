@@ -10,6 +10,7 @@ pub mod server;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -55,6 +56,13 @@ pub enum Request {
     Pause,
     /// Let them run again.
     Resume,
+    /// Save it.
+    Snapshot {
+        /// Where to, from the root on.
+        dir: PathBuf,
+        /// Only the memory that has changed since the last time.
+        diff: bool,
+    },
     /// End it: ask the guest to, and kill it if it has not ended in time.
     Stop {
         /// How long the guest has.
@@ -75,6 +83,8 @@ pub enum Answer {
         /// Whether it was not so before.
         changed: bool,
     },
+    /// To [`Request::Snapshot`].
+    Saved(Saved),
     /// To [`Request::Stop`], when the guest has ended.
     Stopped {
         /// Whether it had to be killed.
@@ -82,6 +92,15 @@ pub enum Answer {
     },
     /// Nothing was done, for this reason.
     Refused(String),
+}
+
+/// What saving a machine cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Bytes of memory written.
+    pub memory_bytes: u64,
+    /// How long the guest stood still, in microseconds.
+    pub stood_still_us: u64,
 }
 
 /// How a machine is.

@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::events::Events;
 use super::inspect::Inspector;
 use super::orders::Order;
+use super::snapshot::Wanted;
 use super::standstill::Standstill;
 use super::{Config, VmmError};
 use crate::control::server::{self, Reply};
@@ -125,6 +126,14 @@ impl Ordered {
             Request::Resume => Answer::Done {
                 changed: self.standstill.resume(),
             },
+            Request::Snapshot { dir, diff } => {
+                let wanted = Wanted {
+                    dir,
+                    diff,
+                    sync: true,
+                };
+                return self.events.order(Order::Snapshot(wanted), reply);
+            }
             Request::Stop { seconds } => {
                 return self.events.order(Order::Stop { seconds }, reply);
             }

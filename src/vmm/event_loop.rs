@@ -27,11 +27,11 @@ use super::signals::Signals;
 use super::standstill::Standstill;
 use super::streams::{Output, Streams};
 use super::saved::resumed;
-use super::snapshot::{Done, SaveError, Still, Wanted};
+use super::snapshot::{SaveError, Still, Wanted};
 use super::vcpus::Vcpus;
 use super::{Config, Console, Start, VmmError};
 use crate::agent::{Event, WindowSize};
-use crate::control::Answer;
+use crate::control::{Answer, Saved};
 use crate::control::server::Reply;
 use crate::devices::legacy::power::Power;
 use crate::kvm;
@@ -377,7 +377,7 @@ impl<'a> EventLoop<'a> {
     ///
     /// # Errors
     /// Why it was not saved.
-    fn save(&mut self, wanted: &Wanted) -> Result<Done, SaveError> {
+    fn save(&mut self, wanted: &Wanted) -> Result<Saved, SaveError> {
         let still = Still::new(self.machine, self.vcpus);
         self.drain();
         let link = self.link.as_ref().and_then(Link::save);

@@ -95,6 +95,10 @@ pub struct Config {
     pub cmdline: String,
     /// Which way into the kernel.
     pub via: Via,
+    /// The vCPUs stand still until somebody lets them run.
+    pub paused: bool,
+    /// Whether the guest learns of all devices but the console and the generator only when it is told.
+    pub late_devices: bool,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
@@ -163,6 +167,7 @@ impl Config {
             via: Via::Auto,
             memory_bytes: 0,
             cpus: 1,
+            paused: false,
             late_devices: false,
             disks: Vec::new(),
             nets: Vec::new(),
@@ -381,6 +386,9 @@ pub fn run(
     let sampler = sampler.map(Arc::new);
     let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
     let standstill = Arc::new(Standstill::new(vcpus.clone()));
+    if config.paused {
+        standstill.pause();
+    }
     let mut event_loop = EventLoop::new(
         &machine,
         &vcpus,
@@ -443,7 +451,11 @@ fn link(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, VmmError
         };
         return Ok(Link::new(session, pipes));
     };
-    let resumed = saved::resumed(machine.devices.windows.reveal());
+    let windows = match saved.shape.revealed {
+        true => 0..0,
+        false => machine.devices.windows.reveal(),
+    };
+    let resumed = saved::resumed(windows);
     Ok(match &saved.link {
         None => Link::new(Session::new(exec)?, pipes),
         Some(SavedLink { session: None, pipe }) => {

@@ -94,6 +94,8 @@ pub struct Shape {
     pub terminal_wanted: bool,
     /// As in [`Config`].
     pub late_devices: bool,
+    /// Whether the guest has learnt of all devices.
+    pub revealed: bool,
     /// As in [`Config`].
     pub rng: bool,
     /// As in [`Config`].
@@ -194,6 +196,19 @@ impl Saved {
         }
     }
 
+    /// Whether its guest waits for its first command.
+    pub fn is_template(&self) -> bool {
+        matches!(&self.link, Some(link) if link.session.is_none())
+    }
+
+    /// Read all of the memory, which is not done otherwise.
+    ///
+    /// # Errors
+    /// It is not what was written.
+    pub fn verify(&self) -> Result<(), SavedError> {
+        Ok(self.snapshot.check_memory()?)
+    }
+
     /// The machine that it was, with `console` in place of what it talked to.
     pub fn config(&self, console: Console) -> Config {
         let shape = &self.shape;
@@ -244,6 +259,9 @@ impl Saved {
         }
         machine.vm.load_chips(&self.chips).map_err(host)?;
         machine.loaded.clone_from(&self.shape.loaded);
+        if self.shape.revealed {
+            machine.devices.windows.reveal();
+        }
         self.load_devices(&machine.shared.ports, true)?;
         self.load_devices(&machine.shared.mmio, false)
     }

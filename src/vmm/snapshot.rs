@@ -19,6 +19,7 @@ use super::saved::{
 };
 use super::vcpus::{Pause, Vcpus};
 use super::{Config, Console};
+use crate::control::Saved;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
 use crate::kvm::KvmError;
@@ -58,7 +59,7 @@ pub enum SaveError {
 }
 
 /// What is wanted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Where to.
     pub dir: PathBuf,
@@ -66,15 +67,6 @@ pub struct Wanted {
     pub diff: bool,
     /// Whether it is to outlive the host's power.
     pub sync: bool,
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, Serialize, serde::Deserialize)]
-pub struct Done {
-    /// Bytes of memory written.
-    pub bytes: u64,
-    /// How long no vCPU ran.
-    pub stood_still: Duration,
 }
 
 /// While it lives, nothing of the machine moves but the caller.
@@ -135,7 +127,7 @@ impl<'a> Still<'a> {
         config: &Config,
         link: Option<SavedLink>,
         wanted: &Wanted,
-    ) -> Result<Done, SaveError> {
+    ) -> Result<Saved, SaveError> {
         let mut writer = Writer::create(&wanted.dir, wanted.sync)?;
         let vcpus = self.vcpus(&machine.vm.msrs()?)?;
         let chips = machine.vm.save_chips()?;
@@ -148,11 +140,11 @@ impl<'a> Still<'a> {
         section(&mut writer, CHIPS, &chips)?;
         section(&mut writer, DEVICES, &devices)?;
         section(&mut writer, AGENT, &link)?;
-        let bytes = machine.vm.write_memory(&mut writer, wanted.diff)?;
+        let memory_bytes = machine.vm.write_memory(&mut writer, wanted.diff)?;
         writer.commit()?;
-        Ok(Done {
-            bytes,
-            stood_still: self.since.elapsed(),
+        Ok(Saved {
+            memory_bytes,
+            stood_still_us: self.since.elapsed().as_micros() as u64,
         })
     }
 }
@@ -189,6 +181,7 @@ fn shape(machine: &Machine, config: &Config) -> Result<Shape, SaveError> {
         agent: matches!(config.console, Console::Agent { .. }),
         terminal_wanted: matches!(&config.console, Console::Agent { exec, .. } if exec.tty.is_some()),
         late_devices: config.late_devices,
+        revealed: !devices.windows.are_hidden(),
         rng: config.rng,
         balloon: None,
         disks: Vec::new(),
@@ -199,7 +192,7 @@ fn shape(machine: &Machine, config: &Config) -> Result<Shape, SaveError> {
         added_words: machine.added_words.clone(),
         processor: (!machine.added_words.is_empty()).then(Features::of_host),
     };
-    if devices.windows.are_hidden() {
+    if !shape.revealed {
         return Ok(shape); // nobody has seen them
     }
     shape.balloon = config.balloon;

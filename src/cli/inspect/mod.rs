@@ -139,7 +139,7 @@ fn count(number: u64, what: &str) -> String {
 }
 
 /// Bytes with a binary unit, exactly or with one digit behind the point.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     for (shift, unit) in UNITS {
         let whole = number >> shift;
