@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "gdb", "guest", "inspect",
-            "kvm", "memory", "net", "profile", "share", "symbols", "trace", "vmm",
+            "kvm", "memory", "net", "profile", "share", "snapshot", "symbols", "trace", "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "vmm",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
-            "net", "profile", "share", "symbols", "trace",
+            "net", "profile", "share", "snapshot", "symbols", "trace",
         ],
     ),
     ("agent", &[]),
@@ -49,6 +49,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
+    ("snapshot", &["memory"]),
     ("symbols", &["memory"]),
     ("trace", &[]),
 ];

@@ -15,6 +15,7 @@ use super::open::open_image;
 use super::{DiskError, Format, Image};
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
+use crate::memory::dirty::Part;
 use crate::memory::transfer::Segment;
 
 type Storage = imago::file::File;
@@ -197,7 +198,10 @@ impl Image for Qcow2 {
     }
 }
 
-fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<VolatileSlice<'a>>> {
+/// A piece of guest memory.
+type Slice<'a> = VolatileSlice<'a, Part<'a>>;
+
+fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<Slice<'a>>> {
     let mut slices = Vec::with_capacity(segments.len());
     for segment in segments {
         for slice in memory.get_slices(segment.addr, segment.len as usize) {
