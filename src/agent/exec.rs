@@ -36,6 +36,14 @@ pub struct Mount {
 }
 
 impl Exec {
+    /// Whether it can be sent.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), AgentError> {
+        self.frames().map(drop)
+    }
+
     /// The frames that carry the command and what it needs before, one after the other.
     pub(super) fn frames(&self) -> Result<Vec<u8>, AgentError> {
         let body = self.encode()?;

@@ -173,6 +173,11 @@ impl Session {
         }
     }
 
+    /// Whether [`Event::Ready`] was told.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
     /// Whether the guest waits for [`Session::start`].
     pub fn is_held(&self) -> bool {
         self.state == State::Held

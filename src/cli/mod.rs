@@ -1,6 +1,7 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
 mod balloon;
+mod bar;
 pub mod completions;
 mod devices;
 mod disk;

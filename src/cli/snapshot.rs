@@ -1,11 +1,12 @@
 //! `hull snapshot`: save a running machine, and put saved parts together.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
+use super::bar::Bar;
 use super::print;
 use crate::control::{self, Answer, Request};
 use crate::{fleet, snapshot};
@@ -96,7 +97,9 @@ impl Merge {
         let Some(result) = self.dirs.pop() else {
             bail!("name a folder for the result"); // clap has seen to it
         };
-        snapshot::merge(&self.base, &self.dirs, &result, |_| {})?;
+        let diffs: Vec<&Path> = self.dirs.iter().map(PathBuf::as_path).collect();
+        let mut bar = Bar::new("merging");
+        snapshot::merge(&self.base, &diffs, &result, &mut |done, of| bar.show(done, of))?;
         Ok(())
     }
 }

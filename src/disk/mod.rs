@@ -12,6 +12,7 @@ mod raw;
 mod tests;
 mod worker;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

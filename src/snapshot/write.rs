@@ -105,6 +105,11 @@ impl Writer {
         self.memo.id
     }
 
+    /// Bytes of memory that were written.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memo.pages().bytes()
+    }
+
     /// Write what is in `pages` of `memory`, in which nobody writes meanwhile. With a `base` it is
     /// a diff to that snapshot: `pages` are those that may differ from it.
     ///

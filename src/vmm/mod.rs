@@ -31,6 +31,7 @@ pub mod timeline;
 pub mod vcpus;
 mod watch;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -251,7 +252,7 @@ pub enum VmmError {
     #[error("{flag} {error}")]
     Disk {
         /// The flag that asked for it.
-        flag: &'static str,
+        flag: Cow<'static, str>,
         /// Why it cannot be had.
         error: DiskError,
     },

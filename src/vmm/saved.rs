@@ -4,6 +4,7 @@
 //! Chips come after the vCPUs, whose local APICs take what the IOAPIC sends; devices come after the
 //! chips, since one that has an interrupt pending raises it once more.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -139,7 +140,6 @@ pub struct SavedLink {
 }
 
 /// A snapshot that has been read and judged but for its memory.
-#[derive(Debug)]
 pub struct Saved {
     dir: PathBuf,
     snapshot: Snapshot,
@@ -164,6 +164,12 @@ pub fn resumed(windows: Range<usize>) -> Resumed {
         entropy,
         first_window: windows.start as u8,
         windows: windows.len() as u8,
+    }
+}
+
+impl fmt::Debug for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Saved").field(&self.dir).finish()
     }
 }
 

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use thiserror::Error;
 
 use super::devices::Quiet;
 use super::events::lock;
@@ -25,8 +26,8 @@ use crate::devices::state::{self, StateError};
 use crate::kvm::KvmError;
 use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
+use crate::memory::pages::Pages;
 use crate::snapshot::{SnapshotError, Writer};
-use thiserror::Error;
 
 /// How long a guest that has just said that it waits may take until it does.
 const IDLE_PATIENCE: Duration = Duration::from_millis(500);
@@ -140,7 +141,9 @@ impl<'a> Still<'a> {
         section(&mut writer, CHIPS, &chips)?;
         section(&mut writer, DEVICES, &devices)?;
         section(&mut writer, AGENT, &link)?;
-        let memory_bytes = machine.vm.write_memory(&mut writer, wanted.diff)?;
+        let memory = machine.vm.memory();
+        writer.memory(memory, &Pages::touched(memory), None)?;
+        let memory_bytes = writer.memory_bytes();
         writer.commit()?;
         Ok(Saved {
             memory_bytes,
@@ -151,7 +154,7 @@ impl<'a> Still<'a> {
 
 fn section(writer: &mut Writer, tag: [u8; 4], content: &impl Serialize) -> Result<(), SaveError> {
     let bytes = state::encode(content).map_err(|error| SaveError::Unfit(error.to_string()))?;
-    writer.section(tag, &bytes);
+    writer.section(tag, bytes);
     Ok(())
 }
 

@@ -42,8 +42,10 @@ impl Backs {
     /// One of them cannot be had.
     pub fn open(config: &Config, networks: Vec<Network>) -> Result<Self, VmmError> {
         let open = |config: &images::Config| {
-            let flag = config.flag;
-            Disk::open(config).map_err(|error| VmmError::Disk { flag, error })
+            Disk::open(config).map_err(|error| VmmError::Disk {
+                flag: config.flag.clone(),
+                error,
+            })
         };
         let disks = config.disks.iter().map(open).collect::<Result<_, _>>()?;
         let shares = config
