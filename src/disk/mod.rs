@@ -68,7 +68,7 @@ impl Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The flag that asked for it, for messages.
-    pub flag: &'static str,
+    pub flag: Cow<'static, str>,
     /// What is behind it.
     pub source: Source,
     /// The guest may not write.
