@@ -25,8 +25,8 @@ use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
-pub use identity::{Changed, FileIdentity, Identity, Origin};
 use identity::Shared;
+pub use identity::{Changed, FileIdentity, Identity, Origin};
 pub use worker::{Guest, start};
 
 /// When what the guest wrote and flushed is safe.
