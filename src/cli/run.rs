@@ -296,7 +296,6 @@ impl Run {
         };
         Ok(vmm::Config {
             start: Start::Boot,
-            late_devices: false,
             paused: false,
             name: self.name.clone(),
             kernel,

@@ -8,10 +8,9 @@ use super::say;
 use crate::agent;
 use crate::kvm::features::Features;
 use crate::memory::image::Image;
-use crate::memory::layout::LATE_WINDOWS;
 use crate::templates::{About, Building, Cache, Key};
 use crate::vmm::saved::Saved;
-use crate::vmm::{Config, Console, Start, VmmError};
+use crate::vmm::{Config, Console, LATE_WINDOWS, Start, VmmError};
 
 /// The template of one kind of machine.
 pub struct Warm {

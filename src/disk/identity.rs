@@ -168,7 +168,9 @@ impl Origin {
         };
         let Ok(mut shared) = self.shared.lock() else {
             // Who served it has panicked.
-            return Err(fault(std::io::Error::other("hull cannot serve it any more")));
+            return Err(fault(std::io::Error::other(
+                "hull cannot serve it any more",
+            )));
         };
         if shared.written {
             match self.files.first() {
@@ -213,7 +215,8 @@ impl Identity {
         let files = self.files.iter().zip(&now.files);
         // An image that grew has grown in both; the size of its file says less to the user.
         let disk = (path(), self.size, now.size);
-        let of_file = |(then, now): (&FileIdentity, &FileIdentity)| (now.path.clone(), then.len, now.len);
+        let of_file =
+            |(then, now): (&FileIdentity, &FileIdentity)| (now.path.clone(), then.len, now.len);
         let sizes = std::iter::once(disk).chain(files.clone().map(of_file));
         for (path, then, now) in sizes {
             if then != now {
@@ -241,7 +244,11 @@ impl Identity {
             count => format!(" over {} other", count - 1),
         };
         let read_only = if self.read_only { ", read-only" } else { "" };
-        let overlay = if self.overlay { ", under an overlay" } else { "" };
+        let overlay = if self.overlay {
+            ", under an overlay"
+        } else {
+            ""
+        };
         format!("{format}{bases}{read_only}{overlay}")
     }
 }

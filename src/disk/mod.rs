@@ -26,8 +26,8 @@ use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
-pub use identity::{Changed, FileIdentity, Identity, Origin};
 use identity::Shared;
+pub use identity::{Changed, FileIdentity, Identity, Origin};
 pub use worker::{Guest, start};
 
 /// When what the guest wrote and flushed is safe.
@@ -314,7 +314,7 @@ impl Disk {
 
     /// Have the image be what the guest has written, for whoever opens it next.
     fn write_back(&mut self) -> io::Result<()> {
-        self.image.write_back()
+        self.with(|shared| shared.image.write_back())
     }
 
     /// Serve requests, of which none waits for another; what came of each, in the same order.

@@ -43,6 +43,7 @@ use signal_hook::consts::SIGKILL;
 use thiserror::Error;
 
 pub use devices::vsock;
+pub use devices::windows::LATE_WINDOWS;
 pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
@@ -98,8 +99,6 @@ pub struct Config {
     pub via: Via,
     /// The vCPUs stand still until somebody lets them run.
     pub paused: bool,
-    /// Whether the guest learns of all devices but the console and the generator only when it is told.
-    pub late_devices: bool,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].

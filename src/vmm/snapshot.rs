@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::devices::Quiet;
 use super::events::lock;
 use super::machine::Machine;
 use super::saved::{
@@ -23,10 +22,12 @@ use super::{Config, Console};
 use crate::control::Saved;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
+use crate::devices::virtio::requests::Quiet;
 use crate::kvm::KvmError;
 use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
 use crate::memory::pages::Pages;
+use crate::net;
 use crate::snapshot::{SnapshotError, Writer};
 
 /// How long a guest that has just said that it waits may take until it does.
@@ -135,7 +136,8 @@ impl<'a> Still<'a> {
         let mut devices = Vec::new();
         save_devices(&machine.shared.ports, true, &mut devices)?;
         save_devices(&machine.shared.mmio, false, &mut devices)?;
-        let shape = shape(machine, config)?;
+        let begun = link.as_ref().is_none_or(|link| link.session.is_some());
+        let shape = shape(machine, config, begun)?;
         section(&mut writer, SHAPE, &shape)?;
         section(&mut writer, VCPUS, &vcpus)?;
         section(&mut writer, CHIPS, &chips)?;
@@ -174,7 +176,8 @@ fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), 
     Ok(())
 }
 
-fn shape(machine: &Machine, config: &Config) -> Result<Shape, SaveError> {
+/// With the devices of the machine, if its guest has `begun` to know them: a template is anybody's.
+fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveError> {
     let devices = &machine.devices;
     let mut shape = Shape {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -184,7 +187,7 @@ fn shape(machine: &Machine, config: &Config) -> Result<Shape, SaveError> {
         agent: matches!(config.console, Console::Agent { .. }),
         terminal_wanted: matches!(&config.console, Console::Agent { exec, .. } if exec.tty.is_some()),
         late_devices: config.late_devices,
-        revealed: !devices.windows.are_hidden(),
+        revealed: begun,
         rng: config.rng,
         balloon: None,
         disks: Vec::new(),
@@ -195,14 +198,19 @@ fn shape(machine: &Machine, config: &Config) -> Result<Shape, SaveError> {
         added_words: machine.added_words.clone(),
         processor: (!machine.added_words.is_empty()).then(Features::of_host),
     };
-    if !shape.revealed {
-        return Ok(shape); // nobody has seen them
+    if !begun {
+        return Ok(shape);
     }
     shape.balloon = config.balloon;
-    shape.nets.clone_from(&config.nets);
+    for (net, mac) in config.nets.iter().zip(&devices.macs) {
+        shape.nets.push(net::Config {
+            mac: Some(*mac),
+            ..net.clone()
+        });
+    }
     shape.shares.clone_from(&config.shares);
     shape.vsock.clone_from(&config.vsock);
-    for (disk, origin) in config.disks.iter().zip(&devices.origins) {
+    for (disk, origin) in config.disks.iter().zip(&devices.disks) {
         shape.disks.push((disk.clone(), origin.identity()?));
     }
     Ok(shape)
