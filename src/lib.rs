@@ -51,5 +51,6 @@ pub mod sandbox;
 pub mod share;
 pub mod snapshot;
 pub mod symbols;
+pub mod templates;
 pub mod trace;
 pub mod vmm;

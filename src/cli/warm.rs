@@ -2,7 +2,9 @@
 //!
 //! Whatever goes wrong with a template, the user has a machine: one that boots.
 
+use std::fs::File;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::say;
 use crate::agent;
@@ -32,6 +34,7 @@ impl Warm {
         if devices > LATE_WINDOWS || !config.faults.0.is_empty() {
             return None;
         }
+        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Some(Self {
             cache: Cache::open()?,
             key: key(config)?,
@@ -39,7 +42,8 @@ impl Warm {
                 kernel: kernel.into(),
                 cpus: config.cpus,
                 memory_bytes: config.memory_bytes,
-                ..About::now()
+                version: env!("CARGO_PKG_VERSION").into(),
+                created: created.map_or(0, |time| time.as_secs()),
             },
             building: None,
         })
@@ -96,25 +100,25 @@ impl Warm {
 
     fn drop_template(&self, reason: &str) {
         say(&format!("the template is dropped, and the guest boots: {reason}"));
-        self.cache.remove(&self.key);
+        let _ = self.cache.remove(&self.key); // perhaps somebody else has
     }
 }
 
 /// Everything that a machine in front of its first command depends on.
 fn key(config: &Config) -> Option<Key> {
-    let mut key = Key::builder();
+    let mut key = Key::new();
     key.add("hull", env!("CARGO_PKG_VERSION").as_bytes());
     // Another build of the same version may carry another guest.
-    key.add_file("program", &std::fs::metadata("/proc/self/exe").ok()?);
+    key.add_file("program", &File::open("/proc/self/exe").ok()?);
     key.add("protocol", &agent::VERSION.to_le_bytes());
     key.add("host kernel", rustix::system::uname().release().to_bytes());
     key.add("host processor", format!("{:?}", Features::of_host()).as_bytes());
     for image in std::iter::once(&config.kernel).chain(&config.initrd) {
         match image {
             Image::Bytes(bytes) => key.add("bytes", bytes),
-            Image::File(file, _) => key.add_file("file", &file.metadata().ok()?),
+            Image::File(file, _) => key.add_file("file", file),
             Image::Packed(packed) => key.add("inside", &packed.len().to_le_bytes()),
-        }
+        };
     }
     let kernel_log = matches!(&config.console, Console::Agent { kernel_log: true, .. });
     let shape = format!(
@@ -128,5 +132,5 @@ fn key(config: &Config) -> Option<Key> {
     );
     key.add("shape", shape.as_bytes());
     key.add("command line", config.cmdline.as_bytes());
-    Some(key.finish())
+    key.finish()
 }
