@@ -128,7 +128,7 @@ impl SavedSession {
         );
         let what = if unsent && !is_command(&self.exec) {
             "its command is none"
-        } else if !unsent && !self.exec.is_empty() {
+        } else if !unsent && self.state != SavedState::Failed && !self.exec.is_empty() {
             "its command was sent and was not"
         } else if self.program.len() > MAX_COMMAND {
             "its program's name is too long"
