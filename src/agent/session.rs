@@ -184,8 +184,13 @@ impl Session {
     }
 
     /// The machine goes on from a snapshot: tell the guest as soon as it listens. Of several that
-    /// wait only the last is told.
+    /// wait only the last is told, and of the windows those that one of them named last.
     pub fn resumed(&mut self, resumed: Resumed) {
+        let mut resumed = resumed;
+        if let (0, Some(earlier)) = (resumed.windows, self.resumed) {
+            resumed.first_window = earlier.first_window;
+            resumed.windows = earlier.windows;
+        }
         self.resumed = Some(resumed);
         self.push_waiting();
     }

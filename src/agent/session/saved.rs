@@ -1,8 +1,7 @@
 //! A session as plain data, for a snapshot of its machine.
 
 use hull_agent::{
-    Exit, FromGuest, FromHost, MAX_COMMAND, STDIN_WINDOW, WindowSize,
-    frame::{self, Frame},
+    Exit, FromGuest, FromHost, MAX_COMMAND, Resumed, STDIN_WINDOW, WindowSize, frame,
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +13,14 @@ const EXEC_MOST: usize = 2 * MAX_COMMAND;
 /// Most bytes for the guest: a command, what makes the queue full, and what one call adds then.
 const OUTGOING_MOST: usize = EXEC_MOST + 2 * OUTGOING_FULL;
 
-/// All of a session but its events, which its owner has taken, and a `Resumed` that was not sent:
-/// who restores the machine has one of his own.
+/// All of a session but its events, which its owner has taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedSession {
     state: SavedState,
     hold: bool,
     ready: bool,
+    /// The payload of the message that was not sent yet.
+    resumed: Option<Vec<u8>>,
     exec: Vec<u8>,
     program: String,
     partial: Vec<u8>,
@@ -66,6 +66,7 @@ impl Session {
             },
             hold: self.hold,
             ready: self.ready,
+            resumed: self.resumed.map(|resumed| resumed.encode().to_vec()),
             exec: self.exec.clone(),
             program: self.program.clone(),
             partial: self.partial.clone(),
@@ -100,7 +101,14 @@ impl Session {
             state,
             hold: saved.hold,
             ready: saved.ready,
-            resumed: None,
+            resumed: match saved.resumed.as_deref().map(Resumed::decode) {
+                None => None,
+                Some(Ok(resumed)) => Some(resumed),
+                Some(Err(_)) => {
+                    let what = "what was to be told of a restore is none";
+                    return Err(AgentError::Saved { what });
+                }
+            },
             exec: saved.exec,
             program: saved.program,
             partial: saved.partial,
@@ -128,7 +136,7 @@ impl SavedSession {
         );
         let what = if unsent && !is_command(&self.exec) {
             "its command is none"
-        } else if !unsent && !self.exec.is_empty() {
+        } else if !unsent && self.state != SavedState::Failed && !self.exec.is_empty() {
             "its command was sent and was not"
         } else if self.program.len() > MAX_COMMAND {
             "its program's name is too long"
@@ -169,7 +177,7 @@ fn encode(exit: Exit) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Result<Exit, AgentError> {
-    let frame: Option<Frame<'_>> = frame::first(bytes)?;
+    let frame = frame::first(bytes).ok().flatten();
     match frame.map(FromGuest::decode) {
         Some(Ok(FromGuest::Exit(exit))) => Ok(exit),
         _ => Err(AgentError::Saved {
