@@ -90,7 +90,7 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// A name, by which hull inspect finds the machine; its process id when left out.
+    /// A name, by which hull ps, stop and inspect know the machine; its process id when left out.
     #[arg(long, value_name = "NAME", value_parser = name, help_heading = MACHINE)]
     name: Option<String>,
     #[command(flatten)]
