@@ -4,6 +4,8 @@
 //! One `poll` over the descriptors that can make progress now: a stream that is full or a guest
 //! that has no room is not polled, which is all the back pressure there is.
 
+mod ordered;
+
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -16,11 +18,10 @@ use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGUSR1, SIGWINCH};
 use super::console_log::ConsoleLog;
 use super::devices::vsock;
 use super::devices::windows::Windows;
-use super::events::{Events, GuestEnd, lock};
+use super::events::{Events, GuestEnd};
 use super::keys::{self, Command, Keys};
 use super::link::Link;
 use super::machine::Machine;
-use super::orders::{Order, Pending};
 use super::outbox::Outbox;
 use super::pipe::Pipe;
 use super::signals::Signals;
@@ -28,19 +29,16 @@ use super::standstill::Standstill;
 use super::streams::{Output, Streams};
 use super::{Console, VmmError};
 use crate::agent::{Event, WindowSize};
-use crate::control::Answer;
-use crate::control::server::Reply;
 use crate::devices::legacy::power::Power;
 use crate::kvm;
 use crate::memory::program;
 use crate::trace::Trace;
+use ordered::Stops;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
-/// Orders to stop that are answered.
-const STOPS_MOST: usize = 64;
 /// How long output may still take after such a signal.
 const GRACE: Duration = Duration::from_secs(1);
 /// Bytes read from standard input at once.
@@ -98,14 +96,6 @@ pub struct EventLoop<'a> {
     power: Arc<Mutex<Power>>,
     /// Who wants the machine to stop, and when that is made sure of.
     stops: Stops,
-}
-
-/// The orders to stop.
-#[derive(Default)]
-struct Stops {
-    replies: Vec<Reply>,
-    kill_at: Option<Instant>,
-    killed: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -168,11 +158,7 @@ impl<'a> EventLoop<'a> {
     /// Run until the machine is to end and all that the guest had written is out.
     pub fn run(&mut self) -> Result<Ending, VmmError> {
         let result = self.take_turns();
-        for reply in self.stops.replies.drain(..) {
-            let killed = self.stops.killed;
-            reply.send(Answer::Stopped { killed });
-        }
-        self.events.orders().close();
+        self.end_orders();
         result
     }
 
@@ -391,7 +377,7 @@ impl<'a> EventLoop<'a> {
         if let Some(at) = self.leave_at {
             return Timespec::try_from(until(at)).ok();
         }
-        let kill = self.stops.kill_at.filter(|_| !self.stops.killed).map(until);
+        let kill = self.stops.kill_at().map(until);
         let left = [kill, self.patience_left()].into_iter().flatten().min();
         left.and_then(|left| Timespec::try_from(left).ok())
     }
@@ -477,50 +463,6 @@ impl<'a> EventLoop<'a> {
                 self.end_by(signal);
             }
         }
-    }
-
-    /// Do what other threads ask for.
-    fn take_orders(&mut self) {
-        for Pending { order, reply } in self.events.orders().take() {
-            match order {
-                Order::Stop { seconds } => self.stop_in(seconds, reply),
-            }
-        }
-        if self.stops.kill_at.is_some_and(|at| at <= Instant::now()) && !self.stops.killed {
-            self.kill();
-        }
-    }
-
-    /// Ask the guest to end, once; of several times that it is given, the shortest counts.
-    fn stop_in(&mut self, seconds: u32, reply: Reply) {
-        if self.stops.replies.len() >= STOPS_MOST {
-            reply.send(Answer::Refused("too many wait for it to stop".into()));
-            return;
-        }
-        self.stops.replies.push(reply);
-        let at = Instant::now() + Duration::from_secs(seconds.into());
-        let asked = self.stops.kill_at.replace(at);
-        if let Some(earlier) = asked {
-            self.stops.kill_at = Some(earlier.min(at));
-            return;
-        }
-        self.standstill.resume();
-        match &mut self.link {
-            Some(link) if link.greeted() && self.ending.is_none() => {
-                link.session.signal(SIGTERM as u8);
-            }
-            // Nobody is there who could be asked.
-            Some(_) => self.end_by(SIGTERM),
-            None => lock(&self.power).press_power_button(),
-        }
-    }
-
-    /// The guest has had its time. What is not written by then may never be.
-    fn kill(&mut self) {
-        self.stops.killed = self.ending.is_none() && self.events.end().is_none();
-        self.stops.kill_at = None;
-        self.ending.get_or_insert(Ending::Guest(GuestEnd::Killed));
-        self.leave_at.get_or_insert_with(|| Instant::now() + GRACE);
     }
 
     /// A signal ends the machine. What is not written by then may never be: a reader that has
