@@ -91,7 +91,7 @@ pub struct Run {
     /// Boot afresh: neither go on from a template nor make one.
     #[arg(long, help_heading = MACHINE)]
     cold: bool,
-    /// A name, by which hull ps and its like know the machine; its process id when left out.
+    /// A name, by which hull ps, stop and inspect know the machine; its process id when left out.
     #[arg(long, value_name = "NAME", value_parser = name, help_heading = MACHINE)]
     name: Option<String>,
     #[command(flatten)]

@@ -11,13 +11,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::geteuid;
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::{FleetError, Record, failed};
 
@@ -201,6 +202,32 @@ impl Found {
             let _ = fs::flock(&self.lock, FlockOperation::Unlock);
         }
         gone
+    }
+
+    /// Its hull's process, if it is there and can be watched from here.
+    pub fn process(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(self.record.pid.try_into().ok()?)?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Not another's that has got the number since: this one still holds the lock.
+        (!self.is_gone()).then_some(process)
+    }
+
+    /// Wait for its hull to give it up and, where that can be watched, for that `process` to end;
+    /// whether it has in time.
+    pub fn wait_until_gone(&self, process: Option<&OwnedFd>, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        if let Some(process) = process {
+            let mut fds = [PollFd::new(process, PollFlags::IN)];
+            // Interrupted or not: what counts is the lock.
+            let _ = poll(&mut fds, Timespec::try_from(patience).ok().as_ref());
+        }
+        while !self.is_gone() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
     }
 
     /// Connect to it, if it has room for one more in time.

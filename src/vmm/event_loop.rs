@@ -4,6 +4,9 @@
 //! One `poll` over the descriptors that can make progress now: a stream that is full or a guest
 //! that has no room is not polled, which is all the back pressure there is.
 
+mod ordered;
+mod saving;
+
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -16,27 +19,23 @@ use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGUSR1, SIGWINCH};
 use super::console_log::ConsoleLog;
 use super::devices::vsock;
 use super::devices::windows::Windows;
-use super::events::{Events, GuestEnd, lock};
+use super::events::{Events, GuestEnd};
 use super::keys::{self, Command, Keys};
 use super::link::Link;
 use super::machine::Machine;
-use super::orders::{Order, Pending};
 use super::outbox::Outbox;
 use super::pipe::Pipe;
 use super::signals::Signals;
 use super::standstill::Standstill;
 use super::streams::{Output, Streams};
-use super::saved::resumed;
-use super::snapshot::{SaveError, Still, Wanted};
 use super::vcpus::Vcpus;
 use super::{Config, Console, Start, VmmError};
 use crate::agent::{Event, WindowSize};
-use crate::control::{Answer, Saved};
-use crate::control::server::Reply;
 use crate::devices::legacy::power::Power;
 use crate::kvm;
 use crate::memory::program;
 use crate::trace::Trace;
+use ordered::Stops;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,8 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
-/// Orders to stop that are answered.
-const STOPS_MOST: usize = 64;
 /// How long output may still take after such a signal.
 const GRACE: Duration = Duration::from_secs(1);
 /// Bytes read from standard input at once.
@@ -111,14 +108,6 @@ pub struct EventLoop<'a> {
     power: Arc<Mutex<Power>>,
     /// Who wants the machine to stop, and when that is made sure of.
     stops: Stops,
-}
-
-/// The orders to stop.
-#[derive(Default)]
-struct Stops {
-    replies: Vec<Reply>,
-    kill_at: Option<Instant>,
-    killed: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -187,11 +176,7 @@ impl<'a> EventLoop<'a> {
     /// Run until the machine is to end and all that the guest had written is out.
     pub fn run(&mut self) -> Result<Ending, VmmError> {
         let result = self.take_turns();
-        for reply in self.stops.replies.drain(..) {
-            let killed = self.stops.killed;
-            reply.send(Answer::Stopped { killed });
-        }
-        self.events.orders().close();
+        self.end_orders();
         result
     }
 
@@ -345,65 +330,6 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// The guest's init waits, and knows nothing yet of what the user wants: that is the moment for
-    /// a template. Afterwards the guest is told of the devices, as one that comes of the template.
-    fn keep_template(&mut self) {
-        let Start::Template(dir) = &self.config.start else {
-            return;
-        };
-        let windows = self.windows;
-        let still = Still::when_idle(self.machine, self.vcpus, || windows.process());
-        self.drain();
-        let wanted = Wanted {
-            dir: dir.clone(),
-            diff: false,
-            sync: false,
-        };
-        let link = self.link.as_ref().and_then(Link::save);
-        let saved = still.save(self.machine, self.config, link, &wanted);
-        drop(still);
-        if let Err(error) = saved {
-            self.say(&format!(
-                "this machine is not kept as a template, so the next run boots again: {error}"
-            ));
-        }
-        let resumed = resumed(windows.reveal());
-        if let Some(link) = &mut self.link {
-            link.session.start(Some(resumed));
-        }
-    }
-
-    /// Save the machine for good.
-    ///
-    /// # Errors
-    /// Why it was not saved.
-    fn save(&mut self, wanted: &Wanted) -> Result<Saved, SaveError> {
-        let still = Still::new(self.machine, self.vcpus);
-        self.drain();
-        let link = self.link.as_ref().and_then(Link::save);
-        still.save(self.machine, self.config, link, wanted)
-    }
-
-    /// Take all that the stopped guest has written: it is this run's to show, and in no snapshot.
-    fn drain(&mut self) {
-        self.drains = true;
-        loop {
-            self.windows.process();
-            if let Some(vsock) = self.vsock {
-                vsock.process();
-            }
-            self.move_consoles();
-            self.receive();
-            self.move_link_events();
-            let consoles = self.consoles.iter().all(Pipe::is_empty);
-            let link = self.link.as_ref();
-            if consoles && (self.ending.is_some() || !link.is_some_and(Link::has_more)) {
-                break;
-            }
-        }
-        self.drains = false;
-    }
-
     fn wait(&mut self) -> Result<(), VmmError> {
         const STDIN: usize = 3;
         let timeout = self.timeout();
@@ -469,7 +395,7 @@ impl<'a> EventLoop<'a> {
         if let Some(at) = self.leave_at {
             return Timespec::try_from(until(at)).ok();
         }
-        let kill = self.stops.kill_at.filter(|_| !self.stops.killed).map(until);
+        let kill = self.stops.kill_at().map(until);
         let left = [kill, self.patience_left()].into_iter().flatten().min();
         left.and_then(|left| Timespec::try_from(left).ok())
     }
@@ -562,54 +488,6 @@ impl<'a> EventLoop<'a> {
                 self.end_by(signal);
             }
         }
-    }
-
-    /// Do what other threads ask for.
-    fn take_orders(&mut self) {
-        for Pending { order, reply } in self.events.orders().take() {
-            match order {
-                Order::Stop { seconds } => self.stop_in(seconds, reply),
-                Order::Snapshot(wanted) => reply.send(match self.save(&wanted) {
-                    Ok(done) => Answer::Saved(done),
-                    Err(error) => Answer::Refused(error.to_string()),
-                }),
-            }
-        }
-        if self.stops.kill_at.is_some_and(|at| at <= Instant::now()) && !self.stops.killed {
-            self.kill();
-        }
-    }
-
-    /// Ask the guest to end, once; of several times that it is given, the shortest counts.
-    fn stop_in(&mut self, seconds: u32, reply: Reply) {
-        if self.stops.replies.len() >= STOPS_MOST {
-            reply.send(Answer::Refused("too many wait for it to stop".into()));
-            return;
-        }
-        self.stops.replies.push(reply);
-        let at = Instant::now() + Duration::from_secs(seconds.into());
-        let asked = self.stops.kill_at.replace(at);
-        if let Some(earlier) = asked {
-            self.stops.kill_at = Some(earlier.min(at));
-            return;
-        }
-        self.standstill.resume();
-        match &mut self.link {
-            Some(link) if link.greeted() && self.ending.is_none() => {
-                link.session.signal(SIGTERM as u8);
-            }
-            // Nobody is there who could be asked.
-            Some(_) => self.end_by(SIGTERM),
-            None => lock(&self.power).press_power_button(),
-        }
-    }
-
-    /// The guest has had its time. What is not written by then may never be.
-    fn kill(&mut self) {
-        self.stops.killed = self.ending.is_none() && self.events.end().is_none();
-        self.stops.kill_at = None;
-        self.ending.get_or_insert(Ending::Guest(GuestEnd::Killed));
-        self.leave_at.get_or_insert_with(|| Instant::now() + GRACE);
     }
 
     /// A signal ends the machine. What is not written by then may never be: a reader that has

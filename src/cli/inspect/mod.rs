@@ -7,7 +7,7 @@ mod overview;
 mod pages;
 mod queues;
 mod registers;
-mod table;
+pub(super) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -131,7 +131,7 @@ impl Inspect {
 }
 
 /// `1 request`, `2 requests`.
-fn count(number: u64, what: &str) -> String {
+pub(super) fn count(number: u64, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
         _ => format!("{number} {what}s"),
