@@ -325,6 +325,7 @@ impl Run {
             nets: self.devices.nets.clone(),
             shares,
             rng: linux && self.devices.rng == Switch::On,
+            late_devices: false,
             balloon: self.devices.balloon,
             console,
             terminal: match self.console {

@@ -253,6 +253,11 @@ trait Image: Send {
     /// All that was written is on the host's disk.
     fn flush(&mut self) -> io::Result<()>;
 
+    /// Nothing that was written is in hull alone: who opens the image finds all of it.
+    fn write_back(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Give space back, if that can be; the bytes may be anything afterwards.
     fn discard(&mut self, range: &Range) -> io::Result<()>;
 
@@ -304,6 +309,11 @@ impl Disk {
         let changed = sectors != self.geometry.sectors;
         self.geometry.sectors = sectors;
         changed.then_some(sectors)
+    }
+
+    /// Have the image be what the guest has written, for whoever opens it next.
+    fn write_back(&self) -> io::Result<()> {
+        self.with(|shared| shared.image.write_back())
     }
 
     /// Serve requests, of which none waits for another; what came of each, in the same order.

@@ -182,6 +182,11 @@ impl Image for Qcow2 {
         self.0.sync()
     }
 
+    fn write_back(&mut self) -> io::Result<()> {
+        // Tables and refcounts that the crate holds; onto the host's disk they need not go.
+        self.0.flush()
+    }
+
     fn discard(&mut self, range: &Range) -> io::Result<()> {
         match self.0.discard_to_any(range.at, range.len) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),

@@ -87,6 +87,10 @@ impl Service {
                     self.guest.served(ids.into_iter().zip(results).collect());
                 }
                 Next::Forget => {}
+                Next::Rest => {
+                    let fault = self.write_back();
+                    self.requests.rest(fault);
+                }
                 Next::Wait => {
                     self.look(now);
                     self.doorbell.wait(Some(wait));
@@ -94,6 +98,22 @@ impl Service {
                 Next::End => return,
             }
         }
+    }
+
+    /// Have the image be what the guest has written; or why it is not.
+    fn write_back(&mut self) -> Option<String> {
+        let disk = self.disk.as_mut()?;
+        let name = disk.geometry.name.clone();
+        let written = panic::catch_unwind(AssertUnwindSafe(|| disk.write_back()));
+        let why = match written {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                self.disk = None;
+                "hull cannot serve it any more".into()
+            }
+        };
+        Some(format!("disk {name}: {why}"))
     }
 
     /// Tell the guest of an image that has grown or shrunk.

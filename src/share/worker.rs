@@ -100,7 +100,8 @@ fn work(
             }
             Next::Forget => service.reset(),
             Next::Wait if served.is_empty() => doorbell.wait(None),
-            Next::Wait => {}
+            Next::Rest if served.is_empty() => requests.rest(None),
+            Next::Wait | Next::Rest => {}
             Next::End => return,
         }
         done(std::mem::take(&mut served));

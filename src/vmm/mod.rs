@@ -98,6 +98,9 @@ pub struct Config {
     pub shares: Vec<ShareConfig>,
     /// Whether there is an entropy device.
     pub rng: bool,
+    /// Whether the guest finds only console and entropy device at boot, and the other devices when
+    /// it is told of them.
+    pub late_devices: bool,
     /// The memory balloon, if there is to be one.
     pub balloon: Option<Balloon>,
     /// Where the user talks to the guest.

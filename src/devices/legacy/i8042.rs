@@ -6,9 +6,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::devices::MachineEvents;
 use crate::devices::bus::{BusDevice, Interrupt};
 use crate::devices::register::{Register, flags};
+use crate::devices::state::{StateError, decode, encode};
 
 /// I/O port of the data register; status and command follow 4 ports on.
 pub const PORT: u16 = 0x60;
@@ -67,7 +70,7 @@ const CONTROL_NAMES: [(u32, &str); 6] = [
 ];
 
 /// The controller's registers: all of its state, plain data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct I8042State {
     /// The command byte.
     pub control: u8,
@@ -237,6 +240,18 @@ impl BusDevice for I8042 {
             (STATUS_COMMAND, true) => Some("command"),
             _ => None,
         }
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        encode(&self.state)
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        self.state = decode(state)?;
+        if self.state.output.is_some() {
+            self.raise();
+        }
+        Ok(())
     }
 }
 

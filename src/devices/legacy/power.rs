@@ -6,8 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::devices::bus::{BusDevice, Interrupt};
 use crate::devices::register::{Register, flags};
+use crate::devices::state::{StateError, decode, encode};
 use crate::devices::{MachineEvents, Reporter};
 use crate::memory::layout::{
     ACPI_RESET_VALUE, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, S5_SLP_TYP,
@@ -37,7 +40,7 @@ const SLEEP_TYPE_MASK: u16 = 7 << SLEEP_TYPE_SHIFT;
 const SLEEP_ENABLE: u16 = 1 << 13;
 
 /// The registers: all of the state but the clock, plain data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PowerState {
     /// PM1 status.
     pub status: u16,
@@ -51,6 +54,8 @@ pub struct PowerState {
 pub struct Power {
     state: PowerState,
     uptime: Box<dyn Fn() -> Duration + Send>,
+    /// What the timer stood at when it was loaded, and `uptime` then.
+    loaded: (Duration, Duration),
     sci: Arc<dyn Interrupt>,
     events: Arc<dyn MachineEvents>,
     reporter: Reporter,
@@ -68,6 +73,7 @@ impl Power {
         Self {
             state: PowerState::default(),
             uptime: Box::new(uptime),
+            loaded: (Duration::ZERO, Duration::ZERO),
             sci,
             events,
             reporter,
@@ -91,8 +97,14 @@ impl Power {
         }
     }
 
+    /// The time that the guest's timer has counted.
+    fn counted(&self) -> Duration {
+        let (stood_at, loaded_at) = self.loaded;
+        stood_at.saturating_add((self.uptime)().saturating_sub(loaded_at))
+    }
+
     fn timer(&self) -> u32 {
-        let ticks = (self.uptime)().as_nanos() * TIMER_HZ / 1_000_000_000;
+        let ticks = self.counted().as_nanos() * TIMER_HZ / 1_000_000_000;
         // 32 bits, of which a driver that was promised 24 ignores the top.
         ticks as u32
     }
@@ -199,6 +211,22 @@ impl BusDevice for Power {
             TIMER.. => Some("PM_TMR"),
             _ => None,
         }
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        encode(&(self.state, self.counted()))
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let (state, counted): (PowerState, Duration) = decode(state)?;
+        self.state = PowerState {
+            status: state.status & POWER_BUTTON,
+            enable: state.enable & ENABLE_MASK,
+            control: state.control & SLEEP_TYPE_MASK,
+        };
+        self.loaded = (counted, (self.uptime)());
+        self.raise_if_due();
+        Ok(())
     }
 }
 

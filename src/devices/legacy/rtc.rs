@@ -7,6 +7,7 @@
 
 use crate::devices::bus::BusDevice;
 use crate::devices::register::Register;
+use crate::devices::state::{StateError, decode, encode};
 
 /// I/O port of the index register; data is the next one.
 pub const PORT: u16 = 0x70;
@@ -210,6 +211,21 @@ impl BusDevice for Rtc {
             DATA => Some("data"),
             _ => None,
         }
+    }
+
+    /// The time is the host's.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        encode(&(self.index, self.nvram.as_slice()))
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        let (index, nvram): (u8, Vec<u8>) = decode(state)?;
+        let bytes = nvram.len();
+        self.nvram = nvram
+            .try_into()
+            .map_err(|_| StateError(format!("has {BYTES} bytes of NVRAM, and is given {bytes}")))?;
+        self.index = index & INDEX_MASK;
+        Ok(())
     }
 }
 

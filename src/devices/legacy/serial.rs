@@ -8,8 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::devices::bus::{BusDevice, Interrupt};
 use crate::devices::register::{Register, flags};
+use crate::devices::state::{StateError, decode, encode};
 
 /// I/O ports that one UART takes.
 pub const PORTS: u64 = 8;
@@ -76,7 +79,7 @@ const LSR_NAMES: [(u32, &str); 3] = [(0, "DR"), (5, "THRE"), (6, "TEMT")];
 const MSR_NAMES: [(u32, &str); 4] = [(4, "CTS"), (5, "DSR"), (6, "RI"), (7, "DCD")];
 
 /// A UART's registers: all of its state, plain data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialState {
     /// Divisor latch (DLL, DLM).
     pub divisor: u16,
@@ -94,6 +97,8 @@ pub struct SerialState {
     pub transmitter_empty_pending: bool,
     /// Input that waits, at most [`FIFO_BYTES`].
     pub input: VecDeque<u8>,
+    /// An `enqueue` was cut short: the sink wants to hear of room.
+    pub starved: bool,
 }
 
 impl Default for SerialState {
@@ -107,6 +112,25 @@ impl Default for SerialState {
             scr: 0,
             transmitter_empty_pending: false,
             input: VecDeque::new(),
+            starved: false,
+        }
+    }
+}
+
+impl SerialState {
+    /// The state that another chip had, as far as a chip can have it.
+    fn judged(self) -> Self {
+        let mut input = self.input;
+        input.truncate(FIFO_BYTES);
+        let ier = self.ier & IER_MASK;
+        Self {
+            ier,
+            fcr: self.fcr & FCR_ENABLE,
+            mcr: self.mcr & MCR_MASK,
+            transmitter_empty_pending: self.transmitter_empty_pending
+                && ier & IER_TRANSMITTER_EMPTY != 0,
+            input,
+            ..self
         }
     }
 }
@@ -114,8 +138,6 @@ impl Default for SerialState {
 /// A 16550A with its output and its interrupt line.
 pub struct Serial<S: Sink> {
     state: SerialState,
-    /// An `enqueue` was cut short: the sink wants to hear of room.
-    starved: bool,
     sink: S,
     interrupt: Arc<dyn Interrupt>,
 }
@@ -123,15 +145,8 @@ pub struct Serial<S: Sink> {
 impl<S: Sink> Serial<S> {
     /// A UART as after power-on.
     pub fn new(sink: S, interrupt: Arc<dyn Interrupt>) -> Self {
-        Self::with_state(SerialState::default(), sink, interrupt)
-    }
-
-    /// A UART as it was saved.
-    pub fn with_state(mut state: SerialState, sink: S, interrupt: Arc<dyn Interrupt>) -> Self {
-        state.input.truncate(FIFO_BYTES);
         Self {
-            state,
-            starved: false,
+            state: SerialState::default(),
             sink,
             interrupt,
         }
@@ -148,7 +163,7 @@ impl<S: Sink> Serial<S> {
         let room = if self.looped_back() { 0 } else { self.room() };
         let taken = room.min(bytes.len());
         self.state.input.extend(bytes.iter().take(taken));
-        self.starved = taken < bytes.len();
+        self.state.starved = taken < bytes.len();
         if taken > 0 && self.enabled(IER_RECEIVED) {
             // Raised with every batch, even if the last one's was not served: an edge that was
             // lost (a masked IOAPIC pin) must not silence the line for good.
@@ -186,8 +201,8 @@ impl<S: Sink> Serial<S> {
     }
 
     fn tell_room(&mut self) {
-        if self.starved && self.state.input.is_empty() && !self.looped_back() {
-            self.starved = false;
+        if self.state.starved && self.state.input.is_empty() && !self.looped_back() {
+            self.state.starved = false;
             self.sink.input_room();
         }
     }
@@ -394,6 +409,19 @@ impl<S: Sink> BusDevice for Serial<S> {
             (register::SCR, _) => "SCR",
             _ => return None,
         })
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        encode(&self.state)
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        self.state = decode::<SerialState>(state)?.judged();
+        // The edge may have been on its way; without one the guest would wait for ever.
+        if self.cause() & !IIR_FIFO_ENABLED != IIR_NONE {
+            self.raise();
+        }
+        Ok(())
     }
 }
 

@@ -11,11 +11,12 @@ mod tests;
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
 
 use super::queue::{Chain, VirtQueue};
 use super::{Device, DeviceError, Driver, read_config_bytes};
+use crate::devices::state::{StateError, decode, encode};
 
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 5;
@@ -74,6 +75,18 @@ pub struct State {
     pub released_bytes: u64,
     /// What the guest last said of its memory, by name.
     pub statistics: Vec<(&'static str, u64)>,
+}
+
+/// A balloon as it is saved.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Saved {
+    target_bytes: u64,
+    actual_pages: u32,
+    released_bytes: u64,
+    /// Each by the index of its name.
+    statistics: Vec<(u8, u64)>,
+    /// Head of the chain in which the guest wants to be asked.
+    asked_in: Option<u16>,
 }
 
 /// The device.
@@ -253,6 +266,53 @@ impl Device for Balloon {
             (Some(queue), Some(chain)) => queue.finish(chain, 0),
             _ => Ok(()),
         }
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        let numbered = self.state.statistics.iter().filter_map(|(name, value)| {
+            let index = TAGS.iter().position(|tag| tag == name)?;
+            Some((index as u8, *value))
+        });
+        encode(&Saved {
+            target_bytes: self.state.target_bytes,
+            actual_pages: u32::try_from(self.state.actual_bytes / PAGE).unwrap_or(u32::MAX),
+            released_bytes: self.state.released_bytes,
+            statistics: numbered.collect(),
+            asked_in: self.asked_in.as_ref().map(Chain::head),
+        })
+    }
+
+    fn load(&mut self, state: &[u8], driver: &mut Driver) -> Result<(), StateError> {
+        let saved: Saved = decode(state)?;
+        let named = |(index, value): (u8, u64)| Some((*TAGS.get(usize::from(index))?, value));
+        self.state.actual_bytes = u64::from(saved.actual_pages) * PAGE;
+        // Of a count nothing depends on, as large as it may be.
+        self.state.released_bytes = saved.released_bytes.min(u64::MAX / 2);
+        let statistics = saved.statistics.into_iter().filter_map(named);
+        self.state.statistics = statistics.take(TAGS.len()).collect();
+        if saved.target_bytes != self.state.target_bytes {
+            // The target is this run's.
+            driver.config_changed();
+        }
+        let Some(head) = saved.asked_in else {
+            return Ok(());
+        };
+        match driver
+            .has(F_STATS_VQ)
+            .then(|| driver.queue(STATISTICS))
+            .flatten()
+        {
+            Some(queue) => self.asked_in = Some(queue.reclaim(head)?),
+            None => {
+                return Err(StateError(
+                    "has a buffer of a queue that is not in use".into(),
+                ));
+            }
+        }
+        if let Some(period) = self.period {
+            driver.wake_in(period);
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::mmio::{Transport, register};
 use crate::devices::bus::BusDevice;
 use crate::devices::register::Register;
+use crate::devices::state::StateError;
 
 /// A window on the bus.
 pub struct Front {
@@ -60,6 +61,14 @@ impl BusDevice for Front {
     fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
         // Without the lock: what is recorded must not wait for the device.
         register::name(offset)
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        locked(&self.transport).save()
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        locked(&self.transport).load(state)
     }
 }
 

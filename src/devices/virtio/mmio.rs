@@ -9,6 +9,7 @@
 //!   any -- FAILED (driver) or DEVICE_NEEDS_RESET (device) --> dead -- write 0 --> 0
 //! ```
 
+mod state;
 pub mod view;
 
 use std::any::Any;
@@ -23,15 +24,17 @@ use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Setup, VirtQueue};
 use super::{
-    Device, DeviceError, Driver, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueCounters,
+    Device, DeviceError, Driver, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueCounters, absent,
 };
 use crate::devices::Reporter;
 use crate::devices::bus::{BusDevice, Interrupt};
 use crate::devices::register::Register;
+use crate::devices::state::StateError;
 use crate::memory::GuestMemory;
 use crate::trace;
 
@@ -102,9 +105,9 @@ pub(super) mod register {
     }
 }
 
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const VERSION: u32 = 2;
-const VENDOR: u32 = u32::from_le_bytes(*b"hull");
+pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+pub(super) const VERSION: u32 = 2;
+pub(super) const VENDOR: u32 = u32::from_le_bytes(*b"hull");
 
 const ACKNOWLEDGE: u32 = 1;
 const DRIVER: u32 = 2;
@@ -127,12 +130,14 @@ pub struct Transport {
     interrupt: Arc<dyn Interrupt>,
     reporter: Reporter,
     recorder: Option<trace::Queues>,
+    /// The guest is not to find the device yet.
+    hidden: bool,
     registers: Registers,
     /// InterruptStatus, which [`super::front::Front`] reads and clears as well.
     pub(super) interrupt_status: Arc<AtomicU32>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Registers {
     status: u32,
     device_features_sel: u32,
@@ -169,9 +174,20 @@ impl Transport {
             interrupt,
             reporter,
             recorder: None,
+            hidden: false,
             registers: Registers::default(),
             interrupt_status: Arc::default(),
         })
+    }
+
+    /// Have the guest find no device here until [`Transport::reveal`]; to be called before it looks.
+    pub fn hide(&mut self) {
+        self.hidden = true;
+    }
+
+    /// End [`Transport::hide`]: from now on whoever probes the window finds the device.
+    pub fn reveal(&mut self) {
+        self.hidden = false;
     }
 
     /// Have what passes through the queues recorded from now on.
@@ -337,7 +353,9 @@ fn timer() -> io::Result<OwnedFd> {
 impl BusDevice for Transport {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+        if self.hidden {
+            absent::read(offset, data);
+        } else if let Some(offset) = offset.checked_sub(register::CONFIG) {
             self.device.config(offset, data);
         } else if let Ok(data) = <&mut [u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
@@ -349,7 +367,9 @@ impl BusDevice for Transport {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Some(offset) = offset.checked_sub(register::CONFIG) {
+        if self.hidden {
+            // As into an empty window.
+        } else if let Some(offset) = offset.checked_sub(register::CONFIG) {
             self.device.write_config(offset, data);
         } else if let Ok(&data) = <&[u8; 4]>::try_from(data)
             && offset.is_multiple_of(4)
@@ -366,6 +386,14 @@ impl BusDevice for Transport {
 
     fn register(&self, offset: u64, _write: bool) -> Option<&'static str> {
         register::name(offset)
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        self.save_state()
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        self.load_state(state)
     }
 }
 

@@ -10,6 +10,7 @@
 //!  host input ---- epoll ------> event loop -> Transport::with_device -> the device's own call
 //! ```
 
+pub mod absent;
 pub mod balloon;
 pub mod block;
 pub mod console;

@@ -5,11 +5,13 @@
 //! chains as the ring has entries; more wait for another turn of the event loop.
 
 mod chain;
+pub(super) mod state;
 pub mod view;
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -23,7 +25,7 @@ pub use crate::memory::transfer::Segment;
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
 /// A queue's registers as the driver wrote them; judged when it sets QueueReady.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Setup {
     /// Entries.
     pub size: u32,

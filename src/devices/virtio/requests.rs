@@ -7,6 +7,9 @@
 //! The thread waits for the guest's notifications itself, so that a request, for which the guest
 //! mostly waits, costs one switch of threads and not two. A vCPU's thread resets the device
 //! meanwhile: [`Backend::cancel`] waits until nothing touches guest memory any more.
+//!
+//! Before the machine is saved its threads are quieted ([`quiesce`]): each serves what was submitted,
+//! and then stands still in [`Requests::rest`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -43,19 +46,25 @@ pub struct Requests<R>(Arc<Shared<R>>);
 
 struct Shared<R> {
     state: Mutex<State<R>>,
-    /// Nothing is being served.
-    idle: Condvar,
+    /// Something has changed for which another thread waits.
+    changed: Condvar,
 }
 
 struct State<R> {
     waiting: VecDeque<(u64, R)>,
     /// Requests are being served, and may touch guest memory.
     serving: bool,
-    /// Somebody waits for `idle`, whom to tell is a system call.
+    /// Somebody waits for the end of that, whom to tell is a system call.
     awaited: bool,
     /// The driver has gone since the last request was taken.
     cancelled: bool,
     closed: bool,
+    /// How many want the thread to stand still.
+    quieters: usize,
+    /// It does, and why what it holds is not where it should be.
+    resting: Option<Option<String>>,
+    /// The thread has returned, or panicked.
+    ended: bool,
 }
 
 /// What a thread does next.
@@ -67,6 +76,9 @@ pub enum Next<R> {
     Forget,
     /// Nothing is there that may be served.
     Wait,
+    /// Nothing is there to be served: report all that was, put what is still only in hull where it
+    /// belongs, and call [`Requests::rest`].
+    Rest,
     /// Return.
     End,
 }
@@ -79,10 +91,13 @@ impl<R> Default for Requests<R> {
             awaited: false,
             cancelled: false,
             closed: false,
+            quieters: 0,
+            resting: None,
+            ended: false,
         };
         Self(Arc::new(Shared {
             state: Mutex::new(state),
-            idle: Condvar::new(),
+            changed: Condvar::new(),
         }))
     }
 }
@@ -95,11 +110,11 @@ impl<R> Clone for Requests<R> {
 
 impl<R> Requests<R> {
     fn state(&self) -> MutexGuard<'_, State<R>> {
-        // Nothing that panics is done under this lock.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state()
     }
 
-    /// What to do next: with `most` requests together, up to the first that `may` says no to.
+    /// What to do next: with `most` requests together, up to the first that `may` says no to. It is
+    /// not asked while the thread is to come to rest.
     pub fn next(&self, most: usize, mut may: impl FnMut(&R) -> bool) -> Next<R> {
         let mut state = self.state();
         if state.closed {
@@ -111,15 +126,31 @@ impl<R> Requests<R> {
         let mut taken = Vec::new();
         while taken.len() < most
             && let Some((_, request)) = state.waiting.front()
-            && may(request)
+            && (state.quieters > 0 || may(request))
         {
             taken.extend(state.waiting.pop_front());
         }
         state.serving = !taken.is_empty();
         match state.serving {
             true => Next::Serve(taken),
+            false if state.quieters > 0 => Next::Rest,
             false => Next::Wait,
         }
+    }
+
+    /// Stand still for as long as anybody wants that. `fault` says why what the thread held could
+    /// not be put where it belongs.
+    pub fn rest(&self, fault: Option<String>) {
+        let mut state = self.state();
+        if state.quieters == 0 || state.closed {
+            return;
+        }
+        state.resting = Some(fault);
+        self.0.changed.notify_all();
+        while state.quieters > 0 && !state.closed {
+            state = self.0.wait(state);
+        }
+        state.resting = None;
     }
 
     /// What [`Requests::next`] gave out has been served, and is to be reported now.
@@ -127,8 +158,20 @@ impl<R> Requests<R> {
         let mut state = self.state();
         state.serving = false;
         if std::mem::take(&mut state.awaited) {
-            self.0.idle.notify_all();
+            self.0.changed.notify_all();
         }
+    }
+}
+
+impl<R> Shared<R> {
+    fn state(&self) -> MutexGuard<'_, State<R>> {
+        // Nothing that panics is done under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State<R>>) -> MutexGuard<'a, State<R>> {
+        let waited = self.changed.wait(state);
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,8 +187,7 @@ impl<R: Send> Backend<R> for Requests<R> {
         state.cancelled = true;
         while state.serving {
             state.awaited = true;
-            let waited = self.0.idle.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
+            state = self.0.wait(state);
         }
     }
 }
@@ -153,8 +195,62 @@ impl<R: Send> Backend<R> for Requests<R> {
 /// The thread of a device. Ends when dropped: what is being served is finished, what waits is not
 /// begun.
 pub struct Worker {
-    close: Box<dyn Fn() + Send>,
+    requests: Arc<dyn Control>,
+    doorbell: Arc<dyn Doorbell>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What a [`Worker`] knows of its [`Requests`].
+trait Control: Send + Sync {
+    /// Have the thread return, even if it stands still.
+    fn close(&self);
+    /// Have the thread come to rest, or not any more.
+    fn hush(&self, quiet: bool);
+    /// Wait until it rests, or is gone; why what it held is not where it belongs.
+    fn await_rest(&self) -> Option<String>;
+    /// The thread has ended.
+    fn end(&self);
+}
+
+impl<R: Send> Control for Shared<R> {
+    fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn hush(&self, quiet: bool) {
+        let mut state = self.state();
+        state.quieters = match quiet {
+            true => state.quieters.saturating_add(1),
+            false => state.quieters.saturating_sub(1),
+        };
+        self.changed.notify_all();
+    }
+
+    fn await_rest(&self) -> Option<String> {
+        let mut state = self.state();
+        while state.resting.is_none() && !state.ended {
+            state = self.wait(state);
+        }
+        state.resting.clone().flatten()
+    }
+
+    fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        // Of a thread that panicked while it served; it touches nothing any more.
+        state.serving = false;
+        self.changed.notify_all();
+    }
+}
+
+/// Tells when its thread is gone, however it goes.
+struct Ended(Arc<dyn Control>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Worker {
@@ -169,13 +265,15 @@ impl Worker {
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
-        let thread = thread.spawn(work)?;
-        let close = move || {
-            requests.state().closed = true;
-            doorbell.ring();
-        };
+        let requests: Arc<dyn Control> = requests.0;
+        let ended = Ended(requests.clone());
+        let thread = thread.spawn(move || {
+            let _ended = ended;
+            work();
+        })?;
         Ok(Self {
-            close: Box::new(close),
+            requests,
+            doorbell,
             thread: Some(thread),
         })
     }
@@ -183,79 +281,46 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        (self.close)();
+        self.requests.close();
+        self.doorbell.ring();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic has been printed by its hook
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_taken_in_order_as_many_as_may_be() {
-        let mut requests = Requests::default();
-        assert_eq!(requests.next(9, |_| true), Next::Wait);
-        for (id, request) in (0..).zip("abcde".chars()) {
-            requests.submit(id, request);
-        }
-        assert_eq!(
-            requests.next(2, |_| true),
-            Next::Serve(vec![(0, 'a'), (1, 'b')])
-        );
-        requests.served();
-        assert_eq!(requests.next(9, |c| *c < 'd'), Next::Serve(vec![(2, 'c')]));
-        requests.served();
-        assert_eq!(requests.next(9, |c| *c < 'd'), Next::Wait);
-        requests.cancel();
-        assert_eq!(requests.next(9, |_| true), Next::Forget);
-        assert_eq!(requests.next(9, |_| true), Next::Wait);
+/// Have all of `workers` come to rest, however fast their devices may be. Returns when each has
+/// served and reported what was submitted, and stands still; what the guest adds meanwhile is not
+/// looked at. They go on when the [`Quiet`] is dropped.
+pub fn quiesce(workers: &[Worker]) -> Quiet<'_> {
+    for worker in workers {
+        worker.requests.hush(true);
+        worker.doorbell.ring();
     }
-
-    #[test]
-    fn a_reset_waits_for_what_is_being_served() {
-        let mut requests = Requests::default();
-        requests.submit(0, ());
-        assert_eq!(requests.next(1, |()| true), Next::Serve(vec![(0, ())]));
-        requests.submit(1, ());
-        let mut other = requests.clone();
-        let reset = thread::spawn(move || other.cancel());
-        while !requests.state().cancelled {
-            thread::yield_now();
-        }
-        assert!(!reset.is_finished());
-        requests.served();
-        reset.join().expect("it comes back");
-        assert_eq!(requests.next(1, |()| true), Next::Forget);
-        assert_eq!(requests.next(1, |()| true), Next::Wait);
-    }
-
-    #[test]
-    fn a_thread_ends_with_its_worker() {
-        struct Bell(Mutex<bool>, Condvar);
-        impl Doorbell for Bell {
-            fn wait(&self, _: Option<Duration>) {
-                let mut rung = self.0.lock().expect("whole");
-                while !*rung {
-                    rung = self.1.wait(rung).expect("whole");
-                }
-            }
-            fn ring(&self) {
-                *self.0.lock().expect("whole") = true;
-                self.1.notify_all();
-            }
-        }
-        let requests = Requests::<()>::default();
-        let bell = Arc::new(Bell(Mutex::new(false), Condvar::new()));
-        let (queue, waited) = (requests.clone(), bell.clone());
-        let work = move || {
-            while queue.next(1, |()| true) != Next::End {
-                waited.wait(None);
-            }
-        };
-        let worker = Worker::start("test", requests, bell, work).expect("a thread");
-        drop(worker);
+    let faults = workers
+        .iter()
+        .filter_map(|worker| worker.requests.await_rest());
+    Quiet {
+        faults: faults.collect(),
+        workers,
     }
 }
+
+/// While this lives, no worker touches guest memory, a queue or a device.
+#[must_use]
+pub struct Quiet<'a> {
+    /// Why what a worker held of the guest's bytes could not be put where it belongs, a line each.
+    pub faults: Vec<String>,
+    workers: &'a [Worker],
+}
+
+impl Drop for Quiet<'_> {
+    fn drop(&mut self) {
+        for worker in self.workers {
+            worker.requests.hush(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,8 @@
 //! nothing of the device's side but what virtio 1.2 says.
 
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod strategies;
 
 use std::sync::Arc;

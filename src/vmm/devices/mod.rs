@@ -17,13 +17,13 @@ pub mod windows;
 
 use super::pipe::Pipe;
 use super::{Config, Console, Terminal, VmmError};
-use crate::devices::virtio::requests::Worker;
+use crate::devices::virtio::requests::{self, Quiet, Worker};
 use crate::disk::{self as images, Disk, Origin};
 use crate::net::{Mac, Network};
 use crate::share::Share;
 pub use balloon::{REPORTING_ORDER, reporting_order};
 pub use net::assigned;
-use windows::{Board, Window, Windows};
+use windows::{Board, LATE_WINDOWS, Window, Windows};
 
 /// What of the host is behind devices, opened before anything else is done.
 pub struct Backs {
@@ -62,7 +62,7 @@ impl Backs {
 /// The devices.
 pub struct Devices {
     /// Threads of disks, networks and shares. Before the windows: they go first.
-    _workers: Vec<Worker>,
+    workers: Vec<Worker>,
     /// All of them.
     pub windows: Windows,
     /// The virtio console's terminal.
@@ -98,6 +98,9 @@ impl Devices {
         if config.rng {
             rng::attach(windows, board)?;
         }
+        if config.late_devices {
+            windows.hide_from_here();
+        }
         let balloon = config.balloon.as_ref();
         let balloon = balloon.map(|config| balloon::attach(windows, board, config));
         let balloon = balloon.transpose()?;
@@ -116,15 +119,27 @@ impl Devices {
         }
         let vsock = config.vsock.as_ref();
         let vsock = vsock.map(|config| vsock::attach(windows, board, config));
+        let vsock = vsock.transpose()?;
+        if config.late_devices {
+            let kept = windows.hidden_from();
+            windows.fill(board, kept + LATE_WINDOWS)?;
+        }
         Ok(Self {
-            vsock: vsock.transpose()?,
+            vsock,
             windows: all,
             terminal: pipes.next(),
             agent: pipes.next(),
             balloon,
             disks,
             macs,
-            _workers: workers,
+            workers,
         })
+    }
+
+    /// Have the threads of disks, networks and shares finish what they were given, whatever rate
+    /// they may have, write out what hull holds of images, and stand still until the [`Quiet`] is
+    /// dropped. The vCPUs are to be paused before: what they add is not looked at.
+    pub fn quiesce(&self) -> Quiet<'_> {
+        requests::quiesce(&self.workers)
     }
 }

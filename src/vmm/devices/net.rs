@@ -56,10 +56,14 @@ pub fn attach(
         let _expiry = expiry;
         // Gone when the thread is, and a process behind it, too.
         let _network = network;
-        while end.next(0, |()| false) != Next::End {
-            rung.wait_for(None, |_| {
-                lock(&window).with_device(|net: &mut Net, driver| net.ready(driver));
-            });
+        loop {
+            match end.next(0, |()| false) {
+                Next::End => return,
+                Next::Rest => end.rest(None),
+                _ => rung.wait_for(None, |_| {
+                    lock(&window).with_device(|net: &mut Net, driver| net.ready(driver));
+                }),
+            }
         }
     };
     Worker::start("net", requests, bell, work).map_err(VmmError::Thread)

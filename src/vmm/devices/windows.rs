@@ -1,7 +1,7 @@
 //! The machine's virtio devices: a window each on the MMIO bus, their queues in the event loop.
 
 use std::io;
-use std::ops::Add;
+use std::ops::{Add, Range};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +9,7 @@ use rustix::event::epoll;
 
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
+use crate::devices::virtio::absent::Absent;
 use crate::devices::virtio::front::Front;
 use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport};
 use crate::devices::virtio::{Device, QueueCounters};
@@ -25,6 +26,10 @@ use crate::vmm::report::DeviceReport;
 const BATCH: usize = 16;
 /// In a token, for the queue: the window's timer.
 const TIMER: u32 = u32::MAX;
+
+/// Windows of a machine whose devices are to be found only later, beside those that are found at
+/// boot: so many devices can be added to one that was saved before.
+pub const LATE_WINDOWS: usize = 6;
 
 /// What devices are put on.
 pub struct Board<'a> {
@@ -47,6 +52,10 @@ pub struct Windows {
     windows: Vec<Window>,
     /// What messages call the devices.
     names: Vec<String>,
+    /// From this one on they are hidden from the guest, once that was asked for.
+    hidden_from: Option<usize>,
+    /// Behind them, windows with nothing in them.
+    absent: usize,
 }
 
 impl Windows {
@@ -59,7 +68,47 @@ impl Windows {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
             windows: Vec::new(),
             names: Vec::new(),
+            hidden_from: None,
+            absent: 0,
         })
+    }
+
+    /// Have the guest not find the devices that are attached from now on, until
+    /// [`Windows::reveal`].
+    pub fn hide_from_here(&mut self) {
+        self.hidden_from = Some(self.windows.len());
+    }
+
+    /// Index of the first window that was hidden; as many as there are, without one.
+    pub fn hidden_from(&self) -> usize {
+        self.hidden_from.unwrap_or(self.windows.len())
+    }
+
+    /// Put windows with nothing in them behind those in use, until there are `total`.
+    ///
+    /// # Errors
+    /// More are in use, or there cannot be so many.
+    pub fn fill(&mut self, board: &mut Board, total: usize) -> Result<(), VmmError> {
+        let too_many = |most| VmmError::TooManyDevices { most };
+        let used = self.windows.len();
+        self.absent = total.checked_sub(used).ok_or(too_many(total))?;
+        for index in used..total {
+            let slot = virtio_slot(index).ok_or(too_many(VIRTIO_GSIS.len()))?;
+            let absent = Arc::new(Mutex::new(Absent));
+            board
+                .mmio
+                .insert(slot.base, VIRTIO_MMIO_SIZE, "empty window", absent)?;
+        }
+        Ok(())
+    }
+
+    /// Have the guest find the devices that were hidden; in which windows they are.
+    pub fn reveal(&self) -> Range<usize> {
+        let hidden = self.hidden_from()..self.windows.len();
+        for window in self.windows.iter().skip(hidden.start) {
+            lock(window).reveal();
+        }
+        hidden
     }
 
     /// Put `device`, which messages call `name`, into the next window: its registers on the
@@ -118,6 +167,9 @@ impl Windows {
         if let Some(recorder) = recorder {
             transport.record(recorder);
         }
+        if self.hidden_from.is_some() {
+            transport.hide();
+        }
         let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
             board
@@ -136,9 +188,11 @@ impl Windows {
         Ok((window, notifications))
     }
 
-    /// The windows in use, for boot tables and the kernel command line.
+    /// The windows, those with nothing in them included, for boot tables and the kernel command
+    /// line.
     pub fn slots(&self) -> Vec<MmioSlot> {
-        (0..self.windows.len()).filter_map(virtio_slot).collect()
+        let all = 0..self.windows.len() + self.absent;
+        all.filter_map(virtio_slot).collect()
     }
 
     /// The windows with their names and places.

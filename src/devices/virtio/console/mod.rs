@@ -12,9 +12,12 @@ mod tests;
 
 pub use port::PortSink;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Device, DeviceError, Driver, read_config_bytes};
+use crate::devices::state::{StateError, decode, encode};
 use control::{Control, Event};
-use port::Port;
+use port::{Port, PortState};
 
 /// Device type (virtio 1.2, 5.3.1).
 pub const ID: u32 = 3;
@@ -215,6 +218,14 @@ impl Console {
     }
 }
 
+/// A console as it is saved.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    rows: u16,
+    cols: u16,
+    ports: Vec<PortState>,
+}
+
 /// Size as configuration space and RESIZE hold it.
 fn size_bytes(cols: u16, rows: u16) -> [u8; 4] {
     (u32::from(cols) | u32::from(rows) << 16).to_le_bytes()
@@ -283,5 +294,34 @@ impl Device for Console {
             Some(queue) => port.output(queue),
             None => Ok(()),
         }
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        encode(&State {
+            rows: self.rows,
+            cols: self.cols,
+            ports: self.ports.iter().map(Port::save).collect(),
+        })
+    }
+
+    fn load(&mut self, state: &[u8], driver: &mut Driver) -> Result<(), StateError> {
+        let State { rows, cols, ports } = decode(state)?;
+        if ports.len() != self.ports.len() {
+            return Err(StateError(format!(
+                "has {} ports, and is given the state of {}",
+                self.ports.len(),
+                ports.len()
+            )));
+        }
+        for (port, state) in self.ports.iter_mut().zip(ports) {
+            port.load(state);
+        }
+        let now = (self.rows, self.cols);
+        (self.rows, self.cols) = (rows, cols);
+        if now != (0, 0) {
+            // The terminal of this run.
+            self.resize(driver, now.0, now.1)?;
+        }
+        Ok(())
     }
 }

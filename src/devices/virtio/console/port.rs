@@ -1,5 +1,7 @@
 //! One port of a console: bytes out of the guest and into it, as far as either side takes them.
 
+use serde::{Deserialize, Serialize};
+
 use super::control::Event;
 use crate::devices::virtio::DeviceError;
 use crate::devices::virtio::queue::VirtQueue;
@@ -34,7 +36,7 @@ pub struct Port {
 }
 
 /// What a port knows of the driver: all that a reset forgets.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct DriverState {
     /// The driver has set the port up (PORT_READY).
     announced: bool,
@@ -47,7 +49,33 @@ struct DriverState {
     owed: u16,
 }
 
+/// A port as it is saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortState {
+    starved: bool,
+    driver: DriverState,
+}
+
 impl Port {
+    /// The port as it is now.
+    pub fn save(&self) -> PortState {
+        PortState {
+            starved: self.starved,
+            driver: self.driver.clone(),
+        }
+    }
+
+    /// Go on from `state`; the sink hears of a port that is open.
+    pub fn load(&mut self, state: PortState) {
+        let open = state.driver.open;
+        self.starved = state.starved;
+        self.driver = DriverState {
+            open: self.driver.open,
+            ..state.driver
+        };
+        self.set_open(open);
+    }
+
     /// A port that no driver knows of yet.
     pub fn new(name: Option<String>, sink: Box<dyn PortSink>) -> Self {
         Self {
