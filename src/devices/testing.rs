@@ -1,8 +1,14 @@
 //! Recording doubles that the device tests and fuzz targets share.
 
+#[cfg(test)]
+mod carry;
+
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(test)]
+pub use carry::{Flips, accesses, flip, flips, goes_on};
 
 use super::bus::Interrupt;
 use super::{MachineEvents, MarkSource};

@@ -260,7 +260,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::devices::testing::{CountedInterrupt, Events};
+    use crate::devices::testing::{CountedInterrupt, Events, accesses, flips, goes_on};
 
     fn controller() -> (I8042, Arc<CountedInterrupt>, Arc<Events>) {
         let interrupt = Arc::new(CountedInterrupt::default());
@@ -334,6 +334,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_saved_one_answers_as_the_first_would(
+            before in accesses(8), after in accesses(8), flips in flips(),
+        ) {
+            goes_on(controller().0, || controller().0, &before, &after, &flips);
+        }
+
         #[test]
         fn any_accesses_are_harmless(
             accesses in prop::collection::vec(

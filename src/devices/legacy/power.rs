@@ -268,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::devices::testing::{CountedInterrupt, Events};
+    use crate::devices::testing::{CountedInterrupt, Events, accesses, flips, goes_on};
 
     fn power() -> (Power, Arc<AtomicU64>, Arc<CountedInterrupt>, Arc<Events>) {
         let nanos = Arc::new(AtomicU64::new(0));
@@ -359,7 +359,45 @@ mod tests {
         assert_eq!(events.take(), ["reset"]);
     }
 
+    #[test]
+    fn the_timer_goes_on_from_where_it_was() {
+        let (mut first, nanos, _, _) = power();
+        nanos.store(5_000_000_000, Ordering::SeqCst);
+        let state = first.save().unwrap();
+        for born in [0, 1_000_000_000, 60_000_000_000] {
+            let (mut second, nanos, _, _) = power();
+            nanos.store(born, Ordering::SeqCst);
+            second.load(&state).unwrap();
+            let read = |power: &mut Power| {
+                let mut data = [0; 4];
+                power.read(8, &mut data);
+                u32::from_le_bytes(data)
+            };
+            assert_eq!(read(&mut second), read(&mut first));
+            nanos.fetch_add(1_000_000_000, Ordering::SeqCst);
+            assert_eq!(read(&mut second), 6 * 3_579_545);
+        }
+    }
+
+    #[test]
+    fn a_button_that_was_pressed_is_heard_of_after_a_restore() {
+        let (mut first, _, _, _) = power();
+        outw(&mut first, 2, 0x100);
+        first.press_power_button();
+        let (mut second, _, sci, _) = power();
+        second.load(&first.save().unwrap()).unwrap();
+        assert_eq!(sci.take(), 1);
+        assert_eq!(inw(&mut second, 0), 0x100);
+    }
+
     proptest! {
+        #[test]
+        fn a_saved_one_answers_as_the_first_would(
+            before in accesses(16), after in accesses(16), flips in flips(),
+        ) {
+            goes_on(power().0, || power().0, &before, &after, &flips);
+        }
+
         #[test]
         fn any_accesses_are_harmless(
             accesses in prop::collection::vec(

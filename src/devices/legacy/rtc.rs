@@ -237,6 +237,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::devices::testing::{accesses, flips, goes_on};
 
     fn cmos(rtc: &mut Rtc, index: u8) -> u8 {
         let mut data = [0xff];
@@ -306,6 +307,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_saved_one_answers_as_the_first_would(
+            now: u64, before in accesses(4), after in accesses(4), flips in flips(),
+        ) {
+            goes_on(Rtc::new(move || now), || Rtc::new(move || now), &before, &after, &flips);
+        }
+
         #[test]
         fn each_day_follows_the_day_before(days in 0u64..2_932_895) {
             let (year, month, day) = date(days);

@@ -433,7 +433,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::devices::testing::CountedInterrupt;
+    use crate::devices::testing::{CountedInterrupt, accesses, flips, goes_on};
 
     #[derive(Clone, Default)]
     struct Line {
@@ -583,8 +583,11 @@ mod tests {
         let (mut uart, line, interrupt) = uart();
         outb(&mut uart, 1, 0x03);
         uart.enqueue(b"later");
-        let mut copy = Serial::with_state(uart.state().clone(), line, interrupt);
+        let mut copy = Serial::new(line, interrupt.clone());
+        interrupt.take();
+        copy.load(&uart.save().unwrap()).unwrap();
         assert_eq!(copy.state(), uart.state());
+        assert_eq!(interrupt.take(), 1, "input waits");
         assert_eq!(inb(&mut copy, 0), b'l');
     }
 
@@ -608,6 +611,24 @@ mod tests {
                 }
                 prop_assert!(uart.state().input.len() <= FIFO_BYTES);
             }
+        }
+
+        #[test]
+        fn a_saved_one_answers_as_the_first_would(
+            before in accesses(12),
+            input in prop::collection::vec(any::<u8>(), 0..100),
+            after in accesses(12),
+            flips in flips(),
+        ) {
+            let new = || {
+                let (mut uart, line, interrupt) = uart();
+                uart.enqueue(&[]);
+                (uart, line, interrupt)
+            };
+            let (mut first, line, _) = new();
+            first.enqueue(&input);
+            goes_on(first, || new().0, &before, &after, &flips);
+            drop(line);
         }
     }
 }

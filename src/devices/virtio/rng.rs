@@ -100,7 +100,11 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use proptest::prelude::{Just, proptest};
+
     use super::*;
+    use crate::devices::testing::flips;
+    use crate::devices::virtio::testing::carry::{acts, goes_on};
     use crate::devices::virtio::testing::{Guest, LIVE, NEEDS_RESET};
 
     fn up() -> Guest {
@@ -171,5 +175,15 @@ mod tests {
         guest.send(0, b"seed", &[], false);
         guest.notify(0);
         assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET);
+    }
+
+    proptest! {
+        #[test]
+        fn a_saved_one_goes_on_as_the_first_would(
+            before in acts(1, Just(vec![])), after in acts(1, Just(vec![])), flips in flips(),
+        ) {
+            let new = || Rng::new(Box::new(|_| true), Box::new(|| Duration::ZERO));
+            goes_on(new, 0, &before, &after, &flips);
+        }
     }
 }

@@ -2,6 +2,9 @@
 //! nothing of the device's side but what virtio 1.2 says.
 
 #[cfg(test)]
+#[cfg(test)]
+pub mod carry;
+#[cfg(test)]
 mod moved;
 #[cfg(test)]
 mod strategies;

@@ -1,6 +1,7 @@
 //! The transport and the queues as a driver meets them, a decent one and a hostile one.
 
 mod rings;
+mod saved;
 mod transport;
 
 use std::sync::{Arc, Mutex};

@@ -5,6 +5,8 @@ use vm_memory::Bytes;
 
 use super::*;
 use crate::devices::bus::BusDevice;
+use crate::devices::testing::flips;
+use crate::devices::virtio::testing::carry::{acts, goes_on};
 use crate::devices::virtio::testing::{Guest, HIGH_END, LIVE, NEEDS_RESET, reg};
 
 type Released = Arc<Mutex<Vec<(u64, u64)>>>;
@@ -110,7 +112,44 @@ fn a_guest_that_sends_too_much_is_stopped() {
     assert!(released.lock().unwrap().is_empty());
 }
 
+#[test]
+fn a_saved_balloon_asks_in_the_buffer_that_it_has() {
+    let (mut guest, _) = up(1 << 20);
+    send(&mut guest, STATISTICS, &[3, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+    guest
+        .transport
+        .write(reg::CONFIG + ACTUAL, &7u32.to_le_bytes());
+    let saved = guest.transport.save().unwrap();
+    let period = Some(Duration::from_secs(1));
+    let other = Balloon::new(2 << 20, period, Box::new(|_, _| {}));
+    guest.interrupt.take();
+    let mut guest = guest.carried_over(other, &saved).unwrap();
+    // What this run asks for is something else.
+    assert_ne!(guest.interrupt.take(), 0);
+    assert_eq!(guest.read(reg::INTERRUPT_STATUS) & 2, 2);
+    assert_eq!(guest.read(reg::CONFIG), 512);
+    assert_eq!(state(&mut guest).statistics, [("minor_faults", 5)]);
+    assert_eq!(state(&mut guest).actual_bytes, 7 * PAGE);
+    guest.run();
+    guest.transport.alarm();
+    assert_eq!(guest.returned(STATISTICS), [(0, 0)]);
+    send(&mut guest, STATISTICS, &[3, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(state(&mut guest).statistics, [("minor_faults", 6)]);
+    assert_eq!(guest.status(), LIVE);
+}
+
 proptest! {
+    #[test]
+    fn a_saved_one_goes_on_as_the_first_would(
+        before in acts(4, prop::collection::vec(any::<u8>(), 10)),
+        after in acts(4, prop::collection::vec(any::<u8>(), 10)),
+        flips in flips(),
+    ) {
+        let new = || Balloon::new(1 << 20, None, Box::new(|_, _| {}));
+        let features = F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING;
+        goes_on(new, features, &before, &after, &flips);
+    }
+
     #[test]
     fn whatever_it_is_told_it_asks_for_no_more_than_it_was_told(
         queue in 0usize..4,

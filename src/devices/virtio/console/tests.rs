@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
+use super::super::testing::carry::{acts, goes_on};
 use super::super::testing::*;
 use super::super::{Driver, F_EVENT_IDX, F_INDIRECT_DESC};
 use super::control::{Control, Event};
 use super::port::OUTPUT_PER_CALL;
 use super::{Console, F_MULTIPORT, F_SIZE, PortSink};
 use crate::devices::bus::BusDevice;
+use crate::devices::testing::flips;
 
 const RX: usize = 2;
 const TX: usize = 3;
@@ -677,4 +679,81 @@ proptest! {
         guest.notify(OUTPUT[0]);
         prop_assert_eq!(sinks[0].take(), b"well again");
     }
+}
+
+/// Sensible control messages.
+fn messages() -> impl Strategy<Value = Vec<u8>> + Clone {
+    (0u32..3, 0u16..8, 0u16..2).prop_map(|(port, event, value)| {
+        let message = Control { port, event, value };
+        message.encode()
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_saved_one_goes_on_as_the_first_would(
+        before in acts(6, messages()),
+        after in acts(6, messages()),
+        multiport in any::<bool>(),
+        room in prop_oneof![Just(usize::MAX), 0usize..20],
+        flips in flips(),
+    ) {
+        let new = || {
+            let sinks = [Sink::new(), Sink::new()];
+            for sink in &sinks {
+                sink.set_room(room);
+            }
+            let [terminal, agent] = sinks;
+            Console::new(Box::new(terminal)).with_port("agent", Box::new(agent))
+        };
+        let features = RING | if multiport { F_MULTIPORT } else { F_SIZE };
+        // A sink that is full takes from each device as much.
+        if room == usize::MAX || !multiport {
+            goes_on(new, features, &before, &after, &flips);
+        }
+    }
+}
+
+#[test]
+fn a_saved_console_has_its_ports_and_hears_of_another_size() {
+    let (mut guest, _) = guest();
+    guest.start(F_MULTIPORT | F_SIZE, ENTRIES);
+    for _ in 0..20 {
+        guest.lend(RX, 100);
+    }
+    for (port, event) in [
+        (0, Event::DeviceReady),
+        (0, Event::PortReady),
+        (1, Event::PortReady),
+        (1, Event::PortOpen),
+    ] {
+        let message = Control {
+            port,
+            event: event.code(),
+            value: 1,
+        };
+        guest.send(TX, &message.encode(), &[], false);
+    }
+    guest.notify(TX);
+    let sinks = [Sink::new(), Sink::new()];
+    let [terminal, agent] = sinks.clone();
+    let mut other = Console::new(Box::new(terminal)).with_port("agent", Box::new(agent));
+    (other.rows, other.cols) = (50, 132);
+    guest.returned(RX);
+    let saved = guest.transport.save().unwrap();
+    let mut guest = guest.carried_over(other, &saved).unwrap();
+    assert_eq!(sinks[1].changes(), [true]);
+    assert!(sinks[0].changes().is_empty());
+    let told = guest.received(RX);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0][4..], [5, 0, 1, 0, 132, 0, 50, 0]);
+    assert_eq!(guest.read(reg::CONFIG), 132 | 50 << 16);
+    let lent = Console::input_queue(1);
+    guest.lend(lent, 8);
+    guest.run();
+    let taken = guest
+        .transport
+        .with_device(|console: &mut Console, driver| console.input(driver, 1, b"more"));
+    assert_eq!(taken, Some(4));
+    assert_eq!(guest.received(lent), [b"more"]);
 }

@@ -64,3 +64,165 @@ fn a_thread_ends_with_its_worker() {
     let worker = Worker::start("test", requests, bell, work).expect("a thread");
     drop(worker);
 }
+
+/// A doorbell by which a guest hands over requests.
+#[derive(Default)]
+struct Bell {
+    inbox: Mutex<Inbox>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inbox {
+    rung: bool,
+    added: Vec<u32>,
+}
+
+impl Bell {
+    fn add(&self, request: u32) {
+        self.inbox.lock().unwrap().added.push(request);
+        self.ring();
+    }
+
+    /// Wait, then submit what the guest added.
+    fn submit_to(&self, requests: &mut Requests<u32>) {
+        self.wait(None);
+        for request in std::mem::take(&mut self.inbox.lock().unwrap().added) {
+            requests.submit(0, request);
+        }
+    }
+}
+
+impl Doorbell for Bell {
+    fn wait(&self, _: Option<Duration>) {
+        let mut inbox = self.inbox.lock().unwrap();
+        while !std::mem::take(&mut inbox.rung) {
+            inbox = self.changed.wait(inbox).unwrap();
+        }
+    }
+
+    fn ring(&self) {
+        self.inbox.lock().unwrap().rung = true;
+        self.changed.notify_all();
+    }
+}
+
+struct Service {
+    requests: Requests<u32>,
+    bell: Arc<Bell>,
+    /// What was served.
+    served: Arc<Mutex<Vec<u32>>>,
+    workers: Vec<Worker>,
+}
+
+/// A thread that serves what `may` lets pass, and is done when it is given 0.
+fn service(may: fn(&u32) -> bool, fault: Option<String>) -> Service {
+    let requests = Requests::default();
+    let bell = Arc::new(Bell::default());
+    let served = Arc::<Mutex<Vec<u32>>>::default();
+    let (mut queue, rung, log) = (requests.clone(), bell.clone(), served.clone());
+    let work = move || {
+        loop {
+            match queue.next(3, may) {
+                Next::Serve(taken) => {
+                    let taken = taken.into_iter().map(|(_, request)| request);
+                    log.lock().unwrap().extend(taken);
+                    queue.served();
+                    if log.lock().unwrap().contains(&0) {
+                        return;
+                    }
+                }
+                Next::Forget => {}
+                Next::Wait => rung.submit_to(&mut queue),
+                Next::Rest => queue.rest(fault.clone()),
+                Next::End => return,
+            }
+        }
+    };
+    let worker = Worker::start("test", requests.clone(), bell.clone(), work).unwrap();
+    Service {
+        requests,
+        bell,
+        served,
+        workers: vec![worker],
+    }
+}
+
+impl Service {
+    fn served(&self) -> Vec<u32> {
+        self.served.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn a_quieted_thread_stands_still_and_then_misses_nothing() {
+    const ALL: u32 = 20_000;
+    let service = service(|_| true, None);
+    let bell = service.bell.clone();
+    let guest = thread::spawn(move || {
+        for request in 1..=ALL {
+            bell.add(request);
+        }
+    });
+    let mut quieted = 0;
+    while !guest.is_finished() || quieted < 50 {
+        let quiet = quiesce(&service.workers);
+        let before = service.served();
+        assert!(service.requests.state().waiting.is_empty());
+        for _ in 0..quieted % 7 {
+            thread::yield_now();
+        }
+        assert_eq!(service.served().len(), before.len());
+        drop(quiet);
+        quieted += 1;
+    }
+    guest.join().unwrap();
+    while service.served().len() < ALL as usize {
+        thread::yield_now();
+    }
+    assert!(service.served().into_iter().eq(1..=ALL));
+}
+
+#[test]
+fn what_has_to_wait_for_its_rate_is_served_before() {
+    let mut service = service(|_| false, None);
+    for request in 1..10 {
+        service.requests.submit(0, request);
+    }
+    let quiet = quiesce(&service.workers);
+    assert_eq!(service.served().len(), 9);
+    service.requests.submit(0, 10);
+    drop(quiet);
+    assert_eq!(service.served().len(), 9, "the rate holds again");
+}
+
+#[test]
+fn a_thread_at_rest_does_not_hold_up_a_reset_nor_the_end() {
+    let mut service = service(|_| true, None);
+    let quiet = quiesce(&service.workers);
+    let again = quiesce(&service.workers);
+    service.requests.submit(0, 1);
+    service.requests.cancel();
+    drop(again);
+    assert!(service.requests.state().resting.is_some(), "still quiet");
+    std::mem::forget(quiet);
+    service.workers.clear();
+    assert!(service.served().is_empty());
+}
+
+#[test]
+fn a_thread_that_is_gone_is_quiet() {
+    let service = service(|_| true, None);
+    service.bell.add(0);
+    drop(quiesce(&service.workers));
+    while !service.requests.state().ended {
+        thread::yield_now();
+    }
+    drop(quiesce(&service.workers));
+}
+
+#[test]
+fn why_something_was_not_written_is_told() {
+    let service = service(|_| true, Some("disk a: full".into()));
+    assert_eq!(quiesce(&service.workers).faults, ["disk a: full"]);
+}

@@ -915,6 +915,8 @@ enum Step {
     /// The guest lends a buffer of so many bytes.
     Lend(u32),
     Tick,
+    /// It goes on with another device; the guest lends so many buffers for events before.
+    Move(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -957,6 +959,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(nth, input, room, end, broken)| Step::Stream(nth, input, room, end, broken)),
         6 => prop_oneof![Just(4096u32), 45..200u32].prop_map(Step::Lend),
         1 => Just(Step::Tick),
+        1 => (0..3usize).prop_map(Step::Move),
     ]
 }
 
@@ -967,7 +970,7 @@ proptest! {
     /// more data than it has credit for on a connection, loses no stream, and comes to rest.
     #[test]
     fn no_packet_harms_the_device(steps in prop::collection::vec(step(), 1..120)) {
-        let (mut guest, fake) = guest_with(0);
+        let (mut guest, mut fake) = guest_with(0);
         // By the ports of host and guest: bytes sent since it was opened, and all that could be
         // in flight by the guest's words so far.
         let mut sent: HashMap<(u32, u32), (u64, u64)> = HashMap::new();
@@ -1003,7 +1006,15 @@ proptest! {
                 }
                 Step::Lend(_) => {}
                 Step::Tick => tick(&mut guest),
+                Step::Move(buffers) => {
+                    for _ in 0..buffers.min(usize::from(ENTRIES - guest.in_flight(EVENTS))) {
+                        lend_event(&mut guest);
+                    }
+                    fake = moved(&mut guest);
+                    sent.clear();
+                }
             }
+            guest.returned(EVENTS);
             for chain in guest.received(RX) {
                 let (head, data) = chain.split_first_chunk().expect("a header");
                 let header = Header::decode(head);
