@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Config, DiskError, Format, Image, Source};
+use super::{Cache, Config, DiskError, Format, Image, Source};
 
 /// An image that is open, by the name that the user gave.
 pub(super) struct Opened {
@@ -30,6 +30,7 @@ pub(super) struct Shared {
 pub struct Origin {
     shared: Arc<Mutex<Shared>>,
     files: Arc<[Opened]>,
+    cache: Cache,
     /// All but what changes.
     identity: Identity,
 }
@@ -144,6 +145,7 @@ impl Origin {
         Self {
             shared,
             files: files.into(),
+            cache: config.cache,
             identity: Identity {
                 size: 0,
                 format,
@@ -154,7 +156,8 @@ impl Origin {
         }
     }
 
-    /// What the disk is now, with all that was written to it on the host's disk. Asked for while
+    /// What the disk is now, with all that was written to it on the host's disk, if the
+    /// user wants that at all. Asked for while
     /// nothing is being served: waits for it otherwise.
     ///
     /// # Errors
@@ -176,6 +179,9 @@ impl Origin {
             match self.files.first() {
                 None => return Err(DiskError::ScratchKept),
                 Some(_) if self.identity.overlay => return Err(DiskError::OverlayKept { path }),
+                Some(_) if self.cache == Cache::Unsafe => {
+                    shared.image.write_back().map_err(fault)?
+                }
                 Some(_) => shared.image.flush().map_err(fault)?,
             }
         }

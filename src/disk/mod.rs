@@ -313,7 +313,7 @@ impl Disk {
     }
 
     /// Have the image be what the guest has written, for whoever opens it next.
-    fn write_back(&mut self) -> io::Result<()> {
+    fn write_back(&self) -> io::Result<()> {
         self.with(|shared| shared.image.write_back())
     }
 

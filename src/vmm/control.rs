@@ -10,7 +10,6 @@ use vmm_sys_util::eventfd::EventFd;
 use super::events::Events;
 use super::inspect::Inspector;
 use super::orders::Order;
-use super::snapshot::Wanted;
 use super::standstill::Standstill;
 use super::{Config, VmmError};
 use crate::control::server::{self, Reply};
@@ -127,12 +126,7 @@ impl Ordered {
                 changed: self.standstill.resume(),
             },
             Request::Snapshot { dir, diff } => {
-                let wanted = Wanted {
-                    dir,
-                    diff,
-                    sync: true,
-                };
-                return self.events.order(Order::Snapshot(wanted), reply);
+                return self.events.order(Order::Snapshot { dir, diff }, reply);
             }
             Request::Stop { seconds } => {
                 return self.events.order(Order::Stop { seconds }, reply);

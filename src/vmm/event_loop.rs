@@ -34,6 +34,7 @@ use crate::agent::{Event, WindowSize};
 use crate::devices::legacy::power::Power;
 use crate::kvm;
 use crate::memory::program;
+use crate::snapshot::Id;
 use crate::trace::Trace;
 use ordered::Stops;
 
@@ -95,6 +96,8 @@ pub struct EventLoop<'a> {
     trace: Option<&'a Trace>,
     /// What is told of exits.
     explained: Option<&'a Outbox>,
+    /// The snapshot since which changes are logged.
+    last_saved: Option<Id>,
     /// No output is too full, for once.
     drains: bool,
     warned: bool,
@@ -157,6 +160,7 @@ impl<'a> EventLoop<'a> {
                 .as_ref()
                 .map(|explain| &*explain.outbox),
             drains: false,
+            last_saved: None,
             warned: false,
             asked_to_stop: 0,
             ending: None,

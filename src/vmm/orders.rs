@@ -3,10 +3,10 @@
 //! The loop takes all orders once a turn, so each is answered even if the guest hangs; those that
 //! are left when it ends are dropped, which tells who waits that the machine ended.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::events::lock;
-use super::snapshot::Wanted;
 use crate::control::Answer;
 use crate::control::server::Reply;
 
@@ -22,7 +22,12 @@ pub enum Order {
         seconds: u32,
     },
     /// Save the machine.
-    Snapshot(Wanted),
+    Snapshot {
+        /// Where.
+        dir: PathBuf,
+        /// Only what has changed since it was saved last.
+        diff: bool,
+    },
 }
 
 /// An order, and who waits for the answer to it.

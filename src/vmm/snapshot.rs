@@ -4,7 +4,7 @@
 //! belong. [`Still`] holds all others: vCPUs at the gate, then the threads of disks, networks and
 //! shares, which finish what the vCPUs have asked for.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
 use crate::memory::pages::Pages;
 use crate::net;
-use crate::snapshot::{SnapshotError, Writer};
+use crate::snapshot::{Id, SnapshotError, Writer};
 
 /// How long a guest that has just said that it waits may take until it does.
 const IDLE_PATIENCE: Duration = Duration::from_millis(500);
@@ -60,15 +60,15 @@ pub enum SaveError {
     Unfit(String),
 }
 
-/// What is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Where to.
-    pub dir: PathBuf,
-    /// Only what has changed since the last one.
-    pub diff: bool,
-    /// Whether it is to outlive the host's power.
-    pub sync: bool,
+/// What of the machine's memory is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// All that was touched; what is lost with the host's power is made again.
+    Template,
+    /// All that was touched, and from then on changes are logged.
+    Whole,
+    /// What has changed since this snapshot.
+    ChangesSince(Id),
 }
 
 /// While it lives, nothing of the machine moves but the caller.
@@ -128,9 +128,10 @@ impl<'a> Still<'a> {
         machine: &Machine,
         config: &Config,
         link: Option<SavedLink>,
-        wanted: &Wanted,
-    ) -> Result<Saved, SaveError> {
-        let mut writer = Writer::create(&wanted.dir, wanted.sync)?;
+        dir: &Path,
+        what: What,
+    ) -> Result<(Id, Saved), SaveError> {
+        let mut writer = Writer::create(dir, what != What::Template)?;
         let vcpus = self.vcpus(&machine.vm.msrs()?)?;
         let chips = machine.vm.save_chips()?;
         let mut devices = Vec::new();
@@ -144,13 +145,27 @@ impl<'a> Still<'a> {
         section(&mut writer, DEVICES, &devices)?;
         section(&mut writer, AGENT, &link)?;
         let memory = machine.vm.memory();
-        writer.memory(memory, &Pages::touched(memory), None)?;
+        let pages = match what {
+            What::Template => Pages::touched(memory),
+            What::Whole => {
+                machine.vm.track_dirty()?;
+                machine.vm.take_dirty()?;
+                Pages::touched(memory)
+            }
+            What::ChangesSince(_) => machine.vm.take_dirty()?,
+        };
+        let base = match what {
+            What::ChangesSince(base) => Some(base),
+            What::Template | What::Whole => None,
+        };
+        writer.memory(memory, &pages, base)?;
         let memory_bytes = writer.memory_bytes();
-        writer.commit()?;
-        Ok(Saved {
+        let id = writer.commit()?;
+        let saved = Saved {
             memory_bytes,
             stood_still_us: self.since.elapsed().as_micros() as u64,
-        })
+        };
+        Ok((id, saved))
     }
 }
 

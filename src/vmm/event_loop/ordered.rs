@@ -34,7 +34,7 @@ impl EventLoop<'_> {
         for Pending { order, reply } in self.events.orders().take() {
             match order {
                 Order::Stop { seconds } => self.stop_in(seconds, reply),
-                Order::Snapshot(wanted) => reply.send(match self.save(&wanted) {
+                Order::Snapshot { dir, diff } => reply.send(match self.save(&dir, diff) {
                     Ok(saved) => Answer::Saved(saved),
                     Err(error) => Answer::Refused(error.to_string()),
                 }),
