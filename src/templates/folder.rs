@@ -215,14 +215,19 @@ impl Cache {
     /// What there is, the last used first. What killed builders left is cleared away.
     pub fn list(&self) -> Vec<Listed> {
         if let Ok(_turn) = self.turn() {
-            for key in self.keys() {
-                let name = key.to_string();
-                if self.folder(&name).is_ok_and(|it| state(&it).is_none()) {
-                    let _ = self.remove_named(&name);
-                }
-            }
+            self.sweep();
         }
         self.seen()
+    }
+
+    /// Clear away what killed builders left, in our turn.
+    fn sweep(&self) {
+        for key in self.keys() {
+            let name = key.to_string();
+            if self.folder(&name).is_ok_and(|it| state(&it).is_none()) {
+                let _ = self.remove_named(&name);
+            }
+        }
     }
 
     fn seen(&self) -> Vec<Listed> {
@@ -244,6 +249,7 @@ impl Cache {
     /// Remove those that were not used for longest until all are within the limit, `own` the last.
     /// Whether that is still there.
     fn evict(&self, own: &str) -> bool {
+        self.sweep();
         let mut all = self.seen();
         let mut total: u64 = all.iter().map(|listed| listed.bytes).sum();
         let at = all.iter().position(|it| it.key.to_string() == own);

@@ -29,7 +29,7 @@ impl Place {
         Self::by(|name| env::var_os(name))
     }
 
-    fn by(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, CacheError> {
+    pub(super) fn by(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, CacheError> {
         let limit = match variable("HULL_CACHE_SIZE") {
             None => LIMIT,
             Some(text) => limit(&text)?,
