@@ -16,8 +16,25 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "control", "devices", "disk", "fleet", "gdb", "guest", "inspect",
-            "kvm", "memory", "net", "profile", "share", "snapshot", "symbols", "trace", "vmm",
+            "agent",
+            "boot",
+            "control",
+            "devices",
+            "disk",
+            "fleet",
+            "gdb",
+            "guest",
+            "inspect",
+            "kvm",
+            "memory",
+            "net",
+            "profile",
+            "share",
+            "snapshot",
+            "symbols",
+            "templates",
+            "trace",
+            "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -51,6 +68,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("share", &["devices", "memory", "sandbox"]),
     ("snapshot", &["memory"]),
     ("symbols", &["memory"]),
+    // Plain files: what a snapshot is, is no matter to it.
+    ("templates", &[]),
     ("trace", &[]),
 ];
 

@@ -9,9 +9,9 @@ pub mod doctor;
 mod explain;
 mod fault;
 mod gdb;
-mod machine;
 pub mod guest;
 pub mod inspect;
+mod machine;
 mod machines;
 pub mod man;
 mod net;
@@ -25,6 +25,7 @@ pub mod run;
 mod share;
 pub mod snapshot;
 pub mod stop;
+pub mod templates;
 mod terminal;
 mod timing;
 mod trace;
@@ -82,6 +83,8 @@ enum Verb {
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
+    /// List or remove the booted machines that later runs start from.
+    Templates(templates::Templates),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
     Guest(guest::Guest),
@@ -106,6 +109,7 @@ impl Cli {
             Some(Verb::Restore(restore)) => restore.execute(),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
+            Some(Verb::Templates(templates)) => templates.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),
             Some(Verb::Man(man)) => man.execute().map(|()| 0),

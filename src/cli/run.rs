@@ -217,7 +217,13 @@ impl Run {
     /// Whether the machine may go on from a template: hull's init runs its command, and nobody wants
     /// to see it boot.
     fn is_warm(&self, config: &vmm::Config) -> bool {
-        let unseen = matches!(config.console, Console::Agent { kernel_log: false, .. });
+        let unseen = matches!(
+            config.console,
+            Console::Agent {
+                kernel_log: false,
+                ..
+            }
+        );
         unseen && config.story.is_none()
     }
 

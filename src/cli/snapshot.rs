@@ -99,7 +99,9 @@ impl Merge {
         };
         let diffs: Vec<&Path> = self.dirs.iter().map(PathBuf::as_path).collect();
         let mut bar = Bar::new("merging");
-        snapshot::merge(&self.base, &diffs, &result, &mut |done, of| bar.show(done, of))?;
+        snapshot::merge(&self.base, &diffs, &result, &mut |done, of| {
+            bar.show(done, of)
+        })?;
         Ok(())
     }
 }

@@ -99,7 +99,9 @@ impl Warm {
     }
 
     fn drop_template(&self, reason: &str) {
-        say(&format!("the template is dropped, and the guest boots: {reason}"));
+        say(&format!(
+            "the template is dropped, and the guest boots: {reason}"
+        ));
         let _ = self.cache.remove(&self.key); // perhaps somebody else has
     }
 }
@@ -112,7 +114,10 @@ fn key(config: &Config) -> Option<Key> {
     key.add_file("program", &File::open("/proc/self/exe").ok()?);
     key.add("protocol", &agent::VERSION.to_le_bytes());
     key.add("host kernel", rustix::system::uname().release().to_bytes());
-    key.add("host processor", format!("{:?}", Features::of_host()).as_bytes());
+    key.add(
+        "host processor",
+        format!("{:?}", Features::of_host()).as_bytes(),
+    );
     for image in std::iter::once(&config.kernel).chain(&config.initrd) {
         match image {
             Image::Bytes(bytes) => key.add("bytes", bytes),
@@ -120,7 +125,13 @@ fn key(config: &Config) -> Option<Key> {
             Image::Packed(packed) => key.add("inside", &packed.len().to_le_bytes()),
         };
     }
-    let kernel_log = matches!(&config.console, Console::Agent { kernel_log: true, .. });
+    let kernel_log = matches!(
+        &config.console,
+        Console::Agent {
+            kernel_log: true,
+            ..
+        }
+    );
     let shape = format!(
         "{:?} {} {} {:?} {} {} {kernel_log}",
         config.via,

@@ -29,7 +29,7 @@ use super::signals::Signals;
 use super::standstill::Standstill;
 use super::streams::{Output, Streams};
 use super::vcpus::Vcpus;
-use super::{Config, Console, Start, VmmError};
+use super::{Config, Console, VmmError};
 use crate::agent::{Event, WindowSize};
 use crate::devices::legacy::power::Power;
 use crate::kvm;

@@ -18,10 +18,10 @@ use super::fault::Fault;
 use super::generation;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
+use super::saved::Saved;
 use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use super::vcpus::Shared;
-use super::saved::Saved;
 use super::{Config, Console, Start, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
@@ -136,6 +136,12 @@ fn go_on(
     let memory = timeline.span("guest memory", || saved.map_memory())?;
     let mut machine = assemble(config, kvm, &memory, backs, clocks)?;
     timeline.span("saved state", || saved.load(&mut machine))?;
+    // To its watchdogs the time that the snapshot lay there is a pause.
+    machine.vcpus.iter().for_each(Vcpu::tell_of_pause);
+    if !saved.is_template() {
+        let line = line(&machine.vm, layout::VM_GENERATION_GSI, None);
+        generation::renew(&memory, &*line)?;
+    }
     Ok(machine)
 }
 

@@ -462,7 +462,10 @@ fn link(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, VmmError
     let resumed = saved::resumed(windows);
     Ok(match &saved.link {
         None => Link::new(Session::new(exec)?, pipes),
-        Some(SavedLink { session: None, pipe }) => {
+        Some(SavedLink {
+            session: None,
+            pipe,
+        }) => {
             let session = Session::restored(exec, resumed)?;
             Link::going_on(session, pipes, *pipe, false)
         }
@@ -535,7 +538,9 @@ fn end(
         Ending::Guest(end) => end,
     };
     if config.start.saved().is_some() && event_loop.waits_for_init() {
-        return Err(VmmError::Unanswered(format!("ended at once ({guest_end:?})")));
+        return Err(VmmError::Unanswered(format!(
+            "ended at once ({guest_end:?})"
+        )));
     }
     let log = || report::quote(&event_loop.log().last_lines());
     let place = |rip: u64| report::place(rip, config.symbols.as_ref());

@@ -145,7 +145,10 @@ impl Report {
             end_ms: ms(events.now()),
             phases: events.timeline().spans().iter().map(phase).collect(),
             marks: marks.iter().map(MarkReport::new).collect(),
-            cmdline: machine.loaded.as_ref().map_or_else(String::new, |loaded| loaded.cmdline.clone()),
+            cmdline: machine
+                .loaded
+                .as_ref()
+                .map_or_else(String::new, |loaded| loaded.cmdline.clone()),
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.all().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.clone(),

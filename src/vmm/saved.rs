@@ -29,11 +29,15 @@ use crate::memory::{GuestMemory, backing};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::{net, share};
 
-/// Sections of the snapshot.
+/// The section of a [`Shape`].
 pub const SHAPE: [u8; 4] = *b"SHAP";
+/// The section of all [`SavedVcpu`]s.
 pub const VCPUS: [u8; 4] = *b"VCPU";
+/// The section of a [`SavedChips`].
 pub const CHIPS: [u8; 4] = *b"CHIP";
+/// The section of all [`SavedDevice`]s.
 pub const DEVICES: [u8; 4] = *b"DEVS";
+/// The section of a [`SavedLink`], if there is one.
 pub const AGENT: [u8; 4] = *b"AGNT";
 
 /// A snapshot that no machine can go on from.

@@ -14,9 +14,7 @@ use thiserror::Error;
 
 use super::events::lock;
 use super::machine::Machine;
-use super::saved::{
-    AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS,
-};
+use super::saved::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
 use super::vcpus::{Pause, Vcpus};
 use super::{Config, Console};
 use crate::control::Saved;
@@ -104,7 +102,9 @@ impl<'a> Still<'a> {
         let until = Instant::now() + IDLE_PATIENCE;
         loop {
             let still = Self::new(machine, vcpus);
-            let idle = still.vcpus(&[]).is_ok_and(|vcpus| vcpus.iter().all(SavedVcpu::is_halted));
+            let idle = still
+                .vcpus(&[])
+                .is_ok_and(|vcpus| vcpus.iter().all(SavedVcpu::is_halted));
             if idle || Instant::now() > until {
                 return still;
             }
