@@ -215,3 +215,41 @@ fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<S
     }
     Ok(slices)
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_found_by_whoever_opens_the_image_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let [base, top] = ["base", "top"].map(|name| folder.path().join(name));
+        std::fs::write(&base, vec![1; 1 << 20]).unwrap();
+        let below = access(File::open(&base).unwrap(), &base, false, Format::Raw, &[]).unwrap();
+        let new = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&top);
+        let mut image = Qcow2::over(below, new.unwrap()).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        memory.write_slice(&[7; 512], GuestAddress(0)).unwrap();
+        let sector = |at| Segment {
+            addr: GuestAddress(at),
+            len: 512,
+        };
+        image.write(&memory, 0x8_0000, &[sector(0)]).unwrap();
+        image.write_back().unwrap();
+        let file = File::open(&top).unwrap();
+        let mut again = Qcow2::new(access(file, &top, false, Format::Qcow2, &[]).unwrap());
+        for read in again.read(&memory, &[(0x8_0000, &[sector(0x800)])]) {
+            read.unwrap();
+        }
+        let mut bytes = [0; 512];
+        memory.read_slice(&mut bytes, GuestAddress(0x800)).unwrap();
+        assert_eq!(bytes, [7; 512]);
+        drop(image);
+    }
+}

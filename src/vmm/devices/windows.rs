@@ -258,11 +258,56 @@ pub fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use crate::devices::virtio::rng::Rng;
+    use crate::kvm::vm;
+    use crate::memory::backing;
+    use crate::vmm::machine::eventfd;
+    use crate::vmm::timeline::Timeline;
 
     #[test]
     fn a_token_names_its_window_and_queue() {
         assert_eq!(from_token(token(15, 67)), (15, 67));
         assert_eq!(from_token(token(0, u32::MAX)), (0, u32::MAX));
+    }
+
+    #[test]
+    fn late_devices_are_found_when_they_are_revealed() {
+        let memory = backing::allocate(16 << 20).unwrap();
+        let vm = Vm::new(vm::open().unwrap(), memory).unwrap();
+        let timeline = Arc::new(Timeline::new(Instant::now()));
+        let events = Arc::new(Events::new(timeline, eventfd().unwrap()));
+        let mut mmio = Bus::new();
+        let mut board = Board {
+            vm: &vm,
+            mmio: &mut mmio,
+            events: &events,
+            trace: None,
+        };
+        let mut windows = Windows::new().unwrap();
+        let rng = || Box::new(Rng::new(Box::new(|_| true), Box::new(|| Duration::ZERO)));
+        windows.attach(&mut board, "first", rng()).unwrap();
+        windows.hide_from_here();
+        windows.attach(&mut board, "late", rng()).unwrap();
+        windows.attach(&mut board, "last", rng()).unwrap();
+        let total = windows.hidden_from() + LATE_WINDOWS;
+        assert!(windows.fill(&mut board, 2).is_err());
+        windows.fill(&mut board, total).unwrap();
+        let slots = windows.slots();
+        assert_eq!(slots.len(), total);
+        let read = |offset| {
+            let read = |slot: &MmioSlot| {
+                let mut data = [0xff; 4];
+                assert!(mmio.read(slot.base + offset, &mut data));
+                u32::from_le_bytes(data)
+            };
+            slots.iter().map(read).collect::<Vec<_>>()
+        };
+        assert_eq!(read(0), vec![u32::from_le_bytes(*b"virt"); total]);
+        assert_eq!(read(8), [4, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(windows.reveal(), 1..3);
+        assert_eq!(read(8), [4, 4, 4, 0, 0, 0, 0]);
     }
 }
