@@ -14,6 +14,7 @@ use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
 use super::explain::Explain;
 use super::fault::Fault;
+use super::generation;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
 use super::story::{self, Story};
@@ -253,6 +254,7 @@ fn finish(
         },
         lies: config.faults.boot(),
     };
+    generation::begin(memory)?;
     Ok(placed.finish(memory, &plan)?)
 }
 

@@ -12,6 +12,7 @@ mod event_loop;
 pub mod events;
 mod explain;
 pub mod fault;
+pub mod generation;
 mod inspect;
 mod keys;
 mod link;

@@ -110,5 +110,6 @@ pub fn assigned(network: &Network) -> Option<Interface> {
         prefix: subnet.prefix,
         gateway: gateway.map(|address| address.octets()),
         dns: dns.map(|address| address.octets()),
+        index: None,
     })
 }
