@@ -11,7 +11,7 @@ use crate::devices::state::StateError;
 use crate::devices::testing::{Flips, flip};
 use crate::devices::virtio::Device;
 
-/// Entries of each queue.
+/// Entries of each queue, if the device has as many.
 const SIZE: u16 = 16;
 /// Most descriptors of a chain.
 const PIECES: u16 = 2;
@@ -140,8 +140,10 @@ pub fn goes_on<D: Device>(
     after: &[Act],
     flips: &Flips,
 ) {
-    let mut first = Guest::new(new());
-    first.start(features, SIZE);
+    let device = new();
+    let size = device.queue_max_sizes().iter().copied().min();
+    let mut first = Guest::new(device);
+    first.start(features, size.unwrap_or(SIZE).min(SIZE));
     for act in before {
         first.act(act);
         first.sees();
