@@ -302,7 +302,7 @@ pub fn run(
         Console::Kernel => None,
         Console::Agent { exec, .. } => {
             let mut exec = exec.clone();
-            exec.networks = nets.iter().filter_map(devices::assigned).collect();
+            exec.networks = devices::assigned(&nets, false);
             Some(Session::new(exec)?)
         }
     };
