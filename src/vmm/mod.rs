@@ -371,11 +371,13 @@ pub fn run(
 ) -> Result<(End, Report), VmmError> {
     let claim = control::claim(config)?;
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
+    let saved = config.start.saved();
+    let goes_on = saved.is_some_and(|saved| !saved.is_template());
     let exec = match &config.console {
         Console::Kernel => None,
         Console::Agent { exec, .. } => {
             let mut exec = exec.clone();
-            exec.networks = nets.iter().filter_map(devices::assigned).collect();
+            exec.networks = devices::assigned(&nets, goes_on);
             exec.check()?;
             Some(exec)
         }
@@ -475,6 +477,7 @@ fn link(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, VmmError
         }) => {
             let mut session = Session::load(session.clone())?;
             session.resumed(resumed);
+            session.set_networks(&exec.networks);
             let greeted = session.is_ready();
             Link::going_on(session, pipes, *pipe, greeted)
         }

@@ -2,7 +2,6 @@
 //! nothing of the device's side but what virtio 1.2 says.
 
 #[cfg(test)]
-#[cfg(test)]
 pub mod carry;
 #[cfg(test)]
 mod moved;

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
+use super::super::testing::carry::{acts, goes_on};
 use super::super::testing::*;
 use super::super::{F_EVENT_IDX, F_INDIRECT_DESC};
 use super::*;
 use crate::devices::bus::BusDevice;
 use crate::devices::rate::Limit;
+use crate::devices::testing::flips;
 
 /// Entries of a queue.
 const ENTRIES: u16 = 64;
@@ -635,6 +637,14 @@ proptest! {
             fake = new;
         }
         prop_assert_eq!(guest.status(), LIVE);
+    }
+
+    #[test]
+    fn a_saved_one_goes_on_as_the_first_would(
+        before in acts(2, Just(frame(60, 1))), after in acts(2, Just(frame(60, 2))),
+        flips in flips(),
+    ) {
+        goes_on(|| spare(PROPERTIES).0, LINUX, &before, &after, &flips);
     }
 
     /// A state with some bytes changed: the device is refused or goes on, whatever comes then.
