@@ -333,7 +333,7 @@ fn bytes_on_disk_follow_what_was_touched() {
     let memory = backing::allocate(512 << 20).expect("memory");
     for n in 0..40 {
         let bytes = vec![n as u8 + 1; 1 << 20];
-        let gpa = GuestAddress(n * 11 << 20);
+        let gpa = GuestAddress((n * 11) << 20);
         memory.write_slice(&bytes, gpa).expect("written");
     }
     write_whole(folder.path(), &memory, b"");

@@ -222,11 +222,16 @@ impl Writer {
     }
 
     fn sync_dir(&mut self) -> Result<(), SnapshotError> {
-        match self.sync {
-            true => self.lock.sync_all(),
-            false => Ok(()),
+        if !self.sync {
+            return Ok(());
         }
-        .map_err(failed("write", &self.dir))
+        let mut synced = self.lock.sync_all();
+        if self.made {
+            // Where the folder itself has its name.
+            let above = File::open(self.dir.join(".."));
+            synced = synced.and(above.and_then(|above| above.sync_all()));
+        }
+        synced.map_err(failed("write", &self.dir))
     }
 
     fn remove_others(&mut self) -> Result<(), SnapshotError> {
