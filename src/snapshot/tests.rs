@@ -429,7 +429,8 @@ fn golden_snapshots_open() {
         "00112233445566778899aabbccddeeff"
     );
     assert_eq!(snapshot.section(*b"NOTE"), Some(&b"golden"[..]));
-    assert_eq!(snapshot.memory().extents, [0x1000..0x2000]);
+    let extent = 0x1000..0x2000;
+    assert_eq!(snapshot.memory().extents, std::slice::from_ref(&extent));
     assert_eq!(page(&memory, 0), [0; PAGE as usize]);
     assert_eq!(page(&memory, 0x1000), [b'h'; PAGE as usize]);
     // And this one is written as it was.

@@ -37,9 +37,12 @@ pub struct Writer {
     committed: bool,
 }
 
+/// A step of [`Writer::commit`].
+type Step = fn(&mut Writer) -> Result<(), SnapshotError>;
+
 /// What [`Writer::commit`] does, one after the other. Before the rename the old snapshot counts,
 /// from then on the new one.
-pub(super) const STEPS: [fn(&mut Writer) -> Result<(), SnapshotError>; 5] = [
+pub(super) const STEPS: [Step; 5] = [
     Writer::sync_memory,
     Writer::write_state,
     Writer::rename_state,
