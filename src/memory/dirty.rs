@@ -31,9 +31,7 @@ impl Dirty {
     }
 
     fn start(&self, bytes: u64) {
-        let words = bytes.div_ceil(64 * PAGE);
-        self.bits
-            .get_or_init(|| (0..words).map(|_| AtomicU64::new(0)).collect());
+        self.bits.get_or_init(|| zeros(bytes.div_ceil(64 * PAGE)));
     }
 
     fn mark(&self, offset: usize, len: usize) {
@@ -62,6 +60,14 @@ impl Dirty {
         };
         bits.iter().map(take).collect()
     }
+}
+
+/// So many words of zeros, which for many are pages of the host that nobody has touched yet.
+fn zeros(words: u64) -> Box<[AtomicU64]> {
+    let words = vec![0u64; words as usize].into_boxed_slice();
+    // SAFETY: a box of as many words as before, which `AtomicU64` has in common with `u64` in size,
+    // validity and, on x86_64, alignment (std's AtomicU64).
+    unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
 }
 
 /// A part of a region, for vm-memory.

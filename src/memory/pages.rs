@@ -57,7 +57,7 @@ impl Pages {
         let mut pages = Self::default();
         let mut base = 0;
         for (region, map) in memory.iter().zip(maps) {
-            for (index, &word) in (0u64..).zip(map) {
+            for (index, &word) in (0u64..).zip(map).filter(|(_, word)| **word != 0) {
                 let start = base + index * 64 * PAGE;
                 for bit in (0..64u64).filter(|bit| word >> bit & 1 == 1) {
                     pages.push(start + bit * PAGE..start + (bit + 1) * PAGE);

@@ -333,7 +333,7 @@ fn bytes_on_disk_follow_what_was_touched() {
     let memory = backing::allocate(512 << 20).expect("memory");
     for n in 0..40 {
         let bytes = vec![n as u8 + 1; 1 << 20];
-        let gpa = GuestAddress(n * 11 << 20);
+        let gpa = GuestAddress((n * 11) << 20);
         memory.write_slice(&bytes, gpa).expect("written");
     }
     write_whole(folder.path(), &memory, b"");
@@ -429,7 +429,8 @@ fn golden_snapshots_open() {
         "00112233445566778899aabbccddeeff"
     );
     assert_eq!(snapshot.section(*b"NOTE"), Some(&b"golden"[..]));
-    assert_eq!(snapshot.memory().extents, [0x1000..0x2000]);
+    let extent = 0x1000..0x2000;
+    assert_eq!(snapshot.memory().extents, std::slice::from_ref(&extent));
     assert_eq!(page(&memory, 0), [0; PAGE as usize]);
     assert_eq!(page(&memory, 0x1000), [b'h'; PAGE as usize]);
     // And this one is written as it was.

@@ -37,9 +37,12 @@ pub struct Writer {
     committed: bool,
 }
 
+/// A step of [`Writer::commit`].
+type Step = fn(&mut Writer) -> Result<(), SnapshotError>;
+
 /// What [`Writer::commit`] does, one after the other. Before the rename the old snapshot counts,
 /// from then on the new one.
-pub(super) const STEPS: [fn(&mut Writer) -> Result<(), SnapshotError>; 5] = [
+pub(super) const STEPS: [Step; 5] = [
     Writer::sync_memory,
     Writer::write_state,
     Writer::rename_state,
@@ -227,11 +230,16 @@ impl Writer {
     }
 
     fn sync_dir(&mut self) -> Result<(), SnapshotError> {
-        match self.sync {
-            true => self.lock.sync_all(),
-            false => Ok(()),
+        if !self.sync {
+            return Ok(());
         }
-        .map_err(failed("write", &self.dir))
+        let mut synced = self.lock.sync_all();
+        if self.made {
+            // Where the folder itself has its name.
+            let above = File::open(self.dir.join(".."));
+            synced = synced.and(above.and_then(|above| above.sync_all()));
+        }
+        synced.map_err(failed("write", &self.dir))
     }
 
     fn remove_others(&mut self) -> Result<(), SnapshotError> {

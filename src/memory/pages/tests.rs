@@ -25,7 +25,8 @@ fn set(pages: &Pages) -> Vec<bool> {
 
 fn is_canonical(pages: &Pages) -> bool {
     let ranges = pages.ranges();
-    let whole = |range: &Range<u64>| range.start % PAGE == 0 && range.end % PAGE == 0;
+    let whole =
+        |range: &Range<u64>| range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE);
     ranges
         .iter()
         .all(|range| range.start < range.end && whole(range))
