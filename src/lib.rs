@@ -17,6 +17,7 @@
 //! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`fleet`] | records of the machines that run | |
+//! | [`templates`] | snapshots of booted machines, kept for later runs | |
 //! | [`profile`] | samples of what vCPUs do, as call stacks | kvm's page walk, memory, symbols |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory |
 //! | [`disk`] | images of the host behind virtio block devices | devices, memory |
@@ -49,5 +50,6 @@ pub mod profile;
 pub mod sandbox;
 pub mod share;
 pub mod symbols;
+pub mod templates;
 pub mod trace;
 pub mod vmm;

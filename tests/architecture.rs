@@ -16,8 +16,24 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "boot", "control", "devices", "disk", "fleet", "gdb", "guest", "inspect",
-            "kvm", "memory", "net", "profile", "share", "symbols", "trace", "vmm",
+            "agent",
+            "boot",
+            "control",
+            "devices",
+            "disk",
+            "fleet",
+            "gdb",
+            "guest",
+            "inspect",
+            "kvm",
+            "memory",
+            "net",
+            "profile",
+            "share",
+            "symbols",
+            "templates",
+            "trace",
+            "vmm",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -50,6 +66,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
     ("symbols", &["memory"]),
+    // Plain files: what a snapshot is, is no matter to it.
+    ("templates", &[]),
     ("trace", &[]),
 ];
 

@@ -46,7 +46,16 @@ fn hull_alone_is_hull_run() {
 
 #[test]
 fn help_fits_a_terminal_of_80_columns() {
-    for verb in ["", "run", "doctor", "trace", "guest", "completions", "man"] {
+    for verb in [
+        "",
+        "run",
+        "doctor",
+        "trace",
+        "templates",
+        "guest",
+        "completions",
+        "man",
+    ] {
         let arguments = [verb, "--help"];
         let arguments = &arguments[usize::from(verb.is_empty())..];
         for line in printed(arguments).lines() {

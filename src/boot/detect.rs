@@ -3,6 +3,7 @@
 //! [`detect`] looks at the first bytes (and an ELF file's notes) and names what it found; what
 //! cannot be started is refused with a guess at what it is.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::elf::{self, Elf};
@@ -12,7 +13,7 @@ use super::{Mode, flat};
 use crate::memory::image::Image;
 
 /// A kind of kernel that hull starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     /// A 64-bit ELF file for the 64-bit Linux boot protocol; it may have a PVH entry too.
     Vmlinux,

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use crate::memory::GuestMemory;
 use crate::memory::image::Image;
 use crate::memory::layout::{BOOT_PARAMS, MmioSlot, PVH_START_INFO};
+use serde::{Deserialize, Serialize};
 
 mod acpi;
 mod bzimage;
@@ -48,7 +49,7 @@ use elf::Elf;
 use linux64::SetupHeader;
 
 /// How the first vCPU starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// 64-bit Linux boot protocol: long mode, paging on, RSI = boot_params.
     Linux64,
@@ -65,7 +66,7 @@ pub enum Mode {
 }
 
 /// Where the first vCPU starts, and what was put where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The CPU mode and register convention.
     pub mode: Mode,
@@ -123,7 +124,7 @@ pub struct Plan<'a> {
 }
 
 /// What was put into guest memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Loaded {
     /// Where to start.
     pub entry: Entry,

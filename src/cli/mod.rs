@@ -16,6 +16,7 @@ mod profile;
 mod rate;
 pub mod run;
 mod share;
+pub mod templates;
 mod terminal;
 mod timing;
 mod trace;
@@ -59,6 +60,8 @@ enum Verb {
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
+    /// List or remove the booted machines that later runs start from.
+    Templates(templates::Templates),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
     Guest(guest::Guest),
@@ -77,6 +80,7 @@ impl Cli {
             Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
+            Some(Verb::Templates(templates)) => templates.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),
             Some(Verb::Man(man)) => man.execute().map(|()| 0),

@@ -12,6 +12,7 @@ mod worker;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::devices::rate::{Limit, Limits};
@@ -23,7 +24,7 @@ use crate::memory::transfer::Segment;
 pub use worker::{Guest, start};
 
 /// When what the guest wrote and flushed is safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cache {
     /// When a flush has been answered it is on the host's disk.
     #[default]
@@ -33,7 +34,7 @@ pub enum Cache {
 }
 
 /// What is behind a disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// An image, or a block device.
     Image(PathBuf),
@@ -54,7 +55,7 @@ impl Source {
 }
 
 /// A disk as the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The flag that asked for it, for messages.
     pub flag: &'static str,
@@ -78,7 +79,7 @@ pub struct Config {
 }
 
 /// How an image holds a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     /// Byte N of the disk is byte N of the file.
     Raw,

@@ -10,7 +10,7 @@ const EBX_PACKAGE: u32 = 0xffff_0000;
 /// CPUID.1:ECX[31]: runs under a hypervisor.
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// CPUID.1:ECX[24]: the local APIC's timer has TSC-deadline mode. KVM's in-kernel APIC has it.
-const ECX_TSC_DEADLINE: u32 = 1 << 24;
+pub(super) const ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// CPUID.1:EDX[28]: EBX[23:16] is valid, the package has several logical processors.
 const EDX_MULTITHREADED: u32 = 1 << 28;
 

@@ -1,17 +1,20 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), all that they hold ([`state`]), what finishes the instructions that a software KVM
-//! cannot ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]).
+//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), what they hold ([`state`]) and how another machine goes
+//! on from it ([`save`], [`features`]), what finishes the instructions that a software KVM cannot
+//! ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]).
 //! Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
 
 pub mod assist;
 pub mod code;
 pub mod cpuid;
 pub mod debug;
+pub mod features;
 pub mod lapic;
 pub mod msrs;
 pub mod probe;
 pub mod processor;
 pub mod regs;
+pub mod save;
 pub mod state;
 pub mod vcpu;
 pub mod vm;

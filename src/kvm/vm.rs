@@ -6,7 +6,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -131,6 +132,22 @@ impl Vm {
         self.fd.clone()
     }
 
+    /// The machine itself.
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// Where it comes from.
+    pub(super) fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
+    /// What KVM can show to a guest.
+    pub(super) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
+        let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        cpuid.map_err(refused("KVM_GET_SUPPORTED_CPUID"))
+    }
+
     /// Create vCPU `id` of `cpus`: KVM's CPUID with this machine's topology, and the MSRs that
     /// firmware would set.
     pub fn create_vcpu(&self, id: u8, cpus: u8) -> Result<Vcpu, KvmError> {
@@ -138,10 +155,7 @@ impl Vm {
             .fd
             .create_vcpu(id.into())
             .map_err(refused("KVM_CREATE_VCPU"))?;
-        let mut cpuid = self
-            .kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused("KVM_GET_SUPPORTED_CPUID"))?;
+        let mut cpuid = self.supported_cpuid()?;
         cpuid::describe(&mut cpuid, id, cpus);
         if self.lacks.long_mode {
             cpuid::hide_long_mode(&mut cpuid);
@@ -152,6 +166,16 @@ impl Vm {
         if !self.lacks.irqchip {
             lapic::set(&fd)?;
         }
+        Ok(Vcpu::new(fd, self.memory.clone()))
+    }
+
+    /// Create vCPU `id` with nothing set, for [`Vcpu::load`].
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn create_empty_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
+        let fd = self.fd.create_vcpu(id.into());
+        let fd = fd.map_err(refused("KVM_CREATE_VCPU"))?;
         Ok(Vcpu::new(fd, self.memory.clone()))
     }
 

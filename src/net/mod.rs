@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::devices::rate::Limits;
@@ -27,7 +28,7 @@ use passt::{Addresses, Passt};
 use tap::Tap;
 
 /// A network as the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Where its frames go.
     pub kind: Kind,
@@ -38,7 +39,7 @@ pub struct Config {
 }
 
 /// Where frames go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// To a tap device that is there.
     Tap {
@@ -57,7 +58,7 @@ pub enum Kind {
 }
 
 /// An address and the length of its network's prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     /// Of a station.
     pub address: Ipv4Addr,
@@ -66,7 +67,7 @@ pub struct Subnet {
 }
 
 /// A port of the host's that leads to one of the guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
     /// Where the host listens.
     pub address: Ipv4Addr,
@@ -79,7 +80,7 @@ pub struct Publish {
 }
 
 /// Kinds of ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,

@@ -21,6 +21,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::devices::virtio::fs::TAG_MOST;
@@ -29,7 +30,7 @@ use crate::sandbox::SandboxError;
 pub use worker::{Served, start};
 
 /// A share as the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The folder of the host.
     pub folder: PathBuf,

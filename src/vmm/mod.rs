@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGKILL;
 use thiserror::Error;
 
@@ -138,7 +139,7 @@ pub enum Console {
 }
 
 /// A memory balloon as the user asked for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balloon {
     /// Bytes of guest memory that the guest is to do without.
     pub target_bytes: u64,
@@ -147,7 +148,7 @@ pub struct Balloon {
 }
 
 /// What a guest kernel's console is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Terminal {
     /// COM1, which every kernel has a driver for: some exits a character.
     Serial,

@@ -7,7 +7,7 @@ mod overview;
 mod pages;
 mod queues;
 mod registers;
-mod table;
+pub(super) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -131,7 +131,7 @@ impl Inspect {
 }
 
 /// `1 request`, `2 requests`.
-fn count(number: u64, what: &str) -> String {
+pub(super) fn count(number: u64, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
         _ => format!("{number} {what}s"),
@@ -139,7 +139,7 @@ fn count(number: u64, what: &str) -> String {
 }
 
 /// Bytes with a binary unit, exactly or with one digit behind the point.
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     for (shift, unit) in UNITS {
         let whole = number >> shift;

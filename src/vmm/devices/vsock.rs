@@ -15,6 +15,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+use serde::{Deserialize, Serialize};
 
 use super::windows::{Board, Window, Windows};
 use super::{VmmError, files};
@@ -45,7 +46,7 @@ const READABLE: EventFlags = EventFlags::IN
 const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
 /// A machine's socket device as the user wants it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The guest's CID, [`CID_LEAST`] to [`CID_MOST`].
     pub cid: u32,

@@ -1,0 +1,372 @@
+//! All that a machine's vCPUs and chips hold, read to be set in another machine.
+//!
+//! The order in which a vCPU is set matters: CPUID first, which says what the rest may be; the local
+//! APIC before the TSC's deadline, which a timer of another mode ignores; events last, since setting
+//! registers clears what is about to be delivered. Source: Documentation/virt/kvm/api.rst and
+//! arch/x86/kvm/x86.c.
+
+use kvm_bindings::{
+    CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    KVM_MAX_CPUID_ENTRIES, Msrs, kvm_clock_data, kvm_cpuid_entry2, kvm_irqchip, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::features::Features;
+use super::vcpu::Vcpu;
+use super::vm::Vm;
+use super::{KvmError, refused};
+
+/// IA32_TIME_STAMP_COUNTER and IA32_TSC_DEADLINE (Intel SDM 4, table 2-2).
+const TSC: u32 = 0x10;
+const TSC_DEADLINE: u32 = 0x6e0;
+/// Most MSRs that are taken from a file.
+const MSRS_MOST: usize = 1024;
+/// How far the rate of a TSC may be off, in millionths, where KVM cannot scale it: as much as NTP
+/// corrects.
+const TSC_TOLERANCE: u64 = 250;
+
+/// KVM cannot go on from a machine's state.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// KVM refuses.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// An MSR that is not there, or not this value.
+    #[error("this KVM does not take MSR {index:#x} with the value {value:#x}")]
+    Msr {
+        /// Which.
+        index: u32,
+        /// What it was to hold.
+        value: u64,
+    },
+    /// Nonsense.
+    #[error("vCPU {vcpu}: {what}")]
+    Nonsense {
+        /// Of which vCPU.
+        vcpu: usize,
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// Another maker's processor.
+    #[error("it was made on a processor of {from}, and this one is of {here}")]
+    Vendor {
+        /// Where it was made.
+        from: String,
+        /// What is here.
+        here: String,
+    },
+    /// Less of a processor.
+    #[error("the guest may use {}, which this host's processor or KVM lacks", missing.join(", "))]
+    Features {
+        /// Names as in /proc/cpuinfo.
+        missing: Vec<&'static str>,
+    },
+    /// Another clock.
+    #[error(
+        "the guest's TSC runs at {guest_khz} kHz, and this host's at {host_khz} kHz with no way to \
+         scale it"
+    )]
+    TscRate {
+        /// The guest's.
+        guest_khz: u32,
+        /// The host's.
+        host_khz: u32,
+    },
+}
+
+/// A vCPU's state, all of it.
+#[derive(Serialize, Deserialize)]
+pub struct SavedVcpu {
+    cpuid: Vec<kvm_cpuid_entry2>,
+    /// The rate of its TSC; 0 where KVM does not tell.
+    tsc_khz: u32,
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xcrs: kvm_xcrs,
+    xsave: Box<kvm_xsave>,
+    debug: kvm_debugregs,
+    lapic: Option<Box<kvm_lapic_state>>,
+    msrs: Vec<(u32, u64)>,
+    events: kvm_vcpu_events,
+    mp_state: kvm_mp_state,
+}
+
+/// What all vCPUs share.
+#[derive(Serialize, Deserialize)]
+pub struct SavedChips {
+    /// The 8259s and the IOAPIC.
+    chips: Vec<kvm_irqchip>,
+    pit: kvm_pit_state2,
+    /// kvm-clock's time.
+    clock: Option<kvm_clock_data>,
+}
+
+impl SavedVcpu {
+    /// What the guest was shown of the processor.
+    pub fn features(&self) -> Result<Features, LoadError> {
+        Ok(Features::shown(&self.cpuid(0)?))
+    }
+
+    /// Whether it waits for an interrupt.
+    pub fn is_halted(&self) -> bool {
+        self.mp_state.mp_state == kvm_bindings::KVM_MP_STATE_HALTED
+    }
+
+    fn cpuid(&self, vcpu: usize) -> Result<CpuId, LoadError> {
+        let what = "its CPUID has too many leaves";
+        let fits = self.cpuid.len() <= KVM_MAX_CPUID_ENTRIES;
+        let list = fits.then(|| CpuId::from_entries(&self.cpuid));
+        let list = list.and_then(Result::ok);
+        list.ok_or(LoadError::Nonsense { vcpu, what })
+    }
+}
+
+impl Vm {
+    /// The MSRs that KVM knows and a snapshot is to hold.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn msrs(&self) -> Result<Vec<u32>, KvmError> {
+        let list = self.kvm().get_msr_index_list();
+        let list = list.map_err(refused("KVM_GET_MSR_INDEX_LIST"))?;
+        Ok(list.as_slice().to_vec())
+    }
+
+    /// Whether a guest that was shown `features` finds them here, before any vCPU is made.
+    /// `of_processor` are those that it saw past KVM, if it did.
+    ///
+    /// # Errors
+    /// [`LoadError::Vendor`], [`LoadError::Features`].
+    pub fn offers(
+        &self,
+        features: &Features,
+        of_processor: Option<&Features>,
+    ) -> Result<(), LoadError> {
+        let mut supported = self.supported_cpuid()?;
+        // KVM's local APIC has this timer whatever the list says (see `cpuid`).
+        for entry in supported.as_mut_slice() {
+            if entry.function == 1 {
+                entry.ecx |= super::cpuid::ECX_TSC_DEADLINE;
+            }
+        }
+        check(features, &Features::shown(&supported))?;
+        of_processor.map_or(Ok(()), |seen| check(seen, &Features::of_host()))
+    }
+
+    /// What the chips and kvm-clock hold.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn save_chips(&self) -> Result<SavedChips, KvmError> {
+        let chip = |chip_id| {
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            };
+            let done = self.fd().get_irqchip(&mut chip);
+            done.map_err(refused("KVM_GET_IRQCHIP")).map(|()| chip)
+        };
+        let ids = [
+            KVM_IRQCHIP_PIC_MASTER,
+            KVM_IRQCHIP_PIC_SLAVE,
+            KVM_IRQCHIP_IOAPIC,
+        ];
+        Ok(SavedChips {
+            chips: ids.map(chip).into_iter().collect::<Result<_, _>>()?,
+            pit: self.fd().get_pit2().map_err(refused("KVM_GET_PIT2"))?,
+            clock: self.fd().get_clock().ok(),
+        })
+    }
+
+    /// Set chips and kvm-clock, after the vCPUs, whose local APICs take what the IOAPIC sends.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn load_chips(&self, saved: &SavedChips) -> Result<(), LoadError> {
+        for chip in &saved.chips {
+            let done = self.fd().set_irqchip(chip);
+            done.map_err(refused("KVM_SET_IRQCHIP"))?;
+        }
+        let done = self.fd().set_pit2(&saved.pit);
+        done.map_err(refused("KVM_SET_PIT2"))?;
+        if let Some(saved) = saved.clock {
+            // Without flags: the guest's time goes on where it stood, and does not jump ahead by
+            // how long the snapshot lay.
+            let clock = kvm_clock_data {
+                clock: saved.clock,
+                ..Default::default()
+            };
+            let done = self.fd().set_clock(&clock);
+            done.map_err(refused("KVM_SET_CLOCK"))?;
+        }
+        Ok(())
+    }
+}
+
+fn check(used: &Features, there: &Features) -> Result<(), LoadError> {
+    if used.vendor != there.vendor {
+        return Err(LoadError::Vendor {
+            from: used.maker(),
+            here: there.maker(),
+        });
+    }
+    match used.missing(there) {
+        missing if missing.is_empty() => Ok(()),
+        missing => Err(LoadError::Features { missing }),
+    }
+}
+
+impl Vcpu {
+    /// All that it holds, with these MSRs as far as they can be read. It stands still, and its last
+    /// access is complete ([`Vcpu::complete`]).
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn save(&mut self, msrs: &[u32]) -> Result<SavedVcpu, KvmError> {
+        let fd = self.fd();
+        // First: KVM lets an event that is nearly delivered become one that is pending.
+        let mp_state = fd.get_mp_state().map_err(refused("KVM_GET_MP_STATE"))?;
+        let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = cpuid.map_err(refused("KVM_GET_CPUID2"))?;
+        let mut saved = SavedVcpu {
+            cpuid: cpuid.as_slice().to_vec(),
+            tsc_khz: fd.get_tsc_khz().unwrap_or(0),
+            regs: fd.get_regs().map_err(refused("KVM_GET_REGS"))?,
+            sregs: fd.get_sregs().map_err(refused("KVM_GET_SREGS"))?,
+            xcrs: fd.get_xcrs().map_err(refused("KVM_GET_XCRS"))?,
+            xsave: Box::new(fd.get_xsave().map_err(refused("KVM_GET_XSAVE"))?),
+            debug: fd.get_debug_regs().map_err(refused("KVM_GET_DEBUGREGS"))?,
+            lapic: fd.get_lapic().ok().map(Box::new),
+            msrs: Vec::with_capacity(msrs.len()),
+            events: fd
+                .get_vcpu_events()
+                .map_err(refused("KVM_GET_VCPU_EVENTS"))?,
+            mp_state,
+        };
+        let mut rest = msrs;
+        while !rest.is_empty() {
+            let entry = |index: &u32| kvm_msr_entry {
+                index: *index,
+                ..Default::default()
+            };
+            let entries: Vec<_> = rest.iter().map(entry).collect();
+            let Ok(mut list) = Msrs::from_entries(&entries) else {
+                break;
+            };
+            // KVM stops at the first that it cannot read: that one has no value to keep.
+            let read = fd.get_msrs(&mut list).unwrap_or(0);
+            let values = list.as_slice().iter().take(read);
+            saved.msrs.extend(values.map(|msr| (msr.index, msr.data)));
+            rest = rest.get(read + 1..).unwrap_or_default();
+        }
+        Ok(saved)
+    }
+
+    /// Set all of it, on a vCPU that has not run; it is number `vcpu`. `tsc` is what all vCPUs' TSCs
+    /// are set to: KVM takes equal values that come one soon after the other for one clock
+    /// (kvm_synchronize_tsc in arch/x86/kvm/x86.c).
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(&mut self, saved: &SavedVcpu, vcpu: usize, tsc: u64) -> Result<(), LoadError> {
+        let fd = self.fd();
+        let cpuid = saved.cpuid(vcpu)?;
+        fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
+        let host_khz = fd.get_tsc_khz().unwrap_or(0);
+        if rates_differ(saved.tsc_khz, host_khz) && fd.set_tsc_khz(saved.tsc_khz).is_err() {
+            return Err(LoadError::TscRate {
+                guest_khz: saved.tsc_khz,
+                host_khz,
+            });
+        }
+        let done = fd.set_mp_state(saved.mp_state);
+        done.map_err(refused("KVM_SET_MP_STATE"))?;
+        fd.set_regs(&saved.regs).map_err(refused("KVM_SET_REGS"))?;
+        fd.set_sregs(&saved.sregs)
+            .map_err(refused("KVM_SET_SREGS"))?;
+        fd.set_xcrs(&saved.xcrs).map_err(refused("KVM_SET_XCRS"))?;
+        // SAFETY: KVM reads 4 KiB and more only where a guest was given leave to use states that
+        // need more room (arch_prctl(2), ARCH_REQ_XCOMP_GUEST_PERM), which hull never asks for.
+        unsafe { fd.set_xsave(&saved.xsave) }.map_err(refused("KVM_SET_XSAVE"))?;
+        let done = fd.set_debug_regs(&saved.debug);
+        done.map_err(refused("KVM_SET_DEBUGREGS"))?;
+        if let Some(lapic) = &saved.lapic {
+            fd.set_lapic(lapic).map_err(refused("KVM_SET_LAPIC"))?;
+        }
+        self.load_msrs(&saved.msrs, vcpu, tsc)?;
+        let done = self.fd().set_vcpu_events(&saved.events);
+        done.map_err(refused("KVM_SET_VCPU_EVENTS"))?;
+        Ok(())
+    }
+
+    fn load_msrs(&mut self, saved: &[(u32, u64)], vcpu: usize, tsc: u64) -> Result<(), LoadError> {
+        if saved.len() > MSRS_MOST {
+            let what = "it has too many MSRs";
+            return Err(LoadError::Nonsense { vcpu, what });
+        }
+        // The TSC before everything that is a time by it, and its deadline after all.
+        let rank = |index: u32| match index {
+            TSC => 0,
+            TSC_DEADLINE => 2,
+            _ => 1,
+        };
+        let mut entries: Vec<_> = saved
+            .iter()
+            .map(|&(index, data)| kvm_msr_entry {
+                index,
+                data: if index == TSC { tsc } else { data },
+                ..Default::default()
+            })
+            .collect();
+        entries.sort_by_key(|entry| rank(entry.index));
+        let mut rest = entries.as_slice();
+        while !rest.is_empty() {
+            let what = "its MSRs are no list";
+            let list = Msrs::from_entries(rest);
+            let list = list.map_err(|_| LoadError::Nonsense { vcpu, what })?;
+            let set = self.fd().set_msrs(&list);
+            let set = set.map_err(refused("KVM_SET_MSRS"))?;
+            match rest.get(set..) {
+                // What cannot be set to 0 can hold nothing else: it is only there to be read.
+                Some([first, others @ ..]) if first.data == 0 => rest = others,
+                Some([first, ..]) => {
+                    return Err(LoadError::Msr {
+                        index: first.index,
+                        value: first.data,
+                    });
+                }
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SavedVcpu {
+    /// Its TSC.
+    pub fn tsc(&self) -> u64 {
+        let of_tsc = |(index, _): &&(u32, u64)| *index == TSC;
+        self.msrs.iter().find(of_tsc).map_or(0, |(_, value)| *value)
+    }
+}
+
+/// Whether a guest that has measured its TSC at `guest_khz` would notice the difference.
+fn rates_differ(guest_khz: u32, host_khz: u32) -> bool {
+    let (guest, host) = (u64::from(guest_khz), u64::from(host_khz));
+    guest != 0 && host != 0 && guest.abs_diff(host) * 1_000_000 > guest * TSC_TOLERANCE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_may_differ_by_what_ntp_corrects() {
+        assert!(!rates_differ(2_000_000, 2_000_400));
+        assert!(rates_differ(2_000_000, 2_000_600));
+        assert!(!rates_differ(0, 2_000_000), "where KVM does not tell");
+    }
+}

@@ -1,0 +1,112 @@
+//! Where the cache is and how large it may be: what the environment says.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
+
+use super::CacheError;
+
+/// Most that all templates together take of the disk, unless the user says otherwise.
+const LIMIT: u64 = 4 << 30;
+
+/// What was decided.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub path: PathBuf,
+    pub limit: u64,
+    /// The user named the folder itself.
+    named: bool,
+}
+
+impl Place {
+    /// By the environment.
+    pub fn find() -> Result<Self, CacheError> {
+        Self::by(|name| env::var_os(name))
+    }
+
+    pub(super) fn by(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, CacheError> {
+        let limit = match variable("HULL_CACHE_SIZE") {
+            None => LIMIT,
+            Some(text) => limit(&text)?,
+        };
+        let absolute = |name| {
+            let path = variable(name).map(PathBuf::from);
+            path.filter(|path| path.is_absolute())
+        };
+        let folder = match variable("HULL_CACHE") {
+            Some(text) if text.is_empty() || text == "off" => {
+                return Err(off("HULL_CACHE", &text));
+            }
+            Some(path) => Some(std::path::absolute(path).map_err(|_| CacheError::NoHome)?),
+            None => None,
+        };
+        let home = || {
+            let cache = absolute("XDG_CACHE_HOME");
+            let cache = cache.or_else(|| Some(absolute("HOME")?.join(".cache")));
+            Some(cache?.join("hull/templates"))
+        };
+        let named = folder.is_some();
+        let path = folder.or_else(home).ok_or(CacheError::NoHome)?;
+        Ok(Self { path, limit, named })
+    }
+
+    /// Make the folder if it is missing, with those above it.
+    pub fn make(&self) -> io::Result<()> {
+        if self.path.is_dir() {
+            return Ok(());
+        }
+        // Whoever runs hull with another's HOME, as root may, must not leave folders there that the
+        // other cannot write to.
+        if !self.named && !is_ours(&self.path)? {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut folders = fs::DirBuilder::new();
+        folders.recursive(true).mode(0o700).create(&self.path)
+    }
+}
+
+/// Whether the innermost folder on the way to `path` that is there belongs to us.
+fn is_ours(path: &Path) -> io::Result<bool> {
+    for folder in path.ancestors() {
+        match fs::metadata(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            about => return Ok(about?.uid() == geteuid().as_raw()),
+        }
+    }
+    Ok(false)
+}
+
+fn limit(text: &OsStr) -> Result<u64, CacheError> {
+    match text.to_str().and_then(size) {
+        Some(0) => Err(off("HULL_CACHE_SIZE", text)),
+        Some(limit) => Ok(limit),
+        None => Err(CacheError::Size {
+            value: text.to_string_lossy().into(),
+        }),
+    }
+}
+
+/// Bytes, or a number with a binary unit.
+fn size(text: &str) -> Option<u64> {
+    let unit = "KMGT".find(|unit| text.to_ascii_uppercase().ends_with(unit));
+    let digits = &text[..text.len() - usize::from(unit.is_some())];
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Digits alone: what does not parse is too large.
+    let number: u64 = digits.parse().unwrap_or(u64::MAX);
+    let scale = unit.map_or(1, |power| 1 << (10 * (power + 1)));
+    Some(number.saturating_mul(scale))
+}
+
+fn off(variable: &'static str, value: &OsStr) -> CacheError {
+    CacheError::Off {
+        variable,
+        value: value.to_string_lossy().into(),
+    }
+}
