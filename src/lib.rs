@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, vmm |
-//! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, share, symbols, trace |
+//! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, share, snapshot, symbols, trace |
 //! | [`control`] | orders to a running machine | fleet, inspect |
 //! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
@@ -24,6 +24,7 @@
 //! | [`net`] | networks of the host behind virtio network devices | devices, memory |
 //! | [`share`] | folders of the host behind virtio file systems | devices, memory, sandbox |
 //! | [`sandbox`] | what a thread gives up before it works for a guest | |
+//! | [`snapshot`] | a machine on disk: the format and its files | memory |
 //! | [`devices`] | buses and emulated devices, none of which knows KVM | memory, trace |
 //! | [`boot`] | from a kernel's bytes to an entry | memory |
 //! | [`guest`] | the kernel and initramfs inside the program | memory |
@@ -49,6 +50,7 @@ pub mod net;
 pub mod profile;
 pub mod sandbox;
 pub mod share;
+pub mod snapshot;
 pub mod symbols;
 pub mod templates;
 pub mod trace;

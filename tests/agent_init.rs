@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hull::agent::{Event, Exec, Interface, Session, WindowSize};
+use hull::agent::{Event, Exec, Interface, Resumed, Session, WindowSize};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -41,6 +41,10 @@ struct Run {
 
 impl Run {
     fn new(exec: Exec) -> Option<Self> {
+        Self::with(Session::new(exec).unwrap())
+    }
+
+    fn with(session: Session) -> Option<Self> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(Duration::from_millis(1)))
             .unwrap();
@@ -53,7 +57,7 @@ impl Run {
         Some(Self {
             init,
             channel: ours,
-            session: Session::new(exec).unwrap(),
+            session,
             stdin: Vec::new(),
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -370,6 +374,7 @@ fn a_network_interface_that_is_not_there_is_told() {
             prefix: 24,
             gateway: None,
             dns: None,
+            index: None,
         }],
         ..exec(&["true"])
     };
@@ -382,4 +387,62 @@ fn a_network_interface_that_is_not_there_is_told() {
         "{stderr}"
     );
     assert!(stderr.contains("No such device"), "{stderr}");
+}
+
+fn resumed(windows: u8) -> Resumed {
+    Resumed {
+        unix_ns: 0,
+        entropy: [1; 32],
+        first_window: 19,
+        windows,
+    }
+}
+
+#[test]
+fn an_init_that_is_told_of_a_restore_is_ready_once_more() {
+    let waiting = Session::waiting(exec(&["sh", "-c", "cat; echo end"])).unwrap();
+    let Some(mut run) = Run::with(waiting) else {
+        return;
+    };
+    run.until(|run| run.session.is_held());
+    run.session.start(Some(resumed(0)));
+    run.stdin = b"typed ".to_vec();
+    run.until(|run| run.stdin.is_empty());
+    run.session.resumed(resumed(0));
+    run.session.close_stdin();
+    assert_eq!(run.finish(), result(0, "typed end\n", ""));
+}
+
+#[test]
+fn a_window_that_no_driver_takes_is_told_and_the_command_does_not_run() {
+    let waiting = Session::waiting(exec(&["echo", "ran"])).unwrap();
+    let Some(mut run) = Run::with(waiting) else {
+        return;
+    };
+    run.until(|run| run.session.is_held());
+    run.session.start(Some(resumed(2)));
+    let (status, stdout, stderr) = run.finish();
+    assert_eq!((status, stdout.as_str()), (125, ""));
+    assert!(stderr.contains("virtio window 19"), "{stderr}");
+}
+
+#[test]
+fn a_network_that_is_told_while_the_command_runs_does_not_stop_it() {
+    let Some(mut run) = Run::new(exec(&["sh", "-c", "echo ready; read x; echo $x"])) else {
+        return;
+    };
+    run.until(|run| run.stdout == b"ready\n");
+    run.session.set_networks(&[Interface {
+        mac: [2, 0xff, 0xff, 0xff, 0xff, 0xff],
+        address: [192, 0, 2, 1],
+        prefix: 24,
+        gateway: None,
+        dns: None,
+        index: Some(254),
+    }]);
+    run.until(|run| !run.stderr.is_empty());
+    run.stdin = b"on\n".to_vec();
+    let (status, stdout, stderr) = run.finish();
+    assert_eq!((status, stdout.as_str()), (0, "ready\non\n"));
+    assert!(stderr.contains("network interface"), "{stderr}");
 }

@@ -30,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "net",
             "profile",
             "share",
+            "snapshot",
             "symbols",
             "templates",
             "trace",
@@ -41,7 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "vmm",
         &[
             "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
-            "net", "profile", "share", "symbols", "trace",
+            "net", "profile", "share", "snapshot", "symbols", "trace",
         ],
     ),
     ("agent", &[]),
@@ -65,6 +66,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sandbox", &[]),
     // As the disk does.
     ("share", &["devices", "memory", "sandbox"]),
+    ("snapshot", &["memory"]),
     ("symbols", &["memory"]),
     // Plain files: what a snapshot is, is no matter to it.
     ("templates", &[]),

@@ -226,3 +226,20 @@ fn a_damaged_payload_is_refused() {
     };
     assert_refused(damage, "is damaged");
 }
+
+#[test]
+fn a_stock_debian_kernel_listens_for_another_generation() {
+    if !here("Debian's kernel, generic event device") {
+        return;
+    }
+    let kernel = built("foreign/debian-vmlinuz");
+    let proof = "cat /proc/interrupts; cat /sys/bus/acpi/devices/HULL0001:00/path";
+    let flags = ["--memory", "256M", "--", "/bin/busybox", "sh", "-c", proof];
+    let finished = run(&[&["run", kernel.as_str()], flags.as_slice()].concat());
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let stdout = finished.stdout_text();
+    let line = stdout.lines().find(|line| line.contains("ACPI:Ged"));
+    let line = line.unwrap_or_else(|| panic!("no event device: {stdout}"));
+    assert!(line.trim_start().starts_with("12:"), "{line}");
+    assert!(stdout.ends_with("\\_SB_.VGEN\n"), "{stdout}");
+}

@@ -72,6 +72,12 @@ pub enum AgentError {
         /// Bytes there was room for.
         room: usize,
     },
+    /// A session of a snapshot that no session can have been.
+    #[error("the snapshot's session with the guest's init is wrong: {what}; take it anew")]
+    Saved {
+        /// What is wrong.
+        what: &'static str,
+    },
     /// An earlier error ended the session.
     #[error("the session with the guest's init has ended by an earlier error")]
     Ended,

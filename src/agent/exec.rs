@@ -36,13 +36,19 @@ pub struct Mount {
 }
 
 impl Exec {
+    /// Whether it can be sent.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), AgentError> {
+        self.frames().map(drop)
+    }
+
     /// The frames that carry the command and what it needs before, one after the other.
     pub(super) fn frames(&self) -> Result<Vec<u8>, AgentError> {
         let body = self.encode()?;
         let mut frames = Vec::with_capacity(body.len() + frame::HEADER);
-        for network in &self.networks {
-            append(&mut frames, &FromHost::Interface(*network));
-        }
+        append_networks(&mut frames, &self.networks);
         for mount in &self.mounts {
             mount.append_to(&mut frames)?;
         }
@@ -111,11 +117,19 @@ impl Mount {
     }
 }
 
+/// Append a frame for each of `networks`.
+pub(super) fn append_networks(out: &mut Vec<u8>, networks: &[Interface]) {
+    for network in networks {
+        append(out, &FromHost::Interface(*network));
+    }
+}
+
 /// Append the frame of `message`, whose bytes the caller has cut to fit one.
 pub(super) fn append(out: &mut Vec<u8>, message: &FromHost<'_>) {
     let payload = match message {
         FromHost::ExecPart(bytes) | FromHost::Exec(bytes) | FromHost::Stdin(bytes) => bytes.len(),
         FromHost::Interface(interface) => interface.encode().len(),
+        FromHost::Resumed(resumed) => resumed.encode().len(),
         FromHost::Mount(_) => 1 + hull_agent::MAX_TAG + 1 + hull_agent::MAX_PATH,
         _ => 4,
     };

@@ -11,5 +11,5 @@ mod session;
 
 pub use error::AgentError;
 pub use exec::{Exec, Mount};
-pub use hull_agent::{Exit, Interface, PORT_NAME, WindowSize};
-pub use session::{Event, MAX_BUFFERED, Session};
+pub use hull_agent::{Exit, Interface, PORT_NAME, Resumed, VERSION, WindowSize};
+pub use session::{Event, MAX_BUFFERED, SavedSession, Session};

@@ -2,16 +2,34 @@
 //!
 //! ```text
 //! Greeting --Hello--> Waiting --Ready--> Running --Exit--> Exited
+//!                      |                  ^   ^
+//!                      | Ready, when to   |   |
+//!                      | be held          |   | Ready
+//!                      v                  |   |
+//!                     Held --start(None)--+   |
+//!                      |                      |
+//!                      +--start(Resumed)--> Resuming
 //! ```
+//! [`Session::new`] and [`Session::waiting`] begin in Greeting; only the second is held, which is
+//! the moment for a template. [`Session::restored`] begins in Resuming, for a guest that was in
+//! Held when its snapshot was taken. On the way from Waiting, Held or nowhere to Running or Resuming the
+//! command is sent, behind the `Resumed` if there is one: the guest's further `Ready` answers that
+//! alone. A `Resumed` in Running has no answer.
+//!
 //! Anything else the guest sends is an [`AgentError`], after which the session is `Failed`. What
 //! is held for either side is bounded, whatever guest and caller do.
 
 use std::collections::VecDeque;
 
-use hull_agent::{Exit, FromGuest, FromHost, STDIN_WINDOW, VERSION, WindowSize, frame};
+use hull_agent::{
+    Exit, FromGuest, FromHost, Interface, Resumed, STDIN_WINDOW, VERSION, WindowSize, frame,
+};
 
-use super::exec::append;
+use super::exec::{append, append_networks};
 use super::{AgentError, Exec};
+
+mod saved;
+pub use saved::SavedSession;
 
 /// Bytes of events that wait for the caller at which [`Session::receive_room`] is 0. An event
 /// counts 64 bytes more than it carries.
@@ -27,7 +45,7 @@ const TEXT_MOST: usize = 1024;
 /// What the guest told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Init runs and was sent the command.
+    /// Init waits for a command, and was sent it unless the session is held. Once a session.
     Ready,
     /// The command's standard output, or all output of its terminal.
     Stdout(Vec<u8>),
@@ -44,6 +62,8 @@ pub enum Event {
 enum State {
     Greeting,
     Waiting,
+    Held,
+    Resuming,
     Running,
     Exited(Exit),
     Failed,
@@ -57,6 +77,12 @@ enum State {
 #[derive(Debug)]
 pub struct Session {
     state: State,
+    /// The guest's first `Ready` leads to Held.
+    hold: bool,
+    /// [`Event::Ready`] was told.
+    ready: bool,
+    /// What the guest is to be told of a restore as soon as it can be.
+    resumed: Option<Resumed>,
     /// The command's frames until the guest is ready for them.
     exec: Vec<u8>,
     /// The command's name, for messages.
@@ -96,6 +122,9 @@ impl Session {
             .map(|name| name.to_string_lossy().into_owned());
         Ok(Self {
             state: State::Greeting,
+            hold: false,
+            ready: false,
+            resumed: None,
             exec: exec.frames()?,
             program: program.unwrap_or_default(),
             partial: Vec::new(),
@@ -108,6 +137,84 @@ impl Session {
             signals: 0,
             size: None,
         })
+    }
+
+    /// A session that sends nothing before [`Session::start`], whatever the guest says.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn waiting(exec: Exec) -> Result<Self, AgentError> {
+        let session = Self::new(exec)?;
+        Ok(Self {
+            hold: true,
+            ..session
+        })
+    }
+
+    /// A session with a guest of which a snapshot was taken while another session was held: it is
+    /// told that it was `resumed`, and the command.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn restored(exec: Exec, resumed: Resumed) -> Result<Self, AgentError> {
+        let mut session = Self::new(exec)?;
+        session.resumed = Some(resumed);
+        session.go();
+        Ok(session)
+    }
+
+    /// End the hold: send the command, after what is to be told of a template's restore. A session
+    /// whose guest is not ready yet will not be held.
+    pub fn start(&mut self, resumed: Option<Resumed>) {
+        self.hold = false;
+        self.resumed = resumed.or(self.resumed);
+        if self.state == State::Held {
+            self.go();
+        }
+    }
+
+    /// Whether [`Event::Ready`] was told.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether the guest waits for [`Session::start`].
+    pub fn is_held(&self) -> bool {
+        self.state == State::Held
+    }
+
+    /// The machine goes on from a snapshot: tell the guest as soon as it listens. Of several that
+    /// wait only the last is told, and of the windows those that one of them named last.
+    pub fn resumed(&mut self, resumed: Resumed) {
+        let mut resumed = resumed;
+        if let (0, Some(earlier)) = (resumed.windows, self.resumed) {
+            resumed.first_window = earlier.first_window;
+            resumed.windows = earlier.windows;
+        }
+        self.resumed = Some(resumed);
+        self.push_waiting();
+    }
+
+    /// The machine has other networks than the session was made or saved with: tell the guest,
+    /// before its command if that was not sent yet.
+    pub fn set_networks(&mut self, networks: &[Interface]) {
+        match self.state {
+            State::Greeting | State::Waiting | State::Held => {
+                let mut exec = Vec::with_capacity(self.exec.len());
+                append_networks(&mut exec, networks);
+                let mut rest = self.exec.as_slice();
+                while let Ok(Some(frame)) = frame::first(rest) {
+                    let (bytes, behind) = rest.split_at(frame.wire_len());
+                    if !matches!(FromHost::decode(frame), Ok(FromHost::Interface(_))) {
+                        exec.extend_from_slice(bytes);
+                    }
+                    rest = behind;
+                }
+                self.exec = exec;
+            }
+            State::Resuming | State::Running => append_networks(&mut self.outgoing, networks),
+            State::Exited(_) | State::Failed => {}
+        }
     }
 
     /// Bytes that [`Session::receive`] takes now; 0 while too many events wait.
@@ -233,11 +340,14 @@ impl Session {
                 self.state = State::Waiting;
             }
             (State::Waiting, FromGuest::Ready) => {
-                self.state = State::Running;
-                self.outgoing.append(&mut self.exec);
-                self.push(Event::Ready);
-                self.push_waiting();
+                if self.hold {
+                    self.state = State::Held;
+                    self.tell_ready();
+                } else {
+                    self.go();
+                }
             }
+            (State::Resuming, FromGuest::Ready) => self.run(),
             (State::Running, FromGuest::Stdout(bytes)) => self.push_output(bytes, Event::Stdout),
             (State::Running, FromGuest::Stderr(bytes)) => self.push_output(bytes, Event::Stderr),
             (State::Running, FromGuest::StdinAck(acked)) => {
@@ -254,7 +364,10 @@ impl Session {
                 self.push(Event::Exited(exit.status()));
                 append(&mut self.outgoing, &FromHost::Goodbye);
             }
-            (State::Greeting | State::Waiting | State::Running, FromGuest::Error(text)) => {
+            (
+                State::Greeting | State::Waiting | State::Held | State::Resuming | State::Running,
+                FromGuest::Error(text),
+            ) => {
                 self.push(Event::Error(readable(text)));
             }
             (_, message) => {
@@ -263,6 +376,32 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Send the command to a guest that waits for it.
+    fn go(&mut self) {
+        let resumed = self.resumed.take();
+        if let Some(resumed) = &resumed {
+            append(&mut self.outgoing, &FromHost::Resumed(*resumed));
+        }
+        self.outgoing.append(&mut self.exec);
+        match resumed {
+            Some(_) => self.state = State::Resuming,
+            None => self.run(),
+        }
+    }
+
+    fn run(&mut self) {
+        self.state = State::Running;
+        self.tell_ready();
+        self.push_waiting();
+    }
+
+    fn tell_ready(&mut self) {
+        if !self.ready {
+            self.ready = true;
+            self.push(Event::Ready);
+        }
     }
 
     /// Output goes to the newest event where that is of its kind: many small frames must not
@@ -286,7 +425,15 @@ impl Session {
 
     /// Queue what waits for the command to be there and for room.
     fn push_waiting(&mut self) {
-        if self.state != State::Running || self.outgoing().len() > OUTGOING_FULL {
+        if self.outgoing().len() > OUTGOING_FULL {
+            return;
+        }
+        if matches!(self.state, State::Resuming | State::Running)
+            && let Some(resumed) = self.resumed.take()
+        {
+            append(&mut self.outgoing, &FromHost::Resumed(resumed));
+        }
+        if self.state != State::Running {
             return;
         }
         if let Some(size) = self.size.take() {

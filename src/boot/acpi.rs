@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! layout::ACPI  RSDP | FACS | DSDT | FADT | MADT | XSDT      each at a multiple of 64 bytes
+//! layout::VM_GENERATION                                      16 bytes that vmm::generation writes
 //! ```
 //!
 //! Distribution kernels find virtio-mmio, CPUs and the power button here and nowhere else.
@@ -9,7 +10,8 @@
 //! 6.5; the hardware behind it is `devices::legacy::power`.
 
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope, ZERO,
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
+    ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -21,9 +23,9 @@ use super::error::BootError;
 use super::{Machine, ram};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{
-    ACPI, ACPI_END, ACPI_RESET_PORT, ACPI_RESET_VALUE, COM1_GSI, COM1_PORT, COM2_GSI, COM2_PORT,
-    IOAPIC, LOCAL_APIC, MmioSlot, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, S5_SLP_TYP,
-    SCI_GSI, VIRTIO_MMIO_SIZE,
+    ACPI, ACPI_RESET_PORT, ACPI_RESET_VALUE, COM1_GSI, COM1_PORT, COM2_GSI, COM2_PORT, IOAPIC,
+    LOCAL_APIC, MmioSlot, PM_TIMER_PORT, PM1A_CONTROL_PORT, PM1A_EVENT_PORT, S5_SLP_TYP, SCI_GSI,
+    VIRTIO_MMIO_SIZE, VM_GENERATION, VM_GENERATION_GSI,
 };
 
 const OEM_ID: [u8; 6] = *b"HULL  ";
@@ -59,7 +61,7 @@ pub fn write(memory: &GuestMemory, machine: &Machine, with_madt: bool) -> Result
     let xsdt = area.put(&xsdt);
 
     let size = area.0.len() as u64;
-    let room = ACPI_END - ACPI;
+    let room = VM_GENERATION - ACPI;
     if size > room {
         return Err(BootError::NoRoom {
             what: "the ACPI tables",
@@ -264,6 +266,7 @@ fn dsdt(machine: &Machine) -> sdt::Sdt {
         .chain([com1])
         .chain(com2)
         .chain([Dsdt::Keyboard, Dsdt::Clock])
+        .chain([Dsdt::Generation, Dsdt::Events])
         .chain(virtio)
         .collect();
     let devices = devices.iter().map(|device| device as &dyn Aml).collect();
@@ -291,6 +294,10 @@ enum Dsdt {
     Keyboard,
     /// The CMOS clock, without its interrupt.
     Clock,
+    /// The machine's generation (Linux drivers/virt/vmgenid.c).
+    Generation,
+    /// The generic event device (5.6.9), which tells of another generation.
+    Events,
     /// A virtio-mmio window (virtio 1.2, 4.2; Linux drivers/virtio/virtio_mmio.c).
     Virtio { index: usize, slot: MmioSlot },
 }
@@ -332,6 +339,41 @@ impl Aml for Dsdt {
                 "RTC_".to_string(),
                 vec![&pnp("PNP0B00"), &resources(vec![&io(RTC_PORT, 2)])],
             ),
+            Self::Generation => device(
+                "VGEN".to_string(),
+                vec![
+                    &hid(&"HULL0001"),
+                    &Name::new(
+                        "_CID".into(),
+                        &Package::new(vec![&"VM_Gen_Counter", &"VMGENCTR"]),
+                    ),
+                    &Name::new("_DDN".into(), &"VM_Gen_Counter"),
+                    // The lower half of its address, and the upper one.
+                    &Name::new(
+                        "ADDR".into(),
+                        &Package::new(vec![&(VM_GENERATION as u32), &ZERO]),
+                    ),
+                ],
+            ),
+            Self::Events => {
+                /// Of the device's own kind (5.6.6).
+                const CHANGED: u8 = 0x80;
+                let generation = Path::new("\\_SB_.VGEN");
+                device(
+                    "EVNT".to_string(),
+                    vec![
+                        &hid(&"ACPI0013"),
+                        &uid(&ZERO),
+                        &resources(vec![&line(VM_GENERATION_GSI)]),
+                        &Method::new(
+                            "_EVT".into(),
+                            1,
+                            true,
+                            vec![&Notify::new(&generation, &CHANGED)],
+                        ),
+                    ],
+                );
+            }
             Self::Virtio { index, slot } => device(
                 format!("V{index:03X}"),
                 vec![

@@ -22,7 +22,7 @@ pub fn parse(text: &str) -> Result<Config, String> {
     }
     let path = PathBuf::from(path);
     let mut config = Config {
-        flag: "--disk",
+        flag: "--disk".into(),
         name: None,
         source: Source::Image(path),
         read_only: false,
@@ -74,7 +74,7 @@ pub fn parse_overlay(text: &str) -> Result<Config, String> {
     let (path, options) = split_path(text);
     let config = parse(&format!("{},overlay,{options}", path.replace(',', ",,")))?;
     Ok(Config {
-        flag: "--overlay",
+        flag: "--overlay".into(),
         ..config
     })
 }
@@ -83,7 +83,7 @@ pub fn parse_overlay(text: &str) -> Result<Config, String> {
 pub fn parse_root(text: &str) -> Result<Config, String> {
     let config = parse(text)?;
     Ok(Config {
-        flag: "--root-disk",
+        flag: "--root-disk".into(),
         ..config
     })
 }
@@ -94,7 +94,7 @@ pub fn parse_scratch(text: &str) -> Result<Config, String> {
     let bytes =
         bytes.ok_or("a scratch disk has 1M to 16T; bytes, or a number with K, M, G or T")?;
     Ok(Config {
-        flag: "--scratch",
+        flag: "--scratch".into(),
         source: Source::Scratch(bytes & !0xfff),
         read_only: false,
         name: None,

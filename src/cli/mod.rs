@@ -1,6 +1,7 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
 mod balloon;
+mod bar;
 pub mod completions;
 mod devices;
 mod disk;
@@ -10,17 +11,26 @@ mod fault;
 mod gdb;
 pub mod guest;
 pub mod inspect;
+mod machine;
+mod machines;
 pub mod man;
 mod net;
+pub mod pause;
 mod profile;
+pub mod ps;
 mod rate;
+pub mod restore;
+pub mod resume;
 pub mod run;
 mod share;
+pub mod snapshot;
+pub mod stop;
 pub mod templates;
 mod terminal;
 mod timing;
 mod trace;
 mod vsock;
+mod warm;
 
 use std::io::{self, Write};
 
@@ -39,6 +49,7 @@ Without a command: hull run, a shell in a virtual machine.
 Examples:
   hull                                       a shell in a virtual machine
   hull run -- uname -a                       one command in one
+  hull ps                                    the machines that run
   hull doctor                                can this machine run guests?
 
 Exit status: the guest command's own, 128+N if signal N ended it, 127 if it was
@@ -53,8 +64,20 @@ pub struct Cli {
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
     Run(Box<run::Run>),
+    /// List the machines that run.
+    Ps(ps::Ps),
+    /// End machines in good order.
+    Stop(stop::Stop),
+    /// Have machines stand still.
+    Pause(pause::Pause),
+    /// Let paused machines go on.
+    Resume(resume::Resume),
     /// Look into a running machine.
     Inspect(inspect::Inspect),
+    /// Save a running machine in a folder.
+    Snapshot(snapshot::Snapshot),
+    /// Go on from a snapshot, as one machine or as many.
+    Restore(restore::Restore),
     /// Tell whether and how this machine can run guests.
     Doctor(doctor::Doctor),
     /// Read what hull run --trace wrote.
@@ -77,7 +100,13 @@ impl Cli {
         match self.verb {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
             Some(Verb::Run(run)) => run.execute(),
+            Some(Verb::Ps(ps)) => ps.execute().map(|()| 0),
+            Some(Verb::Stop(stop)) => Ok(stop.execute()),
+            Some(Verb::Pause(pause)) => Ok(pause.execute()),
+            Some(Verb::Resume(resume)) => Ok(resume.execute()),
             Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
+            Some(Verb::Snapshot(snapshot)) => snapshot.execute().map(|()| 0),
+            Some(Verb::Restore(restore)) => restore.execute(),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Templates(templates)) => templates.execute().map(|()| 0),

@@ -124,7 +124,7 @@ fn tap(name: &str) -> Result<String, String> {
     }
 }
 
-fn mac(text: &str) -> Result<Mac, String> {
+pub(super) fn mac(text: &str) -> Result<Mac, String> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {

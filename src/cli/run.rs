@@ -5,16 +5,15 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
-use super::terminal::Raw;
-use super::{fault, gdb, net, profile, say, share, timing, trace};
+use super::machine::{self, Reports};
+use super::warm::Warm;
+use super::{fault, gdb, net, profile, say, share, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -22,8 +21,7 @@ use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
 use crate::vmm::fault::{Fault, Faults};
-use crate::vmm::timeline::{Span, Timeline};
-use crate::vmm::{self, Console, End, Signals, Streams, Terminal};
+use crate::vmm::{self, Console, Start, Terminal};
 
 const MIB: u64 = 1 << 20;
 /// Least memory of a guest: what the boot tables and a payload need.
@@ -90,7 +88,10 @@ pub struct Run {
         help_heading = MACHINE
     )]
     memory: u64,
-    /// A name, by which hull inspect finds the machine; its process id when left out.
+    /// Boot afresh: neither go on from a template nor make one.
+    #[arg(long, help_heading = MACHINE)]
+    cold: bool,
+    /// A name, by which hull ps, stop and inspect know the machine; its process id when left out.
     #[arg(long, value_name = "NAME", value_parser = name, help_heading = MACHINE)]
     name: Option<String>,
     #[command(flatten)]
@@ -134,12 +135,8 @@ pub struct Run {
     /// Print the kernel's messages on standard error.
     #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
-    /// Print what the boot cost on standard error.
-    #[arg(long, help_heading = OUTPUT)]
-    timing: bool,
-    /// Write what the boot cost to a file, for scripts.
-    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    reports: Reports,
     #[command(flatten)]
     profile: profile::Flags,
     #[command(flatten)]
@@ -170,49 +167,33 @@ enum Boot {
 }
 
 impl Run {
-    /// Boot, come back when the guest has ended, and say with which status to exit.
+    /// Start a machine, come back when the guest has ended, and say with which status to exit.
     pub fn execute(self) -> anyhow::Result<u8> {
-        let started = process_start();
-        let timeline = Arc::new(Timeline::new(started));
-        timeline.add(Span {
-            name: "process start",
-            aside: false,
-            start: Duration::ZERO,
-            end: timeline.now(),
-        });
+        let (started, timeline) = machine::clock();
         let mut config = timeline.span("flags and files", || self.config())?;
-        let json = self.json.as_deref();
-        let json = json.map(|path| ReportFile::create("--json", path));
-        let json = json.transpose()?;
+        let reports = self.reports.open()?;
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
-        let signals = Signals::catch().context("cannot catch signals")?;
+        let signals = machine::signals()?;
         // No signal must leave its socket behind.
         let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
         fault::tell(&config.faults.0);
-        let raw_wanted = match &config.console {
-            Console::Kernel => io::stdin().is_terminal(),
-            Console::Agent { exec, .. } => exec.tty.is_some(),
-        };
-        let raw = match raw_wanted {
-            true => Some(Raw::enter().context("cannot set the terminal to raw mode")?),
-            false => None,
-        };
-        let streams = Streams {
-            stdin: rustix::stdio::stdin(),
-            stdout: rustix::stdio::stdout(),
-            stderr: rustix::stdio::stderr(),
-            raw: raw.is_some(),
-        };
-        let result = vmm::run(
-            &config,
-            streams,
-            signals,
-            timeline,
-            gdb.as_mut().map(|gdb| gdb as _),
-        );
-        drop(raw);
+        let watched = gdb.is_some() || profile.is_some() || tracing.is_some();
+        let mut warm = None;
+        if !self.cold && !watched && self.is_warm(&config) {
+            warm = timeline.span("template", || self.warm(&mut config));
+        }
+        let debugger = gdb.as_mut().map(|gdb| gdb as _);
+        let mut result = machine::run(&config, timeline.clone(), signals, debugger)?;
+        if let (Err(error), Some(warm)) = (&result, &mut warm)
+            && warm.failed(error, &mut config)
+        {
+            result = machine::run(&config, timeline, machine::signals()?, None)?;
+        }
+        if let Some(warm) = warm {
+            warm.finish();
+        }
         // However the guest ended: where its time went may tell why.
         if let Some(profile) = profile {
             say(&profile
@@ -229,18 +210,28 @@ impl Run {
             }
             (Err(error), None) => return Err(error.into()),
         };
-        if let Some(json) = json {
-            let text = serde_json::to_string_pretty(&report)? + "\n";
-            json.write(text.as_bytes())?;
-        }
-        if self.timing {
-            timing::print(&report);
-        }
-        Ok(match end {
-            End::Off | End::Quit => 0,
-            End::Exited(status) => status,
-            End::Signalled(signal) => 128 + signal as u8,
-        })
+        reports.tell(&report)?;
+        Ok(machine::status(end))
+    }
+
+    /// Whether the machine may go on from a template: hull's init runs its command, and nobody wants
+    /// to see it boot.
+    fn is_warm(&self, config: &vmm::Config) -> bool {
+        let unseen = matches!(
+            config.console,
+            Console::Agent {
+                kernel_log: false,
+                ..
+            }
+        );
+        unseen && config.story.is_none()
+    }
+
+    fn warm(&self, config: &mut vmm::Config) -> Option<Warm> {
+        let kernel = self.kernel.as_deref().map(Path::to_string_lossy);
+        let mut warm = Warm::of(config, &kernel.unwrap_or("inside hull".into()))?;
+        warm.prepare(config);
+        Some(warm)
     }
 
     fn config(&self) -> anyhow::Result<vmm::Config> {
@@ -310,6 +301,8 @@ impl Run {
             false => Console::Kernel,
         };
         Ok(vmm::Config {
+            start: Start::Boot,
+            paused: false,
             name: self.name.clone(),
             kernel,
             initrd,
@@ -442,17 +435,8 @@ fn system_map_beside(kernel: &Path) -> Option<Image> {
     open("System.map", &kernel.with_file_name("System.map")).ok()
 }
 
-/// When this process was executed, as far as can be told: the CPU time it has used so far ago,
-/// which is what the kernel and the C library's start-up took.
-fn process_start() -> Instant {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let used = Duration::try_from(used).unwrap_or_default();
-    let now = Instant::now();
-    now.checked_sub(used).unwrap_or(now)
-}
-
 /// Parse a machine's name.
-fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     crate::fleet::check_name(text).map(|()| text.into())
 }
 

@@ -10,6 +10,7 @@ pub mod server;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -25,8 +26,8 @@ pub const VERSION: u32 = 1;
 pub const REQUEST_MOST: usize = 4096;
 /// Most bytes of an answer.
 const ANSWER_MOST: u64 = 64 << 20;
-/// How long a machine may take to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a machine may take to answer what it can answer at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request with the version that it is made in.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +50,24 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vcpu: Option<usize>,
     },
+    /// How it is.
+    Status,
+    /// Let no vCPU run until [`Request::Resume`].
+    Pause,
+    /// Let them run again.
+    Resume,
+    /// Save it.
+    Snapshot {
+        /// Where to, from the root on.
+        dir: PathBuf,
+        /// Only the memory that has changed since the last time.
+        diff: bool,
+    },
+    /// End it: ask the guest to, and kill it if it has not ended in time.
+    Stop {
+        /// How long the guest has.
+        seconds: u32,
+    },
 }
 
 /// What comes back.
@@ -57,8 +76,42 @@ pub enum Request {
 pub enum Answer {
     /// To [`Request::Inspect`].
     Inspection(Box<Inspection>),
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Pause`] and [`Request::Resume`]: it is so now.
+    Done {
+        /// Whether it was not so before.
+        changed: bool,
+    },
+    /// To [`Request::Snapshot`].
+    Saved(Saved),
+    /// To [`Request::Stop`], when the guest has ended.
+    Stopped {
+        /// Whether it had to be killed.
+        killed: bool,
+    },
     /// Nothing was done, for this reason.
     Refused(String),
+}
+
+/// What saving a machine cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Bytes of memory written.
+    pub memory_bytes: u64,
+    /// How long the guest stood still, in microseconds.
+    pub stood_still_us: u64,
+}
+
+/// How a machine is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// `running` or `paused`; newer versions may have others.
+    pub state: String,
+    /// What the host has of hull and of its guest in memory.
+    pub resident_bytes: u64,
+    /// Since hull's process started.
+    pub uptime_seconds: u64,
 }
 
 /// A machine did not do what it was asked to.
@@ -112,17 +165,31 @@ pub enum ControlError {
 /// # Errors
 /// It is gone, of another kind, or refuses.
 pub fn ask<T: DeserializeOwned>(machine: &Found, request: Request) -> Result<T, ControlError> {
+    ask_within(machine, request, PATIENCE)
+}
+
+/// As [`ask`], with no more than this time for each of its steps.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_within<T: DeserializeOwned>(
+    machine: &Found,
+    request: Request,
+    patience: Duration,
+) -> Result<T, ControlError> {
     let name = || machine.record.name.clone();
-    let stream = machine.connect().map_err(|error| ControlError::Connect {
-        name: name(),
-        pid: machine.record.pid,
-        error,
-    })?;
+    let stream = machine
+        .connect(patience)
+        .map_err(|error| ControlError::Connect {
+            name: name(),
+            pid: machine.record.pid,
+            error,
+        })?;
     let call = Call {
         version: VERSION,
         request,
     };
-    let answer = exchange(stream.into(), &call).map_err(|error| match error.kind() {
+    let answer = exchange(stream.into(), &call, patience).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
             ControlError::Ended { name: name() }
         }
@@ -155,9 +222,9 @@ struct Refusal {
     refused: String,
 }
 
-fn exchange(mut stream: UnixStream, call: &Call) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn exchange(mut stream: UnixStream, call: &Call, patience: Duration) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     let mut line = serde_json::to_vec(call)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -4,13 +4,18 @@
 //! An image is `raw` or `qcow2`, told apart by how it begins; both are an `Image`. The front
 //! end is `devices::virtio::block`; `vmm` ties the two together.
 
+mod identity;
 mod open;
 mod qcow2;
 mod raw;
+#[cfg(test)]
+mod tests;
 mod worker;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -21,6 +26,8 @@ use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
+use identity::Shared;
+pub use identity::{Changed, FileIdentity, Identity, Origin};
 pub use worker::{Guest, start};
 
 /// When what the guest wrote and flushed is safe.
@@ -43,10 +50,13 @@ pub enum Source {
 }
 
 impl Source {
+    /// What a disk without an image is called.
+    const SCRATCH: &str = "scratch";
+
     fn name(&self) -> String {
         let path = match self {
             Self::Image(path) => path.as_path(),
-            Self::Scratch(_) => Path::new("scratch"),
+            Self::Scratch(_) => Path::new(Self::SCRATCH),
         };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let printable = stem.chars().filter(char::is_ascii_graphic);
@@ -58,7 +68,7 @@ impl Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The flag that asked for it, for messages.
-    pub flag: &'static str,
+    pub flag: Cow<'static, str>,
     /// What is behind it.
     pub source: Source,
     /// The guest may not write.
@@ -212,6 +222,22 @@ pub enum DiskError {
         /// What is wrong with its base.
         base: Box<DiskError>,
     },
+    /// A snapshot of what is gone with hull.
+    #[error(
+        "{path}: the guest has written to this disk, and its overlay ends with this machine: no \
+         snapshot keeps it; for one, use a qcow2 image of your own (`qemu-img create -f qcow2 -b \
+         {path} -F raw FILE`, then --disk FILE,backing={path})"
+    )]
+    OverlayKept {
+        /// The image under the overlay.
+        path: PathBuf,
+    },
+    /// The same of a disk without an image.
+    #[error(
+        "scratch: the guest has written to this disk, which ends with this machine: no snapshot \
+         keeps it; for one, use an image (`truncate -s 1G FILE`, then --disk FILE)"
+    )]
+    ScratchKept,
 }
 
 /// Bytes that can be read and written. Positions and lengths are inside of its size, whole sectors.
@@ -242,7 +268,8 @@ trait Image: Send {
 
 /// An image, open and locked for as long as this lives: shared by readers, or for one writer.
 pub struct Disk {
-    image: Box<dyn Image>,
+    shared: Arc<Mutex<Shared>>,
+    origin: Origin,
     cache: Cache,
     limits: Limits,
     /// What the guest is told.
@@ -255,9 +282,13 @@ impl Disk {
     /// # Errors
     /// It is no disk, cannot be opened or made, or another machine uses it.
     pub fn open(config: &Config) -> Result<Self, DiskError> {
-        let (image, bytes) = open::open(config)?;
+        let mut files = Vec::new();
+        let (image, bytes, format) = open::open(config, &mut files)?;
+        let written = false;
+        let shared = Arc::new(Mutex::new(Shared { image, written }));
         Ok(Self {
-            image,
+            origin: Origin::new(config, shared.clone(), format, files),
+            shared,
             cache: config.cache,
             limits: config.limits,
             geometry: Geometry {
@@ -268,57 +299,71 @@ impl Disk {
         })
     }
 
+    /// What tells of the disk while it is being served.
+    pub fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
     /// Sectors that the image has now, if they are others than before.
     fn new_size(&mut self) -> Option<u64> {
-        let sectors = self.image.size().ok()? / SECTOR;
+        let sectors = self.with(|shared| shared.image.size()).ok()? / SECTOR;
         let changed = sectors != self.geometry.sectors;
         self.geometry.sectors = sectors;
         changed.then_some(sectors)
     }
 
     /// Have the image be what the guest has written, for whoever opens it next.
-    fn write_back(&mut self) -> io::Result<()> {
-        self.image.write_back()
+    fn write_back(&self) -> io::Result<()> {
+        self.with(|shared| shared.image.write_back())
     }
 
     /// Serve requests, of which none waits for another; what came of each, in the same order.
-    fn serve(&mut self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
+    fn serve(&self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
         let reads = requests.iter().filter_map(|request| match request {
             Request::Read { at, to } => Some((*at, to.as_slice())),
             _ => None,
         });
         let reads: Vec<_> = reads.collect();
-        let mut read = self.image.read(memory, &reads).into_iter();
-        let mut serve = |request: &Request| match request {
-            // As many results as reads.
-            Request::Read { .. } => read.next().unwrap_or(Ok(())),
-            other => self.change(memory, other),
-        };
-        requests.iter().map(&mut serve).collect()
+        self.with(|shared| {
+            let mut read = shared.image.read(memory, &reads).into_iter();
+            let mut serve = |request: &Request| match request {
+                // As many results as reads.
+                Request::Read { .. } => read.next().unwrap_or(Ok(())),
+                other => shared.change(memory, other, self.cache),
+            };
+            requests.iter().map(&mut serve).collect()
+        })
     }
 
-    fn change(&mut self, memory: &GuestMemory, request: &Request) -> io::Result<()> {
-        match request {
-            Request::Read { .. } => Ok(()),
+    fn with<R>(&self, act: impl FnOnce(&mut Shared) -> R) -> R {
+        // After a panic nobody comes here any more (`worker`).
+        act(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Shared {
+    fn change(&mut self, memory: &GuestMemory, request: &Request, cache: Cache) -> io::Result<()> {
+        self.written |= !matches!(request, Request::Read { .. } | Request::Flush);
+        let image = &mut self.image;
+        // What was written is on the host's disk, if that was asked for and the user wants it.
+        let wanted = match request {
+            Request::Read { .. } => false,
             Request::Write { at, from, stable } => {
-                self.image.write(memory, *at, from)?;
-                self.settle(*stable)
+                image.write(memory, *at, from)?;
+                *stable
             }
-            Request::Flush => self.settle(true),
-            Request::Discard(ranges) => ranges
-                .iter()
-                .try_for_each(|range| self.image.discard(range)),
+            Request::Flush => true,
+            Request::Discard(ranges) => {
+                ranges.iter().try_for_each(|range| image.discard(range))?;
+                false
+            }
             Request::WriteZeroes { ranges, stable } => {
-                ranges.iter().try_for_each(|range| self.image.zero(range))?;
-                self.settle(*stable)
+                ranges.iter().try_for_each(|range| image.zero(range))?;
+                *stable
             }
-        }
-    }
-
-    /// What was written is on the host's disk, if that was asked for and the user wants it.
-    fn settle(&mut self, wanted: bool) -> io::Result<()> {
-        match wanted && self.cache != Cache::Unsafe {
-            true => self.image.flush(),
+        };
+        match wanted && cache != Cache::Unsafe {
+            true => image.flush(),
             false => Ok(()),
         }
     }

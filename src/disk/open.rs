@@ -8,18 +8,23 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::identity::Opened;
 use super::qcow2::{self, Qcow2};
 use super::raw::{self, Raw};
 use super::{Config, DiskError, Format, Image, SECTOR, Source};
 
-/// The image of `config`, and its size in bytes.
-pub fn open(config: &Config) -> Result<(Box<dyn Image>, u64), DiskError> {
+/// An image, its size in bytes, and its format if it is one of the user's.
+pub type Open = (Box<dyn Image>, u64, Option<Format>);
+
+/// The image of `config`; it and what it is based on are added to `files`.
+pub fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
     let path = match &config.source {
-        Source::Scratch(bytes) => return Ok((Box::new(Raw::new(scratch(*bytes)?)), *bytes)),
+        Source::Scratch(bytes) => return Ok((Box::new(Raw::new(scratch(*bytes)?)), *bytes, None)),
         Source::Image(path) => path,
     };
     let read_only = config.read_only || config.overlay;
     let (file, format) = open_image(path, read_only, config.format)?;
+    files.push(Opened::new(path, &file)?);
     if format == Format::Raw
         && let Some(backing) = config.backing.first()
     {
@@ -29,21 +34,21 @@ pub fn open(config: &Config) -> Result<(Box<dyn Image>, u64), DiskError> {
         });
     }
     if config.overlay {
-        let base = qcow2::access(file, path, false, format, &config.backing)?;
+        let base = qcow2::access((file, format), path, false, &config.backing, files)?;
         let image = Qcow2::over(base, scratch(0)?).map_err(no_temporary)?;
-        return sized(Box::new(image), path);
+        return sized(Box::new(image), path, format);
     }
     match format {
-        Format::Raw => sized(Box::new(Raw::new(file)), path),
+        Format::Raw => sized(Box::new(Raw::new(file)), path, format),
         Format::Qcow2 => {
-            let image = qcow2::access(file, path, !read_only, format, &config.backing)?;
-            sized(Box::new(Qcow2::new(image)), path)
+            let image = qcow2::access((file, format), path, !read_only, &config.backing, files)?;
+            sized(Box::new(Qcow2::new(image)), path, format)
         }
     }
 }
 
 /// An image whose size a disk can have.
-fn sized(image: Box<dyn Image>, path: &Path) -> Result<(Box<dyn Image>, u64), DiskError> {
+fn sized(image: Box<dyn Image>, path: &Path, format: Format) -> Result<Open, DiskError> {
     let path = || path.to_path_buf();
     let bytes = image.size().map_err(|reason| DiskError::Open {
         path: path(),
@@ -56,7 +61,7 @@ fn sized(image: Box<dyn Image>, path: &Path) -> Result<(Box<dyn Image>, u64), Di
             path: path(),
             bytes,
         }),
-        bytes => Ok((image, bytes)),
+        bytes => Ok((image, bytes, Some(format))),
     }
 }
 

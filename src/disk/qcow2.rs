@@ -10,10 +10,12 @@ use imago::storage::StorageOpenOptions;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
+use super::identity::Opened;
 use super::open::open_image;
 use super::{DiskError, Format, Image};
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
+use crate::memory::dirty::Part;
 use crate::memory::transfer::Segment;
 
 type Storage = imago::file::File;
@@ -50,17 +52,18 @@ impl Qcow2 {
     }
 }
 
-/// The image at `path`, which is open as `file`, based on the images `backing` and on no other.
+/// The image at `path`, which is open as `file`, based on the images `backing` and on no other;
+/// these are added to `files`.
 ///
 /// # Errors
 /// It is no such image, or names another to be based on than the user, or one of those cannot be
 /// used.
 pub fn access(
-    file: File,
+    (file, format): (File, Format),
     path: &Path,
     write: bool,
-    format: Format,
     backing: &[PathBuf],
+    files: &mut Vec<Opened>,
 ) -> Result<Access, DiskError> {
     let fault = |reason| DiskError::Qcow2 {
         path: path.into(),
@@ -109,8 +112,10 @@ pub fn access(
                 _ => None,
             };
             let rest = rest.get(..rest.len().min(BASES_MOST)).unwrap_or_default();
-            let opened = open_image(base, true, format)
-                .and_then(|(file, format)| access(file, base, false, format, rest));
+            let opened = open_image(base, true, format).and_then(|(file, format)| {
+                files.push(Opened::new(base, &file)?);
+                access((file, format), base, false, rest, files)
+            });
             Some(opened.map_err(|base| DiskError::Backing {
                 path: path.into(),
                 base: Box::new(base),
@@ -198,7 +203,10 @@ impl Image for Qcow2 {
     }
 }
 
-fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<VolatileSlice<'a>>> {
+/// A piece of guest memory.
+type Slice<'a> = VolatileSlice<'a, Part<'a>>;
+
+fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<Slice<'a>>> {
     let mut slices = Vec::with_capacity(segments.len());
     for segment in segments {
         for slice in memory.get_slices(segment.addr, segment.len as usize) {

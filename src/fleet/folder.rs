@@ -11,12 +11,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
+use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::geteuid;
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
 use super::{FleetError, Record, failed};
 
@@ -147,9 +149,9 @@ impl Runtime {
     /// The machine in the folder `name`, if it lives and has said who it is.
     fn look(&self, name: &OsStr) -> Option<Found> {
         let folder = open_ours(&self.fd, Path::new(name)).ok()?;
-        match fs::openat(&folder, LOCK, FILE | OFlags::RDONLY, Mode::empty()) {
+        let lock = match fs::openat(&folder, LOCK, FILE | OFlags::RDONLY, Mode::empty()) {
             Ok(lock) => match fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Err(_) => {}
+                Err(_) => lock,
                 Ok(()) => {
                     if is_still(&folder, &lock) {
                         clear(&self.fd, name, &folder);
@@ -162,11 +164,12 @@ impl Runtime {
                 let _ = fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
                 return None;
             }
-        }
+        };
         Some(Found {
             record: read_record(&folder)?,
             path: self.path.join(name),
             folder,
+            lock,
         })
     }
 
@@ -186,15 +189,55 @@ pub struct Found {
     pub record: Record,
     path: PathBuf,
     folder: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Found {
-    /// Connect to it.
+    /// Whether its hull has given it up since.
+    pub fn is_gone(&self) -> bool {
+        // Shared: two that look do not take each other for it. A new machine of that name that
+        // comes at this very moment tries again.
+        let gone = fs::flock(&self.lock, FlockOperation::NonBlockingLockShared).is_ok();
+        if gone {
+            let _ = fs::flock(&self.lock, FlockOperation::Unlock);
+        }
+        gone
+    }
+
+    /// Its hull's process, if it is there and can be watched from here.
+    pub fn process(&self) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(self.record.pid.try_into().ok()?)?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Not another's that has got the number since: this one still holds the lock.
+        (!self.is_gone()).then_some(process)
+    }
+
+    /// Wait for its hull to give it up and, where that can be watched, for that `process` to end;
+    /// whether it has in time.
+    pub fn wait_until_gone(&self, process: Option<&OwnedFd>, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        if let Some(process) = process {
+            let mut fds = [PollFd::new(process, PollFlags::IN)];
+            // Interrupted or not: what counts is the lock.
+            let _ = poll(&mut fds, Timespec::try_from(patience).ok().as_ref());
+        }
+        while !self.is_gone() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+        true
+    }
+
+    /// Connect to it, if it has room for one more in time.
     ///
     /// # Errors
-    /// It has no socket (yet), or no longer.
-    pub fn connect(&self) -> std::io::Result<OwnedFd> {
+    /// It has no socket (yet), or no longer, or does not take those who have connected.
+    pub fn connect(&self, patience: Duration) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC)?;
+        // connect(2) waits for as long as send(2) does.
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
         net::connect(&socket, &address(&self.folder, &self.path)?)?;
         Ok(socket)
     }

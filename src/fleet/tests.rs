@@ -1,7 +1,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::*;
+
+/// How long it may take to connect.
+const SOON: Duration = Duration::from_secs(10);
 
 fn record(name: &str) -> Record {
     Record {
@@ -66,11 +70,11 @@ fn a_machine_is_found_while_it_lives_and_leaves_nothing() {
     let found = runtime.list();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].record, record("one"));
-    assert!(found[0].connect().is_err(), "no socket yet");
+    assert!(found[0].connect(SOON).is_err(), "no socket yet");
     let _listener = claim.listen().expect("a socket");
-    found[0].connect().expect("it listens");
+    found[0].connect(SOON).expect("it listens");
     drop(claim);
-    assert!(found[0].connect().is_err());
+    assert!(found[0].connect(SOON).is_err());
     assert!(inside(folder.path()).is_empty());
     assert!(runtime.list().is_empty());
     // The folder around has gone, and comes again.
@@ -147,7 +151,7 @@ fn a_path_too_long_for_a_socket_has_one_all_the_same() {
     let runtime = Runtime::inside(&deep, true).expect("a runtime folder");
     let claim = Claim::take(&runtime, &record("long")).expect("claimed");
     let _listener = claim.listen().expect("a socket");
-    runtime.list()[0].connect().expect("it listens");
+    runtime.list()[0].connect(SOON).expect("it listens");
 }
 
 #[test]

@@ -135,8 +135,9 @@ impl Vm {
         Ok(list.as_slice().to_vec())
     }
 
-    /// Whether a guest that was shown `features` finds them here, before any vCPU is made.
-    /// `of_processor` are those that it saw past KVM, if it did.
+    /// Whether a guest that was shown `features` finds them here, before any vCPU is made. Where KVM
+    /// emulates the guest's kernel that sees what the processor itself shows, which is
+    /// `of_processor`; and it is all that KVM tells of the vCPU, too.
     ///
     /// # Errors
     /// [`LoadError::Vendor`], [`LoadError::Features`].
@@ -145,6 +146,9 @@ impl Vm {
         features: &Features,
         of_processor: Option<&Features>,
     ) -> Result<(), LoadError> {
+        if let Some(seen) = of_processor {
+            return check(seen, &Features::of_host());
+        }
         let mut supported = self.supported_cpuid()?;
         // KVM's local APIC has this timer whatever the list says (see `cpuid`).
         for entry in supported.as_mut_slice() {
@@ -152,8 +156,7 @@ impl Vm {
                 entry.ecx |= super::cpuid::ECX_TSC_DEADLINE;
             }
         }
-        check(features, &Features::shown(&supported))?;
-        of_processor.map_or(Ok(()), |seen| check(seen, &Features::of_host()))
+        check(features, &Features::shown(&supported))
     }
 
     /// What the chips and kvm-clock hold.

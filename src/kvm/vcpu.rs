@@ -149,6 +149,13 @@ impl Vcpu {
         self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
     }
 
+    /// Have a guest whose clock is KVM's learn that it did not run for a while, before its watchdogs
+    /// take that for a lockup (api.rst, KVM_KVMCLOCK_CTRL).
+    pub fn tell_of_pause(&self) {
+        // Refused where the guest does not use that clock, or has none: then there is nothing to do.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
     /// RIP, for messages.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)

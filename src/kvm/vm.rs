@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
@@ -18,7 +18,9 @@ use super::processor::Processor;
 use super::vcpu::Vcpu;
 use super::{KvmError, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
+use crate::memory::dirty;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::pages::Pages;
 
 /// What a machine lacks on purpose (`vmm::fault`); by default nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +57,27 @@ pub fn open() -> Result<Kvm, KvmError> {
     }
 }
 
+/// Give each region of `memory` its slot, or the slot other `flags`.
+///
+/// # Safety
+/// `memory` stays mapped as long as `fd` is open.
+unsafe fn set_slots(fd: &VmFd, memory: &GuestMemory, flags: u32) -> Result<(), KvmError> {
+    for (slot, region) in memory.iter().enumerate() {
+        let slot = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the range is a whole mapping of `memory`, which stays, as the caller promises;
+        // regions of a GuestMemory do not overlap.
+        unsafe { fd.set_user_memory_region(slot) }
+            .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
 /// What to do on a host whose kernel offers no KVM.
 fn how_to_get_kvm(processor: &Processor) -> &'static str {
     match (processor.virtualization, &processor.hypervisor) {
@@ -85,19 +108,8 @@ impl Vm {
         let fd = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         // First of all: it waits until nobody uses the old memory map, which is longest right after
         // the interrupt controllers were put on the machine's buses (SRCU).
-        for (slot, region) in memory.iter().enumerate() {
-            let slot = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
-            };
-            // SAFETY: the range is a whole mapping of `memory`, which this struct owns and drops
-            // after the VM's file descriptor; regions of a GuestMemory do not overlap.
-            unsafe { fd.set_user_memory_region(slot) }
-                .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
-        }
+        // SAFETY: the struct below owns both and drops `memory` after the VM's file descriptor.
+        unsafe { set_slots(&fd, &memory, 0) }?;
         // Intel without unrestricted guests needs both pages; elsewhere they cost nothing.
         fd.set_identity_map_address(KVM_IDENTITY_MAP)
             .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -125,6 +137,31 @@ impl Vm {
     /// The guest's memory.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+
+    /// Note from now on which pages change: by the guest, of which KVM keeps a log, and by hull.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn track_dirty(&self) -> Result<(), KvmError> {
+        dirty::start(&self.memory);
+        // SAFETY: this struct owns both and drops `memory` after the VM's file descriptor.
+        unsafe { set_slots(&self.fd, &self.memory, KVM_MEM_LOG_DIRTY_PAGES) }
+    }
+
+    /// The pages that changed since [`Vm::track_dirty`] or the last call. To miss none, and none of
+    /// later, no vCPU runs and no device works meanwhile.
+    ///
+    /// # Errors
+    /// KVM refuses, as when nobody tracks.
+    pub fn take_dirty(&self) -> Result<Pages, KvmError> {
+        let mut maps = Vec::new();
+        for (slot, region) in self.memory.iter().enumerate() {
+            let map = self.fd.get_dirty_log(slot as u32, region.size());
+            maps.push(map.map_err(refused("KVM_GET_DIRTY_LOG"))?);
+        }
+        let by_guest = Pages::from_bitmaps(&self.memory, &maps);
+        Ok(by_guest.union(&dirty::take(&self.memory)))
     }
 
     /// The machine's descriptor, for what outlives this borrow.
@@ -223,5 +260,54 @@ impl Line {
             set.map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_ioctls::VcpuExit;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::memory::backing;
+
+    #[test]
+    fn what_the_guest_and_hull_write_is_dirty_once() {
+        if !std::path::Path::new("/dev/kvm").exists() {
+            eprintln!("skipped: there is no /dev/kvm");
+            return;
+        }
+        let memory = backing::allocate(0x20_0000).expect("memory");
+        // Real mode: mov [0x5000], al; mov [0x7fff], ax; out 0x80, al; jmp back.
+        let code = b"\xa2\x00\x50\xa3\xff\x7f\xe6\x80\xeb\xf6";
+        memory
+            .write_slice(code, GuestAddress(0x1000))
+            .expect("code");
+        let vm = Vm::new(open().expect("KVM"), memory.clone()).expect("a VM");
+        let mut vcpu = vm.create_vcpu(0, 1).expect("a vCPU");
+        let fd = vcpu.fd();
+        let mut sregs = fd.get_sregs().expect("sregs");
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        fd.set_sregs(&sregs).expect("real mode");
+        let mut regs = fd.get_regs().expect("regs");
+        (regs.rip, regs.rflags) = (0x1000, 2);
+        fd.set_regs(&regs).expect("regs");
+        let mut turn = || {
+            let exit = fd.run().expect("it runs");
+            assert!(matches!(exit, VcpuExit::IoOut(0x80, _)), "{exit:?}");
+        };
+        turn();
+        assert!(vm.take_dirty().is_err(), "nobody tracks");
+        vm.track_dirty().expect("tracked");
+        for _ in 0..2 {
+            memory
+                .write_obj(1u8, GuestAddress(0x1_0000))
+                .expect("written");
+            turn();
+            let dirty = vm.take_dirty().expect("a log");
+            let expected = [0x5000..0x6000, 0x7000..0x9000, 0x1_0000..0x1_1000];
+            assert_eq!(dirty.ranges(), expected);
+        }
+        assert!(vm.take_dirty().expect("a log").is_empty());
     }
 }

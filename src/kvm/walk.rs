@@ -14,6 +14,7 @@ use kvm_bindings::kvm_sregs;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 
 use crate::memory::GuestMemory;
+use crate::memory::dirty;
 
 /// CR0.PE, protected mode.
 pub const CR0_PE: u64 = 1;
@@ -450,6 +451,8 @@ impl Paging {
         let (region, offset) = memory.to_region_addr(GuestAddress(gpa)).ok_or(not_ram)?;
         let size = self.entry_size() as usize;
         let slice = region.get_slice(offset, size).map_err(|_| not_ram)?;
+        // vm-memory does not see what is done to an atomic.
+        dirty::mark(memory, GuestAddress(gpa), size);
         let ordering = (Ordering::AcqRel, Ordering::Relaxed);
         if size == 4 {
             let word = slice

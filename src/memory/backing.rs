@@ -1,4 +1,5 @@
-//! What backs guest memory: anonymous private mappings, allocated page by page when touched.
+//! What backs guest memory: private mappings, anonymous or of a snapshot's file, allocated page by
+//! page when touched.
 //!
 //! Each begins at a multiple of 2 MiB, as its guest-physical addresses do. So where the host gives
 //! out huge pages (transparent_hugepage/enabled), KVM maps 2 MiB of the guest at once instead of
@@ -6,13 +7,19 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect,
+};
 use thiserror::Error;
+use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestRegionMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::GuestMemory;
+use super::dirty::Dirty;
+use super::file::MemoryFile;
 use super::layout::{MMIO_HOLE, MMIO_HOLE_END};
 
 /// The page of x86_64.
@@ -23,42 +30,109 @@ const HUGE_PAGE: usize = 2 << 20;
 /// How much is asked for at once of what is resident.
 const RESIDENT_STEP: u64 = 64 << 20;
 
+/// How many parts of a region from a file are replaced by mappings of their own, each of which may
+/// cost two more of the 65530 that a process may have (vm.max_map_count).
+const REPLACED_MOST: usize = 16384;
+
 /// The mapping failed.
 #[derive(Debug, Error)]
-#[error("cannot map {bytes} bytes of guest memory ({reason}); ask for less with --memory")]
-pub struct BackingError {
-    bytes: u64,
-    reason: String,
+pub enum BackingError {
+    /// Of anonymous memory.
+    #[error("cannot map {bytes} bytes of guest memory ({reason}); ask for less with --memory")]
+    Anonymous {
+        /// As asked for.
+        bytes: u64,
+        /// What the host says.
+        reason: String,
+    },
+    /// Of a snapshot's file.
+    #[error("cannot map the {bytes} bytes of guest memory of a snapshot ({reason})")]
+    File {
+        /// Of all regions.
+        bytes: u64,
+        /// What the host says, or what is wrong with it.
+        reason: String,
+    },
 }
 
 /// `bytes` of memory from GPA 0, continued at 4 GiB where the MMIO hole is in the way. It stays
 /// mapped until the process ends.
 pub fn allocate(bytes: u64) -> Result<GuestMemory, BackingError> {
-    let refused = |reason: String| BackingError { bytes, reason };
-    let low = bytes.min(MMIO_HOLE);
-    let mut regions = vec![map(0, low).map_err(refused)?];
-    if bytes > low {
-        regions.push(map(MMIO_HOLE_END, bytes - low).map_err(refused)?);
-    }
-    GuestMemory::from_regions(regions).map_err(|error| refused(error.to_string()))
+    map_all(&regions(bytes), None).map_err(|reason| BackingError::Anonymous { bytes, reason })
 }
 
-/// A mapping for the GPAs from `base` on.
-fn map(base: u64, bytes: u64) -> Result<GuestRegionMmap<()>, String> {
+/// The memory in `file`, in which nothing of it is changed: each page is read when it is touched,
+/// and the guest's own from when it is written. Laid out as by [`allocate`]; it stays mapped until
+/// the process ends. Who shortens the file meanwhile kills the process (SIGBUS); who removes or
+/// replaces it does no harm.
+///
+/// # Errors
+/// These are not the regions of a guest's memory, the file is shorter, or the host refuses.
+pub fn map_file(file: &MemoryFile) -> Result<GuestMemory, BackingError> {
+    let bytes = file
+        .regions
+        .iter()
+        .fold(0, |sum: u64, (_, len)| sum.saturating_add(*len));
+    let refused = |reason: String| BackingError::File { bytes, reason };
+    if bytes == 0 || !bytes.is_multiple_of(PAGE as u64) || regions(bytes) != file.regions {
+        return Err(refused("its regions are not those of a guest".into()));
+    }
+    match file.file.metadata() {
+        Ok(data) if data.len() >= bytes => {}
+        Ok(data) => return Err(refused(format!("the file has only {} bytes", data.len()))),
+        Err(error) => return Err(refused(error.to_string())),
+    }
+    map_all(&file.regions, Some(file)).map_err(refused)
+}
+
+/// The regions of `bytes` of memory: GPA and bytes.
+fn regions(bytes: u64) -> Vec<(u64, u64)> {
+    let low = bytes.min(MMIO_HOLE);
+    let mut regions = vec![(0, low)];
+    if bytes > low {
+        regions.push((MMIO_HOLE_END, bytes - low));
+    }
+    regions
+}
+
+fn map_all(regions: &[(u64, u64)], file: Option<&MemoryFile>) -> Result<GuestMemory, String> {
+    let mut mapped = Vec::with_capacity(regions.len());
+    let mut at = 0;
+    for &(base, bytes) in regions {
+        let from = file.map(|file| FileOffset::from_arc(file.file.clone(), at));
+        mapped.push(map(base, bytes, from)?);
+        at += bytes;
+    }
+    GuestMemory::from_regions(mapped).map_err(|error| error.to_string())
+}
+
+/// A mapping for the GPAs from `base` on, of zeros or of what is in a file.
+fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMmap<Dirty>, String> {
     let size = usize::try_from(bytes).map_err(|error| error.to_string())?;
     let around = size.checked_add(2 * HUGE_PAGE).ok_or("too much")?;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let start = unsafe { mmap_anonymous(std::ptr::null_mut(), around, ProtFlags::empty(), flags) };
     let start = start.map_err(|error| error.to_string())?;
     let pointer = start.wrapping_byte_add(HUGE_PAGE - start.addr() % HUGE_PAGE);
-    // SAFETY: at most HUGE_PAGE was added: these `size` bytes lie inside of the new mapping, to
-    // which nobody has a pointer yet.
-    unsafe { mprotect(pointer, size, MprotectFlags::READ | MprotectFlags::WRITE) }
-        .map_err(|error| error.to_string())?;
-    let builder = MmapRegionBuilder::new(size)
-        .with_mmap_prot((ProtFlags::READ | ProtFlags::WRITE).bits() as i32)
+    match &from {
+        // SAFETY: at most HUGE_PAGE was added: these `size` bytes lie inside of the new mapping, to
+        // which nobody has a pointer yet.
+        None => unsafe { mprotect(pointer, size, MprotectFlags::READ | MprotectFlags::WRITE) },
+        Some(from) => {
+            let flags = flags | MapFlags::FIXED;
+            // SAFETY: as before: what it is mapped over is the new mapping's own.
+            unsafe { mmap(pointer, size, access, flags, from.file(), from.start()) }.map(drop)
+        }
+    }
+    .map_err(|error| error.to_string())?;
+    let mut builder = MmapRegionBuilder::new(size)
+        .with_mmap_prot(access.bits() as i32)
         .with_mmap_flags(flags.bits() as i32);
+    if let Some(from) = from {
+        builder = builder.with_file_offset(from);
+    }
     // SAFETY: `pointer` begins `size` bytes that can be read and written and are never unmapped.
     let region = unsafe { builder.with_raw_mmap_pointer(pointer.cast()) }.build();
     GuestRegionMmap::new(
@@ -79,12 +153,54 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
         let pointer = slice.ptr_guard_mut().as_ptr();
         let before = pointer.addr().wrapping_neg() % PAGE;
         let pages = slice.len().saturating_sub(before) / PAGE;
-        if pages > 0 {
-            let first = pointer.wrapping_add(before).cast();
+        if pages == 0 {
+            continue;
+        }
+        slice.bitmap().mark_dirty(before, pages * PAGE);
+        let first = pointer.wrapping_add(before);
+        let region = memory.iter().find(|region| {
+            let start = region.as_ptr().addr();
+            (start..start + region.size()).contains(&first.addr())
+        });
+        match region.filter(|region| region.file_offset().is_some()) {
+            Some(region) => replace(region, first, pages)?,
             // SAFETY: `pages` whole pages from `first` on lie in `slice`, which is guest memory: a
             // private anonymous mapping of which no reference exists, only pointers. What is read
             // there afterwards is zero, as a guest may have written itself.
-            unsafe { madvise(first, pages * PAGE, Advice::LinuxDontNeed) }?;
+            None => unsafe { madvise(first.cast(), pages * PAGE, Advice::LinuxDontNeed) }?,
+        }
+    }
+    Ok(())
+}
+
+/// Make zeros of `pages` pages from `first` on, which lie in `region`, a private mapping of a file:
+/// MADV_DONTNEED alone would bring back what is in the file. So anonymous memory is mapped over
+/// them; neighbours become one mapping. After [`REPLACED_MOST`], or when the host has no mapping
+/// left, what the file has there is overwritten with zeros: right, but it gives nothing back.
+fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io::Result<()> {
+    let replaced = (**region).bitmap().replaced();
+    if replaced.load(Ordering::Relaxed) < REPLACED_MOST {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the pages lie in a mapping of guest memory, to which only pointers exist, and
+        // stay mapped; what is read there afterwards is zero, as a guest may have written itself.
+        if unsafe { mmap_anonymous(first.cast(), pages * PAGE, access, flags) }.is_ok() {
+            replaced.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+    }
+    // SAFETY: as in `release`. What the file has there, or zeros, is read afterwards.
+    unsafe { madvise(first.cast(), pages * PAGE, Advice::LinuxDontNeed) }?;
+    for page in 0..pages {
+        let page = first.wrapping_add(page * PAGE).cast::<u64>();
+        for word in (0..PAGE / 8).map(|word| page.wrapping_add(word)) {
+            // SAFETY: the word lies in guest memory, aligned, as pages are; no reference to it
+            // exists, and the guest may touch it at the same time, hence volatile.
+            unsafe {
+                if word.read_volatile() != 0 {
+                    word.write_volatile(0);
+                }
+            }
         }
     }
     Ok(())

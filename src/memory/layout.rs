@@ -13,6 +13,7 @@
 //!      0x9_fc00  | EBDA: MP floating pointer |  boot::mptable
 //!      0xa_0000  | (VGA hole, reserved)      |
 //!      0xe_0000  | ACPI: RSDP, XSDT, ...     |  boot::acpi
+//!      0xf_f000  | VM generation             |  vmm::generation, found by ACPI
 //!     0x10_0000  | kernel (or its p_paddr)   |
 //!                | ...                       |
 //!                | initrd, below the top of  |
@@ -57,7 +58,10 @@ pub const EBDA: u64 = 0x9_fc00;
 pub const CONVENTIONAL_END: u64 = 0xa_0000;
 /// ACPI tables, RSDP first, inside the area a BIOS scan covers (ACPI 6.5, 5.2.5.1).
 pub const ACPI: u64 = 0xe_0000;
-/// End of the area for ACPI tables.
+/// 16 bytes that are others in every machine, though both go on from one snapshot ("Virtual Machine
+/// Generation ID", Microsoft 2012): a page of its own behind the tables, reserved as they are.
+pub const VM_GENERATION: u64 = ACPI_END - PAGE_SIZE;
+/// End of the area for ACPI tables and what they point to.
 pub const ACPI_END: u64 = 0x10_0000;
 /// Start of extended memory, the lowest address of a kernel.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
@@ -87,6 +91,9 @@ pub const COM2_GSI: u32 = 3;
 pub const COM1_GSI: u32 = 4;
 /// GSI of the ACPI system control interrupt.
 pub const SCI_GSI: u32 = 9;
+/// GSI by which the guest is told of another [`VM_GENERATION`]: that of a PC's mouse, which hull has
+/// not.
+pub const VM_GENERATION_GSI: u32 = 12;
 /// I/O port base of COM1.
 pub const COM1_PORT: u16 = 0x3f8;
 /// I/O port base of COM2.
@@ -110,11 +117,12 @@ pub const DEBUG_PORT: u16 = 0x80;
 pub const MAX_CPUS: u8 = 32;
 
 /// GSIs for virtio devices, in the order in which they are handed out: free ISA lines first,
-/// then the IOAPIC's remaining pins. 0 is the PIT, 1 and 12 the i8042, 2 the cascade, 3 and 4
-/// the UARTs, 8 the RTC, 9 the SCI.
+/// then the IOAPIC's remaining pins. 0 is the PIT, 1 the i8042, 2 the cascade, 3 and 4
+/// the UARTs, 8 the RTC, 9 the SCI, 12 [`VM_GENERATION_GSI`].
 pub const VIRTIO_GSIS: [u32; 16] = [5, 6, 7, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
 
 const _: () = {
+    assert!(ACPI < VM_GENERATION && VM_GENERATION.is_multiple_of(PAGE_SIZE));
     assert!(IDT + 16 <= PVH_START_INFO);
     assert!(PVH_START_INFO < BOOT_PARAMS && BOOT_PARAMS + PAGE_SIZE <= FLAT_PAYLOAD);
     assert!(PAGE_TABLES + PAGE_TABLES_SIZE <= BOOT_STACK_TOP && BOOT_STACK_TOP < CMDLINE);

@@ -7,6 +7,7 @@ use rustix::mm::ProtFlags;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::GuestMemory;
+use super::dirty::Dirty;
 
 /// The regions of `memory`, at the same guest-physical addresses.
 ///
@@ -16,7 +17,7 @@ pub fn regions(memory: &GuestMemory) -> io::Result<Vec<older::GuestRegionMmap<()
     memory.iter().map(region).collect()
 }
 
-fn region(region: &vm_memory::GuestRegionMmap<()>) -> io::Result<older::GuestRegionMmap<()>> {
+fn region(region: &vm_memory::GuestRegionMmap<Dirty>) -> io::Result<older::GuestRegionMmap<()>> {
     let size = usize::try_from(region.len()).map_err(io::Error::other)?;
     let start = region
         .get_host_address(MemoryRegionAddress(0))

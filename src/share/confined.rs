@@ -60,6 +60,8 @@ pub struct Confined {
     full: AtomicBool,
     /// The user knows, for as long as this guest has its files.
     told: AtomicBool,
+    /// Between FUSE_INIT and FUSE_DESTROY.
+    mounted: AtomicBool,
 }
 
 fn errno(number: i32) -> io::Error {
@@ -96,9 +98,15 @@ impl Confined {
             limit: limit.current.unwrap_or(u64::MAX),
             full: AtomicBool::new(false),
             told: AtomicBool::new(false),
+            mounted: AtomicBool::new(false),
         };
         files.inner.import()?;
         Ok(files)
+    }
+
+    /// Whether the guest may know of files.
+    pub fn is_mounted(&self) -> bool {
+        self.mounted.load(Ordering::Relaxed)
     }
 
     /// What the user should know of, once.
@@ -184,6 +192,7 @@ impl FileSystem for Confined {
             | FsOptions::MAX_PAGES
             | FsOptions::PARALLEL_DIROPS;
         let own = self.inner.init(capable)? - FsOptions::PERFILE_DAX;
+        self.mounted.store(true, Ordering::Relaxed);
         Ok(own | wanted)
     }
 
@@ -192,6 +201,7 @@ impl FileSystem for Confined {
         self.taken.store(COUNTED, Ordering::Relaxed);
         self.full.store(false, Ordering::Relaxed);
         self.told.store(false, Ordering::Relaxed);
+        self.mounted.store(false, Ordering::Relaxed);
     }
 
     fn lookup(&self, context: &Context, parent: u64, child: &CStr) -> io::Result<Entry> {

@@ -101,6 +101,7 @@ impl Service {
         Ok(Answer {
             written: answered.unwrap_or_else(|_| self.refuse(request)),
             warning: self.files.warning(),
+            mounted: self.files.is_mounted(),
         })
     }
 

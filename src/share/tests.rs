@@ -53,6 +53,8 @@ struct Guest {
     memory: GuestMemory,
     service: Service,
     warnings: Vec<String>,
+    /// What the last answer said.
+    mounted: bool,
 }
 
 impl Guest {
@@ -75,6 +77,7 @@ impl Guest {
             memory,
             service,
             warnings: Vec::new(),
+            mounted: false,
         };
         guest.init();
         guest
@@ -108,6 +111,7 @@ impl Guest {
         };
         let answer = self.service.serve(&request).unwrap();
         self.warnings.extend(answer.warning);
+        self.mounted = answer.mounted;
         assert!(answer.written <= room, "{} of {room}", answer.written);
         let mut bytes = vec![0; answer.written as usize];
         self.memory
@@ -430,6 +434,21 @@ fn what_a_reset_guest_had_open_is_closed() {
     assert_eq!(guest.read(inode, handle), Err(libc::EBADF));
     let again = guest.lookup(ROOT, "file").unwrap();
     assert!(guest.open(again, libc::O_RDONLY).is_ok());
+}
+
+#[test]
+fn it_is_mounted_from_the_first_message_to_the_last() {
+    let mut guest = Guest::new(false);
+    assert!(guest.mounted);
+    guest.lookup(ROOT, "none").unwrap_err();
+    assert!(guest.mounted);
+    guest.send(&message(DESTROY, 0, b""), ROOM);
+    assert!(!guest.mounted);
+    guest.init();
+    assert!(guest.mounted);
+    guest.service.reset();
+    guest.send(&message(FORGET, ROOT, &[0; 8]), 0);
+    assert!(!guest.mounted);
 }
 
 #[test]

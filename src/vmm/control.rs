@@ -9,8 +9,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::events::Events;
 use super::inspect::Inspector;
+use super::orders::Order;
+use super::standstill::Standstill;
 use super::{Config, VmmError};
-use crate::control::{Answer, Request, server};
+use crate::control::server::{self, Reply};
+use crate::control::{Answer, Request, Status};
 use crate::devices::MachineEvents;
 use crate::fleet::{self, Claim, FleetError, Record};
 use crate::kvm;
@@ -53,8 +56,7 @@ impl Control {
     pub fn start(
         config: &Config,
         claim: Option<Claim>,
-        inspector: Inspector,
-        events: Arc<Events>,
+        ordered: Ordered,
     ) -> Result<Self, VmmError> {
         let stop = super::machine::eventfd()?;
         let stopped = stop.try_clone().map_err(VmmError::EventFd)?;
@@ -69,10 +71,11 @@ impl Control {
                 },
             };
             fleet::sweep();
-            if let Err(error) = serve(&claim, &stopped, &inspector)
+            if let Err(error) = serve(&claim, &stopped, &ordered)
                 && named
             {
-                events.warn("control", &format!("no orders are taken any more: {error}"));
+                let what = format!("no orders are taken any more: {error}");
+                ordered.events.warn("control", &what);
             }
         };
         let thread = thread::Builder::new()
@@ -97,12 +100,64 @@ impl Drop for Control {
     }
 }
 
-fn serve(claim: &Claim, stop: &EventFd, inspector: &Inspector) -> io::Result<()> {
+/// What a machine's requests are about.
+pub struct Ordered {
+    /// To look into it.
+    pub inspector: Inspector,
+    /// To pause it.
+    pub standstill: Arc<Standstill>,
+    /// To give orders to the event loop.
+    pub events: Arc<Events>,
+}
+
+impl Ordered {
+    /// Answer at once what can be; the event loop answers the rest.
+    fn answer(&self, request: Request, reply: Reply) {
+        let answer = match request {
+            Request::Inspect { topic, vcpu } => match self.inspector.inspect(&topic, vcpu) {
+                Ok(seen) => Answer::Inspection(Box::new(seen)),
+                Err(reason) => Answer::Refused(reason),
+            },
+            Request::Status => Answer::Status(self.status()),
+            Request::Pause => Answer::Done {
+                changed: self.standstill.pause(),
+            },
+            Request::Resume => Answer::Done {
+                changed: self.standstill.resume(),
+            },
+            Request::Snapshot { dir, diff } => {
+                return self.events.order(Order::Snapshot { dir, diff }, reply);
+            }
+            Request::Stop { seconds } => {
+                return self.events.order(Order::Stop { seconds }, reply);
+            }
+        };
+        reply.send(answer);
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.standstill.is_paused() {
+            true => "paused",
+            false => "running",
+        };
+        Status {
+            state: state.into(),
+            resident_bytes: resident(),
+            uptime_seconds: self.events.now().as_secs(),
+        }
+    }
+}
+
+/// What the host has of this process in memory, its guest's included (proc_pid_statm(5)).
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0u64) * rustix::param::page_size() as u64
+}
+
+fn serve(claim: &Claim, stop: &EventFd, ordered: &Ordered) -> io::Result<()> {
     let listener = claim.listen()?;
-    server::serve(&listener, kvm::descriptor(stop), |request| match request {
-        Request::Inspect { topic, vcpu } => match inspector.inspect(&topic, vcpu) {
-            Ok(seen) => Answer::Inspection(Box::new(seen)),
-            Err(reason) => Answer::Refused(reason),
-        },
+    server::serve(&listener, kvm::descriptor(stop), |request, reply| {
+        ordered.answer(request, reply);
     })
 }

@@ -4,8 +4,12 @@
 //! One `poll` over the descriptors that can make progress now: a stream that is full or a guest
 //! that has no room is not polled, which is all the back pressure there is.
 
+mod ordered;
+mod saving;
+
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,15 +26,23 @@ use super::machine::Machine;
 use super::outbox::Outbox;
 use super::pipe::Pipe;
 use super::signals::Signals;
+use super::standstill::Standstill;
 use super::streams::{Output, Streams};
-use super::{Console, VmmError};
+use super::vcpus::Vcpus;
+use super::{Config, Console, VmmError};
 use crate::agent::{Event, WindowSize};
+use crate::devices::legacy::power::Power;
 use crate::kvm;
 use crate::memory::program;
+use crate::snapshot::Id;
 use crate::trace::Trace;
+use ordered::Stops;
 
 /// Silence of the guest's init after which the user is told what hull waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same of a machine from a template, after which another is booted. A tenth of a second is usual
+/// where ring 0 is emulated.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
 /// How long output may still take after such a signal.
@@ -49,10 +61,15 @@ pub enum Ending {
     Signalled(i32),
     /// The user left by Ctrl-A x.
     Quit,
+    /// A machine of a template has not said that it goes on.
+    Unanswered,
 }
 
 /// The state of the loop.
 pub struct EventLoop<'a> {
+    machine: &'a Machine,
+    vcpus: &'a Arc<Vcpus>,
+    config: &'a Config,
     events: &'a Events,
     windows: &'a Windows,
     vsock: Option<&'a vsock::Link>,
@@ -79,6 +96,10 @@ pub struct EventLoop<'a> {
     trace: Option<&'a Trace>,
     /// What is told of exits.
     explained: Option<&'a Outbox>,
+    /// The snapshot since which changes are logged.
+    last_saved: Option<Id>,
+    /// No output is too full, for once.
+    drains: bool,
     warned: bool,
     asked_to_stop: u32,
     ending: Option<Ending>,
@@ -86,18 +107,28 @@ pub struct EventLoop<'a> {
     leave_at: Option<Instant>,
     /// Why the session failed, if it did.
     fault: Option<VmmError>,
+    standstill: Arc<Standstill>,
+    power: Arc<Mutex<Power>>,
+    /// Who wants the machine to stop, and when that is made sure of.
+    stops: Stops,
 }
 
 impl<'a> EventLoop<'a> {
-    /// A loop for `machine`, whose `console` is connected to `streams`.
+    /// A loop for `machine` and its `vcpus`, whose console or command is connected to `streams`.
     pub fn new(
         machine: &'a Machine,
-        console: &Console,
+        vcpus: &'a Arc<Vcpus>,
+        config: &'a Config,
         link: Option<Link>,
         streams: Streams,
         signals: Signals,
+        standstill: Arc<Standstill>,
     ) -> Self {
+        let console = &config.console;
         Self {
+            machine,
+            vcpus,
+            config,
             events: &machine.shared.events,
             windows: &machine.devices.windows,
             vsock: machine.devices.vsock.as_ref(),
@@ -128,11 +159,16 @@ impl<'a> EventLoop<'a> {
                 .explain
                 .as_ref()
                 .map(|explain| &*explain.outbox),
+            drains: false,
+            last_saved: None,
             warned: false,
             asked_to_stop: 0,
             ending: None,
             leave_at: None,
             fault: None,
+            standstill,
+            power: machine.power.clone(),
+            stops: Stops::default(),
         }
     }
 
@@ -143,12 +179,19 @@ impl<'a> EventLoop<'a> {
 
     /// Run until the machine is to end and all that the guest had written is out.
     pub fn run(&mut self) -> Result<Ending, VmmError> {
+        let result = self.take_turns();
+        self.end_orders();
+        result
+    }
+
+    fn take_turns(&mut self) -> Result<Ending, VmmError> {
         if self.console_is_stdio {
             self.resize();
         }
         loop {
             // Ends are looked at before the bytes: what was written before one is still moved.
             let guest_end = self.events.end();
+            self.take_orders();
             self.windows.process();
             if let Some(vsock) = self.vsock {
                 vsock.process();
@@ -222,7 +265,7 @@ impl<'a> EventLoop<'a> {
                 (false, false) => None,
             };
             let room = target.as_ref().map_or(usize::MAX, |output| output.room());
-            let bytes = pipe.take(room);
+            let bytes = pipe.take(if self.drains { usize::MAX } else { room });
             if let Some(trace) = self.trace {
                 trace.console(&bytes);
             }
@@ -269,13 +312,13 @@ impl<'a> EventLoop<'a> {
     }
 
     fn move_link_events(&mut self) {
-        while self.stdout.room() > 0
-            && self.stderr.room() > 0
+        while (self.drains || self.stdout.room() > 0 && self.stderr.room() > 0)
             && let Some(event) = self.link_events.pop_front()
         {
             match event {
                 Event::Ready => {
                     self.command.0 = Some(self.events.now());
+                    self.keep_template();
                     self.resize();
                     // What only a boot needs of hull's code is not needed from now on.
                     program::release();
@@ -352,11 +395,25 @@ impl<'a> EventLoop<'a> {
         if more && self.link_events.is_empty() && self.ending.is_none() {
             return Some(Timespec::default());
         }
+        let until = |at: Instant| at.saturating_duration_since(Instant::now());
         if let Some(at) = self.leave_at {
-            let left = at.saturating_duration_since(Instant::now());
-            return Timespec::try_from(left).ok();
+            return Timespec::try_from(until(at)).ok();
         }
+        let kill = self.stops.kill_at().map(until);
+        let left = [kill, self.patience_left()].into_iter().flatten().min();
+        left.and_then(|left| Timespec::try_from(left).ok())
+    }
+
+    /// Until the user is told that init is silent.
+    fn patience_left(&mut self) -> Option<Duration> {
         let waiting = self.waits_for_init();
+        if waiting && self.config.start.saved().is_some() {
+            let left = ANSWER_PATIENCE.saturating_sub(self.events.now());
+            if left.is_zero() {
+                self.ending = Some(Ending::Unanswered);
+            }
+            return Some(left);
+        }
         if !waiting || self.warned {
             return None;
         }
@@ -368,7 +425,7 @@ impl<'a> EventLoop<'a> {
                  --kernel-log shows how far its kernel is",
             );
         }
-        Timespec::try_from(left).ok()
+        Some(left)
     }
 
     /// Bytes to read ahead of the guest. A terminal is read even while the guest takes nothing,
@@ -427,6 +484,8 @@ impl<'a> EventLoop<'a> {
                 _ => self.end_by(signal),
             }
             if signal == SIGTERM || signal == SIGINT {
+                // A guest that stands still would never hear of it.
+                self.standstill.resume();
                 self.asked_to_stop += 1;
             }
             if self.asked_to_stop >= INSISTENT {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::orders::{Order, Orders};
 use super::report::{MARK_EXEC_INIT, MARK_INIT, MARK_INITCALLS, MARK_START_KERNEL};
 use super::timeline::Timeline;
+use crate::control::server::Reply;
 use crate::devices::{MachineEvents, MarkSource};
 use crate::trace::{self, Trace};
 
@@ -24,7 +26,7 @@ pub enum GuestEnd {
     PoweredOff,
     /// i8042 or the ACPI reset register, raised by the vCPU at this RIP.
     Reset,
-    /// A debugger ended it.
+    /// A debugger ended it, or hull stop when its time was over.
     Killed,
     /// A triple fault.
     TripleFault {
@@ -62,6 +64,7 @@ pub struct Events {
     marks: Mutex<Vec<Mark>>,
     warnings: Mutex<Vec<String>>,
     trace: Option<Arc<Trace>>,
+    orders: Orders,
 }
 
 impl Events {
@@ -75,6 +78,7 @@ impl Events {
             marks: Mutex::new(Vec::new()),
             warnings: Mutex::new(Vec::new()),
             trace: None,
+            orders: Orders::default(),
         }
     }
 
@@ -130,6 +134,17 @@ impl Events {
     /// Time since the machine's clock started.
     pub fn now(&self) -> Duration {
         self.timeline.now()
+    }
+
+    /// Have the event loop do something; `reply` hears what came of it.
+    pub fn order(&self, order: Order, reply: Reply) {
+        self.orders.put(order, reply);
+        self.wake();
+    }
+
+    /// What the event loop is to do.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// Take the warnings that wait.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::pipe::Pipe;
+use super::saved::SavedLink;
 use crate::agent::{AgentError, Event, Session};
 
 /// Most bytes moved at once.
@@ -28,6 +29,24 @@ impl Link {
             chosen: None,
             greeted: false,
         }
+    }
+
+    /// The session of a guest that was saved, which goes on over the pipe that it had.
+    pub fn going_on(session: Session, pipes: Vec<Pipe>, pipe: usize, greeted: bool) -> Self {
+        Self {
+            chosen: Some(pipe).filter(|pipe| *pipe < pipes.len()),
+            greeted,
+            ..Self::new(session, pipes)
+        }
+    }
+
+    /// What a snapshot holds of it; without the session if that has not begun.
+    pub fn save(&self) -> Option<SavedLink> {
+        let session = (!self.session.is_held()).then(|| self.session.save());
+        Some(SavedLink {
+            session,
+            pipe: self.chosen?,
+        })
     }
 
     /// Whether the guest's init has said hello.

@@ -1,4 +1,5 @@
-//! From a [`Config`] to a machine that stands before its first instruction.
+//! From a [`Config`] to a machine that stands before its first instruction, or before the next one of
+//! a machine that was saved.
 
 use std::io;
 use std::panic;
@@ -14,15 +15,18 @@ use super::devices::{Backs, Devices, REPORTING_ORDER, reporting_order};
 use super::events::Events;
 use super::explain::Explain;
 use super::fault::Fault;
+use super::generation;
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
+use super::saved::Saved;
 use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use super::vcpus::Shared;
-use super::{Config, Console, Terminal, VmmError};
+use super::{Config, Console, Start, Terminal, VmmError};
 use crate::boot::cmdline::{Cmdline, DEFAULTS};
 use crate::boot::{self, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
+use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
@@ -52,16 +56,16 @@ pub struct Machine {
     pub shared: Arc<Shared>,
     /// The virtio devices.
     pub devices: Devices,
+    /// The power button.
+    pub power: Arc<Mutex<Power>>,
     /// What the kernel may print on: COM1 and the virtio console. The first is the one to type on.
     pub consoles: Vec<Pipe>,
     /// What the agent may speak over, the best first; none without an agent.
     pub agent: Vec<Pipe>,
-    /// The kernel's command line; empty for flat payloads.
-    pub cmdline: String,
-    /// What was put into guest memory.
+    /// What was put into guest memory before the first instruction.
     pub loaded: Option<Loaded>,
     /// Words that hull added to the kernel's command line for this host.
-    pub added_words: Vec<&'static str>,
+    pub added_words: Vec<String>,
 }
 
 /// Build the machine, with `networks` in it.
@@ -77,6 +81,9 @@ pub fn build(
     let backs = timeline.span("disks and folders of the host", || {
         Backs::open(config, networks)
     })?;
+    if let Start::Saved(saved) = &config.start {
+        return go_on(config, kvm, saved, backs, (timeline, story));
+    }
     let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
     story.tell(|| story::guest_memory(&memory));
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
@@ -113,8 +120,28 @@ pub fn build(
             end: start + unpacked,
         });
     }
-    machine.cmdline = loaded.cmdline.clone();
     machine.loaded = Some(loaded);
+    Ok(machine)
+}
+
+/// As [`build`], where another machine was saved.
+fn go_on(
+    config: &Config,
+    kvm: Kvm,
+    saved: &Saved,
+    backs: Backs,
+    clocks: (&Arc<Timeline>, &Story),
+) -> Result<Machine, VmmError> {
+    let timeline = clocks.0;
+    let memory = timeline.span("guest memory", || saved.map_memory())?;
+    let mut machine = assemble(config, kvm, &memory, backs, clocks)?;
+    timeline.span("saved state", || saved.load(&mut machine))?;
+    // To its watchdogs the time that the snapshot lay there is a pause.
+    machine.vcpus.iter().for_each(Vcpu::tell_of_pause);
+    if !saved.is_template() {
+        let line = line(&machine.vm, layout::VM_GENERATION_GSI, None);
+        generation::renew(&memory, &*line)?;
+    }
     Ok(machine)
 }
 
@@ -131,10 +158,15 @@ fn assemble(
     })?;
     let chips = !config.faults.has(Fault::NoIrqchip);
     story.tell_all(|| story::virtual_machine(memory, chips));
+    let saved = config.start.saved();
     let mut vcpus = timeline.span("vCPUs", || {
-        let ids = 0..config.cpus;
-        ids.map(|id| vm.create_vcpu(id, config.cpus))
-            .collect::<Result<Vec<_>, _>>()
+        saved.map_or(Ok(()), |saved| saved.fits(&vm))?;
+        let create = |id| match saved {
+            Some(_) => vm.create_empty_vcpu(id),
+            None => vm.create_vcpu(id, config.cpus),
+        };
+        let vcpus = (0..config.cpus).map(create);
+        Ok::<_, VmmError>(vcpus.collect::<Result<Vec<_>, _>>()?)
     })?;
     story.tell(|| story::vcpu(vcpus.len()));
 
@@ -151,7 +183,7 @@ fn assemble(
     };
     let com1 = uart(com1_line, &events);
     let mut outboxes = vec![com1.outbox.clone()];
-    let mut ports = ports(line, &events, &com1)?;
+    let (mut ports, power) = ports(line, &events, &com1)?;
     let mut mmio = mmio(&events)?;
     let mut board = Board {
         vm: &vm,
@@ -181,12 +213,14 @@ fn assemble(
     }
 
     let mut added_words = Vec::new();
-    if let Some(first) = vcpus.first_mut()
+    if let Some(saved) = saved {
+        added_words.clone_from(&saved.shape.added_words);
+    } else if let Some(first) = vcpus.first_mut()
         && !timeline.span("probe of KVM", || {
             probe::finishes_every_instruction(first, memory)
         })?
     {
-        added_words.extend(probe::SOFTWARE_KVM_WORDS);
+        added_words.extend(probe::SOFTWARE_KVM_WORDS.map(String::from));
     }
     story.tell_all(|| story::devices(&ports, &mmio));
     if let Some(trace) = trace {
@@ -211,9 +245,9 @@ fn assemble(
         vm,
         shared,
         devices,
+        power,
         consoles,
         agent,
-        cmdline: String::new(),
         loaded: None,
         added_words,
     })
@@ -238,7 +272,7 @@ fn finish(
         }
         defaults.push(AGENT_WORD);
     }
-    defaults.extend(&machine.added_words);
+    defaults.extend(machine.added_words.iter().map(String::as_str));
     let order = format!("{REPORTING_ORDER}={}", reporting_order(config.memory_bytes));
     if config.balloon.is_some() {
         defaults.push(&order);
@@ -253,22 +287,23 @@ fn finish(
         },
         lies: config.faults.boot(),
     };
+    generation::begin(memory)?;
     Ok(placed.finish(memory, &plan)?)
 }
 
-/// The port bus with what a PC has on it.
+/// The port bus with what a PC has on it, its power button apart.
 fn ports(
     line: impl Fn(&str, u32) -> Arc<dyn Interrupt>,
     events: &Arc<Events>,
     com1: &Uart,
-) -> Result<Bus, VmmError> {
+) -> Result<(Bus, Arc<Mutex<Power>>), VmmError> {
     let keyboard = i8042::I8042::new(line("i8042", KEYBOARD_GSI), events.clone());
     let start = Instant::now();
-    let acpi = power::Power::new(
+    let acpi = Arc::new(Mutex::new(Power::new(
         move || start.elapsed(),
         line("ACPI power", layout::SCI_GSI),
         events.clone(),
-    );
+    )));
     let clock = rtc::Rtc::new(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.map_or(0, |time| time.as_secs())
@@ -283,12 +318,7 @@ fn ports(
             i8042::PORTS,
             Arc::new(Mutex::new(keyboard)),
         ),
-        (
-            "ACPI power",
-            power::PORT,
-            power::PORTS,
-            Arc::new(Mutex::new(acpi)),
-        ),
+        ("ACPI power", power::PORT, power::PORTS, acpi.clone()),
         (
             "CMOS clock",
             rtc::PORT,
@@ -312,7 +342,7 @@ fn ports(
     for (name, base, len, device) in devices {
         ports.insert(base.into(), len, name, device)?;
     }
-    Ok(ports)
+    Ok((ports, acpi))
 }
 
 fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {

@@ -12,21 +12,27 @@ mod event_loop;
 pub mod events;
 mod explain;
 pub mod fault;
+pub mod generation;
 mod inspect;
 mod keys;
 mod link;
 mod machine;
+mod orders;
 mod outbox;
 mod pipe;
 mod report;
 mod sampler;
+pub mod saved;
 mod signals;
+pub mod snapshot;
+mod standstill;
 pub mod story;
 mod streams;
 pub mod timeline;
 pub mod vcpus;
 mod watch;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +44,7 @@ use signal_hook::consts::SIGKILL;
 use thiserror::Error;
 
 pub use devices::vsock;
+pub use devices::windows::LATE_WINDOWS;
 pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
@@ -57,7 +64,7 @@ use crate::profile::Profile;
 use crate::share::{Config as ShareConfig, ShareError};
 use crate::symbols;
 use crate::trace::{self, Trace};
-use control::Control;
+use control::{Control, Ordered};
 use debugger::{Debugged, Debugger, Linked};
 use event_loop::{Ending, EventLoop};
 use events::GuestEnd;
@@ -66,6 +73,8 @@ use inspect::Inspector;
 use link::Link;
 use machine::Machine;
 use sampler::Sampler;
+use saved::{Saved, SavedError, SavedLink};
+use standstill::Standstill;
 use story::Story;
 use timeline::Timeline;
 use vcpus::Vcpus;
@@ -77,6 +86,8 @@ const RESET_RIP: u64 = 0xfff0;
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where it begins.
+    pub start: Start,
     /// What the machine is called; its process id if `None`.
     pub name: Option<String>,
     /// The kernel.
@@ -87,6 +98,8 @@ pub struct Config {
     pub cmdline: String,
     /// Which way into the kernel.
     pub via: Via,
+    /// The vCPUs stand still until somebody lets them run.
+    pub paused: bool,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
     /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
@@ -122,6 +135,60 @@ pub struct Config {
     pub explain_exits: Option<u32>,
     /// What is wrong with the machine on purpose.
     pub faults: Faults,
+}
+
+/// Where a machine begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// At the kernel's first instruction.
+    Boot,
+    /// There, and when hull's init waits for its command the machine is saved in this folder, to be
+    /// a template.
+    Template(PathBuf),
+    /// Where another was saved.
+    Saved(Arc<Saved>),
+}
+
+impl Start {
+    /// The machine that goes on, if one does.
+    pub fn saved(&self) -> Option<&Saved> {
+        match self {
+            Self::Saved(saved) => Some(saved),
+            Self::Boot | Self::Template(_) => None,
+        }
+    }
+}
+
+impl Config {
+    /// A machine with nothing in it.
+    fn nothing(console: Console) -> Self {
+        Self {
+            start: Start::Boot,
+            name: None,
+            kernel: Image::Bytes(Vec::new()),
+            initrd: Vec::new(),
+            cmdline: String::new(),
+            via: Via::Auto,
+            memory_bytes: 0,
+            cpus: 1,
+            paused: false,
+            late_devices: false,
+            disks: Vec::new(),
+            nets: Vec::new(),
+            shares: Vec::new(),
+            rng: false,
+            balloon: None,
+            console,
+            terminal: Terminal::Serial,
+            symbols: None,
+            profile: None,
+            vsock: None,
+            trace: None,
+            story: None,
+            explain_exits: None,
+            faults: Faults::default(),
+        }
+    }
 }
 
 /// Where the user talks to the guest.
@@ -188,7 +255,7 @@ pub enum VmmError {
     #[error("{flag} {error}")]
     Disk {
         /// The flag that asked for it.
-        flag: &'static str,
+        flag: Cow<'static, str>,
         /// Why it cannot be had.
         error: DiskError,
     },
@@ -201,6 +268,12 @@ pub enum VmmError {
     /// The machine's name.
     #[error(transparent)]
     Fleet(#[from] FleetError),
+    /// The machine that was to go on.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// A machine from a template that has not answered.
+    #[error("the machine that was restored {0}")]
+    Unanswered(String),
     /// The command cannot be sent, or the guest's init does not keep to the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -298,24 +371,39 @@ pub fn run(
 ) -> Result<(End, Report), VmmError> {
     let claim = control::claim(config)?;
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
-    let session = match &config.console {
+    let saved = config.start.saved();
+    let goes_on = saved.is_some_and(|saved| !saved.is_template());
+    let exec = match &config.console {
         Console::Kernel => None,
         Console::Agent { exec, .. } => {
             let mut exec = exec.clone();
-            exec.networks = nets.iter().filter_map(devices::assigned).collect();
-            Some(Session::new(exec)?)
+            exec.networks = devices::assigned(&nets, goes_on);
+            exec.check()?;
+            Some(exec)
         }
     };
     let story = Story::new(config.story.as_ref());
     let mut machine = machine::build(config, nets, &timeline, &story)?;
-    let link = session.map(|session| Link::new(session, machine.agent.clone()));
+    let link = exec.map(|exec| link(config, exec, &machine)).transpose()?;
     let vcpus = std::mem::take(&mut machine.vcpus);
-    let mut event_loop = EventLoop::new(&machine, &config.console, link, streams, signals);
     let sampler = config.profile.clone();
     let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
     let (sampler, samples) = sampler.unzip();
     let sampler = sampler.map(Arc::new);
     let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
+    let standstill = Arc::new(Standstill::new(vcpus.clone()));
+    if config.paused {
+        standstill.pause();
+    }
+    let mut event_loop = EventLoop::new(
+        &machine,
+        &vcpus,
+        config,
+        link,
+        streams,
+        signals,
+        standstill.clone(),
+    );
     let mut debugger = Attached(debugger);
     debugger.attach(&machine, &vcpus)?;
     story.tell(|| story::run(&machine));
@@ -339,10 +427,13 @@ pub fn run(
     if let Some(trace) = &config.trace {
         record(&timeline, trace);
     }
-    let inspector = Inspector::new(&machine, vcpus.clone(), config);
-    let events = machine.shared.events.clone();
+    let ordered = Ordered {
+        inspector: Inspector::new(&machine, vcpus.clone(), config),
+        standstill,
+        events: machine.shared.events.clone(),
+    };
     // Without it the machine runs as well, only unseen.
-    let control = Control::start(config, claim, inspector, events);
+    let control = Control::start(config, claim, ordered);
     program::release();
     let ending = event_loop.run();
     drop(control);
@@ -354,6 +445,43 @@ pub fn run(
     let end = end(ending?, &event_loop, &vcpus, config)?;
     debugger.ended(Some(debugger::status(&end)));
     Ok((end, report))
+}
+
+/// The session with the init of `machine`, which runs `exec` unless it runs something already.
+fn link(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, VmmError> {
+    let pipes = machine.agent.clone();
+    let Some(saved) = config.start.saved() else {
+        let session = match config.start {
+            Start::Template(_) => Session::waiting(exec)?,
+            _ => Session::new(exec)?,
+        };
+        return Ok(Link::new(session, pipes));
+    };
+    let windows = match saved.shape.revealed {
+        true => 0..0,
+        false => machine.devices.windows.reveal(),
+    };
+    let resumed = saved::resumed(windows);
+    Ok(match &saved.link {
+        None => Link::new(Session::new(exec)?, pipes),
+        Some(SavedLink {
+            session: None,
+            pipe,
+        }) => {
+            let session = Session::restored(exec, resumed)?;
+            Link::going_on(session, pipes, *pipe, false)
+        }
+        Some(SavedLink {
+            session: Some(session),
+            pipe,
+        }) => {
+            let mut session = Session::load(session.clone())?;
+            session.resumed(resumed);
+            session.set_networks(&exec.networks);
+            let greeted = session.is_ready();
+            Link::going_on(session, pipes, *pipe, greeted)
+        }
+    })
 }
 
 /// hull's own phases up to here belong into a trace, too.
@@ -409,8 +537,14 @@ fn end(
         Ending::Exited(status) => return Ok(End::Exited(status)),
         Ending::Signalled(signal) => return Ok(End::Signalled(signal)),
         Ending::Quit => return Ok(End::Quit),
+        Ending::Unanswered => return Err(VmmError::Unanswered("has not answered".into())),
         Ending::Guest(end) => end,
     };
+    if config.start.saved().is_some() && event_loop.waits_for_init() {
+        return Err(VmmError::Unanswered(format!(
+            "ended at once ({guest_end:?})"
+        )));
+    }
     let log = || report::quote(&event_loop.log().last_lines());
     let place = |rip: u64| report::place(rip, config.symbols.as_ref());
     match guest_end {

@@ -145,10 +145,13 @@ impl Report {
             end_ms: ms(events.now()),
             phases: events.timeline().spans().iter().map(phase).collect(),
             marks: marks.iter().map(MarkReport::new).collect(),
-            cmdline: machine.cmdline.clone(),
+            cmdline: machine
+                .loaded
+                .as_ref()
+                .map_or_else(String::new, |loaded| loaded.cmdline.clone()),
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.all().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
-            added_words: machine.added_words.iter().map(|w| w.to_string()).collect(),
+            added_words: machine.added_words.clone(),
             devices: machine.devices.windows.traffic(),
             balloon: machine.devices.balloon.as_ref().and_then(|window| {
                 lock(window).with_device(|balloon: &mut Balloon, _| Ok(balloon.state().clone()))

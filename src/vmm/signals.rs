@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
@@ -49,6 +52,14 @@ impl Signals {
     /// The descriptor that is readable when signals came.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
+    }
+
+    /// Those that come within so much time, or have come.
+    pub fn wait(&mut self, at_most: Duration) -> Vec<i32> {
+        let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
+        // An interrupted wait is one that a signal ended.
+        let _ = poll(&mut fds, Timespec::try_from(at_most).ok().as_ref());
+        self.take()
     }
 
     /// Take the signals that came since the last call, each once.

@@ -2,6 +2,8 @@
 //! when tests/lab/suite runs them, on the lab's.
 #![allow(dead_code)] // each test program uses some of it
 
+pub mod user;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

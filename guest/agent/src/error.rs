@@ -28,6 +28,8 @@ pub enum Error {
     WrongExit,
     /// `Interface` is too short, too long, or has no address.
     WrongInterface,
+    /// `Resumed` is too short or too long, or names windows that cannot be.
+    WrongResumed,
     /// The command is no [`crate::Command`]; the text says why.
     WrongCommand(&'static str),
     /// The mount is no [`crate::Mount`]; the text says why.
@@ -44,6 +46,7 @@ impl fmt::Display for Error {
             }
             Self::WrongMagic => f.write_str("the greeting does not begin with HULL"),
             Self::WrongInterface => f.write_str("the network interface's setting is none"),
+            Self::WrongResumed => f.write_str("what is told of a restore is none"),
             Self::WrongExit => f.write_str("the exit status is none"),
             Self::WrongMount(why) => write!(f, "the mount cannot be read: {why}"),
             Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),

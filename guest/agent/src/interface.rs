@@ -1,10 +1,12 @@
-//! What an `Interface` says: `mac[6] | address[4] | prefix u8 | gateway[4] | dns[4]`, IPv4 addresses
-//! as on the wire. An address of zeroes is none.
+//! What an `Interface` says: `mac[6] | address[4] | prefix u8 | gateway[4] | dns[4] | index u8`, IPv4
+//! addresses as on the wire. An address of zeroes is none, and so is an index of 255.
 
 use crate::Error;
 
 /// Bytes of it.
-pub const INTERFACE_LEN: usize = 19;
+pub const INTERFACE_LEN: usize = 20;
+
+const NO_INDEX: u8 = 0xff;
 
 /// How a network interface is to be set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,10 @@ pub struct Interface {
     pub gateway: Option<[u8; 4]>,
     /// The server for names.
     pub dns: Option<[u8; 4]>,
+    /// When no interface has the address: it is ethN of this N, counted from 0 and below 255, and is
+    /// given the address. For a machine that was restored from the snapshot of another; while
+    /// drivers are still at their work the name says nothing.
+    pub index: Option<u8>,
 }
 
 impl Interface {
@@ -29,7 +35,8 @@ impl Interface {
         bytes[6..10].copy_from_slice(&self.address);
         bytes[10] = self.prefix;
         bytes[11..15].copy_from_slice(&self.gateway.unwrap_or_default());
-        bytes[15..].copy_from_slice(&self.dns.unwrap_or_default());
+        bytes[15..19].copy_from_slice(&self.dns.unwrap_or_default());
+        bytes[19] = self.index.unwrap_or(NO_INDEX);
         bytes
     }
 
@@ -43,7 +50,10 @@ impl Interface {
         let (address, rest) = rest.split_first_chunk().ok_or(wrong)?;
         let (&prefix, rest) = rest.split_first().ok_or(wrong)?;
         let (gateway, rest) = rest.split_first_chunk().ok_or(wrong)?;
-        let dns = rest.try_into().map_err(|_| wrong)?;
+        let (dns, rest) = rest.split_first_chunk().ok_or(wrong)?;
+        let &[index] = rest else {
+            return Err(wrong);
+        };
         let some = |address: [u8; 4]| (address != [0; 4]).then_some(address);
         match prefix {
             1..=32 if *address != [0; 4] => Ok(Self {
@@ -51,7 +61,8 @@ impl Interface {
                 address: *address,
                 prefix,
                 gateway: some(*gateway),
-                dns: some(dns),
+                dns: some(*dns),
+                index: (index != NO_INDEX).then_some(index),
             }),
             _ => Err(wrong),
         }

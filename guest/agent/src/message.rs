@@ -1,7 +1,7 @@
 //! Messages: what a frame means, by direction.
 
 use crate::frame::{Frame, HEADER, MAX_PAYLOAD, header};
-use crate::{Error, Interface, Mount, WindowSize};
+use crate::{Error, Interface, Mount, Resumed, WindowSize};
 
 const MAGIC: [u8; 4] = *b"HULL";
 
@@ -75,8 +75,10 @@ pub enum FromHost<'a> {
     Goodbye,
     /// Mount a shared folder before the command runs.
     Mount(Mount<'a>),
-    /// Before the command: what a network interface is to be set to.
+    /// What a network interface is to be set to; before the command, or in a clone at any time.
     Interface(Interface),
+    /// The machine goes on from a snapshot.
+    Resumed(Resumed),
 }
 
 impl<'a> FromGuest<'a> {
@@ -152,7 +154,7 @@ impl<'a> FromHost<'a> {
     /// The message of a frame.
     ///
     /// # Errors
-    /// [`Error::UnknownKind`], [`Error::WrongLength`] and [`Error::WrongInterface`].
+    /// All of [`Error`] but the ones of frames, greetings, exits and commands.
     pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
         let Frame { kind, payload } = frame;
         Ok(match (kind, payload) {
@@ -168,6 +170,7 @@ impl<'a> FromHost<'a> {
             (0x87, []) => Self::Goodbye,
             (0x88, bytes) => Self::Mount(Mount::decode(bytes)?),
             (0x89, bytes) => Self::Interface(Interface::decode(bytes)?),
+            (0x8a, bytes) => Self::Resumed(Resumed::decode(bytes)?),
             (0x81..=0x87, _) => {
                 let len = payload.len();
                 return Err(Error::WrongLength { kind, len });
@@ -191,6 +194,7 @@ impl<'a> FromHost<'a> {
             Self::Goodbye => write(out, 0x87, &[], &[]),
             Self::Mount(mount) => mount.encode(out, 0x88),
             Self::Interface(interface) => write(out, 0x89, &[], &interface.encode()),
+            Self::Resumed(resumed) => write(out, 0x8a, &[], &resumed.encode()),
         }
     }
 }

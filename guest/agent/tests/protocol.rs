@@ -3,7 +3,8 @@
 use std::ffi::CString;
 
 use hull_agent::{
-    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, WindowSize, frame,
+    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, Resumed,
+    WindowSize, frame,
 };
 use proptest::prelude::*;
 
@@ -20,15 +21,33 @@ fn exits() -> impl Strategy<Value = Exit> {
 fn interfaces() -> impl Strategy<Value = Interface> {
     let address = || (1..=u32::MAX).prop_map(u32::to_be_bytes);
     let maybe = || proptest::option::of(address());
-    (any::<[u8; 6]>(), address(), 1..=32u8, maybe(), maybe()).prop_map(
-        |(mac, address, prefix, gateway, dns)| Interface {
+    let index = proptest::option::of(0..255u8);
+    (
+        any::<[u8; 6]>(),
+        address(),
+        1..=32u8,
+        maybe(),
+        maybe(),
+        index,
+    )
+        .prop_map(|(mac, address, prefix, gateway, dns, index)| Interface {
             mac,
             address,
             prefix,
             gateway,
             dns,
-        },
-    )
+            index,
+        })
+}
+
+fn resumptions() -> impl Strategy<Value = Resumed> {
+    let windows = (0..=u8::MAX).prop_flat_map(|first| (Just(first), 0..=u8::MAX - first));
+    (any::<u64>(), any::<[u8; 32]>(), windows).prop_map(|(unix_ns, entropy, windows)| Resumed {
+        unix_ns,
+        entropy,
+        first_window: windows.0,
+        windows: windows.1,
+    })
 }
 
 /// Encode, cut the bytes at `cut`, and decode again.
@@ -67,7 +86,8 @@ proptest! {
     #[test]
     fn what_the_host_says_arrives(
         data in proptest::collection::vec(any::<u8>(), 0..300),
-        rows: u16, cols: u16, signal in 1..=64u8, interface in interfaces(), cut: usize,
+        rows: u16, cols: u16, signal in 1..=64u8, interface in interfaces(),
+        resumed in resumptions(), cut: usize,
     ) {
         for message in [
             FromHost::ExecPart(&data),
@@ -78,6 +98,7 @@ proptest! {
             FromHost::Signal(signal),
             FromHost::Goodbye,
             FromHost::Interface(interface),
+            FromHost::Resumed(resumed),
         ] {
             let (bytes, len) = through_bytes(|out| message.encode(out), cut);
             let frame = frame::first(&bytes).unwrap().unwrap();
@@ -201,15 +222,23 @@ fn lies_are_errors() {
         FromHost::decode(frame::Frame { kind, payload }).map(drop)
     };
     let with_prefix = |prefix| {
-        let mut bytes = [1; 19];
+        let mut bytes = [1; 20];
         bytes[10] = prefix;
         interface(&bytes)
     };
     assert_eq!(with_prefix(32), Ok(()));
     assert_eq!(with_prefix(0), Err(Error::WrongInterface));
     assert_eq!(with_prefix(33), Err(Error::WrongInterface));
-    assert_eq!(interface(&[1; 20]), Err(Error::WrongInterface));
-    assert_eq!(interface(&[1; 18]), Err(Error::WrongInterface));
+    assert_eq!(interface(&[1; 21]), Err(Error::WrongInterface));
+    assert_eq!(interface(&[1; 19]), Err(Error::WrongInterface));
+    let resumed = |payload: &[u8]| {
+        let kind = 0x8a;
+        FromHost::decode(frame::Frame { kind, payload }).map(drop)
+    };
+    assert_eq!(resumed(&[127; 42]), Ok(()));
+    assert_eq!(resumed(&[128; 42]), Err(Error::WrongResumed), "256 windows");
+    assert_eq!(resumed(&[0; 41]), Err(Error::WrongResumed));
+    assert_eq!(resumed(&[0; 43]), Err(Error::WrongResumed));
     assert_eq!(decode(0x08, b""), Err(Error::UnknownKind { kind: 8 }));
 }
 

@@ -14,6 +14,8 @@ mod channel;
 mod mem;
 mod network;
 mod process;
+mod provide;
+mod resume;
 mod serve;
 mod setup;
 mod shell;
@@ -62,7 +64,7 @@ extern "C" fn main(stack: *const usize) -> ! {
     let _ = sys::set_nonblocking(channel);
     sys::block_signals();
     if let Ok(signals) = sys::signal_fd() {
-        serve::serve(channel, signals, memory, || {});
+        serve::serve(channel, signals, memory, || resume::Files::NONE);
     }
     sys::exit(0)
 }
@@ -75,7 +77,7 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
     let reboot = match signal_fd() {
         None => Reboot::PowerOff,
         Some(signals) => match channel::find() {
-            Search::Found(channel) => serve::serve(channel, signals, memory, setup::second),
+            Search::Found(channel) => serve::serve(channel, signals, memory, prepare),
             Search::Missing => {
                 say(b"hull: the command line names an agent, but no channel to it appeared\n");
                 Reboot::PowerOff
@@ -92,6 +94,12 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
     sys::reboot(reboot);
     // A kernel that cannot: let it panic, which hull sees.
     sys::exit(0)
+}
+
+/// All that a command wants and that does not depend on it.
+fn prepare() -> resume::Files {
+    setup::second();
+    resume::Files::open()
 }
 
 /// A descriptor for signals above the standard ones, whose places it fills where they are free

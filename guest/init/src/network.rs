@@ -4,7 +4,8 @@
 use hull_agent::Interface;
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
-use crate::sys::{self, Errno, Fd};
+use crate::sys::{self, Fd};
+use crate::text::decimal;
 
 const AF_INET: usize = 2;
 const SOCK_DGRAM: usize = 2;
@@ -13,12 +14,12 @@ const SIOCGIFNAME: u32 = 0x8910;
 const SIOCSIFFLAGS: u32 = 0x8914;
 const SIOCSIFADDR: u32 = 0x8916;
 const SIOCSIFNETMASK: u32 = 0x891c;
+const SIOCSIFHWADDR: u32 = 0x8924;
 const SIOCGIFHWADDR: u32 = 0x8927;
 const IFF_UP: u8 = 1;
 const RTF_UP_GATEWAY: u8 = 1 | 2;
 /// Interfaces that are looked at.
 const INDEX_MOST: u8 = 64;
-const ENODEV: Errno = Errno(19);
 
 /// struct ifreq: a name of 16 bytes, then what is told of it.
 #[repr(C, align(8))]
@@ -48,7 +49,7 @@ pub fn set_up(interface: &Interface) -> sys::Result<()> {
 }
 
 fn set_up_with(socket: Fd, interface: &Interface) -> sys::Result<()> {
-    let mut request = find(socket, interface.mac)?;
+    let mut request = find(socket, interface)?;
     request.set_address(interface.address);
     sys::ioctl_with(socket, SIOCSIFADDR, &request)?;
     request.set_address(interface.netmask());
@@ -65,14 +66,19 @@ fn set_up_with(socket: Fd, interface: &Interface) -> sys::Result<()> {
             route.0[at..at + 8].copy_from_slice(&socket_address(address));
         }
         route.0[56] = RTF_UP_GATEWAY;
-        sys::ioctl_with(socket, SIOCADDRT, &route)?;
+        match sys::ioctl_with(socket, SIOCADDRT, &route) {
+            // As it was before.
+            Ok(_) | Err(sys::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
     }
     Ok(())
 }
 
-/// The name of the interface with this address. A driver that was loaded as a module may need some
-/// time to have it.
-fn find(socket: Fd, mac: [u8; 6]) -> sys::Result<Request> {
+/// The name of the interface with its address, or else with its number, which is then given the
+/// address. Without a number it may be a driver that was loaded as a module, and needs some time to
+/// have it.
+fn find(socket: Fd, interface: &Interface) -> sys::Result<Request> {
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             sys::sleep_ms(INTERVAL_MS);
@@ -85,12 +91,29 @@ fn find(socket: Fd, mac: [u8; 6]) -> sys::Result<Request> {
             }
             // struct sockaddr: a type, then the address.
             let there = sys::ioctl_into(socket, SIOCGIFHWADDR, &mut request).is_ok();
-            if there && request.0[18..24] == mac {
+            if there && request.0[18..24] == interface.mac {
                 return Ok(request);
             }
         }
+        if let Some(index) = interface.index {
+            return readdress(socket, index, interface.mac);
+        }
     }
-    Err(ENODEV)
+    Err(sys::ENODEV)
+}
+
+/// Give eth`index` the address `mac`, for which it must be down.
+fn readdress(socket: Fd, index: u8, mac: [u8; 6]) -> sys::Result<Request> {
+    let (digits, zeros) = decimal(index);
+    let mut request = Request([0; 40]);
+    request.0[..3].copy_from_slice(b"eth");
+    request.0[3..6 - zeros].copy_from_slice(&digits[zeros..]);
+    sys::ioctl_with(socket, SIOCSIFFLAGS, &request)?;
+    // Gives the address with its type before it.
+    sys::ioctl_into(socket, SIOCGIFHWADDR, &mut request)?;
+    request.0[18..24].copy_from_slice(&mac);
+    sys::ioctl_with(socket, SIOCSIFHWADDR, &request)?;
+    Ok(request)
 }
 
 /// Names are asked of `dns`.
@@ -110,12 +133,7 @@ fn name_server(dns: [u8; 4]) -> sys::Result<()> {
         if n > 0 {
             put(b".");
         }
-        let digits = [part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit);
-        let zeros = digits
-            .iter()
-            .take(2)
-            .take_while(|digit| **digit == b'0')
-            .count();
+        let (digits, zeros) = decimal(part);
         put(&digits[zeros..]);
     }
     put(b"\n");

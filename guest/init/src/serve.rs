@@ -12,9 +12,9 @@ use hull_agent::{
 };
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
-use crate::network;
 use crate::process::{Plan, Pointers};
-use crate::setup;
+use crate::provide::provide;
+use crate::resume::Files;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 
 /// Room of the outbox that output leaves for StdinAck, Error and Exit.
@@ -77,6 +77,8 @@ struct Agent<'a> {
     memory: &'a mut Memory,
     command_len: usize,
     command_complete: bool,
+    /// For a machine that goes on from a snapshot.
+    files: Files,
     /// Why the command is not to run, the first reason.
     unfit: Option<Errno>,
     streams: Streams,
@@ -94,16 +96,18 @@ struct Agent<'a> {
     goodbye: bool,
 }
 
-/// Run the host's one command. `prepare` is called while the host is sending it.
+/// Run the host's one command. `prepare` is called before it is asked for: whoever is made from a
+/// snapshot that was taken then finds it done.
 ///
 /// Returns what the guest shall do now.
-pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Reboot {
+pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Files) -> Reboot {
     let mut agent = Agent {
         channel,
         signals,
         memory,
         command_len: 0,
         command_complete: false,
+        files: Files::NONE,
         unfit: None,
         streams: Streams {
             input: -1,
@@ -133,9 +137,11 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn()) -> Re
 }
 
 impl Agent<'_> {
-    fn run(&mut self, prepare: fn()) -> Result<(), Stop> {
+    fn run(&mut self, prepare: fn() -> Files) -> Result<(), Stop> {
         self.greet()?;
-        prepare();
+        self.files = prepare();
+        self.say(FromGuest::Ready)?;
+        self.flush()?;
         while !self.command_complete {
             self.turn(None)?;
             if let Some(reboot) = self.asked {
@@ -156,7 +162,6 @@ impl Agent<'_> {
     /// The host may open its end of a port later than we do; until then every write fails.
     fn greet(&mut self) -> Result<(), Stop> {
         self.say(FromGuest::Hello { version: VERSION })?;
-        self.say(FromGuest::Ready)?;
         for _ in 0..ATTEMPTS {
             self.flush()?;
             if self.memory.outbox.data().is_empty() {
@@ -299,10 +304,7 @@ impl Agent<'_> {
 
     /// Put a message into the outbox.
     fn say(&mut self, message: FromGuest<'_>) -> Result<(), Stop> {
-        let outbox = &mut self.memory.outbox;
-        let len = message.encode(outbox.space()).ok_or(Stop::HostGone)?;
-        outbox.filled(len);
-        Ok(())
+        put(&mut self.memory.outbox, message)
     }
 
     /// Outbox to channel, as far as it goes now.
@@ -363,27 +365,18 @@ impl Agent<'_> {
                     }
                 }
                 FromHost::Goodbye => self.goodbye = true,
-                FromHost::Interface(interface) => {
-                    if self.command_len > 0 {
-                        return Err(Stop::Nonsense);
-                    }
-                    if let Err(errno) = network::set_up(&interface)
-                        && self.unfit.is_none()
-                    {
-                        self.unfit = Some(errno);
-                        complain(outbox, &[b"a network interface cannot be set up"]);
+                message @ (FromHost::Interface(_) | FromHost::Mount(_)) => {
+                    // Of a command that will not run one reason is enough.
+                    if self.unfit.is_none() {
+                        let provided = provide(&message, &self.files, outbox);
+                        self.unfit = provided.err().filter(|_| self.child == 0);
                     }
                 }
-                FromHost::Mount(mount) => {
-                    if let Err(errno) = setup::share(&mount)
-                        && self.unfit.is_none()
-                    {
-                        self.unfit = Some(errno);
-                        let text = [
-                            b"a shared folder cannot be mounted at ",
-                            mount.path.to_bytes(),
-                        ];
-                        complain(outbox, &text);
+                message @ FromHost::Resumed(_) => {
+                    let provided = provide(&message, &self.files, outbox);
+                    self.unfit = self.unfit.or(provided.err().filter(|_| self.child == 0));
+                    if !self.command_complete {
+                        put(outbox, FromGuest::Ready)?;
                     }
                 }
             }
@@ -492,20 +485,11 @@ impl Agent<'_> {
     }
 }
 
-/// An error text in pieces, put into the outbox where it has room.
-fn complain<const N: usize>(outbox: &mut Buffer<N>, pieces: &[&[u8]]) {
-    let mut text = [0; 1024];
-    let mut len = 0;
-    for byte in pieces.iter().copied().flatten() {
-        if let Some(place) = text.get_mut(len) {
-            *place = *byte;
-            len += 1;
-        }
-    }
-    let message = FromGuest::Error(text.get(..len).unwrap_or_default());
-    if let Some(len) = message.encode(outbox.space()) {
-        outbox.filled(len);
-    }
+/// Put a message into an outbox.
+fn put<const N: usize>(outbox: &mut Buffer<N>, message: FromGuest<'_>) -> Result<(), Stop> {
+    let len = message.encode(outbox.space()).ok_or(Stop::HostGone)?;
+    outbox.filled(len);
+    Ok(())
 }
 
 /// What a signal to PID 1 asks for, by busybox's convention: SIGUSR1 halts, SIGUSR2 powers off,

@@ -16,14 +16,18 @@ pub struct Errno(pub i32);
 pub type Result<T> = core::result::Result<T, Errno>;
 
 pub const ENOENT: Errno = Errno(2);
+pub const EBADF: Errno = Errno(9);
 pub const EAGAIN: Errno = Errno(11);
 pub const EACCES: Errno = Errno(13);
+pub const EBUSY: Errno = Errno(16);
+pub const EEXIST: Errno = Errno(17);
 pub const ENODEV: Errno = Errno(19);
 pub const ENOTDIR: Errno = Errno(20);
 pub const EINTR: Errno = Errno(4);
 pub const ENAMETOOLONG: Errno = Errno(36);
 
 pub const O_RDONLY: i32 = 0;
+pub const O_WRONLY: i32 = 1;
 pub const O_RDWR: i32 = 2;
 pub const O_NOCTTY: i32 = 0o400;
 pub const O_NONBLOCK: i32 = 0o4000;
@@ -79,6 +83,13 @@ impl Timespec {
         Self {
             seconds: ms / 1000,
             nanoseconds: ms % 1000 * 1_000_000,
+        }
+    }
+
+    pub const fn from_ns(ns: u64) -> Self {
+        Self {
+            seconds: (ns / 1_000_000_000) as i64,
+            nanoseconds: (ns % 1_000_000_000) as i64,
         }
     }
 }
@@ -190,6 +201,12 @@ pub fn ioctl_with<T>(fd: Fd, request: u32, argument: &T) -> Result<usize> {
 /// ioctl(2) that reads a structure and writes to it.
 pub fn ioctl_into<T>(fd: Fd, request: u32, argument: &mut T) -> Result<usize> {
     call!(16, fd, request, argument as *mut T)
+}
+
+/// clock_settime(2) of CLOCK_REALTIME.
+pub fn set_clock(time: &Timespec) -> Result<usize> {
+    const CLOCK_REALTIME: usize = 0;
+    call!(227, CLOCK_REALTIME, time as *const Timespec)
 }
 
 pub fn pid() -> usize {

@@ -1,4 +1,4 @@
-//! Paths put together in a buffer.
+//! Paths and numbers put together in a buffer.
 
 use core::ffi::CStr;
 
@@ -11,4 +11,15 @@ pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
         len += part.len();
     }
     CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
+}
+
+/// `number` in decimal, and how many zeros before it are not to be written.
+pub fn decimal(number: u8) -> ([u8; 3], usize) {
+    let digits = [number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit);
+    let zeros = match number {
+        0..10 => 2,
+        10..100 => 1,
+        _ => 0,
+    };
+    (digits, zeros)
 }

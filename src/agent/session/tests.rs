@@ -32,6 +32,24 @@ fn running() -> Session {
     session
 }
 
+const RESUMED: Resumed = Resumed {
+    unix_ns: 1_700_000_000_000_000_000,
+    entropy: [7; 32],
+    first_window: 2,
+    windows: 3,
+};
+
+fn network(last: u8) -> Interface {
+    Interface {
+        mac: [2, 0, 0, 0, 0, last],
+        address: [192, 0, 2, last],
+        prefix: 24,
+        gateway: None,
+        dns: None,
+        index: Some(0),
+    }
+}
+
 /// All that waits for the guest, as names and bytes of input.
 fn told(session: &mut Session) -> Vec<String> {
     let bytes = session.outgoing().to_vec();
@@ -42,6 +60,8 @@ fn told(session: &mut Session) -> Vec<String> {
         told.push(match FromHost::decode(frame).unwrap() {
             FromHost::Stdin(bytes) => format!("Stdin {}", bytes.len()),
             FromHost::Exec(_) => "Exec".into(),
+            FromHost::Resumed(resumed) => format!("Resumed {}", resumed.windows),
+            FromHost::Interface(interface) => format!("Interface {}", interface.mac[5]),
             other => format!("{other:?}"),
         });
     }
@@ -164,6 +184,119 @@ fn messages_out_of_turn_end_the_session() {
     );
 }
 
+fn events(session: &mut Session) -> Vec<Event> {
+    std::iter::from_fn(|| session.next_event()).collect()
+}
+
+fn held() -> Session {
+    let exec = Exec {
+        argv: vec!["true".into()],
+        networks: vec![network(1)],
+        ..Exec::default()
+    };
+    let mut session = Session::waiting(exec).unwrap();
+    session.signal(15);
+    session.close_stdin();
+    session.receive(&wire(&GREETING)).unwrap();
+    session
+}
+
+#[test]
+fn a_held_session_sends_nothing_before_it_is_started() {
+    let mut session = held();
+    assert!(session.is_held());
+    assert_eq!(events(&mut session), [Event::Ready]);
+    assert_eq!((told(&mut session).len(), session.stdin_room()), (0, 0));
+    let mut other = held();
+    other.start(None);
+    let all = ["Interface 1", "Exec", "Signal(15)", "StdinClose"];
+    assert_eq!(told(&mut other), all);
+
+    session.start(Some(RESUMED));
+    assert_eq!(told(&mut session), ["Resumed 3", "Interface 1", "Exec"]);
+    session.receive(&wire(&[FromGuest::Ready])).unwrap();
+    assert_eq!(told(&mut session), ["Signal(15)", "StdinClose"]);
+    session
+        .receive(&wire(&[FromGuest::Exit(Exit::Exited(3))]))
+        .unwrap();
+    let end = [Event::Ready, Event::Exited(3)];
+    assert_eq!(events(&mut session), end[1..], "ready is told once");
+
+    let mut early = Session::waiting(Exec {
+        argv: vec!["true".into()],
+        ..Exec::default()
+    })
+    .unwrap();
+    early.start(None);
+    early.receive(&wire(&GREETING)).unwrap();
+    assert_eq!(told(&mut early), ["Exec"], "nobody waits for it twice");
+}
+
+#[test]
+fn a_restored_session_says_all_at_once_and_wants_one_answer() {
+    let exec = Exec {
+        argv: vec!["true".into()],
+        ..Exec::default()
+    };
+    let mut session = Session::restored(exec, RESUMED).unwrap();
+    assert_eq!(told(&mut session), ["Resumed 3", "Exec"]);
+    assert_eq!(events(&mut session), []);
+    session.receive(&wire(&[FromGuest::Ready])).unwrap();
+    assert_eq!(events(&mut session), [Event::Ready]);
+    assert_eq!(session.stdin_room(), STDIN_WINDOW);
+    let error = AgentError::OutOfTurn { message: "Ready" };
+    assert_eq!(session.receive(&wire(&[FromGuest::Ready])), Err(error));
+}
+
+#[test]
+fn a_clone_is_told_so_at_whatever_moment_it_was_saved() {
+    let later = Resumed {
+        windows: 0,
+        ..RESUMED
+    };
+    let clone = |session: &Session| {
+        let mut clone = Session::load(session.save()).unwrap();
+        clone.resumed(later);
+        clone.set_networks(&[network(9)]);
+        clone
+    };
+    let mut greeting = clone(&session());
+    assert_eq!(told(&mut greeting).len(), 0, "nobody listens yet");
+    greeting.receive(&wire(&GREETING)).unwrap();
+    assert_eq!(told(&mut greeting), ["Resumed 0", "Interface 9", "Exec"]);
+
+    let mut waiting = clone(&held());
+    assert_eq!(told(&mut waiting).len(), 0);
+    waiting.start(None);
+    assert_eq!(told(&mut waiting), ["Resumed 0", "Interface 9", "Exec"]);
+
+    let mut resuming = held();
+    resuming.start(Some(RESUMED));
+    let again = [
+        "Resumed 3",
+        "Interface 1",
+        "Exec",
+        "Resumed 0",
+        "Interface 9",
+    ];
+    assert_eq!(told(&mut clone(&resuming)), again);
+
+    let mut busy = running();
+    busy.send_stdin(b"input");
+    let mut busy = clone(&busy);
+    assert_eq!(told(&mut busy), ["Stdin 5", "Resumed 0", "Interface 9"]);
+    let output = FromGuest::Stdout(b"out");
+    let exit = FromGuest::Exit(Exit::Signalled(9));
+    busy.receive(&wire(&[FromGuest::StdinAck(5), output, exit]))
+        .unwrap();
+    let end = [Event::Stdout(b"out".to_vec()), Event::Exited(137)];
+    assert_eq!(events(&mut busy), end);
+
+    let mut over = clone(&busy);
+    assert_eq!(over.exit(), Some(Exit::Signalled(9)));
+    assert_eq!(told(&mut over), ["Goodbye"]);
+}
+
 #[test]
 fn a_caller_that_takes_no_events_is_told_to() {
     let mut session = running();
@@ -195,9 +328,20 @@ proptest! {
         greet: bool, chunks in proptest::collection::vec(
             (0..9u8, proptest::collection::vec(any::<u8>(), 0..40)), 0..60,
         ),
+        hold: bool, start in proptest::option::of(0..60usize), with: bool,
     ) {
-        let mut session = if greet { running() } else { session() };
-        for (kind, payload) in chunks {
+        let mut session = match (greet, hold) {
+            (true, true) => held(),
+            (true, false) => running(),
+            (false, hold) => Session { hold, ..session() },
+        };
+        for (n, (kind, payload)) in chunks.into_iter().enumerate() {
+            if start == Some(n) {
+                session.start(with.then_some(RESUMED));
+            }
+            if hold && start.is_none_or(|start| start > n) {
+                prop_assert_eq!(session.outgoing(), b"");
+            }
             let mut bytes = frame::header(kind, payload.len()).to_vec();
             bytes.extend_from_slice(&payload);
             if session.receive(&bytes).is_err() {
@@ -229,4 +373,102 @@ proptest! {
         }
         prop_assert!(got == output);
     }
+
+    /// Whatever the moment: what was saved goes on as the original does.
+    #[test]
+    fn a_saved_session_goes_on_as_it_would_have(
+        said in proptest::collection::vec(
+            prop_oneof![
+                Just(FromGuest::Ready), Just(FromGuest::Stdout(b"out")),
+                Just(FromGuest::StdinAck(3)), Just(FromGuest::Exit(Exit::NotFound(2))),
+                Just(FromGuest::Error(b"oh")),
+            ],
+            0..6,
+        ),
+        hold: bool, start: bool, at: prop::sample::Index, typed in 0..9usize, sent in 0..99usize,
+    ) {
+        let mut session = Session { hold, ..session() };
+        let mut bytes = wire(&GREETING);
+        bytes.extend(wire(&said));
+        let (before, after) = bytes.split_at(at.index(bytes.len()));
+        let result = session.receive(before);
+        session.send_stdin(&b"123456789"[..typed]);
+        session.resize(WindowSize { rows: 1, cols: 2 });
+        if start {
+            session.start(Some(RESUMED));
+        }
+        session.close_stdin();
+        session.sent(sent);
+        events(&mut session);
+        let saved = session.save();
+        let bytes = postcard::to_allocvec(&saved).unwrap();
+        let read: SavedSession = postcard::from_bytes(&bytes).unwrap();
+        let mut other = Session::load(read).unwrap();
+        prop_assert_eq!(other.save(), saved);
+        if result.is_ok() {
+            prop_assert_eq!(session.receive(after), other.receive(after));
+            prop_assert_eq!(events(&mut session), events(&mut other));
+            prop_assert_eq!(told_raw(&mut session), told_raw(&mut other));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_session_are_refused_or_make_one_that_keeps_its_bounds(
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        hold: bool,
+    ) {
+        let session = if hold { held() } else { running() };
+        let mut bytes = postcard::to_allocvec(&session.save()).unwrap();
+        for (index, with) in flips {
+            let len = bytes.len();
+            bytes[index.index(len)] = with;
+        }
+        let Ok(saved) = postcard::from_bytes::<SavedSession>(&bytes) else {
+            return Ok(());
+        };
+        if let Ok(mut session) = Session::load(saved) {
+            prop_assert!(session.stdin_room() <= STDIN_WINDOW);
+            session.resumed(RESUMED);
+            session.start(None);
+            let _ = session.receive(&wire(&GREETING));
+            session.send_stdin(&[0; 100]);
+            session.close_stdin();
+        }
+    }
+}
+
+#[test]
+fn sessions_that_cannot_have_been_are_refused() {
+    let bytes = |session: Session| postcard::to_allocvec(&session.save()).unwrap();
+    let refused = |session: Session| {
+        let saved = postcard::from_bytes(&bytes(session)).unwrap();
+        matches!(Session::load(saved), Err(AgentError::Saved { .. }))
+    };
+    assert!(!refused(running()) && !refused(session()) && !refused(held()));
+    let unacked = STDIN_WINDOW + 1;
+    assert!(refused(Session {
+        unacked,
+        ..running()
+    }));
+    let exec = vec![1; 9];
+    assert!(refused(Session { exec, ..held() }));
+    let partial = vec![0; frame::HEADER + frame::MAX_PAYLOAD];
+    assert!(refused(Session {
+        partial,
+        ..running()
+    }));
+    let outgoing = vec![0; 8 << 20];
+    assert!(refused(Session {
+        outgoing,
+        ..running()
+    }));
+    let exec = session().exec;
+    assert!(refused(Session { exec, ..running() }));
+}
+
+/// All bytes that wait for the guest; the first may be the rest of a frame.
+fn told_raw(session: &mut Session) -> Vec<u8> {
+    let bytes = session.outgoing().to_vec();
+    session.sent(bytes.len());
+    bytes
 }

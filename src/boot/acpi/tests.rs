@@ -1,6 +1,6 @@
 use super::super::ram::tests::{memory, read};
 use super::*;
-use crate::memory::layout::{MAX_CPUS, VIRTIO_GSIS, virtio_slot};
+use crate::memory::layout::{ACPI_END, MAX_CPUS, VIRTIO_GSIS, virtio_slot};
 
 fn slots() -> Vec<MmioSlot> {
     (0..VIRTIO_GSIS.len()).filter_map(virtio_slot).collect()
@@ -135,8 +135,25 @@ fn s5_is_the_sleep_type_of_the_power_hardware() {
 }
 
 #[test]
+fn the_generation_has_an_address_and_an_event_that_tells_of_it() {
+    let [.., dsdt] = walk(&machine(1, false, &[]));
+    // Name (ADDR, Package (2) {VM_GENERATION, 0})
+    let mut address = b"\x08ADDR\x12\x08\x02\x0c".to_vec();
+    address.extend((VM_GENERATION as u32).to_le_bytes());
+    address.push(0);
+    assert_eq!(count(&dsdt, &address), 1, "{dsdt:x?}");
+    assert_eq!(count(&dsdt, b"VM_Gen_Counter\0"), 2, "_CID and _DDN");
+    // Method (_EVT, 1, Serialized) {Notify (\_SB.VGEN, 0x80)}
+    let event = b"_EVT\x09\x86\\\x2e_SB_VGEN\x0a\x80";
+    assert_eq!(count(&dsdt, event), 1, "{dsdt:x?}");
+    let line = [0x89, 6, 0, 0b0011, 1, 12, 0, 0, 0];
+    assert_eq!(count(&dsdt, &line), 1, "an edge, and nobody else's");
+    assert!(VM_GENERATION + 16 <= ACPI_END);
+}
+
+#[test]
 fn the_largest_machine_fits_the_area() {
     let slots = slots();
     let [.., dsdt] = walk(&machine(MAX_CPUS, true, &slots));
-    assert!(dsdt.len() as u64 + 0x1000 < ACPI_END - ACPI);
+    assert!(dsdt.len() as u64 + 0x1000 < VM_GENERATION - ACPI);
 }

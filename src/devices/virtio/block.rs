@@ -9,12 +9,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::queue::{Chain, Segment, VirtQueue, part};
 use super::requests::Backend;
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, StateError, read_config_bytes};
+use crate::devices::state;
 
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 2;
@@ -162,6 +164,13 @@ pub struct Geometry {
     pub read_only: bool,
     /// Name that the guest finds in /sys/block/vda/serial; at most [`NAME_MOST`] bytes count.
     pub name: String,
+}
+
+/// What is saved of the device; the disk is known again elsewhere.
+#[derive(Serialize, Deserialize)]
+struct State {
+    sectors: u64,
+    read_only: bool,
 }
 
 /// The device.
@@ -395,6 +404,40 @@ impl Device for Block {
         };
         while let Some(chain) = queue.pop()? {
             self.handle(queue, chain, stable)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        let Geometry {
+            sectors, read_only, ..
+        } = self.geometry;
+        match self.in_flight.len() {
+            0 => state::encode(&State { sectors, read_only }),
+            count => Err(StateError(format!("is still serving {count} requests"))),
+        }
+    }
+
+    fn load(&mut self, state: &[u8], _driver: &mut Driver) -> Result<(), StateError> {
+        let State { sectors, read_only } = state::decode(state)?;
+        let Geometry {
+            sectors: now_sectors,
+            read_only: now_read_only,
+            ..
+        } = self.geometry;
+        let bytes = |sectors: u64| u128::from(sectors) * u128::from(SECTOR);
+        let to_write = |read_only| if read_only { "read-only" } else { "writable" };
+        if sectors != now_sectors {
+            let (then, now) = (bytes(sectors), bytes(now_sectors));
+            return Err(StateError(format!(
+                "has {now} bytes, and had {then} when it was saved; give the image as it was"
+            )));
+        }
+        if read_only != now_read_only {
+            let (then, now) = (to_write(read_only), to_write(now_read_only));
+            return Err(StateError(format!(
+                "is {now}, and was {then} when it was saved; give it as it was"
+            )));
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 
 use super::queue::{Chain, Segment};
 use super::requests::Backend;
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, StateError, read_config_bytes};
+use crate::devices::state;
 
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 26;
@@ -49,6 +50,8 @@ pub struct Answer {
     pub written: u32,
     /// What the user should know, too.
     pub warning: Option<String>,
+    /// The guest has the file system mounted: files and names of it are the backend's to remember.
+    pub mounted: bool,
 }
 
 /// The device.
@@ -60,6 +63,7 @@ pub struct Fs {
     /// reported after a reset finds nothing here.
     in_flight: BTreeMap<u64, (usize, Chain)>,
     next_id: u64,
+    mounted: bool,
 }
 
 impl Fs {
@@ -76,6 +80,7 @@ impl Fs {
             backend,
             in_flight: BTreeMap::new(),
             next_id: 0,
+            mounted: false,
         }
     }
 
@@ -93,6 +98,7 @@ impl Fs {
             return Ok(());
         };
         let answer = served.map_err(DeviceError::Protocol)?;
+        self.mounted = answer.mounted;
         if let Some(warning) = &answer.warning {
             driver.warn(warning);
         }
@@ -101,6 +107,12 @@ impl Fs {
         };
         let room = u32::try_from(chain.writable_len()).unwrap_or(u32::MAX);
         queue.finish(chain, answer.written.min(room))
+    }
+
+    fn tag(&self) -> String {
+        let tag = self.space.get(..TAG_MOST).unwrap_or_default();
+        let tag = tag.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(tag).into_owned()
     }
 }
 
@@ -128,6 +140,7 @@ impl Device for Fs {
     fn reset(&mut self) {
         self.backend.cancel();
         self.in_flight.clear();
+        self.mounted = false;
     }
 
     fn process(&mut self, index: usize, driver: &mut Driver) -> Result<(), DeviceError> {
@@ -159,5 +172,30 @@ impl Device for Fs {
             self.backend.submit(id, request);
         }
         Ok(())
+    }
+
+    /// The tag, which the guest has read. Inodes and open files of the host are no data.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        let tag = self.tag();
+        if self.mounted {
+            return Err(StateError(format!(
+                "is mounted in the guest, and open files of the host cannot be saved; unmount \
+                 {tag} there first (umount -t virtiofs -a)"
+            )));
+        }
+        match self.in_flight.len() {
+            0 => state::encode(&tag),
+            count => Err(StateError(format!("is still serving {count} requests"))),
+        }
+    }
+
+    fn load(&mut self, state: &[u8], _driver: &mut Driver) -> Result<(), StateError> {
+        let then: String = state::decode(state)?;
+        match self.tag() {
+            now if now == then => Ok(()),
+            now => Err(StateError(format!(
+                "has the tag {now:?}, and had {then:?} when it was saved; give it that"
+            ))),
+        }
     }
 }

@@ -19,6 +19,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{DeviceError, QueueCounters};
 use crate::memory::GuestMemory;
+use crate::memory::dirty;
 pub use crate::memory::transfer::Segment;
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
@@ -177,6 +178,7 @@ impl VirtQueue {
     /// # Errors
     /// The ring is broken.
     pub fn finish(&mut self, chain: Chain, written: u32) -> Result<(), DeviceError> {
+        self.mark_dirty(&chain);
         self.queue
             .add_used(&self.memory, chain.head, written)
             .map_err(|error| self.broken(error))?;
@@ -203,6 +205,7 @@ impl VirtQueue {
                 self.queue.set_next_used(first.wrapping_add(n as u16));
                 return self.finish(chain, written);
             }
+            self.mark_dirty(&chain);
             let index = first.wrapping_add(n as u16) % self.queue.size().max(1);
             let entry = u64::from(chain.head) | u64::from(written) << 32;
             let addr = self.queue.used_ring().checked_add(4 + 8 * u64::from(index));
@@ -213,6 +216,15 @@ impl VirtQueue {
             self.counters.bytes += u64::from(written);
         }
         Ok(())
+    }
+
+    /// Whoever wrote to `chain`, and however: its pages are no more what they were.
+    fn mark_dirty(&self, chain: &Chain) {
+        if dirty::is_on(&self.memory) {
+            for segment in chain.writable() {
+                dirty::mark(&self.memory, segment.addr, segment.len as usize);
+            }
+        }
     }
 
     /// Read from the readable part of `chain` at byte `offset`; returns how many bytes there were.

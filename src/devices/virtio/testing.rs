@@ -4,6 +4,8 @@
 #[cfg(test)]
 pub mod carry;
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod strategies;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, VolatileMemory};
 
 use crate::memory::GuestMemory;
+use crate::memory::dirty;
 
 /// Stores `new` if memory holds `expected`, and returns what it held; `None` if the aligned
 /// `size` bytes (8 or 16) at `gpa` are not RAM.
@@ -17,6 +18,8 @@ pub fn compare_exchange(
 ) -> Option<u128> {
     let (region, offset) = memory.to_region_addr(GuestAddress(gpa))?;
     let slice = region.get_slice(offset, size).ok()?;
+    // What follows goes past vm-memory, which would mark it.
+    dirty::mark(memory, GuestAddress(gpa), size);
     if size == 8 {
         let word = slice.get_atomic_ref::<AtomicU64>(0).ok()?;
         let (expected, new) = (expected as u64, new as u64);

@@ -15,6 +15,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use super::cpu::Cpu;
 use crate::kvm::walk::{Access, Kind, Paging};
 use crate::memory::GuestMemory;
+use crate::memory::dirty;
 
 /// The I/O port, written with one byte.
 pub const PORT: u16 = 0xb8;
@@ -67,6 +68,7 @@ fn copy(reach: &Reach, source: u64, target: u64, wanted: u64) -> u64 {
         let len = from.len.min(to.len).min((wanted - done) as usize);
         // SAFETY: both runs are `len` live bytes of the guest's mapping.
         unsafe { copy_forward(from.host, to.host, len) };
+        reach.wrote(&to, len);
         from.advance(len);
         to.advance(len);
         done += len as u64;
@@ -81,6 +83,7 @@ fn fill(reach: &Reach, target: u64, byte: u8, wanted: u64) -> u64 {
         let len = to.len.min((wanted - done) as usize);
         // SAFETY: the run is `len` live bytes of the guest's mapping, which is bytes of any value.
         unsafe { to.host.write_bytes(byte, len) };
+        reach.wrote(&to, len);
         to.advance(len);
         done += len as u64;
     }
@@ -113,17 +116,20 @@ unsafe fn copy_forward(from: *const u8, to: *mut u8, len: usize) {
 /// Host memory behind consecutive linear addresses, to the end of a page.
 struct Run {
     host: *mut u8,
+    gpa: u64,
     len: usize,
 }
 
 impl Run {
     const NONE: Run = Run {
         host: std::ptr::null_mut(),
+        gpa: 0,
         len: 0,
     };
 
     fn advance(&mut self, by: usize) {
         self.host = self.host.wrapping_add(by);
+        self.gpa = self.gpa.wrapping_add(by as u64);
         self.len -= by;
     }
 }
@@ -155,7 +161,13 @@ impl Reach<'_> {
         let slice = region.get_slice(offset, len).ok()?;
         Some(Run {
             host: slice.ptr_guard_mut().as_ptr(),
+            gpa: found.gpa,
             len,
         })
+    }
+
+    /// The first `len` bytes of `run` were written, past vm-memory, which would mark them.
+    fn wrote(&self, run: &Run, len: usize) {
+        dirty::mark(self.memory, GuestAddress(run.gpa), len);
     }
 }

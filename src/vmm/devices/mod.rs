@@ -18,8 +18,8 @@ pub mod windows;
 use super::pipe::Pipe;
 use super::{Config, Console, Terminal, VmmError};
 use crate::devices::virtio::requests::{self, Quiet, Worker};
-use crate::disk::{self as images, Disk};
-use crate::net::Network;
+use crate::disk::{self as images, Disk, Origin};
+use crate::net::{Mac, Network};
 use crate::share::Share;
 pub use balloon::{REPORTING_ORDER, reporting_order};
 pub use net::assigned;
@@ -42,8 +42,10 @@ impl Backs {
     /// One of them cannot be had.
     pub fn open(config: &Config, networks: Vec<Network>) -> Result<Self, VmmError> {
         let open = |config: &images::Config| {
-            let flag = config.flag;
-            Disk::open(config).map_err(|error| VmmError::Disk { flag, error })
+            Disk::open(config).map_err(|error| VmmError::Disk {
+                flag: config.flag.clone(),
+                error,
+            })
         };
         let disks = config.disks.iter().map(open).collect::<Result<_, _>>()?;
         let shares = config
@@ -73,6 +75,11 @@ pub struct Devices {
     pub balloon: Option<Window>,
     /// The socket device's end on the host.
     pub vsock: Option<vsock::Link>,
+    /// What the disks are, /dev/vda first: a snapshot has to know them again.
+    pub disks: Vec<Origin>,
+    /// The networks' addresses, eth0's first: those of a restored machine are the same, unless it
+    /// is one of several.
+    pub macs: Vec<Mac>,
 }
 
 impl Devices {
@@ -100,6 +107,9 @@ impl Devices {
         let balloon = balloon.map(|config| balloon::attach(windows, board, config));
         let balloon = balloon.transpose()?;
         let mut workers = Vec::new();
+        let disks = backs.disks.iter().map(Disk::origin).collect();
+        let networks = backs.networks.iter();
+        let macs = networks.map(|network| network.properties.mac).collect();
         for disk in backs.disks {
             workers.push(disk::attach(windows, board, disk)?);
         }
@@ -122,6 +132,8 @@ impl Devices {
             terminal: pipes.next(),
             agent: pipes.next(),
             balloon,
+            disks,
+            macs,
             workers,
         })
     }

@@ -96,19 +96,25 @@ impl Clock for Timer {
     }
 }
 
-/// What hull's init is told of a network.
-pub fn assigned(network: &Network) -> Option<Interface> {
-    let Assigned {
-        mac,
-        subnet,
-        gateway,
-        dns,
-    } = network.assigned?;
-    Some(Interface {
-        mac,
-        address: subnet.address.octets(),
-        prefix: subnet.prefix,
-        gateway: gateway.map(|address| address.octets()),
-        dns: dns.map(|address| address.octets()),
-    })
+/// What hull's init is told of the networks, eth0's first. In a machine that was `restored` a driver
+/// goes by the address that it read before, which is another's in a copy: init then sets it.
+pub fn assigned(networks: &[Network], restored: bool) -> Vec<Interface> {
+    let interface = |(index, network): (u8, &Network)| {
+        let Assigned {
+            mac,
+            subnet,
+            gateway,
+            dns,
+        } = network.assigned?;
+        Some(Interface {
+            mac,
+            address: subnet.address.octets(),
+            prefix: subnet.prefix,
+            gateway: gateway.map(|address| address.octets()),
+            dns: dns.map(|address| address.octets()),
+            index: restored.then_some(index),
+        })
+    };
+    // There are fewer windows than indexes.
+    (0..).zip(networks).filter_map(interface).collect()
 }

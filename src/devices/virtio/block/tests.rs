@@ -233,6 +233,50 @@ fn a_chain_without_header_or_status_ends_the_driver() {
     }
 }
 
+fn another(sectors: u64, read_only: bool) -> (Block, Kept) {
+    let kept = Kept::default();
+    let geometry = Geometry {
+        sectors,
+        read_only,
+        name: "another".into(),
+    };
+    (Block::new(geometry, Box::new(kept.clone())), kept)
+}
+
+#[test]
+fn a_saved_disk_goes_on_when_nothing_is_being_served() {
+    let (mut guest, kept) = disk(false);
+    send(&mut guest, T_IN, 3, &[], 512);
+    let (id, _) = kept.take()[0];
+    let busy = guest.move_to(another(SECTORS, false).0).unwrap_err();
+    assert!(busy.to_string().contains("still serving"), "{busy}");
+    complete(&mut guest, id, Ok(()));
+    let (other, others) = another(SECTORS, false);
+    guest.move_to(other).unwrap();
+    // A request that came while nobody looked, too.
+    let at = send(&mut guest, T_OUT, 3, &[1; 512], 0);
+    let [(id, Request::Write { stable: false, .. })] = others.take()[..] else {
+        panic!("no write");
+    };
+    complete(&mut guest, id, Ok(()));
+    assert_eq!(status(&guest, at), S_OK);
+    assert_eq!(guest.returned(0).len(), 2);
+    assert!(kept.take().is_empty());
+}
+
+#[test]
+fn a_disk_of_another_size_or_kind_is_refused_with_both() {
+    let (mut guest, _) = disk(false);
+    let size = guest.move_to(another(SECTORS + 1, false).0).unwrap_err();
+    for bytes in [SECTORS * 512, (SECTORS + 1) * 512] {
+        assert!(size.to_string().contains(&bytes.to_string()), "{size}");
+    }
+    let (mut guest, _) = disk(true);
+    let kind = guest.move_to(another(SECTORS, false).0).unwrap_err();
+    assert!(kind.to_string().contains("read-only"), "{kind}");
+    assert_eq!(guest.status(), LIVE, "it goes on as it was");
+}
+
 proptest! {
     /// Whatever a driver sends: what is handed on lies in the disk, and is answered.
     #[test]
@@ -267,6 +311,17 @@ proptest! {
             prop_assert_ne!(status(&guest, at), 0xff);
             prop_assert_eq!(guest.returned(0).len(), 1);
         }
+        prop_assert_eq!(guest.status(), LIVE);
+    }
+
+    /// Whatever is given as a state.
+    #[test]
+    fn no_state_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        let (mut guest, _) = disk(false);
+        let loaded = guest.transport.with_device(|block: &mut Block, driver| {
+            Ok(block.load(&bytes, driver).is_ok())
+        });
+        prop_assert!(loaded.is_some());
         prop_assert_eq!(guest.status(), LIVE);
     }
 }

@@ -41,6 +41,7 @@ fn complete(guest: &mut Guest, id: u64, served: Result<u32, String>) {
     let served = served.map(|written| Answer {
         written,
         warning: None,
+        mounted: false,
     });
     guest
         .transport
@@ -138,6 +139,50 @@ fn a_chain_that_can_be_no_message_ends_the_driver() {
         assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET);
         assert!(kept.take().is_empty());
     }
+}
+
+/// Have one request served, after which the file system is mounted, or not.
+fn serve_one(guest: &mut Guest, kept: &Kept, mounted: bool) {
+    guest.offer(QUEUE, &[MESSAGE, ROOM], false);
+    guest.notify(QUEUE);
+    let (id, _) = kept.take()[0];
+    let answer = Answer {
+        written: 16,
+        warning: None,
+        mounted,
+    };
+    guest
+        .transport
+        .with_device(|fs: &mut Fs, driver| fs.complete(driver, id, Ok(answer)));
+    assert_eq!(guest.returned(QUEUE).len(), 1);
+}
+
+#[test]
+fn only_what_is_not_mounted_is_saved() {
+    let (mut guest, kept) = fs();
+    serve_one(&mut guest, &kept, true);
+    let new = |tag| Fs::new(tag, Box::new(Kept::default()));
+    let refused = guest.move_to(new("src")).unwrap_err().to_string();
+    assert!(refused.contains("mounted") && refused.contains("src"));
+    serve_one(&mut guest, &kept, false);
+    let refused = guest.move_to(new("other")).unwrap_err().to_string();
+    assert!(refused.contains("other") && refused.contains("src"));
+
+    guest.offer(QUEUE, &[MESSAGE, ROOM], false);
+    guest.notify(QUEUE);
+    let (id, _) = kept.take()[0];
+    assert!(guest.move_to(new("src")).is_err(), "it is being served");
+    complete(&mut guest, id, Ok(16));
+    let kept = Kept::default();
+    guest
+        .move_to(Fs::new("src", Box::new(kept.clone())))
+        .unwrap();
+    guest.returned(QUEUE);
+    serve_one(&mut guest, &kept, true);
+    // A driver that goes leaves nothing behind.
+    guest.write(reg::STATUS, 0);
+    guest.start(0, 16);
+    guest.move_to(new("src")).unwrap();
 }
 
 proptest! {

@@ -15,11 +15,13 @@ mod transmit;
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, StateError, read_config_bytes};
 use crate::devices::rate::Limits;
+use crate::devices::state;
 use crate::memory::transfer::Pieces;
 use receive::Receiver;
 use transmit::Transmitter;
@@ -144,6 +146,17 @@ pub trait Clock: Send {
     fn wake_in(&mut self, wait: Duration);
 }
 
+/// What is saved of the device. A frame that was on its way to the guest is lost, as on any
+/// Ethernet; one that waits to be sent is still in its queue.
+#[derive(Serialize, Deserialize)]
+struct State {
+    mac: Mac,
+    mtu: u16,
+    link_up: bool,
+    /// Chains of the receiver, by their heads.
+    held: Vec<u16>,
+}
+
 /// The device.
 pub struct Net {
     properties: Properties,
@@ -233,6 +246,24 @@ impl Net {
         Ok(())
     }
 
+    /// Have the wire leave to the guest what its driver said that it can do.
+    fn share_work(&mut self, driver: &mut Driver) {
+        let offloads = Offloads {
+            checksum: driver.has(F_GUEST_CSUM),
+            // Segments need checksums (5.1.3.1), and congestion marks need segments.
+            tso4: driver.has(F_GUEST_CSUM | F_GUEST_TSO4),
+            tso6: driver.has(F_GUEST_CSUM | F_GUEST_TSO6),
+            ecn: driver.has(F_GUEST_CSUM | F_GUEST_ECN)
+                && (driver.has(F_GUEST_TSO4) || driver.has(F_GUEST_TSO6)),
+        };
+        if let Err(error) = self.set_offloads(offloads) {
+            // Then the host does the work.
+            driver.warn(&format!(
+                "the host cannot leave work to the guest ({error})"
+            ));
+        }
+    }
+
     fn set_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
         match self.properties.offloads {
             true => self.wire.set_offloads(offloads),
@@ -279,20 +310,7 @@ impl Device for Net {
     }
 
     fn activate(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
-        let offloads = Offloads {
-            checksum: driver.has(F_GUEST_CSUM),
-            // Segments need checksums (5.1.3.1), and congestion marks need segments.
-            tso4: driver.has(F_GUEST_CSUM | F_GUEST_TSO4),
-            tso6: driver.has(F_GUEST_CSUM | F_GUEST_TSO6),
-            ecn: driver.has(F_GUEST_CSUM | F_GUEST_ECN)
-                && (driver.has(F_GUEST_TSO4) || driver.has(F_GUEST_TSO6)),
-        };
-        if let Err(error) = self.set_offloads(offloads) {
-            // Then the host does the work.
-            driver.warn(&format!(
-                "the host cannot leave work to the guest ({error})"
-            ));
-        }
+        self.share_work(driver);
         self.receive(driver)
     }
 
@@ -309,5 +327,37 @@ impl Device for Net {
             TX => self.transmit(driver),
             _ => Ok(()),
         }
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        state::encode(&State {
+            mac: self.properties.mac,
+            mtu: self.properties.mtu,
+            link_up: self.link_up,
+            held: self.receiver.heads().collect(),
+        })
+    }
+
+    /// The device keeps the address that it was made with, and its wire's state: the driver is told
+    /// if they are others than it has read. Linux reads the address once, at its probe.
+    fn load(&mut self, state: &[u8], driver: &mut Driver) -> Result<(), StateError> {
+        let state: State = state::decode(state)?;
+        let Properties { mac, mtu, .. } = self.properties;
+        if mtu < state.mtu {
+            let then = state.mtu;
+            return Err(StateError(format!(
+                "takes packets of {mtu} bytes, and took {then} when it was saved; set the MTU of \
+                 its interface to {then}"
+            )));
+        }
+        if (mac, mtu, self.link_up) != (state.mac, state.mtu, state.link_up) {
+            driver.config_changed();
+        }
+        self.share_work(driver);
+        // The chains of a driver that has failed are nobody's.
+        if let Some(queue) = driver.queue(RX) {
+            self.receiver.take_back(queue, &state.held)?;
+        }
+        Ok(())
     }
 }

@@ -221,27 +221,47 @@ impl Receiver {
     ) -> Result<(), DeviceError> {
         while self.room_len < wanted && (mergeable || self.held.is_empty()) {
             let Some(chain) = queue.pop()? else { break };
-            let len = chain.writable_len();
-            if !chain.readable().is_empty() {
-                return Err(queue.refuse(&chain, "is to be read, in a queue to be written"));
-            }
-            if len < HEADER as u64 {
-                return Err(queue.refuse(&chain, "has no room for a header"));
-            }
-            if self.held.len() >= usize::from(queue.size()) {
-                return Err(queue.refuse(&chain, "is one more than the queue holds"));
-            }
-            let before = self.room.count();
-            let mapped = self.room.extend(queue.memory(), chain.writable());
-            mapped.map_err(|_| queue.refuse(&chain, "points outside of memory"))?;
-            // Room beyond a frame's is never used; this keeps the sum small.
-            let len = len.min(FRAME_MOST as u64) as usize;
-            self.room_len += len;
-            self.held.push_back(Held {
-                chain,
-                len,
-                pieces: self.room.count() - before,
-            });
+            self.hold(queue, chain)?;
+        }
+        Ok(())
+    }
+
+    /// Keep a chain for what the wire brings.
+    fn hold(&mut self, queue: &VirtQueue, chain: Chain) -> Result<(), DeviceError> {
+        let len = chain.writable_len();
+        if !chain.readable().is_empty() {
+            return Err(queue.refuse(&chain, "is to be read, in a queue to be written"));
+        }
+        if len < HEADER as u64 {
+            return Err(queue.refuse(&chain, "has no room for a header"));
+        }
+        if self.held.len() >= usize::from(queue.size()) {
+            return Err(queue.refuse(&chain, "is one more than the queue holds"));
+        }
+        let before = self.room.count();
+        let mapped = self.room.extend(queue.memory(), chain.writable());
+        mapped.map_err(|_| queue.refuse(&chain, "points outside of memory"))?;
+        // Room beyond a frame's is never used; this keeps the sum small.
+        let len = len.min(FRAME_MOST as u64) as usize;
+        self.room_len += len;
+        self.held.push_back(Held {
+            chain,
+            len,
+            pieces: self.room.count() - before,
+        });
+        Ok(())
+    }
+
+    /// The chains that are held, by their heads.
+    pub fn heads(&self) -> impl Iterator<Item = u16> {
+        self.held.iter().map(|held| held.chain.head())
+    }
+
+    /// Hold the chains with these heads, which a receiver held that was saved.
+    pub fn take_back(&mut self, queue: &mut VirtQueue, heads: &[u16]) -> Result<(), DeviceError> {
+        for &head in heads {
+            let chain = queue.reclaim(head)?;
+            self.hold(queue, chain)?;
         }
         Ok(())
     }

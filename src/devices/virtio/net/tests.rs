@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
+use super::super::testing::carry::{acts, goes_on};
 use super::super::testing::*;
 use super::super::{F_EVENT_IDX, F_INDIRECT_DESC};
 use super::*;
+use crate::devices::bus::BusDevice;
 use crate::devices::rate::Limit;
+use crate::devices::testing::flips;
 
 /// Entries of a queue.
 const ENTRIES: u16 = 64;
@@ -441,6 +444,94 @@ fn buffers_of_the_wrong_kind_stop_the_device() {
     assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET);
 }
 
+/// A device like that of [`new_with`], which is not in a window.
+fn spare(properties: Properties) -> (Net, Fake) {
+    let fake = Fake::default();
+    fake.with(|world| world.room = usize::MAX);
+    let (wire, clock) = (Box::new(fake.clone()), Box::new(fake.clone()));
+    (Net::new(properties, &Limits::default(), wire, clock), fake)
+}
+
+const PROPERTIES: Properties = Properties {
+    mac: MAC,
+    mtu: 1500,
+    offloads: true,
+};
+
+#[test]
+fn a_saved_network_goes_on_with_the_buffers_that_it_had() {
+    let (mut guest, old) = up(LINUX);
+    // Some are taken for the first frame, some are still in the ring.
+    for _ in 0..ENTRIES {
+        guest.lend(RX, 2048);
+    }
+    old.with(|world| world.incoming.push_back(frame(60, 1)));
+    guest.notify(RX);
+    assert_eq!(guest.received(RX).len(), 1);
+    old.with(|world| world.room = 0);
+    guest.send(TX, &frame(90, 2), &[], false);
+    guest.notify(TX);
+    assert!(guest.returned(TX).is_empty());
+
+    let (net, new) = spare(PROPERTIES);
+    guest.interrupt.take();
+    guest.move_to(net).unwrap();
+    assert_eq!(new.sent(), [frame(90, 2)], "it waited");
+    assert_eq!(guest.returned(TX).len(), 1);
+    assert_eq!(guest.read(reg::INTERRUPT_STATUS) & 2, 0, "nothing to tell");
+    let all = Offloads {
+        checksum: true,
+        tso4: true,
+        tso6: true,
+        ecn: true,
+    };
+    assert_eq!(new.with(|world| world.offloads.clone()), [all]);
+    let frames = (0..63).map(|n| frame(100 + n, n as u8));
+    new.with(|world| world.incoming.extend(frames.clone()));
+    ready(&mut guest);
+    let expected: Vec<_> = frames.map(|frame| in_buffers(frame, 1)).collect();
+    assert_eq!(guest.received(RX), expected);
+    assert_eq!(guest.status(), LIVE);
+}
+
+#[test]
+fn another_address_or_link_is_told_and_a_smaller_size_refused() {
+    let (mut guest, old) = up(LINUX);
+    old.with(|world| world.gone = true);
+    ready(&mut guest);
+    guest.lend(RX, 2048);
+    guest.notify(RX);
+    guest.write(reg::INTERRUPT_ACK, 3);
+    let small = Properties {
+        mtu: 1499,
+        ..PROPERTIES
+    };
+    let refused = guest.move_to(spare(small).0).unwrap_err().to_string();
+    assert!(refused.contains("1499") && refused.contains("1500"));
+    // The link is up again.
+    guest.move_to(spare(PROPERTIES).0).unwrap();
+    assert_eq!(guest.read(reg::INTERRUPT_STATUS) & 2, 2);
+    guest.write(reg::INTERRUPT_ACK, 3);
+    let mac = [2, 0, 0, 0, 0, 8];
+    guest
+        .move_to(spare(Properties { mac, ..PROPERTIES }).0)
+        .unwrap();
+    assert_eq!(guest.read(reg::INTERRUPT_STATUS) & 2, 2);
+    assert_eq!(guest.read(reg::CONFIG), u32::from_le_bytes([2, 0, 0, 0]));
+    assert_eq!(guest.read(reg::CONFIG + 4) & 0xffff, 0x800);
+    guest.write(reg::INTERRUPT_ACK, 3);
+    guest
+        .move_to(spare(Properties { mac, ..PROPERTIES }).0)
+        .unwrap();
+    assert_eq!(guest.read(reg::INTERRUPT_STATUS) & 2, 0);
+    // A wire that cannot do what the driver was promised.
+    let plain = Properties {
+        offloads: false,
+        ..PROPERTIES
+    };
+    guest.move_to(spare(plain).0).unwrap_err();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -509,5 +600,79 @@ proptest! {
         guest.send(TX, &frame(60, 1), &[], false);
         guest.notify(TX);
         prop_assert_eq!(fake.sent(), [frame(60, 1)]);
+    }
+
+    /// Whatever buffers are there when it is saved, and how often: each frame that comes when
+    /// none is on its way arrives whole, and in order.
+    #[test]
+    fn frames_arrive_however_often_the_device_is_moved(
+        steps in prop::collection::vec((26..9000usize, 0..12usize, 12..5000u32, any::<bool>()), 1..20),
+        mergeable: bool,
+    ) {
+        let (mut guest, mut fake) = up(if mergeable { LINUX } else { 0 });
+        for (seed, (len, count, room, moves)) in (0..).zip(steps) {
+            for _ in 0..count {
+                if guest.in_flight(RX) < ENTRIES {
+                    guest.lend(RX, room);
+                }
+            }
+            guest.notify(RX);
+            if moves {
+                let (net, new) = spare(PROPERTIES);
+                prop_assert!(guest.move_to(net).is_ok());
+                fake = new;
+            }
+            let sent = frame(len, seed);
+            fake.with(|world| world.incoming.push_back(sent.clone()));
+            ready(&mut guest);
+            let received = guest.received(RX);
+            if let Some(first) = received.first() {
+                let count = u16::from_le_bytes([first[10], first[11]]);
+                prop_assert_eq!(received.concat(), in_buffers(sent, count));
+                continue;
+            }
+            // It waits for buffers, or is lost. Nothing is to be on its way.
+            let (net, new) = spare(PROPERTIES);
+            prop_assert!(guest.move_to(net).is_ok());
+            fake = new;
+        }
+        prop_assert_eq!(guest.status(), LIVE);
+    }
+
+    #[test]
+    fn a_saved_one_goes_on_as_the_first_would(
+        before in acts(2, Just(frame(60, 1))), after in acts(2, Just(frame(60, 2))),
+        flips in flips(),
+    ) {
+        goes_on(|| spare(PROPERTIES).0, LINUX, &before, &after, &flips);
+    }
+
+    /// A state with some bytes changed: the device is refused or goes on, whatever comes then.
+    #[test]
+    fn a_broken_state_harms_nobody(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        buffers in prop::collection::vec(12..3000u32, 0..30),
+    ) {
+        let (mut guest, _) = up(LINUX);
+        for len in buffers {
+            guest.lend(RX, len);
+        }
+        guest.notify(RX);
+        let mut state = guest.transport.save().unwrap();
+        for (at, flip) in flips {
+            let at = at.index(state.len());
+            state[at] ^= flip;
+        }
+        let (net, fake) = spare(PROPERTIES);
+        let mut window = guest.window(net);
+        if window.load(&state).is_ok() {
+            guest.transport = window;
+            fake.with(|world| world.incoming.extend((0..9).map(|n| frame(500, n))));
+            for queue in [RX, TX] {
+                guest.transport.process(queue);
+            }
+            let ready = |net: &mut Net, driver: &mut Driver| net.ready(driver);
+            guest.transport.with_device(ready);
+        }
     }
 }

@@ -8,9 +8,13 @@
 //! A `connection` is a pair of ports with a [`Stream`]; `packet` is what passes between device
 //! and driver. Nothing is read from a stream before the guest has buffers and credit for it, and
 //! no connection keeps more than [`BUFFER`] bytes of the guest's.
+//!
+//! A saved machine goes on without its connections, of which the other halves are elsewhere:
+//! `saved` has the guest told.
 
 mod connection;
 mod packet;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +22,11 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 
 use super::queue::{Chain, VirtQueue};
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, StateError, read_config_bytes};
 pub use connection::{BUFFER, Stream};
 use connection::{Connection, Outlet, Ports, Verdict};
 use packet::{DATA_MOST, HOST_CID, Header, Op, STREAM};
+use saved::Moved;
 
 /// Device type (virtio 1.2, 5.10.1).
 pub const ID: u32 = 19;
@@ -37,7 +42,9 @@ const F_STREAM: u64 = 1 << 0;
 
 const RX: usize = 0;
 const TX: usize = 1;
-/// Entries of receive, transmit and event queue. There is never an event: a guest is not moved.
+/// Here the guest is told that it was moved (see `saved`).
+const EVENTS: usize = 2;
+/// Entries of receive, transmit and event queue.
 const QUEUE_SIZES: [u16; 3] = [128; 3];
 
 /// The ports that programs on the host get: 2^30 to 2^31 - 1.
@@ -97,6 +104,8 @@ pub struct Vsock {
     resets: VecDeque<Header>,
     /// The guest has more to say, which waits for room in `resets`.
     held: bool,
+    /// The guest is to be told, in its event queue, that all connections are gone.
+    moved: Option<Moved>,
     ticking: bool,
     /// [`DATA_MOST`] bytes.
     scratch: Vec<u8>,
@@ -118,6 +127,7 @@ impl Vsock {
             line: VecDeque::new(),
             resets: VecDeque::new(),
             held: false,
+            moved: None,
             ticking: false,
             scratch: vec![0; DATA_MOST],
         }
@@ -157,6 +167,7 @@ impl Vsock {
     /// The driver broke the rules.
     pub fn tick(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         self.ticking = false;
+        self.lose_patience();
         let connections = self.connections.iter_mut();
         let late: Vec<Id> = connections
             .filter_map(|(id, connection)| connection.tick().then_some(*id))
@@ -190,7 +201,8 @@ impl Vsock {
     fn turn(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let done = self
-            .listen(driver, &mut scratch)
+            .tell_of_move(driver)
+            .and_then(|()| self.listen(driver, &mut scratch))
             .and_then(|()| self.let_in(driver))
             .and_then(|()| self.speak(driver, &mut scratch));
         self.scratch = scratch;
@@ -289,20 +301,24 @@ impl Vsock {
 
     fn reset_connection(&mut self, id: Id) -> Option<Connection> {
         let connection = self.remove(id)?;
-        let Ports { host, guest } = connection.ports();
         // A guest without buffers is not told of ever more that it never heard of.
         if connection.is_known() {
-            self.resets.push_back(Header {
-                src_cid: HOST_CID,
-                dst_cid: self.cid.into(),
-                src_port: host,
-                dst_port: guest,
-                kind: STREAM,
-                op: Op::Rst as u16,
-                ..Header::default()
-            });
+            let reset = self.reset_of(connection.ports());
+            self.resets.push_back(reset);
         }
         Some(connection)
+    }
+
+    fn reset_of(&self, ports: Ports) -> Header {
+        Header {
+            src_cid: HOST_CID,
+            dst_cid: self.cid.into(),
+            src_port: ports.host,
+            dst_port: ports.guest,
+            kind: STREAM,
+            op: Op::Rst as u16,
+            ..Header::default()
+        }
     }
 
     fn join_line(&mut self, id: Id) {
@@ -474,7 +490,9 @@ impl Vsock {
         if let Some(reset) = self.resets.pop_front() {
             return Some(reset);
         }
-        while let Some(id) = self.line.pop_front() {
+        while !self.is_deaf()
+            && let Some(id) = self.line.pop_front()
+        {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
@@ -571,12 +589,21 @@ impl Device for Vsock {
         self.line.clear();
         self.resets.clear();
         self.held = false;
+        self.moved = None;
     }
 
     fn process(&mut self, queue: usize, driver: &mut Driver) -> Result<(), DeviceError> {
         match queue {
-            RX | TX => self.turn(driver),
+            RX | TX | EVENTS => self.turn(driver),
             _ => Ok(()),
         }
+    }
+
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        self.saved()
+    }
+
+    fn load(&mut self, state: &[u8], driver: &mut Driver) -> Result<(), StateError> {
+        self.restore(state, driver)
     }
 }

@@ -729,6 +729,180 @@ fn buffers_that_cannot_be_are_the_drivers_end() {
     }
 }
 
+/// Have the guest go on with another device, of another CID, and other streams.
+fn moved(guest: &mut Guest) -> Fake {
+    let fake = Fake::default();
+    let device = Vsock::new(CID, Box::new(fake.clone()));
+    guest.move_to(device).unwrap();
+    fake
+}
+
+/// Lend a buffer for events, as Linux does once it has handled one.
+fn lend_event(guest: &mut Guest) {
+    guest.lend(EVENTS, 4);
+    guest.kick(EVENTS, true);
+    guest.run();
+}
+
+/// That the guest can connect and be connected to, and bytes go both ways.
+fn talk(guest: &mut Guest, fake: &Fake) {
+    let before = fake.ids().len();
+    let header = Header {
+        src_port: PORT + 1,
+        ..packet(Op::Request)
+    };
+    send(guest, header, b"");
+    assert_eq!(heard_ops(guest), [Op::Response]);
+    let id = fake.ids()[before];
+    let rw = Header {
+        op: Op::Rw as u16,
+        ..header
+    };
+    send(guest, rw, b"there");
+    assert_eq!(fake.output(id), b"there");
+    fake.with(id, |far| far.input.extend(b"and back"));
+    ready(guest, id, false);
+    assert_eq!(heard(guest)[0].1, b"and back");
+
+    let line = b"CONNECT 52\nfrom outside".to_vec();
+    fake.0.lock().unwrap().callers.push_back(line);
+    callers(guest);
+    let packets = heard(guest);
+    assert_eq!(ops(&packets), [Op::Request]);
+    let id = fake.ids()[before + 1];
+    send(guest, answer(&packets[0].0, Op::Response), b"");
+    assert_eq!(heard(guest)[0].1, b"from outside");
+    send(guest, answer(&packets[0].0, Op::Rw), b"from inside");
+    assert!(fake.output(id).ends_with(b"\nfrom inside"));
+}
+
+#[test]
+fn a_restored_guest_is_told_that_its_connections_are_gone_and_makes_others() {
+    // However many of its buffers are used, in both rings.
+    for used in [0, 1, 5, 70] {
+        let (mut guest, old, id) = connected();
+        for _ in 0..3 {
+            guest.lend(EVENTS, 4);
+        }
+        guest.notify(EVENTS);
+        for _ in 0..used {
+            old.with(id, |far| far.input.extend(b"x"));
+            ready(&mut guest, id, false);
+            assert_eq!(heard_ops(&mut guest), [Op::Rw]);
+        }
+        let fake = moved(&mut guest);
+        assert!(old.with(id, |far| far.dropped));
+        assert_eq!(guest.received(EVENTS), [[0; 4]]);
+        // For a socket that Linux would not reset by itself.
+        let packets = heard(&mut guest);
+        assert_eq!(ops(&packets), [Op::Rst]);
+        let reset = packets[0].0;
+        assert_eq!((reset.src_port, reset.dst_port), (SERVED, PORT));
+        lend_event(&mut guest);
+        talk(&mut guest, &fake);
+        assert!(guest.returned(EVENTS).is_empty(), "told once");
+        assert_eq!(guest.status(), LIVE);
+    }
+}
+
+#[test]
+fn nothing_is_connected_before_the_guest_has_read_the_event() {
+    let (mut guest, _, _) = connected();
+    let fake = moved(&mut guest);
+    assert_eq!(heard_ops(&mut guest), [Op::Rst]);
+    let line = b"CONNECT 52\n".to_vec();
+    fake.0.lock().unwrap().callers.push_back(line);
+    callers(&mut guest);
+    send(&mut guest, packet(Op::Request), b"");
+    assert!(
+        heard(&mut guest).is_empty(),
+        "there is no buffer for the event"
+    );
+    for _ in 0..2 {
+        lend_event(&mut guest);
+    }
+    assert_eq!(guest.received(EVENTS).len(), 1);
+    // The second buffer came after the event was written.
+    let mut opened = heard_ops(&mut guest);
+    opened.sort_by_key(|op| *op as u16);
+    assert_eq!(opened, [Op::Request, Op::Response]);
+}
+
+#[test]
+fn a_guest_without_buffers_for_events_is_not_waited_for_without_end() {
+    let (mut guest, _, _) = connected();
+    let fake = moved(&mut guest);
+    assert_eq!(heard_ops(&mut guest), [Op::Rst]);
+    assert_eq!(fake.0.lock().unwrap().ticks, 1);
+    tick(&mut guest);
+    talk(&mut guest, &fake);
+    // Then it has one after all, and is told the truth.
+    guest.lend(EVENTS, 4);
+    guest.notify(EVENTS);
+    assert_eq!(guest.received(EVENTS), [[0; 4]]);
+    assert_eq!(heard_ops(&mut guest), [Op::Rst, Op::Rst]);
+    assert_eq!(fake.held(), 0);
+    tick(&mut guest);
+    talk(&mut guest, &fake);
+}
+
+#[test]
+fn a_port_is_not_used_again_at_once_and_a_cid_may_be_another() {
+    let (mut guest, _, _, request) = called(b"CONNECT 52\n");
+    let fake = Fake::default();
+    guest
+        .move_to(Vsock::new(CID + 1, Box::new(fake.clone())))
+        .unwrap();
+    assert_eq!(guest.read(reg::CONFIG), CID + 1);
+    guest.lend(EVENTS, 4);
+    guest.notify(EVENTS);
+    tick(&mut guest);
+    let line = b"CONNECT 52\n".to_vec();
+    fake.0.lock().unwrap().callers.push_back(line);
+    callers(&mut guest);
+    let chains = guest.received(RX);
+    let header = |chain: &Vec<u8>| Header::decode(chain.first_chunk().unwrap());
+    let packets: Vec<Header> = chains.iter().map(header).collect();
+    let about = |packet: &Header| (packet.dst_cid, packet.op, packet.src_port);
+    let cid = u64::from(CID) + 1;
+    assert_eq!(
+        packets.iter().map(about).collect::<Vec<_>>(),
+        [
+            (cid, Op::Rst as u16, request.src_port),
+            (cid, Op::Request as u16, request.src_port + 1)
+        ]
+    );
+}
+
+#[test]
+fn a_saved_machine_that_goes_on_keeps_its_connections() {
+    let (mut guest, fake, id) = connected();
+    use crate::devices::bus::BusDevice;
+    let state = guest.transport.save().unwrap();
+    assert_eq!(guest.transport.save().unwrap(), state);
+    send(&mut guest, packet(Op::Rw), b"still");
+    assert_eq!(fake.output(id), b"still");
+    assert!(heard(&mut guest).is_empty());
+}
+
+#[test]
+fn no_state_is_believed_that_no_device_has() {
+    let (mut guest, _) = guest_with(0);
+    let many: Vec<(u32, u32)> = (0..5000).map(|port| (port, 1)).collect();
+    let states = [
+        crate::devices::state::encode(&(many, HOST_PORTS.start)).unwrap(),
+        crate::devices::state::encode(&(Vec::<(u32, u32)>::new(), 1u32)).unwrap(),
+        vec![0xff; 30],
+        vec![],
+    ];
+    for state in states {
+        let loaded = guest.transport.with_device(|device: &mut Vsock, driver| {
+            Ok(super::Device::load(device, &state, driver).is_err())
+        });
+        assert_eq!(loaded, Some(true));
+    }
+}
+
 /// What one of both sides may do.
 #[derive(Clone, Debug)]
 enum Step {
@@ -741,6 +915,8 @@ enum Step {
     /// The guest lends a buffer of so many bytes.
     Lend(u32),
     Tick,
+    /// It goes on with another device; the guest lends so many buffers for events before.
+    Move(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -783,6 +959,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(nth, input, room, end, broken)| Step::Stream(nth, input, room, end, broken)),
         6 => prop_oneof![Just(4096u32), 45..200u32].prop_map(Step::Lend),
         1 => Just(Step::Tick),
+        1 => (0..3usize).prop_map(Step::Move),
     ]
 }
 
@@ -793,7 +970,7 @@ proptest! {
     /// more data than it has credit for on a connection, loses no stream, and comes to rest.
     #[test]
     fn no_packet_harms_the_device(steps in prop::collection::vec(step(), 1..120)) {
-        let (mut guest, fake) = guest_with(0);
+        let (mut guest, mut fake) = guest_with(0);
         // By the ports of host and guest: bytes sent since it was opened, and all that could be
         // in flight by the guest's words so far.
         let mut sent: HashMap<(u32, u32), (u64, u64)> = HashMap::new();
@@ -829,7 +1006,15 @@ proptest! {
                 }
                 Step::Lend(_) => {}
                 Step::Tick => tick(&mut guest),
+                Step::Move(buffers) => {
+                    for _ in 0..buffers.min(usize::from(ENTRIES - guest.in_flight(EVENTS))) {
+                        lend_event(&mut guest);
+                    }
+                    fake = moved(&mut guest);
+                    sent.clear();
+                }
             }
+            guest.returned(EVENTS);
             for chain in guest.received(RX) {
                 let (head, data) = chain.split_first_chunk().expect("a header");
                 let header = Header::decode(head);

@@ -1,0 +1,187 @@
+//! A session as plain data, for a snapshot of its machine.
+
+use hull_agent::{
+    Exit, FromGuest, FromHost, MAX_COMMAND, Resumed, STDIN_WINDOW, WindowSize, frame,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{OUTGOING_FULL, Session, State, Stdin};
+use crate::agent::AgentError;
+
+/// Most bytes of a command's frames: the command, and some thousands of networks and mounts.
+const EXEC_MOST: usize = 2 * MAX_COMMAND;
+/// Most bytes for the guest: a command, what makes the queue full, and what one call adds then.
+const OUTGOING_MOST: usize = EXEC_MOST + 2 * OUTGOING_FULL;
+
+/// All of a session but its events, which its owner has taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSession {
+    state: SavedState,
+    hold: bool,
+    ready: bool,
+    /// The payload of the message that was not sent yet.
+    resumed: Option<Vec<u8>>,
+    exec: Vec<u8>,
+    program: String,
+    partial: Vec<u8>,
+    outgoing: Vec<u8>,
+    unacked: u32,
+    stdin: SavedStdin,
+    signals: u64,
+    /// Rows and columns.
+    size: Option<(u16, u16)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum SavedState {
+    Greeting,
+    Waiting,
+    Held,
+    Resuming,
+    Running,
+    /// The frame by which the guest told it.
+    Exited(Vec<u8>),
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum SavedStdin {
+    Open,
+    Closing,
+    Closed,
+}
+
+impl Session {
+    /// The session as it stands. Events that were not taken are not in it.
+    pub fn save(&self) -> SavedSession {
+        SavedSession {
+            state: match self.state {
+                State::Greeting => SavedState::Greeting,
+                State::Waiting => SavedState::Waiting,
+                State::Held => SavedState::Held,
+                State::Resuming => SavedState::Resuming,
+                State::Running => SavedState::Running,
+                State::Exited(exit) => SavedState::Exited(encode(exit)),
+                State::Failed => SavedState::Failed,
+            },
+            hold: self.hold,
+            ready: self.ready,
+            resumed: self.resumed.map(|resumed| resumed.encode().to_vec()),
+            exec: self.exec.clone(),
+            program: self.program.clone(),
+            partial: self.partial.clone(),
+            outgoing: self.outgoing().to_vec(),
+            unacked: self.unacked as u32,
+            stdin: match self.stdin {
+                Stdin::Open => SavedStdin::Open,
+                Stdin::Closing => SavedStdin::Closing,
+                Stdin::Closed => SavedStdin::Closed,
+            },
+            signals: self.signals,
+            size: self.size.map(|size| (size.rows, size.cols)),
+        }
+    }
+
+    /// The session that was saved.
+    ///
+    /// # Errors
+    /// [`AgentError::Saved`]: no session can have been so.
+    pub fn load(saved: SavedSession) -> Result<Self, AgentError> {
+        saved.check()?;
+        let state = match saved.state {
+            SavedState::Greeting => State::Greeting,
+            SavedState::Waiting => State::Waiting,
+            SavedState::Held => State::Held,
+            SavedState::Resuming => State::Resuming,
+            SavedState::Running => State::Running,
+            SavedState::Exited(frame) => State::Exited(decode(&frame)?),
+            SavedState::Failed => State::Failed,
+        };
+        Ok(Self {
+            state,
+            hold: saved.hold,
+            ready: saved.ready,
+            resumed: match saved.resumed.as_deref().map(Resumed::decode) {
+                None => None,
+                Some(Ok(resumed)) => Some(resumed),
+                Some(Err(_)) => {
+                    let what = "what was to be told of a restore is none";
+                    return Err(AgentError::Saved { what });
+                }
+            },
+            exec: saved.exec,
+            program: saved.program,
+            partial: saved.partial,
+            events: std::collections::VecDeque::new(),
+            buffered: 0,
+            outgoing: saved.outgoing,
+            gone: 0,
+            unacked: saved.unacked as usize,
+            stdin: match saved.stdin {
+                SavedStdin::Open => Stdin::Open,
+                SavedStdin::Closing => Stdin::Closing,
+                SavedStdin::Closed => Stdin::Closed,
+            },
+            signals: saved.signals,
+            size: saved.size.map(|(rows, cols)| WindowSize { rows, cols }),
+        })
+    }
+}
+
+impl SavedSession {
+    fn check(&self) -> Result<(), AgentError> {
+        let unsent = matches!(
+            self.state,
+            SavedState::Greeting | SavedState::Waiting | SavedState::Held
+        );
+        let what = if unsent && !is_command(&self.exec) {
+            "its command is none"
+        } else if !unsent && self.state != SavedState::Failed && !self.exec.is_empty() {
+            "its command was sent and was not"
+        } else if self.program.len() > MAX_COMMAND {
+            "its program's name is too long"
+        } else if self.partial.len() >= frame::HEADER + frame::MAX_PAYLOAD {
+            "it holds too much from the guest"
+        } else if self.outgoing.len() > OUTGOING_MOST {
+            "it holds too much for the guest"
+        } else if self.unacked as usize > STDIN_WINDOW {
+            "it sent more input than it may"
+        } else {
+            return Ok(());
+        };
+        Err(AgentError::Saved { what })
+    }
+}
+
+/// Whether `frames` are those of a command, with its networks and mounts before it.
+fn is_command(frames: &[u8]) -> bool {
+    let mut rest = frames;
+    let mut parts = false;
+    while let Ok(Some(frame)) = frame::first(rest) {
+        rest = rest.get(frame.wire_len()..).unwrap_or_default();
+        match FromHost::decode(frame) {
+            Ok(FromHost::Interface(_) | FromHost::Mount(_)) if !parts => {}
+            Ok(FromHost::ExecPart(_)) => parts = true,
+            Ok(FromHost::Exec(_)) => return rest.is_empty() && frames.len() <= EXEC_MOST,
+            _ => return false,
+        }
+    }
+    false
+}
+
+fn encode(exit: Exit) -> Vec<u8> {
+    let mut frame = vec![0; frame::HEADER + 8];
+    let len = FromGuest::Exit(exit).encode(&mut frame);
+    frame.truncate(len.unwrap_or(0));
+    frame
+}
+
+fn decode(bytes: &[u8]) -> Result<Exit, AgentError> {
+    let frame = frame::first(bytes).ok().flatten();
+    match frame.map(FromGuest::decode) {
+        Some(Ok(FromGuest::Exit(exit))) => Ok(exit),
+        _ => Err(AgentError::Saved {
+            what: "its command's end is none",
+        }),
+    }
+}

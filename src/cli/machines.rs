@@ -1,0 +1,100 @@
+//! Which running machines a verb is about, and what is done for each of them.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use super::say;
+use crate::fleet::{self, Found};
+
+/// Machines that are seen to at once.
+const AT_ONCE: usize = 64;
+/// After which somebody at a terminal is told what is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
+/// hull's own errors, as in `main`.
+const OWN_ERROR: u8 = 125;
+
+/// The flags.
+#[derive(clap::Args)]
+pub struct Machines {
+    /// The machines: each its --name, or the process id of its hull.
+    #[arg(value_name = "NAME|PID", required_unless_present = "all")]
+    machines: Vec<String>,
+    /// All machines that run.
+    #[arg(long, conflicts_with = "machines")]
+    all: bool,
+}
+
+/// What came of it for one machine: a line to tell, or why it failed.
+type Outcome = anyhow::Result<Option<String>>;
+
+impl Machines {
+    /// Do `what` for all of them, at once; what fails for one is told and keeps no other. While it
+    /// takes long, `waiting` is told. The status to exit with.
+    pub fn each(&self, waiting: &str, what: impl Fn(&Found) -> Outcome + Sync) -> u8 {
+        let mut outcomes = Vec::new();
+        let mut found = Vec::new();
+        match self.all {
+            true => found = fleet::list(),
+            false => {
+                for wanted in &self.machines {
+                    match fleet::find(wanted) {
+                        Ok(machine) => found.push(machine),
+                        Err(error) => outcomes.push(Err(error.into())),
+                    }
+                }
+            }
+        }
+        if self.all && found.is_empty() {
+            say(NONE);
+        }
+        for some in found.chunks(AT_ONCE) {
+            outcomes.extend(at_once(some, waiting, &what));
+        }
+        let mut status = 0;
+        for outcome in outcomes {
+            match outcome {
+                Ok(line) => line.iter().for_each(|line| say(line)),
+                Err(error) => {
+                    status = OWN_ERROR;
+                    let _ = writeln!(io::stderr(), "error: {error:#}");
+                }
+            }
+        }
+        status
+    }
+}
+
+/// Said where there is nothing to do.
+pub const NONE: &str = "no machine runs";
+
+/// Do `what` for each of `found` in a thread of its own.
+fn at_once(
+    found: &[Found],
+    waiting: &str,
+    what: &(impl Fn(&Found) -> Outcome + Sync),
+) -> Vec<Outcome> {
+    thread::scope(|scope| {
+        let (done, all_done) = mpsc::channel::<()>();
+        let each: Vec<_> = found
+            .iter()
+            .map(|machine| {
+                let done = done.clone();
+                scope.spawn(move || {
+                    let _done = done; // dropped with the last thread
+                    what(machine)
+                })
+            })
+            .collect();
+        drop(done);
+        let long = all_done.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout);
+        if long && io::stderr().is_terminal() {
+            say(waiting);
+        }
+        let joined = each.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .map(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}

@@ -1,0 +1,186 @@
+//! `hull ps`: the machines that run.
+
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::inspect::table::Table;
+use super::inspect::{bytes, count};
+use super::{machines, print, say};
+use crate::control::{self, Answer, ControlError, Request, Status};
+use crate::fleet::{self, Found};
+
+/// How long a machine may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The flags.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull ps                                    names, states, memory, uptimes
+  hull ps --json                             the same for scripts
+
+States: running, paused, starting, and unresponsive for a hull that has not
+answered within a second. RESIDENT is what the host has in memory of the guest
+and of its hull.")]
+pub struct Ps {
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A machine, in a line.
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    pid: u32,
+    state: String,
+    cpus: u8,
+    memory_bytes: u64,
+    /// Not of a machine that does not tell.
+    resident_bytes: Option<u64>,
+    uptime_seconds: u64,
+    version: String,
+}
+
+impl Ps {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        let found = fleet::list();
+        let lines: Vec<Line> = thread::scope(|scope| {
+            let each: Vec<_> = found
+                .iter()
+                .map(|machine| scope.spawn(|| line(machine)))
+                .collect();
+            let lines = each.into_iter().filter_map(|one| one.join().ok());
+            lines.flatten().collect()
+        });
+        if self.json {
+            let text = serde_json::to_string_pretty(&lines)? + "\n";
+            return print(text.as_bytes());
+        }
+        if lines.is_empty() {
+            say(machines::NONE);
+            return Ok(());
+        }
+        print(draw(&lines).as_bytes())
+    }
+}
+
+/// What is told of a machine; nothing if it has ended meanwhile.
+fn line(machine: &Found) -> Option<Line> {
+    let record = &machine.record;
+    let mut line = Line {
+        name: record.name.clone(),
+        pid: record.pid,
+        state: "unresponsive".into(),
+        cpus: record.cpus,
+        memory_bytes: record.memory_bytes,
+        resident_bytes: None,
+        uptime_seconds: age(record.started),
+        version: record.version.clone(),
+    };
+    match control::ask_within(machine, Request::Status, PATIENCE) {
+        Ok(Answer::Status(status)) => {
+            let Status {
+                state,
+                resident_bytes,
+                uptime_seconds,
+            } = status;
+            line.state = state;
+            line.resident_bytes = Some(resident_bytes);
+            line.uptime_seconds = uptime_seconds;
+        }
+        Err(ControlError::Lost { .. }) => {}
+        Err(ControlError::Connect { error, .. })
+            if error.kind() == std::io::ErrorKind::WouldBlock => {}
+        Err(ControlError::Connect { .. } | ControlError::Ended { .. }) => {
+            if machine.is_gone() {
+                return None;
+            }
+            line.state = "starting".into();
+        }
+        // Another version's hull, whose machine runs all the same.
+        Ok(_) | Err(_) => line.state = "unknown".into(),
+    }
+    Some(line)
+}
+
+/// Seconds since this Unix time.
+fn age(started: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs().saturating_sub(started))
+}
+
+fn draw(lines: &[Line]) -> String {
+    let mut table = Table::default();
+    table.row([
+        "NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME",
+    ]);
+    for line in lines {
+        table.row([
+            line.name.clone(),
+            line.pid.to_string(),
+            line.state.clone(),
+            line.cpus.to_string(),
+            bytes(line.memory_bytes),
+            line.resident_bytes.map_or_else(|| "-".into(), bytes),
+            uptime(line.uptime_seconds),
+        ]);
+    }
+    table.draw()
+}
+
+/// A time in its largest unit, as container engines give it.
+fn uptime(seconds: u64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    match seconds {
+        0..MINUTE => count(seconds, "second"),
+        MINUTE..HOUR => count(seconds / MINUTE, "minute"),
+        HOUR..DAY => count(seconds / HOUR, "hour"),
+        _ => count(seconds / DAY, "day"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_what_is_known() {
+        let mut line = Line {
+            name: "web".into(),
+            pid: 4242,
+            state: "running".into(),
+            cpus: 2,
+            memory_bytes: 128 << 20,
+            resident_bytes: Some(43 << 20),
+            uptime_seconds: 61,
+            version: "1".into(),
+        };
+        let first = draw(&[line]);
+        assert_eq!(
+            first,
+            "NAME  PID   STATE    CPUS  MEMORY   RESIDENT  UPTIME\n\
+             web   4242  running  2     128 MiB  43 MiB    1 minute\n"
+        );
+        line = Line {
+            name: "a-longer-name".into(),
+            pid: 1,
+            state: "unresponsive".into(),
+            cpus: 1,
+            memory_bytes: 1 << 30,
+            resident_bytes: None,
+            uptime_seconds: 200_000,
+            version: "1".into(),
+        };
+        let second = draw(&[line]);
+        assert!(
+            second.ends_with("unresponsive  1     1 GiB   -         2 days\n"),
+            "{second}"
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! `hull resume`: vCPUs that `hull pause` stopped run again.
+
+use anyhow::bail;
+
+use super::machines::Machines;
+use crate::control::{self, Answer, Request};
+use crate::fleet::Found;
+
+/// The flags.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull resume web                            its guest goes on")]
+pub struct Resume {
+    #[command(flatten)]
+    machines: Machines,
+}
+
+impl Resume {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        self.machines.each("waiting for vCPUs to go on", resume)
+    }
+}
+
+fn resume(machine: &Found) -> anyhow::Result<Option<String>> {
+    let name = &machine.record.name;
+    match control::ask(machine, Request::Resume)? {
+        Answer::Done { changed: true } => Ok(None),
+        Answer::Done { changed: false } => Ok(Some(format!("{name} runs already"))),
+        _ => bail!("machine {name} answered something else"),
+    }
+}

@@ -1,0 +1,147 @@
+//! Warm start: a machine that has booted once is a template, from which later ones go on.
+//!
+//! Whatever goes wrong with a template, the user has a machine: one that boots.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::say;
+use crate::agent;
+use crate::kvm::features::Features;
+use crate::memory::image::Image;
+use crate::templates::{About, Building, Cache, Key};
+use crate::vmm::saved::Saved;
+use crate::vmm::{Config, Console, LATE_WINDOWS, Start, VmmError};
+
+/// The template of one kind of machine.
+pub struct Warm {
+    cache: Cache,
+    key: Key,
+    about: About,
+    /// Being made.
+    building: Option<Building>,
+}
+
+impl Warm {
+    /// The template for `config`, if there is a cache and what the machine is made of fits one.
+    pub fn of(config: &Config, kernel: &str) -> Option<Self> {
+        let devices = config.disks.len()
+            + config.nets.len()
+            + config.shares.len()
+            + usize::from(config.vsock.is_some())
+            + usize::from(config.balloon.is_some());
+        if devices > LATE_WINDOWS || !config.faults.0.is_empty() {
+            return None;
+        }
+        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Some(Self {
+            cache: Cache::open()?,
+            key: key(config)?,
+            about: About {
+                kernel: kernel.into(),
+                cpus: config.cpus,
+                memory_bytes: config.memory_bytes,
+                version: env!("CARGO_PKG_VERSION").into(),
+                created: created.map_or(0, |time| time.as_secs()),
+            },
+            building: None,
+        })
+    }
+
+    /// Have `config` begin with the template, or make it.
+    pub fn prepare(&mut self, config: &mut Config) {
+        config.late_devices = true;
+        if let Some(dir) = self.cache.find(&self.key) {
+            match Saved::open(&dir) {
+                Ok(saved) => {
+                    config.start = Start::Saved(Arc::new(saved));
+                    return;
+                }
+                Err(error) => self.drop_template(&error.to_string()),
+            }
+        }
+        self.boot(config);
+    }
+
+    /// Have `config` boot, and make the template unless somebody else does.
+    fn boot(&mut self, config: &mut Config) {
+        self.building = self.cache.build(&self.key, &self.about);
+        config.start = match &self.building {
+            Some(building) => Start::Template(building.dir().into()),
+            None => Start::Boot,
+        };
+        config.late_devices = self.building.is_some();
+    }
+
+    /// Whether `error`, by which the machine of `config` ended, is the template's; then `config` boots.
+    pub fn failed(&mut self, error: &VmmError, config: &mut Config) -> bool {
+        let of_template = matches!(config.start, Start::Saved(_))
+            && matches!(
+                error,
+                VmmError::Saved(_)
+                    | VmmError::Unanswered(_)
+                    | VmmError::Backing(_)
+                    | VmmError::Kvm(_)
+            );
+        if of_template {
+            self.drop_template(&error.to_string());
+            self.boot(config);
+        }
+        of_template
+    }
+
+    /// The machine has ended.
+    pub fn finish(self) {
+        if let Some(building) = self.building {
+            building.finish();
+        }
+    }
+
+    fn drop_template(&self, reason: &str) {
+        say(&format!(
+            "the template is dropped, and the guest boots: {reason}"
+        ));
+        let _ = self.cache.remove(&self.key); // perhaps somebody else has
+    }
+}
+
+/// Everything that a machine in front of its first command depends on.
+fn key(config: &Config) -> Option<Key> {
+    let mut key = Key::new();
+    key.add("hull", env!("CARGO_PKG_VERSION").as_bytes());
+    // Another build of the same version may carry another guest.
+    key.add_file("program", &File::open("/proc/self/exe").ok()?);
+    key.add("protocol", &agent::VERSION.to_le_bytes());
+    key.add("host kernel", rustix::system::uname().release().to_bytes());
+    key.add(
+        "host processor",
+        format!("{:?}", Features::of_host()).as_bytes(),
+    );
+    for image in std::iter::once(&config.kernel).chain(&config.initrd) {
+        match image {
+            Image::Bytes(bytes) => key.add("bytes", bytes),
+            Image::File(file, _) => key.add_file("file", file),
+            Image::Packed(packed) => key.add("inside", &packed.len().to_le_bytes()),
+        };
+    }
+    let kernel_log = matches!(
+        &config.console,
+        Console::Agent {
+            kernel_log: true,
+            ..
+        }
+    );
+    let shape = format!(
+        "{:?} {} {} {:?} {} {} {kernel_log}",
+        config.via,
+        config.memory_bytes,
+        config.cpus,
+        config.terminal,
+        config.rng,
+        config.balloon.is_some(),
+    );
+    key.add("shape", shape.as_bytes());
+    key.add("command line", config.cmdline.as_bytes());
+    key.finish()
+}

@@ -1,0 +1,34 @@
+//! A guest that goes on with another device, as it does after a snapshot.
+
+use super::Guest;
+use crate::devices::Reporter;
+use crate::devices::bus::BusDevice;
+use crate::devices::state::StateError;
+use crate::devices::virtio::Device;
+use crate::devices::virtio::mmio::Transport;
+
+impl Guest {
+    /// A window with `device` in it, over this guest's memory.
+    pub fn window(&self, device: impl Device) -> Transport {
+        Transport::new(
+            self.memory.clone(),
+            Box::new(device),
+            self.interrupt.clone(),
+            Reporter::new(self.events.clone(), "device"),
+        )
+        .unwrap()
+    }
+
+    /// Save the device and go on with `device`; returns the state.
+    ///
+    /// # Errors
+    /// One cannot be saved, or the other not go on from it: then nothing has changed.
+    pub fn move_to(&mut self, device: impl Device) -> Result<Vec<u8>, StateError> {
+        let state = self.transport.save()?;
+        let mut window = self.window(device);
+        window.load(&state)?;
+        self.transport = window;
+        self.run();
+        Ok(state)
+    }
+}

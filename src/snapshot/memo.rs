@@ -1,0 +1,121 @@
+//! Section "MEMO": what belongs to the file of guest memory. Bytes to plain data and back.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::Id;
+use super::header::Tag;
+use crate::memory::pages::{PAGE, Pages};
+
+pub(super) const TAG: Tag = *b"MEMO";
+
+/// Most regions of guest memory that anybody has.
+const REGIONS_MOST: usize = 16;
+/// Below is all of guest memory, and so all sums below fit (Intel SDM 3A 4.1.4: 52 bits).
+const ADDRESSES: u64 = 1 << 52;
+
+/// The section, as it is in the file.
+#[derive(Deserialize, Serialize)]
+struct Stored {
+    id: [u8; 16],
+    parent: Option<[u8; 16]>,
+    /// GPA and bytes.
+    regions: Vec<(u64, u64)>,
+    /// Pages from the end of the extent before, and pages.
+    extents: Vec<(u64, u64)>,
+    crc: u32,
+}
+
+/// What belongs to a file of guest memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Memo {
+    pub id: Id,
+    pub parent: Option<Id>,
+    /// GPA and bytes.
+    pub regions: Vec<(u64, u64)>,
+    /// Where the file has content; in a diff, what it says anything about.
+    pub extents: Vec<Range<u64>>,
+    /// CRC-32 of the extents, one behind the other.
+    pub crc: u32,
+}
+
+impl Memo {
+    pub fn bytes(&self) -> u64 {
+        self.regions.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The extents, as pages.
+    pub fn pages(&self) -> Pages {
+        Pages::from_ranges(self.extents.iter().cloned())
+    }
+
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        let mut end = 0;
+        let extent = |extent: &Range<u64>| {
+            let between = extent.start - end;
+            end = extent.end;
+            (between / PAGE, (extent.end - extent.start) / PAGE)
+        };
+        postcard::to_allocvec(&Stored {
+            id: self.id.0,
+            parent: self.parent.map(|id| id.0),
+            regions: self.regions.clone(),
+            extents: self.extents.iter().map(extent).collect(),
+            crc: self.crc,
+        })
+    }
+
+    /// What `bytes` say, or what is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let stored = match postcard::take_from_bytes::<Stored>(bytes) {
+            Ok((stored, [])) => stored,
+            Ok(_) => return Err("more than the section".into()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let total = judge(&stored.regions)?;
+        let mut end = 0u64;
+        let mut extents = Vec::with_capacity(stored.extents.len());
+        for (index, &(between, pages)) in stored.extents.iter().enumerate() {
+            let place = |pages: u64, after: u64| {
+                let end = pages.checked_mul(PAGE)?.checked_add(after)?;
+                (end <= total).then_some(end)
+            };
+            let start = place(between, end).ok_or("an extent behind the end")?;
+            let next = place(pages, start).ok_or("an extent beyond the end")?;
+            if pages == 0 || (between == 0 && index > 0) {
+                return Err("an extent that is none of its own".into());
+            }
+            extents.push(start..next);
+            end = next;
+        }
+        Ok(Self {
+            id: Id(stored.id),
+            parent: stored.parent.map(Id),
+            regions: stored.regions,
+            extents,
+            crc: stored.crc,
+        })
+    }
+}
+
+/// The bytes of `regions`, if they can be some guest's.
+fn judge(regions: &[(u64, u64)]) -> Result<u64, &'static str> {
+    if regions.is_empty() || regions.len() > REGIONS_MOST {
+        return Err("no regions, or too many");
+    }
+    let (mut free, mut total) = (0u64, 0u64);
+    for &(gpa, bytes) in regions {
+        let end = gpa.checked_add(bytes).filter(|end| *end <= ADDRESSES);
+        let end = end.ok_or("a region beyond all addresses")?;
+        if bytes == 0 || !gpa.is_multiple_of(PAGE) || !bytes.is_multiple_of(PAGE) {
+            return Err("a region that is not of pages");
+        }
+        if gpa < free {
+            return Err("regions out of order");
+        }
+        free = end;
+        total += bytes; // apart and below ADDRESSES
+    }
+    Ok(total)
+}

@@ -1,0 +1,223 @@
+//! Reading: nothing is taken on trust.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::header::{self, Fault, STATE_MOST, Section, Tag};
+use super::memo::{self, Memo};
+use super::{Id, MemoryFile, SnapshotError, failed};
+
+/// Bytes that are read at once.
+pub(super) const STEP: usize = 256 << 10;
+
+/// A snapshot whose state was found to be whole, and whose memory is there.
+#[derive(Debug)]
+pub struct Snapshot {
+    dir: PathBuf,
+    bytes: Vec<u8>,
+    sections: Vec<Section>,
+    memo: Memo,
+    memory: MemoryFile,
+}
+
+/// The whole snapshot in `dir`, with all of `state` checked, and that the memory is there and of
+/// the right size. The memory itself is not read ([`Snapshot::check_memory`]).
+///
+/// # Errors
+/// Nothing that this hull can go on from, by name.
+pub fn open(dir: &Path) -> Result<Snapshot, SnapshotError> {
+    let snapshot = open_layer(dir)?;
+    match snapshot.memo.parent {
+        None => Ok(snapshot),
+        Some(parent) => Err(SnapshotError::Diff {
+            dir: dir.into(),
+            parent,
+        }),
+    }
+}
+
+/// As [`open`], and a diff is fine, too.
+///
+/// # Errors
+/// As those of [`open`].
+pub fn open_layer(dir: &Path) -> Result<Snapshot, SnapshotError> {
+    match open_once(dir) {
+        // Perhaps a writer was faster: then `state` is another by now.
+        Err(SnapshotError::MemoryMissing { .. }) => open_once(dir),
+        result => result,
+    }
+}
+
+fn open_once(dir: &Path) -> Result<Snapshot, SnapshotError> {
+    let path = dir.join("state");
+    let bytes = read_state(dir, &path)?;
+    let fault = |fault| refusal(&path, fault);
+    let sections = header::decode(&bytes).map_err(fault)?;
+    let memo = find(&sections, &bytes, memo::TAG).ok_or("no section MEMO".to_string());
+    let memo = memo.and_then(Memo::decode);
+    let memo = memo.map_err(|why| fault(Fault::Damaged(format!("section MEMO: {why}"))))?;
+    let path = dir.join(memory_name(memo.id));
+    let file = open_memory(&path, &memo)?;
+    let memory = MemoryFile {
+        file: Arc::new(file),
+        regions: memo.regions.clone(),
+        extents: memo.extents.clone(),
+    };
+    Ok(Snapshot {
+        dir: dir.into(),
+        bytes,
+        sections,
+        memo,
+        memory,
+    })
+}
+
+/// The name of the memory of the snapshot `id`.
+pub(super) fn memory_name(id: Id) -> String {
+    format!("memory-{id}")
+}
+
+/// The id of the snapshot in `dir`, if one is there that this hull knows.
+pub(super) fn current(dir: &Path) -> Result<Option<Id>, SnapshotError> {
+    let path = dir.join("state");
+    let bytes = match read_state(dir, &path) {
+        Err(SnapshotError::Missing { .. }) => return Ok(None),
+        bytes => bytes?,
+    };
+    let sections = header::decode(&bytes).map_err(|fault| refusal(&path, fault))?;
+    let memo = find(&sections, &bytes, memo::TAG).and_then(|memo| Memo::decode(memo).ok());
+    Ok(memo.map(|memo| memo.id))
+}
+
+fn read_state(dir: &Path, path: &Path) -> Result<Vec<u8>, SnapshotError> {
+    let file = match open_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(SnapshotError::Missing { dir: dir.into() });
+        }
+        file => file.map_err(failed("open", path))?,
+    };
+    let data = file.metadata().map_err(failed("look at", path))?;
+    if !data.is_file() || data.len() > STATE_MOST {
+        return Err(SnapshotError::Foreign { path: path.into() });
+    }
+    let mut bytes = Vec::with_capacity(data.len() as usize);
+    let read = file.take(STATE_MOST).read_to_end(&mut bytes);
+    read.map_err(failed("read", path))?;
+    Ok(bytes)
+}
+
+fn open_memory(path: &Path, memo: &Memo) -> Result<File, SnapshotError> {
+    let file = match open_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(SnapshotError::MemoryMissing { path: path.into() });
+        }
+        file => file.map_err(failed("open", path))?,
+    };
+    let data = file.metadata().map_err(failed("look at", path))?;
+    if !data.is_file() {
+        return Err(SnapshotError::Foreign { path: path.into() });
+    }
+    match (data.len(), memo.bytes()) {
+        (found, expected) if found == expected => Ok(file),
+        (found, expected) => Err(SnapshotError::MemorySize {
+            path: path.into(),
+            found,
+            expected,
+        }),
+    }
+}
+
+/// Opens without waiting, as a pipe in a file's place would have it.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+fn find<'a>(sections: &[Section], bytes: &'a [u8], tag: Tag) -> Option<&'a [u8]> {
+    let section = sections.iter().find(|section| section.tag == tag)?;
+    bytes.get(section.payload.clone())
+}
+
+fn refusal(path: &Path, fault: Fault) -> SnapshotError {
+    let path = path.into();
+    match fault {
+        Fault::Foreign => SnapshotError::Foreign { path },
+        Fault::Newer(version) => SnapshotError::Newer { path, version },
+        Fault::Older(version) => SnapshotError::Older { path, version },
+        Fault::Truncated => SnapshotError::Truncated { path },
+        Fault::Damaged(part) => SnapshotError::Damaged { path, part },
+    }
+}
+
+impl Snapshot {
+    /// Its name.
+    pub fn id(&self) -> Id {
+        self.memo.id
+    }
+
+    /// The snapshot that it is a diff to.
+    pub fn parent(&self) -> Option<Id> {
+        self.memo.parent
+    }
+
+    /// The payload of section `tag`.
+    pub fn section(&self, tag: Tag) -> Option<&[u8]> {
+        find(&self.sections, &self.bytes, tag)
+    }
+
+    /// All sections in the order in which they were written, without those of this module.
+    pub fn sections(&self) -> impl Iterator<Item = (Tag, &[u8])> {
+        let payload = |section: &Section| {
+            let payload = self.bytes.get(section.payload.clone());
+            (section.tag, payload.unwrap_or_default())
+        };
+        let others = self
+            .sections
+            .iter()
+            .filter(|section| section.tag != memo::TAG);
+        others.map(payload)
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> &MemoryFile {
+        &self.memory
+    }
+
+    /// Read all of the memory, and see that it is what was written.
+    ///
+    /// # Errors
+    /// It is not, or cannot be read.
+    pub fn check_memory(&self) -> Result<(), SnapshotError> {
+        let path = self.memory_path();
+        let mut crc = crc32fast::Hasher::new();
+        let mut buffer = vec![0; STEP];
+        for extent in &self.memo.extents {
+            let mut at = extent.start;
+            while at < extent.end {
+                let buffer = &mut buffer[..(extent.end - at).min(STEP as u64) as usize];
+                let read = self.memory.file.read_exact_at(buffer, at);
+                read.map_err(failed("read", &path))?;
+                crc.update(buffer);
+                at += buffer.len() as u64;
+            }
+        }
+        match crc.finalize() == self.memo.crc {
+            true => Ok(()),
+            false => Err(SnapshotError::Damaged {
+                path,
+                part: "guest memory".into(),
+            }),
+        }
+    }
+
+    pub(super) fn memory_path(&self) -> PathBuf {
+        self.dir.join(memory_name(self.memo.id))
+    }
+
+    pub(super) fn memo(&self) -> &Memo {
+        &self.memo
+    }
+}

@@ -1,0 +1,345 @@
+//! Writing: all beside the old snapshot, then one rename.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::rand::{GetRandomFlags, getrandom};
+use vm_memory::{Address, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestMemoryRegion};
+
+use super::header::{self, SECTIONS_MOST, STATE_MOST, Tag};
+use super::memo::{self, Memo};
+use super::read::{self, STEP, memory_name};
+use super::{Id, SnapshotError, failed};
+use crate::memory::GuestMemory;
+use crate::memory::pages::{PAGE, Pages, at_offsets};
+
+/// A page of nothing.
+const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+
+/// Writes one snapshot: [`Writer::memory`], [`Writer::section`] as often as there are any, then
+/// [`Writer::commit`]. Without that last one nothing is left of it, and the old snapshot is whole.
+#[derive(Debug)]
+pub struct Writer {
+    dir: PathBuf,
+    /// The folder, which holds the lock.
+    lock: File,
+    /// Whether the folder is of our making.
+    made: bool,
+    sync: bool,
+    memo: Memo,
+    memory: File,
+    sections: Vec<(Tag, Vec<u8>)>,
+    committed: bool,
+}
+
+/// A step of [`Writer::commit`].
+type Step = fn(&mut Writer) -> Result<(), SnapshotError>;
+
+/// What [`Writer::commit`] does, one after the other. Before the rename the old snapshot counts,
+/// from then on the new one.
+pub(super) const STEPS: [Step; 5] = [
+    Writer::sync_memory,
+    Writer::write_state,
+    Writer::rename_state,
+    Writer::sync_dir,
+    Writer::remove_others,
+];
+
+impl Writer {
+    /// A snapshot in the folder `dir`, which is made if it is not there, and may have an old one.
+    /// With `sync` it is on the disk at the end, whatever happens to the host then.
+    ///
+    /// # Errors
+    /// The folder cannot be written to, has something else in it, or another writer.
+    pub fn create(dir: &Path, sync: bool) -> Result<Self, SnapshotError> {
+        let made = !dir.exists();
+        let mut builder = DirBuilder::new();
+        let create = builder.recursive(true).mode(0o700).create(dir);
+        create.map_err(failed("make the folder", dir))?;
+        let lock = File::open(dir).map_err(failed("open", dir))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(SnapshotError::Busy { dir: dir.into() });
+            }
+            Err(error) => return Err(failed("lock", dir)(error)),
+        }
+        match read::current(dir) {
+            Ok(id) => remove_others(dir, id)?,
+            // Not ours to write over.
+            Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Io { .. })) => {
+                return Err(error);
+            }
+            // Worth nothing to this hull, but it takes it away only when it has another.
+            Err(_) => {}
+        }
+        let mut id = Id([0; 16]);
+        let random = getrandom(&mut id.0, GetRandomFlags::empty());
+        random.map_err(failed("draw a random name for", dir))?;
+        let path = dir.join(memory_name(id));
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create_new(true).mode(0o600);
+        let memory = options.open(&path).map_err(failed("create", &path))?;
+        Ok(Self {
+            dir: dir.into(),
+            lock,
+            made,
+            sync,
+            memo: Memo {
+                id,
+                parent: None,
+                regions: Vec::new(),
+                extents: Vec::new(),
+                crc: 0,
+            },
+            memory,
+            sections: Vec::new(),
+            committed: false,
+        })
+    }
+
+    /// Its name, once it is committed.
+    pub fn id(&self) -> Id {
+        self.memo.id
+    }
+
+    /// Bytes of memory that were written.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memo.pages().bytes()
+    }
+
+    /// Write what is in `pages` of `memory`, in which nobody writes meanwhile. With a `base` it is
+    /// a diff to that snapshot: `pages` are those that may differ from it.
+    ///
+    /// Pages of zeros take no space in the file.
+    ///
+    /// # Errors
+    /// Of writing, or such pages are not there.
+    pub fn memory(
+        &mut self,
+        memory: &GuestMemory,
+        pages: &Pages,
+        base: Option<Id>,
+    ) -> Result<(), SnapshotError> {
+        let region = |region: &_| {
+            let region: &vm_memory::GuestRegionMmap<_> = region;
+            (region.start_addr().raw_value(), region.len())
+        };
+        let mut file = self.layer(memory.iter().map(region).collect(), base)?;
+        let mut buffer = vec![0; STEP];
+        for range in pages.ranges() {
+            for at in (range.start..range.end).step_by(STEP) {
+                let range = at..range.end.min(at + STEP as u64);
+                let buffer = &mut buffer[..(range.end - range.start) as usize];
+                let mut done = 0;
+                for (gpa, len) in at_offsets(memory, &range) {
+                    let part = &mut buffer[done..done + len as usize];
+                    let read = memory.read_slice(part, gpa).map_err(io::Error::other);
+                    read.map_err(failed("read guest memory for", &self.dir))?;
+                    done += part.len();
+                }
+                file.put(&self.memory, at, &buffer[..done])
+                    .map_err(failed("write", self.memory_path()))?;
+            }
+        }
+        (self.memo.extents, self.memo.crc) = file.done();
+        Ok(())
+    }
+
+    /// A file of memory for these regions, empty.
+    pub(super) fn layer(
+        &mut self,
+        regions: Vec<(u64, u64)>,
+        base: Option<Id>,
+    ) -> Result<Layer, SnapshotError> {
+        self.memo.regions = regions;
+        self.memo.parent = base;
+        let sized = self.memory.set_len(self.memo.bytes());
+        sized.map_err(failed("make room in", self.memory_path()))?;
+        Ok(Layer::new(base.is_some()))
+    }
+
+    /// Copy what `write` puts into a layer of memory.
+    pub(super) fn finish_layer(&mut self, layer: Layer) {
+        (self.memo.extents, self.memo.crc) = layer.done();
+    }
+
+    pub(super) fn memory_file(&self) -> &File {
+        &self.memory
+    }
+
+    /// Add the section `tag`, which only one may have.
+    pub fn section(&mut self, tag: Tag, bytes: Vec<u8>) {
+        self.sections.push((tag, bytes));
+    }
+
+    /// Make a snapshot of all that, in the place of the old one.
+    ///
+    /// # Errors
+    /// Of writing; then the old snapshot is whole, if there was one.
+    pub fn commit(mut self) -> Result<Id, SnapshotError> {
+        STEPS.iter().try_for_each(|step| step(&mut self))?;
+        Ok(self.memo.id)
+    }
+
+    fn sync_memory(&mut self) -> Result<(), SnapshotError> {
+        match self.sync {
+            true => self.memory.sync_all(),
+            false => Ok(()),
+        }
+        .map_err(failed("write", self.memory_path()))
+    }
+
+    fn write_state(&mut self) -> Result<(), SnapshotError> {
+        let path = self.dir.join("state.tmp");
+        let memo = self.memo.encode().map_err(io::Error::other);
+        let memo = memo.map_err(failed("make", &path))?;
+        let mut sections = std::mem::take(&mut self.sections);
+        sections.push((memo::TAG, memo));
+        if sections.len() > SECTIONS_MOST as usize {
+            return too_large(format!("{} sections", sections.len()));
+        }
+        let bytes = header::encode(&sections);
+        if bytes.len() as u64 > STATE_MOST {
+            return too_large(format!("{} bytes", bytes.len()));
+        }
+        // Who was killed left one with who knows what access.
+        remove(&path)?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).map_err(failed("create", &path))?;
+        let written = file.write_all_at(&bytes, 0);
+        let synced = written.and_then(|()| match self.sync {
+            true => file.sync_all(),
+            false => Ok(()),
+        });
+        synced.map_err(failed("write", &path))
+    }
+
+    fn rename_state(&mut self) -> Result<(), SnapshotError> {
+        let path = self.dir.join("state");
+        let renamed = fs::rename(self.dir.join("state.tmp"), &path);
+        renamed.map_err(failed("replace", &path))?;
+        self.committed = true;
+        Ok(())
+    }
+
+    fn sync_dir(&mut self) -> Result<(), SnapshotError> {
+        if !self.sync {
+            return Ok(());
+        }
+        let mut synced = self.lock.sync_all();
+        if self.made {
+            // Where the folder itself has its name.
+            let above = File::open(self.dir.join(".."));
+            synced = synced.and(above.and_then(|above| above.sync_all()));
+        }
+        synced.map_err(failed("write", &self.dir))
+    }
+
+    fn remove_others(&mut self) -> Result<(), SnapshotError> {
+        remove_others(&self.dir, Some(self.memo.id))
+    }
+
+    fn memory_path(&self) -> PathBuf {
+        self.dir.join(memory_name(self.memo.id))
+    }
+
+    /// As if the process had been killed.
+    #[cfg(test)]
+    pub(super) fn killed(mut self) {
+        self.committed = true;
+    }
+}
+
+impl Drop for Writer {
+    /// What is not a snapshot yet never becomes one.
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(self.memory_path());
+            let _ = fs::remove_file(self.dir.join("state.tmp"));
+            if self.made {
+                let _ = fs::remove_dir(&self.dir); // unless something else is in it
+            }
+        }
+    }
+}
+
+/// Remove what writers left in `dir` that does not belong to the snapshot `id`.
+fn remove_others(dir: &Path, id: Option<Id>) -> Result<(), SnapshotError> {
+    let own = id.map(memory_name);
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let name = entry.map_err(failed("list", dir))?.file_name();
+        let Some(name) = name.to_str() else {
+            continue; // none of ours
+        };
+        let is_memory = name.strip_prefix("memory-").is_some_and(|id| {
+            id.len() == 32
+                && id
+                    .bytes()
+                    .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+        });
+        if name == "state.tmp" || (is_memory && own.as_deref() != Some(name)) {
+            remove(&dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn too_large(what: String) -> Result<(), SnapshotError> {
+    Err(SnapshotError::TooLarge { what })
+}
+
+/// A file of memory that is being written: which parts, and the CRC-32 of them.
+pub(super) struct Layer {
+    /// Pages of zeros are as good as none, if there is nothing below.
+    zeros_count: bool,
+    extents: Pages,
+    crc: crc32fast::Hasher,
+}
+
+impl Layer {
+    fn new(zeros_count: bool) -> Self {
+        Self {
+            zeros_count,
+            extents: Pages::default(),
+            crc: crc32fast::Hasher::new(),
+        }
+    }
+
+    /// Write `bytes`, which are pages, at offset `at` of `file`, behind all before.
+    pub(super) fn put(&mut self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let pages = bytes.as_chunks::<{ PAGE as usize }>().0;
+        let mut start = 0;
+        for run in pages.chunk_by(|a, b| (*a == ZEROS) == (*b == ZEROS)) {
+            let here = at + start as u64 * PAGE;
+            let run = run.as_flattened();
+            start += run.len() / PAGE as usize;
+            let is_zero = run.starts_with(&ZEROS);
+            if !is_zero {
+                file.write_all_at(run, here)?;
+            }
+            if !is_zero || self.zeros_count {
+                self.crc.update(run);
+                self.extents.push(here..here + run.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    fn done(self) -> (Vec<Range<u64>>, u32) {
+        (self.extents.ranges().to_vec(), self.crc.finalize())
+    }
+}

@@ -1,0 +1,103 @@
+//! A user who has several machines at once, and looks at and orders them.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{LIMIT, built};
+
+/// A user with a folder for records of her own.
+pub struct User(pub tempfile::TempDir);
+
+/// What came of a command.
+pub struct Done {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl User {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    pub fn hull(&self, arguments: &[&str]) -> Command {
+        let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"));
+        hull.args(arguments).env("XDG_RUNTIME_DIR", self.0.path());
+        hull
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Done {
+        let output = self.hull(arguments).stdin(Stdio::null()).output();
+        let output = output.expect("hull starts");
+        Done {
+            status: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What `hull inspect MACHINE ARGUMENTS --json` says.
+    #[track_caller]
+    pub fn inspect(&self, machine: &str, arguments: &[&str]) -> Value {
+        let mut all = vec!["inspect", machine, "--json"];
+        all.extend(arguments);
+        let done = self.run(&all);
+        assert_eq!((done.status, done.stderr.as_str()), (Some(0), ""));
+        serde_json::from_str(&done.stdout).expect("JSON")
+    }
+
+    #[track_caller]
+    pub fn refused(&self, arguments: &[&str], message: &str) {
+        let done = self.run(arguments);
+        assert!(done.stderr.contains(message), "{}", done.stderr);
+        assert_eq!((done.status, done.stdout.as_str()), (Some(125), ""));
+    }
+
+    /// A payload that never ends, once it can be inspected.
+    pub fn spin(&self, flags: &[&str]) -> Running {
+        let payload = built("guest/payloads/spin.bin");
+        let mut arguments = vec!["run", &payload];
+        arguments.extend(flags);
+        let mut hull = self.hull(&arguments);
+        let hull = hull.stdin(Stdio::null()).stdout(Stdio::null());
+        let running = Running(hull.spawn().expect("hull starts"));
+        let pid = running.0.id().to_string();
+        wait_until(|| self.run(&["inspect", &pid]).status == Some(0));
+        running
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.0.path().join("hull")
+    }
+}
+
+/// A running hull, killed when a test fails.
+pub struct Running(pub Child);
+
+impl Running {
+    /// End it as a user does; its status.
+    pub fn terminate(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).expect("it runs");
+        self.0.wait().expect("an end").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < LIMIT, "never");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
