@@ -346,7 +346,7 @@ fn the_first_run_makes_a_template_that_knows_nothing_of_its_command() {
 /// Whether `bytes` are in a file, read piece by piece.
 fn has(path: &Path, bytes: &[u8]) -> bool {
     let mut file = File::open(path).expect("a file");
-    let mut window = Vec::new();
+    let mut window: Vec<u8> = Vec::new();
     let mut piece = vec![0; MIB as usize];
     loop {
         let n = file.read(&mut piece).expect("read");
