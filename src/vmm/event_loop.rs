@@ -307,7 +307,9 @@ impl<'a> EventLoop<'a> {
             Err(fault) => {
                 let restored = self.config.start.saved().is_some();
                 self.fault = Some(match restored && self.waits_for_init() {
-                    true => VmmError::Unanswered(format!("does not go on as it was saved: {fault}")),
+                    true => {
+                        VmmError::Unanswered(format!("does not go on as it was saved: {fault}"))
+                    }
                     false => VmmError::Agent(fault),
                 });
                 self.ending = Some(Ending::Quit);
