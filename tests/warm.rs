@@ -292,21 +292,46 @@ fn a_kernel_of_others_is_warm_too() {
     if !kvm("another kernel") || !lab("another kernel", "a boot takes minutes") {
         return;
     }
-    // Its drivers are modules, which hull's init loads; it finds devices by ACPI.
-    let (kernel, initrd) = (
-        built("foreign/debian-vmlinuz"),
-        built("foreign/debian-initrd"),
-    );
+    // Its drivers are modules, which hull's init loads where it is told of them; it finds devices by
+    // ACPI.
+    let (kernel, initrd) = (built("foreign/debian-vmlinuz"), with_modules());
+    let initrd = text(initrd.path());
     let cache = Cache::new();
     for warm in [false, true] {
         let host = host();
         let disk = format!("--disk={}/disk", host.path().display());
-        let flags = [&kernel, "--initrd", &initrd, "--memory", "256M", &disk];
+        let flags = [&kernel, "--initrd", initrd, "--memory", "256M", &disk];
         let command = ["--", "/bin/busybox", "head", "-c", "5", "/dev/vda"];
         let (finished, was_warm) = cache.report(&[&flags[..], &command].concat());
         finished.assert(0, "disk!", "");
         assert_eq!(was_warm, warm);
     }
+}
+
+/// Debian's modules for virtio, with the list of them that hull's init reads.
+fn with_modules() -> tempfile::NamedTempFile {
+    let initrd = fs::read(built("foreign/debian-initrd")).expect("Debian's");
+    let mut rest = initrd.as_slice();
+    let order = loop {
+        let mut entry = cpio::newc::Reader::new(rest).expect("an archive");
+        assert!(!entry.entry().is_trailer(), "no list of modules");
+        if entry.entry().name().trim_start_matches("./") == "modules/order" {
+            let mut order = String::new();
+            entry.read_to_string(&mut order).expect("text");
+            break order;
+        }
+        rest = entry.finish().expect("the next");
+    };
+    let order: String = order
+        .lines()
+        .map(|name| format!("/modules/{name}\n"))
+        .collect();
+    let files: [(&str, u32, &[u8]); 3] = [
+        ("lib", 0o040_755, b""),
+        ("lib/modules-hull", 0o040_755, b""),
+        ("lib/modules-hull/order", 0o100_644, order.as_bytes()),
+    ];
+    with_files(initrd, &files)
 }
 
 #[test]
@@ -679,15 +704,21 @@ fn evil_initrd() -> tempfile::NamedTempFile {
                 busybox cat /greeting\n\
                 busybox head -c 1 > /answer\n\
                 exec busybox cat /dev/urandom\n";
-    let mut initrd = fs::read(built("guest/initramfs.cpio")).expect("hull's own");
-    // A part begins where 512 bytes do (Documentation/driver-api/early-userspace/buffer-format.rst
-    // lets any zeros stand between).
-    initrd.resize(initrd.len().next_multiple_of(512), 0);
-    for (name, mode, bytes) in [
+    let greeting = greeting.as_slice();
+    let own = fs::read(built("guest/initramfs.cpio")).expect("hull's own");
+    let files = [
         ("evil", 0o100_755, evil.as_bytes()),
-        ("greeting", 0o100_644, &greeting),
-    ] {
-        let builder = cpio::newc::Builder::new(name).mode(mode);
+        ("greeting", 0o100_644, greeting),
+    ];
+    with_files(own, &files)
+}
+
+/// An initial RAM disk with more in it.
+fn with_files(mut initrd: Vec<u8>, files: &[(&str, u32, &[u8])]) -> tempfile::NamedTempFile {
+    // A part begins where 4 bytes do (Documentation/driver-api/early-userspace/buffer-format.rst).
+    initrd.resize(initrd.len().next_multiple_of(4), 0);
+    for (name, mode, bytes) in files {
+        let builder = cpio::newc::Builder::new(name).mode(*mode);
         let mut writer = builder.write(Vec::new(), bytes.len() as u32);
         std::io::Write::write_all(&mut writer, bytes).expect("in memory");
         initrd.extend(writer.finish().expect("in memory"));
