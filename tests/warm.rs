@@ -492,17 +492,10 @@ fn a_template_that_does_not_restore_is_made_anew() {
             "{what}: {}",
             finished.stderr
         );
-        assert!(
-            finished.stderr.starts_with(DROPPED),
-            "{what}: {}",
-            finished.stderr
-        );
-        assert_eq!(
-            finished.stderr.lines().count(),
-            1,
-            "{what}: {}",
-            finished.stderr
-        );
+        // Broken memory may break devices before: they say so, too.
+        let told = |line: &str| line.starts_with(DROPPED);
+        let told = finished.stderr.lines().filter(|line| told(line)).count();
+        assert_eq!(told, 1, "{what}: {}", finished.stderr);
         println!("{what}: {}", finished.stderr.trim_end());
         assert_ne!(file(&cache.template(), "memory-"), Some(memory), "{what}");
         let (finished, warm) = cache.report(&["--", "echo", "hi"]);
@@ -703,12 +696,14 @@ fn evil_initrd() -> tempfile::NamedTempFile {
                 busybox stty raw -echo\n\
                 busybox cat /greeting\n\
                 busybox head -c 1 > /answer\n\
-                exec busybox cat /dev/urandom\n";
+                busybox cat /nonsense\n\
+                exec busybox sleep 1000\n";
     let greeting = greeting.as_slice();
     let own = fs::read(built("guest/initramfs.cpio")).expect("hull's own");
     let files = [
         ("evil", 0o100_755, evil.as_bytes()),
         ("greeting", 0o100_644, greeting),
+        ("nonsense", 0o100_644, &[0xff; 100]),
     ];
     with_files(own, &files)
 }
