@@ -21,6 +21,7 @@ use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
 use crate::vmm::fault::{Fault, Faults};
+use crate::vmm::timeline::Timeline;
 use crate::vmm::{self, Console, Start, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -182,7 +183,7 @@ impl Run {
         let watched = gdb.is_some() || profile.is_some() || tracing.is_some();
         let mut warm = None;
         if !self.cold && !watched && self.is_warm(&config) {
-            warm = timeline.span("template", || self.warm(&mut config));
+            warm = self.warm(&mut config, &timeline);
         }
         let debugger = gdb.as_mut().map(|gdb| gdb as _);
         let mut result = machine::run(&config, timeline.clone(), signals, debugger)?;
@@ -227,10 +228,11 @@ impl Run {
         unseen && config.story.is_none()
     }
 
-    fn warm(&self, config: &mut vmm::Config) -> Option<Warm> {
+    fn warm(&self, config: &mut vmm::Config, timeline: &Timeline) -> Option<Warm> {
         let kernel = self.kernel.as_deref().map(Path::to_string_lossy);
-        let mut warm = Warm::of(config, &kernel.unwrap_or("inside hull".into()))?;
-        warm.prepare(config);
+        let kernel = kernel.unwrap_or("inside hull".into());
+        let mut warm = timeline.span("which template", || Warm::of(config, &kernel))?;
+        timeline.span("template", || warm.prepare(config));
         Some(warm)
     }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use libc::{PF_W, PT_LOAD, dl_iterate_phdr, dl_phdr_info};
+use libc::{Elf64_Phdr, PF_W, PF_X, PT_LOAD, dl_iterate_phdr, dl_phdr_info};
 use rustix::mm::{Advice, madvise};
 
 /// Page size of x86_64.
@@ -24,6 +24,22 @@ pub fn release() {
     unsafe { dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
 }
 
+/// Map the program's code as a whole, as far as the host has it in memory: one call in place of a
+/// page fault for each 64 KiB that a start passes through, which is almost all. Best effort.
+pub fn bring_in() {
+    // SAFETY: `populate_object` keeps to the contract of dl_iterate_phdr(3) and takes no data.
+    unsafe { dl_iterate_phdr(Some(populate_object), std::ptr::null_mut()) };
+}
+
+/// As [`release_object`], for the code alone.
+extern "C" fn populate_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    each_segment(
+        info,
+        |header| header.p_flags & PF_X != 0,
+        Advice::LinuxPopulateRead,
+    )
+}
+
 /// Have all threads allocate from one heap: one of its own for each is megabytes of addresses and
 /// dozens of system calls, and what hull allocates is little.
 pub fn one_heap() {
@@ -37,6 +53,20 @@ pub fn one_heap() {
 /// Of the program, which is the first object, and with a linked-in C library the only one but the
 /// vDSO. Its non-zero result ends the iteration.
 extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    each_segment(
+        info,
+        |header| header.p_flags & PF_W == 0,
+        Advice::LinuxDontNeed,
+    )
+}
+
+/// Give `advice` on the segments that `which` picks; only on such that nobody could write. The
+/// result ends an iteration.
+fn each_segment(
+    info: *mut dl_phdr_info,
+    which: impl Fn(&Elf64_Phdr) -> bool,
+    advice: Advice,
+) -> c_int {
     // SAFETY: the C library hands over a valid `info`, whose headers are the mapped ones.
     let (base, headers) = unsafe {
         let info = &*info;
@@ -47,7 +77,7 @@ extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut 
         )
     };
     for header in headers {
-        if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 {
+        if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 && which(header) {
             let start = base.wrapping_add(header.p_vaddr) & !(PAGE - 1);
             let end = base
                 .wrapping_add(header.p_vaddr)
@@ -56,7 +86,7 @@ extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut 
             let start = std::ptr::with_exposed_provenance_mut(start as usize);
             // SAFETY: whole pages that the kernel mapped privately for this segment and that
             // nobody could write: read again, they hold the same bytes of the file.
-            let _ = unsafe { madvise(start, bytes, Advice::LinuxDontNeed) };
+            let _ = unsafe { madvise(start, bytes, advice) };
         }
     }
     1
