@@ -169,13 +169,13 @@ const CASES: &[Case] = &[
     },
     Case {
         flags: &[
-            "--share=DIR/share:/mnt/deep:ro",
-            "--share=DIR/share:/mnt/deep/er",
+            "--share=DIR/share:/mnt/ro:ro",
+            "--share=DIR/share:/mnt/deep/rw",
             "--disk=DIR/disk",
             "--vsock=cid=9,socket=DIR/v",
             "--balloon=16M",
         ],
-        script: "cat /mnt/deep/f /mnt/deep/er/f; echo guest > /mnt/deep/er/g; cat /mnt/deep/g; \
+        script: "cat /mnt/ro/f /mnt/deep/rw/f; echo guest > /mnt/deep/rw/g; cat /mnt/ro/g; \
                  head -c 5 /dev/vda; echo; cat /sys/block/vda/size; ls /dev/vsock; \
                  ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio* | wc -l; \
                  cat /sys/class/misc/hw_random/rng_current",
