@@ -178,18 +178,22 @@ fn section(writer: &mut Writer, tag: [u8; 4], content: &impl Serialize) -> Resul
     Ok(())
 }
 
+/// Those that have something to save. A window that the guest has not been shown has not, and its name
+/// is what the user wants there, which a template must not tell.
 fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), SaveError> {
     for (base, _, name, device) in bus.devices() {
         let state = lock(device).save().map_err(|error| SaveError::Device {
             device: name.into(),
             error,
         })?;
-        to.push(SavedDevice {
-            port,
-            base,
-            name: name.into(),
-            state,
-        });
+        if !state.is_empty() {
+            to.push(SavedDevice {
+                port,
+                base,
+                name: name.into(),
+                state,
+            });
+        }
     }
     Ok(())
 }
