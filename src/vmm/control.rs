@@ -125,8 +125,9 @@ impl Ordered {
             Request::Resume => Answer::Done {
                 changed: self.standstill.resume(),
             },
-            Request::Snapshot { dir, diff } => {
-                return self.events.order(Order::Snapshot { dir, diff }, reply);
+            Request::Snapshot { dir, diff, stop } => {
+                let order = Order::Snapshot { dir, diff, stop };
+                return self.events.order(order, reply);
             }
             Request::Stop { seconds } => {
                 return self.events.order(Order::Stop { seconds }, reply);
