@@ -27,7 +27,7 @@ fn start(user: &User, name: &str, of: &str, flags: &[&str]) -> Talk {
     Talk::start(user, &all)
 }
 
-/// Bytes of a line that counts.sh prints.
+/// Bytes of a line that counts.S prints.
 const LINE: usize = 9;
 
 /// What the guest that counts says, from byte `from` on.
@@ -374,7 +374,7 @@ fn a_full_file_system_costs_no_old_snapshot() {
     let copy = user.restore(&dir, &["--verify", "--name", "copy"]);
     wait_until(|| user.run(&["inspect", "copy"]).status == Some(0));
     copy.kill();
-    user.run(&["inspect", "large"]);
+    assert_eq!(user.run(&["inspect", "large"]).status, Some(0));
     assert_eq!(original.errors(), "");
 }
 
@@ -417,12 +417,14 @@ fn whoever_is_killed_while_it_is_saved_leaves_a_whole_snapshot() {
     goes_on(&user, &dir);
 }
 
-/// A snapshot of a guest that counts, and the machine's disk.
+/// A snapshot of a guest that counts, started in the user's folder.
 fn saved(user: &User, flags: &[&str]) -> PathBuf {
     let dir = user.0.path().join("saved");
-    let mut all = vec!["--memory", "2M"];
+    let payload = payload("counts");
+    let mut all = vec!["run", &payload, "--name", "counts", "--memory", "2M"];
     all.extend(flags);
-    let original = start(user, "counts", "counts", &all);
+    let mut hull = user.hull(&all);
+    let original = Talk::of(hull.current_dir(user.0.path()));
     original.says(LINE);
     user.snapshot("counts", &dir, &[]);
     original.kill();
@@ -563,7 +565,7 @@ fn a_disk_that_is_not_as_it_was_is_refused_by_name() {
     let disk = user.0.path().join("disk.img");
     let file = File::create(&disk).expect("a file");
     file.set_len(1 << 20).expect("its size");
-    let dir = saved(&user, &["--disk", text(&disk)]);
+    let dir = saved(&user, &["--disk", "disk.img"]);
     goes_on(&user, &dir);
     let then = file.metadata().expect("it").modified().expect("a time");
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -36,7 +36,10 @@ fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
 
 impl Talk {
     pub fn start(user: &User, arguments: &[&str]) -> Self {
-        let mut hull = user.hull(arguments);
+        Self::of(&mut user.hull(arguments))
+    }
+
+    pub fn of(hull: &mut Command) -> Self {
         let hull = hull.stdin(Stdio::piped()).stdout(Stdio::piped());
         let hull = hull.stderr(Stdio::piped()).spawn();
         let mut hull = Running(hull.expect("hull starts"));
