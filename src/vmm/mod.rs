@@ -436,7 +436,10 @@ pub fn run(
     };
     // Without it the machine runs as well, only unseen.
     let control = Control::start(config, claim, ordered);
-    program::release();
+    if config.start.saved().is_none() {
+        // A boot takes a while, and needs little of hull.
+        program::release();
+    }
     let ending = event_loop.run();
     drop(control);
     vcpus.stop();
