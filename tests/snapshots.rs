@@ -450,10 +450,7 @@ const HARMS: [Harm; 11] = [
         |dir| edit(dir, |state| state.truncate(7)),
         "state is cut off",
     ),
-    (
-        |dir| edit(dir, |state| state.clear()),
-        "state is cut off",
-    ),
+    (|dir| edit(dir, |state| state.clear()), "state is cut off"),
     (|dir| edit(dir, flip_middle), "state is damaged"),
     (|dir| edit(dir, |state| state.push(0)), "state is damaged"),
     (
@@ -546,6 +543,7 @@ fn what_is_not_as_it_was_written_is_refused_by_name() {
     );
     memory.write_all_at(&byte, 0x8004).expect("written");
     goes_on(&user, &bad);
+    user.run(&["ps"]);
     assert!(!user.folder().exists(), "nothing is left behind");
 
     let flags = ["--mac", "02:00:00:00:00:09"];
