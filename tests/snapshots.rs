@@ -386,7 +386,7 @@ fn whoever_is_killed_while_it_is_saved_leaves_a_whole_snapshot() {
     let user = User::new();
     let dir = user.0.path().join("saved");
     let (mut new, mut old) = (0, None);
-    for _ in 0..moments(if in_lab() { 15 } else { 60 }) {
+    for _ in 0..moments(if in_lab() { 15 } else { 40 }) {
         let original = start(&user, "counts", "counts", &["--memory", "4M"]);
         original.says(LINE);
         if old.is_none() {
@@ -451,7 +451,10 @@ const HARMS: [Harm; 11] = [
         "state is cut off",
     ),
     (|dir| edit(dir, |state| state.clear()), "state is cut off"),
-    (|dir| edit(dir, flip_middle), "state is damaged"),
+    (
+        |dir| edit(dir, |state| flip_middle(state)),
+        "state is damaged",
+    ),
     (|dir| edit(dir, |state| state.push(0)), "state is damaged"),
     (
         |dir| edit(dir, |state| *state = vec![b'x'; 5000]),
@@ -493,7 +496,7 @@ fn edit(dir: &Path, change: fn(&mut Vec<u8>)) {
     fs::write(path, state).expect("written");
 }
 
-fn flip_middle(state: &mut Vec<u8>) {
+fn flip_middle(state: &mut [u8]) {
     let middle = state.len() / 2;
     state[middle] ^= 4;
 }
