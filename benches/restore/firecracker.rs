@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::files::{Files, MEMORY_MIB};
-use super::guest::LINE;
+use super::guest::{LINE, TYPED};
 use super::process::Process;
 use super::{Result, SETTLE};
 
@@ -69,7 +69,7 @@ impl<'a> Firecracker<'a> {
     /// Load and resume: when the request was answered, and when the guest echoed a character.
     pub fn restore(&self, log: Option<&Path>) -> Result<[f64; 2]> {
         let (mut process, socket) = self.with_socket(log)?;
-        process.write("x")?;
+        process.write(TYPED)?;
         let [state, memory] = self.saved();
         let load = json!({
             "snapshot_path": state,
@@ -78,7 +78,7 @@ impl<'a> Firecracker<'a> {
         });
         request(&mut process, &socket, "PUT", "snapshot/load", &load)?;
         let answered = process.ms();
-        Ok([answered, process.until("x")?])
+        Ok([answered, process.until(TYPED)?])
     }
 
     /// What it says itself that loading took, of which its own start is no part.
@@ -90,7 +90,10 @@ impl<'a> Firecracker<'a> {
         let figure = text
             .split_once(LOGGED[0])
             .and_then(|(_, rest)| rest.split_once(LOGGED[1]));
-        let (microseconds, _) = figure.ok_or("its log has no figure")?;
+        let (microseconds, _) = figure.ok_or_else(|| {
+            let last = text.lines().last().unwrap_or("nothing");
+            format!("its log has no figure, but ends with: {last}")
+        })?;
         Ok(microseconds.trim().parse::<f64>()? / 1e3)
     }
 
@@ -106,7 +109,7 @@ impl<'a> Firecracker<'a> {
         let mut command = self.command();
         command.arg("--api-sock").arg(&socket);
         if let Some(log) = log {
-            command.args(["--level", "Info", "--log-path"]).arg(log);
+            command.args(["--level", "Debug", "--log-path"]).arg(log);
         }
         let process = Process::start(&mut command, &self.files.path("err"))?;
         Ok((process, socket))

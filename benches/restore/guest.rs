@@ -8,6 +8,8 @@ use super::Result;
 pub const INIT: &str = "bench-init";
 /// What the idle guest prints when it is up.
 pub const LINE: &str = "user space\n";
+/// What is typed to it. No monitor says that of its own accord.
+pub const TYPED: &str = "~~";
 
 const BASE: u64 = 0x40_0000;
 /// Of the ELF file: its header and one program header.

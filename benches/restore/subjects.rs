@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::files::{Files, MEMORY_MIB};
 use super::firecracker::Firecracker;
-use super::guest::LINE;
+use super::guest::{LINE, TYPED};
 use super::process::Process;
 use super::{COMMAND, Result, SETTLE};
 
@@ -200,7 +200,7 @@ fn restore_idle(files: &Files) -> Result<Vec<f64>> {
     hull.arg(&report)
         .arg(files.path(&format!("{IDLE}.snapshot")));
     let mut process = files.start(&mut hull)?;
-    process.write("x")?;
+    process.write(TYPED)?;
     // As Firecracker's figure: until somebody at its socket knows that the guest runs.
     let mut stream = process.connect(&files.socket("again"))?;
     stream.write_all(b"{\"version\":1,\"request\":\"status\"}\n")?;
@@ -210,7 +210,7 @@ fn restore_idle(files: &Files) -> Result<Vec<f64>> {
     if !answer.contains("running") {
         return Err(format!("its status is {}", answer.trim()).into());
     }
-    let echoed = process.until("x")?;
+    let echoed = process.until(TYPED)?;
     process.terminate()?;
     let report: Value = serde_json::from_slice(&fs::read(&report)?)?;
     let first = report["first_instruction_ms"].as_f64();
