@@ -19,6 +19,7 @@ pub struct Process {
     started: Instant,
     seen: Vec<u8>,
     stderr: PathBuf,
+    limit: Duration,
 }
 
 impl Process {
@@ -38,7 +39,14 @@ impl Process {
             started,
             seen: Vec::new(),
             stderr: stderr.into(),
+            limit: LIMIT,
         })
+    }
+
+    /// It may take longer than [`LIMIT`].
+    pub fn patient(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
     }
 
     pub fn id(&self) -> u32 {
@@ -92,7 +100,7 @@ impl Process {
             if self.child.try_wait()?.is_some() {
                 return Err(self.complaint("ended before it had a socket"));
             }
-            if self.started.elapsed() > LIMIT {
+            if self.started.elapsed() > self.limit {
                 return Err(self.complaint("has no socket"));
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -114,10 +122,13 @@ impl Process {
         let Some(stdout) = &mut self.child.stdout else {
             return Ok(false);
         };
-        let left = LIMIT.saturating_sub(self.started.elapsed());
+        let left = self.limit.saturating_sub(self.started.elapsed());
         let mut fds = [PollFd::new(stdout, PollFlags::IN)];
         if poll(&mut fds, Some(&left.try_into()?))? == 0 {
-            return Err(self.complaint(&format!("is silent for {} s", LIMIT.as_secs())));
+            return Err(self.complaint(&format!(
+                "has not answered within {} s",
+                self.limit.as_secs()
+            )));
         }
         let mut buffer = [0; 4096];
         let read = stdout.read(&mut buffer)?;
