@@ -16,6 +16,8 @@ mod machines;
 pub mod man;
 mod net;
 pub mod pause;
+pub mod pool;
+mod pooled;
 mod profile;
 pub mod ps;
 mod rate;
@@ -83,6 +85,8 @@ enum Verb {
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
+    /// Keep machines ready for hull run.
+    Pool(pool::Pool),
     /// List or remove the booted machines that later runs start from.
     Templates(templates::Templates),
     /// Write out the guest that this program carries.
@@ -109,6 +113,7 @@ impl Cli {
             Some(Verb::Restore(restore)) => restore.execute(),
             Some(Verb::Doctor(doctor)) => doctor.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
+            Some(Verb::Pool(pool)) => pool.execute(),
             Some(Verb::Templates(templates)) => templates.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),

@@ -100,6 +100,8 @@ pub struct EventLoop<'a> {
     last_saved: Option<Id>,
     /// No output is too full, for once.
     drains: bool,
+    /// When the machine began to run; one of a pool has stood before.
+    began: Duration,
     warned: bool,
     asked_to_stop: u32,
     ending: Option<Ending>,
@@ -161,6 +163,7 @@ impl<'a> EventLoop<'a> {
                 .map(|explain| &*explain.outbox),
             drains: false,
             last_saved: None,
+            began: machine.shared.events.now(),
             warned: false,
             asked_to_stop: 0,
             ending: None,
@@ -408,7 +411,7 @@ impl<'a> EventLoop<'a> {
     fn patience_left(&mut self) -> Option<Duration> {
         let waiting = self.waits_for_init();
         if waiting && self.config.start.saved().is_some() {
-            let left = ANSWER_PATIENCE.saturating_sub(self.events.now());
+            let left = ANSWER_PATIENCE.saturating_sub(self.ran());
             if left.is_zero() {
                 self.ending = Some(Ending::Unanswered);
             }
@@ -417,7 +420,7 @@ impl<'a> EventLoop<'a> {
         if !waiting || self.warned {
             return None;
         }
-        let left = PATIENCE.saturating_sub(self.events.now());
+        let left = PATIENCE.saturating_sub(self.ran());
         if left.is_zero() {
             self.warned = true;
             self.say(
@@ -426,6 +429,10 @@ impl<'a> EventLoop<'a> {
             );
         }
         Some(left)
+    }
+
+    fn ran(&self) -> Duration {
+        self.events.now().saturating_sub(self.began)
     }
 
     /// Bytes to read ahead of the guest. A terminal is read even while the guest takes nothing,
