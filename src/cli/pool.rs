@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, Signal, kill_process, set_parent_process_death_signal, setsid,
-};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal, setsid};
 use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGWINCH};
 
 use super::bar::Bar;
@@ -24,11 +22,11 @@ use super::{machine, print};
 use crate::fleet;
 use crate::pool;
 use crate::templates::Cache;
-use crate::vmm::{self, Config, Console, End, Signals, Streams, VmmError};
+use crate::vmm::{self, Config, Console, Signals, Streams, VmmError};
 
 /// Most machines of a pool.
 const MACHINES_MOST: u16 = 1000;
-/// How often a machine tries to have a template.
+/// How often it is tried to make a template.
 const TRIES: u32 = 3;
 /// Machines in a row that may fail, once the pool was full, and how long it waits after each.
 const FAILURES_MOST: u32 = 5;
@@ -83,6 +81,7 @@ impl Pool {
             busy: Vec::new(),
             was_full: false,
             failures: 0,
+            built: 0,
         }
         .keep(machines)
     }
@@ -105,7 +104,9 @@ struct Keeper {
     /// Those that run a command.
     busy: Vec<Child>,
     was_full: bool,
+    /// Machines in a row that have failed, or have made a template.
     failures: u32,
+    built: u32,
 }
 
 impl Keeper {
@@ -166,16 +167,24 @@ impl Keeper {
         let mut waiting = Vec::new();
         for mut member in self.members.drain(..) {
             if member.hear() {
-                self.failures = if member.ready { 0 } else { self.failures };
+                if member.ready {
+                    (self.failures, self.built) = (0, 0);
+                }
                 waiting.push(member);
             } else if member.ready || member.taken {
                 self.busy.push(member.child);
             } else {
-                self.failures += 1;
-                let _ = member.child.wait();
+                let status = member.child.wait().context("cannot wait for a machine")?;
+                match status.success() {
+                    true => self.built += 1,
+                    false => self.failures += 1,
+                }
             }
         }
         self.members = waiting;
+        if self.built > TRIES {
+            bail!("no template could be made; hull run with the same flags says why");
+        }
         let most = if self.was_full { FAILURES_MOST } else { 1 };
         if self.failures >= most {
             bail!("no machine can be made ready; what it said stands above");
@@ -278,35 +287,32 @@ fn be_member(run: &Run) -> anyhow::Result<u8> {
     // Neither the terminal's keys nor its job control are for it: it may get another's terminal.
     let _ = setsid();
     set_parent_process_death_signal(Some(Signal::TERM))?;
-    for _ in 0..TRIES {
-        let (_, timeline) = machine::clock();
-        let mut config = run.config()?;
-        let Some(mut warm) = run.warm(&config) else {
-            bail!("a machine of this kind has no template, or the program was written just now");
-        };
-        warm.prepare(&mut config);
-        if config.start.saved().is_some() {
-            config.name = Some(std::process::id().to_string());
-            config.ready_with = Some(warm.key().to_string());
-            let signals = machine::signals()?;
-            match vmm::prepare(&config, timeline) {
-                Ok(standing) => return wait(standing, config, signals),
-                Err(error) if warm.failed(&error, &mut config) => {}
-                Err(error) => return Err(error.into()),
-            }
+    let (_, timeline) = machine::clock();
+    let mut config = run.config()?;
+    let Some(mut warm) = run.warm(&config) else {
+        bail!("a machine of this kind has no template, or one of its files was written just now");
+    };
+    warm.prepare(&mut config);
+    if config.start.saved().is_some() {
+        config.name = Some(std::process::id().to_string());
+        config.ready_with = Some(warm.key().to_string());
+        let signals = machine::signals()?;
+        match vmm::prepare(&config, timeline) {
+            Ok(standing) => return wait(standing, config, signals),
+            Err(error) if warm.failed(&error, &mut config) => {}
+            Err(error) => return Err(error.into()),
         }
         config.name = None;
         config.ready_with = None;
-        if let (End::Signalled(_), _) = build(&config)? {
-            return Ok(OWN_ERROR);
-        }
-        warm.finish();
     }
-    bail!("no template could be made; hull run with the same flags says why")
+    // The next one waits: this one has all of a booted machine in its memory.
+    let (end, _) = build(&config)?;
+    warm.finish();
+    Ok(machine::status(end))
 }
 
 /// Boot, to have a template.
-fn build(config: &Config) -> anyhow::Result<(End, vmm::Report)> {
+fn build(config: &Config) -> anyhow::Result<(vmm::End, vmm::Report)> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     // As long as the process: that is as long as streams are.
     let null: &'static OwnedFd = Box::leak(Box::new(null.into()));
@@ -317,14 +323,16 @@ fn build(config: &Config) -> anyhow::Result<(End, vmm::Report)> {
         raw: false,
     };
     let (_, timeline) = machine::clock();
-    Ok(vmm::run(config, streams, machine::signals()?, timeline, None)?)
+    Ok(vmm::run(
+        config,
+        streams,
+        machine::signals()?,
+        timeline,
+        None,
+    )?)
 }
 
-fn wait(
-    standing: vmm::Standing,
-    mut config: Config,
-    signals: Signals,
-) -> anyhow::Result<u8> {
+fn wait(standing: vmm::Standing, mut config: Config, signals: Signals) -> anyhow::Result<u8> {
     let Some(listener) = standing.listen().context("cannot make a socket")? else {
         bail!("a machine without a name");
     };

@@ -182,22 +182,18 @@ impl Run {
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
-        let signals = machine::signals()?;
+        let mut signals = machine::signals()?;
         // No signal must leave its socket behind.
         let mut gdb = self.gdb.listen(self.shape.kernel.as_deref())?;
         fault::tell(&config.faults.0);
         let watched = gdb.is_some() || profile.is_some() || tracing.is_some();
         let mut warm = None;
         if !self.cold && !watched && self.is_warm(&config) {
-            warm = timeline.span("template", || self.warm(&config));
-        }
-        let mut signals = signals;
-        if let Some(warm) = &mut warm {
-            let pooled = !self.reports.wanted() && pooled::fits(&config);
-            if pooled && let Some(status) = pooled::run(warm.key(), &config, &mut signals)? {
-                return Ok(status);
+            let mut begin = || self.begin_warm(&mut config, &mut signals);
+            match timeline.span("template", &mut begin)? {
+                Begun::Ended(status) => return Ok(status),
+                Begun::Here(template) => warm = template,
             }
-            timeline.span("template", || warm.prepare(&mut config));
         }
         let debugger = gdb.as_mut().map(|gdb| gdb as _);
         let mut result = machine::run(&config, timeline.clone(), signals, debugger)?;
@@ -240,6 +236,23 @@ impl Run {
             }
         );
         unseen && config.story.is_none()
+    }
+
+    /// Run the command in a machine of a pool, or have one here begin with a template.
+    fn begin_warm(
+        &self,
+        config: &mut vmm::Config,
+        signals: &mut vmm::Signals,
+    ) -> anyhow::Result<Begun> {
+        let mut warm = self.warm(config);
+        if let Some(warm) = &mut warm {
+            let pooled = !self.reports.wanted() && pooled::fits(config);
+            if pooled && let Some(status) = pooled::run(warm.key(), config, signals)? {
+                return Ok(Begun::Ended(status));
+            }
+            warm.prepare(config);
+        }
+        Ok(Begun::Here(warm))
     }
 
     /// The template for a machine of `config`, if it can have one.
@@ -390,6 +403,14 @@ impl Run {
             kernel_log: self.kernel_log,
         }
     }
+}
+
+/// How a run begins that may be warm.
+enum Begun {
+    /// In a machine of a pool, which has ended.
+    Ended(u8),
+    /// In this process, with this template or none.
+    Here(Option<Warm>),
 }
 
 /// A file that a flag asks for a report in: made before the boot, so that nobody waits for a run
