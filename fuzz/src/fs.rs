@@ -130,6 +130,7 @@ impl Subject for Fs {
                 let answer = Answer {
                     written: *written,
                     warning: word.then(|| "a word".into()),
+                    mounted: false,
                 };
                 (id, Ok(answer))
             }
@@ -158,6 +159,7 @@ impl Subject for Fs {
         let answer = Answer {
             written: 20,
             warning: None,
+            mounted: false,
         };
         complete(guest, *id, Ok(answer));
         assert_eq!(guest.returned(QUEUE), [(0, 20)]);

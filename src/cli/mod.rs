@@ -36,7 +36,8 @@ mod warm;
 
 use std::io::{self, Write};
 
-use clap::{Parser, Subcommand};
+use crate::memory::program;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 
 /// A micro virtual machine monitor for Linux/KVM.
 #[derive(Parser)]
@@ -65,60 +66,85 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
-    Run(Box<run::Run>),
+    Run(Box<Lazy<run::Run>>),
     /// List the machines that run.
-    Ps(ps::Ps),
+    Ps(Lazy<ps::Ps>),
     /// End machines in good order.
-    Stop(stop::Stop),
+    Stop(Lazy<stop::Stop>),
     /// Have machines stand still.
-    Pause(pause::Pause),
+    Pause(Lazy<pause::Pause>),
     /// Let paused machines go on.
-    Resume(resume::Resume),
+    Resume(Lazy<resume::Resume>),
     /// Look into a running machine.
-    Inspect(inspect::Inspect),
+    Inspect(Lazy<inspect::Inspect>),
     /// Save a running machine in a folder.
-    Snapshot(snapshot::Snapshot),
+    Snapshot(Lazy<snapshot::Snapshot>),
     /// Go on from a snapshot, as one machine or as many.
-    Restore(restore::Restore),
+    Restore(Lazy<restore::Restore>),
     /// Tell whether and how this machine can run guests.
-    Doctor(doctor::Doctor),
+    Doctor(Lazy<doctor::Doctor>),
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
     /// Keep machines ready for hull run.
-    Pool(pool::Pool),
+    Pool(Lazy<pool::Pool>),
     /// List or remove the booted machines that later runs start from.
-    Templates(templates::Templates),
+    Templates(Lazy<templates::Templates>),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
     Guest(guest::Guest),
     /// Print a script that completes hull's flags in a shell.
-    Completions(completions::Completions),
+    Completions(Lazy<completions::Completions>),
     /// Print the manual page, or write all of them.
-    Man(man::Man),
+    Man(Lazy<man::Man>),
 }
 
 impl Cli {
     /// Do what was asked; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
+        program::one_heap();
         match self.verb {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
-            Some(Verb::Run(run)) => run.execute(),
-            Some(Verb::Ps(ps)) => ps.execute().map(|()| 0),
-            Some(Verb::Stop(stop)) => Ok(stop.execute()),
-            Some(Verb::Pause(pause)) => Ok(pause.execute()),
-            Some(Verb::Resume(resume)) => Ok(resume.execute()),
-            Some(Verb::Inspect(inspect)) => inspect.execute().map(|()| 0),
-            Some(Verb::Snapshot(snapshot)) => snapshot.execute().map(|()| 0),
-            Some(Verb::Restore(restore)) => restore.execute(),
-            Some(Verb::Doctor(doctor)) => doctor.execute(),
+            Some(Verb::Run(run)) => run.0.execute(),
+            Some(Verb::Ps(ps)) => ps.0.execute().map(|()| 0),
+            Some(Verb::Stop(stop)) => Ok(stop.0.execute()),
+            Some(Verb::Pause(pause)) => Ok(pause.0.execute()),
+            Some(Verb::Resume(resume)) => Ok(resume.0.execute()),
+            Some(Verb::Inspect(inspect)) => inspect.0.execute().map(|()| 0),
+            Some(Verb::Snapshot(snapshot)) => snapshot.0.execute().map(|()| 0),
+            Some(Verb::Restore(restore)) => restore.0.execute(),
+            Some(Verb::Doctor(doctor)) => doctor.0.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
-            Some(Verb::Pool(pool)) => pool.execute(),
-            Some(Verb::Templates(templates)) => templates.execute().map(|()| 0),
+            Some(Verb::Pool(pool)) => pool.0.execute(),
+            Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
-            Some(Verb::Completions(completions)) => completions.execute().map(|()| 0),
-            Some(Verb::Man(man)) => man.execute().map(|()| 0),
+            Some(Verb::Completions(completions)) => completions.0.execute().map(|()| 0),
+            Some(Verb::Man(man)) => man.0.execute().map(|()| 0),
         }
+    }
+}
+
+/// The flags of a verb, of which clap hears when somebody uses the verb, and not before: dozens of
+/// flags with their texts take longer than a machine needs to go on.
+pub struct Lazy<T>(T);
+
+impl<T: Args> FromArgMatches for Lazy<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        T::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl<T: Args> Args for Lazy<T> {
+    fn augment_args(verb: Command) -> Command {
+        verb.defer(T::augment_args)
+    }
+
+    fn augment_args_for_update(verb: Command) -> Command {
+        verb.defer(T::augment_args_for_update)
     }
 }
 

@@ -295,7 +295,9 @@ impl Run {
         let mut cmdline = self.shape.cmdline.clone();
         let mut initrd = Vec::new();
         // What no kernel is, is told when it is loaded.
-        let linux = boot::detect(&kernel).map_or(true, Format::is_linux);
+        // That the one inside is, is known without unpacking any of it.
+        let inside_runs = self.kernel.is_none();
+        let linux = inside_runs || boot::detect(&kernel).map_or(true, Format::is_linux);
         if !linux && !self.command.is_empty() {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }

@@ -40,6 +40,10 @@ pub struct Snapshot {
     /// makes a whole one of it.
     #[arg(long)]
     diff: bool,
+    /// End the machine then. One that goes on writes to its disks, and what it has written is in no
+    /// snapshot: that does not fit them any more.
+    #[arg(long)]
+    stop: bool,
     /// Print what it cost as JSON.
     #[arg(long)]
     json: bool,
@@ -75,6 +79,7 @@ impl Snapshot {
         let request = Request::Snapshot {
             dir,
             diff: self.diff,
+            stop: self.stop,
         };
         let Answer::Saved(done) = control::ask_within(&machine, request, PATIENCE)? else {
             bail!("machine {name} answered something else");

@@ -62,6 +62,9 @@ pub enum Request {
         dir: PathBuf,
         /// Only the memory that has changed since the last time.
         diff: bool,
+        /// End it then: it writes to no disk that the snapshot names any more.
+        #[serde(default)]
+        stop: bool,
     },
     /// End it: ask the guest to, and kill it if it has not ended in time.
     Stop {

@@ -27,12 +27,15 @@ use crate::memory::layout::{FLAT_PAYLOAD, PAGE_SIZE, PAGE_TABLES};
 /// What a kernel has to be told on a KVM that does not finish every instruction: not to use those
 /// that each end in an exit to hull (`kvm::assist`), to hand long copies over (`assist::bulk`; hull's
 /// kernel then saves instructions elsewhere too, see guest/kernel/patches), not to account memory
-/// to cgroups page by page, and not to give the initrd's memory back page by page.
-pub const SOFTWARE_KVM_WORDS: [&str; 4] = [
+/// to cgroups page by page, not to give the initrd's memory back page by page, and to take its time
+/// from kvm-clock: such a KVM cannot set a guest's TSC, which jumps when the guest goes on from a
+/// snapshot.
+pub const SOFTWARE_KVM_WORDS: [&str; 5] = [
     "clearcpuid=smap,popcnt,cx16,xsavec,xsaves",
     "hull.bulk",
     "cgroup_disable=memory",
     "retain_initrd",
+    "clocksource=kvm-clock",
 ];
 
 /// Guest memory of the probe: what the layout's low part needs.

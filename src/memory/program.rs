@@ -24,6 +24,16 @@ pub fn release() {
     unsafe { dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
 }
 
+/// Have all threads allocate from one heap: one of its own for each is megabytes of addresses and
+/// dozens of system calls, and what hull allocates is little.
+pub fn one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) may be called at any time; it sets a number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
 /// Of the program, which is the first object, and with a linked-in C library the only one but the
 /// vDSO. Its non-zero result ends the iteration.
 extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {

@@ -396,7 +396,7 @@ fn state(folder: &OwnedFd) -> Option<Stat> {
 
 fn changed(stat: &Stat) -> SystemTime {
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-    let since = Duration::from_secs(seconds) + Duration::from_nanos(stat.st_mtime_nsec as u64);
+    let since = Duration::from_secs(seconds) + Duration::from_nanos(stat.st_mtime_nsec);
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }
 

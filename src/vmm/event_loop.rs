@@ -47,6 +47,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 const INSISTENT: u32 = 3;
 /// How long output may still take after such a signal.
 const GRACE: Duration = Duration::from_secs(1);
+/// A command that runs so long is no short one.
+const LASTING: Duration = Duration::from_millis(500);
 /// Bytes read from standard input at once.
 const BATCH: usize = 16 << 10;
 
@@ -98,6 +100,9 @@ pub struct EventLoop<'a> {
     explained: Option<&'a Outbox>,
     /// The snapshot since which changes are logged.
     last_saved: Option<Id>,
+    /// When what only the start needed of hull's code is given back: a short command never pays for
+    /// bringing some of it in again.
+    release_at: Option<Instant>,
     /// No output is too full, for once.
     drains: bool,
     /// When the machine began to run; one of a pool has stood before.
@@ -162,6 +167,7 @@ impl<'a> EventLoop<'a> {
                 .as_ref()
                 .map(|explain| &*explain.outbox),
             drains: false,
+            release_at: None,
             last_saved: None,
             began: machine.shared.events.now(),
             warned: false,
@@ -195,6 +201,10 @@ impl<'a> EventLoop<'a> {
             // Ends are looked at before the bytes: what was written before one is still moved.
             let guest_end = self.events.end();
             self.take_orders();
+            if self.release_at.is_some_and(|at| at <= Instant::now()) {
+                self.release_at = None;
+                program::release();
+            }
             self.windows.process();
             if let Some(vsock) = self.vsock {
                 vsock.process();
@@ -323,8 +333,7 @@ impl<'a> EventLoop<'a> {
                     self.command.0 = Some(self.events.now());
                     self.keep_template();
                     self.resize();
-                    // What only a boot needs of hull's code is not needed from now on.
-                    program::release();
+                    self.release_at = Some(Instant::now() + LASTING);
                 }
                 Event::Stdout(bytes) => self.stdout.push(&bytes),
                 Event::Stderr(bytes) => self.stderr.push(&bytes),
@@ -403,7 +412,9 @@ impl<'a> EventLoop<'a> {
             return Timespec::try_from(until(at)).ok();
         }
         let kill = self.stops.kill_at().map(until);
-        let left = [kill, self.patience_left()].into_iter().flatten().min();
+        let release = self.release_at.map(until);
+        let left = [kill, release, self.patience_left()];
+        let left = left.into_iter().flatten().min();
         left.and_then(|left| Timespec::try_from(left).ok())
     }
 

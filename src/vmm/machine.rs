@@ -135,7 +135,10 @@ fn go_on(
     let timeline = clocks.0;
     let memory = timeline.span("guest memory", || saved.map_memory())?;
     let mut machine = assemble(config, kvm, &memory, backs, clocks)?;
-    timeline.span("saved state", || saved.load(&mut machine))?;
+    let mut vcpus = std::mem::take(&mut machine.vcpus);
+    timeline.span("saved state", || saved.load(&machine, &mut vcpus))?;
+    machine.vcpus = vcpus;
+    machine.loaded.clone_from(&saved.shape.loaded);
     // To its watchdogs the time that the snapshot lay there is a pause.
     machine.vcpus.iter().for_each(Vcpu::tell_of_pause);
     if !saved.is_template() {

@@ -430,7 +430,9 @@ fn stand(config: &Config, timeline: Arc<Timeline>, story: &Story) -> Result<Stan
     let saved = config.start.saved();
     let goes_on = saved.is_some_and(|saved| !saved.is_template());
     let networks = devices::assigned(&nets, goes_on);
-    exec(config, &networks).map_or(Ok(()), |exec| exec.check())?;
+    if !goes_on && let Some(exec) = exec(config, &networks) {
+        exec.check()?;
+    }
     let machine = machine::build(config, nets, &timeline, story)?;
     Ok(Standing {
         machine,
@@ -516,7 +518,10 @@ fn go(
     };
     // Without it the machine runs as well, only unseen.
     let control = Control::start(config, claim, ordered);
-    program::release();
+    if config.start.saved().is_none() {
+        // A boot takes a while, and needs little of hull.
+        program::release();
+    }
     let ending = event_loop.run();
     drop(control);
     vcpus.stop();

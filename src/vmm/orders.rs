@@ -27,6 +27,8 @@ pub enum Order {
         dir: PathBuf,
         /// Only what has changed since it was saved last.
         diff: bool,
+        /// End the machine, which writes nothing any more.
+        stop: bool,
     },
 }
 

@@ -21,9 +21,10 @@ use crate::agent::{Resumed, SavedSession};
 use crate::boot::Loaded;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
-use crate::disk::{self, Identity};
+use crate::disk::{self, DiskError, Identity};
 use crate::kvm::features::Features;
 use crate::kvm::save::{LoadError, SavedChips, SavedVcpu};
+use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
 use crate::memory::{GuestMemory, backing};
 use crate::snapshot::{Snapshot, SnapshotError};
@@ -72,6 +73,9 @@ pub enum SavedError {
         /// Why it does not go on.
         error: StateError,
     },
+    /// A disk that does not tell what it is.
+    #[error(transparent)]
+    Image(DiskError),
     /// A disk.
     #[error("snapshot {}: {error}", dir.display())]
     Disk {
@@ -256,22 +260,34 @@ impl Saved {
         Ok(())
     }
 
-    /// Have `machine`, made of this shape, go on from it.
-    pub(super) fn load(&self, machine: &mut Machine) -> Result<(), SavedError> {
+    /// Have `machine`, made of this shape and with its vCPUs taken out, go on from it.
+    pub(super) fn load(&self, machine: &Machine, vcpus: &mut [Vcpu]) -> Result<(), VmmError> {
+        for ((_, then), disk) in self.shape.disks.iter().zip(&machine.devices.disks) {
+            let now = disk.identity().map_err(SavedError::Image)?;
+            then.check(&now).map_err(|error| SavedError::Disk {
+                dir: self.dir.clone(),
+                error,
+            })?;
+        }
+        if self.shape.revealed {
+            machine.devices.windows.reveal();
+        }
+        // A device that goes on has its thread serve what is in its queues.
+        let _quiet = machine.devices.quiesce();
+        Ok(self.load_all(machine, vcpus)?)
+    }
+
+    fn load_all(&self, machine: &Machine, vcpus: &mut [Vcpu]) -> Result<(), SavedError> {
         let host = |error| SavedError::Host {
             dir: self.dir.clone(),
             error,
         };
         // Some moments apart when they were saved, but one clock to the guest.
         let tsc = self.vcpus.first().map_or(0, SavedVcpu::tsc);
-        for (index, (vcpu, saved)) in machine.vcpus.iter_mut().zip(&self.vcpus).enumerate() {
+        for (index, (vcpu, saved)) in vcpus.iter_mut().zip(&self.vcpus).enumerate() {
             vcpu.load(saved, index, tsc).map_err(host)?;
         }
         machine.vm.load_chips(&self.chips).map_err(host)?;
-        machine.loaded.clone_from(&self.shape.loaded);
-        if self.shape.revealed {
-            machine.devices.windows.reveal();
-        }
         self.load_devices(&machine.shared.ports, true)?;
         self.load_devices(&machine.shared.mmio, false)
     }

@@ -71,7 +71,7 @@ pub enum What {
 
 /// While it lives, nothing of the machine moves but the caller.
 pub struct Still<'a> {
-    _quiet: Quiet<'a>,
+    quiet: Quiet<'a>,
     pause: Pause,
     since: Instant,
 }
@@ -86,7 +86,7 @@ impl<'a> Still<'a> {
             .filter_map(|index| pause.vcpu(index))
             .for_each(|mut vcpu| vcpu.complete());
         Self {
-            _quiet: machine.devices.quiesce(),
+            quiet: machine.devices.quiesce(),
             pause,
             since,
         }
@@ -131,6 +131,9 @@ impl<'a> Still<'a> {
         dir: &Path,
         what: What,
     ) -> Result<(Id, Saved), SaveError> {
+        if let Some(fault) = self.quiet.faults.first() {
+            return Err(SaveError::Unfit(fault.to_string()));
+        }
         let mut writer = Writer::create(dir, what != What::Template)?;
         let vcpus = self.vcpus(&machine.vm.msrs()?)?;
         let chips = machine.vm.save_chips()?;

@@ -34,10 +34,12 @@ impl EventLoop<'_> {
         for Pending { order, reply } in self.events.orders().take() {
             match order {
                 Order::Stop { seconds } => self.stop_in(seconds, reply),
-                Order::Snapshot { dir, diff } => reply.send(match self.save(&dir, diff) {
-                    Ok(saved) => Answer::Saved(saved),
-                    Err(error) => Answer::Refused(error.to_string()),
-                }),
+                Order::Snapshot { dir, diff, stop } => {
+                    reply.send(match self.save(&dir, diff, stop) {
+                        Ok(saved) => Answer::Saved(saved),
+                        Err(error) => Answer::Refused(error.to_string()),
+                    })
+                }
             }
         }
         if self.stops.kill_at.is_some_and(|at| at <= Instant::now()) {

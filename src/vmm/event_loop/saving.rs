@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::EventLoop;
+use super::{Ending, EventLoop};
 use crate::control::Saved;
 use crate::vmm::Start;
 use crate::vmm::link::Link;
@@ -34,11 +34,12 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Save the machine in `dir` for good, or only what has changed since it was saved last.
+    /// Save the machine in `dir` for good, or only what has changed since it was saved last; `stop` it
+    /// then.
     ///
     /// # Errors
     /// Why it was not saved.
-    pub(super) fn save(&mut self, dir: &Path, diff: bool) -> Result<Saved, SaveError> {
+    pub(super) fn save(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<Saved, SaveError> {
         // Whatever comes of it, what has changed since the last one is known no more if it fails.
         let what = match (diff, self.last_saved.take()) {
             (false, _) => What::Whole,
@@ -56,6 +57,11 @@ impl EventLoop<'_> {
         let link = self.link.as_ref().and_then(Link::save);
         let (id, saved) = still.save(self.machine, self.config, link, dir, what)?;
         self.last_saved = Some(id);
+        if stop {
+            // Before the vCPUs may go on.
+            self.events.stop();
+            self.ending.get_or_insert(Ending::Quit);
+        }
         Ok(saved)
     }
 
