@@ -252,7 +252,7 @@ impl Run {
             }
             warm.prepare(config);
         }
-        Ok(Begun::Here(warm))
+        Ok(Begun::Here(warm.map(Box::new)))
     }
 
     /// The template for a machine of `config`, if it can have one.
@@ -296,7 +296,7 @@ impl Run {
         let mut initrd = Vec::new();
         // What no kernel is, is told when it is loaded.
         // That the one inside is, is known without unpacking any of it.
-        let inside_runs = self.kernel.is_none();
+        let inside_runs = self.shape.kernel.is_none();
         let linux = inside_runs || boot::detect(&kernel).map_or(true, Format::is_linux);
         if !linux && !self.command.is_empty() {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
@@ -412,7 +412,7 @@ enum Begun {
     /// In a machine of a pool, which has ended.
     Ended(u8),
     /// In this process, with this template or none.
-    Here(Option<Warm>),
+    Here(Option<Box<Warm>>),
 }
 
 /// A file that a flag asks for a report in: made before the boot, so that nobody waits for a run

@@ -77,7 +77,7 @@ impl Images {
 
 fn config(path: PathBuf) -> Config {
     Config {
-        flag: "--disk",
+        flag: "--disk".into(),
         source: Source::Image(path),
         read_only: false,
         name: None,
