@@ -14,6 +14,7 @@
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, share, snapshot, symbols, trace |
 //! | [`control`] | orders to a running machine | fleet, inspect |
+//! | [`pool`] | machines that wait for a command | agent, control, fleet |
 //! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`fleet`] | records of the machines that run | |
@@ -47,6 +48,7 @@ pub mod inspect;
 pub mod kvm;
 pub mod memory;
 pub mod net;
+pub mod pool;
 pub mod profile;
 pub mod sandbox;
 pub mod share;

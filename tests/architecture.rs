@@ -28,6 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "kvm",
             "memory",
             "net",
+            "pool",
             "profile",
             "share",
             "snapshot",
@@ -62,6 +63,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("memory", &[]),
     // It moves the frames that the device model takes apart.
     ("net", &["devices", "memory"]),
+    ("pool", &["agent", "control", "fleet"]),
     ("profile", &["kvm", "memory", "symbols"]),
     ("sandbox", &[]),
     // As the disk does.

@@ -33,6 +33,11 @@ pub struct OpenReports<'a> {
 }
 
 impl Reports {
+    /// Whether anything is to be told.
+    pub fn wanted(&self) -> bool {
+        self.timing || self.json.is_some()
+    }
+
     /// Make the file.
     ///
     /// # Errors
@@ -96,21 +101,32 @@ pub fn run(
     signals: Signals,
     debugger: Option<&mut dyn Debugger>,
 ) -> anyhow::Result<Result<(End, Report), VmmError>> {
-    let raw_wanted = match &config.console {
+    let raw = raw(config)?;
+    let streams = streams(raw.is_some());
+    Ok(vmm::run(config, streams, signals, timeline, debugger))
+}
+
+/// The terminal in raw mode, if it is the guest's.
+///
+/// # Errors
+/// It cannot be set.
+pub fn raw(config: &vmm::Config) -> anyhow::Result<Option<Raw>> {
+    let wanted = match &config.console {
         Console::Kernel => io::stdin().is_terminal(),
         Console::Agent { exec, .. } => exec.tty.is_some() && io::stdin().is_terminal(),
     };
-    let raw = match raw_wanted {
-        true => Some(Raw::enter().context("cannot set the terminal to raw mode")?),
-        false => None,
-    };
-    let streams = Streams {
+    let raw = wanted.then(Raw::enter).transpose();
+    raw.context("cannot set the terminal to raw mode")
+}
+
+/// hull's own, whose input is a terminal in raw mode or not.
+pub fn streams(raw: bool) -> Streams {
+    Streams {
         stdin: rustix::stdio::stdin(),
         stdout: rustix::stdio::stdout(),
         stderr: rustix::stdio::stderr(),
-        raw: raw.is_some(),
-    };
-    Ok(vmm::run(config, streams, signals, timeline, debugger))
+        raw,
+    }
 }
 
 /// The status with which to exit.

@@ -16,6 +16,8 @@ mod machines;
 pub mod man;
 mod net;
 pub mod pause;
+pub mod pool;
+mod pooled;
 mod profile;
 pub mod ps;
 mod rate;
@@ -84,6 +86,8 @@ enum Verb {
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
+    /// Keep machines ready for hull run.
+    Pool(Lazy<pool::Pool>),
     /// List or remove the booted machines that later runs start from.
     Templates(Lazy<templates::Templates>),
     /// Write out the guest that this program carries.
@@ -111,6 +115,7 @@ impl Cli {
             Some(Verb::Restore(restore)) => restore.0.execute(),
             Some(Verb::Doctor(doctor)) => doctor.0.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
+            Some(Verb::Pool(pool)) => pool.0.execute(),
             Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
             Some(Verb::Completions(completions)) => completions.0.execute().map(|()| 0),

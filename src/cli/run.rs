@@ -7,13 +7,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
+use clap::{Args, FromArgMatches, ValueEnum};
 use rustix::fs::OFlags;
 
 use super::devices::{DEVICES, Devices, Switch};
 use super::machine::{self, Reports};
 use super::warm::Warm;
-use super::{fault, gdb, net, profile, say, share, trace};
+use super::{fault, gdb, net, pooled, profile, say, share, trace};
 use crate::agent::{Exec, WindowSize};
 use crate::boot::{self, Format, Via};
 use crate::guest;
@@ -52,43 +52,8 @@ Examples:
   hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
   hull run --net user,publish=8080:80        a network; its 80 is our 8080")]
 pub struct Run {
-    /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
-    /// hull when left out.
-    kernel: Option<PathBuf>,
-    /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
-    /// console.
-    #[arg(long, value_name = "FILE", help_heading = KERNEL)]
-    initrd: Option<PathBuf>,
-    /// Words for the kernel command line; they win over hull's.
-    #[arg(
-        long,
-        value_name = "STR",
-        default_value = "",
-        hide_default_value = true,
-        allow_hyphen_values = true,
-        help_heading = KERNEL
-    )]
-    cmdline: String,
-    /// vCPUs, 1 to 32.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1",
-        value_parser = cpus,
-        allow_negative_numbers = true,
-        help_heading = MACHINE
-    )]
-    cpus: u8,
-    /// Guest memory: bytes, or with K, M, G or T; 2M to 1T.
-    #[arg(
-        long,
-        value_name = "SIZE",
-        default_value = MEMORY_DEFAULT,
-        value_parser = memory_size,
-        allow_negative_numbers = true,
-        help_heading = MACHINE
-    )]
-    memory: u64,
+    #[command(flatten)]
+    shape: Shape,
     /// Boot afresh: neither go on from a template nor make one.
     #[arg(long, help_heading = MACHINE)]
     cold: bool,
@@ -147,6 +112,48 @@ pub struct Run {
     command: Vec<OsString>,
 }
 
+/// What a machine is made of, devices apart.
+#[derive(clap::Args)]
+pub struct Shape {
+    /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
+    /// hull when left out.
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
+    /// console.
+    #[arg(long, value_name = "FILE", help_heading = KERNEL)]
+    initrd: Option<PathBuf>,
+    /// Words for the kernel command line; they win over hull's.
+    #[arg(
+        long,
+        value_name = "STR",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        help_heading = KERNEL
+    )]
+    cmdline: String,
+    /// vCPUs, 1 to 32.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = cpus,
+        allow_negative_numbers = true,
+        help_heading = MACHINE
+    )]
+    cpus: u8,
+    /// Guest memory: bytes, or with K, M, G or T; 2M to 1T.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = MEMORY_DEFAULT,
+        value_parser = memory_size,
+        allow_negative_numbers = true,
+        help_heading = MACHINE
+    )]
+    memory: u64,
+}
+
 /// Consoles for a kernel.
 #[derive(Clone, Copy, ValueEnum)]
 enum KernelConsole {
@@ -176,14 +183,17 @@ impl Run {
         let profile = self.profile.open(config.symbols.clone())?;
         config.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(&mut config, started)?;
-        let signals = machine::signals()?;
+        let mut signals = machine::signals()?;
         // No signal must leave its socket behind.
-        let mut gdb = self.gdb.listen(self.kernel.as_deref())?;
+        let mut gdb = self.gdb.listen(self.shape.kernel.as_deref())?;
         fault::tell(&config.faults.0);
         let watched = gdb.is_some() || profile.is_some() || tracing.is_some();
         let mut warm = None;
         if !self.cold && !watched && self.is_warm(&config) {
-            warm = self.warm(&mut config, &timeline);
+            match self.begin_warm(&mut config, &mut signals, &timeline)? {
+                Begun::Ended(status) => return Ok(status),
+                Begun::Here(template) => warm = template,
+            }
         }
         let debugger = gdb.as_mut().map(|gdb| gdb as _);
         let mut result = machine::run(&config, timeline.clone(), signals, debugger)?;
@@ -204,7 +214,7 @@ impl Run {
         if let Some(tracing) = tracing {
             tracing.finish();
         }
-        let (end, report) = match (result, &self.kernel) {
+        let (end, report) = match (result, &self.shape.kernel) {
             (Ok(ended), _) => ended,
             (Err(error), Some(kernel)) => {
                 return Err(error).with_context(|| kernel.display().to_string());
@@ -228,18 +238,47 @@ impl Run {
         unseen && config.story.is_none()
     }
 
-    fn warm(&self, config: &mut vmm::Config, timeline: &Timeline) -> Option<Warm> {
-        let kernel = self.kernel.as_deref().map(Path::to_string_lossy);
-        let kernel = kernel.unwrap_or("inside hull".into());
-        let mut warm = timeline.span("which template", || Warm::of(config, &kernel))?;
-        timeline.span("template", || warm.prepare(config));
-        Some(warm)
+    /// Run the command in a machine of a pool, or have one here begin with a template.
+    fn begin_warm(
+        &self,
+        config: &mut vmm::Config,
+        signals: &mut vmm::Signals,
+        timeline: &Timeline,
+    ) -> anyhow::Result<Begun> {
+        let mut warm = timeline.span("which template", || self.warm(config));
+        if let Some(warm) = &mut warm {
+            let pooled = !self.reports.wanted() && pooled::fits(config);
+            if pooled && let Some(status) = pooled::run(warm.key(), config, signals)? {
+                return Ok(Begun::Ended(status));
+            }
+            timeline.span("template", || warm.prepare(config));
+        }
+        Ok(Begun::Here(warm.map(Box::new)))
     }
 
-    fn config(&self) -> anyhow::Result<vmm::Config> {
-        fault::check(&self.faults, self.cpus)?;
+    /// The template for a machine of `config`, if it can have one.
+    pub(super) fn warm(&self, config: &vmm::Config) -> Option<Warm> {
+        let kernel = self.shape.kernel.as_deref().map(Path::to_string_lossy);
+        Warm::of(config, &kernel.unwrap_or("inside hull".into()))
+    }
+
+    /// To run `command` in a machine of this `shape`, all else as it is without a flag.
+    pub(super) fn of(shape: Shape, command: Vec<OsString>) -> anyhow::Result<Self> {
+        let flags = Self::augment_args(clap::Command::new("run"));
+        let mut run = Self::from_arg_matches(&flags.try_get_matches_from(["run"])?)?;
+        run.shape = shape;
+        run.command = command;
+        Ok(run)
+    }
+
+    /// The machine that is wanted.
+    ///
+    /// # Errors
+    /// What cannot be had.
+    pub(super) fn config(&self) -> anyhow::Result<vmm::Config> {
+        fault::check(&self.faults, self.shape.cpus)?;
         let inside = guest::embedded();
-        let (kernel, symbols) = match &self.kernel {
+        let (kernel, symbols) = match &self.shape.kernel {
             Some(path) => {
                 let kernel = open("kernel", path)?;
                 let symbols = match system_map_beside(path) {
@@ -254,24 +293,24 @@ impl Run {
                 (Image::Packed(inside.vmlinux), Some(symbols))
             }
         };
-        let mut cmdline = self.cmdline.clone();
+        let mut cmdline = self.shape.cmdline.clone();
         let mut initrd = Vec::new();
         // What no kernel is, is told when it is loaded.
         // That the one inside is, is known without unpacking any of it.
-        let inside_runs = self.kernel.is_none();
+        let inside_runs = self.shape.kernel.is_none();
         let linux = inside_runs || boot::detect(&kernel).map_or(true, Format::is_linux);
         if !linux && !self.command.is_empty() {
             bail!("only Linux runs a command, and this kernel is none; leave out what follows --");
         }
         net::check(&self.devices.nets)?;
         if let Some(balloon) = &self.devices.balloon
-            && balloon.target_bytes >= self.memory
+            && balloon.target_bytes >= self.shape.memory
         {
             bail!(
                 "--balloon={} MiB: the guest has {} MiB in all and needs some; ask for less, or \
                  give it more with --memory",
                 balloon.target_bytes / MIB,
-                self.memory / MIB
+                self.shape.memory / MIB
             );
         }
         let mut agent = linux;
@@ -282,7 +321,7 @@ impl Run {
             let access = if root.read_only { "ro" } else { "rw" };
             cmdline = format!("root=/dev/vda {access} {cmdline}");
         }
-        match (&self.initrd, &inside) {
+        match (&self.shape.initrd, &inside) {
             _ if self.devices.root_disk.is_some() => agent = false,
             (Some(path), _) if self.command.is_empty() => {
                 initrd.push(open("--initrd", path)?);
@@ -308,6 +347,7 @@ impl Run {
             start: Start::Boot,
             paused: false,
             name: self.name.clone(),
+            ready_with: None,
             kernel,
             initrd,
             cmdline,
@@ -316,8 +356,8 @@ impl Run {
                 Boot::Pvh => Via::Pvh,
                 Boot::Guest => Via::Guest,
             },
-            memory_bytes: self.memory,
-            cpus: self.cpus,
+            memory_bytes: self.shape.memory,
+            cpus: self.shape.cpus,
             disks: self.devices.all_disks()?,
             nets: self.devices.nets.clone(),
             shares,
@@ -366,6 +406,14 @@ impl Run {
             kernel_log: self.kernel_log,
         }
     }
+}
+
+/// How a run begins that may be warm.
+enum Begun {
+    /// In a machine of a pool, which has ended.
+    Ended(u8),
+    /// In this process, with this template or none.
+    Here(Option<Box<Warm>>),
 }
 
 /// A file that a flag asks for a report in: made before the boot, so that nobody waits for a run

@@ -50,6 +50,11 @@ impl Warm {
         })
     }
 
+    /// The template's name.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// Have `config` begin with the template, or make it.
     pub fn prepare(&mut self, config: &mut Config) {
         config.late_devices = true;

@@ -71,6 +71,12 @@ pub enum Request {
         /// How long the guest has.
         seconds: u32,
     },
+    /// Run a command, for a machine that waits for one: so many bytes of it follow (see
+    /// [`crate::pool`]).
+    Take {
+        /// Of the command.
+        bytes: u32,
+    },
 }
 
 /// What comes back.
@@ -109,7 +115,7 @@ pub struct Saved {
 /// How a machine is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// `running` or `paused`; newer versions may have others.
+    /// `running`, `paused` or `ready`; newer versions may have others.
     pub state: String,
     /// What the host has of hull and of its guest in memory.
     pub resident_bytes: u64,

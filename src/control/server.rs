@@ -182,14 +182,19 @@ fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
             return None;
         }
     };
-    // The folder around is closed to others, but the socket may have been handed on.
-    let peer = net::sockopt::socket_peercred(&socket).ok()?.uid;
-    (peer == geteuid() || peer.is_root()).then(|| Connection {
+    is_ours(&socket).then(|| Connection {
         socket,
         id,
         stage: Stage::Reading(Vec::new()),
         until: Some(Instant::now() + PATIENCE),
     })
+}
+
+/// Whether it is this user who has connected, or root. The folder around is closed to others, but the
+/// socket may have been handed on.
+pub fn is_ours(socket: &OwnedFd) -> bool {
+    let peer = net::sockopt::socket_peercred(socket).map(|peer| peer.uid);
+    peer.is_ok_and(|peer| peer == geteuid() || peer.is_root())
 }
 
 struct Connection {

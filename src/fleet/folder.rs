@@ -319,12 +319,14 @@ impl Claim {
         fs::renameat(&self.folder, FRESH_RECORD, &self.folder, RECORD)
     }
 
-    /// A socket in the folder, which programs may connect to from now on.
+    /// A socket in the folder, which programs may connect to from now on. It takes the place of an
+    /// earlier one.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn listen(&self) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let _ = fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
         net::bind(&socket, &address(&self.folder, &self.path)?)?;
         net::listen(&socket, BACKLOG)?;
         Ok(socket)

@@ -42,6 +42,9 @@ pub struct Record {
     pub memory_bytes: u64,
     /// hull's version.
     pub version: String,
+    /// The template with which it waits for a command, or did until it got one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_with: Option<String>,
 }
 
 /// A machine's folder cannot be had, or a machine not be found.

@@ -15,6 +15,7 @@ fn record(name: &str) -> Record {
         cpus: 2,
         memory_bytes: 3,
         version: "4".into(),
+        ready_with: None,
     }
 }
 

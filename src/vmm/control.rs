@@ -49,6 +49,7 @@ fn record(config: &Config, name: String) -> Record {
         cpus: config.cpus,
         memory_bytes: config.memory_bytes,
         version: env!("CARGO_PKG_VERSION").into(),
+        ready_with: config.ready_with.clone(),
     }
 }
 
@@ -138,6 +139,7 @@ impl Ordered {
             Request::Stop { seconds } => {
                 return self.events.order(Order::Stop { seconds }, reply);
             }
+            Request::Take { .. } => Answer::Refused("it has its command already".into()),
         };
         reply.send(answer);
     }
@@ -147,11 +149,16 @@ impl Ordered {
             true => "paused",
             false => "running",
         };
-        Status {
-            state: state.into(),
-            resident_bytes: resident(),
-            uptime_seconds: self.events.now().as_secs(),
-        }
+        status(state, &self.events)
+    }
+}
+
+/// That this process is in `state`, and what it has cost.
+pub fn status(state: &str, events: &Events) -> Status {
+    Status {
+        state: state.into(),
+        resident_bytes: resident(),
+        uptime_seconds: events.now().as_secs(),
     }
 }
 

@@ -105,6 +105,8 @@ pub struct EventLoop<'a> {
     release_at: Option<Instant>,
     /// No output is too full, for once.
     drains: bool,
+    /// When the machine began to run; one of a pool has stood before.
+    began: Duration,
     warned: bool,
     asked_to_stop: u32,
     ending: Option<Ending>,
@@ -167,6 +169,7 @@ impl<'a> EventLoop<'a> {
             drains: false,
             release_at: None,
             last_saved: None,
+            began: machine.shared.events.now(),
             warned: false,
             asked_to_stop: 0,
             ending: None,
@@ -425,7 +428,7 @@ impl<'a> EventLoop<'a> {
     fn patience_left(&mut self) -> Option<Duration> {
         let waiting = self.waits_for_init();
         if waiting && self.config.start.saved().is_some() {
-            let left = ANSWER_PATIENCE.saturating_sub(self.events.now());
+            let left = ANSWER_PATIENCE.saturating_sub(self.ran());
             if left.is_zero() {
                 self.ending = Some(Ending::Unanswered);
             }
@@ -434,7 +437,7 @@ impl<'a> EventLoop<'a> {
         if !waiting || self.warned {
             return None;
         }
-        let left = PATIENCE.saturating_sub(self.events.now());
+        let left = PATIENCE.saturating_sub(self.ran());
         if left.is_zero() {
             self.warned = true;
             self.say(
@@ -443,6 +446,10 @@ impl<'a> EventLoop<'a> {
             );
         }
         Some(left)
+    }
+
+    fn ran(&self) -> Duration {
+        self.events.now().saturating_sub(self.began)
     }
 
     /// Bytes to read ahead of the guest. A terminal is read even while the guest takes nothing,

@@ -34,6 +34,7 @@ mod watch;
 
 use std::borrow::Cow;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -49,11 +50,12 @@ pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
 
-use crate::agent::{AgentError, Exec, Session};
+use crate::agent::{AgentError, Exec, Interface, Session};
 use crate::boot::{BootError, Via};
+use crate::control::Status;
 use crate::devices::bus::Error as BusError;
 use crate::disk::{self, DiskError};
-use crate::fleet::FleetError;
+use crate::fleet::{Claim, FleetError};
 use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
@@ -90,6 +92,8 @@ pub struct Config {
     pub start: Start,
     /// What the machine is called; its process id if `None`.
     pub name: Option<String>,
+    /// The template with which the machine waits for a command, in a pool.
+    pub ready_with: Option<String>,
     /// The kernel.
     pub kernel: Image,
     /// The initial RAM disk's parts, loaded one behind the other.
@@ -165,6 +169,7 @@ impl Config {
         Self {
             start: Start::Boot,
             name: None,
+            ready_with: None,
             kernel: Image::Bytes(Vec::new()),
             initrd: Vec::new(),
             cmdline: String::new(),
@@ -369,24 +374,101 @@ pub fn run(
     timeline: Arc<Timeline>,
     debugger: Option<&mut dyn Debugger>,
 ) -> Result<(End, Report), VmmError> {
+    let story = Story::new(config.story.as_ref());
+    let standing = stand(config, timeline, &story)?;
+    go(standing, config, streams, signals, (debugger, &story))
+}
+
+/// A machine before its first instruction, or the next one of a template.
+pub struct Standing {
+    machine: Machine,
+    claim: Option<Claim>,
+    timeline: Arc<Timeline>,
+    networks: Vec<Interface>,
+}
+
+/// As [`run`] up to the first instruction.
+///
+/// # Errors
+/// The machine cannot be made.
+pub fn prepare(config: &Config, timeline: Arc<Timeline>) -> Result<Standing, VmmError> {
+    stand(config, timeline, &Story::new(config.story.as_ref()))
+}
+
+impl Standing {
+    /// The socket where it takes orders, if it has a name.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn listen(&self) -> io::Result<Option<OwnedFd>> {
+        self.claim.as_ref().map(Claim::listen).transpose()
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        control::status("ready", &self.machine.shared.events)
+    }
+
+    /// As [`run`] from the first instruction on. `config` is that of [`prepare`], but for the command.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn run(
+        self,
+        config: &Config,
+        streams: Streams,
+        signals: Signals,
+    ) -> Result<(End, Report), VmmError> {
+        let story = Story::new(config.story.as_ref());
+        go(self, config, streams, signals, (None, &story))
+    }
+}
+
+fn stand(config: &Config, timeline: Arc<Timeline>, story: &Story) -> Result<Standing, VmmError> {
     let claim = control::claim(config)?;
     let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
     let saved = config.start.saved();
     let goes_on = saved.is_some_and(|saved| !saved.is_template());
-    let exec = match &config.console {
+    let networks = devices::assigned(&nets, goes_on);
+    if !goes_on && let Some(exec) = exec(config, &networks) {
+        exec.check()?;
+    }
+    let machine = machine::build(config, nets, &timeline, story)?;
+    Ok(Standing {
+        machine,
+        claim,
+        timeline,
+        networks,
+    })
+}
+
+/// What hull's init is to run, if it is there.
+fn exec(config: &Config, networks: &[Interface]) -> Option<Exec> {
+    match &config.console {
         Console::Kernel => None,
-        Console::Agent { exec, .. } => {
-            let mut exec = exec.clone();
-            exec.networks = devices::assigned(&nets, goes_on);
-            if !goes_on {
-                exec.check()?;
-            }
-            Some(exec)
-        }
-    };
-    let story = Story::new(config.story.as_ref());
-    let mut machine = machine::build(config, nets, &timeline, &story)?;
-    let link = exec.map(|exec| link(config, exec, &machine)).transpose()?;
+        Console::Agent { exec, .. } => Some(Exec {
+            networks: networks.to_vec(),
+            ..exec.clone()
+        }),
+    }
+}
+
+/// Run a machine that stands.
+fn go(
+    standing: Standing,
+    config: &Config,
+    streams: Streams,
+    signals: Signals,
+    (debugger, story): (Option<&mut dyn Debugger>, &Story),
+) -> Result<(End, Report), VmmError> {
+    let Standing {
+        mut machine,
+        claim,
+        timeline,
+        networks,
+    } = standing;
+    let link = exec(config, &networks).map(|exec| link(config, exec, &machine));
+    let link = link.transpose()?;
     let vcpus = std::mem::take(&mut machine.vcpus);
     let sampler = config.profile.clone();
     let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));

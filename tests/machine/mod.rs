@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test program uses some of it
 
 pub mod saving;
+pub mod terminal;
 pub mod user;
 
 use std::ffi::OsStr;

@@ -1,0 +1,185 @@
+//! The machine's end: waits for a command, and tells how it ended.
+
+use std::io::{self, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, accept_with, recvmsg,
+};
+use rustix::process::{Signal, getpid, kill_process};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use super::{COMMAND_MOST, Command, PATIENCE, Reply};
+use crate::control::server::is_ours;
+use crate::control::{Answer, Call, REQUEST_MOST, Request, Status, VERSION};
+
+/// Stack of the thread that sees whether the customer is there.
+const STACK: usize = 64 << 10;
+
+/// Who has brought a command.
+pub struct Customer {
+    stream: UnixStream,
+    /// What to run.
+    pub command: Command,
+    streams: [OwnedFd; 3],
+}
+
+/// Wait for a customer at `listener`, and say meanwhile how the machine is. `None` when one of `leave`
+/// is readable, or when the machine was ordered to end.
+///
+/// # Errors
+/// Waiting fails.
+pub fn wait(
+    listener: &OwnedFd,
+    leave: [BorrowedFd<'_>; 2],
+    status: impl Fn() -> Status,
+) -> io::Result<Option<Customer>> {
+    loop {
+        let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+        fds.extend(leave.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds.iter().skip(1).any(|fd| !fd.revents().is_empty()) {
+            return Ok(None);
+        }
+        // One that hangs keeps the next waiting, but not for long; all of them are this user's.
+        let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC) else {
+            continue;
+        };
+        if is_ours(&socket) {
+            match serve(socket.into(), &status) {
+                Ok(Served::Customer(customer)) => return Ok(Some(customer)),
+                Ok(Served::Stopped) => return Ok(None),
+                Ok(Served::Other) | Err(_) => {}
+            }
+        }
+    }
+}
+
+enum Served {
+    Customer(Customer),
+    Stopped,
+    Other,
+}
+
+fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Served> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (call, body, streams) = receive(&stream)?;
+    let mut answer = |answer: &Answer| {
+        let mut line = serde_json::to_vec(answer)?;
+        line.push(b'\n');
+        stream.write_all(&line)
+    };
+    match call.request {
+        _ if call.version != VERSION => answer(&Answer::Refused(format!(
+            "a request of version {}; this machine's hull speaks version {VERSION}",
+            call.version
+        )))?,
+        Request::Status => answer(&Answer::Status(status()))?,
+        Request::Stop { .. } => {
+            answer(&Answer::Stopped { killed: false })?;
+            return Ok(Served::Stopped);
+        }
+        Request::Take { bytes } if bytes <= COMMAND_MOST => {
+            let streams: Result<[OwnedFd; 3], _> = streams.try_into();
+            let Ok(streams) = streams else {
+                answer(&Answer::Refused("a command has three streams".into()))?;
+                return Ok(Served::Other);
+            };
+            let command = read_command(&mut stream, body, bytes)?;
+            stream.write_all(&Reply::Taken.line())?;
+            return Ok(Served::Customer(Customer {
+                stream,
+                command,
+                streams,
+            }));
+        }
+        _ => answer(&Answer::Refused(
+            "it waits in a pool for a command and runs none".into(),
+        ))?,
+    }
+    Ok(Served::Other)
+}
+
+/// The request, what has come of what follows it, and the descriptors that came with it.
+fn receive(stream: &UnixStream) -> io::Result<(Call, Vec<u8>, Vec<OwnedFd>)> {
+    let mut input = Vec::new();
+    let mut streams = Vec::new();
+    loop {
+        let mut bytes = [0; 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        let read = recvmsg(stream, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                streams.extend(fds);
+            }
+        }
+        input.extend(bytes.iter().take(read));
+        if let Some(end) = input.iter().position(|byte| *byte == b'\n') {
+            let rest = input.split_off(end + 1);
+            return Ok((serde_json::from_slice(&input)?, rest, streams));
+        }
+        if read == 0 || input.len() > REQUEST_MOST || streams.len() > 3 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+fn read_command(stream: &mut UnixStream, begun: Vec<u8>, bytes: u32) -> io::Result<Command> {
+    let mut body = begun;
+    let left = u64::from(bytes).saturating_sub(body.len() as u64);
+    stream.take(left).read_to_end(&mut body)?;
+    if body.len() != bytes as usize {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    postcard::from_bytes(&body).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+impl Customer {
+    /// From now on this process's streams are the customer's, and it ends if the customer does.
+    ///
+    /// # Errors
+    /// No descriptor or thread is left.
+    pub fn serve(&self) -> io::Result<()> {
+        let [stdin, stdout, stderr] = &self.streams;
+        self.stream.set_read_timeout(None)?;
+        let mut stream = self.stream.try_clone()?;
+        // Whatever the guest is at: nobody is there any more who could want it.
+        let watch = move || {
+            let mut scratch = [0; 64];
+            while matches!(stream.read(&mut scratch), Ok(read) if read > 0) {}
+            let _ = kill_process(getpid(), Signal::KILL);
+        };
+        thread::Builder::new()
+            .name("customer".into())
+            .stack_size(STACK)
+            .spawn(watch)?;
+        dup2_stdin(stdin)?;
+        dup2_stdout(stdout)?;
+        Ok(dup2_stderr(stderr)?)
+    }
+
+    /// The command has ended; this is the process's last word.
+    pub fn ended(mut self, status: u8) {
+        self.say(Reply::Ended(status));
+    }
+
+    /// The guest was never told of the command.
+    pub fn unfit(mut self) {
+        self.say(Reply::Unfit);
+    }
+
+    fn say(&mut self, reply: Reply) {
+        let _ = self.stream.write_all(&reply.line()); // or nobody is there
+    }
+}
