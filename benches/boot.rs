@@ -77,7 +77,7 @@ fn own_guest(files: &Files, runs: usize) -> Result<()> {
     let report = files.path("report");
     for _ in 0..runs {
         let mut run = Command::new(&files.hull);
-        run.arg("run").arg("--json").arg(&report);
+        run.args(["run", "--cold"]).arg("--json").arg(&report);
         let run = run.args(["--", "/bin/true"]).stdin(Stdio::null());
         if finish(run.spawn()?)? {
             let report: serde_json::Value = serde_json::from_slice(&fs::read(&report)?)?;
@@ -145,7 +145,7 @@ fn set_slot(vm: &VmFd, memory: &MmapRegion<()>) -> Result<()> {
 /// Memory beyond the guest's, while its command sleeps.
 fn resident(files: &Files) -> Result<()> {
     let mut run = Command::new(&files.hull);
-    run.args(["run", "--memory", &format!("{MEMORY_MIB}M"), "--"]);
+    run.args(["run", "--cold", "--memory", &format!("{MEMORY_MIB}M"), "--"]);
     run.args(["/bin/sh", "-c", "echo up; exec sleep 1000"])
         .stdin(Stdio::null());
     let mut child = run.stdout(Stdio::piped()).spawn()?;

@@ -78,7 +78,7 @@ struct Files {
 impl Files {
     fn run(&self, traced: bool, arguments: &[&Path]) -> Result<serde_json::Value> {
         let mut run = Command::new(&self.hull);
-        run.arg("run").arg("--json").arg(&self.report);
+        run.args(["run", "--cold"]).arg("--json").arg(&self.report);
         if traced {
             run.arg("--trace").arg(&self.trace);
         }
