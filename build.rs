@@ -18,6 +18,8 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let guest = manifest.join("target/guest");
     println!("cargo:rerun-if-changed=build.rs");
+    // By which the program knows itself (src/memory/program.rs).
+    println!("cargo:rustc-link-arg-bins=-Wl,--build-id=sha1");
 
     let packed = if PARTS.iter().all(|part| guest.join(part).is_file()) {
         let parts: Vec<String> = PARTS.iter().map(|part| pack(&guest, &out, part)).collect();

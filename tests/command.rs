@@ -177,7 +177,8 @@ fn the_costs_of_a_boot_are_told_and_written_down() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("cost.json");
     let json = file.display().to_string();
-    let finished = run(&["run", "--timing", "--json", &json, "--", "/bin/true"]);
+    let flags = ["run", "--cold", "--timing", "--json", &json];
+    let finished = run(&[&flags[..], &["--", "/bin/true"]].concat());
     assert_eq!(finished.status, Some(0), "{}", finished.stderr);
     let last = finished.stderr.lines().last().unwrap_or_default();
     assert!(

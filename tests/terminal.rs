@@ -13,19 +13,21 @@ fn a_shell_has_the_terminals_size_and_follows_it() {
     if !kvm("shell") {
         return;
     }
-    let mut shell = Session::start(&["run"]);
-    shell.wait_for("# ");
-    assert!(shell.is_raw());
-    shell.key("stty size; echo $TERM\r");
-    shell.wait_for("30 101\r\nvt100\r\n");
-    resize(&shell.terminal, 25, 80);
-    // The size is on its way while this is typed; the guest says when it has it.
-    shell.key("while [ \"$(stty size)\" != '25 80' ]; do :; done; echo re''sized\r");
-    shell.wait_for("resized");
-    shell.key("\x01h");
-    shell.wait_for("Ctrl-A x");
-    shell.key("exit 7\r");
-    assert_eq!(shell.end(), Some(7));
+    for arguments in [&["run"][..], &["run", "--cold"]] {
+        let mut shell = Session::start(arguments);
+        shell.wait_for("# ");
+        assert!(shell.is_raw());
+        shell.key("stty size; echo $TERM\r");
+        shell.wait_for("30 101\r\nvt100\r\n");
+        resize(&shell.terminal, 25, 80);
+        // The size is on its way while this is typed; the guest says when it has it.
+        shell.key("while [ \"$(stty size)\" != '25 80' ]; do :; done; echo re''sized\r");
+        shell.wait_for("resized");
+        shell.key("\x01h");
+        shell.wait_for("Ctrl-A x");
+        shell.key("exit 7\r");
+        assert_eq!(shell.end(), Some(7));
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::run::{OUTPUT, ReportFile};
 use super::terminal::Raw;
 use super::timing;
+use crate::memory::program;
 use crate::vmm::debugger::Debugger;
 use crate::vmm::timeline::{Span, Timeline};
 use crate::vmm::{self, Console, End, Report, Signals, Streams, VmmError};
@@ -71,6 +72,7 @@ impl OpenReports<'_> {
 /// A clock that started when this process did, with that as its first span.
 pub fn clock() -> (Instant, Arc<Timeline>) {
     let started = process_start();
+    program::bring_in();
     let timeline = Arc::new(Timeline::new(started));
     timeline.add(Span {
         name: "process start",

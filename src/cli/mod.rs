@@ -140,11 +140,23 @@ impl<T: Args> FromArgMatches for Lazy<T> {
 
 impl<T: Args> Args for Lazy<T> {
     fn augment_args(verb: Command) -> Command {
-        verb.defer(T::augment_args)
+        verb.defer(Self::define)
     }
 
     fn augment_args_for_update(verb: Command) -> Command {
-        verb.defer(T::augment_args_for_update)
+        Self::augment_args(verb)
+    }
+}
+
+impl<T: Args> Lazy<T> {
+    /// With what the list of verbs says of it, and not what stands at the flags.
+    fn define(verb: Command) -> Command {
+        let about = verb.get_about().cloned();
+        let verb = T::augment_args(verb);
+        match about {
+            Some(about) => verb.about(about).long_about(None),
+            None => verb,
+        }
     }
 }
 

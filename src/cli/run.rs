@@ -21,6 +21,7 @@ use crate::memory::image::Image;
 use crate::memory::layout::MAX_CPUS;
 use crate::symbols;
 use crate::vmm::fault::{Fault, Faults};
+use crate::vmm::timeline::Timeline;
 use crate::vmm::{self, Console, Start, Terminal};
 
 const MIB: u64 = 1 << 20;
@@ -189,8 +190,7 @@ impl Run {
         let watched = gdb.is_some() || profile.is_some() || tracing.is_some();
         let mut warm = None;
         if !self.cold && !watched && self.is_warm(&config) {
-            let mut begin = || self.begin_warm(&mut config, &mut signals);
-            match timeline.span("template", &mut begin)? {
+            match self.begin_warm(&mut config, &mut signals, &timeline)? {
                 Begun::Ended(status) => return Ok(status),
                 Begun::Here(template) => warm = template,
             }
@@ -243,14 +243,15 @@ impl Run {
         &self,
         config: &mut vmm::Config,
         signals: &mut vmm::Signals,
+        timeline: &Timeline,
     ) -> anyhow::Result<Begun> {
-        let mut warm = self.warm(config);
+        let mut warm = timeline.span("which template", || self.warm(config));
         if let Some(warm) = &mut warm {
             let pooled = !self.reports.wanted() && pooled::fits(config);
             if pooled && let Some(status) = pooled::run(warm.key(), config, signals)? {
                 return Ok(Begun::Ended(status));
             }
-            warm.prepare(config);
+            timeline.span("template", || warm.prepare(config));
         }
         Ok(Begun::Here(warm.map(Box::new)))
     }

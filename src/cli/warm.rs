@@ -10,6 +10,7 @@ use super::say;
 use crate::agent;
 use crate::kvm::features::Features;
 use crate::memory::image::Image;
+use crate::memory::program;
 use crate::templates::{About, Building, Cache, Key};
 use crate::vmm::saved::Saved;
 use crate::vmm::{Config, Console, LATE_WINDOWS, Start, VmmError};
@@ -116,7 +117,10 @@ fn key(config: &Config) -> Option<Key> {
     let mut key = Key::new();
     key.add("hull", env!("CARGO_PKG_VERSION").as_bytes());
     // Another build of the same version may carry another guest.
-    key.add_file("program", &File::open("/proc/self/exe").ok()?);
+    match program::build_id() {
+        id if id.is_empty() => key.add_file("program", &File::open("/proc/self/exe").ok()?),
+        id => key.add("program", &id),
+    };
     key.add("protocol", &agent::VERSION.to_le_bytes());
     key.add("host kernel", rustix::system::uname().release().to_bytes());
     key.add(

@@ -227,10 +227,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [base, top] = ["base", "top"].map(|name| folder.path().join(name));
         std::fs::write(&base, vec![1; 1 << 20]).unwrap();
-        let access = |file, path, format| {
-            super::access((file, format), path, false, &[], &mut Vec::new()).unwrap()
-        };
-        let below = access(File::open(&base).unwrap(), &base, Format::Raw);
+        let below = access(
+            (File::open(&base).unwrap(), Format::Raw),
+            &base,
+            false,
+            &[],
+            &mut Vec::new(),
+        )
+        .unwrap();
         let new = File::options()
             .read(true)
             .write(true)
@@ -246,7 +250,8 @@ mod tests {
         image.write(&memory, 0x8_0000, &[sector(0)]).unwrap();
         image.write_back().unwrap();
         let file = File::open(&top).unwrap();
-        let mut again = Qcow2::new(access(file, &top, Format::Qcow2));
+        let mut again =
+            Qcow2::new(access((file, Format::Qcow2), &top, false, &[], &mut Vec::new()).unwrap());
         for read in again.read(&memory, &[(0x8_0000, &[sector(0x800)])]) {
             read.unwrap();
         }

@@ -5,11 +5,60 @@
 
 use std::ffi::{c_int, c_void};
 
-use libc::{PF_W, PT_LOAD, dl_iterate_phdr, dl_phdr_info};
+use libc::{Elf64_Phdr, PF_W, PF_X, PT_LOAD, PT_NOTE, dl_iterate_phdr, dl_phdr_info};
 use rustix::mm::{Advice, madvise};
 
 /// Page size of x86_64.
 const PAGE: u64 = 4096;
+
+/// A hash of the program's content, which its linker has put into it (ld(1), --build-id); the same of
+/// every copy. Empty if it has not.
+pub fn build_id() -> Vec<u8> {
+    let mut id = Vec::new();
+    let data = (&raw mut id).cast();
+    // SAFETY: `find_id` keeps to the contract of dl_iterate_phdr(3), and takes `data` for the vector
+    // that it is.
+    unsafe { dl_iterate_phdr(Some(find_id), data) };
+    id
+}
+
+/// Of the program, as in [`release_object`].
+extern "C" fn find_id(info: *mut dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
+    // SAFETY: the C library hands over a valid `info`, whose headers are the mapped ones, and the
+    // vector that `build_id` has given it and does not touch meanwhile.
+    let (base, headers, id) = unsafe {
+        let info = &*info;
+        let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
+        (info.dlpi_addr, headers, &mut *data.cast::<Vec<u8>>())
+    };
+    for header in headers.iter().filter(|header| header.p_type == PT_NOTE) {
+        let start = base.wrapping_add(header.p_vaddr) as usize;
+        // SAFETY: the segment is mapped, readable, and nobody writes to it.
+        let notes = unsafe {
+            let start = std::ptr::with_exposed_provenance(start);
+            std::slice::from_raw_parts(start, header.p_memsz as usize)
+        };
+        id.extend_from_slice(id_among(notes).unwrap_or_default());
+    }
+    1
+}
+
+/// The GNU build id among ELF notes: of each, the lengths of its name and of what it says, its type,
+/// and then both, at multiples of 4 bytes (ELF, "Note Section").
+fn id_among(mut notes: &[u8]) -> Option<&[u8]> {
+    const NT_GNU_BUILD_ID: u32 = 3;
+    loop {
+        let (head, rest) = notes.split_first_chunk::<12>()?;
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (name, rest) = rest.split_at_checked((word(0) as usize).next_multiple_of(4))?;
+        let id = rest.get(..word(4) as usize)?;
+        if name == b"GNU\0" && word(8) == NT_GNU_BUILD_ID {
+            return Some(id);
+        }
+        notes = rest.get(id.len().next_multiple_of(4)..)?;
+    }
+}
 
 /// Give what the program maps of its own file without writing it back to the page cache; a page
 /// comes again when it is touched. Best effort. The same for what was allocated and is free again,
@@ -22,6 +71,22 @@ pub fn release() {
     };
     // SAFETY: `release_object` keeps to the contract of dl_iterate_phdr(3) and takes no data.
     unsafe { dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
+}
+
+/// Map the program's code as a whole, as far as the host has it in memory: one call in place of a
+/// page fault for each 64 KiB that a start passes through, which is almost all. Best effort.
+pub fn bring_in() {
+    // SAFETY: `populate_object` keeps to the contract of dl_iterate_phdr(3) and takes no data.
+    unsafe { dl_iterate_phdr(Some(populate_object), std::ptr::null_mut()) };
+}
+
+/// As [`release_object`], for the code alone.
+extern "C" fn populate_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    each_segment(
+        info,
+        |header| header.p_flags & PF_X != 0,
+        Advice::LinuxPopulateRead,
+    )
 }
 
 /// Have all threads allocate from one heap: one of its own for each is megabytes of addresses and
@@ -37,6 +102,20 @@ pub fn one_heap() {
 /// Of the program, which is the first object, and with a linked-in C library the only one but the
 /// vDSO. Its non-zero result ends the iteration.
 extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    each_segment(
+        info,
+        |header| header.p_flags & PF_W == 0,
+        Advice::LinuxDontNeed,
+    )
+}
+
+/// Give `advice` on the segments that `which` picks; only on such that nobody could write. The
+/// result ends an iteration.
+fn each_segment(
+    info: *mut dl_phdr_info,
+    which: impl Fn(&Elf64_Phdr) -> bool,
+    advice: Advice,
+) -> c_int {
     // SAFETY: the C library hands over a valid `info`, whose headers are the mapped ones.
     let (base, headers) = unsafe {
         let info = &*info;
@@ -47,7 +126,7 @@ extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut 
         )
     };
     for header in headers {
-        if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 {
+        if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 && which(header) {
             let start = base.wrapping_add(header.p_vaddr) & !(PAGE - 1);
             let end = base
                 .wrapping_add(header.p_vaddr)
@@ -56,7 +135,7 @@ extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut 
             let start = std::ptr::with_exposed_provenance_mut(start as usize);
             // SAFETY: whole pages that the kernel mapped privately for this segment and that
             // nobody could write: read again, they hold the same bytes of the file.
-            let _ = unsafe { madvise(start, bytes, Advice::LinuxDontNeed) };
+            let _ = unsafe { madvise(start, bytes, advice) };
         }
     }
     1
@@ -67,6 +146,24 @@ mod tests {
     use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
     use super::*;
+
+    #[test]
+    fn the_id_is_found_among_other_notes() {
+        let note = |name: &[u8; 4], kind: u8, says: &[u8]| {
+            let head = [4, 0, 0, 0, says.len() as u8, 0, 0, 0, kind, 0, 0, 0];
+            let mut note = [&head[..], name, says].concat();
+            note.resize(note.len().next_multiple_of(4), 0);
+            note
+        };
+        let other = note(b"GNU\0", 1, &[1; 5]);
+        let id = note(b"GNU\0", 3, &[7; 20]);
+        assert_eq!(id_among(&[other.clone(), id].concat()), Some(&[7; 20][..]));
+        assert_eq!(id_among(&other), None);
+        for cut in 0..other.len() {
+            assert_eq!(id_among(&other[..cut]), None);
+        }
+        assert_eq!(build_id(), build_id());
+    }
 
     #[test]
     fn what_was_released_comes_back_and_what_was_written_stays() {

@@ -21,6 +21,8 @@ pub(super) struct Place {
     pub limit: u64,
     /// The user named the folder itself.
     named: bool,
+    /// The user's home, if it is in there.
+    home: Option<PathBuf>,
 }
 
 impl Place {
@@ -45,20 +47,27 @@ impl Place {
             Some(path) => Some(std::path::absolute(path).map_err(|_| CacheError::NoHome)?),
             None => None,
         };
-        let home = || {
-            let cache = absolute("XDG_CACHE_HOME");
-            let cache = cache.or_else(|| Some(absolute("HOME")?.join(".cache")));
-            Some(cache?.join("hull/templates"))
-        };
         let named = folder.is_some();
-        let path = folder.or_else(home).ok_or(CacheError::NoHome)?;
-        Ok(Self { path, limit, named })
+        let cache = absolute("XDG_CACHE_HOME").filter(|_| !named);
+        let home = absolute("HOME").filter(|_| !named && cache.is_none());
+        let cache = cache.or_else(|| Some(home.as_ref()?.join(".cache")));
+        let path = folder.or_else(|| Some(cache?.join("hull/templates")));
+        Ok(Self {
+            path: path.ok_or(CacheError::NoHome)?,
+            limit,
+            named,
+            home,
+        })
     }
 
     /// Make the folder if it is missing, with those above it.
     pub fn make(&self) -> io::Result<()> {
         if self.path.is_dir() {
             return Ok(());
+        }
+        // Nobody's home is for hull to make: a user that has none gets none.
+        if let Some(home) = &self.home {
+            fs::metadata(home)?;
         }
         // Whoever runs hull with another's HOME, as root may, must not leave folders there that the
         // other cannot write to.

@@ -318,7 +318,13 @@ impl<'a> EventLoop<'a> {
         match link.receive() {
             Ok(events) => self.link_events = events,
             Err(fault) => {
-                self.fault = Some(VmmError::Agent(fault));
+                let restored = self.config.start.saved().is_some();
+                self.fault = Some(match restored && self.waits_for_init() {
+                    true => {
+                        VmmError::Unanswered(format!("does not go on as it was saved: {fault}"))
+                    }
+                    false => VmmError::Agent(fault),
+                });
                 self.ending = Some(Ending::Quit);
             }
         }

@@ -4,7 +4,7 @@
 //! belong. [`Still`] holds all others: vCPUs at the gate, then the threads of disks, networks and
 //! shares, which finish what the vCPUs have asked for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ use crate::kvm::KvmError;
 use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
 use crate::memory::pages::Pages;
-use crate::net;
 use crate::snapshot::{Id, SnapshotError, Writer};
+use crate::{disk, net};
 
 /// How long a guest that has just said that it waits may take until it does.
 const IDLE_PATIENCE: Duration = Duration::from_millis(500);
@@ -178,18 +178,22 @@ fn section(writer: &mut Writer, tag: [u8; 4], content: &impl Serialize) -> Resul
     Ok(())
 }
 
+/// Those that have something to save. A window that the guest has not been shown has not, and its name
+/// is what the user wants there, which a template must not tell.
 fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), SaveError> {
     for (base, _, name, device) in bus.devices() {
         let state = lock(device).save().map_err(|error| SaveError::Device {
             device: name.into(),
             error,
         })?;
-        to.push(SavedDevice {
-            port,
-            base,
-            name: name.into(),
-            state,
-        });
+        if !state.is_empty() {
+            to.push(SavedDevice {
+                port,
+                base,
+                name: name.into(),
+                state,
+            });
+        }
     }
     Ok(())
 }
@@ -227,9 +231,23 @@ fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveE
         });
     }
     shape.shares.clone_from(&config.shares);
+    let folders = shape.shares.iter_mut().map(|share| &mut share.folder);
+    folders.for_each(from_root);
     shape.vsock.clone_from(&config.vsock);
     for (disk, origin) in config.disks.iter().zip(&devices.disks) {
-        shape.disks.push((disk.clone(), origin.identity()?));
+        let mut disk = disk.clone();
+        if let disk::Source::Image(path) = &mut disk.source {
+            from_root(path);
+        }
+        disk.backing.iter_mut().for_each(from_root);
+        shape.disks.push((disk, origin.identity()?));
     }
     Ok(shape)
+}
+
+/// Who goes on may be in another folder.
+fn from_root(path: &mut PathBuf) {
+    if let Ok(absolute) = std::path::absolute(&*path) {
+        *path = absolute;
+    }
 }

@@ -2,6 +2,7 @@
 //! when tests/lab/suite runs them, on the lab's.
 #![allow(dead_code)] // each test program uses some of it
 
+pub mod saving;
 pub mod terminal;
 pub mod user;
 
