@@ -21,9 +21,9 @@ Examples:
   hull ps                                    names, states, memory, uptimes
   hull ps --json                             the same for scripts
 
-States: running, paused, starting, and unresponsive for a hull that has not
-answered within a second. RESIDENT is what the host has in memory of the guest
-and of its hull.")]
+States: running, paused, ready (it waits in a pool), starting, and unresponsive
+for a hull that has not answered within a second. RESIDENT is what the host has
+in memory of the guest and of its hull.")]
 pub struct Ps {
     /// Print it as JSON.
     #[arg(long)]
