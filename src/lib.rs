@@ -5,6 +5,10 @@
 //! kernel (its own is in [`guest`]) and enters the vCPU. The guest's init then asks for its command
 //! over a port of the virtio console ([`agent`]).
 //!
+//! The path of a start without a boot: [`cli`] finds in [`templates`] a machine that was saved when it
+//! had booted and knew of no command; [`snapshot`] reads it, [`vmm::saved`] has a new machine go on from
+//! it, and [`agent`] tells the guest what is not as it was, and the command.
+//!
 //! The path of an exit: [`kvm::vcpu`] matches the reason and hands address and data to the bus,
 //! which finds the device; a notification of a virtqueue goes by eventfd to the event loop instead.
 //!

@@ -42,7 +42,7 @@ use ordered::Stops;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same of a machine from a template, after which another is booted. A tenth of a second is usual
 /// where ring 0 is emulated.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const INSISTENT: u32 = 3;
 /// How long output may still take after such a signal.
