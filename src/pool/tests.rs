@@ -97,11 +97,12 @@ fn it_is_left_with_the_command_and_the_streams() {
         let null = File::open("/dev/null").unwrap();
         let body = postcard::to_allocvec(&wanted).unwrap();
         let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
-        let mut stream = connect();
         let len = body.len() as u32;
         // Nonsense first, which is no command.
         let nonsense = customer::ask(&mut connect(), 3, b"abc", &streams);
         assert!(nonsense.is_err());
+        // Connected only now: those who wait are served in turn.
+        let mut stream = connect();
         let reply = customer::ask(&mut stream, len, &body, &streams);
         assert_eq!(reply.unwrap(), Reply::Taken);
     });
