@@ -25,9 +25,11 @@ fn about() -> About {
     }
 }
 
-/// A folder for a cache.
+/// A folder for a cache, closed to others whatever umask another test has set.
 fn home() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a folder")
+    let closed = std::fs::Permissions::from_mode(0o700);
+    let folder = tempfile::Builder::new().permissions(closed).tempdir();
+    folder.expect("a folder")
 }
 
 /// The cache in `home`, opened anew as another process would.
