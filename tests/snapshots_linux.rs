@@ -74,7 +74,7 @@ impl Desk {
         let sum = &self.sum;
         talk.ask(&format!(
             "head -c {} /dev/vda >/tmp/v; chmod +x /tmp/v
-             while :; do echo 1 >/proc/sys/vm/drop_caches; sha256sum </dev/vda; done >/tmp/sums &
+             while :; do sha256sum </dev/vda; echo 1 >/proc/sys/vm/drop_caches; sleep 2; done >/tmp/sums &
              sums() {{ n=0; while read a b; do n=$((n+1)); [ $a = {sum} ] || echo bad $a; done </tmp/sums; echo $n; }}
              up() {{ read a b </proc/uptime; echo $a; }}
              draw() {{ read a </proc/sys/kernel/random/uuid; echo $a; }}",
