@@ -1,13 +1,351 @@
-//! `hull snapshot` and `hull restore` of a Linux guest, which runs a shell that the test tells what to
-//! do: after a restore, too.
+//! `hull snapshot` and `hull restore` of a Linux guest: what it computes, its clocks, random
+//! numbers, networks and sockets.
+//!
+//! The guest runs a shell, which the test tells what to do: after a restore, too.
 
 mod machine;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
-use machine::kvm;
-use machine::saving::{Talk, text};
-use machine::user::User;
+use machine::saving::{Talk, moments, random, text};
+use machine::user::{User, wait_until};
+use machine::{LIMIT, built, in_lab, kvm};
+
+/// Bytes of the disk.
+const DISK: usize = 1 << 20;
+
+/// A user with a disk that begins with the guest's program for vsock.
+struct Desk {
+    user: User,
+    program_bytes: usize,
+    /// What is on the disk, and its checksum.
+    disk: Vec<u8>,
+    sum: String,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let program = fs::read(built("guest/vsock")).expect("the program");
+        let mut disk: Vec<u8> = (0..DISK as u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        disk[..program.len()].copy_from_slice(&program);
+        let user = User::new();
+        let image = user.0.path().join("disk.img");
+        fs::write(&image, &disk).expect("a file");
+        let output = std::process::Command::new("sha256sum").arg(image).output();
+        let sum = String::from_utf8(output.expect("coreutils").stdout).expect("text");
+        Self {
+            user,
+            program_bytes: program.len(),
+            disk,
+            sum: sum[..64].into(),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.user.0.path().join(name)
+    }
+
+    fn vsock(&self, cid: u32) -> String {
+        format!("cid={cid},socket={}", self.at(&format!("v{cid}")).display())
+    }
+
+    /// A shell in a guest that sums up its disk over and over.
+    fn start(&self, flags: &[&str]) -> Talk {
+        let disk = format!("{},ro", self.at("disk.img").display());
+        let vsock = self.vsock(7);
+        let mut all = vec![
+            "run", "--name", "original", "--disk", &disk, "--vsock", &vsock,
+        ];
+        if with_network() {
+            all.extend(["--net", "user"]);
+        }
+        all.extend(flags);
+        all.extend(["--", "/bin/sh"]);
+        let mut talk = Talk::start(&self.user, &all);
+        let sum = &self.sum;
+        talk.ask(&format!(
+            "head -c {} /dev/vda >/tmp/v; chmod +x /tmp/v
+             while :; do sha256sum </dev/vda; echo 1 >/proc/sys/vm/drop_caches; sleep 2; done >/tmp/sums &
+             sums() {{ n=0; while read a b; do n=$((n+1)); [ $a = {sum} ] || echo bad $a; done </tmp/sums; echo $n; }}
+             up() {{ read a b </proc/uptime; echo $a; }}
+             draw() {{ read a </proc/sys/kernel/random/uuid; echo $a; }}",
+            self.program_bytes
+        ));
+        talk
+    }
+
+    /// The sums of the disk that the guest has made are right; how many they are.
+    #[track_caller]
+    fn sums(&self, talk: &mut Talk) -> usize {
+        let said = talk.ask("sums");
+        said.parse()
+            .unwrap_or_else(|_| panic!("wrong sums: {said}"))
+    }
+
+    #[track_caller]
+    fn sums_on(&self, talk: &mut Talk) {
+        let before = self.sums(talk);
+        wait_until(|| {
+            thread::sleep(Duration::from_millis(200));
+            self.sums(talk) > before
+        });
+    }
+}
+
+/// passt needs a route to elsewhere and user namespaces, of which the lab has neither.
+fn with_network() -> bool {
+    !in_lab()
+}
+
+/// Connect to the guest's port 52 as soon as somebody listens.
+fn connect(socket: &Path) -> UnixStream {
+    let mut connected = None;
+    wait_until(|| {
+        let mut stream = UnixStream::connect(socket).expect("hull listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream.write_all(b"CONNECT 52\n").expect("hull reads");
+        let (mut answer, mut byte) = (Vec::new(), [0]);
+        while !answer.ends_with(b"\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            answer.extend(byte);
+        }
+        connected = answer.starts_with(b"OK ").then_some(stream);
+        connected.is_some()
+    });
+    connected.expect("a stream")
+}
+
+/// Who connects from the guest.
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().expect("a connection");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream
+}
+
+#[test]
+fn a_linux_that_computes_goes_on_from_any_moment() {
+    if !kvm("snapshots of Linux") {
+        return;
+    }
+    let desk = Desk::new();
+    let dir = desk.at("saved");
+    let mut original = desk.start(&["--cpus", if in_lab() { "4" } else { "1" }]);
+    original.ask("/tmp/v >/tmp/vsock 2>&1 &");
+    let mut vsock = connect(&desk.at("v7"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let mut tcp = with_network().then(|| {
+        // Its input does not end: passt sends nothing more to who has closed its half.
+        original.ask(&format!(
+            "(cat /dev/vda; exec sleep 1000) | nc 10.0.2.2 {port} | sha256sum >/tmp/tcp &"
+        ));
+        let stream = accept(&listener);
+        let mut reader = stream.try_clone().expect("a descriptor");
+        let reading = thread::spawn(move || {
+            let mut all = vec![0; DISK];
+            reader.read_exact(&mut all).expect("the guest's bytes");
+            all
+        });
+        (stream, reading)
+    });
+
+    let moments = moments(if in_lab() { 12 } else { 6 });
+    let parts: Vec<&[u8]> = desk.disk.chunks(DISK.div_ceil(moments)).collect();
+    let overridden = desk.vsock(8);
+    for moment in 0..moments {
+        thread::sleep(Duration::from_millis(random(300)));
+        // What is on its way at the moment arrives, once.
+        let part = parts.get(moment).copied().unwrap_or_default();
+        let some = &part[..part.len().min(60_000)];
+        vsock.write_all(some).expect("hull reads");
+        let mut writer = tcp
+            .as_ref()
+            .map(|(tcp, _)| tcp.try_clone().expect("a descriptor"));
+        let copy = part.to_vec();
+        let sending = thread::spawn(move || {
+            if let Some(tcp) = &mut writer {
+                tcp.write_all(&copy).expect("the guest reads");
+            }
+        });
+        desk.user.snapshot("original", &dir, &[]);
+        let mut copy = desk.user.restore(&dir, &["--vsock", &overridden]);
+        desk.sums_on(&mut copy);
+        copy.kill();
+        let _ = fs::remove_file(desk.at("v8")); // of one that was killed
+        let mut echoed = vec![0; some.len()];
+        vsock.read_exact(&mut echoed).expect("the echo");
+        assert!(echoed == some, "moment {moment}");
+        sending.join().expect("all was sent");
+        desk.sums(&mut original);
+    }
+    if let Some((tcp, reading)) = tcp.take() {
+        assert!(reading.join().expect("all") == desk.disk);
+        drop(tcp);
+        let mut said = String::new();
+        wait_until(|| {
+            said = original.ask("read a b </tmp/tcp; echo $a");
+            !said.is_empty()
+        });
+        assert_eq!(said, desk.sum);
+    }
+    vsock.shutdown(std::net::Shutdown::Write).expect("one half");
+    assert_eq!(vsock.read(&mut [0]).expect("the end"), 0);
+    desk.sums_on(&mut original);
+}
+
+/// Seconds since the guest's start, by its own clock.
+#[track_caller]
+fn uptime(talk: &mut Talk) -> f64 {
+    let said = talk.ask("up");
+    said.parse().unwrap_or_else(|_| panic!("no time: {said}"))
+}
+
+fn unix_now() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("later than 1970").as_secs_f64()
+}
+
+#[test]
+fn a_copy_has_the_time_and_random_numbers_and_connections_of_its_own() {
+    if !kvm("clock, random numbers and sockets of copies") {
+        return;
+    }
+    let desk = Desk::new();
+    let dir = desk.at("saved");
+    let mut original = desk.start(&[]);
+    original.ask("/tmp/v >/tmp/vsock 2>&1 & (sleep 5; up >/tmp/slept) &");
+    let mut old = connect(&desk.at("v7"));
+    let (asked, before) = (Instant::now(), uptime(&mut original));
+    desk.user.snapshot("original", &dir, &[]);
+    let ran = asked.elapsed().as_secs_f64();
+    let mut drawn = BTreeSet::new();
+    drawn.insert(original.ask("draw"));
+    // The snapshot lies.
+    thread::sleep(Duration::from_secs(4));
+
+    let restored = Instant::now();
+    let vsock = desk.vsock(8);
+    let mut flags = vec!["--name", "one", "--vsock", &vsock];
+    if with_network() {
+        flags.extend(["--mac", "02:00:00:00:00:09"]);
+    }
+    let mut one = desk.user.restore(&dir, &flags);
+    let after = uptime(&mut one);
+    let elapsed = ran + restored.elapsed().as_secs_f64();
+    assert!(after >= before, "back from {before} to {after}");
+    assert!(
+        after - before < elapsed + 0.5,
+        "ahead from {before} to {after} in {elapsed} s"
+    );
+    drawn.insert(one.ask("draw"));
+    let earliest = unix_now();
+    let date: f64 = one.ask("date +%s").parse().expect("seconds");
+    let latest = unix_now();
+    assert!(
+        (earliest - 2.0..latest + 2.0).contains(&date),
+        "{date}, {earliest} to {latest}"
+    );
+
+    let (began, slept) = (Instant::now(), uptime(&mut one));
+    one.ask("sleep 1");
+    let slept = uptime(&mut one) - slept;
+    let taken = began.elapsed().as_secs_f64();
+    assert!(
+        (1.0..taken + 0.5).contains(&slept),
+        "{slept} s of {taken} s"
+    );
+    assert!(taken < 20.0, "{taken}");
+    let mut woken = String::new();
+    wait_until(|| {
+        woken = one.ask("[ -e /tmp/slept ] && read a </tmp/slept && echo $a");
+        !woken.is_empty()
+    });
+    let woken: f64 = woken.parse().expect("a time");
+    assert!(woken < before + 25.0, "{woken} after {before}");
+
+    let mut two = desk
+        .user
+        .restore(&dir, &["--name", "two", "--vsock", &desk.vsock(9)]);
+    drawn.insert(two.ask("draw"));
+    let from_device = "head -c 16 /dev/urandom | od -An -tx1";
+    for talk in [&mut original, &mut one, &mut two] {
+        drawn.insert(talk.ask(from_device));
+    }
+    assert_eq!(drawn.len(), 6, "{drawn:?}");
+    drop(two);
+
+    connections(&desk, &mut one, 8);
+    if with_network() {
+        network(&mut one, "02:00:00:00:00:09");
+    }
+    desk.sums_on(&mut one);
+    // What the original was doing goes on.
+    old.write_all(b"still there").expect("hull reads");
+    let mut echoed = [0; 11];
+    old.read_exact(&mut echoed).expect("the echo");
+    assert_eq!(&echoed, b"still there");
+    assert_eq!(one.ask("exit 7; "), "");
+}
+
+/// vsock's old connections are reset, and new ones are made in both directions.
+#[track_caller]
+fn connections(desk: &Desk, talk: &mut Talk, cid: u32) {
+    let server = UnixListener::bind(desk.at(&format!("v{cid}_53"))).expect("a listener");
+    let mut said = String::new();
+    wait_until(|| {
+        said = talk.ask("cat /tmp/vsock");
+        said != "listening"
+    });
+    assert_eq!(said, "listening\nread", "the old connection is reset");
+    talk.ask("/tmp/v >/tmp/again 2>&1 &");
+    let mut stream = connect(&desk.at(&format!("v{cid}")));
+    stream.write_all(&desk.disk[..100_000]).expect("hull reads");
+    let mut echoed = vec![0; 100_000];
+    stream.read_exact(&mut echoed).expect("the echo");
+    assert!(echoed == desk.disk[..100_000]);
+    stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("one half");
+    let (mut client, _) = server.accept().expect("the guest connects");
+    let mut heard = String::new();
+    client.read_to_string(&mut heard).expect("text");
+    assert_eq!(heard, "hello from the guest\n");
+    client
+        .write_all(b"hello from the host\n")
+        .expect("hull reads");
+    drop(client);
+    wait_until(|| talk.ask("cat /tmp/again").ends_with("54 is reset"));
+}
+
+/// The network works, with the address that it was given.
+#[track_caller]
+fn network(talk: &mut Talk, mac: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    talk.order(&format!("echo hello | nc 10.0.2.2 {port}"));
+    let before = talk.said_bytes();
+    let stream = accept(&listener);
+    let mut heard = String::new();
+    BufReader::new(&stream).read_line(&mut heard).expect("text");
+    assert_eq!(heard, "hello\n");
+    { &stream }
+        .write_all(b"and back\n")
+        .expect("the guest reads");
+    drop(stream);
+    assert_eq!(talk.answer(before), "and back");
+    assert_eq!(
+        talk.ask("read a </sys/class/net/eth0/address; echo $a"),
+        mac
+    );
+}
 
 #[test]
 fn a_mounted_folder_cannot_be_saved_and_an_unmounted_one_can() {
