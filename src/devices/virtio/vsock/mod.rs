@@ -106,6 +106,8 @@ pub struct Vsock {
     held: bool,
     /// The guest is to be told, in its event queue, that all connections are gone.
     moved: Option<Moved>,
+    /// The guest may have had another CID.
+    restored: bool,
     ticking: bool,
     /// [`DATA_MOST`] bytes.
     scratch: Vec<u8>,
@@ -128,6 +130,7 @@ impl Vsock {
             resets: VecDeque::new(),
             held: false,
             moved: None,
+            restored: false,
             ticking: false,
             scratch: vec![0; DATA_MOST],
         }
@@ -371,7 +374,11 @@ impl Vsock {
     /// what was wrong with it.
     fn hear(&mut self, header: &Header, data: Option<&[u8]>) -> Result<(), String> {
         if header.src_cid != u64::from(self.cid) {
-            // There is nobody to answer.
+            // There is nobody to answer. A guest that was restored may have said it with the CID that
+            // it had, before it heard of another.
+            if self.restored {
+                return Ok(());
+            }
             return Err(format!(
                 "a packet from CID {}, which is not the guest's; ignored",
                 header.src_cid

@@ -73,6 +73,7 @@ impl Vsock {
             return Err(StateError("has connections that cannot be".into()));
         }
         self.next_port = next_port;
+        self.restored = true;
         if driver.queue(RX).is_some() {
             let ports = known.into_iter().map(|(host, guest)| Ports { host, guest });
             self.resets = ports.map(|ports| self.reset_of(ports)).collect();
