@@ -81,7 +81,7 @@ lab_tests := command control devices disks gdb inspect kernels lessons network p
 lab: test-deps build ## only the tests in the lab: an emulated machine with the stock kvm_amd
 	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run $(lab_tests:%=--test %) 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
 	[ -n "$$programs" ] || { echo "make: no test programs were built" >&2; exit 1; }; \
-	tests/lab/run --timeout 1500 tests/lab/suite $$programs
+	tests/lab/run --timeout 3000 tests/lab/suite $$programs
 
 FUZZ_SECONDS ?= 60
 fuzz: deps ## run each fuzz target for FUZZ_SECONDS, 60 if not said otherwise

@@ -292,7 +292,7 @@ fn a_copy_has_the_time_and_random_numbers_and_connections_of_its_own() {
     let mut echoed = [0; 11];
     old.read_exact(&mut echoed).expect("the echo");
     assert_eq!(&echoed, b"still there");
-    assert_eq!(one.ask("exit 7; "), "");
+    assert_eq!(one.leave("exit 7"), Some(7));
 }
 
 /// vsock's old connections are reset, and new ones are made in both directions.

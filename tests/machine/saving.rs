@@ -123,6 +123,12 @@ impl Talk {
         self.hull.0.wait().expect("an end");
     }
 
+    /// Have the shell end by itself; its status.
+    pub fn leave(mut self, command: &str) -> Option<i32> {
+        self.write(format!("{command}\n").as_bytes());
+        self.hull.0.wait().expect("an end").code()
+    }
+
     /// End it in good order.
     pub fn terminate(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.hull.0), Signal::TERM).expect("it runs");
