@@ -494,12 +494,14 @@ impl Vsock {
     /// The next packet, with its data in `buffer`: RSTs first, then a packet of each connection
     /// in turn.
     fn next_packet(&mut self, buffer: &mut [u8]) -> Option<Header> {
+        // A connection that the guest hears is over by an RST has come to a clean end, as it takes it.
+        if self.is_deaf() {
+            return None;
+        }
         if let Some(reset) = self.resets.pop_front() {
             return Some(reset);
         }
-        while !self.is_deaf()
-            && let Some(id) = self.line.pop_front()
-        {
+        while let Some(id) = self.line.pop_front() {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
