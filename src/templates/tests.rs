@@ -262,6 +262,7 @@ fn what_a_killed_builder_left_is_built_again_or_cleared_away() {
     // Killed between making the folder and its lock.
     let dir = home.path().join(key("a").to_string());
     fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
     cache.list();
     assert!(!dir.exists());
 }
