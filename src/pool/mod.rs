@@ -11,7 +11,7 @@
 //!    exits with that status    <-- Reply::Ended                      ---  ends
 //! ```
 //! A machine whose customer leaves before that is killed. Up to `Taken` nothing has happened that a
-//! run of one's own could not follow, and up to [`Reply::Unfit`] nothing that the guest knows of.
+//! run of one's own could not follow, and up to `Reply::Unfit` nothing that the guest knows of.
 
 #![forbid(unsafe_code)]
 

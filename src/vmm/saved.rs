@@ -119,7 +119,7 @@ pub struct Shape {
     pub vsock: Option<vsock::Config>,
     /// What was put into memory before the first instruction.
     pub loaded: Option<Loaded>,
-    /// As in [`Machine`].
+    /// Words that hull added to the command line for its host.
     pub added_words: Vec<String>,
     /// What the guest sees of the processor past KVM, where KVM emulates its kernel.
     pub processor: Option<Features>,
