@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::vmm::Report;
+use crate::vmm::{Report, SAVED_STATE};
 
 /// Print it on standard error; its last line is the boot's cost in short.
 pub fn print(report: &Report) {
@@ -52,12 +52,19 @@ fn table(report: &Report) -> String {
         Some(time) => format!("{time:.1} ms"),
         None => "never".to_string(),
     };
-    lines.push(format!(
-        "hull: boot: exec to first guest instruction {}, to the kernel's first output {}, to init {}",
-        point(report.first_instruction_ms),
-        point(report.kernel_output_ms),
-        point(report.init_ms),
-    ));
+    let went_on = report.phases.iter().any(|phase| phase.name == SAVED_STATE);
+    lines.push(match went_on {
+        true => format!(
+            "hull: no boot: exec to first guest instruction {}",
+            point(report.first_instruction_ms)
+        ),
+        false => format!(
+            "hull: boot: exec to first guest instruction {}, to the kernel's first output {}, to init {}",
+            point(report.first_instruction_ms),
+            point(report.kernel_output_ms),
+            point(report.init_ms),
+        ),
+    });
     lines.join("\n") + "\n"
 }
 

@@ -38,6 +38,8 @@ use crate::trace::{Place, Recorder, Space};
 
 /// The span in which kernel and initial RAM disk are brought into memory.
 const LOAD: &str = "load the kernel";
+/// The span in which a machine takes over what another was saved with.
+pub const SAVED_STATE: &str = "saved state";
 /// GSI of the keyboard controller.
 pub const KEYBOARD_GSI: u32 = 1;
 
@@ -136,7 +138,7 @@ fn go_on(
     let memory = timeline.span("guest memory", || saved.map_memory())?;
     let mut machine = assemble(config, kvm, &memory, backs, clocks)?;
     let mut vcpus = std::mem::take(&mut machine.vcpus);
-    timeline.span("saved state", || saved.load(&machine, &mut vcpus))?;
+    timeline.span(SAVED_STATE, || saved.load(&machine, &mut vcpus))?;
     machine.vcpus = vcpus;
     machine.loaded.clone_from(&saved.shape.loaded);
     // To its watchdogs the time that the snapshot lay there is a pause.

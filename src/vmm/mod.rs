@@ -46,6 +46,7 @@ use thiserror::Error;
 
 pub use devices::vsock;
 pub use devices::windows::LATE_WINDOWS;
+pub use machine::SAVED_STATE;
 pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
