@@ -13,7 +13,7 @@ use crate::memory::image::Image;
 use crate::memory::program;
 use crate::templates::{About, Building, Cache, Key};
 use crate::vmm::saved::Saved;
-use crate::vmm::{Config, Console, LATE_WINDOWS, Start, VmmError};
+use crate::vmm::{Config, LATE_WINDOWS, Start, VmmError};
 
 /// The template of one kind of machine.
 pub struct Warm {
@@ -134,15 +134,8 @@ fn key(config: &Config) -> Option<Key> {
             Image::Packed(packed) => key.add("inside", &packed.len().to_le_bytes()),
         };
     }
-    let kernel_log = matches!(
-        &config.console,
-        Console::Agent {
-            kernel_log: true,
-            ..
-        }
-    );
     let shape = format!(
-        "{:?} {} {} {:?} {} {} {kernel_log}",
+        "{:?} {} {} {:?} {} {}",
         config.via,
         config.memory_bytes,
         config.cpus,

@@ -7,8 +7,9 @@
 
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, Msrs, kvm_clock_data, kvm_cpuid_entry2, kvm_irqchip, kvm_lapic_state,
-    kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, Msrs, kvm_clock_data, kvm_cpuid_entry2,
+    kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_vcpu_events,
+    kvm_xcrs, kvm_xsave,
 };
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
 use serde::{Deserialize, Serialize};
@@ -108,11 +109,6 @@ impl SavedVcpu {
     /// What the guest was shown of the processor.
     pub fn features(&self) -> Result<Features, LoadError> {
         Ok(Features::shown(&self.cpuid(0)?))
-    }
-
-    /// Whether it waits for an interrupt.
-    pub fn is_halted(&self) -> bool {
-        self.mp_state.mp_state == kvm_bindings::KVM_MP_STATE_HALTED
     }
 
     fn cpuid(&self, vcpu: usize) -> Result<CpuId, LoadError> {
@@ -223,6 +219,12 @@ fn check(used: &Features, there: &Features) -> Result<(), LoadError> {
 }
 
 impl Vcpu {
+    /// Whether it waits for an interrupt.
+    pub fn is_halted(&mut self) -> bool {
+        let state = self.fd().get_mp_state();
+        state.is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED)
+    }
+
     /// All that it holds, with these MSRs as far as they can be read. It stands still, and its last
     /// access is complete ([`Vcpu::complete`]).
     ///

@@ -26,6 +26,7 @@ use crate::kvm::features::Features;
 use crate::kvm::save::{LoadError, SavedChips, SavedVcpu};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::vm::Vm;
+use crate::memory::layout::MAX_CPUS;
 use crate::memory::{GuestMemory, backing};
 use crate::snapshot::{Snapshot, SnapshotError};
 use crate::{net, share};
@@ -199,7 +200,18 @@ impl Saved {
             snapshot,
         };
         let bytes: u64 = saved.snapshot.memory().bytes();
+        let upside_down = |range: &Range<u64>| range.start > range.end;
+        let loaded = saved.shape.loaded.as_ref();
         match () {
+            () if !(1..=MAX_CPUS).contains(&saved.shape.cpus) => {
+                Err(saved.wrong("a machine has 1 to 32 vCPUs, and this one has not"))
+            }
+            () if loaded.is_some_and(|loaded| {
+                upside_down(&loaded.kernel) || loaded.initrd.as_ref().is_some_and(upside_down)
+            }) =>
+            {
+                Err(saved.wrong("its kernel or initial RAM disk ends before it begins"))
+            }
             () if saved.vcpus.len() != usize::from(saved.shape.cpus) => {
                 Err(saved.wrong("the number of vCPUs is not that of its machine"))
             }

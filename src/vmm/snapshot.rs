@@ -102,9 +102,10 @@ impl<'a> Still<'a> {
         let until = Instant::now() + IDLE_PATIENCE;
         loop {
             let still = Self::new(machine, vcpus);
-            let idle = still
-                .vcpus(&[])
-                .is_ok_and(|vcpus| vcpus.iter().all(SavedVcpu::is_halted));
+            let pause = &still.pause;
+            let mut vcpus = (0..pause.count()).filter_map(|index| pause.vcpu(index));
+            let idle = vcpus.all(|mut vcpu| vcpu.is_halted());
+            drop(vcpus);
             if idle || Instant::now() > until {
                 return still;
             }
