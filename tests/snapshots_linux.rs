@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use machine::saving::{Talk, moments, random, text};
 use machine::user::{User, wait_until};
-use machine::{LIMIT, built, in_lab, kvm};
+use machine::vsock_program::vsock_program;
+use machine::{LIMIT, in_lab, kvm};
 
 /// Bytes of the disk.
 const DISK: usize = 1 << 20;
@@ -32,11 +33,11 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let program = fs::read(built("guest/vsock")).expect("the program");
+        let program = vsock_program();
         let mut disk: Vec<u8> = (0..DISK as u32)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();
-        disk[..program.len()].copy_from_slice(&program);
+        disk[..program.len()].copy_from_slice(program);
         let user = User::new();
         let image = user.0.path().join("disk.img");
         fs::write(&image, &disk).expect("a file");

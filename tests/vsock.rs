@@ -5,40 +5,13 @@ mod machine;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use machine::vsock_program::vsock_program;
 use machine::{LIMIT, kvm, run};
-
-/// The program for the guest, built again when its source is newer.
-fn guest_program() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = root.join("tests/vsock/guest.rs");
-    let program = root.join("target/guest/vsock");
-    let changed = |path| fs::metadata(path).and_then(|file| file.modified());
-    if changed(&program).is_ok_and(|built| built >= changed(&source).expect("the source")) {
-        return program;
-    }
-    let status = Command::new("rustc")
-        .args(["--edition", "2024", "--target", "x86_64-unknown-linux-gnu"])
-        .args(
-            "panic=abort lto=fat opt-level=s strip=symbols relocation-model=static"
-                .split(' ')
-                .flat_map(|flag| ["-C", flag]),
-        )
-        .args(
-            "-nostartfiles -nostdlib -static -no-pie -Wl,--build-id=none,-z,noseparate-code"
-                .split(' ')
-                .map(|flag| format!("-Clink-arg={flag}")),
-        )
-        .arg("-o")
-        .args([&program, &source])
-        .status();
-    assert!(status.expect("rustc starts").success());
-    program
-}
 
 /// A running hull, killed when a test fails.
 struct Hull(Child);
@@ -68,7 +41,7 @@ fn programs_on_both_sides_reach_each_other() {
     if !kvm("vsock") {
         return;
     }
-    let program = fs::read(guest_program()).expect("the program");
+    let program = vsock_program();
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("v");
     let server = UnixListener::bind(folder.path().join("v_53")).expect("a listener");
@@ -81,7 +54,7 @@ fn programs_on_both_sides_reach_each_other() {
         .spawn();
     let mut hull = Hull(started.expect("hull starts"));
     let mut stdin = hull.0.stdin.take().expect("a pipe");
-    stdin.write_all(&program).expect("hull reads");
+    stdin.write_all(program).expect("hull reads");
     drop(stdin);
     let mut stdout = BufReader::new(hull.0.stdout.take().expect("a pipe"));
     let mut line = || {

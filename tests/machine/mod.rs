@@ -5,6 +5,7 @@
 pub mod saving;
 pub mod terminal;
 pub mod user;
+pub mod vsock_program;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

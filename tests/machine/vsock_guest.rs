@@ -1,6 +1,6 @@
-//! What tests/vsock.rs runs in the guest, which has no program for AF_VSOCK: echoes one
-//! connection to port 52, then talks to ports 53 and 54 of the host and prints what came of it.
-//! Static and without a C library, as guest/init: a few KiB, and few instructions to start.
+//! What runs in the guest, which has no program for AF_VSOCK: echoes one connection to port 52, then
+//! talks to ports 53 and 54 of the host and prints what came of it. Static and without a C library, as
+//! guest/init: a few KiB, and few instructions to start.
 #![no_std]
 #![no_main]
 
