@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "agent",
             "boot",
+            "compare",
             "control",
             "devices",
             "disk",
@@ -47,6 +48,10 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("agent", &[]),
+    ("compare", &["measure", "subjects"]),
+    // What kind of KVM figures were taken on.
+    ("measure", &["kvm"]),
+    ("subjects", &["guest", "measure"]),
     ("control", &["fleet", "inspect"]),
     ("fleet", &[]),
     // What KVM and the devices hold, in words.

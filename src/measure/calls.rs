@@ -1,0 +1,212 @@
+//! System calls of a command and of all that it starts, counted by ptrace(2).
+//!
+//! What a container's workload asks of the host's kernel is in this count as it is; of a virtual machine
+//! there is what its monitor asks, `ioctl(KVM_RUN)` among it, by which it hands the processor to the guest.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+/// `ioctl` and the request `KVM_RUN`, `_IO(0xae, 0x80)` (`<linux/kvm.h>`).
+const IOCTL: u64 = 16;
+const KVM_RUN: u64 = 0xae80;
+
+/// Children and tracees of this thread, of any kind (wait4(2)).
+const MINE: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
+
+/// How often which system call was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// By number (`<asm/unistd_64.h>`).
+    pub by_number: BTreeMap<u64, u64>,
+    /// Of them, ioctl(KVM_RUN).
+    pub kvm_runs: u64,
+}
+
+impl Calls {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.by_number.values().sum()
+    }
+
+    /// How many different ones.
+    pub fn different(&self) -> usize {
+        self.by_number.len()
+    }
+}
+
+/// Why they were not counted.
+#[derive(Debug, Error)]
+pub enum CallsError {
+    /// ptrace is not allowed, or the command could not be started.
+    #[error("cannot trace it: {0}")]
+    Trace(io::Error),
+    /// It did not end.
+    #[error("did not end within {} s under ptrace", .0.as_secs())]
+    Hung(Duration),
+}
+
+/// Run `command` to its end or for `limit`, and count. Its output goes nowhere.
+///
+/// # Errors
+/// ptrace is not allowed here, or it hangs.
+pub fn count(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
+    // In a thread of its own, which waits for what it started and nobody else's children.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| count_here(command, limit));
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn count_here(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
+    let trace = |error: Errno| CallsError::Trace(error.into());
+    // A shell that stands still until it is traced, and then becomes the command.
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        shell.current_dir(folder);
+    }
+    shell
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = shell.process_group(0).spawn().map_err(CallsError::Trace)?;
+    let root = Pid::from_raw(child.id() as i32);
+    let traced = Traced { root };
+    waitpid(root, Some(WaitPidFlag::WUNTRACED)).map_err(trace)?;
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(root, options).map_err(trace)?;
+    kill(root, Signal::SIGCONT).map_err(trace)?;
+    let calls = traced.follow(limit);
+    drop(traced);
+    calls
+}
+
+/// All that runs under the trace; killed when dropped.
+struct Traced {
+    root: Pid,
+}
+
+impl Traced {
+    fn follow(&self, limit: Duration) -> Result<Calls, CallsError> {
+        let deadline = Instant::now() + limit;
+        let mut calls = Calls::default();
+        let mut counting = false;
+        loop {
+            let all = MINE | WaitPidFlag::WNOHANG;
+            match waitpid(None, Some(all)) {
+                Ok(WaitStatus::StillAlive) => {
+                    if Instant::now() > deadline {
+                        return Err(CallsError::Hung(limit));
+                    }
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                Ok(WaitStatus::PtraceSyscall(pid)) => {
+                    if counting {
+                        note(pid, &mut calls);
+                    }
+                    let _ = ptrace::syscall(pid, None);
+                }
+                Ok(WaitStatus::PtraceEvent(pid, _, event)) => {
+                    // The shell has become the command.
+                    counting |= event == ptrace::Event::PTRACE_EVENT_EXEC as i32;
+                    let _ = ptrace::syscall(pid, None);
+                }
+                Ok(WaitStatus::Stopped(pid, signal)) => {
+                    let group_stop = matches!(signal, Signal::SIGSTOP | Signal::SIGTRAP);
+                    let signal = (!group_stop).then_some(signal);
+                    let _ = ptrace::syscall(pid, signal);
+                }
+                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
+                    if pid == self.root {
+                        return Ok(calls);
+                    }
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return Ok(calls),
+            }
+        }
+    }
+}
+
+fn note(pid: Pid, calls: &mut Calls) {
+    let Ok(info) = ptrace::syscall_info(pid) else {
+        return;
+    };
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return;
+    }
+    let Ok(registers) = ptrace::getregs(pid) else {
+        return;
+    };
+    let (number, request) = (registers.orig_rax, registers.rsi & 0xffff_ffff);
+    *calls.by_number.entry(number).or_default() += 1;
+    calls.kvm_runs += u64::from((number, request) == (IOCTL, KVM_RUN));
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = killpg(self.root, Signal::SIGKILL);
+        // What is left of the tree, zombies of tracees among it.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let all = MINE | WaitPidFlag::WNOHANG;
+        while Instant::now() < deadline {
+            match waitpid(None, Some(all)) {
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_counted_with_its_parent() {
+        // One group of processes at a time: the waits would be each other's.
+        let calls = |script: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            count(&command, Duration::from_secs(60))
+        };
+        let (getppid, one) = (110, calls(":").expect("counted"));
+        let more = calls("(:); (:); (:); :").expect("counted");
+        assert!(one.total() > 10 && one.different() > 3, "{one:?}");
+        assert!(more.total() > one.total());
+        assert!(
+            one.by_number.contains_key(&getppid),
+            "dash asks for its parent"
+        );
+        assert_eq!(one.kvm_runs, 0);
+        let mut sleep = Command::new("sleep");
+        sleep.arg("1000");
+        let hung = count(&sleep, Duration::from_millis(300));
+        assert!(matches!(hung, Err(CallsError::Hung(_))));
+    }
+}

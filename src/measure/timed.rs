@@ -1,0 +1,357 @@
+//! One run of a command: when its first byte came, when it ended, what CPU time it and its children
+//! took.
+//!
+//! The clock starts right before the child is made (fork, exec) and stops when its output is closed and
+//! it was waited for. It runs in a process group of its own, which is killed when it takes too long or
+//! prints too much; and what it left behind with it.
+
+use std::io::{self, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
+use thiserror::Error;
+
+/// How long a run may take, and how much it may say.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From its start to its end.
+    pub time: Duration,
+    /// Bytes on standard output.
+    pub output: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_secs(60),
+            output: 1 << 20,
+        }
+    }
+}
+
+/// A run that ended well.
+#[derive(Clone, Debug)]
+pub struct Timed {
+    /// From the start to the first byte on standard output; `None` if there was none.
+    pub first_byte: Option<Duration>,
+    /// From the start to the end.
+    pub end: Duration,
+    /// CPU time of it and of its children that were waited for, user and system.
+    pub cpu: Duration,
+    /// All of its standard output, without the carriage returns of a serial terminal.
+    pub output: Vec<u8>,
+}
+
+/// Why there is no figure.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// It could not be started.
+    #[error("cannot be started: {0}")]
+    Start(io::Error),
+    /// It did not end.
+    #[error("did not end within {} s and was killed{}", limit.as_secs(), said(stderr))]
+    Hung {
+        /// What it was given.
+        limit: Duration,
+        /// The last line of its standard error.
+        stderr: String,
+    },
+    /// It printed without end.
+    #[error("printed more than {limit} bytes and was killed")]
+    Flooded {
+        /// What it was given.
+        limit: usize,
+    },
+    /// It ended with another status than 0.
+    #[error("ended with {}{}", how(*status), said(stderr))]
+    Failed {
+        /// The status.
+        status: ExitStatus,
+        /// The last line of its standard error.
+        stderr: String,
+    },
+    /// It did not print what it should have.
+    #[error("did not print what it should have, but {0:?}")]
+    Output(String),
+    /// The host's kernel refused.
+    #[error("cannot watch it: {0}")]
+    Watch(#[from] io::Error),
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("status {code}"),
+        (None, signal) => format!("signal {}", signal.unwrap_or(0)),
+    }
+}
+
+fn said(stderr: &str) -> String {
+    match stderr.is_empty() {
+        true => String::new(),
+        false => format!(": {stderr}"),
+    }
+}
+
+/// Run `command` to its end, with its standard input closed.
+///
+/// # Errors
+/// It hangs, floods, fails; see [`RunError`].
+pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
+    let before = cpu_of_children()?;
+    let mut running = Running::start(command, limits)?;
+    while running.read()? {}
+    let status = running.wait()?;
+    let end = running.started.elapsed();
+    match status.success() {
+        true => Ok(Timed {
+            first_byte: running.first_byte,
+            end,
+            cpu: cpu_of_children()?.saturating_sub(before),
+            output: std::mem::take(&mut running.output),
+        }),
+        false => Err(RunError::Failed {
+            status,
+            stderr: running.complaint(),
+        }),
+    }
+}
+
+/// A command that runs; killed with its process group when dropped.
+pub struct Running {
+    child: Child,
+    started: Instant,
+    limits: Limits,
+    first_byte: Option<Duration>,
+    output: Vec<u8>,
+    stderr: std::fs::File,
+}
+
+impl Running {
+    /// Start `command`, with its standard input closed.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
+        let stderr = tempfile::tempfile()?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr.try_clone()?)
+            .process_group(0);
+        let started = Instant::now();
+        let child = command.spawn().map_err(RunError::Start)?;
+        Ok(Self {
+            child,
+            started,
+            limits,
+            first_byte: None,
+            output: Vec::new(),
+            stderr,
+        })
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Since its start.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Wait until `text` is in its output; how long that took since its start.
+    ///
+    /// # Errors
+    /// It ended, hung or flooded before.
+    pub fn until(&mut self, text: &str) -> Result<Duration, RunError> {
+        let text = text.as_bytes();
+        while !self.output.windows(text.len()).any(|window| window == text) {
+            if !self.read()? {
+                let status = self.wait()?;
+                let stderr = self.complaint();
+                return Err(match status.success() {
+                    true => RunError::Output(String::from_utf8_lossy(&self.output).into()),
+                    false => RunError::Failed { status, stderr },
+                });
+            }
+        }
+        Ok(self.started.elapsed())
+    }
+
+    /// Read more of its output; whether there may be still more.
+    fn read(&mut self) -> Result<bool, RunError> {
+        let Some(stdout) = &mut self.child.stdout else {
+            return Ok(false);
+        };
+        let left = self.limits.time.saturating_sub(self.started.elapsed());
+        let timeout = left.try_into().map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(stdout, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => return Err(self.hung()),
+            Err(rustix::io::Errno::INTR) => return Ok(true),
+            ready => ready.map_err(io::Error::from)?,
+        };
+        let mut buffer = [0; 4096];
+        let read = stdout.read(&mut buffer)?;
+        if read > 0 && self.first_byte.is_none() {
+            self.first_byte = Some(self.started.elapsed());
+        }
+        self.output
+            .extend(buffer[..read].iter().filter(|byte| **byte != b'\r'));
+        match self.output.len() > self.limits.output {
+            true => Err(RunError::Flooded {
+                limit: self.limits.output,
+            }),
+            false => Ok(read > 0),
+        }
+    }
+
+    /// Its output is closed: whoever does that is about to end.
+    fn wait(&mut self) -> Result<ExitStatus, RunError> {
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if self.started.elapsed() > self.limits.time {
+                return Err(self.hung());
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
+    fn hung(&mut self) -> RunError {
+        RunError::Hung {
+            limit: self.limits.time,
+            stderr: self.complaint(),
+        }
+    }
+
+    /// The last line of its standard error, cut to what fits a line, without control characters.
+    fn complaint(&mut self) -> String {
+        use std::os::unix::fs::FileExt;
+        const MOST: u64 = 4096;
+        let length = self.stderr.metadata().map_or(0, |file| file.len());
+        let mut end = vec![0; MOST.min(length) as usize];
+        let _ = self
+            .stderr
+            .read_exact_at(&mut end, length.saturating_sub(MOST));
+        let text = String::from_utf8_lossy(&end);
+        let line = text.lines().rfind(|line| !line.trim().is_empty());
+        let line = line.unwrap_or_default().trim();
+        line.chars().filter(|c| !c.is_control()).take(300).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The group, whose leader has not been waited for and whose number is thus not another's.
+        if let (Ok(None), Some(group)) = (self.child.try_wait(), Pid::from_raw(self.id() as i32)) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Of all children that were waited for, so far.
+fn cpu_of_children() -> Result<Duration, RunError> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(io::Error::from)?;
+    let of = |time: TimeVal| {
+        Duration::from_secs(time.tv_sec().unsigned_abs())
+            + Duration::from_micros(time.tv_usec().unsigned_abs())
+    };
+    Ok(of(usage.user_time()) + of(usage.system_time()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn limits(milliseconds: u64) -> Limits {
+        Limits {
+            time: Duration::from_millis(milliseconds),
+            output: 1000,
+        }
+    }
+
+    #[test]
+    fn delays_are_measured_where_they_are() {
+        let timed = run(&mut sh("sleep 0.2; echo hi; sleep 0.3"), limits(60_000)).expect("ends");
+        let first = timed.first_byte.expect("a byte").as_secs_f64();
+        assert!(
+            first >= 0.2 && first < timed.end.as_secs_f64() - 0.25,
+            "{timed:?}"
+        );
+        assert!(timed.end.as_secs_f64() >= 0.5);
+        assert_eq!(timed.output, b"hi\n");
+    }
+
+    #[test]
+    fn a_silent_one_has_no_first_byte() {
+        let timed = run(&mut sh("exit 0"), limits(60_000)).expect("ends");
+        assert_eq!((timed.first_byte, timed.output.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_hangs_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pid = folder.path().join("pid");
+        let script = format!(
+            "sleep 1000 & echo $! > {}; echo trouble >&2; wait",
+            pid.display()
+        );
+        let error = run(&mut sh(&script), limits(500)).expect_err("hangs");
+        assert_eq!(
+            error.to_string(),
+            "did not end within 0 s and was killed: trouble"
+        );
+        let child = std::fs::read_to_string(pid).expect("a number");
+        let state = format!("/proc/{}/stat", child.trim());
+        let gone = || match std::fs::read_to_string(&state) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !gone() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(gone());
+    }
+
+    #[test]
+    fn what_floods_fails_or_dies_is_told_from_the_others() {
+        let message = |script: &str| {
+            let error = run(&mut sh(script), limits(20_000)).expect_err("no figure");
+            error.to_string()
+        };
+        assert_eq!(
+            message("yes"),
+            "printed more than 1000 bytes and was killed"
+        );
+        assert_eq!(message("echo no >&2; exit 3"), "ended with status 3: no");
+        assert_eq!(message("kill -9 $$"), "ended with signal 9");
+        let missing = run(&mut Command::new("/none"), limits(100)).expect_err("is not there");
+        assert!(missing.to_string().starts_with("cannot be started: "));
+    }
+
+    #[test]
+    fn a_line_is_waited_for() {
+        let mut running =
+            Running::start(&mut sh("echo up; exec sleep 1000"), limits(60_000)).expect("starts");
+        running.until("up\n").expect("comes up");
+        let mut ended = Running::start(&mut sh("echo down"), limits(60_000)).expect("starts");
+        assert!(matches!(ended.until("up\n"), Err(RunError::Output(text)) if text == "down\n"));
+    }
+}
