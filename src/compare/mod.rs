@@ -1,8 +1,9 @@
 //! The difference between a process, a container and a virtual machine, measured.
 //!
-//! [`measure`](run::measure) has the subjects do the same work in turns and fills the rows of a
-//! [`Report`](report::Report), each beside what the standard answer claims of it; [`verdict`] says in words
-//! what this run's figures say to the claim. [`table`] and [`page`] show a report; neither computes
-//! anything.
+//! [`Turns`](run::Turns) has the subjects do the same work, one after the other; each of the [`rows`] makes
+//! figures of that, beside what the standard answer claims and what this run's figures say to it. All
+//! together is a [`Report`](report::Report).
 
 pub mod report;
+pub mod rows;
+pub mod run;

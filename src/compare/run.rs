@@ -1,0 +1,281 @@
+//! One comparison: who takes part, and how they take turns.
+//!
+//! A row asks the [`Turns`] for runs of a command or for idle instances and never starts anything itself:
+//! here is the one place where instances get names, limits and an end.
+
+use std::time::Duration;
+
+use super::report::Participant;
+use crate::measure::timed::{Limits, RunError, Running, Timed, run};
+use crate::subjects::{Kind, Stage, Subject};
+
+/// The command of an idle instance, and what it says when it is up.
+pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 100000"];
+/// What [`IDLE`] prints.
+pub const UP: &str = "up\n";
+
+/// How far a comparison is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress<'a> {
+    /// Of all, from 0 to 1.
+    pub share: f64,
+    /// What is being done: "startup time: echo, crun".
+    pub what: &'a str,
+}
+
+/// The subjects, and who is told how far it is.
+pub struct Turns<'a> {
+    /// What all start from.
+    pub stage: &'a Stage,
+    /// How many runs a figure of times has.
+    pub runs: usize,
+    /// Of one run.
+    pub limits: Limits,
+    subjects: Vec<Entrant<'a>>,
+    progress: Box<dyn FnMut(Progress) + 'a>,
+    /// Of the row that is measured: its name, its number, how many there are.
+    row: (String, usize, usize),
+    instances: usize,
+}
+
+struct Entrant<'a> {
+    subject: Box<dyn Subject + 'a>,
+    left_out: Option<String>,
+}
+
+/// What came of the runs of one subject.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// Those that ended well, in their order.
+    pub timed: Vec<Timed>,
+    /// How many did not.
+    pub failed: usize,
+    /// How the last of them failed.
+    pub trouble: Option<String>,
+}
+
+impl Runs {
+    /// What speaks against them.
+    pub fn note(&self) -> Option<String> {
+        let trouble = self.trouble.as_ref()?;
+        let all = self.failed + self.timed.len();
+        Some(format!(
+            "{} of {all} runs failed: it {trouble}",
+            self.failed
+        ))
+    }
+
+    /// A figure of each.
+    pub fn samples(&self, figure: impl Fn(&Timed) -> f64) -> Vec<f64> {
+        self.timed.iter().map(figure).collect()
+    }
+}
+
+/// An instance that is up. Ended by [`Turns::end`].
+pub struct Instance {
+    subject: usize,
+    id: String,
+    running: Running,
+}
+
+impl Instance {
+    /// Since its start.
+    pub fn elapsed(&self) -> Duration {
+        self.running.elapsed()
+    }
+}
+
+impl<'a> Turns<'a> {
+    /// With `subjects` in the order of the columns; `progress` hears of each step.
+    pub fn new(
+        stage: &'a Stage,
+        subjects: Vec<Box<dyn Subject + 'a>>,
+        runs: usize,
+        limits: Limits,
+        progress: Box<dyn FnMut(Progress) + 'a>,
+    ) -> Self {
+        let entrants = subjects.into_iter().map(|subject| Entrant {
+            subject,
+            left_out: None,
+        });
+        Self {
+            stage,
+            runs,
+            limits,
+            subjects: entrants.collect(),
+            progress,
+            row: (String::new(), 0, 1),
+            instances: 0,
+        }
+    }
+
+    /// Prepare all, and have each run `words` twice: what is read is in memory afterwards, hull's template
+    /// is made, and who cannot take part is known.
+    pub fn warm_up(&mut self, words: &[String]) {
+        let all = self.subjects.len();
+        for index in 0..all {
+            self.step(index, all, index, "prepared");
+            let prepared = self.subjects[index].subject.prepare();
+            let outcome = prepared.map_err(|error| error.to_string());
+            let outcome = outcome.and_then(|()| {
+                (0..2).try_for_each(|_| match self.once(index, words) {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(format!("it {error}")),
+                })
+            });
+            self.subjects[index].left_out = outcome.err();
+        }
+    }
+
+    /// What follows is row `number` of `of`.
+    pub fn begin(&mut self, row: &str, number: usize, of: usize) {
+        self.row = (row.into(), number, of);
+    }
+
+    /// Say that `done` of `of` parts of this row are done, and that `subject` does `what` now.
+    pub fn step(&mut self, done: usize, of: usize, subject: usize, what: &str) {
+        let (row, number, rows) = &self.row;
+        let inside = done as f64 / of.max(1) as f64;
+        let name = self.subjects[subject].subject.name();
+        (self.progress)(Progress {
+            share: (*number as f64 + inside) / *rows as f64,
+            what: &format!("{row}: {what}, {name}"),
+        });
+    }
+
+    /// The numbers of those that take part.
+    pub fn entrants(&self) -> Vec<usize> {
+        let takes_part = |index: &usize| self.subjects[*index].left_out.is_none();
+        (0..self.subjects.len()).filter(takes_part).collect()
+    }
+
+    /// A subject's name.
+    pub fn name(&self, index: usize) -> String {
+        self.subjects[index].subject.name().into()
+    }
+
+    /// On which side it stands.
+    pub fn kind(&self, index: usize) -> Kind {
+        self.subjects[index].subject.kind()
+    }
+
+    /// The subject itself.
+    pub fn subject(&mut self, index: usize) -> &mut (dyn Subject + 'a) {
+        &mut *self.subjects[index].subject
+    }
+
+    /// Run `words` once to the end.
+    ///
+    /// # Errors
+    /// As of [`run`].
+    pub fn once(&mut self, index: usize, words: &[String]) -> Result<Timed, RunError> {
+        let id = self.id();
+        let subject = &mut self.subjects[index].subject;
+        let limits = self.limits;
+        let command = subject.command(words, &id).map_err(RunError::Start);
+        let timed = command.and_then(|mut command| run(&mut command, limits));
+        subject.clear(&id);
+        timed
+    }
+
+    /// Have all that take part run `words`, one after the other, again and again. The order is reversed
+    /// each time, so that nobody is always behind the same one.
+    pub fn in_turns(&mut self, what: &str, words: &[String]) -> Vec<Runs> {
+        let mut order = self.entrants();
+        let mut all: Vec<Runs> = Vec::new();
+        all.resize_with(self.subjects.len(), Runs::default);
+        for run in 0..self.runs {
+            for (turn, index) in order.clone().into_iter().enumerate() {
+                let (done, of) = (run * order.len() + turn, self.runs * order.len());
+                self.step(done, of, index, what);
+                match self.once(index, words) {
+                    Ok(timed) => all[index].timed.push(timed),
+                    Err(error) => {
+                        all[index].failed += 1;
+                        all[index].trouble = Some(error.to_string());
+                    }
+                }
+            }
+            order.reverse();
+        }
+        all
+    }
+
+    /// Start an instance that runs `words`, and wait until it has said `text`.
+    ///
+    /// # Errors
+    /// It ends or hangs before.
+    pub fn start(
+        &mut self,
+        index: usize,
+        words: &[String],
+        text: &str,
+    ) -> Result<Instance, RunError> {
+        let id = self.id();
+        let limits = self.limits;
+        let subject = &mut self.subjects[index].subject;
+        let command = subject.command(words, &id).map_err(RunError::Start);
+        let up = command.and_then(|mut command| {
+            let mut running = Running::start(&mut command, limits)?;
+            running.until(text)?;
+            Ok(running)
+        });
+        match up {
+            Ok(running) => Ok(Instance {
+                subject: index,
+                id,
+                running,
+            }),
+            Err(error) => {
+                subject.clear(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// All processes of an instance.
+    pub fn processes(&self, instance: &Instance) -> Vec<u32> {
+        let subject = &self.subjects[instance.subject].subject;
+        subject.processes(instance.running.id(), &instance.id)
+    }
+
+    /// End an instance.
+    pub fn end(&mut self, instance: Instance) {
+        drop(instance.running);
+        self.subjects[instance.subject].subject.clear(&instance.id);
+    }
+
+    /// Everyone, as the report has them.
+    pub fn participants(&self) -> Vec<Participant> {
+        let participant = |entrant: &Entrant| {
+            let (subject, left_out) = (&entrant.subject, entrant.left_out.clone());
+            let takes_part = left_out.is_none();
+            Participant {
+                name: subject.name().into(),
+                kind: subject.kind(),
+                version: takes_part.then(|| subject.version()).flatten(),
+                parts: match takes_part {
+                    true => subject.parts(),
+                    false => Vec::new(),
+                },
+                caveats: match takes_part {
+                    true => subject.caveats(),
+                    false => Vec::new(),
+                },
+                left_out,
+            }
+        };
+        self.subjects.iter().map(participant).collect()
+    }
+
+    /// A name that no other instance has.
+    fn id(&mut self) -> String {
+        self.instances += 1;
+        format!("hull-{}-{}", std::process::id(), self.instances)
+    }
+}
+
+/// The words of a command.
+pub fn words<S: AsRef<str>>(words: &[S]) -> Vec<String> {
+    words.iter().map(|word| word.as_ref().to_owned()).collect()
+}
