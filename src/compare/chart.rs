@@ -83,7 +83,8 @@ fn bar(figure: &Figure, subject: &str, kind: Kind, scale: &Scale, top: usize) ->
         @if let Some(summary) = summary {
             text.bar-value x="100%" y=(top + 13) text-anchor="end"
                 data-figure=(clean(&figure.name)) data-subject=(clean(subject)) data-value=(summary.median) {
-                (with_ratio(&shown))
+                (shown.value)
+                @if let Some(ratio) = &shown.ratio { tspan.bar-ratio { " (" (ratio) ")" } }
             }
             (mark(scale, &summary, class, top + BAR))
         } @else {

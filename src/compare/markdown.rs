@@ -128,6 +128,9 @@ mod tests {
     }
 
     proptest! {
+        // A whole report each.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn no_text_makes_cells_or_tags(text in any::<String>()) {
             let lines = |text: &str| -> Vec<usize> {

@@ -14,4 +14,6 @@ pub mod run;
 pub mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod words;

@@ -206,7 +206,7 @@ fn legend(report: &Report) -> Markup {
             @for kind in SIDES.iter().filter(takes_part) {
                 span { (swatch(*kind)) (side(*kind)) }
             }
-            span { "bar: median" }
+            span { "bar or point: median" }
             span { "whisker: least to 99th percentile" }
         }
     }
@@ -245,7 +245,7 @@ fn table(report: &Report, row: &Row, id: &str) -> Markup {
             }
         }
         @if !notes.is_empty() {
-            ol.notes { @for note in &notes { li { (note) } } }
+            ul.notes { @for (number, note) in notes.iter().enumerate() { li { "[" (number + 1) "] " (note) } } }
         }
     }
 }
@@ -270,8 +270,7 @@ fn cell(figure: &Figure, subject: &str, notes: &mut Vec<String>) -> Markup {
             span.value { (shown.value) }
             @if let Some(ratio) = &shown.ratio { " " span.ratio { (ratio) } }
             @if let Some(summary) = cell.summary.filter(|one| one.least < one.p99) {
-                @let range = [summary.least, summary.p99].map(|end| words::value(figure.unit, end));
-                span.range { (range[0]) " to " (range[1]) }
+                span.range { (words::range(figure.unit, summary.least, summary.p99)) }
             }
             @for number in numbers { " " sup { "[" (number) "]" } }
         }
@@ -406,6 +405,9 @@ mod tests {
     }
 
     proptest! {
+        // A whole report each.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn no_text_makes_tags_or_attributes(text in "[a-z]\\PC*[a-z]|[a-z<>&\"'/=]{1,40}") {
             prop_assert_eq!(special(&text), special("x"));

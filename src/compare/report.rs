@@ -134,7 +134,7 @@ impl Report {
 
     /// That nothing is in it which no presentation would show.
     fn check(&self) -> Result<(), ReportError> {
-        let known = |name: &str| self.columns().any(|one| one.name == name);
+        let known = |name: &str| self.subjects.iter().any(|one| one.name == name);
         for figure in self.rows.iter().flat_map(|row| &row.figures) {
             if let Some(stranger) = figure.cells.iter().find(|cell| !known(&cell.subject)) {
                 return Err(ReportError::Stranger {
@@ -149,5 +149,62 @@ impl Report {
     /// Those that have a column.
     pub fn columns(&self) -> impl Iterator<Item = &Participant> {
         self.subjects.iter().filter(|one| one.left_out.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    /// What [`Report::read`] says of the golden after `change`.
+    fn trouble(change: fn(&mut serde_json::Value)) -> String {
+        let mut value = serde_json::to_value(testing::report()).expect("written");
+        change(&mut value);
+        let json = serde_json::to_vec(&value).expect("written");
+        Report::read(&json).expect_err("no report").to_string()
+    }
+
+    #[test]
+    fn what_is_no_report_is_told() {
+        let of = |text: &str| {
+            Report::read(text.as_bytes())
+                .expect_err("no report")
+                .to_string()
+        };
+        assert!(of("<html>").starts_with("it is no JSON, or was cut off: expected value"));
+        let json = serde_json::to_string(&testing::report()).expect("written");
+        assert!(of(&json[..json.len() / 2]).contains("cut off: EOF while parsing"));
+        for other in [
+            "1",
+            "[]",
+            "{}",
+            r#"{"format": "x", "rows": []}"#,
+            r#"{"format": 1}"#,
+        ] {
+            assert!(of(other).starts_with("it is no report of"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_not_guessed_at() {
+        let told = trouble(|report| report["format"] = (FORMAT + 1).into());
+        assert!(
+            told.starts_with("its format is 2, and this hull ("),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn damage_is_told_with_its_place() {
+        let told = trouble(|report| report["host"]["cpus"] = "many".into());
+        assert!(
+            told.contains("damaged: invalid type: string \"many\""),
+            "{told}"
+        );
+        let told =
+            trouble(|report| report["rows"][2]["figures"][0]["cells"][1]["subject"] = "x".into());
+        let expected = "it is damaged: \"echo, exec to first output byte\" is of \"x\", who is none of its subjects";
+        assert_eq!(told, expected);
     }
 }

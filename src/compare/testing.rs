@@ -517,25 +517,3 @@ pub fn report_of(text: &str) -> Report {
     }
     report
 }
-
-/// The golden is what this hull writes of this report, and reads again.
-#[test]
-fn the_format_is_that_of_the_golden() {
-    let golden = include_str!("../../tests/golden/compare-v1.json");
-    let written = serde_json::to_string_pretty(&report()).expect("written") + "\n";
-    if std::env::var_os("HULL_GOLDEN").is_some_and(|what| what == "write") {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/compare-v1.json");
-        std::fs::write(path, &written).expect("the golden is written");
-        return;
-    }
-    assert_eq!(
-        FORMAT, 1,
-        "a new format has a golden of its own, beside the old one"
-    );
-    let read = Report::read(golden.as_bytes()).expect("the golden is a report");
-    assert_eq!(read, report(), "the golden is read as what it was");
-    assert!(
-        written == golden,
-        "HULL_GOLDEN=write writes it anew; is a reader of the old one misled?"
-    );
-}

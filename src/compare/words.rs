@@ -189,7 +189,16 @@ pub fn value(unit: Unit, value: f64) -> String {
     }
 }
 
-/// The same of a round number, without the digits that say nothing.
+/// From one number to another, with the unit once if it is the same.
+pub fn range(unit: Unit, least: f64, most: f64) -> String {
+    let (from, to) = (value(unit, least), value(unit, most));
+    match (from.split_once(' '), to.split_once(' ')) {
+        (Some((number, one)), Some((_, other))) if one == other => format!("{number} to {to}"),
+        _ => format!("{from} to {to}"),
+    }
+}
+
+/// [`value`] of a round number, without the digits that say nothing.
 pub fn round(unit: Unit, number: f64) -> String {
     let text = value(unit, number);
     match text.split_once(' ') {
@@ -300,6 +309,15 @@ mod tests {
         ] {
             assert_eq!(value(unit, number), text, "{unit:?} {number}");
         }
+    }
+
+    #[test]
+    fn a_range_has_its_unit_once() {
+        assert_eq!(range(Unit::Milliseconds, 1.9, 2.25), "1.90 to 2.25 ms");
+        assert_eq!(range(Unit::Milliseconds, 900.0, 2000.0), "900 ms to 2.00 s");
+        assert_eq!(range(Unit::Count, 1.0, 2.0), "1 to 2");
+        assert_eq!(round(Unit::Milliseconds, 10.0), "10 ms");
+        assert_eq!(round(Unit::Milliseconds, 100.0), "100 ms");
     }
 
     #[test]

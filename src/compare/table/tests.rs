@@ -109,6 +109,9 @@ fn words_are_kept_whole_where_they_fit() {
 }
 
 proptest! {
+    // A whole report each.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn lines_keep_to_the_width(width in 40_usize..200, subjects in 1_usize..14) {
         let text = render(&crowd(subjects), width, false);
