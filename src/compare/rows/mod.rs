@@ -1,11 +1,14 @@
 //! The rows of the standard answer's table, a file each: what is measured for it, and what that says to the
 //! claim.
 
-use super::report::Row;
+use super::report::{Row, Workload};
 use super::run::Turns;
 
+mod layer;
+mod side;
+
 /// A row: its name, and what measures it.
-pub type Measure = (&'static str, fn(&mut Turns) -> Row);
+pub type Measure = (&'static str, fn(&mut Turns, &[Workload]) -> Row);
 
 /// In the order of the table.
-pub const ROWS: [Measure; 0] = [];
+pub const ROWS: [Measure; 1] = [("abstraction layer", layer::measure)];
