@@ -1,7 +1,7 @@
 //! A process of the host, the measure of all others.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::{Kind, LeftOut, Part, Stage, Subject, part};
@@ -32,12 +32,9 @@ impl Subject for Process<'_> {
 
     fn command(&mut self, words: &[String], _id: &str) -> io::Result<Command> {
         let first = words.first().map_or("", String::as_str);
-        let (name, file) = self.stage.find(first).map_err(io::Error::other)?;
-        let mut command = Command::new(&file);
-        // Of an applet, which is a link to busybox, the name is all that tells busybox what to do.
-        let applet = Path::new(&name).file_name();
-        command.args(applet.filter(|applet| Some(*applet) != file.file_name()));
-        command.args(words.iter().skip(1));
+        let mut command = Command::new(self.stage.find(first).map_err(io::Error::other)?);
+        // busybox is told by its name, which may be a link's.
+        command.arg0(first).args(words.iter().skip(1));
         Ok(command)
     }
 

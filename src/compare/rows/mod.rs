@@ -4,11 +4,17 @@
 use super::report::{Row, Workload};
 use super::run::Turns;
 
+mod isolation;
 mod layer;
 mod side;
+mod system;
 
 /// A row: its name, and what measures it.
 pub type Measure = (&'static str, fn(&mut Turns, &[Workload]) -> Row);
 
 /// In the order of the table.
-pub const ROWS: [Measure; 1] = [("abstraction layer", layer::measure)];
+pub const ROWS: [Measure; 3] = [
+    ("abstraction layer", layer::measure),
+    ("operating system", system::measure),
+    ("isolation", isolation::measure),
+];
