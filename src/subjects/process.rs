@@ -1,7 +1,6 @@
 //! A process of the host, the measure of all others.
 
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::{Kind, LeftOut, Part, Stage, Subject, part};
@@ -32,9 +31,10 @@ impl Subject for Process<'_> {
 
     fn command(&mut self, words: &[String], _id: &str) -> io::Result<Command> {
         let first = words.first().map_or("", String::as_str);
-        let mut command = Command::new(self.stage.find(first).map_err(io::Error::other)?);
-        // busybox is told by its name, which may be a link's.
-        command.arg0(first).args(words.iter().skip(1));
+        self.stage.find(first).map_err(io::Error::other)?;
+        // By its own name, which may be a link's: busybox is told by it what to do.
+        let mut command = Command::new(self.stage.root().join(first.trim_start_matches('/')));
+        command.args(words.iter().skip(1));
         Ok(command)
     }
 

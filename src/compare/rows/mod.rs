@@ -4,8 +4,10 @@
 use super::report::{Row, Workload};
 use super::run::Turns;
 
+mod footprint;
 mod isolation;
 mod layer;
+mod portability;
 mod side;
 mod system;
 
@@ -13,8 +15,10 @@ mod system;
 pub type Measure = (&'static str, fn(&mut Turns, &[Workload]) -> Row);
 
 /// In the order of the table.
-pub const ROWS: [Measure; 3] = [
+pub const ROWS: [Measure; 5] = [
     ("abstraction layer", layer::measure),
     ("operating system", system::measure),
     ("isolation", isolation::measure),
+    ("portability", portability::measure),
+    ("footprint", footprint::measure),
 ];
