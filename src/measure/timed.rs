@@ -281,7 +281,11 @@ impl Running {
             let timeout = left.min(LOOK).try_into().map_err(io::Error::other)?;
             match poll(&mut [PollFd::new(what, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                ready => return ready.map(drop).map_err(|errno| RunError::Watch(errno.into())),
+                ready => {
+                    return ready
+                        .map(drop)
+                        .map_err(|errno| RunError::Watch(errno.into()));
+                }
             }
         }
     }
