@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::side::{self, Side};
-use crate::compare::report::{Row, Verdict, Workload};
+use super::sides::{Side, cannot_tell, ranked};
+use crate::compare::report::{Row, Verdict};
 use crate::compare::run::{IDLE, Turns, UP, words};
 use crate::measure::figure::{Better, Figure, Unit};
-use crate::subjects::Part;
+use crate::subjects::{Kind, Part};
 
 /// Bytes of the standard answer's "gigabytes".
 const GIGABYTE: f64 = 1e9;
 
+/// In the report.
+pub const NAME: &str = "footprint";
+
 /// Add up the files.
-pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
+pub fn measure(turns: &mut Turns) -> Row {
     let entrants = turns.entrants();
     let (mut all, mut images, mut programs) = (Vec::new(), Vec::new(), Vec::new());
     let mut notes = Vec::new();
@@ -52,9 +55,9 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
         ),
         figure("of them, programs and libraries that run", &programs),
     ];
-    let side = side::of(turns);
+    let sides = turns.sides();
     Row {
-        name: "footprint".into(),
+        name: NAME.into(),
         claim_machine: "gigabytes".into(),
         claim_container: "megabytes".into(),
         method: "Blocks on disk. The image is the root file system that all subjects share in content \
@@ -64,7 +67,7 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
                  instance have mapped executable (/proc/PID/maps), each once. An engine's daemon is not \
                  in it."
             .into(),
-        verdict: verdict(&figures[0], &side),
+        verdict: verdict(&figures[0], &sides),
         figures,
     }
 }
@@ -119,12 +122,15 @@ fn executables(pid: u32) -> Vec<PathBuf> {
     maps.lines().filter_map(file).collect()
 }
 
-fn verdict(all: &Figure, side: &Side) -> Verdict {
+fn verdict(all: &Figure, sides: &[Side]) -> Verdict {
     let bytes = |subject: &str| all.median(subject);
-    let (containers, machines) = (side.containers(bytes), side.machines(bytes));
+    let (containers, machines) = (
+        ranked(sides, Kind::Container, bytes),
+        ranked(sides, Kind::Machine, bytes),
+    );
     let (Some((machine, least)), Some((biggest, most))) = (machines.first(), machines.last())
     else {
-        return side.cannot_tell("was counted");
+        return cannot_tell(sides, "was counted");
     };
     let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
     let contradicts = *least < GIGABYTE;
@@ -150,14 +156,14 @@ fn verdict(all: &Figure, side: &Side) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects::Kind;
+    use crate::compare::rows::sides;
 
     fn told(machine: f64) -> Verdict {
-        let side = Side::new([("crun", Kind::Container), ("hull-cold", Kind::Machine)]);
+        let sides = sides::of([("crun", Kind::Container), ("hull-cold", Kind::Machine)]);
         let samples = [("crun", vec![2e6]), ("hull-cold", vec![machine])];
         verdict(
             &Figure::of_samples("x", Unit::Bytes, Better::Less, samples),
-            &side,
+            &sides,
         )
     }
 

@@ -1,16 +1,18 @@
 //! What the workload runs on, by the instruction that leaves it.
 
-use super::side::{self, Side};
-use crate::compare::report::{Row, Verdict, Workload};
+use super::sides::{Side, cannot_tell, ranked};
+use crate::compare::report::{Row, Verdict};
 use crate::compare::run::Turns;
 use crate::measure::calls::Calls;
 use crate::measure::figure::{Better, Cell, Figure, Unit};
+use crate::subjects::Kind;
+
+/// In the report.
+pub const NAME: &str = "abstraction layer";
 
 /// Count the system calls of the first workload, once for each subject.
-pub fn measure(turns: &mut Turns, workloads: &[Workload]) -> Row {
-    let words = workloads
-        .first()
-        .map_or(Vec::new(), |first| first.words.clone());
+pub fn measure(turns: &mut Turns) -> Row {
+    let words = turns.workloads[0].words.clone();
     let entrants = turns.entrants();
     let mut counted = Vec::new();
     for (done, index) in entrants.iter().copied().enumerate() {
@@ -20,7 +22,7 @@ pub fn measure(turns: &mut Turns, workloads: &[Workload]) -> Row {
             .map_err(|error| error.to_string());
         counted.push((turns.name(index), calls));
     }
-    let side = side::of(turns);
+    let sides = turns.sides();
     let figure = |name: &str, better, number: fn(&Calls) -> f64| {
         let samples = counted.iter().map(|(subject, calls)| {
             let number = calls.as_ref().map(number);
@@ -58,7 +60,7 @@ pub fn measure(turns: &mut Turns, workloads: &[Workload]) -> Row {
         }),
     ];
     Row {
-        name: "abstraction layer".into(),
+        name: NAME.into(),
         claim_machine: "the hardware (a hypervisor)".into(),
         claim_container: "the operating system (an engine)".into(),
         method: format!(
@@ -68,18 +70,21 @@ pub fn measure(turns: &mut Turns, workloads: &[Workload]) -> Row {
              host's kernel does not handle itself. What an engine's daemon does is not in it.",
             words.join(" ")
         ),
-        verdict: verdict(&figures, &side),
+        verdict: verdict(&figures, &sides),
         figures,
     }
 }
 
-fn verdict(figures: &[Figure], side: &Side) -> Verdict {
+fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
     let calls = |subject: &str| figures[0].median(subject);
     let runs = |subject: &str| figures[3].median(subject).unwrap_or(0.0);
-    let (containers, machines) = (side.containers(calls), side.machines(calls));
+    let (containers, machines) = (
+        ranked(sides, Kind::Container, calls),
+        ranked(sides, Kind::Machine, calls),
+    );
     let entered = machines.iter().filter(|(name, _)| runs(name) > 0.0);
     let entered: Vec<_> = entered.collect();
-    let process = side.process().and_then(calls);
+    let process = calls("process");
     match (entered.first(), containers.first(), machines.is_empty()) {
         (Some((machine, _)), container, _) => {
             let runs = runs(machine);
@@ -108,17 +113,17 @@ fn verdict(figures: &[Figure], side: &Side) -> Verdict {
                 .into(),
             contradicts: true,
         },
-        (None, ..) => side.cannot_tell("was traced"),
+        (None, ..) => cannot_tell(sides, "was traced"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects::Kind;
+    use crate::compare::rows::sides;
 
     fn told(machine_runs: f64) -> Verdict {
-        let side = Side::new([
+        let sides = sides::of([
             ("process", Kind::Process),
             ("crun", Kind::Container),
             ("hull-warm", Kind::Machine),
@@ -134,7 +139,7 @@ mod tests {
             figure([0.0; 3]),
             figure([0.0, 0.0, machine_runs]),
         ];
-        verdict(&figures, &side)
+        verdict(&figures, &sides)
     }
 
     #[test]

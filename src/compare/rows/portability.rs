@@ -1,13 +1,16 @@
 //! What must be the same on another machine that a workload is taken to.
 
-use super::side::{self, Side};
-use crate::compare::report::{Row, Verdict, Workload};
+use super::sides::{Side, cannot_tell, ranked};
+use crate::compare::report::{Row, Verdict};
 use crate::compare::run::{Turns, words};
 use crate::measure::figure::{Better, Cell, Figure, Unit};
 use crate::subjects::{Kind, Part};
 
+/// In the report.
+pub const NAME: &str = "portability";
+
 /// Look at what the workload sees of the machine it is on.
-pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
+pub fn measure(turns: &mut Turns) -> Row {
     let host = flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
     let entrants = turns.entrants();
     let (mut needs, mut seen, mut images) = (Vec::new(), Vec::new(), Vec::new());
@@ -47,9 +50,9 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
         text("must be the same there", needs),
         text("processor features that the workload sees", seen),
     ];
-    let side = side::of(turns);
+    let sides = turns.sides();
     Row {
-        name: "portability".into(),
+        name: NAME.into(),
         claim_machine: "OS and applications, large".into(),
         claim_container: "application and its dependencies, small".into(),
         method: "Bytes of the image, and for a machine of its kernel and, with hull, of the program that \
@@ -57,7 +60,7 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
                  system has shown: who runs on the host's needs one with the same system calls there. \
                  Features are the flags of /proc/cpuinfo inside that the host's has, too."
             .into(),
-        verdict: verdict(&figures[0], &side),
+        verdict: verdict(&figures[0], &sides),
         figures,
     }
 }
@@ -89,12 +92,15 @@ fn flags(cpuinfo: &str) -> Vec<String> {
     })
 }
 
-fn verdict(images: &Figure, side: &Side) -> Verdict {
+fn verdict(images: &Figure, sides: &[Side]) -> Verdict {
     let bytes = |subject: &str| images.median(subject);
-    let (containers, machines) = (side.containers(bytes), side.machines(bytes));
+    let (containers, machines) = (
+        ranked(sides, Kind::Container, bytes),
+        ranked(sides, Kind::Machine, bytes),
+    );
     let (Some((container, small)), Some((machine, large))) = (containers.first(), machines.first())
     else {
-        return side.cannot_tell("was counted");
+        return cannot_tell(sides, "was counted");
     };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let larger = large > small;
@@ -117,13 +123,14 @@ fn verdict(images: &Figure, side: &Side) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::rows::sides;
 
     fn told(machine: f64) -> Verdict {
-        let side = Side::new([("crun", Kind::Container), ("hull-cold", Kind::Machine)]);
+        let sides = sides::of([("crun", Kind::Container), ("hull-cold", Kind::Machine)]);
         let samples = [("crun", vec![2e6]), ("hull-cold", vec![machine])];
         verdict(
             &Figure::of_samples("x", Unit::Bytes, Better::Less, samples),
-            &side,
+            &sides,
         )
     }
 

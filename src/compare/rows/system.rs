@@ -1,12 +1,16 @@
 //! Whose kernel the workload runs on.
 
-use super::side::{self, Side};
-use crate::compare::report::{Row, Verdict, Workload};
+use super::sides::{Side, cannot_tell, ranked};
+use crate::compare::report::{Row, Verdict};
 use crate::compare::run::{Turns, words};
 use crate::measure::figure::{Better, Cell, Figure, Unit};
+use crate::subjects::Kind;
+
+/// In the report.
+pub const NAME: &str = "operating system";
 
 /// Ask each subject's kernel for its name.
-pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
+pub fn measure(turns: &mut Turns) -> Row {
     let host = rustix::system::uname();
     let host = format!(
         "{} {}",
@@ -35,7 +39,7 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
             }
         }
     }
-    let side = side::of(turns);
+    let sides = turns.sides();
     let text = |name: &str, cells| Figure {
         name: name.into(),
         unit: Unit::Text,
@@ -47,27 +51,30 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
         text("its release and version", names),
     ];
     Row {
-        name: "operating system".into(),
+        name: NAME.into(),
         claim_machine: "a full one of its own".into(),
         claim_container: "the host's kernel, shared".into(),
         method: format!(
             "`uname -rv` inside, beside the host's: {host}. A kernel of the same release and version is \
              taken for the host's own."
         ),
-        verdict: verdict(&figures[0], &side),
+        verdict: verdict(&figures[0], &sides),
         figures,
     }
 }
 
 /// Of the figure that says whether the kernel is its own.
-fn verdict(owners: &Figure, side: &Side) -> Verdict {
+fn verdict(owners: &Figure, sides: &[Side]) -> Verdict {
     let own = |subject: &str| {
         let cell = owners.cell(subject)?;
         cell.passed.map(|own| f64::from(u8::from(own)))
     };
-    let (containers, machines) = (side.containers(own), side.machines(own));
+    let (containers, machines) = (
+        ranked(sides, Kind::Container, own),
+        ranked(sides, Kind::Machine, own),
+    );
     if containers.is_empty() && machines.is_empty() {
-        return side.cannot_tell("said its kernel's name");
+        return cannot_tell(sides, "said its kernel's name");
     }
     let named = |of: &[(&str, f64)], own: f64| {
         let names = of
@@ -119,10 +126,10 @@ fn each(subjects: &[(&str, f64)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects::Kind;
+    use crate::compare::rows::sides;
 
     fn told(container: Option<bool>, machine: Option<bool>) -> Verdict {
-        let side = Side::new([("runc", Kind::Container), ("hull-cold", Kind::Machine)]);
+        let sides = sides::of([("runc", Kind::Container), ("hull-cold", Kind::Machine)]);
         let cell = |subject: &str, passed| Cell {
             passed,
             ..Cell::text(subject, "")
@@ -133,7 +140,7 @@ mod tests {
             better: Better::Neither,
             cells: vec![cell("runc", container), cell("hull-cold", machine)],
         };
-        verdict(&figure, &side)
+        verdict(&figure, &sides)
     }
 
     #[test]
@@ -151,7 +158,7 @@ mod tests {
         );
         let own = told(Some(true), Some(true));
         assert!(own.contradicts && own.text.contains("runc"), "{own:?}");
-        assert!(told(None, None).text.starts_with("Cannot tell"));
+        assert!(told(None, None).text.starts_with("This run cannot tell"));
         assert_eq!(
             told(None, Some(true)).text,
             "As said: hull-cold has a kernel of its own."

@@ -6,10 +6,11 @@
 mod inside;
 mod outside;
 
-use super::side::{self, Side};
-use crate::compare::report::{Row, Verdict, Workload};
+use super::sides::{Side, cannot_tell, ranked};
+use crate::compare::report::{Row, Verdict};
 use crate::compare::run::Turns;
 use crate::measure::figure::{Better, Cell, Figure, Unit};
+use crate::subjects::Kind;
 
 /// What came of one probe of one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,11 @@ pub enum Outcome {
 /// A probe's name, and what came of it.
 type Probe = (&'static str, Outcome);
 
+/// In the report.
+pub const NAME: &str = "isolation";
+
 /// Try everything with each subject.
-pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
+pub fn measure(turns: &mut Turns) -> Row {
     let entrants = turns.entrants();
     let mut tried: Vec<(String, Vec<Probe>)> = Vec::new();
     for (done, index) in entrants.iter().copied().enumerate() {
@@ -43,7 +47,7 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
         probes.extend(outside::probe(turns, index));
         tried.push((turns.name(index), probes));
     }
-    let side = side::of(turns);
+    let sides = turns.sides();
     let passed = |probes: &[Probe]| {
         let passed = |probe: &&Probe| matches!(probe.1, Outcome::Passed(_));
         probes.iter().filter(passed).count() as f64
@@ -59,7 +63,7 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
     )];
     figures.extend(each(&tried));
     Row {
-        name: "isolation".into(),
+        name: NAME.into(),
         claim_machine: "strong, by hardware".into(),
         claim_container: "moderate, by process".into(),
         method: "A workload tries what a hostile one would try first, by the shell and by applets of \
@@ -73,7 +77,7 @@ pub fn measure(turns: &mut Turns, _workloads: &[Workload]) -> Row {
                  the workload is for the host's kernel: of a virtual machine, its monitor. hull runs as \
                  the user who started it, here with the rights that the capabilities show."
             .into(),
-        verdict: verdict(&figures, &side),
+        verdict: verdict(&figures, &sides),
         figures,
     }
 }
@@ -115,7 +119,7 @@ fn cell(subject: &str, outcome: Option<&Outcome>) -> Cell {
     }
 }
 
-fn verdict(figures: &[Figure], side: &Side) -> Verdict {
+fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
     let failed = |subject: &str| {
         let cells = figures[1..]
             .iter()
@@ -124,10 +128,13 @@ fn verdict(figures: &[Figure], side: &Side) -> Verdict {
         let failed = probes.iter().filter(|passed| !**passed).count();
         (!probes.is_empty()).then_some(failed as f64)
     };
-    let (containers, machines) = (side.containers(failed), side.machines(failed));
+    let (containers, machines) = (
+        ranked(sides, Kind::Container, failed),
+        ranked(sides, Kind::Machine, failed),
+    );
     let (Some((container, open)), Some((machine, leaks))) = (containers.first(), machines.last())
     else {
-        return side.cannot_tell("was probed");
+        return cannot_tell(sides, "was probed");
     };
     let which = |subject: &str| {
         let failed = figures[1..].iter().filter(|figure| {
@@ -160,10 +167,10 @@ fn verdict(figures: &[Figure], side: &Side) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects::Kind;
+    use crate::compare::rows::sides;
 
     fn told(container: [bool; 2], machine: [bool; 2]) -> Verdict {
-        let side = Side::new([("crun", Kind::Container), ("hull-warm", Kind::Machine)]);
+        let sides = sides::of([("crun", Kind::Container), ("hull-warm", Kind::Machine)]);
         let outcome = |passed| match passed {
             true => Outcome::Passed("no".into()),
             false => Outcome::Failed("yes".into()),
@@ -182,7 +189,7 @@ mod tests {
             [("crun", vec![1.0])],
         )];
         figures.extend(each(&tried));
-        verdict(&figures, &side)
+        verdict(&figures, &sides)
     }
 
     #[test]
