@@ -1,12 +1,13 @@
-//! The page of `hull compare --html`, as a browser shows it.
+//! A saved report, shown again by `hull compare --from`; and its page, as a browser shows it.
+
+mod machine;
 
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hull::compare::page;
-use hull::compare::report::Report;
+use machine::run;
 use serde_json::Value;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/compare-v1.json");
@@ -103,9 +104,16 @@ fn golden() -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
+/// The page that hull makes of a report.
 fn rendered(report: &Value) -> String {
-    let json = serde_json::to_vec(report).expect("written");
-    page::render(&Report::read(&json).expect("a report"))
+    let folder = tempfile::tempdir().expect("a folder");
+    let [json, html] = ["a.json", "a.html"].map(|name| folder.path().join(name));
+    let text = serde_json::to_vec(report).expect("written");
+    std::fs::write(&json, text).expect("the report is written");
+    let (json, html) = (json.to_str().expect("UTF-8"), html.to_str().expect("UTF-8"));
+    let shown = run(&["compare", "--from", json, "--html", html]);
+    assert_eq!((shown.status, shown.stderr.as_str()), (Some(0), ""));
+    std::fs::read_to_string(html).expect("the page is there")
 }
 
 /// Put `text` before every text of a report that somebody could choose.
@@ -175,6 +183,75 @@ fn expected(report: &Value, numbers: bool) -> Vec<[String; 3]> {
         }
     }
     all
+}
+
+#[test]
+fn a_saved_report_is_shown_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [json, markdown] =
+        ["a.json", "a.md"].map(|name| folder.path().join(name).display().to_string());
+    let shown = run(&[
+        "compare",
+        "--from",
+        GOLDEN,
+        "--json",
+        &json,
+        "--markdown",
+        &markdown,
+    ]);
+    assert_eq!((shown.status, shown.stderr.as_str()), (Some(0), ""));
+    let table = shown.stdout_text();
+    assert!(
+        table.contains("STARTUP TIME") && table.contains("49.0 ms (24.5x)"),
+        "{table}"
+    );
+    assert!(!table.contains('\x1b'), "no colours for a pipe");
+    let saved = |path: &str| std::fs::read_to_string(path).expect("it is there");
+    assert!(saved(&json) == saved(GOLDEN), "the same report comes out");
+    assert!(
+        saved(&markdown).contains("| 20.0 ms (crun) |"),
+        "{}",
+        saved(&markdown)
+    );
+}
+
+#[test]
+fn what_is_no_report_is_refused_with_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("other.json");
+    let path = file.to_str().expect("UTF-8");
+    let mut newer = golden();
+    newer["format"] = 99.into();
+    for (text, told) in [
+        ("hull".to_owned(), "it is no JSON, or was cut off: "),
+        (
+            "{\"a\": 1}".to_owned(),
+            "it is no report of `hull compare --json`: ",
+        ),
+        (newer.to_string(), "its format is 99, and this hull ("),
+    ] {
+        std::fs::write(&file, text).expect("written");
+        let refused = run(&["compare", "--from", path]);
+        assert_eq!(
+            (refused.status, refused.stdout_text().as_str()),
+            (Some(125), "")
+        );
+        let start = format!("error: --from {path}: {told}");
+        assert!(refused.stderr.starts_with(&start), "{}", refused.stderr);
+    }
+    let missing = run(&["compare", "--from", "/none/a.json"]);
+    missing.assert(
+        125,
+        "",
+        "error: --from /none/a.json: No such file or directory (os error 2)\n",
+    );
+    let both = run(&["compare", "--from", GOLDEN, "--runs", "3"]);
+    assert_eq!(both.status, Some(125));
+    assert!(
+        both.stderr.contains("cannot be used with"),
+        "{}",
+        both.stderr
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod balloon;
 mod bar;
+pub mod compare;
 pub mod completions;
 mod devices;
 mod disk;
@@ -33,6 +34,7 @@ mod timing;
 mod trace;
 mod vsock;
 mod warm;
+mod whole_file;
 
 use std::io::{self, Write};
 
@@ -83,6 +85,8 @@ enum Verb {
     Restore(Lazy<restore::Restore>),
     /// Tell whether and how this machine can run guests.
     Doctor(Lazy<doctor::Doctor>),
+    /// Measure a process, containers and virtual machines side by side.
+    Compare(Lazy<compare::Compare>),
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
@@ -114,6 +118,7 @@ impl Cli {
             Some(Verb::Snapshot(snapshot)) => snapshot.0.execute().map(|()| 0),
             Some(Verb::Restore(restore)) => restore.0.execute(),
             Some(Verb::Doctor(doctor)) => doctor.0.execute(),
+            Some(Verb::Compare(compare)) => compare.0.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Pool(pool)) => pool.0.execute(),
             Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),
