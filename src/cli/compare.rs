@@ -17,6 +17,7 @@ use crate::compare::report::{Report, Workload};
 use crate::compare::run::{Progress, Turns};
 use crate::compare::{self, CompareError, markdown, page, rows, table};
 use crate::measure::timed::{self, Limits};
+use crate::subjects::second::SecondKernel;
 use crate::subjects::{self, NAMES, Stage, Subject};
 
 /// Longest name of a subject of the user's, for the heads of columns.
@@ -63,6 +64,10 @@ pub struct Compare {
     /// hull's kernel as a bzImage, for monitors that take no other.
     #[arg(long, value_name = "FILE")]
     bzimage: Option<PathBuf>,
+    /// Another kernel than hull's own, to run at the same time: the newest
+    /// /boot/vmlinuz-* that can be read, if none is named.
+    #[arg(long, value_name = "FILE")]
+    second_kernel: Option<SecondKernel>,
     /// Write a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -83,17 +88,24 @@ impl Compare {
     pub fn execute(self) -> anyhow::Result<u8> {
         let rows = rows::chosen(&self.rows).map_err(|word| no_such_row(&word))?;
         let named = self.named()?;
-        if let Some(path) = &self.bzimage {
-            let open = std::fs::File::open(path);
-            open.with_context(|| format!("--bzimage {}", path.display()))?;
+        let second = self.second_kernel.as_ref().map(|kernel| &kernel.0);
+        for (flag, path) in [
+            ("--bzimage", self.bzimage.as_ref()),
+            ("--second-kernel", second),
+        ] {
+            if let Some(path) = path {
+                let open = std::fs::File::open(path);
+                open.with_context(|| format!("{flag} {}", path.display()))?;
+            }
         }
         let files = Files::prepare(&self)?;
         // Before there is anything that one must not leave behind.
         let signal = catch()?;
         let stage = Stage::new(self.bzimage.clone())?;
-        if let Some(word) = self.command.first() {
-            stage.find(word)?;
-        }
+        let command = match self.command.is_empty() {
+            true => None,
+            false => Some(stage.command(&self.command)?),
+        };
         let subjects = subjects_of(&named, &stage)?;
         let mut turns = Turns::new(
             &stage,
@@ -105,10 +117,11 @@ impl Compare {
             },
             progress(),
         );
-        if !self.command.is_empty() {
+        turns.second_kernel = self.second_kernel.or_else(SecondKernel::usual);
+        if let Some(words) = command {
             turns.workloads = vec![Workload {
                 name: "the command".into(),
-                words: self.command.clone(),
+                words,
             }];
         }
         let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());

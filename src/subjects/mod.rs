@@ -28,7 +28,7 @@ mod runtimes;
 pub mod second;
 mod stage;
 
-pub use stage::{Stage, StageError};
+pub use stage::{MEMORY_MIB, Stage, StageError};
 
 /// On which side of the comparison a subject stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
