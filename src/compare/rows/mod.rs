@@ -1,6 +1,8 @@
 //! The rows of the standard answer's table, a file each: what is measured for it, and what that says to the
 //! claim.
 
+mod density;
+mod resources;
 pub mod sides;
 mod startup;
 
@@ -11,7 +13,11 @@ use super::run::Turns;
 pub type Measure = (&'static str, fn(&mut Turns) -> Row);
 
 /// In the order of the table.
-pub const ROWS: &[Measure] = &[(startup::NAME, startup::measure)];
+pub const ROWS: &[Measure] = &[
+    (startup::NAME, startup::measure),
+    (resources::NAME, resources::measure),
+    (density::NAME, density::measure),
+];
 
 /// Those whose names begin with one of `words`, or all of none; the first word that fits no row, or no
 /// single one.
