@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::report::{Participant, Workload};
 use super::rows::sides::Side;
+use crate::measure::calls::{self, Calls, CallsError};
 use crate::measure::figure::{Better, Figure, Unit};
-use crate::measure::timed::{self, Limits, RunError, Running, Timed, run};
-use crate::subjects::{Kind, Stage, Subject};
+use crate::measure::timed::{self, Limits, RunError, Running, Timed};
+use crate::subjects::{self, Kind, Stage, Subject};
 
 /// The command of an idle instance, and what it says when it is up.
 pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 100000"];
@@ -211,15 +212,11 @@ impl<'a> Turns<'a> {
     /// Run `words` once to the end.
     ///
     /// # Errors
-    /// As of [`run`].
+    /// As of [`subjects::run`].
     pub fn once(&mut self, index: usize, words: &[String]) -> Result<Timed, RunError> {
         let id = self.id();
-        let subject = &mut self.subjects[index].subject;
-        let limits = self.limits;
-        let command = subject.command(words, &id).map_err(RunError::Start);
-        let timed = command.and_then(|mut command| run(&mut command, limits));
-        subject.clear(&id);
-        timed
+        let subject = &mut *self.subjects[index].subject;
+        subjects::run(subject, words, &id, self.limits)
     }
 
     /// Have all that take part run `words`, one after the other, again and again. What they have run
@@ -313,6 +310,20 @@ impl<'a> Turns<'a> {
     /// As of [`start`](Self::start).
     pub fn idle(&mut self, index: usize) -> Result<Instance, RunError> {
         self.start(index, &words(&IDLE), UP)
+    }
+
+    /// Run `words` once under ptrace, and count its system calls.
+    ///
+    /// # Errors
+    /// As of [`calls::count`].
+    pub fn traced(&mut self, index: usize, words: &[String]) -> Result<Calls, CallsError> {
+        let id = self.id();
+        let limit = self.limits.time;
+        let subject = &mut self.subjects[index].subject;
+        let command = subject.command(words, &id).map_err(CallsError::Trace);
+        let calls = command.and_then(|command| calls::count(&command, limit));
+        subject.clear(&id);
+        calls
     }
 
     /// All processes of an instance.

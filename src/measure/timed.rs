@@ -113,6 +113,9 @@ pub enum RunError {
         /// The last line of its standard error.
         stderr: String,
     },
+    /// It ended well, but what ran in it did not; how, in words that "it" may stand before.
+    #[error("{0}")]
+    Judged(String),
     /// It did not print what it should have.
     #[error("did not print what it should have, but {0:?}")]
     Output(String),

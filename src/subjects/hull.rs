@@ -1,7 +1,7 @@
 //! hull itself: a machine that goes on from a template, and one that boots.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Kind, LeftOut, Part, Stage, Subject, part};
@@ -11,6 +11,17 @@ pub struct Hull<'a> {
     stage: &'a Stage,
     name: String,
     program: PathBuf,
+}
+
+/// `hull run --name ID`, with a cache and records of its own: templates of the user's are neither used nor
+/// pushed out.
+pub fn run(stage: &Stage, program: &Path, id: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("HULL_CACHE", stage.path("cache"));
+    command.env("XDG_RUNTIME_DIR", stage.path("run"));
+    command.env("TMPDIR", stage.path("tmp"));
+    command.args(["run", "--name", id]);
+    command
 }
 
 impl<'a> Hull<'a> {
@@ -51,12 +62,7 @@ impl Subject for Hull<'_> {
     }
 
     fn command(&mut self, words: &[String], id: &str) -> io::Result<Command> {
-        let mut command = Command::new(&self.program);
-        // A cache and records of its own: templates of the user's are neither used nor pushed out.
-        command.env("HULL_CACHE", self.stage.path("cache"));
-        command.env("XDG_RUNTIME_DIR", self.stage.path("run"));
-        command.env("TMPDIR", self.stage.path("tmp"));
-        command.args(["run", "--name", id]);
+        let mut command = run(self.stage, &self.program, id);
         if !self.is_warm() {
             command.arg("--cold");
         }

@@ -2,9 +2,14 @@
 //! claim.
 
 mod density;
+mod footprint;
+mod isolation;
+mod layer;
+mod portability;
 mod resources;
 pub mod sides;
 mod startup;
+mod system;
 
 use super::report::Row;
 use super::run::Turns;
@@ -14,8 +19,13 @@ pub type Measure = (&'static str, fn(&mut Turns) -> Row);
 
 /// In the order of the table.
 pub const ROWS: &[Measure] = &[
+    (layer::NAME, layer::measure),
+    (system::NAME, system::measure),
     (startup::NAME, startup::measure),
     (resources::NAME, resources::measure),
+    (isolation::NAME, isolation::measure),
+    (portability::NAME, portability::measure),
+    (footprint::NAME, footprint::measure),
     (density::NAME, density::measure),
 ];
 
