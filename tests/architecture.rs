@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent",
+            "bench",
             "boot",
             "compare",
             "control",
@@ -27,6 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "guest",
             "inspect",
             "kvm",
+            "measure",
             "memory",
             "net",
             "pool",
@@ -48,6 +50,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("agent", &[]),
+    // The floor of what a machine costs is KVM's.
+    ("bench", &["guest", "kvm", "measure", "subjects"]),
     ("compare", &["measure", "subjects"]),
     // What kind of KVM figures were taken on.
     ("measure", &["kvm"]),

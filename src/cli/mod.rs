@@ -2,12 +2,14 @@
 
 mod balloon;
 mod bar;
+pub mod bench;
 pub mod completions;
 mod devices;
 mod disk;
 pub mod doctor;
 mod explain;
 mod fault;
+mod figures;
 mod gdb;
 pub mod guest;
 pub mod inspect;
@@ -83,6 +85,8 @@ enum Verb {
     Restore(Lazy<restore::Restore>),
     /// Tell whether and how this machine can run guests.
     Doctor(Lazy<doctor::Doctor>),
+    /// Measure hull, beside other programs or beside an earlier day.
+    Bench(Lazy<bench::Bench>),
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
@@ -114,6 +118,7 @@ impl Cli {
             Some(Verb::Snapshot(snapshot)) => snapshot.0.execute().map(|()| 0),
             Some(Verb::Restore(restore)) => restore.0.execute(),
             Some(Verb::Doctor(doctor)) => doctor.0.execute(),
+            Some(Verb::Bench(bench)) => bench.0.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Pool(pool)) => pool.0.execute(),
             Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),

@@ -5,23 +5,16 @@
 //! it was waited for. It runs in a process group of its own, which is killed when it takes too long or
 //! prints too much; and what it left behind with it.
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use thiserror::Error;
-
-use super::interrupt;
-
-/// Longest that a signal waits to be seen.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// How long a run may take, and how much it may say.
 #[derive(Clone, Copy, Debug)]
@@ -85,9 +78,6 @@ pub enum RunError {
     /// It did not print what it should have.
     #[error("did not print what it should have, but {0:?}")]
     Output(String),
-    /// Somebody asked for the end of all of it.
-    #[error("was killed, for signal {0} came")]
-    Interrupted(i32),
     /// The host's kernel refused.
     #[error("cannot watch it: {0}")]
     Watch(#[from] io::Error),
@@ -112,7 +102,23 @@ fn said(stderr: &str) -> String {
 /// # Errors
 /// It hangs, floods, fails; see [`RunError`].
 pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
-    Running::start(command, limits)?.finish()
+    let before = cpu_of_children()?;
+    let mut running = Running::start(command, limits)?;
+    while running.read()? {}
+    let status = running.wait()?;
+    let end = running.started.elapsed();
+    match status.success() {
+        true => Ok(Timed {
+            first_byte: running.first_byte,
+            end,
+            cpu: cpu_of_children()?.saturating_sub(before),
+            output: std::mem::take(&mut running.output),
+        }),
+        false => Err(RunError::Failed {
+            status,
+            stderr: running.complaint(),
+        }),
+    }
 }
 
 /// A command that runs; killed with its process group when dropped.
@@ -123,8 +129,6 @@ pub struct Running {
     first_byte: Option<Duration>,
     output: Vec<u8>,
     stderr: std::fs::File,
-    /// What children had taken of the processor before.
-    cpu_before: Duration,
 }
 
 impl Running {
@@ -133,31 +137,12 @@ impl Running {
     /// # Errors
     /// It cannot be started.
     pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
-        command.stdin(Stdio::null());
-        Self::spawn(command, limits)
-    }
-
-    /// Start `command`, with `input` for it, of a few bytes, behind which more could come: its standard
-    /// input stays open.
-    ///
-    /// # Errors
-    /// It cannot be started, or takes no input.
-    pub fn start_with(command: &mut Command, limits: Limits, input: &str) -> Result<Self, RunError> {
-        command.stdin(Stdio::piped());
-        let mut running = Self::spawn(command, limits)?;
-        if let Some(stdin) = &mut running.child.stdin {
-            stdin.write_all(input.as_bytes())?;
-        }
-        Ok(running)
-    }
-
-    fn spawn(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
         let stderr = tempfile::tempfile()?;
         command
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone()?)
             .process_group(0);
-        let cpu_before = cpu_of_children()?;
         let started = Instant::now();
         let child = command.spawn().map_err(RunError::Start)?;
         Ok(Self {
@@ -167,7 +152,6 @@ impl Running {
             first_byte: None,
             output: Vec::new(),
             stderr,
-            cpu_before,
         })
     }
 
@@ -200,74 +184,19 @@ impl Running {
         Ok(self.started.elapsed())
     }
 
-    /// Let it run to its end.
-    ///
-    /// # Errors
-    /// It hangs, floods, fails.
-    pub fn finish(mut self) -> Result<Timed, RunError> {
-        while self.read()? {}
-        let status = self.wait()?;
-        let end = self.started.elapsed();
-        match status.success() {
-            true => Ok(Timed {
-                first_byte: self.first_byte,
-                end,
-                cpu: cpu_of_children()?.saturating_sub(self.cpu_before),
-                output: std::mem::take(&mut self.output),
-            }),
-            false => Err(RunError::Failed {
-                status,
-                stderr: self.complaint(),
-            }),
-        }
-    }
-
-    /// Ask it to end (SIGTERM), and let it, however it does.
-    ///
-    /// # Errors
-    /// It does not.
-    pub fn terminate(mut self) -> Result<(), RunError> {
-        if let Some(pid) = Pid::from_raw(self.id() as i32) {
-            kill_process(pid, Signal::TERM).map_err(io::Error::from)?;
-        }
-        while self.read()? {}
-        self.wait().map(drop)
-    }
-
-    /// Connect to its socket as soon as it is there. Its answers are waited for as long as it may run.
-    ///
-    /// # Errors
-    /// It ends, or has none in time.
-    pub fn connect(&mut self, socket: &Path) -> Result<UnixStream, RunError> {
-        loop {
-            if let Ok(stream) = UnixStream::connect(socket) {
-                stream.set_read_timeout(Some(self.limits.time))?;
-                return Ok(stream);
-            }
-            if let Some(status) = self.child.try_wait()? {
-                let stderr = self.complaint();
-                return Err(RunError::Failed { status, stderr });
-            }
-            self.go_on()?;
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-
     /// Read more of its output; whether there may be still more.
     fn read(&mut self) -> Result<bool, RunError> {
         let Some(stdout) = &mut self.child.stdout else {
             return Ok(false);
         };
         let left = self.limits.time.saturating_sub(self.started.elapsed());
-        let timeout = left.min(LOOK).try_into().map_err(io::Error::other)?;
+        let timeout = left.try_into().map_err(io::Error::other)?;
         let mut fds = [PollFd::new(stdout, PollFlags::IN)];
-        let ready = match poll(&mut fds, Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) => 0,
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => return Err(self.hung()),
+            Err(rustix::io::Errno::INTR) => return Ok(true),
             ready => ready.map_err(io::Error::from)?,
         };
-        if ready == 0 {
-            return self.go_on().map(|()| true);
-        }
         let mut buffer = [0; 4096];
         let read = stdout.read(&mut buffer)?;
         if read > 0 && self.first_byte.is_none() {
@@ -283,22 +212,15 @@ impl Running {
         }
     }
 
-    /// Unless it took too long, or somebody asked for the end.
-    fn go_on(&mut self) -> Result<(), RunError> {
-        match interrupt::asked() {
-            Some(signal) => Err(RunError::Interrupted(signal)),
-            None if self.started.elapsed() > self.limits.time => Err(self.hung()),
-            None => Ok(()),
-        }
-    }
-
     /// Its output is closed: whoever does that is about to end.
     fn wait(&mut self) -> Result<ExitStatus, RunError> {
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            self.go_on()?;
+            if self.started.elapsed() > self.limits.time {
+                return Err(self.hung());
+            }
             std::thread::sleep(Duration::from_micros(100));
         }
     }
