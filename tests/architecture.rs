@@ -35,6 +35,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "profile",
             "share",
             "snapshot",
+            "subjects",
             "symbols",
             "templates",
             "trace",

@@ -3,8 +3,14 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use rustix::termios::tcgetwinsize;
+
 /// Between two looks at it.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// The same of work in steps, the next of which may be long.
+const BETWEEN_STEPS: Duration = Duration::from_millis(20);
+/// Of the bar between its brackets, in columns.
+const WIDTH: usize = 20;
 
 /// How far something is, on one line of standard error that is gone afterwards. Nothing elsewhere
 /// than on a terminal.
@@ -26,14 +32,39 @@ impl Bar {
 
     /// `done` bytes `of` all are.
     pub fn show(&mut self, done: u64, of: u64) {
+        let percent = done.saturating_mul(100) / of.max(1);
+        let text = format!("hull: {} {percent:3} %", self.what);
+        self.draw(&text, INTERVAL);
+    }
+
+    /// A `share` is done, and `step` is being done.
+    pub fn step(&mut self, share: f64, step: &str) {
+        let share = share.clamp(0.0, 1.0);
+        let full = (share * WIDTH as f64) as usize;
+        let text = format!(
+            "hull: {} [{}{}] {:3.0} % {step}",
+            self.what,
+            "#".repeat(full),
+            "-".repeat(WIDTH - full),
+            share * 100.0
+        );
+        self.draw(&text, BETWEEN_STEPS);
+    }
+
+    /// Not into the last column, from which a terminal may go to the next line.
+    fn draw(&mut self, text: &str, interval: Duration) {
         if Instant::now() < self.next || !io::stderr().is_terminal() {
             return;
         }
-        self.next = Instant::now() + INTERVAL;
+        self.next = Instant::now() + interval;
         self.shown = true;
-        let percent = done.saturating_mul(100) / of.max(1);
-        let text = format!("\rhull: {} {percent:3} %", self.what);
-        let _ = io::stderr().write_all(text.as_bytes());
+        let size = tcgetwinsize(rustix::stdio::stderr());
+        let columns = match size.map_or(0, |size| size.ws_col) {
+            0 => 80,
+            columns => usize::from(columns),
+        };
+        let text: String = text.chars().take(columns - 1).collect();
+        let _ = io::stderr().write_all(format!("\r{text}\x1b[K").as_bytes());
     }
 }
 

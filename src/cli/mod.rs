@@ -3,6 +3,7 @@
 mod balloon;
 mod bar;
 pub mod bench;
+pub mod compare;
 pub mod completions;
 mod devices;
 mod disk;
@@ -35,6 +36,7 @@ mod timing;
 mod trace;
 mod vsock;
 mod warm;
+mod whole_file;
 
 use std::io::{self, Write};
 
@@ -87,6 +89,8 @@ enum Verb {
     Doctor(Lazy<doctor::Doctor>),
     /// Measure hull, beside other programs or beside an earlier day.
     Bench(Lazy<bench::Bench>),
+    /// Measure a process, containers and virtual machines side by side.
+    Compare(Lazy<compare::Compare>),
     /// Read what hull run --trace wrote.
     #[command(subcommand)]
     Trace(trace::Verb),
@@ -119,6 +123,7 @@ impl Cli {
             Some(Verb::Restore(restore)) => restore.0.execute(),
             Some(Verb::Doctor(doctor)) => doctor.0.execute(),
             Some(Verb::Bench(bench)) => bench.0.execute(),
+            Some(Verb::Compare(compare)) => compare.0.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Pool(pool)) => pool.0.execute(),
             Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
-use super::report::Participant;
-use crate::measure::timed::{Limits, RunError, Running, Timed, run};
+use super::report::{Participant, Workload};
+use super::rows::sides::Side;
+use crate::measure::figure::{Better, Figure, Unit};
+use crate::measure::timed::{self, Limits, RunError, Running, Timed, run};
 use crate::subjects::{Kind, Stage, Subject};
 
 /// The command of an idle instance, and what it says when it is up.
@@ -14,11 +16,16 @@ pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 10
 /// What [`IDLE`] prints.
 pub const UP: &str = "up\n";
 
+/// To what the workload counts that only computes.
+const COUNTED: u32 = 100_000;
+
 /// How far a comparison is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress<'a> {
     /// Of all, from 0 to 1.
     pub share: f64,
+    /// The row that is measured.
+    pub row: &'a str,
     /// What is being done: "startup time: echo, crun".
     pub what: &'a str,
 }
@@ -31,7 +38,11 @@ pub struct Turns<'a> {
     pub runs: usize,
     /// Of one run.
     pub limits: Limits,
+    /// The commands whose start is measured; the first is the warm-up too.
+    pub workloads: Vec<Workload>,
     subjects: Vec<Entrant<'a>>,
+    /// Commands that all have run, and what came of it.
+    ran: Vec<(Vec<String>, Vec<Runs>)>,
     progress: Box<dyn FnMut(Progress) + 'a>,
     /// Of the row that is measured: its name, its number, how many there are.
     row: (String, usize, usize),
@@ -44,7 +55,7 @@ struct Entrant<'a> {
 }
 
 /// What came of the runs of one subject.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Runs {
     /// Those that ended well, in their order.
     pub timed: Vec<Timed>,
@@ -63,6 +74,17 @@ impl Runs {
             "{} of {all} runs failed: it {trouble}",
             self.failed
         ))
+    }
+
+    /// One more, that ended well or not.
+    pub fn add(&mut self, outcome: Result<Timed, RunError>) {
+        match outcome {
+            Ok(timed) => self.timed.push(timed),
+            Err(error) => {
+                self.failed += 1;
+                self.trouble = Some(error.to_string());
+            }
+        }
     }
 
     /// A figure of each.
@@ -102,23 +124,26 @@ impl<'a> Turns<'a> {
             stage,
             runs,
             limits,
+            workloads: default_workloads(),
             subjects: entrants.collect(),
+            ran: Vec::new(),
             progress,
             row: (String::new(), 0, 1),
             instances: 0,
         }
     }
 
-    /// Prepare all, and have each run `words` twice: what is read is in memory afterwards, hull's template
-    /// is made, and who cannot take part is known.
-    pub fn warm_up(&mut self, words: &[String]) {
+    /// Prepare all, and have each run the first workload twice: what is read is in memory afterwards, hull's
+    /// template is made, and who cannot take part is known.
+    pub fn warm_up(&mut self) {
         let all = self.subjects.len();
+        let words = self.workloads[0].words.clone();
         for index in 0..all {
             self.step(index, all, index, "prepared");
             let prepared = self.subjects[index].subject.prepare();
             let outcome = prepared.map_err(|error| error.to_string());
             let outcome = outcome.and_then(|()| {
-                (0..2).try_for_each(|_| match self.once(index, words) {
+                (0..2).try_for_each(|_| match self.once(index, &words) {
                     Ok(_) => Ok(()),
                     Err(error) => Err(format!("it {error}")),
                 })
@@ -139,6 +164,7 @@ impl<'a> Turns<'a> {
         let name = self.subjects[subject].subject.name();
         (self.progress)(Progress {
             share: (*number as f64 + inside) / *rows as f64,
+            row,
             what: &format!("{row}: {what}, {name}"),
         });
     }
@@ -149,6 +175,15 @@ impl<'a> Turns<'a> {
         (0..self.subjects.len()).filter(takes_part).collect()
     }
 
+    /// Those that do not take part, each with its reason.
+    pub fn left_out(&self) -> Vec<String> {
+        let reason = |entrant: &Entrant| {
+            let reason = entrant.left_out.as_ref()?;
+            Some(format!("{}: {reason}", entrant.subject.name()))
+        };
+        self.subjects.iter().filter_map(reason).collect()
+    }
+
     /// A subject's name.
     pub fn name(&self, index: usize) -> String {
         self.subjects[index].subject.name().into()
@@ -157,6 +192,15 @@ impl<'a> Turns<'a> {
     /// On which side it stands.
     pub fn kind(&self, index: usize) -> Kind {
         self.subjects[index].subject.kind()
+    }
+
+    /// Those that take part, and where they stand.
+    pub fn sides(&self) -> Vec<Side> {
+        let side = |index| Side {
+            name: self.name(index),
+            kind: self.kind(index),
+        };
+        self.entrants().into_iter().map(side).collect()
     }
 
     /// The subject itself.
@@ -178,27 +222,57 @@ impl<'a> Turns<'a> {
         timed
     }
 
-    /// Have all that take part run `words`, one after the other, again and again. The order is reversed
-    /// each time, so that nobody is always behind the same one.
+    /// Have all that take part run `words`, one after the other, again and again. What they have run
+    /// before, they do not run again.
     pub fn in_turns(&mut self, what: &str, words: &[String]) -> Vec<Runs> {
+        if let Some((_, runs)) = self.ran.iter().find(|(ran, _)| ran == words) {
+            return runs.clone();
+        }
+        let mut all = vec![Runs::default(); self.subjects.len()];
+        self.rounds(what, |turns, index| {
+            let outcome = turns.once(index, words);
+            all[index].add(outcome);
+        });
+        self.ran.push((words.to_vec(), all.clone()));
+        all
+    }
+
+    /// Call `turn` with each that takes part, one after the other, as often as there are runs. The order
+    /// is reversed each time, so that nobody is always behind the same one.
+    pub fn rounds(&mut self, what: &str, mut turn: impl FnMut(&mut Self, usize)) {
         let mut order = self.entrants();
-        let mut all: Vec<Runs> = Vec::new();
-        all.resize_with(self.subjects.len(), Runs::default);
-        for run in 0..self.runs {
-            for (turn, index) in order.clone().into_iter().enumerate() {
-                let (done, of) = (run * order.len() + turn, self.runs * order.len());
-                self.step(done, of, index, what);
-                match self.once(index, words) {
-                    Ok(timed) => all[index].timed.push(timed),
-                    Err(error) => {
-                        all[index].failed += 1;
-                        all[index].trouble = Some(error.to_string());
-                    }
+        for round in 0..self.runs {
+            for (done, index) in order.iter().enumerate() {
+                if timed::is_stopped() {
+                    return;
                 }
+                let (done, of) = (round * order.len() + done, self.runs * order.len());
+                self.step(done, of, *index, what);
+                turn(self, *index);
             }
             order.reverse();
         }
-        all
+    }
+
+    /// A figure with a cell for each that takes part: samples, and what speaks against them.
+    pub fn figure(
+        &self,
+        name: impl Into<String>,
+        (unit, better): (Unit, Better),
+        mut cell: impl FnMut(usize) -> (Vec<f64>, Option<String>),
+    ) -> Figure {
+        let (names, cells): (Vec<String>, Vec<_>) = self
+            .entrants()
+            .into_iter()
+            .map(|index| (self.name(index), cell(index)))
+            .unzip();
+        let samples = names.iter().map(String::as_str);
+        let samples = samples.zip(cells.iter().map(|(samples, _)| samples.clone()));
+        let mut figure = Figure::of_samples(name, unit, better, samples);
+        for (cell, (_, note)) in figure.cells.iter_mut().zip(cells) {
+            cell.note = note;
+        }
+        figure
     }
 
     /// Start an instance that runs `words`, and wait until it has said `text`.
@@ -278,4 +352,19 @@ impl<'a> Turns<'a> {
 /// The words of a command.
 pub fn words<S: AsRef<str>>(words: &[S]) -> Vec<String> {
     words.iter().map(|word| word.as_ref().to_owned()).collect()
+}
+
+/// What is run when the user names no command.
+fn default_workloads() -> Vec<Workload> {
+    let workload = |name: &str, command: &[&str]| Workload {
+        name: name.into(),
+        words: words(command),
+    };
+    let counting = format!("i=0; while [ $i -lt {COUNTED} ]; do i=$((i+1)); done; echo done");
+    let touching = "dd if=/dev/zero of=/dev/null bs=32M count=1 2>&1";
+    vec![
+        workload("echo", &["/bin/busybox", "echo", "hi"]),
+        workload("CPU loop", &["/bin/busybox", "sh", "-c", &counting]),
+        workload("32 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
+    ]
 }

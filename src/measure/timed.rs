@@ -8,13 +8,49 @@
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::fd::AsFd;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use thiserror::Error;
+
+/// Between two looks at whether this process was told to stop.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Raised by a signal to this process: no run goes on then, and none begins.
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// What a handler of signals raises: every run ends with [`RunError::Stopped`] then, at once, and so do
+/// those that would follow.
+pub fn stop() -> Arc<AtomicBool> {
+    STOP.clone()
+}
+
+/// Whether [`stop`] was raised.
+pub fn is_stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// Do nothing for so long.
+///
+/// # Errors
+/// [`RunError::Stopped`].
+pub fn pause(time: Duration) -> Result<(), RunError> {
+    let start = Instant::now();
+    while !is_stopped() {
+        let left = time.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(LOOK));
+    }
+    Err(RunError::Stopped)
+}
 
 /// How long a run may take, and how much it may say.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +75,8 @@ impl Default for Limits {
 pub struct Timed {
     /// From the start to the first byte on standard output; `None` if there was none.
     pub first_byte: Option<Duration>,
+    /// From the start to the last byte, or the last few that came at once.
+    pub last_byte: Option<Duration>,
     /// From the start to the end.
     pub end: Duration,
     /// CPU time of it and of its children that were waited for, user and system.
@@ -78,6 +116,9 @@ pub enum RunError {
     /// It did not print what it should have.
     #[error("did not print what it should have, but {0:?}")]
     Output(String),
+    /// This process was told to stop.
+    #[error("was stopped")]
+    Stopped,
     /// The host's kernel refused.
     #[error("cannot watch it: {0}")]
     Watch(#[from] io::Error),
@@ -105,11 +146,11 @@ pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
     let before = cpu_of_children()?;
     let mut running = Running::start(command, limits)?;
     while running.read()? {}
-    let status = running.wait()?;
-    let end = running.started.elapsed();
+    let (status, end) = running.wait()?;
     match status.success() {
         true => Ok(Timed {
             first_byte: running.first_byte,
+            last_byte: running.last_byte,
             end,
             cpu: cpu_of_children()?.saturating_sub(before),
             output: std::mem::take(&mut running.output),
@@ -127,8 +168,11 @@ pub struct Running {
     started: Instant,
     limits: Limits,
     first_byte: Option<Duration>,
+    last_byte: Option<Duration>,
     output: Vec<u8>,
     stderr: std::fs::File,
+    /// Its number may be another's.
+    waited: bool,
 }
 
 impl Running {
@@ -137,6 +181,9 @@ impl Running {
     /// # Errors
     /// It cannot be started.
     pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
+        if is_stopped() {
+            return Err(RunError::Stopped);
+        }
         let stderr = tempfile::tempfile()?;
         command
             .stdin(Stdio::null())
@@ -150,8 +197,10 @@ impl Running {
             started,
             limits,
             first_byte: None,
+            last_byte: None,
             output: Vec::new(),
             stderr,
+            waited: false,
         })
     }
 
@@ -173,7 +222,7 @@ impl Running {
         let text = text.as_bytes();
         while !self.output.windows(text.len()).any(|window| window == text) {
             if !self.read()? {
-                let status = self.wait()?;
+                let (status, _) = self.wait()?;
                 let stderr = self.complaint();
                 return Err(match status.success() {
                     true => RunError::Output(String::from_utf8_lossy(&self.output).into()),
@@ -186,43 +235,64 @@ impl Running {
 
     /// Read more of its output; whether there may be still more.
     fn read(&mut self) -> Result<bool, RunError> {
-        let Some(stdout) = &mut self.child.stdout else {
+        let Some(mut stdout) = self.child.stdout.take() else {
             return Ok(false);
         };
-        let left = self.limits.time.saturating_sub(self.started.elapsed());
-        let timeout = left.try_into().map_err(io::Error::other)?;
-        let mut fds = [PollFd::new(stdout, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return Err(self.hung()),
-            Err(rustix::io::Errno::INTR) => return Ok(true),
-            ready => ready.map_err(io::Error::from)?,
-        };
+        self.ready(&stdout)?;
         let mut buffer = [0; 4096];
         let read = stdout.read(&mut buffer)?;
-        if read > 0 && self.first_byte.is_none() {
-            self.first_byte = Some(self.started.elapsed());
+        if read == 0 {
+            return Ok(false);
         }
+        self.child.stdout = Some(stdout);
+        self.last_byte = Some(self.started.elapsed());
+        self.first_byte = self.first_byte.or(self.last_byte);
         self.output
             .extend(buffer[..read].iter().filter(|byte| **byte != b'\r'));
         match self.output.len() > self.limits.output {
             true => Err(RunError::Flooded {
                 limit: self.limits.output,
             }),
-            false => Ok(read > 0),
+            false => Ok(true),
         }
     }
 
-    /// Its output is closed: whoever does that is about to end.
-    fn wait(&mut self) -> Result<ExitStatus, RunError> {
+    /// Its output is closed: whoever does that is about to end. How it ended, and when.
+    fn wait(&mut self) -> Result<(ExitStatus, Duration), RunError> {
+        let pid = Pid::from_child(&self.child);
+        self.ready(&pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?)?;
+        let end = self.started.elapsed();
+        self.kill_group();
+        let status = self.child.wait()?;
+        self.waited = true;
+        Ok((status, end))
+    }
+
+    /// Wait until there is something to read from it, or it has ended.
+    fn ready(&mut self, what: &impl AsFd) -> Result<(), RunError> {
         loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
+            if is_stopped() {
+                return Err(RunError::Stopped);
             }
-            if self.started.elapsed() > self.limits.time {
+            let left = self.limits.time.saturating_sub(self.started.elapsed());
+            if left.is_zero() {
                 return Err(self.hung());
             }
-            std::thread::sleep(Duration::from_micros(100));
+            let timeout = left.min(LOOK).try_into().map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(what, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                ready => {
+                    return ready
+                        .map(drop)
+                        .map_err(|errno| RunError::Watch(errno.into()));
+                }
+            }
         }
+    }
+
+    /// It and what it left behind. It was not waited for: its number is nobody else's.
+    fn kill_group(&self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
     }
 
     fn hung(&mut self) -> RunError {
@@ -250,12 +320,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The group, whose leader has not been waited for and whose number is thus not another's.
-        if let (Ok(None), Some(group)) = (self.child.try_wait(), Pid::from_raw(self.id() as i32)) {
-            let _ = kill_process_group(group, Signal::KILL);
+        if !self.waited {
+            self.kill_group();
+            let _ = self.child.wait();
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -318,7 +386,26 @@ mod tests {
             "did not end within 0 s and was killed: trouble"
         );
         let child = std::fs::read_to_string(pid).expect("a number");
-        let state = format!("/proc/{}/stat", child.trim());
+        assert_gone(child.trim());
+    }
+
+    #[test]
+    fn what_it_left_behind_is_killed_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (script, milliseconds) in [
+            ("sleep 1000 > /dev/null & echo $! > pid; echo hi", 60_000),
+            ("sleep 1000 & echo $! > pid", 500),
+        ] {
+            let mut command = sh(script);
+            let _ = run(command.current_dir(folder.path()), limits(milliseconds));
+            let child = std::fs::read_to_string(folder.path().join("pid")).expect("a number");
+            assert_gone(child.trim());
+        }
+    }
+
+    #[track_caller]
+    fn assert_gone(pid: &str) {
+        let state = format!("/proc/{pid}/stat");
         let gone = || match std::fs::read_to_string(&state) {
             Ok(stat) => stat.contains(") Z "),
             Err(_) => true,
