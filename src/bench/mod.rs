@@ -125,9 +125,9 @@ pub enum BenchError {
     /// Nobody has a figure.
     #[error("nothing could be measured: {0}")]
     Nothing(String),
-    /// Somebody asked for the end.
-    #[error("interrupted by signal {0}")]
-    Interrupted(i32),
+    /// A signal came.
+    #[error("stopped; nothing is left, and no figure is kept")]
+    Stopped,
 }
 
 /// Hears how far it is: so many steps of so many are done, and whose turn it is.

@@ -8,9 +8,8 @@ use thiserror::Error;
 use super::report::Participant;
 use super::{Bench, BenchError, Progress};
 use crate::measure::figure::{Better, Figure, Unit};
-use crate::measure::interrupt;
-use crate::measure::timed::RunError;
-use crate::subjects::{LeftOut, StageError};
+use crate::measure::timed::{self, RunError};
+use crate::subjects::{self, LeftOut, StageError};
 
 /// A figure before it is measured: its name, its unit, which way is good.
 pub type Wanted = (&'static str, Unit, Better);
@@ -104,7 +103,7 @@ struct Entrant<'a> {
 /// time, so that nobody is always behind the same one.
 ///
 /// # Errors
-/// A signal came.
+/// This process was told to stop.
 pub fn take(
     bench: &Bench,
     plan: &Plan,
@@ -126,8 +125,8 @@ pub fn take(
                 0 => entrant.prepare(plan.warms_up),
                 _ => entrant.turn(),
             }
-            if let Some(signal) = interrupt::asked() {
-                return Err(BenchError::Interrupted(signal));
+            if timed::is_stopped() {
+                return Err(BenchError::Stopped);
             }
         }
     }
@@ -228,7 +227,7 @@ impl<'a> Entrant<'a> {
 
 impl Who {
     fn version(&self) -> Option<String> {
-        crate::subjects::first_line(&self.program, "--version")
+        subjects::first_line(&self.program, "--version")
     }
 }
 

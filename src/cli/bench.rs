@@ -1,17 +1,19 @@
 //! `hull bench`: hull's own figures, and what has become of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::bar::Bar;
+use super::compare::catch;
 use super::figures::{changes_text, report_text};
-use super::result_file::ResultFile;
+use super::whole_file::WholeFile;
+use super::{print, say};
 use crate::bench::change::Changes;
 use crate::bench::report::{Report, Rival, Settings};
 use crate::bench::{self, BenchError, RIVALS, Topic};
-use crate::measure::interrupt;
 
 /// How often, when nothing is said.
 const RUNS: usize = 10;
@@ -83,37 +85,28 @@ pub struct Bench {
 impl Bench {
     /// Measure, or compare; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
-        match self.measure_or_compare() {
-            Err(error) => match error.downcast_ref::<BenchError>() {
-                Some(BenchError::Interrupted(signal)) => {
-                    super::say(&format!("{error}; nothing is kept"));
-                    Ok(128 + *signal as u8)
-                }
-                _ => Err(error),
-            },
-            done => done,
-        }
-    }
-
-    fn measure_or_compare(self) -> anyhow::Result<u8> {
-        let file = self.json.as_deref().map(ResultFile::create).transpose()?;
-        let (text, json, worse) = match self.topic {
-            Some(topic) => {
-                let report = measure(topic, &self.settings())?;
-                let json = serde_json::to_string_pretty(&report)?;
-                (report_text(&report), json, false)
-            }
-            None => {
-                let changes = compare(&self.compare)?;
-                let json = serde_json::to_string_pretty(&changes)?;
-                (changes_text(&changes), json, changes.is_worse())
-            }
+        let file = self.json.as_deref();
+        let file = file.map(|path| WholeFile::prepare("--json", path));
+        let file = file.transpose()?;
+        // Before there is anything that one must not leave behind.
+        let signal = catch()?;
+        let done = match self.topic {
+            Some(topic) => measure(topic, &self.settings()).map(Outcome::of_report),
+            None => compare(&self.compare).map(Outcome::of_changes),
         };
+        let outcome = match done {
+            Err(error) if matches!(error.downcast_ref(), Some(BenchError::Stopped)) => {
+                say(&error.to_string());
+                return Ok(128 + signal.load(Ordering::Relaxed) as u8);
+            }
+            done => done??,
+        };
+        // The file first: who reads standard output may have left.
         if let Some(file) = file {
-            file.keep(&(json + "\n"))?;
+            file.write(&(outcome.json + "\n"))?;
         }
-        super::print(text.as_bytes())?;
-        Ok((worse && self.fail_if_worse).into())
+        print(outcome.text.as_bytes())?;
+        Ok((outcome.worse && self.fail_if_worse).into())
     }
 
     fn settings(&self) -> Settings {
@@ -126,14 +119,38 @@ impl Bench {
     }
 }
 
-fn measure(topic: Topic, settings: &Settings) -> Result<Report, BenchError> {
-    // What is measured leaves nothing behind: no signal ends this program before that is gone.
-    interrupt::watch().map_err(BenchError::Program)?;
-    let command: Vec<String> = std::env::args().collect();
+/// What is printed, and what is written.
+struct Outcome {
+    text: String,
+    json: String,
+    worse: bool,
+}
+
+impl Outcome {
+    fn of_report(report: Report) -> anyhow::Result<Self> {
+        Ok(Self {
+            text: report_text(&report),
+            json: serde_json::to_string_pretty(&report)?,
+            worse: false,
+        })
+    }
+
+    fn of_changes(changes: Changes) -> anyhow::Result<Self> {
+        Ok(Self {
+            text: changes_text(&changes),
+            json: serde_json::to_string_pretty(&changes)?,
+            worse: changes.is_worse(),
+        })
+    }
+}
+
+fn measure(topic: Topic, settings: &Settings) -> anyhow::Result<Report> {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let mut bar = Bar::new("measuring");
-    bench::measure(topic, settings, command, &mut |done, of, _| {
-        bar.show(done as u64, of as u64);
-    })
+    let report = bench::measure(topic, settings, words.collect(), &mut |done, of, whose| {
+        bar.step(done as f64 / of as f64, &format!("{}, {whose}", topic.name()));
+    });
+    Ok(report?)
 }
 
 fn compare(paths: &[PathBuf]) -> anyhow::Result<Changes> {

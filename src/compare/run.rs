@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::report::{Participant, Workload};
 use super::rows::sides::Side;
 use crate::measure::figure::{Better, Figure, Unit};
-use crate::measure::timed::{self, Limits, RunError, Running, Timed, run};
-use crate::subjects::{Kind, Stage, Subject};
+use crate::measure::timed::{self, Limits, RunError, Running, Timed};
+use crate::subjects::{self, Kind, Stage, Subject};
 
 /// The command of an idle instance, and what it says when it is up.
 pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 100000"];
@@ -211,15 +211,11 @@ impl<'a> Turns<'a> {
     /// Run `words` once to the end.
     ///
     /// # Errors
-    /// As of [`run`].
+    /// As of [`subjects::run`].
     pub fn once(&mut self, index: usize, words: &[String]) -> Result<Timed, RunError> {
         let id = self.id();
-        let subject = &mut self.subjects[index].subject;
-        let limits = self.limits;
-        let command = subject.command(words, &id).map_err(RunError::Start);
-        let timed = command.and_then(|mut command| run(&mut command, limits));
-        subject.clear(&id);
-        timed
+        let subject = &mut *self.subjects[index].subject;
+        subjects::run(subject, words, &id, self.limits)
     }
 
     /// Have all that take part run `words`, one after the other, again and again. What they have run

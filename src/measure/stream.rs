@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::interrupt;
+use super::timed::{self, RunError};
 
 /// Longest that a signal waits to be seen.
 const LOOK: Duration = Duration::from_millis(100);
@@ -57,8 +57,8 @@ impl Stream {
                 Err(error) if is_wait(&error) => {}
                 done => return done,
             }
-            if let Some(signal) = interrupt::asked() {
-                return Err(io::Error::other(format!("signal {signal} came")));
+            if timed::is_stopped() {
+                return Err(io::Error::other(RunError::Stopped));
             }
             if started.elapsed() > self.limit {
                 let seconds = self.limit.as_secs();

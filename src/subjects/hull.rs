@@ -1,9 +1,10 @@
 //! hull itself: a machine that goes on from a template, and one that boots.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::monitors::{MEMORY_MIB, Machine, Monitor};
 use super::{Kind, LeftOut, Part, Stage, Subject, part};
 
 /// `hull run -- CMD`, with or without `--cold`.
@@ -11,6 +12,17 @@ pub struct Hull<'a> {
     stage: &'a Stage,
     name: String,
     program: PathBuf,
+}
+
+/// `hull run --name ID`, with a cache and records of its own: templates of the user's are neither used nor
+/// pushed out.
+pub fn run(stage: &Stage, program: &Path, id: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("HULL_CACHE", stage.path("cache"));
+    command.env("XDG_RUNTIME_DIR", stage.path("run"));
+    command.env("TMPDIR", stage.path("tmp"));
+    command.args(["run", "--name", id]);
+    command
 }
 
 impl<'a> Hull<'a> {
@@ -51,12 +63,7 @@ impl Subject for Hull<'_> {
     }
 
     fn command(&mut self, words: &[String], id: &str) -> io::Result<Command> {
-        let mut command = Command::new(&self.program);
-        // A cache and records of its own: templates of the user's are neither used nor pushed out.
-        command.env("HULL_CACHE", self.stage.path("cache"));
-        command.env("XDG_RUNTIME_DIR", self.stage.path("run"));
-        command.env("TMPDIR", self.stage.path("tmp"));
-        command.args(["run", "--name", id]);
+        let mut command = run(self.stage, &self.program, id);
         if !self.is_warm() {
             command.arg("--cold");
         }
@@ -83,5 +90,39 @@ impl Subject for Hull<'_> {
             }
             false => Vec::new(),
         }
+    }
+}
+
+/// `hull run KERNEL`, with the machine that the other monitors have.
+pub struct Bare;
+
+impl Monitor for Bare {
+    fn name(&self) -> &'static str {
+        "hull"
+    }
+
+    fn programs(&self) -> &'static [&'static str] {
+        &["hull"]
+    }
+
+    fn command(&self, program: &Path, machine: &Machine, scratch: &Path) -> io::Result<Command> {
+        let mut command = Command::new(program);
+        let stage = scratch.parent().unwrap_or(scratch);
+        command.env("HULL_CACHE", stage.join("cache"));
+        command.env("XDG_RUNTIME_DIR", stage.join("run"));
+        command.arg("run").arg(&machine.kernel);
+        command.arg("--initrd").arg(&machine.initrd);
+        command.args(["--cmdline", &machine.cmdline]);
+        command.args(["--memory", &format!("{MEMORY_MIB}M")]);
+        Ok(command)
+    }
+
+    /// It runs wherever it is measured, however slowly.
+    fn is_tried(&self) -> bool {
+        false
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        Vec::new()
     }
 }

@@ -10,17 +10,26 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::measure::timed::{self, Limits, RunError, Timed};
 use crate::measure::tree;
 
 mod bwrap;
+mod cloud_hypervisor;
 mod custom;
 mod engines;
+mod firecracker;
+pub mod guest;
 mod hull;
+mod kvmtool;
+mod monitors;
 mod process;
+mod qemu;
 mod runtimes;
+pub mod second;
 mod stage;
 
-pub use stage::{Stage, StageError};
+pub use monitors::CMDLINE;
+pub use stage::{MEMORY_MIB, Stage, StageError};
 
 /// On which side of the comparison a subject stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +87,20 @@ pub trait Subject {
     fn prepare(&mut self) -> Result<(), LeftOut>;
 
     /// A command of the host that runs `words` in an instance of its own, named `id`: its standard output
-    /// is theirs, and its status is 0 if and only if theirs is. The first word is a path in the
-    /// [`Stage`]'s root.
+    /// is theirs, and its status is 0 if theirs is. The first word is a path in the [`Stage`]'s root.
     ///
     /// # Errors
     /// Its files could not be written.
     fn command(&mut self, words: &[String], id: &str) -> io::Result<Command>;
+
+    /// Whether `words` themselves ended with status 0, after their [`command`](Self::command) did: a monitor
+    /// whose own status is that of the machine tells by its `output`, from which it is taken away.
+    ///
+    /// # Errors
+    /// They did not, in words that "it" may stand before.
+    fn judge(&self, _output: &mut Vec<u8>) -> Result<(), String> {
+        Ok(())
+    }
 
     /// All processes that an instance needs beside the host's kernel, given the process of its command.
     fn processes(&self, root: u32, _id: &str) -> Vec<u32> {
@@ -103,6 +120,24 @@ pub trait Subject {
     fn caveats(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// Run `words` once to their end, in an instance named `id` of which nothing is left.
+///
+/// # Errors
+/// As of [`timed::run`]; or `words` failed in a machine that did not.
+pub fn run(
+    subject: &mut dyn Subject,
+    words: &[String],
+    id: &str,
+    limits: Limits,
+) -> Result<Timed, RunError> {
+    let command = subject.command(words, id).map_err(RunError::Start);
+    let timed = command.and_then(|mut command| timed::run(&mut command, limits));
+    subject.clear(id);
+    let mut timed = timed?;
+    subject.judge(&mut timed.output).map_err(RunError::Judged)?;
+    Ok(timed)
 }
 
 /// The names that [`by_name`] knows, in the order in which they are shown.
@@ -135,6 +170,19 @@ pub fn by_name<'a>(
         ("runc" | "crun", _) => Box::new(runtimes::Runtime::new(stage, name, program(name))),
         ("docker" | "podman", _) => Box::new(engines::Engine::new(stage, name, program(name))),
         ("hull-warm" | "hull-cold", None) => Box::new(hull::Hull::new(stage, name)),
+        ("hull", Some(path)) => {
+            Box::new(monitors::Monitored::new(stage, hull::Bare, Some(path)))
+        }
+        ("firecracker", _) => {
+            let monitor = firecracker::Firecracker::default();
+            Box::new(monitors::Monitored::new(stage, monitor, path))
+        }
+        ("cloud-hypervisor", _) => {
+            let monitor = cloud_hypervisor::CloudHypervisor;
+            Box::new(monitors::Monitored::new(stage, monitor, path))
+        }
+        ("qemu-microvm", _) => Box::new(monitors::Monitored::new(stage, qemu::Qemu, path)),
+        ("kvmtool", _) => Box::new(monitors::Monitored::new(stage, kvmtool::Kvmtool, path)),
         (name, Some(path)) if !NAMES.contains(&name) => Box::new(custom::Custom::new(name, path)),
         _ => return None,
     })
@@ -182,7 +230,7 @@ fn part(what: &str, path: &Path) -> Part {
 }
 
 /// The first line that `program` prints when it is asked with `flag`.
-fn first_line(program: &Path, flag: &str) -> Option<String> {
+pub fn first_line(program: &Path, flag: &str) -> Option<String> {
     let output = Command::new(program).arg(flag).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next()?.trim();

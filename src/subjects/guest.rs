@@ -1,0 +1,253 @@
+//! The guest of monitors that know nothing of hull: its initial RAM disk with another init, which runs one
+//! command, says how that ended and ends the machine.
+//!
+//! Such an init is generated as a program of a few hundred bytes: it has one command in it, starts it
+//! without a shell, and no other would do it with less. What it says is one byte, the last of the console's
+//! output, [`DONE`] or [`FAILED`]; a machine that went down before says neither. [`judge`] takes it off.
+
+use std::io::{self, Write};
+
+/// The init's place; the kernel's command line names it.
+pub const INIT: &str = "bare-init";
+/// What the idle guest prints when it is up.
+pub const LINE: &str = "user space\n";
+/// What is typed to it by who wants to know whether it still runs. No monitor says that of its own accord.
+pub const TYPED: &str = "~~";
+/// The last byte on the console: the command's status was 0 (ASCII's ACK), or it was another (NAK).
+const DONE: u8 = 0x06;
+const FAILED: u8 = 0x15;
+
+/// `initramfs` with a console and `init` in it.
+///
+/// # Errors
+/// `init` does not fit a newc archive.
+pub fn initrd(initramfs: &[u8], init: &[u8]) -> io::Result<Vec<u8>> {
+    let mut archive = initramfs.to_vec();
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    let entries = [
+        ("dev/console", 0o020_600, 5, &[][..]),
+        (INIT, 0o100_755, 0, init),
+    ];
+    for (name, mode, major, content) in entries {
+        let header = cpio::newc::Builder::new(name).mode(mode).rdev_major(major);
+        let header = header.rdev_minor(major.min(1));
+        let mut entry = header.write(archive, content.len() as u32);
+        entry.write_all(content)?;
+        archive = entry.finish()?;
+    }
+    cpio::newc::trailer(archive)
+}
+
+/// Take what the init of [`runs`] says off the end of `output`.
+///
+/// # Errors
+/// The command failed, or the machine ended before it did.
+pub fn judge(output: &mut Vec<u8>) -> Result<(), String> {
+    match output.pop() {
+        Some(DONE) => Ok(()),
+        Some(FAILED) => Err("ended well, but the command in it did not".into()),
+        last => {
+            output.extend(last);
+            let text = String::from_utf8_lossy(output);
+            let line = text.lines().rfind(|line| !line.trim().is_empty());
+            let line = line.unwrap_or("nothing").trim();
+            let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+            Err(format!(
+                "ended before the command in it; its console's last line: {line}"
+            ))
+        }
+    }
+}
+
+/// Numbers of system calls (`<asm/unistd_64.h>`).
+mod nr {
+    pub const READ: u32 = 0;
+    pub const WRITE: u32 = 1;
+    pub const OPEN: u32 = 2;
+    pub const CLOSE: u32 = 3;
+    pub const IOCTL: u32 = 16;
+    pub const VFORK: u32 = 58;
+    pub const EXECVE: u32 = 59;
+    pub const EXIT: u32 = 60;
+    pub const WAIT4: u32 = 61;
+    pub const MOUNT: u32 = 165;
+    pub const REBOOT: u32 = 169;
+    pub const IOPL: u32 = 172;
+}
+
+/// An init that runs the program at `path` as `words`, without a shell and with nothing to read, waits for
+/// its end, says how that was, and ends the machine.
+pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
+    let mut init = Program::default();
+    for (kind, place) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        let (kind, place) = (init.text(kind), init.text(place));
+        init.call(nr::MOUNT, &[kind, place, kind, 0, 0]);
+    }
+    // Nothing to read, as the other subjects have it. Read and write: 2.
+    let null = init.text("/dev/null");
+    init.call(nr::CLOSE, &[0]).call(nr::OPEN, &[null, 2]);
+
+    let path = init.text(path);
+    let words: Vec<u32> = words.iter().map(|word| init.text(word)).collect();
+    let words = init.pointers(&words);
+    let environment = init.text("PATH=/bin:/sbin:/usr/bin:/usr/sbin");
+    let environment = init.pointers(&[environment]);
+    let mut child = Program::default();
+    child.call(nr::EXECVE, &[path, words, environment]);
+    child.call(nr::EXIT, &[127]);
+    init.call(nr::VFORK, &[]);
+    init.code(&[0x85, 0xc0, 0x75, child.code.len() as u8]); // test eax, eax; jnz over the child
+    init.code(&child.code);
+
+    // Not 0, should there be no child.
+    let status = init.data(&[0xff; 4]);
+    init.code(&[0x89, 0xc7]); // mov edi, eax
+    init.set(ESI, status).set(EDX, 0).set(R10, 0);
+    init.syscall(nr::WAIT4);
+    let (done, failed) = (init.data(&[DONE]), init.data(&[FAILED]));
+    init.code(&[0x83, 0x3c, 0x25]).code(&status.to_le_bytes());
+    init.code(&[0]).set(ESI, done); // cmp dword [status], 0; its flags outlast the mov
+    init.code(&[0x74, 5]).set(ESI, failed); // je over it
+    init.set(EDI, 1).set(EDX, 1).syscall(nr::WRITE);
+    init.end();
+    init.file()
+}
+
+/// An init that prints [`LINE`] and then reads the console for ever: what is typed there, the kernel's
+/// terminal echoes.
+pub fn idle() -> Vec<u8> {
+    let mut init = Program::default();
+    let line = init.data(LINE.as_bytes());
+    init.call(nr::WRITE, &[1, line, LINE.len() as u32]);
+    let start = init.code.len();
+    init.call(nr::READ, &[0, line, 1]);
+    let back = start as i64 - (init.code.len() as i64 + 2);
+    init.code(&[0xeb, back as u8]); // jmp to the start
+    init.file()
+}
+
+/// Opcodes of `mov REGISTER, imm32`.
+const EAX: &[u8] = &[0xb8];
+const EDX: &[u8] = &[0xba];
+const ESI: &[u8] = &[0xbe];
+const EDI: &[u8] = &[0xbf];
+const R8: &[u8] = &[0x41, 0xb8];
+const R10: &[u8] = &[0x41, 0xba];
+
+/// Where a program lies, and its ELF and program header before it.
+const BASE: u64 = 0x40_0000;
+const HEADERS: u64 = 64 + 56;
+
+/// A static program of one segment: its data, then its code, which so knows the addresses of the data.
+#[derive(Default)]
+struct Program {
+    data: Vec<u8>,
+    code: Vec<u8>,
+}
+
+impl Program {
+    /// Add data; its address.
+    fn data(&mut self, bytes: &[u8]) -> u32 {
+        let address = BASE + HEADERS + self.data.len() as u64;
+        self.data.extend(bytes);
+        address as u32
+    }
+
+    /// Add a string as C has it.
+    fn text(&mut self, text: &str) -> u32 {
+        let address = self.data(text.as_bytes());
+        self.data(&[0]);
+        address
+    }
+
+    /// Add an array of pointers that ends with none.
+    fn pointers(&mut self, addresses: &[u32]) -> u32 {
+        let all = addresses.iter().chain([&0]);
+        let bytes: Vec<u8> = all.flat_map(|at| u64::from(*at).to_le_bytes()).collect();
+        self.data(&bytes)
+    }
+
+    fn code(&mut self, bytes: &[u8]) -> &mut Self {
+        self.code.extend(bytes);
+        self
+    }
+
+    fn set(&mut self, register: &[u8], value: u32) -> &mut Self {
+        self.code(register).code(&value.to_le_bytes())
+    }
+
+    fn syscall(&mut self, number: u32) -> &mut Self {
+        self.set(EAX, number).code(&[0x0f, 0x05])
+    }
+
+    /// A system call with its arguments.
+    fn call(&mut self, number: u32, arguments: &[u32]) -> &mut Self {
+        for (register, value) in [EDI, ESI, EDX, R10, R8].iter().zip(arguments) {
+            self.set(register, *value);
+        }
+        self.syscall(number)
+    }
+
+    /// Wait until all is printed, and end the machine, in the way that the monitor at hand knows: by
+    /// ACPI's S5 where Cloud Hypervisor has it (port 0x600, SLP_EN and type 5; to the others it is no
+    /// port), by the keyboard controller's reset (port 0x64), or as the kernel's command line says.
+    fn end(&mut self) {
+        const TCSBRK: u32 = 0x5409; // with 1, it is tcdrain(3)
+        self.call(nr::IOCTL, &[1, TCSBRK, 1]).call(nr::IOPL, &[3]);
+        for (port, value) in [(0x600, 0x34), (0x64, 0xfe)] {
+            self.set(EDX, port).code(&[0xb0, value, 0xee]); // mov al, value; out dx, al
+        }
+        const RESTART: [u32; 3] = [0xfee1_dead, 0x2812_1969, 0x0123_4567]; // reboot(2)
+        self.call(nr::REBOOT, &RESTART).code(&[0xeb, 0xfe]); // jmp to itself
+    }
+
+    /// The ELF file (System V ABI, 4).
+    fn file(self) -> Vec<u8> {
+        let entry = BASE + HEADERS + self.data.len() as u64;
+        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+        file.extend([entry, 64, 0].map(u64::to_le_bytes).concat()); // entry, phoff, shoff
+        file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]); // flags, sizes, one segment
+        file.extend([1, 0, 0, 0, 7, 0, 0, 0]); // PT_LOAD: read, write, execute
+        let size = HEADERS + (self.data.len() + self.code.len()) as u64;
+        let segment = [0, BASE, BASE, size, size, 0x1000];
+        file.extend(segment.map(u64::to_le_bytes).concat());
+        file.extend(self.data);
+        file.extend(self.code);
+        file
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_byte_tells_how_the_command_ended() {
+        let judged = |bytes: &[u8]| {
+            let mut output = bytes.to_vec();
+            let judged = judge(&mut output);
+            (judged, output)
+        };
+        assert_eq!(judged(b"hi\n\x06"), (Ok(()), b"hi\n".to_vec()));
+        assert_eq!(judged(b"\x06"), (Ok(()), Vec::new()));
+        let (failed, output) = judged(b"hi\n\x15");
+        assert!(failed.is_err() && output == b"hi\n");
+        let (panicked, output) = judged(b"\x06\nKernel panic\n\n");
+        assert_eq!(
+            panicked.expect_err("it is not over"),
+            "ended before the command in it; its console's last line: Kernel panic"
+        );
+        assert!(output.ends_with(b"panic\n\n"), "what it said stays");
+        assert!(judged(b"").0.is_err());
+    }
+
+    #[test]
+    fn words_reach_the_command_as_they_are() {
+        let words = ["echo", "two  words", "", "$HOME \"quoted\"\n"];
+        let program = runs("/bin/busybox", &words);
+        for word in words {
+            let text = [word.as_bytes(), &[0]].concat();
+            assert!(program.windows(text.len()).any(|window| window == text));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A second kernel, another than hull's own, in hull: that two machines run two kernels at the same time
+//! shows that each has its own.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Stage, hull};
+
+/// What a distribution's kernel needs: it and hull's initial RAM disk fit into less, not much less.
+const MEMORY: &str = "256M";
+
+/// Such a kernel's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondKernel(pub PathBuf);
+
+impl SecondKernel {
+    /// The newest of this machine's kernels in `boot` ("/boot") that this user can read. None in many
+    /// containers, and where only root may read them.
+    pub fn newest(boot: &Path) -> Option<Self> {
+        let entries = fs::read_dir(boot).ok()?.flatten();
+        let kernels = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("vmlinuz-") && fs::File::open(entry.path()).is_ok()
+        });
+        let newest = kernels.max_by_key(|entry| {
+            let modified = entry.metadata().and_then(|file| file.modified());
+            (modified.ok(), entry.file_name())
+        });
+        newest.map(|entry| Self(entry.path()))
+    }
+
+    /// Boot it with hull's initial RAM disk, in a machine named `id` that runs `words`. On a software KVM
+    /// that takes minutes or does not end: the caller sets the limit.
+    ///
+    /// # Errors
+    /// hull's own program cannot be found.
+    pub fn command(&self, stage: &Stage, words: &[String], id: &str) -> io::Result<Command> {
+        let mut command = hull::run(stage, &std::env::current_exe()?, id);
+        command.args(["--cold", "--memory", MEMORY]).arg(&self.0);
+        command.arg("--").args(words);
+        Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn the_newest_kernel_that_can_be_read_is_taken() {
+        let boot = tempfile::tempdir().expect("a folder");
+        assert_eq!(SecondKernel::newest(boot.path()), None);
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        for (name, age) in [
+            ("vmlinuz-6.1", 2),
+            ("vmlinuz-6.12", 9),
+            ("vmlinuz-6.9", 4),
+            ("initrd.img-6.12", 99),
+        ] {
+            let file = fs::File::create(boot.path().join(name)).expect("a file");
+            file.set_modified(old + Duration::from_secs(age))
+                .expect("its age");
+        }
+        std::os::unix::fs::symlink("gone", boot.path().join("vmlinuz-9")).expect("a link");
+        let newest = SecondKernel(boot.path().join("vmlinuz-6.12"));
+        assert_eq!(SecondKernel::newest(boot.path()), Some(newest));
+        assert_eq!(SecondKernel::newest(Path::new("/none")), None);
+    }
+}
