@@ -29,16 +29,40 @@ pub const PLAN: Plan = Plan {
              Bare calls: /dev/kvm, a machine, its interrupt controllers, a vCPU, and nothing else, in a \
              process that runs already.",
     figures: &[
-        ("same guest: exec to its output", Unit::Milliseconds, Better::Less),
-        ("same guest: exec to the end", Unit::Milliseconds, Better::Less),
-        ("cold: to the first instruction", Unit::Milliseconds, Better::Less),
-        ("cold: to the kernel's output", Unit::Milliseconds, Better::Less),
+        (
+            "same guest: exec to its output",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
+        (
+            "same guest: exec to the end",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
+        (
+            "cold: to the first instruction",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
+        (
+            "cold: to the kernel's output",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
         ("cold: to init", Unit::Milliseconds, Better::Less),
         ("cold: to the guest's end", Unit::Milliseconds, Better::Less),
         ("cold: exec to the end", Unit::Milliseconds, Better::Less),
-        ("warm: to the first instruction", Unit::Milliseconds, Better::Less),
+        (
+            "warm: to the first instruction",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
         ("warm: exec to the end", Unit::Milliseconds, Better::Less),
-        ("bare calls to KVM, to a vCPU", Unit::Milliseconds, Better::Less),
+        (
+            "bare calls to KVM, to a vCPU",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
     ],
     warms_up: true,
     contender,
@@ -109,7 +133,9 @@ impl Boot<'_> {
         let (output, mut timed) = timed?;
         let judged = self.subject.judge(&mut timed.output);
         judged.map_err(RunError::Judged)?;
-        Ok([output, timed.end].map(|time| Some(time.as_secs_f64() * 1e3)).into())
+        Ok([output, timed.end]
+            .map(|time| Some(time.as_secs_f64() * 1e3))
+            .into())
     }
 
     fn cold(&self) -> Result<Samples, Trouble> {

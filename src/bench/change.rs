@@ -64,7 +64,9 @@ pub enum Verdict {
 
 /// Why two reports cannot be compared.
 #[derive(Debug, Error)]
-#[error("the old report is of `{old}` and the new one of `{new}`: only two of one topic can be compared")]
+#[error(
+    "the old report is of `{old}` and the new one of `{new}`: only two of one topic can be compared"
+)]
 pub struct OtherTopic {
     old: &'static str,
     new: &'static str,

@@ -25,8 +25,16 @@ pub const PLAN: Plan = Plan {
         ("10 clones: PSS of each", Unit::Bytes, Better::Less),
         ("50 clones: PSS of each", Unit::Bytes, Better::Less),
         ("100 clones: PSS of each", Unit::Bytes, Better::Less),
-        ("100 clones: less available, for each", Unit::Bytes, Better::Less),
-        ("100 clones: until all have answered", Unit::Milliseconds, Better::Less),
+        (
+            "100 clones: less available, for each",
+            Unit::Bytes,
+            Better::Less,
+        ),
+        (
+            "100 clones: until all have answered",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
     ],
     warms_up: false,
     contender,

@@ -22,7 +22,11 @@ pub const PLAN: Plan = Plan {
         ("read in order", Unit::BytesPerSecond, Better::More),
         ("4 KiB written at random", Unit::PerSecond, Better::More),
         ("4 KiB read at random", Unit::PerSecond, Better::More),
-        ("4 KiB read at random, 16 at once", Unit::PerSecond, Better::More),
+        (
+            "4 KiB read at random, 16 at once",
+            Unit::PerSecond,
+            Better::More,
+        ),
     ],
     warms_up: false,
     contender,

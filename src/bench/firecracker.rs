@@ -52,7 +52,13 @@ impl<'a> Firecracker<'a> {
         self.request(socket, "PUT", "snapshot/create", &create)
     }
 
-    fn request(&self, socket: &Path, method: &str, path: &str, body: &Value) -> Result<(), Trouble> {
+    fn request(
+        &self,
+        socket: &Path,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<(), Trouble> {
         let stream = Stream::unix(UnixStream::connect(socket)?, self.bench.limits.time)?;
         exchange(stream, method, path, body)
     }

@@ -93,7 +93,11 @@ impl<'a> Snapshot<'a> {
     }
 
     fn socket(&self, name: &str) -> PathBuf {
-        self.bench.path("run").join("hull").join(name).join("socket")
+        self.bench
+            .path("run")
+            .join("hull")
+            .join(name)
+            .join("socket")
     }
 }
 

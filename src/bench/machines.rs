@@ -162,8 +162,7 @@ impl<'a> Machines<'a> {
         match self.devices {
             Devices::Net => {
                 let tap = Tap::name();
-                config["network-interfaces"] =
-                    json!([{"iface_id": "eth0", "host_dev_name": tap}]);
+                config["network-interfaces"] = json!([{"iface_id": "eth0", "host_dev_name": tap}]);
             }
             _ => config["vsock"] = json!({"guest_cid": 3, "uds_path": self.file("socket")}),
         }

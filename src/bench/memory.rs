@@ -29,10 +29,26 @@ pub const PLAN: Plan = Plan {
              128 MiB, socket, entropy source, balloon, and of hull a shared folder, a scratch disk and a \
              virtio console besides; the guest uses none but the socket, by which it says that it is up.",
     figures: &[
-        ("no devices: resident beyond the guest", Unit::Bytes, Better::Less),
-        ("no devices: of it no pages of a file", Unit::Bytes, Better::Less),
-        ("all devices: resident beyond the guest", Unit::Bytes, Better::Less),
-        ("all devices: of it no pages of a file", Unit::Bytes, Better::Less),
+        (
+            "no devices: resident beyond the guest",
+            Unit::Bytes,
+            Better::Less,
+        ),
+        (
+            "no devices: of it no pages of a file",
+            Unit::Bytes,
+            Better::Less,
+        ),
+        (
+            "all devices: resident beyond the guest",
+            Unit::Bytes,
+            Better::Less,
+        ),
+        (
+            "all devices: of it no pages of a file",
+            Unit::Bytes,
+            Better::Less,
+        ),
         ("the program's file", Unit::Bytes, Better::Less),
     ],
     warms_up: false,
@@ -116,7 +132,9 @@ fn beyond(processes: &[u32]) -> [f64; 2] {
     for pid in processes {
         let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
         let of_one = of_smaps(&smaps);
-        all.iter_mut().zip(of_one).for_each(|(all, one)| *all += one);
+        all.iter_mut()
+            .zip(of_one)
+            .for_each(|(all, one)| *all += one);
     }
     all
 }

@@ -23,13 +23,33 @@ pub const PLAN: Plan = Plan {
     figures: &[
         ("TCP, guest to host", Unit::BytesPerSecond, Better::More),
         ("TCP, host to guest", Unit::BytesPerSecond, Better::More),
-        ("TCP, round trip of a byte", Unit::Microseconds, Better::Less),
+        (
+            "TCP, round trip of a byte",
+            Unit::Microseconds,
+            Better::Less,
+        ),
         ("socket, guest to host", Unit::BytesPerSecond, Better::More),
         ("socket, host to guest", Unit::BytesPerSecond, Better::More),
-        ("socket, round trip of a byte", Unit::Microseconds, Better::Less),
-        ("socket, host connects, guest to host", Unit::BytesPerSecond, Better::More),
-        ("socket, host connects, host to guest", Unit::BytesPerSecond, Better::More),
-        ("socket, host connects, round trip", Unit::Microseconds, Better::Less),
+        (
+            "socket, round trip of a byte",
+            Unit::Microseconds,
+            Better::Less,
+        ),
+        (
+            "socket, host connects, guest to host",
+            Unit::BytesPerSecond,
+            Better::More,
+        ),
+        (
+            "socket, host connects, host to guest",
+            Unit::BytesPerSecond,
+            Better::More,
+        ),
+        (
+            "socket, host connects, round trip",
+            Unit::Microseconds,
+            Better::Less,
+        ),
     ],
     warms_up: false,
     contender,

@@ -17,11 +17,27 @@ pub const PLAN: Plan = Plan {
              PUT /snapshot/load with resume_vm; and when the guest's terminal has echoed what was on \
              standard input. Saving it again: from the order to its end, and how long the guest stood still.",
     figures: &[
-        ("exec to the guest's answer", Unit::Milliseconds, Better::Less),
-        ("exec to an answer at the socket", Unit::Milliseconds, Better::Less),
-        ("exec to the first KVM_RUN", Unit::Milliseconds, Better::Less),
+        (
+            "exec to the guest's answer",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
+        (
+            "exec to an answer at the socket",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
+        (
+            "exec to the first KVM_RUN",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
         ("saving it, order to end", Unit::Milliseconds, Better::Less),
-        ("saving it, the guest stands still", Unit::Milliseconds, Better::Less),
+        (
+            "saving it, the guest stands still",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
     ],
     warms_up: true,
     contender,

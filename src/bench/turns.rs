@@ -111,7 +111,16 @@ pub fn take(
     runs: usize,
     progress: &mut Progress,
 ) -> Result<(Vec<Participant>, Vec<Figure>), BenchError> {
-    let mut entrants: Vec<Entrant> = who.iter().map(|who| Entrant::new(bench, plan, who)).collect();
+    let of = |who| Entrant::new(who, plan, (plan.contender)(bench, who));
+    rounds(who.iter().map(of).collect(), plan, runs, progress)
+}
+
+fn rounds(
+    mut entrants: Vec<Entrant>,
+    plan: &Plan,
+    runs: usize,
+    progress: &mut Progress,
+) -> Result<(Vec<Participant>, Vec<Figure>), BenchError> {
     let rounds = runs + 1;
     for round in 0..rounds {
         let mut order: Vec<&mut Entrant> = entrants.iter_mut().collect();
@@ -152,8 +161,7 @@ fn figure(plan: &Plan, entrants: &[Entrant], index: usize) -> Figure {
 }
 
 impl<'a> Entrant<'a> {
-    fn new(bench: &'a Bench, plan: &Plan, who: &'a Who) -> Self {
-        let contender = (plan.contender)(bench, who);
+    fn new(who: &'a Who, plan: &Plan, contender: Result<Box<dyn Contender + 'a>, Trouble>) -> Self {
         let trouble = contender.as_ref().err().map(ToString::to_string);
         Self {
             who,

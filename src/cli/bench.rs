@@ -148,7 +148,10 @@ fn measure(topic: Topic, settings: &Settings) -> anyhow::Result<Report> {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let mut bar = Bar::new("measuring");
     let report = bench::measure(topic, settings, words.collect(), &mut |done, of, whose| {
-        bar.step(done as f64 / of as f64, &format!("{}, {whose}", topic.name()));
+        bar.step(
+            done as f64 / of as f64,
+            &format!("{}, {whose}", topic.name()),
+        );
     });
     Ok(report?)
 }

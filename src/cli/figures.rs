@@ -15,8 +15,18 @@ pub fn report_text(report: &Report) -> String {
         1 => "1 run".to_string(),
         runs => format!("{runs} runs"),
     };
-    let head = format!("hull bench {}: {runs} of each, in turns", report.topic.name());
-    let mut rows = vec![words(["figure", "unit", "subject", "median", "quartiles", "ratio (95 %)"])];
+    let head = format!(
+        "hull bench {}: {runs} of each, in turns",
+        report.topic.name()
+    );
+    let mut rows = vec![words([
+        "figure",
+        "unit",
+        "subject",
+        "median",
+        "quartiles",
+        "ratio (95 %)",
+    ])];
     for figure in &report.figures {
         let cells = figure.cells.iter().filter(|cell| cell.summary.is_some());
         for (index, cell) in cells.enumerate() {
@@ -36,7 +46,10 @@ pub fn report_text(report: &Report) -> String {
     let failed = report.figures.iter().flat_map(|figure| &figure.cells);
     let failed = failed.filter(|cell| cell.summary.is_some());
     for cell in failed {
-        let note = cell.note.as_ref().map(|note| format!("{}: {note}", cell.subject));
+        let note = cell
+            .note
+            .as_ref()
+            .map(|note| format!("{}: {note}", cell.subject));
         notes.extend(note.filter(|note| !notes.contains(note)));
     }
     let host = &report.host;
@@ -55,7 +68,15 @@ pub fn changes_text(changes: &Changes) -> String {
     let topic = changes.new.topic.name();
     let (old, new) = (&changes.old.host.date, &changes.new.host.date);
     let head = format!("hull bench {topic}: from {old} to {new}");
-    let mut rows = vec![words(["figure", "unit", "subject", "old", "new", "new / old (95 %)", ""])];
+    let mut rows = vec![words([
+        "figure",
+        "unit",
+        "subject",
+        "old",
+        "new",
+        "new / old (95 %)",
+        "",
+    ])];
     rows.extend(changes.changes.iter().map(change_row));
     let count = |verdict| {
         let of_it = changes.changes.iter().filter(|one| one.verdict == verdict);
@@ -80,9 +101,9 @@ fn figure_row(figure: &Figure, cell: &Cell, first: bool) -> Vec<String> {
     };
     let number = |value: f64| number(figure.unit, value);
     let summary = cell.summary.as_ref();
-    let ratio = cell.ratio.map(|ratio| {
-        format!("{:.2} ({:.2} to {:.2})", ratio.ratio, ratio.low, ratio.high)
-    });
+    let ratio = cell
+        .ratio
+        .map(|ratio| format!("{:.2} ({:.2} to {:.2})", ratio.ratio, ratio.low, ratio.high));
     vec![
         name.into(),
         unit.into(),
@@ -102,9 +123,9 @@ fn change_row(change: &Change) -> Vec<String> {
         Verdict::NotReal => "not real",
         Verdict::Unknown => "unknown",
     };
-    let ratio = change.ratio.map(|ratio| {
-        format!("{:.2} ({:.2} to {:.2})", ratio.ratio, ratio.low, ratio.high)
-    });
+    let ratio = change
+        .ratio
+        .map(|ratio| format!("{:.2} ({:.2} to {:.2})", ratio.ratio, ratio.low, ratio.high));
     vec![
         change.figure.clone(),
         label(change.unit).into(),

@@ -170,9 +170,7 @@ pub fn by_name<'a>(
         ("runc" | "crun", _) => Box::new(runtimes::Runtime::new(stage, name, program(name))),
         ("docker" | "podman", _) => Box::new(engines::Engine::new(stage, name, program(name))),
         ("hull-warm" | "hull-cold", None) => Box::new(hull::Hull::new(stage, name)),
-        ("hull", Some(path)) => {
-            Box::new(monitors::Monitored::new(stage, hull::Bare, Some(path)))
-        }
+        ("hull", Some(path)) => Box::new(monitors::Monitored::new(stage, hull::Bare, Some(path))),
         ("firecracker", _) => {
             let monitor = firecracker::Firecracker::default();
             Box::new(monitors::Monitored::new(stage, monitor, path))

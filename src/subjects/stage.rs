@@ -59,7 +59,9 @@ impl Stage {
     /// As of [`new`](Self::new).
     pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         let guest = guest::required()?;
-        let folder = tempfile::Builder::new().prefix("hull-stage-").tempdir_in(place)?;
+        let folder = tempfile::Builder::new()
+            .prefix("hull-stage-")
+            .tempdir_in(place)?;
         let stage = Self {
             folder,
             guest,
