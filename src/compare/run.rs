@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::report::{Participant, Workload};
 use super::rows::sides::Side;
+use crate::measure::calls::{self, Calls, CallsError};
 use crate::measure::figure::{Better, Figure, Unit};
 use crate::measure::timed::{self, Limits, RunError, Running, Timed};
 use crate::subjects::{self, Kind, Stage, Subject};
@@ -301,6 +302,20 @@ impl<'a> Turns<'a> {
                 Err(error)
             }
         }
+    }
+
+    /// Run `words` once under ptrace, and count its system calls.
+    ///
+    /// # Errors
+    /// As of [`calls::count`].
+    pub fn traced(&mut self, index: usize, words: &[String]) -> Result<Calls, CallsError> {
+        let id = self.id();
+        let limit = self.limits.time;
+        let subject = &mut self.subjects[index].subject;
+        let command = subject.command(words, &id).map_err(CallsError::Trace);
+        let calls = command.and_then(|command| calls::count(&command, limit));
+        subject.clear(&id);
+        calls
     }
 
     /// All processes of an instance.

@@ -137,6 +137,10 @@ pub fn run(
     subject.clear(id);
     let mut timed = timed?;
     subject.judge(&mut timed.output).map_err(RunError::Judged)?;
+    if timed.output.is_empty() {
+        // All that came was what was judged by.
+        (timed.first_byte, timed.last_byte) = (None, None);
+    }
     Ok(timed)
 }
 

@@ -1,8 +1,13 @@
 //! The rows of the standard answer's table, a file each: what is measured for it, and what that says to the
 //! claim.
 
+mod footprint;
+mod isolation;
+mod layer;
+mod portability;
 pub mod sides;
 mod startup;
+mod system;
 
 use super::report::Row;
 use super::run::Turns;
@@ -11,7 +16,14 @@ use super::run::Turns;
 pub type Measure = (&'static str, fn(&mut Turns) -> Row);
 
 /// In the order of the table.
-pub const ROWS: &[Measure] = &[(startup::NAME, startup::measure)];
+pub const ROWS: &[Measure] = &[
+    (layer::NAME, layer::measure),
+    (system::NAME, system::measure),
+    (startup::NAME, startup::measure),
+    (isolation::NAME, isolation::measure),
+    (portability::NAME, portability::measure),
+    (footprint::NAME, footprint::measure),
+];
 
 /// Those whose names begin with one of `words`, or all of none; the first word that fits no row, or no
 /// single one.

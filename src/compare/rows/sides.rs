@@ -31,6 +31,38 @@ pub fn best<'a>(figure: &'a Figure, sides: &[Side], kind: Kind) -> Option<&'a Ce
     })
 }
 
+/// Those on that side of which `figure` has a number, least first.
+pub fn ranked(
+    sides: &[Side],
+    kind: Kind,
+    figure: impl Fn(&str) -> Option<f64>,
+) -> Vec<(&str, f64)> {
+    let on_side = sides.iter().filter(|side| side.kind == kind);
+    let with = on_side.filter_map(|side| Some((side.name.as_str(), figure(&side.name)?)));
+    let mut with: Vec<_> = with.collect();
+    with.sort_by(|(_, one), (_, other)| one.total_cmp(other));
+    with
+}
+
+/// Nothing is known of one side: it was not there, or not enough of it was `what`.
+pub fn cannot_tell(sides: &[Side], what: &str) -> Verdict {
+    let has = |kind| sides.iter().any(|side| side.kind == kind);
+    match (has(Kind::Container), has(Kind::Machine)) {
+        (true, true) => Verdict::unclear(&format!("not enough {what}")),
+        (container, machine) => Verdict::one_sided(container, machine),
+    }
+}
+
+/// Made up.
+#[cfg(test)]
+pub fn of<const N: usize>(sides: [(&str, Kind); N]) -> Vec<Side> {
+    let owned = sides.map(|(name, kind)| Side {
+        name: name.into(),
+        kind,
+    });
+    owned.into()
+}
+
 /// "3.1 (95 %: 2.9 to 3.3)", and of single samples "3.1".
 pub fn ratio(ratio: &Ratio) -> String {
     match ratio.low == ratio.high {
