@@ -18,7 +18,7 @@ pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 10
 pub const UP: &str = "up\n";
 
 /// To what the workload counts that only computes.
-const COUNTED: u32 = 100_000;
+const COUNTED: u32 = 20_000;
 
 /// How far a comparison is.
 #[derive(Clone, Debug, PartialEq)]
@@ -304,6 +304,14 @@ impl<'a> Turns<'a> {
         }
     }
 
+    /// Start an [`IDLE`] instance.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    pub fn idle(&mut self, index: usize) -> Result<Instance, RunError> {
+        self.start(index, &words(&IDLE), UP)
+    }
+
     /// Run `words` once under ptrace, and count its system calls.
     ///
     /// # Errors
@@ -372,10 +380,11 @@ fn default_workloads() -> Vec<Workload> {
         words: words(command),
     };
     let counting = format!("i=0; while [ $i -lt {COUNTED} ]; do i=$((i+1)); done; echo done");
-    let touching = "dd if=/dev/zero of=/dev/null bs=32M count=1 2>&1";
+    // Not more: a software KVM takes milliseconds for each page of a guest.
+    let touching = "dd if=/dev/zero of=/dev/null bs=2M count=1 2>&1";
     vec![
         workload("echo", &["/bin/busybox", "echo", "hi"]),
         workload("CPU loop", &["/bin/busybox", "sh", "-c", &counting]),
-        workload("32 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
+        workload("2 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
     ]
 }

@@ -131,10 +131,10 @@ impl<'a, M: Monitor> Monitored<'a, M> {
             return Ok(path);
         }
         let first = words.first().map_or("", String::as_str);
-        let (program, _) = self.stage.find(first).map_err(io::Error::other)?;
+        self.stage.find(first).map_err(io::Error::other)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let initramfs = self.stage.initramfs().map_err(io::Error::other)?;
-        let init = guest::runs(&program, &words);
+        let init = guest::runs(first, &words);
         fs::write(&path, guest::initrd(&initramfs, &init)?)?;
         Ok(path)
     }
