@@ -188,7 +188,7 @@ fn subjects_of<'a>(
 }
 
 /// Have signals end what runs, from now on; which one it was.
-fn catch() -> anyhow::Result<Arc<AtomicUsize>> {
+pub(super) fn catch() -> anyhow::Result<Arc<AtomicUsize>> {
     let which = Arc::new(AtomicUsize::new(0));
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         // In this order: whoever sees that it is to stop can see why.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::report::{Participant, Workload};
 use super::rows::sides::Side;
+use crate::measure::calls::{self, Calls, CallsError};
 use crate::measure::figure::{Better, Figure, Unit};
 use crate::measure::timed::{self, Limits, RunError, Running, Timed};
 use crate::subjects::{self, Kind, Stage, Subject};
@@ -17,7 +18,7 @@ pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 10
 pub const UP: &str = "up\n";
 
 /// To what the workload counts that only computes.
-const COUNTED: u32 = 100_000;
+const COUNTED: u32 = 20_000;
 
 /// How far a comparison is.
 #[derive(Clone, Debug, PartialEq)]
@@ -303,6 +304,28 @@ impl<'a> Turns<'a> {
         }
     }
 
+    /// Start an [`IDLE`] instance.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    pub fn idle(&mut self, index: usize) -> Result<Instance, RunError> {
+        self.start(index, &words(&IDLE), UP)
+    }
+
+    /// Run `words` once under ptrace, and count its system calls.
+    ///
+    /// # Errors
+    /// As of [`calls::count`].
+    pub fn traced(&mut self, index: usize, words: &[String]) -> Result<Calls, CallsError> {
+        let id = self.id();
+        let limit = self.limits.time;
+        let subject = &mut self.subjects[index].subject;
+        let command = subject.command(words, &id).map_err(CallsError::Trace);
+        let calls = command.and_then(|command| calls::count(&command, limit));
+        subject.clear(&id);
+        calls
+    }
+
     /// All processes of an instance.
     pub fn processes(&self, instance: &Instance) -> Vec<u32> {
         let subject = &self.subjects[instance.subject].subject;
@@ -357,10 +380,11 @@ fn default_workloads() -> Vec<Workload> {
         words: words(command),
     };
     let counting = format!("i=0; while [ $i -lt {COUNTED} ]; do i=$((i+1)); done; echo done");
-    let touching = "dd if=/dev/zero of=/dev/null bs=32M count=1 2>&1";
+    // Not more: a software KVM takes milliseconds for each page of a guest.
+    let touching = "dd if=/dev/zero of=/dev/null bs=2M count=1 2>&1";
     vec![
         workload("echo", &["/bin/busybox", "echo", "hi"]),
         workload("CPU loop", &["/bin/busybox", "sh", "-c", &counting]),
-        workload("32 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
+        workload("2 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
     ]
 }

@@ -1,7 +1,6 @@
 //! A process of the host, the measure of all others.
 
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use super::{Kind, LeftOut, Part, Stage, Subject, part};
@@ -32,10 +31,10 @@ impl Subject for Process<'_> {
 
     fn command(&mut self, words: &[String], _id: &str) -> io::Result<Command> {
         let first = words.first().map_or("", String::as_str);
-        let (name, file) = self.stage.find(first).map_err(io::Error::other)?;
-        let mut command = Command::new(file);
-        // Of an applet the name is all that tells busybox what to do.
-        command.arg0(name).args(words.iter().skip(1));
+        self.stage.find(first).map_err(io::Error::other)?;
+        // By its own name, which may be a link's: busybox is told by it what to do.
+        let mut command = Command::new(self.stage.root().join(first.trim_start_matches('/')));
+        command.args(words.iter().skip(1));
         Ok(command)
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 
 use thiserror::Error;
 
@@ -11,8 +12,8 @@ use crate::guest::{self, Guest, GuestError};
 
 /// Memory of a virtual machine, as `hull run` has it when nothing is said.
 pub const MEMORY_MIB: u64 = 128;
-/// Folders in which commands are looked up, in the guest's order.
-const PATH: [&str; 4] = ["bin", "sbin", "usr/bin", "usr/sbin"];
+/// The one program there.
+const BUSYBOX: &str = "/bin/busybox";
 /// Types of files, in an entry's mode (cpio(5)).
 const TYPE: u32 = 0o170_000;
 const FOLDER: u32 = 0o040_000;
@@ -30,8 +31,8 @@ pub enum StageError {
     Write(#[from] io::Error),
     /// A command that no subject would find.
     #[error(
-        "{0} is not in hull's initial RAM disk, of which all subjects run it; try /bin/busybox with the \
-         name of an applet"
+        "{0} is not in hull's initial RAM disk, of which all subjects run it: that has busybox alone, \
+         whose applets `hull run -- busybox --list` lists"
     )]
     NoCommand(String),
 }
@@ -50,8 +51,18 @@ impl Stage {
     /// # Errors
     /// hull carries no guest, or the folder cannot be written.
     pub fn new(bzimage: Option<PathBuf>) -> Result<Self, StageError> {
+        Self::within(&std::env::temp_dir(), bzimage)
+    }
+
+    /// As [`new`](Self::new), in a new folder of `place`; what lies there may be not executable.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         let guest = guest::required()?;
-        let folder = tempfile::Builder::new().prefix("hull-stage-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("hull-stage-")
+            .tempdir_in(place)?;
         let stage = Self {
             folder,
             guest,
@@ -103,26 +114,43 @@ impl Stage {
         Ok(self.guest.initramfs.unpack().map_err(GuestError::from)?)
     }
 
-    /// The file that `word` names in the root, as a path there ("/bin/echo") and as one of the host's with
-    /// links followed, none of which leads out of the root.
+    /// `words` as all subjects can run them: the first is a path in the root; of an applet, busybox's.
+    ///
+    /// # Errors
+    /// There is no such command.
+    pub fn command(&self, words: &[String]) -> Result<Vec<String>, StageError> {
+        let [first, rest @ ..] = words else {
+            return Err(StageError::NoCommand("nothing".into()));
+        };
+        if first.contains('/') {
+            self.find(first)?;
+            return Ok(words.to_vec());
+        }
+        let path = format!("/bin/{first}");
+        let mut command = match self.find(&path) {
+            Ok(_) => vec![path],
+            Err(_) if self.applets()?.contains(first) => vec![BUSYBOX.into(), first.clone()],
+            Err(_) => return Err(StageError::NoCommand(first.clone())),
+        };
+        command.extend_from_slice(rest);
+        Ok(command)
+    }
+
+    fn applets(&self) -> Result<Vec<String>, StageError> {
+        let list = Command::new(self.find(BUSYBOX)?).arg("--list").output()?;
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        Ok(list.lines().map(Into::into).collect())
+    }
+
+    /// The host's file of `path` in the root, with links followed, none of which leads out of the root.
     ///
     /// # Errors
     /// There is none.
-    pub fn find(&self, word: &str) -> Result<(String, PathBuf), StageError> {
-        let places: Vec<PathBuf> = match word.contains('/') {
-            true => vec![Path::new(word).into()],
-            false => PATH
-                .iter()
-                .map(|folder| Path::new(folder).join(word))
-                .collect(),
-        };
-        let found = places.iter().find_map(|place| {
-            let file = self.follow(place, 8)?;
-            let name = Path::new("/").join(place);
-            file.is_file()
-                .then(|| (name.to_string_lossy().into_owned(), file))
-        });
-        found.ok_or_else(|| StageError::NoCommand(word.into()))
+    pub fn find(&self, path: &str) -> Result<PathBuf, StageError> {
+        let found = self
+            .follow(Path::new(path), 8)
+            .filter(|file| file.is_file());
+        found.ok_or_else(|| StageError::NoCommand(path.into()))
     }
 
     fn follow(&self, place: &Path, links: usize) -> Option<PathBuf> {
@@ -187,25 +215,30 @@ mod tests {
             }
             Err(error) => panic!("{error}"),
         };
-        let busybox = stage.root().join("bin/busybox");
-        let found = |word: &str| stage.find(word).map_err(|error| error.to_string());
+        let command = |words: &str| {
+            let words: Vec<String> = words.split_whitespace().map(Into::into).collect();
+            stage.command(&words).map_err(|error| error.to_string())
+        };
         assert_eq!(
-            found("/bin/busybox"),
-            Ok(("/bin/busybox".into(), busybox.clone()))
+            command("echo hi").expect("an applet"),
+            ["/bin/busybox", "echo", "hi"]
         );
-        let (name, file) = found("echo").expect("an applet");
-        assert!(name.ends_with("bin/echo"), "{name}");
-        assert_eq!(file, busybox, "links are followed in the root");
-        assert!(
-            found("../../../../bin/sh")
-                .expect("stays in the root")
-                .1
-                .starts_with(stage.root())
+        assert_eq!(command("sh -c :").expect("a link"), ["/bin/sh", "-c", ":"]);
+        assert_eq!(command("/bin/busybox").expect("a file"), ["/bin/busybox"]);
+        let shell = stage.find("/bin/sh").expect("a link");
+        assert_eq!(
+            shell,
+            stage.root().join("bin/busybox"),
+            "links are followed in the root"
         );
-        assert!(
-            found("no-such")
-                .expect_err("is not there")
-                .starts_with("no-such is not in hull's")
-        );
+        let outside = stage.find("../../../../bin/sh").expect("stays in the root");
+        assert!(outside.starts_with(stage.root()));
+        for missing in ["no-such", "/bin/no-such", "/bin", ""] {
+            let error = command(missing).expect_err("is not there");
+            assert!(
+                error.contains(" is not in hull's initial RAM disk"),
+                "{error}"
+            );
+        }
     }
 }

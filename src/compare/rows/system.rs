@@ -1,0 +1,167 @@
+//! Whose kernel the workload runs on.
+
+use super::sides::{Side, cannot_tell, ranked};
+use crate::compare::report::{Row, Verdict};
+use crate::compare::run::{Turns, words};
+use crate::measure::figure::{Better, Cell, Figure, Unit};
+use crate::subjects::Kind;
+
+/// In the report.
+pub const NAME: &str = "operating system";
+
+/// Ask each subject's kernel for its name.
+pub fn measure(turns: &mut Turns) -> Row {
+    let host = rustix::system::uname();
+    let host = format!(
+        "{} {}",
+        host.release().to_string_lossy(),
+        host.version().to_string_lossy()
+    );
+    let entrants = turns.entrants();
+    let (mut names, mut owners) = (Vec::new(), Vec::new());
+    for (done, index) in entrants.iter().copied().enumerate() {
+        turns.step(done, entrants.len(), index, "uname");
+        let subject = turns.name(index);
+        match turns.once(index, &words(&["/bin/busybox", "uname", "-rv"])) {
+            Ok(timed) => {
+                let kernel = String::from_utf8_lossy(&timed.output).trim().to_owned();
+                let own = kernel != host;
+                owners.push(Cell {
+                    passed: Some(own),
+                    ..Cell::text(&subject, if own { "its own" } else { "the host's" })
+                });
+                names.push(Cell::text(&subject, kernel));
+            }
+            Err(error) => {
+                let note = format!("it {error}");
+                owners.push(Cell::missing(&subject, note.as_str()));
+                names.push(Cell::missing(&subject, note));
+            }
+        }
+    }
+    let sides = turns.sides();
+    let text = |name: &str, cells| Figure {
+        name: name.into(),
+        unit: Unit::Text,
+        better: Better::Neither,
+        cells,
+    };
+    let figures = vec![
+        text("kernel", owners),
+        text("its release and version", names),
+    ];
+    Row {
+        name: NAME.into(),
+        claim_machine: "a full one of its own".into(),
+        claim_container: "the host's kernel, shared".into(),
+        method: format!(
+            "`uname -rv` inside, beside the host's: {host}. A kernel of the same release and version is \
+             taken for the host's own."
+        ),
+        verdict: verdict(&figures[0], &sides),
+        figures,
+    }
+}
+
+/// Of the figure that says whether the kernel is its own.
+fn verdict(owners: &Figure, sides: &[Side]) -> Verdict {
+    let own = |subject: &str| {
+        let cell = owners.cell(subject)?;
+        cell.passed.map(|own| f64::from(u8::from(own)))
+    };
+    let (containers, machines) = (
+        ranked(sides, Kind::Container, own),
+        ranked(sides, Kind::Machine, own),
+    );
+    if containers.is_empty() && machines.is_empty() {
+        return cannot_tell(sides, "said its kernel's name");
+    }
+    let named = |of: &[(&str, f64)], own: f64| {
+        let names = of
+            .iter()
+            .filter(|(_, its)| *its == own)
+            .map(|(name, _)| *name);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let (odd_containers, odd_machines) = (named(&containers, 1.0), named(&machines, 0.0));
+    if odd_containers.is_empty() && odd_machines.is_empty() {
+        let mut text = String::from("As said:");
+        if !machines.is_empty() {
+            text += &format!(" {} a kernel of its own", each(&machines));
+        }
+        if !containers.is_empty() {
+            let joint = if machines.is_empty() { "" } else { "," };
+            text += &format!("{joint} {} the host's", each(&containers));
+        }
+        return Verdict {
+            text: text + ".",
+            contradicts: false,
+        };
+    }
+    let mut text = String::from("Not as said:");
+    if !odd_containers.is_empty() {
+        text += &format!(" a kernel of its own under {odd_containers}.");
+    }
+    if !odd_machines.is_empty() {
+        text += &format!(
+            " the same kernel inside and outside under {odd_machines} (or another of the same version)."
+        );
+    }
+    Verdict {
+        text,
+        contradicts: true,
+    }
+}
+
+fn each(subjects: &[(&str, f64)]) -> String {
+    match subjects {
+        [(name, _)] => format!("{name} has"),
+        _ => {
+            let names: Vec<&str> = subjects.iter().map(|(name, _)| *name).collect();
+            format!("each of {} has", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::rows::sides;
+
+    fn told(container: Option<bool>, machine: Option<bool>) -> Verdict {
+        let sides = sides::of([("runc", Kind::Container), ("hull-cold", Kind::Machine)]);
+        let cell = |subject: &str, passed| Cell {
+            passed,
+            ..Cell::text(subject, "")
+        };
+        let figure = Figure {
+            name: "kernel".into(),
+            unit: Unit::Text,
+            better: Better::Neither,
+            cells: vec![cell("runc", container), cell("hull-cold", machine)],
+        };
+        verdict(&figure, &sides)
+    }
+
+    #[test]
+    fn whose_kernel_it_is_decides() {
+        let agrees = told(Some(false), Some(true));
+        assert_eq!(
+            agrees.text,
+            "As said: hull-cold has a kernel of its own, runc has the host's."
+        );
+        assert!(!agrees.contradicts);
+        let shared = told(Some(false), Some(false));
+        assert!(
+            shared.contradicts && shared.text.contains("hull-cold"),
+            "{shared:?}"
+        );
+        let own = told(Some(true), Some(true));
+        assert!(own.contradicts && own.text.contains("runc"), "{own:?}");
+        assert!(told(None, None).text.starts_with("This run cannot tell"));
+        assert_eq!(
+            told(None, Some(true)).text,
+            "As said: hull-cold has a kernel of its own."
+        );
+    }
+}
