@@ -32,6 +32,7 @@ Examples:
   hull compare                               all that is there, ten runs each
   hull compare --subjects process,runc,hull-warm --rows startup
   hull compare --html report.html            the same as a page, with charts
+  hull compare --from old.json --html old.html   a report of --json, shown again
   hull compare --subjects process,mine=./run-it -- /bin/busybox uname -a
 
 Subjects: process, bwrap, runc, crun, docker, podman, hull-warm, hull-cold,
@@ -68,13 +69,20 @@ pub struct Compare {
     /// /boot/vmlinuz-* that can be read, if none is named.
     #[arg(long, value_name = "FILE")]
     second_kernel: Option<SecondKernel>,
+    /// Show a report of --json again, and measure nothing.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["runs", "subjects", "rows", "timeout", "bzimage", "second_kernel", "command"]
+    )]
+    from: Option<PathBuf>,
     /// Write a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write every sample, for scripts.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write tables for a README.
+    /// Write a table for a README.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// The command whose start is measured, instead of an echo, a loop and a
@@ -86,6 +94,10 @@ pub struct Compare {
 impl Compare {
     /// Measure and tell; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
+        if let Some(path) = &self.from {
+            let report = saved(path).with_context(|| format!("--from {}", path.display()))?;
+            return tell(&report, Files::prepare(&self)?).map(|()| 0);
+        }
         let rows = rows::chosen(&self.rows).map_err(|word| no_such_row(&word))?;
         let named = self.named()?;
         let second = self.second_kernel.as_ref().map(|kernel| &kernel.0);
@@ -166,6 +178,11 @@ impl Compare {
         }
         Ok(named)
     }
+}
+
+/// A report of an earlier run.
+fn saved(path: &Path) -> anyhow::Result<Report> {
+    Ok(Report::read(&std::fs::read(path)?)?)
 }
 
 /// Names stand in tables, in file names and on a terminal.
