@@ -1,7 +1,7 @@
 //! A file that a long command writes at its end, whole or not at all.
 
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -45,18 +45,18 @@ impl WholeFile {
                 return Ok(Self { flag, path, place });
             }
             mode = there.permissions().mode() & 0o777;
+        } else if path.file_name().is_none() {
+            bail!("not a file's name");
         }
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        if path.file_name().is_none() {
-            bail!("not a file's name");
-        }
         let place = tempfile::Builder::new()
             .prefix(".hull-")
             .permissions(Permissions::from_mode(mode))
-            .tempfile_in(folder)?;
+            .tempfile_in(folder)
+            .map_err(|error| io::Error::from(error.kind()))?; // it would name the temporary file
         let place = Place::Beside(place);
         Ok(Self { flag, path, place })
     }

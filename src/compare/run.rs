@@ -10,6 +10,7 @@ use super::rows::sides::Side;
 use crate::measure::calls::{self, Calls, CallsError};
 use crate::measure::figure::{Better, Figure, Unit};
 use crate::measure::timed::{self, Limits, RunError, Running, Timed};
+use crate::subjects::second::SecondKernel;
 use crate::subjects::{self, Kind, Stage, Subject};
 
 /// The command of an idle instance, and what it says when it is up.
@@ -18,7 +19,7 @@ pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 10
 pub const UP: &str = "up\n";
 
 /// To what the workload counts that only computes.
-const COUNTED: u32 = 100_000;
+const COUNTED: u32 = 20_000;
 
 /// How far a comparison is.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,8 @@ pub struct Turns<'a> {
     pub limits: Limits,
     /// The commands whose start is measured; the first is the warm-up too.
     pub workloads: Vec<Workload>,
+    /// What proves that two machines run two kernels.
+    pub second_kernel: Option<SecondKernel>,
     subjects: Vec<Entrant<'a>>,
     /// Commands that all have run, and what came of it.
     ran: Vec<(Vec<String>, Vec<Runs>)>,
@@ -126,6 +129,7 @@ impl<'a> Turns<'a> {
             runs,
             limits,
             workloads: default_workloads(),
+            second_kernel: None,
             subjects: entrants.collect(),
             ran: Vec::new(),
             progress,
@@ -304,6 +308,14 @@ impl<'a> Turns<'a> {
         }
     }
 
+    /// Start an [`IDLE`] instance.
+    ///
+    /// # Errors
+    /// As of [`start`](Self::start).
+    pub fn idle(&mut self, index: usize) -> Result<Instance, RunError> {
+        self.start(index, &words(&IDLE), UP)
+    }
+
     /// Run `words` once under ptrace, and count its system calls.
     ///
     /// # Errors
@@ -316,6 +328,16 @@ impl<'a> Turns<'a> {
         let calls = command.and_then(|command| calls::count(&command, limit));
         subject.clear(&id);
         calls
+    }
+
+    /// Run `words` on the second kernel; `None` if there is none.
+    pub fn on_second_kernel(&mut self, words: &[String]) -> Option<Result<Timed, RunError>> {
+        let kernel = self.second_kernel.clone()?;
+        let id = self.id();
+        let command = kernel
+            .command(self.stage, words, &id)
+            .map_err(RunError::Start);
+        Some(command.and_then(|mut command| timed::run(&mut command, self.limits)))
     }
 
     /// All processes of an instance.
@@ -372,10 +394,11 @@ fn default_workloads() -> Vec<Workload> {
         words: words(command),
     };
     let counting = format!("i=0; while [ $i -lt {COUNTED} ]; do i=$((i+1)); done; echo done");
-    let touching = "dd if=/dev/zero of=/dev/null bs=32M count=1 2>&1";
+    // Not more: a software KVM takes milliseconds for each page of a guest.
+    let touching = "dd if=/dev/zero of=/dev/null bs=2M count=1 2>&1";
     vec![
         workload("echo", &["/bin/busybox", "echo", "hi"]),
         workload("CPU loop", &["/bin/busybox", "sh", "-c", &counting]),
-        workload("32 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
+        workload("2 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
     ]
 }

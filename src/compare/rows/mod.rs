@@ -1,10 +1,12 @@
 //! The rows of the standard answer's table, a file each: what is measured for it, and what that says to the
 //! claim.
 
+mod density;
 mod footprint;
 mod isolation;
 mod layer;
 mod portability;
+mod resources;
 pub mod sides;
 mod startup;
 mod system;
@@ -20,9 +22,11 @@ pub const ROWS: &[Measure] = &[
     (layer::NAME, layer::measure),
     (system::NAME, system::measure),
     (startup::NAME, startup::measure),
+    (resources::NAME, resources::measure),
     (isolation::NAME, isolation::measure),
     (portability::NAME, portability::measure),
     (footprint::NAME, footprint::measure),
+    (density::NAME, density::measure),
 ];
 
 /// Those whose names begin with one of `words`, or all of none; the first word that fits no row, or no

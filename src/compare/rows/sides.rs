@@ -99,3 +99,69 @@ impl Verdict {
         }
     }
 }
+
+/// Bytes, in the unit in which they are read.
+pub fn bytes(bytes: f64) -> String {
+    match bytes / 1024.0 {
+        kib if kib < 1024.0 => format!("{kib:.0} KiB"),
+        kib if kib < 1024.0 * 1024.0 => format!("{:.1} MiB", kib / 1024.0),
+        kib => format!("{:.1} GiB", kib / 1024.0 / 1024.0),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::measure::figure::Unit;
+
+    /// Of made-up samples.
+    pub fn figure(name: &str, unit: Unit, better: Better, cells: &[(&str, &[f64])]) -> Figure {
+        let cells = cells
+            .iter()
+            .map(|(subject, samples)| (*subject, samples.to_vec()));
+        Figure::of_samples(name, unit, better, cells)
+    }
+
+    /// Those of made-up figures.
+    pub fn sides() -> Vec<Side> {
+        use Kind::{Container, Machine, Process};
+        [
+            ("process", Process),
+            ("runc", Container),
+            ("crun", Container),
+            ("hull-warm", Machine),
+            ("hull-cold", Machine),
+        ]
+        .map(|(name, kind)| Side {
+            name: name.into(),
+            kind,
+        })
+        .to_vec()
+    }
+
+    #[test]
+    fn the_best_is_of_its_side_and_has_samples() {
+        let cells: &[(&str, &[f64])] = &[
+            ("process", &[1.0]),
+            ("runc", &[3.0]),
+            ("crun", &[2.0]),
+            ("hull-warm", &[]),
+        ];
+        let best = |better, kind| {
+            let figure = figure("it", Unit::Count, better, cells);
+            best(&figure, &sides(), kind).map(|cell| cell.subject.clone())
+        };
+        assert_eq!(best(Better::Less, Kind::Container).as_deref(), Some("crun"));
+        assert_eq!(best(Better::More, Kind::Container).as_deref(), Some("runc"));
+        assert_eq!(best(Better::Less, Kind::Machine), None);
+    }
+
+    #[test]
+    fn numbers_are_said_in_units_that_can_be_read() {
+        assert_eq!(
+            [1.25, 88.0, 2500.0, 180_000.0].map(seconds),
+            ["1.2 ms", "88 ms", "2.5 s", "3.0 minutes"]
+        );
+        assert_eq!([2048.0, 3_670_016.0].map(bytes), ["2 KiB", "3.5 MiB"]);
+    }
+}

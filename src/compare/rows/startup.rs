@@ -106,3 +106,79 @@ fn verdict(figure: &Figure, sides: &[Side]) -> Verdict {
         contradicts: !(slower && minutes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::sides::tests::{figure, sides};
+    use super::*;
+
+    fn of(cells: &[(&str, &[f64])]) -> Verdict {
+        let figure = figure("echo", Unit::Milliseconds, Better::Less, cells);
+        verdict(&figure, &sides())
+    }
+
+    const RUNC: (&str, &[f64]) = ("runc", &[50.0, 51.0, 52.0]);
+
+    #[test]
+    fn a_slower_machine_agrees_but_not_with_minutes() {
+        let slower = of(&[
+            RUNC,
+            ("crun", &[99.0]),
+            ("hull-warm", &[150.0, 153.0, 156.0]),
+        ]);
+        assert_eq!(
+            slower.text,
+            "hull-warm takes 3.00 (95 %: 2.88 to 3.12) times as long as runc, 153 ms and 51 ms: the \
+             order agrees with the standard answer, \"minutes\" does not."
+        );
+        assert!(slower.contradicts);
+        let minutes = of(&[RUNC, ("hull-cold", &[70e3, 71e3, 72e3])]);
+        assert!(
+            minutes
+                .text
+                .ends_with("which agrees with the standard answer.")
+        );
+        assert!(!minutes.contradicts);
+    }
+
+    #[test]
+    fn a_machine_that_is_no_slower_contradicts() {
+        let faster = of(&[
+            RUNC,
+            ("hull-warm", &[25.0, 25.5, 26.0]),
+            ("hull-cold", &[90.0]),
+        ]);
+        assert!(
+            faster
+                .text
+                .starts_with("hull-warm is faster than runc: it takes 0.50 (95 %")
+        );
+        let same = of(&[RUNC, ("hull-warm", &[50.0, 51.0, 53.0])]);
+        assert!(
+            same.text.contains("neither faster nor slower"),
+            "{}",
+            same.text
+        );
+        for verdict in [faster, same] {
+            assert!(
+                verdict
+                    .text
+                    .ends_with("which contradicts the standard answer.")
+            );
+            assert!(verdict.contradicts);
+        }
+    }
+
+    #[test]
+    fn a_missing_side_is_named() {
+        let texts = [of(&[RUNC]), of(&[("hull-warm", &[1.0])]), of(&[])].map(|it| it.text);
+        assert_eq!(
+            texts,
+            [
+                "This run cannot tell: no virtual machine was measured.",
+                "This run cannot tell: no container was measured.",
+                "This run cannot tell: neither a container nor a virtual machine was measured."
+            ]
+        );
+    }
+}
