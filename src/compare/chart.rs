@@ -190,8 +190,8 @@ impl Scale {
                 (value.ln() / base.ln() - f64::from(*low)) / f64::from(high - low)
             }
         };
-        // A number that is none is not at a place either.
-        format!("{:.2}%", share.max(0.0).min(1.0) * 100.0)
+        let share = if share.is_nan() { 0.0 } else { share };
+        format!("{:.2}%", share.clamp(0.0, 1.0) * 100.0)
     }
 
     fn power(&self, exponent: i32) -> f64 {
