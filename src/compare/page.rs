@@ -281,6 +281,7 @@ fn cell(figure: &Figure, subject: &str, notes: &mut Vec<String>) -> Markup {
 /// text, or nothing.
 fn data(cell: &Cell, shown: &Shown) -> String {
     match (cell.passed, cell.summary) {
+        (Some(passed), _) => words::outcome(passed).into(),
         (None, Some(summary)) => summary.median.to_string(),
         (None, None) if cell.text.is_none() => String::new(),
         _ => shown.value.clone(),

@@ -129,10 +129,10 @@ fn grid(report: &Report, row: &Row, room: usize, notes: &mut Vec<String>) -> Vec
 }
 
 fn text(cell: Shown, notes: &mut Vec<String>) -> Text {
-    let paint = match cell.value.as_str() {
-        "pass" => GREEN,
-        "fail" => RED,
-        _ => "",
+    let paint = match cell.passed {
+        Some(true) => GREEN,
+        Some(false) => RED,
+        None => "",
     };
     let mut text = cell.value;
     if let Some(ratio) = cell.ratio {

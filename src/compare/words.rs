@@ -16,6 +16,8 @@ pub struct Shown {
     pub ratio: Option<String>,
     /// What its reader has to know as well.
     pub notes: Vec<String>,
+    /// As of the cell.
+    pub passed: Option<bool>,
     /// Whether the value is a text, which is read from the left.
     pub prose: bool,
 }
@@ -25,23 +27,30 @@ pub fn shown(figure: &Figure, subject: &str) -> Shown {
     let empty = Cell::default();
     let cell = figure.cell(subject).unwrap_or(&empty);
     let number = number(figure.unit, cell);
-    let beside = number.is_some() || cell.passed.is_some();
-    let value = match cell.passed {
-        Some(true) => Some("pass".into()),
-        Some(false) => Some("fail".into()),
-        None => number.or_else(|| cell.text.as_deref().map(clean)),
+    let text = cell.text.as_deref().map(clean);
+    let prose = number.is_none() && cell.passed.is_none() && text.is_some();
+    let is_short = |text: &String| !text.is_empty() && text.chars().count() <= SHORT;
+    let (value, below) = match (cell.passed, number) {
+        (Some(passed), _) => match text {
+            Some(text) if is_short(&text) => (Some(format!("{}: {text}", outcome(passed))), None),
+            text => (Some(outcome(passed).into()), text),
+        },
+        (None, Some(number)) => (Some(number), text),
+        (None, None) => (text, None),
     };
-    let notes = [cell.text.as_ref().filter(|_| beside), cell.note.as_ref()];
+    let notes = below.into_iter().chain(cell.note.as_deref().map(clean));
     Shown {
         value: value.unwrap_or_else(|| NOTHING.into()),
         ratio: ratio(cell),
-        notes: notes
-            .into_iter()
-            .flatten()
-            .map(|note| clean(note))
-            .collect(),
-        prose: !beside && cell.text.is_some(),
+        notes: notes.collect(),
+        passed: cell.passed,
+        prose,
     }
+}
+
+/// Of a probe.
+pub fn outcome(passed: bool) -> &'static str {
+    if passed { "pass" } else { "fail" }
 }
 
 /// The median with its unit, marked where it was computed from others.
@@ -67,10 +76,17 @@ pub fn probes(row: &Row, subject: &str) -> Option<(usize, usize)> {
     (!outcomes.is_empty()).then_some((passed, outcomes.len()))
 }
 
-/// Whether a row is shown in one line by how many of its probes passed.
+/// A text of a probe that is no longer stands beside "pass" or "fail", not below the table.
+const SHORT: usize = 16;
+/// So many probes and more are shown in one line by how many of them passed.
+const MANY: usize = 4;
+
+/// Whether a row is shown in one line by how many of its probes passed: if most of its figures are probes,
+/// and there are many.
 pub fn is_probed(row: &Row) -> bool {
-    let first = row.figures.first();
-    first.is_some_and(|figure| figure.cells.iter().any(|cell| cell.passed.is_some()))
+    let is_probe = |figure: &&Figure| figure.cells.iter().any(|cell| cell.passed.is_some());
+    let probes = row.figures.iter().filter(is_probe).count();
+    probes >= MANY && probes * 2 > row.figures.len()
 }
 
 /// What a row says of `subject` where it has one line: its first figure, or how many probes passed.
@@ -309,6 +325,22 @@ mod tests {
         ] {
             assert_eq!(value(unit, number), text, "{unit:?} {number}");
         }
+    }
+
+    #[test]
+    fn a_probe_has_its_text_beside_it_if_there_is_room() {
+        let figure = |text: &str| Figure {
+            name: "kernel".into(),
+            unit: Unit::Text,
+            better: Better::Neither,
+            cells: vec![Cell {
+                passed: Some(true),
+                ..Cell::text("a", text)
+            }],
+        };
+        assert_eq!(shown(&figure("its own"), "a").value, "pass: its own");
+        let long = shown(&figure("6.12.0 #1 SMP PREEMPT"), "a");
+        assert_eq!((long.value.as_str(), long.notes.len()), ("pass", 1));
     }
 
     #[test]
