@@ -411,7 +411,8 @@ mod tests {
 
         #[test]
         fn no_text_makes_tags_or_attributes(text in "[a-z]\\PC*[a-z]|[a-z<>&\"'/=]{1,40}") {
-            prop_assert_eq!(special(&text), special("x"));
+            let harmless = text.replace(['<', '>', '&', '"', '\''], "x");
+            prop_assert_eq!(special(&text), special(&harmless));
         }
     }
 }
