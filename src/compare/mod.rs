@@ -2,8 +2,8 @@
 //!
 //! [`Turns`](run::Turns) has the subjects do the same work, one after the other; each of the [`rows`] makes
 //! figures of that, beside what the standard answer claims and what this run's figures say to it.
-//! [`measure`](mod@measure) has it all made into a [`Report`](report::Report), shown as a [`table`] on a terminal, as a
-//! table in [`markdown`], and as a [`page`] for a browser.
+//! [`measure`](mod@measure) has it all made into a [`Report`](report::Report), shown as a [`table`] on a
+//! terminal, as a table in [`markdown`], and as a [`page`] for a browser.
 
 mod chart;
 pub mod markdown;
