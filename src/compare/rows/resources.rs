@@ -309,7 +309,7 @@ fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
                 false => ", no difference beyond chance",
             };
             text += &format!(
-                " Of {other}'s time for its {}, {one} takes {}{chance}.",
+                " Its {}: {} of {other}'s time{chance}.",
                 figure.name,
                 ratio(&between)
             );
@@ -359,9 +359,9 @@ mod tests {
             let turn: &[(&str, &[f64])] = &[("runc", &[1.0, 1.1, 1.2]), ("hull-warm", machine)];
             verdict(&figures(memory, turn), &sides()).text
         };
-        assert!(text(&[2.0, 2.2, 2.4]).contains("hull-warm takes 2.00 (95 %"));
+        assert!(text(&[2.0, 2.2, 2.4]).contains(" Its turn: 2.00 (95 %"));
         assert!(!text(&[2.0, 2.2, 2.4]).contains("chance"));
-        assert!(text(&[1.0, 1.1, 1.3]).ends_with("no difference beyond chance."));
+        assert!(text(&[1.0, 1.1, 1.3]).ends_with(" of runc's time, no difference beyond chance."));
     }
 
     #[test]
