@@ -2,7 +2,8 @@
 //!
 //! Takes target/guest/{vmlinux, initramfs.cpio, System.map}, which `make build` leaves there, and
 //! writes each as LZ4 blocks to OUT_DIR, with an `embedded.rs` that `src/memory/packed.rs`
-//! includes. Without all three the program builds too and carries none.
+//! includes. Without all three the program builds too and carries none. The guest of `hull bench`, which
+//! needs a compiler and nothing else, is built here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,6 +33,21 @@ fn main() {
         "None".into()
     };
     write(&out.join("embedded.rs"), packed.as_bytes());
+    bench(&manifest.join("guest/bench/main.rs"), &out.join("bench"));
+}
+
+/// Build a program of a few KiB that needs no library.
+fn bench(source: &Path, to: &Path) {
+    println!("cargo:rerun-if-changed={}", source.display());
+    let codegen = "panic=abort lto=fat opt-level=s strip=symbols relocation-model=static";
+    let link = "-nostartfiles -nostdlib -static -no-pie -Wl,--build-id=none,-z,noseparate-code";
+    let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets it"));
+    rustc.args(["--edition", "2024", "--target", "x86_64-unknown-linux-gnu"]);
+    rustc.args(codegen.split(' ').flat_map(|flag| ["-C", flag]));
+    rustc.args(link.split(' ').map(|flag| format!("-Clink-arg={flag}")));
+    let status = rustc.arg("-o").arg(to).arg(source).status();
+    let done = status.as_ref().is_ok_and(|status| status.success());
+    assert!(done, "rustc {}: {status:?}", source.display());
 }
 
 /// Pack one part into `out`; gives the expression of its `Packed`.

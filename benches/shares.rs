@@ -14,8 +14,6 @@
 //! A KVM as hardware has it is in the lab: build with `cargo bench --no-run` and give the program
 //! that it names to tests/lab/run.
 
-mod figures;
-
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -25,7 +23,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use figures::{ratio, row};
+use hull::measure::statistics::{Ratio, Summary};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -72,13 +70,31 @@ fn main() -> Result<()> {
                 .collect()
         };
         for (name, of) in &subjects {
-            row(name, &times(of), runs);
+            row(name, &times(of));
         }
         if let [(_, ours), (_, peers)] = &subjects[..] {
-            ratio("hull / QEMU and virtiofsd", &times(ours), &times(peers));
+            if let Some(ratio) = Ratio::of(&times(ours), &times(peers)) {
+                println!("  hull / QEMU and virtiofsd: {ratio}");
+            }
         }
     }
     Ok(())
+}
+
+/// What all runs took.
+fn row(name: &str, times: &[f64]) {
+    match Summary::of(times) {
+        Some(of) => {
+            let Summary {
+                least,
+                median,
+                most,
+                ..
+            } = of;
+            println!("  {name:<42} {least:>9.1} / {median:>9.1} / {most:>9.1}");
+        }
+        None => println!("  {name:<42} never"),
+    }
 }
 
 /// The tree, and what the guests boot from, in memory.

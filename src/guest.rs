@@ -25,6 +25,9 @@ pub struct Guest {
     pub system_map: Packed,
 }
 
+/// The first process of the machines whose devices `hull bench` measures (guest/bench): a static program.
+pub const BENCH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bench"));
+
 /// No guest, or not where it was to go.
 #[derive(Debug, Error)]
 pub enum GuestError {

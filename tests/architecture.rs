@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent",
+            "bench",
             "boot",
             "compare",
             "control",
@@ -50,6 +51,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("agent", &[]),
+    // The floor of what a machine costs is KVM's.
+    ("bench", &["guest", "kvm", "measure", "subjects"]),
     ("compare", &["measure", "subjects"]),
     // What kind of KVM figures were taken on.
     ("measure", &["kvm"]),

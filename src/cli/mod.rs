@@ -2,6 +2,7 @@
 
 mod balloon;
 mod bar;
+pub mod bench;
 pub mod compare;
 pub mod completions;
 mod devices;
@@ -9,6 +10,7 @@ mod disk;
 pub mod doctor;
 mod explain;
 mod fault;
+mod figures;
 mod gdb;
 pub mod guest;
 pub mod inspect;
@@ -85,6 +87,8 @@ enum Verb {
     Restore(Lazy<restore::Restore>),
     /// Tell whether and how this machine can run guests.
     Doctor(Lazy<doctor::Doctor>),
+    /// Measure hull, beside other programs or beside an earlier day.
+    Bench(Lazy<bench::Bench>),
     /// Measure a process, containers and virtual machines side by side.
     Compare(Lazy<compare::Compare>),
     /// Read what hull run --trace wrote.
@@ -118,6 +122,7 @@ impl Cli {
             Some(Verb::Snapshot(snapshot)) => snapshot.0.execute().map(|()| 0),
             Some(Verb::Restore(restore)) => restore.0.execute(),
             Some(Verb::Doctor(doctor)) => doctor.0.execute(),
+            Some(Verb::Bench(bench)) => bench.0.execute(),
             Some(Verb::Compare(compare)) => compare.0.execute(),
             Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
             Some(Verb::Pool(pool)) => pool.0.execute(),

@@ -353,6 +353,22 @@ pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
     })
 }
 
+/// What making a machine costs when nothing else is done, from /dev/kvm to a vCPU: a floor for every
+/// monitor.
+///
+/// # Errors
+/// KVM refuses.
+pub fn bare_machine() -> Result<Duration, KvmError> {
+    let started = Instant::now();
+    let vm = super::vm::open()?
+        .create_vm()
+        .map_err(refused("KVM_CREATE_VM"))?;
+    vm.create_irq_chip()
+        .map_err(refused("KVM_CREATE_IRQCHIP"))?;
+    vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
+    Ok(started.elapsed())
+}
+
 /// Add the marker to what the vCPU's CPUID says, and hide a feature.
 fn mark_cpuid(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let set = vcpu

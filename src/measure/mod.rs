@@ -9,6 +9,7 @@ pub mod calls;
 pub mod figure;
 pub mod host;
 pub mod statistics;
+pub mod stream;
 pub mod timed;
 pub mod tree;
 pub mod warning;

@@ -5,8 +5,10 @@
 //! it was waited for. It runs in a process group of its own, which is killed when it takes too long or
 //! prints too much; and what it left behind with it.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -14,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use thiserror::Error;
+
+use super::stream::Stream;
 
 /// Between two looks at whether this process was told to stop.
 const LOOK: Duration = Duration::from_millis(100);
@@ -146,23 +150,7 @@ fn said(stderr: &str) -> String {
 /// # Errors
 /// It hangs, floods, fails; see [`RunError`].
 pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
-    let before = cpu_of_children()?;
-    let mut running = Running::start(command, limits)?;
-    while running.read()? {}
-    let (status, end) = running.wait()?;
-    match status.success() {
-        true => Ok(Timed {
-            first_byte: running.first_byte,
-            last_byte: running.last_byte,
-            end,
-            cpu: cpu_of_children()?.saturating_sub(before),
-            output: std::mem::take(&mut running.output),
-        }),
-        false => Err(RunError::Failed {
-            status,
-            stderr: running.complaint(),
-        }),
-    }
+    Running::start(command, limits)?.finish()
 }
 
 /// A command that runs; killed with its process group when dropped.
@@ -176,6 +164,8 @@ pub struct Running {
     stderr: std::fs::File,
     /// Its number may be another's.
     waited: bool,
+    /// What children had taken of the processor before.
+    cpu_before: Duration,
 }
 
 impl Running {
@@ -184,15 +174,38 @@ impl Running {
     /// # Errors
     /// It cannot be started.
     pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
+        command.stdin(Stdio::null());
+        Self::spawn(command, limits)
+    }
+
+    /// Start `command`, with `input` for it, of a few bytes, behind which more could come: its standard
+    /// input stays open.
+    ///
+    /// # Errors
+    /// It cannot be started, or takes no input.
+    pub fn start_with(
+        command: &mut Command,
+        limits: Limits,
+        input: &str,
+    ) -> Result<Self, RunError> {
+        command.stdin(Stdio::piped());
+        let mut running = Self::spawn(command, limits)?;
+        if let Some(stdin) = &mut running.child.stdin {
+            stdin.write_all(input.as_bytes())?;
+        }
+        Ok(running)
+    }
+
+    fn spawn(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
         if is_stopped() {
             return Err(RunError::Stopped);
         }
         let stderr = tempfile::tempfile()?;
         command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone()?)
             .process_group(0);
+        let cpu_before = cpu_of_children()?;
         let started = Instant::now();
         let child = command.spawn().map_err(RunError::Start)?;
         Ok(Self {
@@ -204,6 +217,7 @@ impl Running {
             output: Vec::new(),
             stderr,
             waited: false,
+            cpu_before,
         })
     }
 
@@ -226,14 +240,85 @@ impl Running {
         while !self.output.windows(text.len()).any(|window| window == text) {
             if !self.read()? {
                 let (status, _) = self.wait()?;
-                let stderr = self.complaint();
                 return Err(match status.success() {
                     true => RunError::Output(String::from_utf8_lossy(&self.output).into()),
-                    false => RunError::Failed { status, stderr },
+                    false => self.failed(status),
                 });
             }
         }
         Ok(self.started.elapsed())
+    }
+
+    /// Let it run to its end.
+    ///
+    /// # Errors
+    /// It hangs, floods, fails.
+    pub fn finish(mut self) -> Result<Timed, RunError> {
+        while self.read()? {}
+        let (status, end) = self.wait()?;
+        match status.success() {
+            true => Ok(Timed {
+                first_byte: self.first_byte,
+                last_byte: self.last_byte,
+                end,
+                cpu: cpu_of_children()?.saturating_sub(self.cpu_before),
+                output: std::mem::take(&mut self.output),
+            }),
+            false => Err(self.failed(status)),
+        }
+    }
+
+    /// Ask it to end (SIGTERM), and let it, however it does.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn terminate(mut self) -> Result<(), RunError> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(io::Error::from)?;
+        while self.read()? {}
+        self.wait().map(drop)
+    }
+
+    /// Connect to its socket as soon as it is there.
+    ///
+    /// # Errors
+    /// It ends, or has none in time.
+    pub fn connect(&mut self, socket: &Path) -> Result<Stream, RunError> {
+        loop {
+            if let Ok(stream) = UnixStream::connect(socket) {
+                return Ok(Stream::unix(stream, self.limits.time)?);
+            }
+            self.alive()?;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Whether it is as it should be while somebody waits for something else than its output.
+    ///
+    /// # Errors
+    /// It has ended, or took too long, or this process was told to stop.
+    pub fn alive(&mut self) -> Result<(), RunError> {
+        let left = self.limits.time.saturating_sub(self.started.elapsed());
+        if is_stopped() {
+            return Err(RunError::Stopped);
+        }
+        if left.is_zero() {
+            return Err(self.hung());
+        }
+        let pid = Pid::from_child(&self.child);
+        let end = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
+        let now = Some(&Timespec::default());
+        match poll(&mut [PollFd::new(&end, PollFlags::IN)], now) {
+            Ok(1) => {
+                let (status, _) = self.wait()?;
+                Err(self.failed(status))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&mut self, status: ExitStatus) -> RunError {
+        let stderr = self.complaint();
+        RunError::Failed { status, stderr }
     }
 
     /// Read more of its output; whether there may be still more.

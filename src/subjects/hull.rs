@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::monitors::{MEMORY_MIB, Machine, Monitor};
 use super::{Kind, LeftOut, Part, Stage, Subject, part};
 
 /// `hull run -- CMD`, with or without `--cold`.
@@ -89,5 +90,39 @@ impl Subject for Hull<'_> {
             }
             false => Vec::new(),
         }
+    }
+}
+
+/// `hull run KERNEL`, with the machine that the other monitors have.
+pub struct Bare;
+
+impl Monitor for Bare {
+    fn name(&self) -> &'static str {
+        "hull"
+    }
+
+    fn programs(&self) -> &'static [&'static str] {
+        &["hull"]
+    }
+
+    fn command(&self, program: &Path, machine: &Machine, scratch: &Path) -> io::Result<Command> {
+        let mut command = Command::new(program);
+        let stage = scratch.parent().unwrap_or(scratch);
+        command.env("HULL_CACHE", stage.join("cache"));
+        command.env("XDG_RUNTIME_DIR", stage.join("run"));
+        command.arg("run").arg(&machine.kernel);
+        command.arg("--initrd").arg(&machine.initrd);
+        command.args(["--cmdline", &machine.cmdline]);
+        command.args(["--memory", &format!("{MEMORY_MIB}M")]);
+        Ok(command)
+    }
+
+    /// It runs wherever it is measured, however slowly.
+    fn is_tried(&self) -> bool {
+        false
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        Vec::new()
     }
 }

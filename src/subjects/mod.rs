@@ -28,7 +28,8 @@ mod runtimes;
 pub mod second;
 mod stage;
 
-pub use stage::{Stage, StageError};
+pub use monitors::CMDLINE;
+pub use stage::{MEMORY_MIB, Stage, StageError};
 
 /// On which side of the comparison a subject stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +174,7 @@ pub fn by_name<'a>(
         ("runc" | "crun", _) => Box::new(runtimes::Runtime::new(stage, name, program(name))),
         ("docker" | "podman", _) => Box::new(engines::Engine::new(stage, name, program(name))),
         ("hull-warm" | "hull-cold", None) => Box::new(hull::Hull::new(stage, name)),
+        ("hull", Some(path)) => Box::new(monitors::Monitored::new(stage, hull::Bare, Some(path))),
         ("firecracker", _) => {
             let monitor = firecracker::Firecracker::default();
             Box::new(monitors::Monitored::new(stage, monitor, path))
@@ -230,7 +232,7 @@ fn part(what: &str, path: &Path) -> Part {
 }
 
 /// The first line that `program` prints when it is asked with `flag`.
-fn first_line(program: &Path, flag: &str) -> Option<String> {
+pub fn first_line(program: &Path, flag: &str) -> Option<String> {
     let output = Command::new(program).arg(flag).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next()?.trim();

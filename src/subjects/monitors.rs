@@ -20,7 +20,7 @@ pub use super::stage::MEMORY_MIB;
 /// command's output; the end by triple fault, which each monitor takes for one (by QEMU's microvm, which
 /// has no keyboard controller, nothing else is); and none of the keyboard controller's probes, which
 /// Firecracker's own command line leaves out, too.
-const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet loglevel=0 \
+pub const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet loglevel=0 \
     i8042.noaux i8042.nomux i8042.dumbkbd";
 
 /// The files that a machine boots from, and its kernel's command line.
@@ -53,6 +53,11 @@ pub trait Monitor {
     /// Whether its kernel is a bzImage, since it takes no ELF file.
     fn takes_bzimage(&self) -> bool {
         false
+    }
+
+    /// Whether the simplest command is tried first, to see if it can take part.
+    fn is_tried(&self) -> bool {
+        true
     }
 
     /// A try at the simplest command failed so: whether it will do better now.
@@ -156,6 +161,9 @@ impl<M: Monitor> Subject for Monitored<'_, M> {
     fn prepare(&mut self) -> Result<(), LeftOut> {
         self.program = Some(self.find()?);
         self.kernel = self.find_kernel()?;
+        if !self.monitor.is_tried() {
+            return Ok(());
+        }
         let mut tried = self.try_once();
         if matches!(&tried, Err(error) if self.monitor.adapt(error)) {
             tried = self.try_once();

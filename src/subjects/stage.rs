@@ -51,8 +51,18 @@ impl Stage {
     /// # Errors
     /// hull carries no guest, or the folder cannot be written.
     pub fn new(bzimage: Option<PathBuf>) -> Result<Self, StageError> {
+        Self::within(&std::env::temp_dir(), bzimage)
+    }
+
+    /// As [`new`](Self::new), in a new folder of `place`; what lies there may be not executable.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         let guest = guest::required()?;
-        let folder = tempfile::Builder::new().prefix("hull-stage-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("hull-stage-")
+            .tempdir_in(place)?;
         let stage = Self {
             folder,
             guest,

@@ -1,9 +1,9 @@
-//! The init of the machines that benches/devices.rs compares. It connects to the host again and
-//! again and does what the first byte says, over TCP (eth0 is 172.16.77.2 then) or, with the word
-//! `vsock` on the kernel's command line, over a socket of the machine's.
+//! The init of the machines whose devices `hull bench` measures (src/bench/machines.rs); build.rs makes
+//! it. It connects to the host again and again and does what the first byte says, over TCP (eth0 is
+//! 172.16.77.2 then) or, with the word `vsock` on the kernel's command line, over a socket of the machine's.
 //!
 //! `S` sends [`BYTES`]. `R` reads as many and says so. `P` sends each byte back. `L` waits for a
-//! connection from the host on [`LISTEN_PORT`], of which the same holds. `Q` reboots. Of /dev/vda,
+//! connection from the host on [`LISTEN_PORT`], of which the same holds. Of /dev/vda,
 //! past every cache of the guest's: `w` writes [`BYTES`] from the start, `r` reads them, `y`
 //! writes [`RANDOM`] pages here and there, `x` reads them, `d` reads [`RANDOM`] of them,
 //! [`DEPTH`] at a time; each then says so.
@@ -110,7 +110,6 @@ extern "C" fn main(stack: *const usize) -> ! {
                 listener = Some(listen());
                 write(stream, b"k");
             }
-            b'Q' => reboot(),
             order => {
                 disk(order, buffer);
                 write(stream, b"k");

@@ -1,0 +1,94 @@
+//! `hull bench density`: many machines from one snapshot at the same time.
+
+use std::fs;
+use std::time::Duration;
+
+use super::Bench;
+use super::restore::{Clone, Saved, saved};
+use super::turns::{Contender, Plan, Samples, Trouble, Who};
+use crate::measure::figure::{Better, Unit};
+use crate::measure::timed;
+use crate::measure::tree;
+use crate::subjects::guest::TYPED;
+
+/// So many at once.
+const CLONES: [usize; 3] = [10, 50, 100];
+/// Until machines that have answered are idle.
+const SETTLE: Duration = Duration::from_secs(1);
+
+pub const PLAN: Plan = Plan {
+    method: "A snapshot of an idle guest of 128 MiB goes on as 10, 50 and 100 machines at once. When all of \
+             them have answered (the guest's terminal has echoed what was typed) and a second has passed: \
+             resident memory of their monitors, shared pages divided among those that share them (PSS), a \
+             machine; and how much less memory the host has available (MemAvailable) than before the first, \
+             a machine. The time is from the first's exec to the last's answer.",
+    figures: &[
+        ("10 clones: PSS of each", Unit::Bytes, Better::Less),
+        ("50 clones: PSS of each", Unit::Bytes, Better::Less),
+        ("100 clones: PSS of each", Unit::Bytes, Better::Less),
+        (
+            "100 clones: less available, for each",
+            Unit::Bytes,
+            Better::Less,
+        ),
+        (
+            "100 clones: until all have answered",
+            Unit::Milliseconds,
+            Better::Less,
+        ),
+    ],
+    warms_up: false,
+    contender,
+};
+
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+    Ok(Box::new(Density(saved(bench, who)?)))
+}
+
+struct Density<'a>(Box<dyn Saved + 'a>);
+
+impl Contender for Density<'_> {
+    fn prepare(&mut self) -> Result<(), Trouble> {
+        self.0.save()
+    }
+
+    fn turn(&mut self) -> Result<Samples, Trouble> {
+        let before = available()?;
+        let mut clones: Vec<Clone> = Vec::new();
+        let mut samples = Samples::new();
+        let mut answering = Duration::ZERO;
+        for wanted in CLONES {
+            let started = std::time::Instant::now();
+            let old = clones.len();
+            while clones.len() < wanted {
+                clones.push(self.0.go_on(&format!("clone-{}", clones.len()))?);
+            }
+            for clone in &mut clones[old..] {
+                clone.running.until(TYPED)?;
+            }
+            answering += started.elapsed();
+            timed::pause(SETTLE)?;
+            let processes = clones.iter().map(|clone| clone.running.id());
+            let processes: Vec<u32> = processes.flat_map(tree::descendants).collect();
+            let held = tree::held(&processes).proportional as f64;
+            samples.push(Some(held / wanted as f64));
+        }
+        let taken = before.saturating_sub(available()?) as f64;
+        samples.push(Some(taken / clones.len() as f64));
+        samples.push(Some(answering.as_secs_f64() * 1e3));
+        Ok(samples)
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        self.0.caveats()
+    }
+}
+
+/// MemAvailable of proc_meminfo(5), in bytes.
+fn available() -> Result<u64, Trouble> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let kib = number.ok_or_else(|| Trouble::Other("/proc/meminfo has no MemAvailable".into()))?;
+    Ok(kib * 1024)
+}
