@@ -528,7 +528,7 @@ fn a_process_is_measured_in_every_way() {
         "{proportional:?} {resident:?}"
     );
     assert_eq!(of_resources("idle, processes"), [1.0]);
-    let idle = of_resources("idle, share of a CPU")[0];
+    let idle = of_resources("idle CPU over 10 s")[0];
     assert!((0.0..0.5).contains(&idle), "a sleep takes {idle} of a CPU");
     assert!(of_resources("echo, CPU time")[0] > 0.0);
     for figure in ["CPU loop, a turn", "system calls, a call"] {

@@ -24,7 +24,7 @@ const LONG: f64 = 0.2;
 /// Turns of a loop that nothing runs in this time: whoever does does not run the command.
 const TURNS_MOST: u64 = 1 << 32;
 /// So long may the runs of one loop take of each subject. There is one run at least.
-const BUDGET: Duration = Duration::from_secs(30);
+const BUDGET: Duration = Duration::from_secs(20);
 
 /// A command that does the same thing again and again.
 struct Loop {
@@ -176,7 +176,7 @@ fn idle_cpu(turns: &mut Turns) -> Figure {
             },
         ));
     }
-    let name = format!("idle, share of a CPU over {} s", IDLE_TIME.as_secs());
+    let name = format!("idle CPU over {} s", IDLE_TIME.as_secs());
     turns.figure(name, (Unit::Share, Better::Less), |index| {
         match shares.iter().find(|(one, _)| *one == index) {
             Some((_, Ok(share))) => (vec![*share], None),
