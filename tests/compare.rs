@@ -528,7 +528,7 @@ fn a_process_is_measured_in_every_way() {
         "{proportional:?} {resident:?}"
     );
     assert_eq!(of_resources("idle, processes"), [1.0]);
-    let idle = of_resources("idle, share of a CPU")[0];
+    let idle = of_resources("idle CPU over 10 s")[0];
     assert!((0.0..0.5).contains(&idle), "a sleep takes {idle} of a CPU");
     assert!(of_resources("echo, CPU time")[0] > 0.0);
     for figure in ["CPU loop, a turn", "system calls, a call"] {
@@ -579,6 +579,41 @@ fn who_does_not_run_the_command_has_notes_instead_of_figures() {
     assert_eq!(turn, "it takes no longer when it is asked for more turns");
     let up = note("density", "10 up at once");
     assert!(up.starts_with("the next one did not print"), "{up}");
+}
+
+#[test]
+fn an_engine_has_neither_image_nor_container_of_ours_afterwards() {
+    let place = Place::new();
+    // It has the client's words written down, and for a container an echo.
+    let script = "echo $* >> words; [ $1 != run ] || echo hi";
+    let subject = place.subject("docker", script);
+    let flags = ["--runs", "1", "--rows", "startup", "--subjects", &subject];
+    let (report, _) = place.report(&[&flags[..], &ECHO[..]].concat());
+    let cell = cell(&report, "startup", "the command", "docker");
+    assert_eq!(samples(cell).len(), 1);
+    let words = place.read("words").expect("it was asked");
+    let lines: Vec<&str> = words.lines().collect();
+    let image = lines[1].rsplit_once(' ').expect("import ARCHIVE IMAGE").1;
+    assert!(lines[0] == "info" && lines[1].starts_with("import "));
+    for run in lines.iter().filter(|line| line.starts_with("run ")) {
+        let end = format!(" {image} /bin/busybox echo hi");
+        assert!(run.ends_with(&end), "{run}");
+        let name = run.strip_suffix(&end).and_then(|run| run.rsplit_once(' '));
+        let removal = format!("rm --force {}", name.expect("a name").1);
+        assert!(lines.contains(&&*removal), "{removal} in {lines:?}");
+    }
+    assert_eq!(lines.last().copied(), Some(&*format!("rmi {image}")));
+}
+
+#[test]
+fn an_engine_without_a_daemon_is_left_out_with_its_own_words() {
+    let place = Place::new();
+    let docker = place.subject("docker", "echo 'Is the daemon running?' >&2; exit 1");
+    let subjects = format!("process,{docker}");
+    let flags = ["--runs", "1", "--rows", "startup", "--subjects", &subjects];
+    let (report, _) = place.report(&[&flags[..], &ECHO[..]].concat());
+    let reason = "`docker info` ended with status 1: Is the daemon running?";
+    assert_eq!(left_out(&report, "docker"), reason);
 }
 
 #[test]

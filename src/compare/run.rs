@@ -311,9 +311,13 @@ impl<'a> Turns<'a> {
     /// Start an [`IDLE`] instance.
     ///
     /// # Errors
-    /// As of [`start`](Self::start).
-    pub fn idle(&mut self, index: usize) -> Result<Instance, RunError> {
-        self.start(index, &words(&IDLE), UP)
+    /// What it did instead of coming up.
+    pub fn idle(&mut self, index: usize) -> Result<Instance, String> {
+        let instance = self.start(index, &words(&IDLE), UP);
+        instance.map_err(|error| match error {
+            RunError::Hung { limit, .. } => format!("was not up within {} s", limit.as_secs()),
+            error => error.to_string(),
+        })
     }
 
     /// Run `words` once under ptrace, and count its system calls.

@@ -1,10 +1,11 @@
 //! docker and podman: engines, with an image of the same root.
 
 use std::io;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use super::{Kind, LeftOut, Part, Stage, Subject, find, first_line, part};
+use crate::measure::timed::{self, Limits};
 use crate::measure::tree;
 
 /// `ENGINE run --rm --network none IMAGE CMD`
@@ -26,6 +27,10 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn ask(&self, words: &[&str]) -> Result<(), LeftOut> {
+        ask(&self.program, words)
+    }
+
     fn quietly(&self, words: &[&str]) -> Option<String> {
         let output = Command::new(&self.program).args(words).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -44,42 +49,15 @@ impl Subject for Engine<'_> {
 
     fn prepare(&mut self) -> Result<(), LeftOut> {
         self.program = find(&self.program)?;
-        let asked = Command::new(&self.program).arg("info").output()?;
-        if !asked.status.success() {
-            let text = String::from_utf8_lossy(&asked.stderr).into_owned();
-            let line = text.lines().rfind(|line| !line.trim().is_empty());
-            let line = line.unwrap_or("it does not answer").trim();
-            return Err(LeftOut::Unfit(format!(
-                "`{} info` fails: {line}",
-                self.name
-            )));
-        }
+        self.ask(&["info"])?;
         let image = format!("hull-compare:{}", std::process::id());
         let archive = self.stage.path("root.tar");
-        let tar = Command::new("tar")
-            .arg("-C")
-            .arg(self.stage.root())
-            .arg("-cf")
-            .arg(&archive)
-            .arg(".")
-            .status()?;
-        if !tar.success() {
-            return Err(LeftOut::Unfit(format!("tar of its image ended with {tar}")));
-        }
-        let import = Command::new(&self.program)
-            .arg("import")
-            .arg(&archive)
-            .arg(&image)
-            .stdout(Stdio::null())
-            .output()?;
-        if !import.status.success() {
-            let text = String::from_utf8_lossy(&import.stderr);
-            return Err(LeftOut::Unfit(format!(
-                "it takes no image: {}",
-                text.trim()
-            )));
-        }
-        self.image = Some(image);
+        let root = self.stage.root();
+        let [root, archive] = [root, archive].map(|path| path.to_string_lossy().into_owned());
+        ask(Path::new("tar"), &["-cf", &archive, "-C", &root, "."])?;
+        // Before it is there: an import that is ended may leave it.
+        self.image = Some(image.clone());
+        self.ask(&["import", &archive, &image])?;
         Ok(())
     }
 
@@ -134,4 +112,13 @@ impl Drop for Engine<'_> {
             let _ = self.quietly(&["rmi", image]);
         }
     }
+}
+
+/// Have `program` do something, in a time in which any engine does that.
+fn ask(program: &Path, words: &[&str]) -> Result<(), LeftOut> {
+    let done = timed::run(Command::new(program).args(words), Limits::default());
+    done.map(drop).map_err(|error| {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        LeftOut::Unfit(format!("`{name} {}` {error}", words[0]))
+    })
 }

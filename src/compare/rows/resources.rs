@@ -24,7 +24,7 @@ const LONG: f64 = 0.2;
 /// Turns of a loop that nothing runs in this time: whoever does does not run the command.
 const TURNS_MOST: u64 = 1 << 32;
 /// So long may the runs of one loop take of each subject. There is one run at least.
-const BUDGET: Duration = Duration::from_secs(30);
+const BUDGET: Duration = Duration::from_secs(20);
 
 /// A command that does the same thing again and again.
 struct Loop {
@@ -176,7 +176,7 @@ fn idle_cpu(turns: &mut Turns) -> Figure {
             },
         ));
     }
-    let name = format!("idle, share of a CPU over {} s", IDLE_TIME.as_secs());
+    let name = format!("idle CPU over {} s", IDLE_TIME.as_secs());
     turns.figure(name, (Unit::Share, Better::Less), |index| {
         match shares.iter().find(|(one, _)| *one == index) {
             Some((_, Ok(share))) => (vec![*share], None),
@@ -309,7 +309,7 @@ fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
                 false => ", no difference beyond chance",
             };
             text += &format!(
-                " Of {other}'s time for its {}, {one} takes {}{chance}.",
+                " Its {}: {} of {other}'s time{chance}.",
                 figure.name,
                 ratio(&between)
             );
@@ -359,9 +359,9 @@ mod tests {
             let turn: &[(&str, &[f64])] = &[("runc", &[1.0, 1.1, 1.2]), ("hull-warm", machine)];
             verdict(&figures(memory, turn), &sides()).text
         };
-        assert!(text(&[2.0, 2.2, 2.4]).contains("hull-warm takes 2.00 (95 %"));
+        assert!(text(&[2.0, 2.2, 2.4]).contains(" Its turn: 2.00 (95 %"));
         assert!(!text(&[2.0, 2.2, 2.4]).contains("chance"));
-        assert!(text(&[1.0, 1.1, 1.3]).ends_with("no difference beyond chance."));
+        assert!(text(&[1.0, 1.1, 1.3]).ends_with(" of runc's time, no difference beyond chance."));
     }
 
     #[test]

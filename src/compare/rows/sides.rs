@@ -110,7 +110,7 @@ pub fn bytes(bytes: f64) -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::measure::figure::Unit;
 
