@@ -95,6 +95,10 @@ impl Contender for Boot<'_> {
         Ok(self.subject.prepare()?)
     }
 
+    fn version(&self) -> Option<String> {
+        self.subject.version()
+    }
+
     fn turn(&mut self) -> Result<Samples, Trouble> {
         let mut samples = self.same_guest()?;
         match self.who.kind {

@@ -7,6 +7,7 @@ use super::Bench;
 use super::restore::{Clone, Saved, saved};
 use super::turns::{Contender, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
+use crate::measure::timed;
 use crate::measure::tree;
 use crate::subjects::guest::TYPED;
 
@@ -66,7 +67,7 @@ impl Contender for Density<'_> {
                 clone.running.until(TYPED)?;
             }
             answering += started.elapsed();
-            std::thread::sleep(SETTLE);
+            timed::pause(SETTLE)?;
             let processes = clones.iter().map(|clone| clone.running.id());
             let processes: Vec<u32> = processes.flat_map(tree::descendants).collect();
             let held = tree::held(&processes).proportional as f64;
@@ -76,6 +77,10 @@ impl Contender for Density<'_> {
         samples.push(Some(taken / clones.len() as f64));
         samples.push(Some(answering.as_secs_f64() * 1e3));
         Ok(samples)
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        self.0.caveats()
     }
 }
 

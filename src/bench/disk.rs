@@ -61,4 +61,7 @@ impl Contender for Disk<'_> {
         }
         Ok(samples)
     }
+    fn caveats(&self) -> Vec<String> {
+        self.0.caveats()
+    }
 }

@@ -14,10 +14,12 @@ use super::hull::{SETTLE, idle_initrd, idle_words};
 use super::restore::{Clone, Saved};
 use super::turns::Trouble;
 use crate::measure::stream::Stream;
-use crate::measure::timed::Running;
+use crate::measure::timed::{self, Running};
 use crate::subjects::MEMORY_MIB;
 use crate::subjects::guest::{LINE, TYPED};
 
+/// How it is run here, and in machines.rs.
+pub const CAVEAT: &str = "without its own seccomp filters (--no-seccomp), and not in its jailer";
 /// Bytes of a complaint that are read.
 const MOST: usize = 4096;
 
@@ -78,7 +80,7 @@ impl Saved for Firecracker<'_> {
         let start = json!({"action_type": "InstanceStart"});
         self.request(&socket, "PUT", "actions", &start)?;
         running.until(LINE)?;
-        std::thread::sleep(SETTLE);
+        timed::pause(SETTLE)?;
         self.request(&socket, "PATCH", "vm", &json!({"state": "Paused"}))?;
         self.order_save(&socket, self.files("saved"))
     }
@@ -109,6 +111,10 @@ impl Saved for Firecracker<'_> {
 
     fn first_run(&mut self, _: &str, _: Clone) -> Result<Option<f64>, Trouble> {
         Ok(None)
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        vec![CAVEAT.into()]
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::Bench;
 use super::restore::{Clone, Saved};
 use super::turns::Trouble;
-use crate::measure::timed::{Running, run};
+use crate::measure::timed::{self, Running, run};
 use crate::subjects::guest::{LINE, TYPED};
 use crate::subjects::{self, MEMORY_MIB, guest};
 
@@ -106,7 +106,7 @@ impl Saved for Snapshot<'_> {
         let mut hull = idle(self.bench, self.program, IDLE)?;
         let mut running = Running::start(&mut hull, self.bench.limits)?;
         running.until(LINE)?;
-        std::thread::sleep(SETTLE);
+        timed::pause(SETTLE)?;
         self.order_save(IDLE, &self.dir)?;
         Ok(running.terminate()?)
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Bench;
+use super::firecracker::CAVEAT;
 use super::hull;
 use super::turns::{Kind, Trouble, Who};
 use crate::guest;
@@ -106,6 +107,14 @@ impl<'a> Machines<'a> {
             limit: self.bench.limits.time,
             _tap: tap,
         })
+    }
+
+    /// What a reader has to know of how they were run.
+    pub fn caveats(&self) -> Vec<String> {
+        match self.who.kind {
+            Kind::Firecracker => vec![CAVEAT.into()],
+            _ => Vec::new(),
+        }
     }
 
     /// A file of this monitor's own.

@@ -7,7 +7,7 @@ use super::Bench;
 use super::machines::{Devices, Machines};
 use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
-use crate::measure::timed::Running;
+use crate::measure::timed::{self, Running};
 use crate::measure::tree;
 use crate::subjects::{self, MEMORY_MIB, Subject};
 
@@ -90,13 +90,17 @@ impl Contender for Memory<'_> {
         }
     }
 
+    fn version(&self) -> Option<String> {
+        self.subject.version()
+    }
+
     fn turn(&mut self) -> Result<Samples, Trouble> {
         let mut samples = Samples::from(self.without()?.map(Some));
         samples.extend(match &mut self.machines {
             Some(machines) => {
                 let mut machine = machines.start()?;
                 let stream = machine.wait()?;
-                std::thread::sleep(SETTLE);
+                timed::pause(SETTLE)?;
                 let beyond = beyond(&tree::descendants(machine.id()));
                 drop((stream, machine));
                 beyond.map(Some)
@@ -106,6 +110,13 @@ impl Contender for Memory<'_> {
         samples.push(Some(fs::metadata(&self.who.program)?.len() as f64));
         Ok(samples)
     }
+
+    fn caveats(&self) -> Vec<String> {
+        match self.who.kind {
+            Kind::Own | Kind::Hull => Vec::new(),
+            _ => self.subject.caveats(),
+        }
+    }
 }
 
 impl Memory<'_> {
@@ -114,10 +125,10 @@ impl Memory<'_> {
         let mut command = self.subject.command(&IDLE.map(String::from), &id)?;
         let up = Running::start(&mut command, self.bench.limits).and_then(|mut running| {
             running.until(UP)?;
+            timed::pause(SETTLE)?;
             Ok(running)
         });
         let beyond = up.map(|running| {
-            std::thread::sleep(SETTLE);
             let processes = self.subject.processes(running.id(), &id);
             beyond(&processes)
         });

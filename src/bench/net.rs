@@ -90,10 +90,11 @@ impl Contender for Net<'_> {
     }
 
     fn caveats(&self) -> Vec<String> {
-        match self.tap {
-            Some(_) => Vec::new(),
-            None => vec!["no TCP: only root can make a tap device; run it as root".into()],
+        let mut caveats = self.socket.caveats();
+        if self.tap.is_none() {
+            caveats.push("no TCP: only root can make a tap device; run it as root".into());
         }
+        caveats
     }
 }
 

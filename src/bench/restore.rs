@@ -58,6 +58,11 @@ pub trait Saved {
 
     /// End it in good order; when it first ran the guest, in milliseconds since exec, if it tells.
     fn first_run(&mut self, name: &str, clone: Clone) -> Result<Option<f64>, Trouble>;
+
+    /// What a reader has to know of how it was run.
+    fn caveats(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// A guest that goes on.
@@ -103,5 +108,8 @@ impl Contender for Restore<'_> {
             Some(saving),
             Some(still),
         ])
+    }
+    fn caveats(&self) -> Vec<String> {
+        self.0.caveats()
     }
 }

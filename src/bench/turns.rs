@@ -63,6 +63,11 @@ pub trait Contender {
     /// Do once what is measured.
     fn turn(&mut self) -> Result<Samples, Trouble>;
 
+    /// What it says its version is, if not to the flag --version.
+    fn version(&self) -> Option<String> {
+        None
+    }
+
     /// What a reader has to know of how it was run. Asked when all turns are over.
     fn caveats(&self) -> Vec<String> {
         Vec::new()
@@ -223,7 +228,7 @@ impl<'a> Entrant<'a> {
         Participant {
             name: self.who.name.clone(),
             program: self.who.program.clone(),
-            version: contender.and_then(|_| self.who.version()),
+            version: contender.and_then(|one| one.version().or_else(|| self.who.version())),
             caveats: caveats.unwrap_or_default(),
             left_out: match contender {
                 Some(_) => None,
