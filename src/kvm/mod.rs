@@ -16,6 +16,7 @@ pub mod processor;
 pub mod regs;
 pub mod save;
 pub mod state;
+pub mod traced;
 pub mod vcpu;
 pub mod vm;
 pub mod walk;

@@ -14,7 +14,10 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::WaitOptions;
 use thiserror::Error;
+
+use crate::kvm::traced::resume;
 
 /// `ioctl` and the request `KVM_RUN`, `_IO(0xae, 0x80)` (`<linux/kvm.h>`).
 const IOCTL: u64 = 16;
@@ -117,37 +120,57 @@ impl Traced {
         let mut counting = false;
         loop {
             let all = MINE | WaitPidFlag::WNOHANG;
-            match waitpid(None, Some(all)) {
-                Ok(WaitStatus::StillAlive) => {
-                    if Instant::now() > deadline {
-                        return Err(CallsError::Hung(limit));
-                    }
+            // Not by nix, which knows no real-time signals and reports an error where one comes.
+            let all = WaitOptions::from_bits_retain(all.bits() as u32);
+            let (pid, status) = match rustix::process::wait(all) {
+                Ok(Some((pid, status))) => (pid.as_raw_nonzero().get(), status.as_raw()),
+                Ok(None) if Instant::now() > deadline => return Err(CallsError::Hung(limit)),
+                Ok(None) => {
                     std::thread::sleep(Duration::from_micros(50));
+                    continue;
                 }
-                Ok(WaitStatus::PtraceSyscall(pid)) => {
-                    if counting {
-                        note(pid, &mut calls);
-                    }
-                    let _ = ptrace::syscall(pid, None);
-                }
-                Ok(WaitStatus::PtraceEvent(pid, _, event)) => {
-                    // The shell has become the command.
-                    counting |= event == ptrace::Event::PTRACE_EVENT_EXEC as i32;
-                    let _ = ptrace::syscall(pid, None);
-                }
-                Ok(WaitStatus::Stopped(pid, signal)) => {
-                    let group_stop = matches!(signal, Signal::SIGSTOP | Signal::SIGTRAP);
-                    let signal = (!group_stop).then_some(signal);
-                    let _ = ptrace::syscall(pid, signal);
-                }
-                Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
-                    if pid == self.root {
-                        return Ok(calls);
-                    }
-                }
-                Ok(_) | Err(Errno::EINTR) => {}
+                Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return Ok(calls),
+            };
+            match Stop::of(status) {
+                Stop::Call if counting => note(Pid::from_raw(pid), &mut calls),
+                Stop::Call => {}
+                // The shell has become the command.
+                Stop::Event(event) => counting |= event == libc::PTRACE_EVENT_EXEC,
+                Stop::Signal(signal) => {
+                    resume(pid, signal);
+                    continue;
+                }
+                Stop::End if pid == self.root.as_raw() => return Ok(calls),
+                Stop::End => continue,
             }
+            resume(pid, 0);
+        }
+    }
+}
+
+/// Why a thread under the trace stands still, or that it has ended (ptrace(2)).
+#[derive(Debug, PartialEq, Eq)]
+enum Stop {
+    Call,
+    Event(i32),
+    /// It is to be given the signal, if it is not 0.
+    Signal(i32),
+    End,
+}
+
+impl Stop {
+    fn of(status: i32) -> Self {
+        // With PTRACE_O_TRACESYSGOOD.
+        const CALL: i32 = libc::SIGTRAP | 0x80;
+        if !libc::WIFSTOPPED(status) {
+            return Self::End;
+        }
+        match (libc::WSTOPSIG(status), status >> 16) {
+            (CALL, 0) => Self::Call,
+            (libc::SIGSTOP | libc::SIGTRAP, 0) => Self::Signal(0),
+            (signal, 0) => Self::Signal(signal),
+            (_, event) => Self::Event(event),
         }
     }
 }
@@ -176,7 +199,8 @@ impl Drop for Traced {
         while Instant::now() < deadline {
             match waitpid(None, Some(all)) {
                 Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
-                Ok(_) => {}
+                // Also a real-time signal.
+                Ok(_) | Err(Errno::EINVAL) => {}
                 Err(_) => break,
             }
         }
@@ -186,6 +210,17 @@ impl Drop for Traced {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_real_time_signal_is_delivered_and_counting_goes_on() {
+        assert_eq!(Stop::of(34 << 8 | 0x7f), Stop::Signal(34));
+        // bash, since dash knows no real-time signals by name; getppid is what comes after the signal.
+        let mut command = Command::new("bash");
+        command.args(["-c", "trap '/bin/true' RTMIN; kill -RTMIN $$; (:); (:)"]);
+        let with = count(&command, Duration::from_secs(60)).expect("counted");
+        let execve = 59;
+        assert_eq!(with.by_number.get(&execve), Some(&1), "that of /bin/true");
+    }
 
     #[test]
     fn a_child_is_counted_with_its_parent() {
