@@ -304,7 +304,7 @@ fn wrong_flags_are_refused_before_anything_starts() {
         (&["--html", &folder], "a folder; name a file in it"),
         (
             &["--json", "same", "--html", "same"],
-            "--html same: another report goes there",
+            "--json same: another report goes there",
         ),
         (
             &["--", "no-such-command"],

@@ -46,7 +46,7 @@ has no such figure is named and left out.
 --compare measures again what OLD.json has, in the same way, or takes NEW.json.
 A change is real if the range of the ratio of new to old excludes 1, both have 5
 runs or more, and both are from the same machine. --json then has both reports
-(\"old\", \"new\") and all changes.
+(old, new) and all changes.
 
 Examples:
   hull bench boot --vs firecracker=/usr/bin/firecracker

@@ -17,6 +17,7 @@ use crate::compare::report::{Report, Workload};
 use crate::compare::run::{Progress, Turns};
 use crate::compare::{self, CompareError, markdown, page, rows, table};
 use crate::measure::timed::{self, Limits};
+use crate::subjects::second::SecondKernel;
 use crate::subjects::{self, NAMES, Stage, Subject};
 
 /// Longest name of a subject of the user's, for the heads of columns.
@@ -31,6 +32,7 @@ Examples:
   hull compare                               all that is there, ten runs each
   hull compare --subjects process,runc,hull-warm --rows startup
   hull compare --html report.html            the same as a page, with charts
+  hull compare --from old.json --html old.html   a report of --json, shown again
   hull compare --subjects process,mine=./run-it -- /bin/busybox uname -a
 
 Subjects: process, bwrap, runc, crun, docker, podman, hull-warm, hull-cold,
@@ -63,13 +65,24 @@ pub struct Compare {
     /// hull's kernel as a bzImage, for monitors that take no other.
     #[arg(long, value_name = "FILE")]
     bzimage: Option<PathBuf>,
+    /// Another kernel than hull's own, to run at the same time: the newest
+    /// /boot/vmlinuz-* that can be read, if none is named.
+    #[arg(long, value_name = "FILE")]
+    second_kernel: Option<SecondKernel>,
+    /// Show a report of --json again, and measure nothing.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["runs", "subjects", "rows", "timeout", "bzimage", "second_kernel", "command"]
+    )]
+    from: Option<PathBuf>,
     /// Write a page with charts.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Write every sample, for scripts.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write tables for a README.
+    /// Write a table for a README.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// The command whose start is measured, instead of an echo, a loop and a
@@ -81,19 +94,30 @@ pub struct Compare {
 impl Compare {
     /// Measure and tell; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
+        if let Some(path) = &self.from {
+            let report = saved(path).with_context(|| format!("--from {}", path.display()))?;
+            return tell(&report, Files::prepare(&self)?).map(|()| 0);
+        }
         let rows = rows::chosen(&self.rows).map_err(|word| no_such_row(&word))?;
         let named = self.named()?;
-        if let Some(path) = &self.bzimage {
-            let open = std::fs::File::open(path);
-            open.with_context(|| format!("--bzimage {}", path.display()))?;
+        let second = self.second_kernel.as_ref().map(|kernel| &kernel.0);
+        for (flag, path) in [
+            ("--bzimage", self.bzimage.as_ref()),
+            ("--second-kernel", second),
+        ] {
+            if let Some(path) = path {
+                let open = std::fs::File::open(path);
+                open.with_context(|| format!("{flag} {}", path.display()))?;
+            }
         }
         let files = Files::prepare(&self)?;
         // Before there is anything that one must not leave behind.
         let signal = catch()?;
         let stage = Stage::new(self.bzimage.clone())?;
-        if let Some(word) = self.command.first() {
-            stage.find(word)?;
-        }
+        let command = match self.command.is_empty() {
+            true => None,
+            false => Some(stage.command(&self.command)?),
+        };
         let subjects = subjects_of(&named, &stage)?;
         let mut turns = Turns::new(
             &stage,
@@ -105,10 +129,11 @@ impl Compare {
             },
             progress(),
         );
-        if !self.command.is_empty() {
+        turns.second_kernel = self.second_kernel.or_else(SecondKernel::usual);
+        if let Some(words) = command {
             turns.workloads = vec![Workload {
                 name: "the command".into(),
-                words: self.command.clone(),
+                words,
             }];
         }
         let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
@@ -153,6 +178,11 @@ impl Compare {
         }
         Ok(named)
     }
+}
+
+/// A report of an earlier run.
+fn saved(path: &Path) -> anyhow::Result<Report> {
+    Ok(Report::read(&std::fs::read(path)?)?)
 }
 
 /// Names stand in tables, in file names and on a terminal.

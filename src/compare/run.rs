@@ -10,6 +10,7 @@ use super::rows::sides::Side;
 use crate::measure::calls::{self, Calls, CallsError};
 use crate::measure::figure::{Better, Figure, Unit};
 use crate::measure::timed::{self, Limits, RunError, Running, Timed};
+use crate::subjects::second::SecondKernel;
 use crate::subjects::{self, Kind, Stage, Subject};
 
 /// The command of an idle instance, and what it says when it is up.
@@ -41,6 +42,8 @@ pub struct Turns<'a> {
     pub limits: Limits,
     /// The commands whose start is measured; the first is the warm-up too.
     pub workloads: Vec<Workload>,
+    /// What proves that two machines run two kernels.
+    pub second_kernel: Option<SecondKernel>,
     subjects: Vec<Entrant<'a>>,
     /// Commands that all have run, and what came of it.
     ran: Vec<(Vec<String>, Vec<Runs>)>,
@@ -126,6 +129,7 @@ impl<'a> Turns<'a> {
             runs,
             limits,
             workloads: default_workloads(),
+            second_kernel: None,
             subjects: entrants.collect(),
             ran: Vec::new(),
             progress,
@@ -324,6 +328,16 @@ impl<'a> Turns<'a> {
         let calls = command.and_then(|command| calls::count(&command, limit));
         subject.clear(&id);
         calls
+    }
+
+    /// Run `words` on the second kernel; `None` if there is none.
+    pub fn on_second_kernel(&mut self, words: &[String]) -> Option<Result<Timed, RunError>> {
+        let kernel = self.second_kernel.clone()?;
+        let id = self.id();
+        let command = kernel
+            .command(self.stage, words, &id)
+            .map_err(RunError::Start);
+        Some(command.and_then(|mut command| timed::run(&mut command, self.limits)))
     }
 
     /// All processes of an instance.

@@ -50,10 +50,13 @@ pub fn judge(output: &mut Vec<u8>) -> Result<(), String> {
             output.extend(last);
             let text = String::from_utf8_lossy(output);
             let line = text.lines().rfind(|line| !line.trim().is_empty());
-            let line = line.unwrap_or("nothing").trim();
-            let line: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+            let Some(line) = line else {
+                return Err("ended before the command in it, and its console said nothing".into());
+            };
+            let line = line.trim().chars().filter(|c| !c.is_control()).take(200);
             Err(format!(
-                "ended before the command in it; its console's last line: {line}"
+                "ended before the command in it; its console's last line: {}",
+                line.collect::<String>()
             ))
         }
     }

@@ -15,7 +15,18 @@ const MEMORY: &str = "256M";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecondKernel(pub PathBuf);
 
+impl From<std::ffi::OsString> for SecondKernel {
+    fn from(path: std::ffi::OsString) -> Self {
+        Self(path.into())
+    }
+}
+
 impl SecondKernel {
+    /// The one that is taken when none is named.
+    pub fn usual() -> Option<Self> {
+        Self::newest(Path::new("/boot"))
+    }
+
     /// The newest of this machine's kernels in `boot` ("/boot") that this user can read. None in many
     /// containers, and where only root may read them.
     pub fn newest(boot: &Path) -> Option<Self> {

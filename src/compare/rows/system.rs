@@ -2,7 +2,7 @@
 
 use super::sides::{Side, cannot_tell, ranked};
 use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{Turns, words};
+use crate::compare::run::{IDLE, Turns, UP, words};
 use crate::measure::figure::{Better, Cell, Figure, Unit};
 use crate::subjects::Kind;
 
@@ -39,6 +39,7 @@ pub fn measure(turns: &mut Turns) -> Row {
             }
         }
     }
+    let second = second_kernel(turns);
     let sides = turns.sides();
     let text = |name: &str, cells| Figure {
         name: name.into(),
@@ -49,6 +50,7 @@ pub fn measure(turns: &mut Turns) -> Row {
     let figures = vec![
         text("kernel", owners),
         text("its release and version", names),
+        text("another kernel at the same time", second),
     ];
     Row {
         name: NAME.into(),
@@ -56,11 +58,46 @@ pub fn measure(turns: &mut Turns) -> Row {
         claim_container: "the host's kernel, shared".into(),
         method: format!(
             "`uname -rv` inside, beside the host's: {host}. A kernel of the same release and version is \
-             taken for the host's own."
+             taken for the host's own. A machine of hull's with another kernel ({}) says its name while an \
+             instance of the subject is up.",
+            match &turns.second_kernel {
+                Some(kernel) => kernel.0.display().to_string(),
+                None => "there is none here: --second-kernel names one".into(),
+            }
         ),
         verdict: verdict(&figures[0], &sides),
         figures,
     }
+}
+
+/// Have a second kernel say its name while a machine of hull's runs the first; of others it would prove
+/// nothing that hull's does not.
+fn second_kernel(turns: &mut Turns) -> Vec<Cell> {
+    let entrants = turns.entrants().into_iter();
+    let cell = |index: usize| {
+        let name = turns.name(index);
+        if !name.starts_with("hull-") {
+            return Cell::missing(&name, "tried with hull alone");
+        }
+        let first = match turns.start(index, &words(&IDLE), UP) {
+            Ok(first) => first,
+            Err(error) => return Cell::missing(&name, format!("it {error}")),
+        };
+        let second = turns.on_second_kernel(&words(&["/bin/busybox", "uname", "-rv"]));
+        turns.end(first);
+        match second {
+            Some(Ok(timed)) => {
+                let kernel = String::from_utf8_lossy(&timed.output).trim().to_owned();
+                Cell {
+                    passed: Some(true),
+                    ..Cell::text(&name, kernel)
+                }
+            }
+            Some(Err(error)) => Cell::missing(&name, format!("the second kernel {error}")),
+            None => Cell::missing(&name, "there is no second kernel"),
+        }
+    };
+    entrants.map(cell).collect()
 }
 
 /// Of the figure that says whether the kernel is its own.

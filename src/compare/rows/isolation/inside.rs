@@ -12,23 +12,27 @@ use crate::measure::timed::RunError;
 const RARE_CALL: u64 = 252;
 /// What the workload takes of memory: more than a machine has.
 const TAKEN_MIB: u64 = 256;
+/// For the script, which does more than any workload.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// The script says these, `key=value`, a line each.
+///
+/// Hardly anything of it is a process of its own, which takes a guest of a software KVM a second.
 const SCRIPT: &str = r#"
 echo "kernel=$(uname -rv)"
 set -- /proc/[0-9]*
 echo "processes=$#"
-echo "process=$(cut -d' ' -f22 /proc/PID/stat)"
+read stat </proc/PID/stat && set -- ${stat##*)} && shift 19 && echo "process=$1"
 kill -0 PID && echo signal=yes
-echo "file=$(cat FILE)"
-nc -w 2 127.0.0.1 PORT </dev/null && echo port=yes
+read secret <FILE && echo "file=$secret"
+timeout 3 nc -w 2 127.0.0.1 PORT </dev/null
 written=0 all=0
 for file in $(find /proc/sys -type f); do
     all=$((all + 1))
     { true >>$file; } && written=$((written + 1))
 done
 echo "written=$written of $all"
-[ -n "$(dmesg | head -c 1)" ] && echo log=yes
-[ -n "$(head -c 1 /dev/mem)" ] && echo mem=yes
+read -t 2 line </dev/kmsg && echo log=yes
+[ -n "$(head -c 64 /dev/mem)" ] && echo mem=yes
 echo end=yes
 "#;
 
@@ -64,7 +68,10 @@ fn by_script(turns: &mut Turns, index: usize) -> Vec<Probe> {
     ];
     let said = host(turns).and_then(|host| {
         let script = script(turns, &host)?;
+        let limits = turns.limits;
+        turns.limits.time = limits.time.max(PATIENCE);
         let timed = turns.once(index, &words(&["/bin/busybox", "sh", "-c", &script]));
+        turns.limits = limits;
         let output = timed.map_err(|error| format!("it {error}"))?.output;
         let said = String::from_utf8_lossy(&output).into_owned();
         match said.contains("end=yes") {
@@ -89,7 +96,7 @@ fn host(turns: &Turns) -> Result<Host, String> {
     let started = fields.split_whitespace().nth(19).unwrap_or_default();
     let secret = format!("{:x}", std::process::id() as u64 * 0x9e37_79b9);
     let file = turns.stage.path("secret");
-    fs::write(&file, &secret).map_err(|error| error.to_string())?;
+    fs::write(&file, format!("{secret}\n")).map_err(|error| error.to_string())?;
     let port = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| error.to_string())?;
     port.set_nonblocking(true)
         .map_err(|error| error.to_string())?;
@@ -136,7 +143,8 @@ fn outcomes(host: &Host, said: &str) -> [Outcome; 8] {
     let shared = value("kernel") == host.kernel;
     let seen = !host.started.is_empty() && value("process") == host.started;
     let processes = value("processes");
-    let connected = host.port.accept().is_ok() && value("port") == "yes";
+    // Nobody else knows the port.
+    let connected = host.port.accept().is_ok();
     let written = value("written");
     let writes = !written.is_empty() && !written.starts_with("0 ");
     // Of a kernel of its own it may read and write what it likes.
@@ -204,7 +212,7 @@ fn memory(turns: &mut Turns, index: usize) -> Outcome {
     turns.limits = limits;
     match taken {
         Ok(_) => Outcome::Failed("yes: nothing limits it".into()),
-        Err(RunError::Failed { .. }) => Outcome::Passed("no".into()),
+        Err(RunError::Failed { .. } | RunError::Judged(_)) => Outcome::Passed("no".into()),
         Err(error) => Outcome::Untried(format!("it {error}")),
     }
 }
@@ -226,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_said_decides() {
-        let open = "kernel=6.1 #1\nprocesses=90\nprocess=4711\nsignal=yes\nfile=abc\nport=yes\n\
+        let open = "kernel=6.1 #1\nprocesses=90\nprocess=4711\nsignal=yes\nfile=abc\n\
                     written=3 of 900\nlog=yes\nmem=yes\nend=yes\n";
         let host_1 = host();
         let _caller = std::net::TcpStream::connect(host_1.port.local_addr().expect("bound"));
@@ -239,14 +247,6 @@ mod tests {
         assert_eq!(
             passed[5],
             Outcome::Passed("no: 8 of 8, of its own kernel".into())
-        );
-    }
-
-    #[test]
-    fn one_who_lies_about_the_port_is_not_believed() {
-        assert_eq!(
-            outcomes(&host(), "port=yes\n")[4],
-            Outcome::Passed("no".into())
         );
     }
 }

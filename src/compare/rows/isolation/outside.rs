@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Outcome, Probe};
 use crate::compare::run::{IDLE, Turns, UP, words};
+use crate::subjects::{Kind, MEMORY_MIB};
 
 /// The namespaces of namespaces(7) that hide something.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -24,7 +25,13 @@ pub fn probe(turns: &mut Turns, index: usize) -> Vec<Probe> {
             let process = turns.processes(&instance).last().copied();
             let outcomes = process.map(look);
             turns.end(instance);
-            outcomes.unwrap_or_else(|| untried("it has no process"))
+            let mut outcomes = outcomes.unwrap_or_else(|| untried("it has no process"));
+            if turns.kind(index) == Kind::Machine {
+                // What the workload and its kernel take is the guest's memory, whatever the monitor may.
+                outcomes[3] = Outcome::Told(format!("{MEMORY_MIB} MiB: the machine's"));
+                outcomes[4] = Outcome::Told("its own kernel's".into());
+            }
+            outcomes
         }
         Err(error) => untried(&format!("it {error}")),
     };
