@@ -77,7 +77,7 @@ lint: build
 fuzz_check := RUSTFLAGS="--cfg fuzzing" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a
 
 # The tests that boot guests, once more where KVM is kvm_amd.
-lab_tests := command control devices disks gdb inspect kernels lessons network payloads profile shares snapshots subjects terminal trace vsock warm
+lab_tests := bench command control devices disks gdb inspect kernels lessons network payloads profile shares snapshots subjects terminal trace vsock warm
 lab: test-deps build ## only the tests in the lab: an emulated machine with the stock kvm_amd
 	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run $(lab_tests:%=--test %) 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
 	[ -n "$$programs" ] || { echo "make: no test programs were built" >&2; exit 1; }; \

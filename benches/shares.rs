@@ -72,10 +72,10 @@ fn main() -> Result<()> {
         for (name, of) in &subjects {
             row(name, &times(of));
         }
-        if let [(_, ours), (_, peers)] = &subjects[..] {
-            if let Some(ratio) = Ratio::of(&times(ours), &times(peers)) {
-                println!("  hull / QEMU and virtiofsd: {ratio}");
-            }
+        if let [(_, ours), (_, peers)] = &subjects[..]
+            && let Some(ratio) = Ratio::of(&times(ours), &times(peers))
+        {
+            println!("  hull / QEMU and virtiofsd: {ratio}");
         }
     }
     Ok(())

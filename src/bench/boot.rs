@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Bench;
 use super::hull;
-use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
 use crate::kvm::probe;
 use crate::measure::figure::{Better, Unit};
 use crate::measure::timed::{RunError, Running, run};
@@ -68,7 +68,7 @@ pub const PLAN: Plan = Plan {
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     let name = match who.kind {
         Kind::Own | Kind::Hull => "hull",
         _ => who.name.as_str(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Bench;
 use super::restore::{Clone, Saved, saved};
-use super::turns::{Contender, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Made, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
 use crate::measure::timed;
 use crate::measure::tree;
@@ -41,7 +41,7 @@ pub const PLAN: Plan = Plan {
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     Ok(Box::new(Density(saved(bench, who)?)))
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Bench;
 use super::machines::{Devices, Machines};
-use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
 
 /// As the guest has them.
@@ -32,7 +32,7 @@ pub const PLAN: Plan = Plan {
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     match who.kind {
         Kind::Other => Err(Trouble::Other("its devices are not measured".into())),
         _ => Ok(Box::new(Disk(Machines::new(bench, who, Devices::Disk)))),

@@ -7,7 +7,7 @@ use kvm_ioctls::Kvm;
 
 use super::Bench;
 use super::hull;
-use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
 use crate::kvm::probe;
 use crate::measure::figure::{Better, Unit};
 use crate::measure::timed::run;
@@ -32,7 +32,7 @@ pub const PLAN: Plan = Plan {
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     match who.kind {
         Kind::Own | Kind::Hull => Ok(Box::new(Exit { bench, who })),
         _ => Err(Trouble::Other("it runs no flat guests".into())),

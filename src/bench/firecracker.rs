@@ -19,7 +19,7 @@ use crate::subjects::MEMORY_MIB;
 use crate::subjects::guest::{LINE, TYPED};
 
 /// How it is run here, and in machines.rs.
-pub const CAVEAT: &str = "without its own seccomp filters (--no-seccomp), and not in its jailer";
+pub const CAVEAT: &str = "with its own seccomp filters; not in its jailer";
 /// Bytes of a complaint that are read.
 const MOST: usize = 4096;
 
@@ -39,7 +39,7 @@ impl<'a> Firecracker<'a> {
         let socket = self.socket(name);
         let _ = fs::remove_file(&socket); // of the one before, which was killed
         let mut command = Command::new(self.program);
-        command.args(["--no-seccomp", "--api-sock"]).arg(&socket);
+        command.arg("--api-sock").arg(&socket);
         let running = Running::start_with(&mut command, self.bench.limits, input)?;
         Ok((running, socket))
     }

@@ -94,7 +94,7 @@ impl<'a> Machines<'a> {
         let mut command = match self.who.kind {
             Kind::Firecracker => {
                 let mut peer = Command::new(&self.who.program);
-                peer.args(["--no-api", "--no-seccomp", "--config-file"]);
+                peer.args(["--no-api", "--config-file"]);
                 peer.arg(self.file("config"));
                 peer
             }

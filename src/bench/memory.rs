@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Bench;
 use super::machines::{Devices, Machines};
-use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
 use crate::measure::timed::{self, Running};
 use crate::measure::tree;
@@ -55,7 +55,7 @@ pub const PLAN: Plan = Plan {
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     let name = match who.kind {
         Kind::Own | Kind::Hull => "hull",
         _ => who.name.as_str(),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Bench;
 use super::machines::{Devices, Machines};
-use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
 use crate::measure::stream::Stream;
 
@@ -55,7 +55,7 @@ pub const PLAN: Plan = Plan {
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     if who.kind == Kind::Other {
         return Err(Trouble::Other("its devices are not measured".into()));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Bench;
 use super::firecracker::Firecracker;
 use super::hull::Snapshot;
-use super::turns::{Contender, Kind, Plan, Samples, Trouble, Who};
+use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
 use crate::measure::timed::Running;
 use crate::subjects::guest::TYPED;
@@ -82,7 +82,7 @@ pub fn saved<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Saved + 'a>, 
     })
 }
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble> {
+fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
     Ok(Box::new(Restore(saved(bench, who)?)))
 }
 

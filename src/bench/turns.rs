@@ -18,6 +18,9 @@ pub type Wanted = (&'static str, Unit, Better);
 /// subject does not have.
 pub type Samples = Vec<Option<f64>>;
 
+/// A contender, or why there is none.
+pub type Made<'a> = Result<Box<dyn Contender + 'a>, Trouble>;
+
 /// What a topic measures, and of whom.
 pub struct Plan {
     /// What starts and stops a clock, what is counted.
@@ -27,7 +30,7 @@ pub struct Plan {
     /// Whether there is a turn before the first that counts: what is read is in memory then.
     pub warms_up: bool,
     /// A subject, ready to be prepared; an error if it has no figures of this topic.
-    pub contender: for<'a> fn(&'a Bench, &'a Who) -> Result<Box<dyn Contender + 'a>, Trouble>,
+    pub contender: for<'a> fn(&'a Bench, &'a Who) -> Made<'a>,
 }
 
 /// hull, or one that takes turns with it.
@@ -166,7 +169,7 @@ fn figure(plan: &Plan, entrants: &[Entrant], index: usize) -> Figure {
 }
 
 impl<'a> Entrant<'a> {
-    fn new(who: &'a Who, plan: &Plan, contender: Result<Box<dyn Contender + 'a>, Trouble>) -> Self {
+    fn new(who: &'a Who, plan: &Plan, contender: Made<'a>) -> Self {
         let trouble = contender.as_ref().err().map(ToString::to_string);
         Self {
             who,

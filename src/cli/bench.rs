@@ -45,7 +45,8 @@ has no such figure is named and left out.
 
 --compare measures again what OLD.json has, in the same way, or takes NEW.json.
 A change is real if the range of the ratio of new to old excludes 1, both have 5
-runs or more, and both are from the same machine.
+runs or more, and both are from the same machine. --json then has both reports
+(old, new) and all changes.
 
 Examples:
   hull bench boot --vs firecracker=/usr/bin/firecracker
@@ -78,7 +79,8 @@ pub struct Bench {
     #[arg(long, value_names = ["OLD.json", "NEW.json"], num_args = 1..=2, conflicts_with = "topic")]
     compare: Vec<PathBuf>,
     /// With --compare: status 1 if anything has become worse.
-    #[arg(long, requires = "compare")]
+    // A topic conflicts with --compare, which then is required no more.
+    #[arg(long, requires = "compare", conflicts_with = "topic")]
     fail_if_worse: bool,
 }
 

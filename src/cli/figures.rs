@@ -40,9 +40,8 @@ pub fn report_text(report: &Report) -> String {
         notes.extend(version);
         let reason = one.left_out.as_ref();
         notes.extend(reason.map(|reason| format!("{} is left out: {reason}", one.name)));
-        let caveats = one.caveats.iter();
-        notes.extend(caveats.map(|caveat| format!("{}: {caveat}", one.name)));
     }
+    notes.extend(caveats(report));
     let failed = report.figures.iter().flat_map(|figure| &figure.cells);
     let failed = failed.filter(|cell| cell.summary.is_some());
     for cell in failed {
@@ -61,6 +60,21 @@ pub fn report_text(report: &Report) -> String {
     notes.push(report.method.clone());
     let tail = warnings_and_notes(&report.warnings, &notes);
     format!("{head}\n\n{}\n{tail}", aligned(&rows, &[3, 4]))
+}
+
+/// Each caveat once, with all whom it is about.
+fn caveats(report: &Report) -> Vec<String> {
+    let mut told: Vec<(&str, Vec<&str>)> = Vec::new();
+    for one in &report.subjects {
+        for caveat in &one.caveats {
+            match told.iter_mut().find(|(text, _)| text == caveat) {
+                Some((_, names)) => names.push(&one.name),
+                None => told.push((caveat, vec![&one.name])),
+            }
+        }
+    }
+    let line = |(text, names): (&str, Vec<&str>)| format!("{}: {text}", names.join(", "));
+    told.into_iter().map(line).collect()
 }
 
 /// What has changed, as it is printed.

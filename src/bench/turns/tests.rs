@@ -48,7 +48,7 @@ fn measured(
 ) -> (Vec<Participant>, Vec<Figure>, Vec<&'static str>) {
     let told = RefCell::new(Vec::new());
     let both = [who("a"), who("b")];
-    let fake = |name, fails| -> Result<Box<dyn Contender + '_>, Trouble> {
+    let fake = |name, fails| -> Made<'_> {
         let told = &told;
         Ok(Box::new(Fake {
             name,
