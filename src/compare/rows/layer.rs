@@ -102,7 +102,7 @@ fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
             };
             Verdict {
                 text: format!(
-                    "As said: {machine}'s workload leaves by VM exits, {runs:.0} of which came to its \
+                    "As they say: {machine}'s workload leaves by VM exits, {runs:.0} of which came to its \
                      monitor{beside}."
                 ),
                 contradicts: false,

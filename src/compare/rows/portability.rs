@@ -106,13 +106,9 @@ fn verdict(images: &Figure, sides: &[Side]) -> Verdict {
     let larger = large > small;
     Verdict {
         text: format!(
-            "{}: {machine} carries {:.1} MiB, its own kernel in it, and needs no kernel in particular \
+            "{}{machine} carries {:.1} MiB, its own kernel in it, and needs no kernel in particular \
              there, but KVM; {container} carries {:.1} MiB and needs the kernel.",
-            if larger {
-                "As said, by size"
-            } else {
-                "Not as said"
-            },
+            if larger { "As they say, by size: " } else { "" },
             mib(*large),
             mib(*small)
         ),

@@ -122,7 +122,7 @@ fn verdict(owners: &Figure, sides: &[Side]) -> Verdict {
     };
     let (odd_containers, odd_machines) = (named(&containers, 1.0), named(&machines, 0.0));
     if odd_containers.is_empty() && odd_machines.is_empty() {
-        let mut text = String::from("As said:");
+        let mut text = String::from("As they say:");
         if !machines.is_empty() {
             text += &format!(" {} a kernel of its own", each(&machines));
         }
@@ -135,17 +135,17 @@ fn verdict(owners: &Figure, sides: &[Side]) -> Verdict {
             contradicts: false,
         };
     }
-    let mut text = String::from("Not as said:");
+    let mut text = String::new();
     if !odd_containers.is_empty() {
-        text += &format!(" a kernel of its own under {odd_containers}.");
+        text += &format!(" There is a kernel of its own under {odd_containers}.");
     }
     if !odd_machines.is_empty() {
         text += &format!(
-            " the same kernel inside and outside under {odd_machines} (or another of the same version)."
+            " The kernel is the same inside and outside under {odd_machines} (or another of the same version)."
         );
     }
     Verdict {
-        text,
+        text: text.trim_start().into(),
         contradicts: true,
     }
 }
@@ -185,7 +185,7 @@ mod tests {
         let agrees = told(Some(false), Some(true));
         assert_eq!(
             agrees.text,
-            "As said: hull-cold has a kernel of its own, runc has the host's."
+            "As they say: hull-cold has a kernel of its own, runc has the host's."
         );
         assert!(!agrees.contradicts);
         let shared = told(Some(false), Some(false));
@@ -198,7 +198,7 @@ mod tests {
         assert!(told(None, None).text.starts_with("This run cannot tell"));
         assert_eq!(
             told(None, Some(true)).text,
-            "As said: hull-cold has a kernel of its own."
+            "As they say: hull-cold has a kernel of its own."
         );
     }
 }

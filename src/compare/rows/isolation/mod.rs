@@ -55,12 +55,18 @@ pub fn measure(turns: &mut Turns) -> Row {
     let counts = tried
         .iter()
         .map(|(subject, probes)| (subject.as_str(), vec![passed(probes)]));
-    let mut figures = vec![Figure::of_samples(
+    let mut count = Figure::of_samples(
         "probes that did not reach the host",
         Unit::Count,
         Better::More,
         counts,
-    )];
+    );
+    for (cell, (_, probes)) in count.cells.iter_mut().zip(&tried) {
+        let untried = |probe: &&Probe| matches!(probe.1, Outcome::Untried(_));
+        let untried = probes.iter().filter(untried).count();
+        cell.note = (untried > 0).then(|| format!("{untried} could not be tried"));
+    }
+    let mut figures = vec![count];
     figures.extend(each(&tried));
     Row {
         name: NAME.into(),
@@ -120,45 +126,49 @@ fn cell(subject: &str, outcome: Option<&Outcome>) -> Cell {
 }
 
 fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
-    let failed = |subject: &str| {
-        let cells = figures[1..]
-            .iter()
-            .filter_map(|figure| figure.cell(subject));
-        let probes: Vec<bool> = cells.filter_map(|cell| cell.passed).collect();
-        let failed = probes.iter().filter(|passed| !**passed).count();
-        (!probes.is_empty()).then_some(failed as f64)
+    // Of the probes that could be tried with everyone: who was asked less has not reached less.
+    let asked = |side: &&Side, figure: &Figure| {
+        figure
+            .cell(&side.name)
+            .is_some_and(|cell| cell.passed.is_some())
     };
-    let (containers, machines) = (
-        ranked(sides, Kind::Container, failed),
-        ranked(sides, Kind::Machine, failed),
-    );
-    let (Some((container, open)), Some((machine, leaks))) = (containers.first(), machines.last())
-    else {
-        return cannot_tell(sides, "was probed");
-    };
-    let which = |subject: &str| {
-        let failed = figures[1..].iter().filter(|figure| {
+    let judged = |side: &&Side| side.kind != Kind::Process;
+    let common = figures[1..].iter().filter(|figure| {
+        let mut sides = sides.iter().filter(judged);
+        sides.all(|side| asked(&side, figure))
+    });
+    let common: Vec<&Figure> = common.collect();
+    let open = |subject: &str| {
+        let cells = common.iter().filter(|figure| {
             figure
                 .cell(subject)
                 .is_some_and(|cell| cell.passed == Some(false))
         });
-        failed
-            .map(|figure| figure.name.as_str())
-            .collect::<Vec<_>>()
-            .join("; ")
+        cells.map(|figure| figure.name.as_str()).collect::<Vec<_>>()
     };
-    let stronger = leaks < open;
-    let of = |name: &str, number: f64| match number == 0.0 {
-        true => format!("{name} reached the host by none of the probes"),
-        false => format!("{name} by {number:.0} ({})", which(name)),
+    let failed = |subject: &str| Some(open(subject).len() as f64);
+    let containers = ranked(sides, Kind::Container, failed);
+    let machines = ranked(sides, Kind::Machine, failed);
+    let (Some((container, doors)), Some((machine, leaks))) = (containers.first(), machines.last())
+    else {
+        return cannot_tell(sides, "probes were tried");
+    };
+    if common.is_empty() {
+        return cannot_tell(sides, "probes were tried with all");
+    }
+    let stronger = leaks < doors;
+    let of = |name: &str| match open(name) {
+        open if open.is_empty() => format!("{name} reached the host by none"),
+        open => format!("{name} by {} ({})", open.len(), open.join("; ")),
     };
     Verdict {
         text: format!(
-            "{}: the most open machine, {}; the tightest container, {}. Probes find what is open, not \
-             what is safe: a monitor's own faults are not in them.",
-            if stronger { "As said" } else { "Not as said" },
-            of(machine, *leaks),
-            of(container, *open),
+            "{}of {} probes that were tried with all, the most open machine, {}; the tightest container, \
+             {}. Probes find what is open, not what is safe: a monitor's own faults are not in them.",
+            if stronger { "As they say: " } else { "" },
+            common.len(),
+            of(machine),
+            of(container),
         ),
         contradicts: !stronger,
     }
