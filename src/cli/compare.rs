@@ -1,4 +1,4 @@
-//! `hull compare`: flags to [`compare::measure`], and its report to a table and files.
+//! `hull compare`: flags to [`compare::measure()`], and its report to a table and files.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
