@@ -17,8 +17,8 @@ const CLONES: [usize; 3] = [10, 50, 100];
 const SETTLE: Duration = Duration::from_secs(1);
 
 pub const PLAN: Plan = Plan {
-    method: "A snapshot of an idle guest of 128 MiB goes on as 10, 50 and 100 machines at once. When all of \
-             them have answered (the guest's terminal has echoed what was typed) and a second has passed: \
+    method: "A snapshot of an idle guest of 128 MiB goes on as 10, 50 and 100 machines at once, each started when \
+             the one before has answered (its terminal has echoed what was typed). A second after the last: \
              resident memory of their monitors, shared pages divided among those that share them (PSS), a \
              machine; and how much less memory the host has available (MemAvailable) than before the first, \
              a machine. The time is from the first's exec to the last's answer.",
@@ -59,12 +59,10 @@ impl Contender for Density<'_> {
         let mut answering = Duration::ZERO;
         for wanted in CLONES {
             let started = std::time::Instant::now();
-            let old = clones.len();
             while clones.len() < wanted {
-                clones.push(self.0.go_on(&format!("clone-{}", clones.len()))?);
-            }
-            for clone in &mut clones[old..] {
+                let mut clone = self.0.go_on(&format!("clone-{}", clones.len()))?;
                 clone.running.until(TYPED)?;
+                clones.push(clone);
             }
             answering += started.elapsed();
             timed::pause(SETTLE)?;
