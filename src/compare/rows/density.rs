@@ -45,8 +45,11 @@ pub fn measure(turns: &mut Turns) -> Row {
         let progress = (done * MANY, entrants.len() * MANY);
         crowds[*index] = crowd(turns, *index, progress);
     }
+    // By the same rule for all, or who was measured once is not comparable to who was measured twice.
+    let measured: Vec<&Crowd> = entrants.iter().map(|index| &crowds[*index]).collect();
+    let by_line = measured.iter().all(|crowd| crowd.points.len() != 1);
     let figures = vec![
-        fitting(turns, &crowds),
+        fitting(turns, &crowds, by_line),
         each(turns, &crowds, FEW),
         each(turns, &crowds, MANY),
     ];
@@ -60,7 +63,8 @@ pub fn measure(turns: &mut Turns) -> Row {
              processes that they need is added up and divided by their number: what they share counts once. \
              More than {FEW} only where a start takes less than {} s; no more after {} s, or when the \
              machine has less than {} MiB left. How many fit into 1 GiB is no measurement: it is \
-             extrapolated from the line through both points, and from one point by its share. Memory that \
+             extrapolated from the line through both points if everyone has two, else from each one's share \
+             at the first. Memory that \
              the host's kernel holds for them is not counted, nor is an engine's daemon.",
             QUICK.as_secs(),
             BUDGET.as_secs(),
@@ -163,10 +167,15 @@ fn at(crowd: &Crowd, number: usize) -> (Vec<f64>, Option<String>) {
     }
 }
 
-fn fitting(turns: &Turns, crowds: &[Crowd]) -> Figure {
+fn fitting(turns: &Turns, crowds: &[Crowd], by_line: bool) -> Figure {
     let name = "idle instances in 1 GiB";
     let mut figure = turns.figure(name, (Unit::Count, Better::More), |index| {
-        match in_a_gib(&crowds[index].points) {
+        let points = &crowds[index].points;
+        match in_a_gib(if by_line {
+            points
+        } else {
+            points.get(..1).unwrap_or_default()
+        }) {
             Some(number) => (vec![number], None),
             None => (Vec::new(), crowds[index].stopped.clone()),
         }
