@@ -1,7 +1,7 @@
 //! `hull bench density`: many machines from one snapshot at the same time.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Bench;
 use super::restore::{Clone, Saved, saved};
@@ -42,14 +42,21 @@ pub const PLAN: Plan = Plan {
 };
 
 fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
-    Ok(Box::new(Density(saved(bench, who)?)))
+    Ok(Box::new(Density {
+        saved: saved(bench, who)?,
+        short: None,
+    }))
 }
 
-struct Density<'a>(Box<dyn Saved + 'a>);
+struct Density<'a> {
+    saved: Box<dyn Saved + 'a>,
+    /// Why it did not come to all clones, if it did not.
+    short: Option<String>,
+}
 
 impl Contender for Density<'_> {
     fn prepare(&mut self) -> Result<(), Trouble> {
-        self.0.save()
+        self.saved.save()
     }
 
     fn turn(&mut self) -> Result<Samples, Trouble> {
@@ -58,11 +65,15 @@ impl Contender for Density<'_> {
         let mut samples = Samples::new();
         let mut answering = Duration::ZERO;
         for wanted in CLONES {
-            let started = std::time::Instant::now();
-            while clones.len() < wanted {
-                let mut clone = self.0.go_on(&format!("clone-{}", clones.len()))?;
-                clone.running.until(TYPED)?;
-                clones.push(clone);
+            let started = Instant::now();
+            match self.add(&mut clones, wanted) {
+                Err(error) if !samples.is_empty() && !timed::is_stopped() => {
+                    // What there is of fewer clones counts; the rest is not measured.
+                    self.short = Some(format!("not measured with {wanted} clones: {error}"));
+                    samples.resize(PLAN.figures.len(), None);
+                    return Ok(samples);
+                }
+                done => done?,
             }
             answering += started.elapsed();
             timed::pause(SETTLE)?;
@@ -78,7 +89,22 @@ impl Contender for Density<'_> {
     }
 
     fn caveats(&self) -> Vec<String> {
-        self.0.caveats()
+        let mut caveats = self.saved.caveats();
+        caveats.extend(self.short.clone());
+        caveats
+    }
+}
+
+impl Density<'_> {
+    /// Until there are `wanted`, each of which has answered.
+    fn add(&mut self, clones: &mut Vec<Clone>, wanted: usize) -> Result<(), Trouble> {
+        while clones.len() < wanted {
+            let name = format!("clone-{}", clones.len());
+            let mut clone = self.saved.go_on(&name)?;
+            clone.running.until(TYPED)?;
+            clones.push(clone);
+        }
+        Ok(())
     }
 }
 
