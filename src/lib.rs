@@ -18,7 +18,7 @@
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, share, snapshot, symbols, trace |
 //! | [`compare`] | process, container and virtual machine, measured side by side | measure, subjects |
-//! | [`bench`] | hull's own figures, beside other monitors' | guest, kvm's probe, measure, subjects |
+//! | [`mod@bench`] | hull's own figures, beside other monitors' | guest, kvm's probe, measure, subjects |
 //! | [`subjects`] | what can run a command: a process, containers, virtual machines | guest, measure |
 //! | [`measure`] | figures, and what they are worth | kvm |
 //! | [`control`] | orders to a running machine | fleet, inspect |

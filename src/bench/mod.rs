@@ -1,7 +1,7 @@
 //! hull's own figures, beside those of other monitors and of another hull.
 //!
-//! Each [`Topic`] is a file with a [`Plan`](turns::Plan): which figures, and who can give them.
-//! [`turns`] has all of them take turns; what comes of it is a [`Report`](report::Report), and of two
+//! Each [`Topic`] is a file with a `Plan`: which figures, and who can give them.
+//! `turns` has all of them take turns; what comes of it is a [`Report`], and of two
 //! reports [`change`] says what has become better or worse.
 
 use std::path::PathBuf;
