@@ -3,7 +3,7 @@
 //!
 //! Such an init is generated as a program of a few hundred bytes: it has one command in it, starts it
 //! without a shell, and no other would do it with less. What it says is one byte, the last of the console's
-//! output, [`DONE`] or [`FAILED`]; a machine that went down before says neither. [`judge`] takes it off.
+//! output, `DONE` or `FAILED`; a machine that went down before says neither. [`judge`] takes it off.
 
 use std::io::{self, Write};
 
