@@ -282,7 +282,7 @@ fn what_cannot_be_compared_is_told() {
         ),
         (
             &json!({"format": 1}),
-            "not a report of hull bench (missing field",
+            "take one that its --json wrote: missing field",
         ),
         (&json!([]), "not a report of hull bench"),
     ] {

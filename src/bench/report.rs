@@ -86,7 +86,7 @@ pub enum ReadError {
         source: io::Error,
     },
     /// Something else is in it.
-    #[error("{}: not a report of hull bench ({source}); take one that its --json wrote", path.display())]
+    #[error("{}: not a report of hull bench; take one that its --json wrote", path.display())]
     Damaged {
         /// Its path.
         path: PathBuf,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tempfile::NamedTempFile;
 
 /// It takes its name when it is written. A pipe or a device gets the text as it is.
@@ -56,7 +56,14 @@ impl WholeFile {
             .prefix(".hull-")
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(folder)
-            .map_err(|error| io::Error::from(error.kind()))?; // it would name the temporary file
+            // Its words would name the temporary file.
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => anyhow!("there is no folder {}", folder.display()),
+                io::ErrorKind::PermissionDenied => {
+                    anyhow!("files cannot be made in the folder {}", folder.display())
+                }
+                kind => io::Error::from(kind).into(),
+            })?;
         let place = Place::Beside(place);
         Ok(Self { flag, path, place })
     }
