@@ -492,11 +492,11 @@ fn idle_instances_end_with_a_signal() {
 fn a_terminal_has_a_bar_and_a_key_that_ends_it() {
     let place = Place::new();
     let subject = place.subject("stuck", "touch started; exec sleep 1000");
-    // The first is done before the bar is drawn for the first time.
+    // The bar is drawn when a step begins some time after the first: the second one does.
     let subjects = format!("{},{subject}", place.subject("slow", "sleep 0.3"));
     let mut session = Session::of(place.hull(&["--rows", "startup", "--subjects", &subjects]));
-    session.wait_for("\rhull: comparing [----");
-    session.wait_for("% warm-up: prepared, stuck\x1b[K");
+    session
+        .wait_for("\rhull: comparing [#####---------------]  25 % warm-up: prepared, stuck\x1b[K");
     wait_until(|| place.path("started").exists());
     session.key("\x03");
     session.wait_for("\r\x1b[K");
