@@ -1,12 +1,12 @@
 //! `hull bench density`: many machines from one snapshot at the same time.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use super::Bench;
 use super::restore::{Clone, Saved, saved};
 use super::turns::{Contender, Made, Plan, Samples, Trouble, Who};
 use crate::measure::figure::{Better, Unit};
+use crate::measure::host::memory_available;
 use crate::measure::timed;
 use crate::measure::tree;
 use crate::subjects::guest::TYPED;
@@ -108,11 +108,6 @@ impl Density<'_> {
     }
 }
 
-/// MemAvailable of proc_meminfo(5), in bytes.
 fn available() -> Result<u64, Trouble> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    let kib = number.ok_or_else(|| Trouble::Other("/proc/meminfo has no MemAvailable".into()))?;
-    Ok(kib * 1024)
+    memory_available().ok_or_else(|| Trouble::Other("/proc/meminfo has no MemAvailable".into()))
 }

@@ -46,7 +46,7 @@ impl Host {
             hull: env!("CARGO_PKG_VERSION").into(),
             processor: processor.name,
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            memory: memory().unwrap_or(0),
+            memory: meminfo("MemTotal:").unwrap_or(0),
             kernel: system.release().to_string_lossy().into_owned(),
             kvm: kind.map(|kind| {
                 match kind {
@@ -64,12 +64,15 @@ impl Host {
     }
 }
 
-/// MemTotal of proc_meminfo(5).
-fn memory() -> Option<u64> {
+/// Bytes that new programs could have without swapping: MemAvailable of proc_meminfo(5).
+pub fn memory_available() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+/// A line of proc_meminfo(5), in bytes.
+fn meminfo(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

@@ -1,12 +1,12 @@
 //! How many instances fit into a machine.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use super::sides::{Side, best, ratio};
 use crate::compare::report::{Row, Verdict};
 use crate::compare::run::{Instance, Turns};
 use crate::measure::figure::{Better, Figure, Unit};
+use crate::measure::host::memory_available;
 use crate::measure::statistics::Ratio;
 use crate::measure::timed;
 use crate::measure::tree::held;
@@ -125,18 +125,8 @@ fn full(up: usize, elapsed: Duration) -> Option<String> {
     if elapsed > BUDGET {
         return Some(format!("{up} are up after {} s", elapsed.as_secs()));
     }
-    let left = available()?;
+    let left = memory_available()?;
     (left < SPARE).then(|| format!("with {up} up, the machine has {} MiB left", left >> 20))
-}
-
-/// MemAvailable of proc_meminfo(5), in bytes.
-fn available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// Memory of each when `number` are up; of fewer, in the figure of [`FEW`], with a note.
