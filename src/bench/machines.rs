@@ -65,7 +65,8 @@ impl<'a> Machines<'a> {
 
     /// Write the files that its machines start from.
     pub fn prepare(&mut self) -> Result<(), Trouble> {
-        fs::write(self.bench.path("initrd.bench"), initrd()?)?;
+        let initrd = subjects::guest::with_init(Vec::new(), "init", guest::BENCH)?;
+        fs::write(self.bench.path("initrd.bench"), initrd)?;
         if self.has_disk() {
             // Not of zeroes, nor of holes: neither costs what data costs.
             fs::write(self.file("disk"), vec![b'd'; DISK_BYTES])?;
@@ -196,24 +197,6 @@ fn drive(name: &str, path: &Path) -> Value {
         "is_root_device": false,
         "is_read_only": false,
     })
-}
-
-/// A console, and guest/bench as the first process.
-fn initrd() -> io::Result<Vec<u8>> {
-    let mut archive = Vec::new();
-    let entries = [
-        ("dev", 0o040_755, 0, &[][..]),
-        ("dev/console", 0o020_600, 5, &[]),
-        ("init", 0o100_755, 0, guest::BENCH),
-    ];
-    for (name, mode, major, content) in entries {
-        let header = cpio::newc::Builder::new(name).mode(mode).rdev_major(major);
-        let header = header.rdev_minor(major.min(1));
-        let mut entry = header.write(archive, content.len() as u32);
-        entry.write_all(content)?;
-        archive = entry.finish()?;
-    }
-    cpio::newc::trailer(archive)
 }
 
 /// Where the guest calls.

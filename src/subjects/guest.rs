@@ -24,9 +24,18 @@ const FAILED: u8 = 0x15;
 pub fn initrd(initramfs: &[u8], init: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = initramfs.to_vec();
     archive.resize(archive.len().next_multiple_of(4), 0);
+    with_init(archive, INIT, init)
+}
+
+/// `archive`, which ends where an entry may begin, with a console and `init` at the path `name` in it.
+///
+/// # Errors
+/// `init` does not fit a newc archive.
+pub fn with_init(mut archive: Vec<u8>, name: &str, init: &[u8]) -> io::Result<Vec<u8>> {
     let entries = [
-        ("dev/console", 0o020_600, 5, &[][..]),
-        (INIT, 0o100_755, 0, init),
+        ("dev", 0o040_755, 0, &[][..]),
+        ("dev/console", 0o020_600, 5, &[]),
+        (name, 0o100_755, 0, init),
     ];
     for (name, mode, major, content) in entries {
         let header = cpio::newc::Builder::new(name).mode(mode).rdev_major(major);
