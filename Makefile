@@ -35,16 +35,19 @@ test-deps: deps
 	@$(call install,$(test_packages))
 	@tests/lab/foreign target/foreign
 
-# $(call install,PACKAGES): those that are missing, named first; silent when there is none.
+# $(call install,PACKAGES): those that are missing, named first; silent when there is none. A second
+# round installs what the first removed, as where qemu-utils is newer than the release's qemu-system-x86.
 define install
 command -v dpkg-query > /dev/null || { echo "make: not a Debian system; it must have: $(1)" >&2; exit 0; }; \
-missing=; for package in $(1); do \
-  dpkg-query -W -f='$${db:Status-Status}' $$package 2> /dev/null | grep -qx installed || missing="$$missing $$package"; \
-done; \
-[ -n "$$missing" ] || exit 0; \
-echo "make: installing from Debian:$$missing"; \
 sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-$$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+for round in 1 2; do \
+  missing=; for package in $(1); do \
+    dpkg-query -W -f='$${db:Status-Status}' $$package 2> /dev/null | grep -qx installed || missing="$$missing $$package"; \
+  done; \
+  [ -n "$$missing" ] || exit 0; \
+  echo "make: installing from Debian:$$missing"; \
+  $$sudo apt-get update -q && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing || exit 1; \
+done
 endef
 
 # Both scripts know themselves what is up to date, and leave files alone that are.
