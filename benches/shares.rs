@@ -23,7 +23,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hull::measure::statistics::{Ratio, Summary};
+use hull::compare::statistics::{Ratio, Summary};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -17,10 +17,7 @@
 //! | [`cli`] | one file a verb; the only place that prints | all below |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, share, snapshot, symbols, trace |
-//! | [`compare`] | process, container and virtual machine, measured side by side | measure, subjects |
-//! | [`mod@bench`] | hull's own figures, beside other monitors' | guest, kvm's probe, measure, subjects |
-//! | [`subjects`] | what can run a command: a process, containers, virtual machines | guest, measure |
-//! | [`measure`] | figures, and what they are worth | kvm |
+//! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | guest, kvm's probe |
 //! | [`control`] | orders to a running machine | fleet, inspect |
 //! | [`pool`] | machines that wait for a command | agent, control, fleet |
 //! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
@@ -44,7 +41,6 @@
 //! `tests/architecture.rs` holds the code to this table.
 
 pub mod agent;
-pub mod bench;
 pub mod boot;
 pub mod cli;
 pub mod compare;
@@ -56,7 +52,6 @@ pub mod gdb;
 pub mod guest;
 pub mod inspect;
 pub mod kvm;
-pub mod measure;
 pub mod memory;
 pub mod net;
 pub mod pool;
@@ -64,7 +59,6 @@ pub mod profile;
 pub mod sandbox;
 pub mod share;
 pub mod snapshot;
-pub mod subjects;
 pub mod symbols;
 pub mod templates;
 pub mod trace;

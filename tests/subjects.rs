@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hull::measure::timed::{Limits, RunError, Timed};
-use hull::subjects::{self, Stage, Subject, by_name, guest};
+use hull::compare::measure::timed::{Limits, RunError, Timed};
+use hull::compare::subject::{self, Stage, Subject, by_name, guest};
 use machine::{built, kvm, lab};
 
 const LIMITS: Limits = Limits {
@@ -19,7 +19,7 @@ const LIMITS: Limits = Limits {
 
 fn run(subject: &mut dyn Subject, words: &[&str]) -> Result<Timed, RunError> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    subjects::run(subject, &words, "once", LIMITS)
+    subject::run(subject, &words, "once", LIMITS)
 }
 
 /// A stage, with hull's kernel as a bzImage; `None` if this hull carries no guest.

@@ -11,9 +11,9 @@ use super::compare::catch;
 use super::figures::{changes_text, report_text};
 use super::whole_file::WholeFile;
 use super::{print, say};
-use crate::bench::change::Changes;
-use crate::bench::report::{Report, Rival, Settings};
-use crate::bench::{self, BenchError, RIVALS, Topic};
+use crate::compare::bench::report::{Report, Rival, Settings};
+use crate::compare::bench::{self, BenchError, RIVALS, Topic};
+use crate::compare::report::change::Changes;
 
 /// How often, when nothing is said.
 const RUNS: usize = 10;

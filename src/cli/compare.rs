@@ -13,12 +13,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use super::bar::Bar;
 use super::whole_file::WholeFile;
 use super::{print, say};
-use crate::compare::report::{Report, Workload};
-use crate::compare::run::{Progress, Turns};
-use crate::compare::{self, CompareError, markdown, page, rows, table};
-use crate::measure::timed::{self, Limits};
-use crate::subjects::second::SecondKernel;
-use crate::subjects::{self, NAMES, Stage, Subject};
+use crate::compare::measure::timed::{self, Limits};
+use crate::compare::report::saved::{Report, Workload};
+use crate::compare::report::{markdown, page, table};
+use crate::compare::subject::second::SecondKernel;
+use crate::compare::subject::{self, NAMES, Stage, Subject};
+use crate::compare::turns::{Progress, Turns};
+use crate::compare::{self, CompareError, rows};
 
 /// Longest name of a subject of the user's, for the heads of columns.
 const NAME_MOST: usize = 24;
@@ -210,7 +211,7 @@ fn subjects_of<'a>(
     stage: &'a Stage,
 ) -> anyhow::Result<Vec<Box<dyn Subject + 'a>>> {
     let subject = |(name, path): &(String, Option<PathBuf>)| {
-        subjects::by_name(name, path.as_deref(), stage).with_context(|| {
+        subject::by_name(name, path.as_deref(), stage).with_context(|| {
             format!("--subjects {name}=: it has no program of its own; leave out the path")
         })
     };

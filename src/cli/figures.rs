@@ -1,8 +1,8 @@
 //! Figures and changes of figures as aligned text.
 
-use crate::bench::change::{Change, Changes, Verdict};
-use crate::bench::report::Report;
-use crate::measure::figure::{Cell, Figure, Unit};
+use crate::compare::bench::report::Report;
+use crate::compare::figure::{Cell, Figure, Unit};
+use crate::compare::report::change::{Change, Changes, Verdict};
 
 /// Most characters of a line of prose.
 const WIDTH: usize = 100;

@@ -1,22 +1,30 @@
-//! The difference between a process, a container and a virtual machine, measured.
+//! The harness for measuring that `hull compare` and `hull bench` use.
 //!
-//! [`Turns`](run::Turns) has the subjects do the same work, one after the other; each of the [`rows`] makes
-//! figures of that, beside what the standard answer claims and what this run's figures say to it.
-//! [`measure`](mod@measure) has it all made into a [`Report`](report::Report), shown as a [`table`] on a
-//! terminal, as a table in [`markdown`], and as a [`page`] for a browser.
+//! How a figure comes about:
+//!
+//! ```text
+//! subject   what can run a command: process, container, virtual machine
+//!    |
+//! turns     warm-up, then N rounds; the order alternates; limits, progress
+//!    |  measure: one sample (time, processor, memory, system calls)
+//!    v
+//! figure    samples -> statistics (median, quartiles, ratio with its range) -> warning
+//!    |
+//! rows      `hull compare`: figures of one question, claim and verdict
+//! bench     `hull bench`: figures of one topic
+//!    |
+//! report    JSON, table, Markdown, page; the change between two reports
+//! ```
 
-mod chart;
-pub mod markdown;
+pub mod bench;
+mod comparison;
+pub mod figure;
 pub mod measure;
-pub mod page;
 pub mod report;
 pub mod rows;
-pub mod run;
-pub mod table;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
-mod words;
+pub mod statistics;
+pub mod subject;
+pub mod turns;
+pub mod warning;
 
-pub use measure::{CompareError, measure};
+pub use comparison::{CompareError, measure};

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::sides::{Side, best, ratio};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{Instance, Turns};
-use crate::measure::figure::{Better, Figure, Unit};
-use crate::measure::host::memory_available;
-use crate::measure::statistics::Ratio;
-use crate::measure::timed;
-use crate::measure::tree::held;
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Figure, Unit};
+use crate::compare::measure::host::memory_available;
+use crate::compare::measure::timed;
+use crate::compare::measure::tree::held;
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::statistics::Ratio;
+use crate::compare::subject::Kind;
+use crate::compare::turns::{Instance, Turns};
 
 /// In the report.
 pub const NAME: &str = "density";

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{IDLE, Turns, UP, words};
-use crate::measure::figure::{Better, Figure, Unit};
-use crate::subjects::{Kind, Part};
+use crate::compare::figure::{Better, Figure, Unit};
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::subject::{Kind, Part};
+use crate::compare::turns::{IDLE, Turns, UP, words};
 
 /// Bytes of the standard answer's "gigabytes".
 const GIGABYTE: f64 = 1e9;

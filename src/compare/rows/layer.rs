@@ -1,11 +1,11 @@
 //! What the workload runs on, by the instruction that leaves it.
 
 use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::Turns;
-use crate::measure::calls::Calls;
-use crate::measure::figure::{Better, Cell, Figure, Unit};
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::measure::calls::Calls;
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::subject::Kind;
+use crate::compare::turns::Turns;
 
 /// In the report.
 pub const NAME: &str = "abstraction layer";

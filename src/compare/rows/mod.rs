@@ -11,8 +11,8 @@ pub mod sides;
 mod startup;
 mod system;
 
-use super::report::Row;
-use super::run::Turns;
+use super::report::saved::Row;
+use super::turns::Turns;
 
 /// A row: its name, and what measures it.
 pub type Measure = (&'static str, fn(&mut Turns) -> Row);

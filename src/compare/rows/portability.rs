@@ -1,10 +1,10 @@
 //! What must be the same on another machine that a workload is taken to.
 
 use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{Turns, words};
-use crate::measure::figure::{Better, Cell, Figure, Unit};
-use crate::subjects::{Kind, Part};
+use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::subject::{Kind, Part};
+use crate::compare::turns::{Turns, words};
 
 /// In the report.
 pub const NAME: &str = "portability";

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::sides::{Side, best, bytes, ratio};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{Instance, Turns, words};
-use crate::measure::figure::{Better, Figure, Unit};
-use crate::measure::statistics::{Ratio, Summary};
-use crate::measure::timed::{self, Timed};
-use crate::measure::tree::{Held, held};
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Figure, Unit};
+use crate::compare::measure::timed::{self, Timed};
+use crate::compare::measure::tree::{Held, held};
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::statistics::{Ratio, Summary};
+use crate::compare::subject::Kind;
+use crate::compare::turns::{Instance, Turns, words};
 
 /// In the report.
 pub const NAME: &str = "resource usage";

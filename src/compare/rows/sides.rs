@@ -1,9 +1,9 @@
 //! What verdicts have in common: the best of each side, and how to say it.
 
-use crate::compare::report::Verdict;
-use crate::measure::figure::{Better, Cell, Figure};
-use crate::measure::statistics::Ratio;
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Cell, Figure};
+use crate::compare::report::saved::Verdict;
+use crate::compare::statistics::Ratio;
+use crate::compare::subject::Kind;
 
 /// A subject that takes part, and where it stands.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ pub fn bytes(bytes: f64) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::measure::figure::Unit;
+    use crate::compare::figure::Unit;
 
     /// Of made-up samples.
     pub fn figure(name: &str, unit: Unit, better: Better, cells: &[(&str, &[f64])]) -> Figure {

@@ -1,12 +1,12 @@
 //! How long a command takes to start, and to come back.
 
 use super::sides::{Side, best, ratio, seconds};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{Runs, Turns};
-use crate::measure::figure::{Better, Figure, Unit};
-use crate::measure::statistics::Ratio;
-use crate::measure::timed::Timed;
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Figure, Unit};
+use crate::compare::measure::timed::Timed;
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::statistics::Ratio;
+use crate::compare::subject::Kind;
+use crate::compare::turns::{Runs, Turns};
 
 /// In the report.
 pub const NAME: &str = "startup time";
@@ -86,7 +86,7 @@ fn verdict(figure: &Figure, sides: &[Side]) -> Verdict {
             ratio(&between)
         ),
     };
-    let median = |cell: &crate::measure::figure::Cell| {
+    let median = |cell: &crate::compare::figure::Cell| {
         cell.summary.map_or(f64::NAN, |summary| summary.median)
     };
     let (machine_ms, container_ms) = (median(machine), median(container));

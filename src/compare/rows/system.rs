@@ -1,10 +1,10 @@
 //! Whose kernel the workload runs on.
 
 use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::{IDLE, Turns, UP, words};
-use crate::measure::figure::{Better, Cell, Figure, Unit};
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::subject::Kind;
+use crate::compare::turns::{IDLE, Turns, UP, words};
 
 /// In the report.
 pub const NAME: &str = "operating system";

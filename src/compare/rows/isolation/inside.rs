@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use super::{Outcome, Probe};
-use crate::compare::run::{Turns, words};
-use crate::measure::timed::RunError;
+use crate::compare::measure::timed::RunError;
+use crate::compare::turns::{Turns, words};
 
 /// `ioprio_get`, which the applet ionice makes (`<asm/unistd_64.h>`).
 const RARE_CALL: u64 = 252;

@@ -7,10 +7,10 @@ mod inside;
 mod outside;
 
 use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::report::{Row, Verdict};
-use crate::compare::run::Turns;
-use crate::measure::figure::{Better, Cell, Figure, Unit};
-use crate::subjects::Kind;
+use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::subject::Kind;
+use crate::compare::turns::Turns;
 
 /// What came of one probe of one subject.
 #[derive(Clone, Debug, PartialEq, Eq)]

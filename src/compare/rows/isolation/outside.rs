@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Outcome, Probe};
-use crate::compare::run::{IDLE, Turns, UP, words};
-use crate::subjects::{Kind, MEMORY_MIB};
+use crate::compare::subject::{Kind, MEMORY_MIB};
+use crate::compare::turns::{IDLE, Turns, UP, words};
 
 /// The namespaces of namespaces(7) that hide something.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];

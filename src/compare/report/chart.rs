@@ -1,0 +1,233 @@
+//! A figure as horizontal bars, in SVG.
+//!
+//! Places are in per cent and letters in pixels, so that a chart is as readable on a phone as on a desk. A
+//! side is told by its pattern, and each bar by the name and the value above it: colours say nothing alone.
+
+use maud::{Markup, html};
+
+use super::saved::Report;
+use super::words::{self, Shown, clean};
+use crate::compare::figure::{Figure, Unit};
+use crate::compare::statistics::Summary;
+use crate::compare::subject::Kind;
+
+/// Pixels from one bar to the next.
+const STEP: usize = 42;
+/// From the top of a bar's place to the bar, with its name and value between.
+const BAR: usize = 19;
+/// Of a bar.
+const HEIGHT: usize = 12;
+/// Beneath the bars of a logarithmic scale.
+const AXIS: usize = 22;
+/// A figure whose greatest is so many times its least has a logarithmic scale: on another, a bar of the
+/// least is thinner than a line.
+const FAR_APART: f64 = 100.0;
+/// Most names of ticks that have room on a phone.
+const TICKS: usize = 4;
+
+/// Where values stand.
+enum Scale {
+    /// From 0 to this.
+    Linear { most: f64 },
+    /// From one power of `base` to another.
+    Logarithmic { base: f64, low: i32, high: i32 },
+}
+
+/// The bars of `figure`, if it has numbers. `id` is the only one of its kind on the page.
+pub fn render(report: &Report, figure: &Figure, id: &str) -> Option<Markup> {
+    let scale = Scale::of(figure)?;
+    let name = clean(&figure.name);
+    let columns: Vec<_> = report.columns().collect();
+    let bars = columns.len() * STEP;
+    let ticks = scale.ticks(figure.unit);
+    let height = bars + if ticks.is_empty() { 0 } else { AXIS };
+    let (title, description) = (format!("{id}-title"), format!("{id}-description"));
+    Some(html! {
+        div.chart {
+            p.chart-name {
+                (name)
+                @if !ticks.is_empty() { " " span.scale { (scale.words()) } }
+            }
+            svg role="img" aria-labelledby=(format!("{title} {description}")) width="100%" height=(height) {
+                title id=(title) { (name) }
+                desc id=(description) { (describe(report, figure, &scale)) }
+                @for (exponent, label) in &ticks {
+                    @let x = scale.percent(scale.power(*exponent));
+                    line.tick x1=(x) x2=(x) y1="16" y2=(bars + 4) {}
+                    @if let Some(label) = label {
+                        text.tick-name x=(x) y=(bars + 18) text-anchor=(scale.anchor(*exponent)) { (label) }
+                    }
+                }
+                @for (number, one) in columns.iter().enumerate() {
+                    (bar(figure, &one.name, one.kind, &scale, number * STEP))
+                }
+            }
+        }
+    })
+}
+
+/// A subject's name and value, and beneath them its bar and its whisker.
+fn bar(figure: &Figure, subject: &str, kind: Kind, scale: &Scale, top: usize) -> Markup {
+    let cell = figure.cell(subject);
+    let shown = words::shown(figure, subject);
+    let extrapolated = cell.is_some_and(|cell| cell.extrapolated);
+    let summary = cell.and_then(|cell| cell.summary);
+    let class = match (kind, extrapolated) {
+        (_, true) => "bar guess",
+        (Kind::Process, _) => "bar process",
+        (Kind::Container, _) => "bar container",
+        (Kind::Machine, _) => "bar machine",
+    };
+    html! {
+        text.bar-name x="0" y=(top + 13) { (clean(subject)) }
+        @if let Some(summary) = summary {
+            text.bar-value x="100%" y=(top + 13) text-anchor="end"
+                data-figure=(clean(&figure.name)) data-subject=(clean(subject)) data-value=(summary.median) {
+                (shown.value)
+                @if let Some(ratio) = &shown.ratio { tspan.bar-ratio { " (" (ratio) ")" } }
+            }
+            (mark(scale, &summary, class, top + BAR))
+        } @else {
+            text.bar-value x="100%" y=(top + 13) text-anchor="end" { "not measured" }
+        }
+    }
+}
+
+/// The bar of a median, or on a logarithmic scale, which has no 0 to begin at, a point; with the range
+/// from the least to the 99th percentile.
+fn mark(scale: &Scale, summary: &Summary, class: &str, top: usize) -> Markup {
+    let at = |value: f64| scale.percent(value);
+    let (least, most, median) = (at(summary.least), at(summary.p99), at(summary.median));
+    let middle = top + HEIGHT / 2;
+    html! {
+        @match scale {
+            Scale::Linear { .. } => {
+                rect.track x="0" y=(top) width="100%" height=(HEIGHT) {}
+                rect class=(class) x="0" y=(top) width=(median) height=(HEIGHT) {}
+            }
+            Scale::Logarithmic { .. } => {
+                line.stem x1="0" x2=(median) y1=(middle) y2=(middle) {}
+            }
+        }
+        @if summary.least < summary.p99 {
+            line.halo x1=(least) x2=(most) y1=(middle) y2=(middle) {}
+            line.whisker x1=(least) x2=(most) y1=(middle) y2=(middle) {}
+            @for end in [&least, &most] {
+                line.whisker x1=(end) x2=(end) y1=(middle - 4) y2=(middle + 4) {}
+            }
+        }
+        @if let Scale::Logarithmic { .. } = scale {
+            circle class=(class) cx=(median) cy=(middle) r=(HEIGHT / 2) {}
+        }
+    }
+}
+
+fn with_ratio(shown: &Shown) -> String {
+    match &shown.ratio {
+        Some(ratio) => format!("{} ({ratio})", shown.value),
+        None => shown.value.clone(),
+    }
+}
+
+/// What somebody is told who does not see the bars.
+fn describe(report: &Report, figure: &Figure, scale: &Scale) -> String {
+    let names = report.columns().map(|one| {
+        let shown = words::shown(figure, &one.name);
+        let name = clean(&one.name);
+        match figure.cell(&one.name).and_then(|cell| cell.summary) {
+            Some(_) => format!("{name} {}", with_ratio(&shown)),
+            None => format!("{name} not measured"),
+        }
+    });
+    let names: Vec<String> = names.collect();
+    let scale = scale.words();
+    let scale = if scale.is_empty() {
+        "linear scale"
+    } else {
+        scale
+    };
+    format!("Horizontal bars, {scale}: {}.", names.join(", "))
+}
+
+impl Scale {
+    /// The one for all numbers of `figure`; `None` if it has none.
+    fn of(figure: &Figure) -> Option<Self> {
+        let summaries: Vec<Summary> = figure
+            .cells
+            .iter()
+            .filter_map(|cell| cell.summary)
+            .collect();
+        let all = |take: fn(f64, f64) -> f64, of: fn(&Summary) -> f64| {
+            summaries.iter().map(of).reduce(take)
+        };
+        let least = all(f64::min, |one| one.least.min(one.median))?;
+        let most = all(f64::max, |one| one.p99.max(one.median))?;
+        let far = least > 0.0 && most.is_finite() && most / least > FAR_APART;
+        if !far {
+            return Some(Self::Linear { most });
+        }
+        let base: f64 = match figure.unit {
+            Unit::Bytes | Unit::BytesPerSecond => 16.0,
+            _ => 10.0,
+        };
+        // Of a subnormal least the ratio is infinite.
+        let exponent = |value: f64| (value.ln() / base.ln()).clamp(-300.0, 300.0);
+        let low = exponent(least).floor() as i32;
+        let high = exponent(most).ceil() as i32;
+        Some(Self::Logarithmic {
+            base,
+            low,
+            high: high.max(low + 1),
+        })
+    }
+
+    /// Where `value` stands: "12.50%".
+    fn percent(&self, value: f64) -> String {
+        let share = match self {
+            Self::Linear { most } if *most > 0.0 => value / most,
+            Self::Linear { .. } => 0.0,
+            Self::Logarithmic { base, low, high } => {
+                (value.ln() / base.ln() - f64::from(*low)) / f64::from(high - low)
+            }
+        };
+        let share = if share.is_nan() { 0.0 } else { share };
+        format!("{:.2}%", share.clamp(0.0, 1.0) * 100.0)
+    }
+
+    fn power(&self, exponent: i32) -> f64 {
+        match self {
+            Self::Linear { .. } => 0.0,
+            Self::Logarithmic { base, .. } => base.powi(exponent),
+        }
+    }
+
+    /// The powers, and the names of as many as have room.
+    fn ticks(&self, unit: Unit) -> Vec<(i32, Option<String>)> {
+        let Self::Logarithmic { low, high, .. } = *self else {
+            return Vec::new();
+        };
+        let every = (high - low).unsigned_abs().div_ceil(TICKS as u32).max(1) as i32;
+        let named = |exponent: i32| (exponent - low) % every == 0;
+        let name = |exponent| words::round(unit, self.power(exponent));
+        let tick = |exponent| (exponent, named(exponent).then(|| name(exponent)));
+        (low..=high).map(tick).collect()
+    }
+
+    fn anchor(&self, exponent: i32) -> &'static str {
+        match *self {
+            Self::Logarithmic { low, .. } if exponent == low => "start",
+            Self::Logarithmic { high, .. } if exponent == high => "end",
+            _ => "middle",
+        }
+    }
+
+    fn words(&self) -> &'static str {
+        match self {
+            Self::Linear { .. } => "",
+            Self::Logarithmic { base: 16.0, .. } => {
+                "logarithmic scale: each line is 16 times the one before"
+            }
+            Self::Logarithmic { .. } => "logarithmic scale: each line is 10 times the one before",
+        }
+    }
+}
