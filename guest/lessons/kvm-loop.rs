@@ -1,5 +1,5 @@
-//! Lesson 1's program: a virtual machine monitor that is the KVM loop and nothing else. It runs a
-//! flat payload in real mode (guest/payloads/hello.S) and counts how often the guest came out.
+//! The program of lesson 1: a virtual machine monitor that is only the KVM loop. It runs a flat
+//! payload in real mode (guest/payloads/hello.S) and counts the exits.
 
 use std::io::{self, Write};
 use std::{env, fs};
@@ -45,10 +45,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         match vcpu.run()? {
             VcpuExit::IoOut(0x3f8, data) => io::stdout().write_all(data)?,
             VcpuExit::IoOut(0x604, _) => {
-                println!("out of the guest {exits} times");
+                println!("{exits} exits");
                 break;
             }
-            other => return Err(format!("what now? {other:?}").into()),
+            other => return Err(format!("unexpected exit: {other:?}").into()),
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
 # Two clocks: the timer (8254) through the interrupt controller (8259A), and the local APIC's own,
-# 50 times a second each. Prints "tick" each time that both have come, and sleeps in HLT between.
+# 50 times a second each. Prints "tick" each time both have arrived, and sleeps in HLT in between.
 .include "header.inc"
 	.equ CODE, 0x10			# the code segment in the GDT that hull made
 	.equ VECTOR, 0x20		# of the 8254; the APIC's is the next one
@@ -9,7 +9,7 @@
 	.equ APIC, 0xfee00000
 	.equ EOI, 0x0b0
 	.equ SPURIOUS, 0x0f0
-	.equ LVT_TIMER, 0x320		# bit 17: over and over
+	.equ LVT_TIMER, 0x320		# bit 17: periodic
 	.equ INITIAL, 0x380
 	.equ DIVIDE, 0x3e0
 
@@ -66,7 +66,7 @@
 
 tick:	push %rax
 	movb $1, ticked
-	put 0x20, PIC			# EOI: the line may come again
+	put 0x20, PIC			# EOI: the line may interrupt again
 	pop %rax
 	iretq
 

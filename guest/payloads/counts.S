@@ -1,7 +1,7 @@
-# Counts for ever, in every place that a snapshot must not lose: a register, memory, an XMM
-# register, an MSR. A line of eight hexadecimal digits a round; the first line is the number of
-# CPUs. The other CPUs count, too, each in a register and in memory, and a round ends only when each
-# has gone on. A count that is not as the others ends it with a line that is no number.
+# Counts for ever, in every kind of state that a snapshot must keep: a register, memory, an XMM
+# register, an MSR. Prints eight hexadecimal digits each round; the first line is the number of CPUs.
+# The other CPUs count too, each in a register and in memory, and a round ends only when each has
+# counted further. If a count differs from the others, it prints a line that is not a number and ends.
 .include "header.inc"
 	.equ APIC, 0xfee00000		# the registers of each CPU's own local APIC
 	.equ SPURIOUS, 0x0f0		# bit 8 enables the APIC
@@ -46,7 +46,7 @@ round:
 	movdqu %xmm7, scratch
 	incl scratch
 	movdqu scratch, %xmm7
-	movl $0, scratch		# memory shall not help out
+	movl $0, scratch		# do not take the value from memory
 	mov %ebx, %eax
 	xor %edx, %edx
 	mov $KERNEL_GS_BASE, %ecx
@@ -114,7 +114,7 @@ counts:	.skip 4 * 32
 seen:	.skip 4 * 32
 wrong:	.long 0
 
-# The others, in real mode, wherever they lie.
+# The other CPUs, in real mode, at any address.
 .code16
 other:
 	xor %ax, %ax

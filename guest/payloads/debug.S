@@ -1,4 +1,4 @@
-# 64-bit: something for gdb to look at, at addresses that a script can name. Calls a
+# 64-bit: a program for gdb, at addresses that a script can name. Calls a
 # function (0x8040) five times, which counts in RBX and in memory (0x8100), prints a
 # line and powers off.
 .include "header.inc"

@@ -1,7 +1,7 @@
 # Dirties memory: writes one word to each of the 256 pages from 1 to 2 MiB, four
-# times over. KVM maps a page at its first write, and a dirty log (a snapshot that
-# holds only what changed) has exactly these pages. Reads all back, and prints "ok"
-# if each has the last round's number.
+# times. KVM maps a page at its first write, and a dirty log (for a snapshot of only
+# what changed) has exactly these pages. Reads all back, and prints "ok" if each has
+# the last round's number.
 .include "header.inc"
 .code32
 .text

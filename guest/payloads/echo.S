@@ -1,12 +1,12 @@
-# Sends back what it is sent: the serial port at COM1 interrupts for each byte that comes, and the
-# CPU sleeps in HLT between. Real mode, as serial.S.
+# Echoes what it receives: the serial port at COM1 interrupts for each byte, and the CPU sleeps in
+# HLT in between. Real mode, like serial.S.
 .include "header.inc"
 	.equ DATA, 0x3f8		# read: receive; write: transmit
-	.equ IER, 0x3f9			# bit 0: interrupt when a byte has come
+	.equ IER, 0x3f9			# bit 0: interrupt when a byte was received
 	.equ IIR, 0x3fa			# write: FIFO control
 	.equ LCR, 0x3fb
-	.equ MCR, 0x3fc			# OUT2 lets the interrupt out of the chip
-	.equ LSR, 0x3fd			# bit 0: a byte has come
+	.equ MCR, 0x3fc			# OUT2 enables the interrupt line
+	.equ LSR, 0x3fd			# bit 0: a byte was received
 	.equ PIC, 0x20
 
 .macro put value, port

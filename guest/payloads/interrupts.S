@@ -1,6 +1,6 @@
-# Five ticks of a clock: the timer (8254) raises line 0 of the interrupt controller (8259A),
-# which sends vector 0x20, whose gate in the IDT leads to `tick`. Between ticks the CPU
-# sleeps in HLT.
+# Five timer ticks: the timer (8254) raises line 0 of the interrupt controller (8259A), which
+# sends vector 0x20, whose gate in the IDT points to `tick`. Between ticks the CPU sleeps in
+# HLT.
 .include "header.inc"
 	.equ CODE, 0x10			# the code segment in the GDT that hull made
 	.equ VECTOR, 0x20		# 0 to 0x1f are the CPU's own exceptions
@@ -34,7 +34,7 @@
 	put 0x01, PIC + 1		# ICW4: 8086 mode
 	put 0xfe, PIC + 1		# mask all lines but 0
 
-# The timer counts down from here to 0 at 1193182 Hz, over and over.
+# The timer counts down from here to 0 at 1193182 Hz, repeatedly.
 	put 0x34, PIT + 3		# counter 0, both bytes, mode 2: a rate
 	put (1193182 / HERTZ) & 0xff, PIT
 	put (1193182 / HERTZ) >> 8, PIT
@@ -55,7 +55,7 @@ tick:
 	mov $message_end - message, %ecx
 	mov $0x3f8, %dx
 	rep outsb
-	put 0x20, PIC			# EOI: the line may come again
+	put 0x20, PIC			# EOI: the line may interrupt again
 	pop %rsi
 	pop %rdx
 	pop %rcx

@@ -1,7 +1,7 @@
-# Memory that is none: a load or store where no RAM lies is an exit, KVM_EXIT_MMIO,
-# with its address and data. Reads where no device is, which gives all ones as on
-# real buses, then writes the byte that the boot timer at the start of the hole
-# waits for. Prints "ok" if the load gave what it should.
+# Addresses without RAM: a load or store there is an exit, KVM_EXIT_MMIO, with its
+# address and data. Reads where there is no device, which gives all ones as on real
+# buses, then writes the byte that the boot timer at the start of the hole expects.
+# Prints "ok" if the load gave the right value.
 .include "header.inc"
 .code32
 .text

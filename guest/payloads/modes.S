@@ -1,6 +1,6 @@
-# From real mode to long mode, the way every 64-bit kernel comes (Intel SDM 3A, 10.8.5
-# and 10.9). Prints "16", "32" and "64", each from code of that width. Without long mode
-# in CPUID it says so and stops there, as a kernel would.
+# From real mode to long mode, the path of every 64-bit kernel (Intel SDM 3A, 10.8.5 and
+# 10.9). Prints "16", "32" and "64", each from code of that width. Without long mode in
+# CPUID it prints a message and stops, as a kernel would.
 .include "header.inc"
 	.equ CODE32, 0x08		# selectors: offsets into the GDT below
 	.equ DATA, 0x10
@@ -22,9 +22,9 @@
 	flat_header 16
 	say 1, 6
 
-# Real mode to protected mode: a table of segments, the bit PE of CR0, and a far jump
-# that loads CS, for until then the CPU goes on with the segment that it has.
-	cli				# the real-mode interrupt table is no use from here on
+# Real mode to protected mode: a table of segments, the PE bit of CR0, and a far jump that
+# loads CS; until then the CPU uses the segment it has.
+	cli				# the real-mode interrupt table is useless from here on
 	lgdt gdt_pointer
 	mov %cr0, %eax
 	or $1, %eax			# PE
@@ -38,13 +38,13 @@ protected:
 	mov %ax, %ss
 	say 3, 2
 
-# Ask first: CPUID.80000001H:EDX bit 29.
+# Check first: CPUID.80000001H:EDX bit 29.
 	mov $0x80000001, %eax
 	cpuid
 	bt $29, %edx
 	jnc none
 
-# Long mode has paging, always. One page of 2 MiB is enough: addresses 0 to 2 MiB lead to
+# Long mode requires paging. One page of 2 MiB is enough: addresses 0 to 2 MiB map to
 # themselves, through three tables. 3 is present and writable, 0x80 a large page.
 	movl $TABLES + 0x1003, TABLES
 	movl $TABLES + 0x2003, TABLES + 0x1000
@@ -57,7 +57,7 @@ protected:
 	mov %eax, %cr4
 	mov $0xc0000080, %ecx		# the register EFER
 	rdmsr
-	or $(1 << 8), %eax		# LME: long mode is wanted
+	or $(1 << 8), %eax		# LME: enable long mode
 	wrmsr
 	mov %cr0, %eax
 	or $(1 << 31), %eax		# PG: paging on, and with it long mode

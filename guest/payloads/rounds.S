@@ -1,7 +1,7 @@
-# Writes pages in rounds, on both sides of the hole below 4 GiB, and knows what must be in them. For
-# memory of 5 GiB, that is RAM up to 3 GiB and from 4 GiB to 6 GiB. At the serial port "w" is the
-# next round: it writes every fourth page, zeros in every other round, and says its number. "c" says
-# "y" if all pages are as they were written, "n" if not.
+# Writes pages in rounds, on both sides of the hole below 4 GiB, and checks their content. It needs
+# 5 GiB of memory: RAM up to 3 GiB and from 4 GiB to 6 GiB. On the serial port "w" requests the next
+# round, which writes every fourth page, zeros in every other round, and prints its number. "c" prints
+# "y" if all pages are as written, or "n".
 .include "header.inc"
 	.equ PDPT, 0xa000		# the page tables that hull made: an identity map of 4 GiB
 	.equ MORE, 0x20000		# two page directories: of 4 GiB to 6 GiB

@@ -1,12 +1,12 @@
 # A driver of a serial port: the 16550A at COM1 (PC16550D data sheet, 8), with polling and
-# with interrupts. Real mode, since its interrupt table is the simplest: 4 bytes a vector,
-# from address 0. If no interrupt comes, it says so after a while.
+# with interrupts. Real mode, because its interrupt table is the simplest: 4 bytes a vector,
+# from address 0. If no interrupt arrives, it prints a message after a while.
 .include "header.inc"
 	.equ DATA, 0x3f8		# write: transmit; with DLAB: low byte of the divisor
-	.equ IER, 0x3f9			# which interrupts are wanted; with DLAB: high byte
-	.equ IIR, 0x3fa			# read: why there was one; write: FIFO control
+	.equ IER, 0x3f9			# which interrupts are enabled; with DLAB: high byte
+	.equ IIR, 0x3fa			# read: the cause; write: FIFO control
 	.equ LCR, 0x3fb			# bits a character; bit 7: DLAB
-	.equ MCR, 0x3fc			# modem lines; OUT2 lets the interrupt out of the chip
+	.equ MCR, 0x3fc			# modem lines; OUT2 enables the interrupt line
 	.equ LSR, 0x3fd			# bit 5: the transmitter takes another byte
 	.equ PIC, 0x20			# the interrupt controller: commands, and data at 0x21
 
@@ -42,10 +42,10 @@
 
 	mov $driven, %si		# what the handler sends
 	sti
-	put 0x02, IER			# "transmitter empty" is wanted, and it is empty now
+	put 0x02, IER			# "transmitter empty" is enabled, and it is empty now
 	mov $20000, %cx
 	mov $LSR, %dx
-1:	in %dx, %al			# an exit: long enough for an interrupt to come
+1:	in %dx, %al			# an exit: long enough for an interrupt to arrive
 	cmpb $0, done
 	jne 2f
 	loop 1b
@@ -74,7 +74,7 @@ interrupt:
 	pop %ax
 	iret
 
-# Polling: ask for every byte whether it may be sent.
+# Polling: before each byte, check that it may be sent.
 print:
 	mov $LSR, %dx
 5:	in %dx, %al

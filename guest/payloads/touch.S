@@ -1,4 +1,4 @@
-# Touches 40 MiB: a word in each page from 1 MiB on. Says ">" then, and stays.
+# Touches 40 MiB: a word in each page from 1 MiB on. Then prints ">" and loops.
 .include "header.inc"
 .code32
 .text

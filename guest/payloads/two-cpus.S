@@ -1,11 +1,11 @@
-# Two CPUs: the first wakes the second by INIT and SIPI, two messages from its local APIC
+# Two CPUs: the first starts the second by INIT and SIPI, two messages from its local APIC
 # (Intel SDM 3A, 9.4.4 and 11.6), and both count in the same memory. Without a second CPU
-# the first says after a while that it is alone.
+# the first prints after a while that it is alone.
 .include "header.inc"
 	.equ APIC, 0xfee00000		# the registers of each CPU's own local APIC
 	.equ SPURIOUS, 0x0f0		# bit 8 enables the APIC
 	.equ ICR_LOW, 0x300		# writing it sends: type in bits 8 to 10, vector in 0 to 7
-	.equ ICR_HIGH, 0x310		# to whom: APIC ID in bits 24 to 31
+	.equ ICR_HIGH, 0x310		# the destination: APIC ID in bits 24 to 31
 	.equ START, 0x1000		# where the second CPU starts: a page below 1 MiB
 	.equ EACH, 1000
 
@@ -51,8 +51,8 @@ alone:	.asciz "alone: no second CPU counted\n"
 	.balign 4
 total:	.long 0
 
-# The second CPU, in real mode with CS 0x100 and IP 0 (9.4.4): a CPU starts as it did in
-# 1978, whatever the other one is in. It may be anywhere: its jumps are relative.
+# The second CPU, in real mode with CS 0x100 and IP 0 (9.4.4): a CPU always starts in real
+# mode. This code may be at any address: its jumps are relative.
 .code16
 second:
 	xor %ax, %ax

@@ -1,7 +1,7 @@
-# A driver of a virtio console, by hand: one buffer through one virtqueue (virtio 1.2, 2.7,
-# 3.1.1 and 4.2). The device is in hull's first window; with no console there it says so.
+# A driver of a virtio console: one buffer through one virtqueue (virtio 1.2, 2.7, 3.1.1 and
+# 4.2). The device is in hull's first slot; without a console there it prints a message.
 .include "header.inc"
-	.equ WINDOW, 0xc0001000		# the registers (4.2.2)
+	.equ SLOT, 0xc0001000		# the registers (4.2.2)
 	.equ MAGIC, 0x000
 	.equ DEVICE_ID, 0x008
 	.equ DRIVER_FEATURES, 0x020
@@ -24,14 +24,14 @@
 .code32
 .text
 	flat_header 32
-	mov $WINDOW, %ebx
+	mov $SLOT, %ebx
 	mov $no_console, %esi
 	cmpl $0x74726976, MAGIC(%ebx)	# "virt"
 	jne fail
 	cmpl $3, DEVICE_ID(%ebx)	# a console (5.3.1)
 	jne fail
 
-# The handshake (3.1.1): reset, "I see you", "I can drive you", features, agreed.
+# The handshake (3.1.1): reset, device found, driver found, features, agreement.
 	movl $0, STATUS(%ebx)
 	movl $1, STATUS(%ebx)		# ACKNOWLEDGE
 	movl $3, STATUS(%ebx)		# and DRIVER
@@ -51,13 +51,13 @@
 	movl $1, QUEUE_READY(%ebx)
 	movl $0xf, STATUS(%ebx)		# and DRIVER_OK: the device is live
 
-# One buffer: descriptor 0 says where and how long; it is for the device to read.
+# One buffer: descriptor 0 has its address and length; the device reads it.
 	movl $text, DESC		# address, lower and
 	movl $0, DESC + 4		# upper half
 	movl $text_end - text, DESC + 8	# length
 	movl $0, DESC + 12		# no flags, no next descriptor
 	movw $0, AVAIL + 4		# ring[0]: descriptor 0
-	movw $1, AVAIL + 2		# idx: one entry so far. From here on the device may look
+	movw $1, AVAIL + 2		# idx: one entry so far. From here on the device may read it
 	movl $TRANSMIT, QUEUE_NOTIFY(%ebx)
 
 # The device writes the used ring and then sets bit 0 of its interrupt status.
