@@ -393,8 +393,8 @@ fn resumed(windows: u8) -> Resumed {
     Resumed {
         unix_ns: 0,
         entropy: [1; 32],
-        first_window: 19,
-        windows,
+        first_slot: 19,
+        slots: windows,
     }
 }
 

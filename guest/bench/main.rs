@@ -1,14 +1,13 @@
 //! The init of the machines whose devices `hull bench` measures (src/bench/machines.rs); build.rs makes
-//! it. It connects to the host again and again and does what the first byte says, over TCP (eth0 is
-//! 172.16.77.2 then) or, with the word `vsock` on the kernel's command line, over a socket of the machine's.
+//! it. It connects to the host repeatedly and does what the first byte asks for, over TCP (eth0 has
+//! 172.16.77.2) or, with the word `vsock` on the kernel command line, over vsock.
 //!
-//! `S` sends [`BYTES`]. `R` reads as many and says so. `P` sends each byte back. `L` waits for a
-//! connection from the host on [`LISTEN_PORT`], of which the same holds. Of /dev/vda,
-//! past every cache of the guest's: `w` writes [`BYTES`] from the start, `r` reads them, `y`
-//! writes [`RANDOM`] pages here and there, `x` reads them, `d` reads [`RANDOM`] of them,
-//! [`DEPTH`] at a time; each then says so.
+//! `S` sends [`BYTES`]. `R` reads as many and answers. `P` sends each byte back. `L` accepts the next
+//! connection from the host on [`LISTEN_PORT`]. On /dev/vda, with O_DIRECT: `w` writes [`BYTES`] from
+//! the start, `r` reads them, `y` writes [`RANDOM`] pages at random places, `x` reads them, `d` reads
+//! [`RANDOM`] pages, [`DEPTH`] at a time. Each answers when it is done.
 //!
-//! Static and without a C library: the same work under every monitor, and little of it.
+//! Static and without a C library, so that it does the same little work under every monitor.
 #![no_std]
 #![no_main]
 
@@ -54,11 +53,11 @@ const IO_DESTROY: usize = 207;
 const IO_GETEVENTS: usize = 208;
 const IO_SUBMIT: usize = 209;
 
-// argc and argv lie where the stack begins.
+// The stack starts with argc and argv.
 global_asm!(".globl _start", "_start: mov rdi, rsp", "and rsp, -16", "call {main}", "ud2",
             main = sym main);
 
-/// Begins at a page, as a file that is opened with O_DIRECT wants it.
+/// Aligned to a page, as O_DIRECT requires.
 #[repr(align(4096))]
 struct Buffer([u8; DISK_CHUNK]);
 
@@ -69,9 +68,10 @@ extern "C" fn main(stack: *const usize) -> ! {
     let buffer = unsafe { &mut (*(&raw mut BUFFER)).0 };
     buffer.fill(b'h');
     let vsock = has_word(stack, b"vsock\0");
-    match vsock {
-        true => mount_dev(),
-        false => set_up_eth0(),
+    if vsock {
+        mount_dev();
+    } else {
+        set_up_eth0();
     }
     let mut listener = None;
     loop {
@@ -90,9 +90,9 @@ extern "C" fn main(stack: *const usize) -> ! {
                 stream
             }
         };
-        let mut order = [0];
-        read(stream, &mut order);
-        match order[0] {
+        let mut request = [0];
+        read(stream, &mut request);
+        match request[0] {
             b'S' => (0..BYTES / CHUNK).for_each(|_| write(stream, &buffer[..CHUNK])),
             b'R' => {
                 let mut left = BYTES;
@@ -102,16 +102,16 @@ extern "C" fn main(stack: *const usize) -> ! {
                 write(stream, b"k");
             }
             b'P' => {
-                while read(stream, &mut order) > 0 {
-                    write(stream, &order);
+                while read(stream, &mut request) > 0 {
+                    write(stream, &request);
                 }
             }
             b'L' => {
                 listener = Some(listen());
                 write(stream, b"k");
             }
-            order => {
-                disk(order, buffer);
+            request => {
+                disk(request, buffer);
                 write(stream, b"k");
             }
         }
@@ -119,10 +119,10 @@ extern "C" fn main(stack: *const usize) -> ! {
     }
 }
 
-/// Whether `word`, with its 0, is among the arguments that the kernel handed on.
+/// Whether the null-terminated `word` is among the arguments that the kernel passed on.
 fn has_word(stack: *const usize, word: &[u8]) -> bool {
-    // SAFETY: the kernel has put argc there, and behind it so many strings (elf(5)); no byte is
-    // looked at behind one that is not of `word`, its 0 among them.
+    // SAFETY: the kernel has put argc there, followed by as many strings (elf(5)). The comparison
+    // stops at the first difference, so it reads nothing behind a string's null.
     unsafe {
         (1..=*stack).any(|n| {
             let argument = *stack.add(n) as *const u8;
@@ -131,10 +131,10 @@ fn has_word(stack: *const usize, word: &[u8]) -> bool {
     }
 }
 
-/// What the compiler takes for granted.
+/// memset(3), which the compiler calls.
 ///
 /// # Safety
-/// `count` bytes from `to` on are the caller's.
+/// `count` bytes from `to` are the caller's.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
     // SAFETY: the caller's bytes.
@@ -197,7 +197,7 @@ fn listen() -> usize {
     listener
 }
 
-fn disk(order: u8, buffer: &mut [u8; DISK_CHUNK]) {
+fn disk(request: u8, buffer: &mut [u8; DISK_CHUNK]) {
     // O_RDWR and O_DIRECT.
     let disk = check(call(OPEN, c"/dev/vda".as_ptr() as usize, 0o40002, 0));
     let start = buffer.as_mut_ptr() as usize;
@@ -207,14 +207,14 @@ fn disk(order: u8, buffer: &mut [u8; DISK_CHUNK]) {
             check(-1);
         }
     };
-    match order {
+    match request {
         b'w' | b'r' => {
-            let number = if order == b'w' { PWRITE } else { PREAD };
+            let number = if request == b'w' { PWRITE } else { PREAD };
             let chunks = 0..BYTES / DISK_CHUNK;
             chunks.for_each(|chunk| move_bytes(number, DISK_CHUNK, chunk * DISK_CHUNK));
         }
         b'y' | b'x' => {
-            let number = if order == b'y' { PWRITE } else { PREAD };
+            let number = if request == b'y' { PWRITE } else { PREAD };
             (0..RANDOM).for_each(|_| move_bytes(number, PAGE, page()));
         }
         b'd' => read_deep(disk, start, page),
@@ -225,7 +225,7 @@ fn disk(order: u8, buffer: &mut [u8; DISK_CHUNK]) {
     call(CLOSE, disk, 0, 0);
 }
 
-/// Pages of the disk, here and there: always the same.
+/// Pseudorandom pages of the disk, the same in each run.
 fn pages() -> impl FnMut() -> usize {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     move || {
@@ -336,7 +336,7 @@ fn call(number: usize, a: usize, b: usize, c: usize) -> isize {
 
 fn call6(number: usize, [a, b, c, d, e]: [usize; 5]) -> isize {
     let result;
-    // SAFETY: pointers are those of living references, with their lengths.
+    // SAFETY: pointers come from live references, with their lengths.
     unsafe {
         asm!("syscall", inlateout("rax") number as isize => result,
              in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,

@@ -187,9 +187,9 @@ impl Session {
     /// wait only the last is told, and of the windows those that one of them named last.
     pub fn resumed(&mut self, resumed: Resumed) {
         let mut resumed = resumed;
-        if let (0, Some(earlier)) = (resumed.windows, self.resumed) {
-            resumed.first_window = earlier.first_window;
-            resumed.windows = earlier.windows;
+        if let (0, Some(earlier)) = (resumed.slots, self.resumed) {
+            resumed.first_slot = earlier.first_slot;
+            resumed.slots = earlier.slots;
         }
         self.resumed = Some(resumed);
         self.push_waiting();

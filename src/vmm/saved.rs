@@ -171,8 +171,8 @@ pub fn resumed(windows: Range<usize>) -> Resumed {
     Resumed {
         unix_ns: since.map_or(0, |time| time.as_nanos() as u64),
         entropy,
-        first_window: windows.start as u8,
-        windows: windows.len() as u8,
+        first_slot: windows.start as u8,
+        slots: windows.len() as u8,
     }
 }
 

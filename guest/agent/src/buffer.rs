@@ -1,8 +1,8 @@
 //! A byte queue of fixed size.
 
-/// Bytes that came in and did not go out yet, in one piece.
+/// A contiguous queue of bytes.
 ///
-/// Begins again at the front whenever it runs empty, so that little traffic touches few pages.
+/// It restarts at the front when it becomes empty, so that little traffic touches few pages.
 pub struct Buffer<const N: usize> {
     bytes: [u8; N],
     start: usize,
@@ -19,17 +19,17 @@ impl<const N: usize> Buffer<N> {
         }
     }
 
-    /// What is in it, oldest byte first.
+    /// The queued bytes, oldest first.
     pub fn data(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Bytes that fit in.
+    /// How many bytes can be added.
     pub fn room(&self) -> usize {
         N - (self.end - self.start)
     }
 
-    /// All the free room; [`Buffer::filled`] tells how much of it was used.
+    /// The free space to write to; [`Buffer::filled`] then adds what was written.
     pub fn space(&mut self) -> &mut [u8] {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
@@ -39,7 +39,7 @@ impl<const N: usize> Buffer<N> {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// The first `n` bytes of [`Buffer::space`] are data now.
+    /// Queue the first `n` bytes of [`Buffer::space`].
     pub fn filled(&mut self, n: usize) {
         self.end = (self.end + n).min(N);
     }
@@ -53,7 +53,7 @@ impl<const N: usize> Buffer<N> {
         }
     }
 
-    /// Append all of `bytes`, or nothing and `false` when there is no room for all.
+    /// Append `bytes`. If they do not all fit, append nothing and return `false`.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         let Some(target) = self.space().get_mut(..bytes.len()) else {
             return false;

@@ -1,4 +1,4 @@
-//! The command of an `Exec`: what execve(2) wants, in bytes that need no copy in the guest.
+//! The command of an `Exec`: the arguments of execve(2), encoded so that the guest need not copy them.
 //!
 //! `tty u8 | rows u16 | cols u16 | argc u32 | envc u32 | cwd | argv... | env...`, integers
 //! little endian, each string ended by a NUL.
@@ -7,10 +7,10 @@ use core::ffi::CStr;
 
 use crate::Error;
 
-/// Most bytes of an encoded command.
+/// Maximum length of an encoded command in bytes.
 pub const MAX_COMMAND: usize = 2 << 20;
 
-/// Most arguments and variables together.
+/// Maximum number of arguments and variables together.
 pub const MAX_STRINGS: usize = 1 << 18;
 
 const HEADER: usize = 13;
@@ -18,13 +18,13 @@ const HEADER: usize = 13;
 /// The size of a terminal in characters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowSize {
-    /// Lines.
+    /// Height in lines.
     pub rows: u16,
-    /// Characters a line.
+    /// Width in characters.
     pub cols: u16,
 }
 
-/// What stands before the strings.
+/// The fixed part, before the strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandHeader {
     /// Run on a terminal of this size; `None`: on three pipes.
@@ -36,7 +36,7 @@ pub struct CommandHeader {
 }
 
 impl CommandHeader {
-    /// The bytes after which come the strings: cwd, `argc` arguments, `envc` variables.
+    /// Encode it. The strings follow: cwd, `argc` arguments, `envc` variables.
     pub fn encode(&self) -> [u8; HEADER] {
         let window = self.tty.unwrap_or_default();
         let mut bytes = [0; HEADER];
@@ -76,11 +76,11 @@ pub struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Read a command; afterwards every string the header promises is there.
+    /// Decode a command and check that it has every string that the header announces.
     ///
     /// # Errors
-    /// [`Error::WrongCommand`] when there is no argument, or strings and counts disagree, or a
-    /// limit of this module is passed.
+    /// [`Error::WrongCommand`] if there is no argument, the strings do not match the counts, or a
+    /// limit of this module is exceeded.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
         let Some((header, strings)) = bytes.split_first_chunk::<HEADER>() else {
             return Err(Error::WrongCommand("its end is missing"));

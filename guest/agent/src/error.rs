@@ -1,8 +1,8 @@
-//! What can be wrong with bytes from the other end.
+//! Errors in bytes from the other end.
 
 use core::fmt;
 
-/// The other end sent bytes that are no message. The stream cannot be used further.
+/// The other end sent an invalid message. The stream cannot be used further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// A frame announces more than [`crate::frame::MAX_PAYLOAD`] bytes.
@@ -28,11 +28,11 @@ pub enum Error {
     WrongExit,
     /// `Interface` is too short, too long, or has no address.
     WrongInterface,
-    /// `Resumed` is too short or too long, or names windows that cannot be.
+    /// `Resumed` has the wrong length, or slots that cannot exist.
     WrongResumed,
-    /// The command is no [`crate::Command`]; the text says why.
+    /// Not a valid [`crate::Command`]; the text says why.
     WrongCommand(&'static str),
-    /// The mount is no [`crate::Mount`]; the text says why.
+    /// Not a valid [`crate::Mount`]; the text says why.
     WrongMount(&'static str),
 }
 

@@ -2,13 +2,13 @@
 
 use crate::Error;
 
-/// Bytes before the payload.
+/// Length of the header in bytes.
 pub const HEADER: usize = 5;
 
-/// Most bytes of payload.
+/// Maximum length of a payload in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 
-/// A whole frame, borrowed from the buffer in which it was collected.
+/// A complete frame, borrowed from the receive buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Which message it is.
@@ -18,7 +18,7 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Bytes of the frame on the stream.
+    /// Length on the stream, with the header, in bytes.
     pub fn wire_len(&self) -> usize {
         HEADER + self.payload.len()
     }

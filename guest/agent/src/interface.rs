@@ -1,34 +1,33 @@
-//! What an `Interface` says: `mac[6] | address[4] | prefix u8 | gateway[4] | dns[4] | index u8`, IPv4
-//! addresses as on the wire. An address of zeroes is none, and so is an index of 255.
+//! The payload of an `Interface`: `mac[6] | address[4] | prefix u8 | gateway[4] | dns[4] | index u8`, IPv4
+//! addresses as on the wire. An address of zeroes, or an index of 255, means that there is none.
 
 use crate::Error;
 
-/// Bytes of it.
+/// Length of the payload in bytes.
 pub const INTERFACE_LEN: usize = 20;
 
 const NO_INDEX: u8 = 0xff;
 
-/// How a network interface is to be set.
+/// The configuration of a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// By this address it is found.
+    /// Identifies the interface.
     pub mac: [u8; 6],
     /// Its IPv4 address.
     pub address: [u8; 4],
-    /// Bits of the address that are the network's, 1 to 32.
+    /// Length of the network prefix in bits, 1 to 32.
     pub prefix: u8,
     /// The default route.
     pub gateway: Option<[u8; 4]>,
-    /// The server for names.
+    /// The DNS server.
     pub dns: Option<[u8; 4]>,
-    /// When no interface has the address: it is ethN of this N, counted from 0 and below 255, and is
-    /// given the address. For a machine that was restored from the snapshot of another; while
-    /// drivers are still at their work the name says nothing.
+    /// If no interface has the MAC address, the interface is ethN with this N, 0 to 254, and gets the
+    /// address. For restored machines only: while drivers are still probing, the names are not final.
     pub index: Option<u8>,
 }
 
 impl Interface {
-    /// The bytes.
+    /// Encode it as a payload.
     pub fn encode(&self) -> [u8; INTERFACE_LEN] {
         let mut bytes = [0; INTERFACE_LEN];
         bytes[..6].copy_from_slice(&self.mac);
@@ -40,7 +39,7 @@ impl Interface {
         bytes
     }
 
-    /// The interface of these bytes.
+    /// Decode a payload.
     ///
     /// # Errors
     /// [`Error::WrongInterface`].
@@ -68,7 +67,7 @@ impl Interface {
         }
     }
 
-    /// The mask of its network.
+    /// The prefix as a mask, such as 255.255.255.0.
     pub fn netmask(&self) -> [u8; 4] {
         let host_bits = 32 - u32::from(self.prefix.min(32));
         u32::MAX.checked_shl(host_bits).unwrap_or(0).to_be_bytes()

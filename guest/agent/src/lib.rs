@@ -1,13 +1,13 @@
 //! The byte stream between hull and the init of its guest.
 //!
 //! A channel (a virtio-console port, a UART, a socket in tests) carries [`frame`]s in both
-//! directions; each is one message: [`FromGuest`] or [`FromHost`].
+//! directions. Each frame is one message: [`FromGuest`] or [`FromHost`].
 //!
 //! ```text
 //! guest                                     host
 //!   Hello                   ---->
 //!   Ready                   ---->
-//!  [                        <----   Resumed                 (a machine made from a snapshot)
+//!  [                        <----   Resumed                 (only in a restored machine)
 //!   Ready                   ----> ]
 //!                           <----   Interface*
 //!                           <----   Mount*
@@ -18,13 +18,13 @@
 //!                           <----   Goodbye                 (then the guest powers off)
 //! ```
 //!
-//! The host has at most [`STDIN_WINDOW`] bytes of standard input on their way: each `StdinAck`
-//! opens the window again, so input never stands in the way of a signal. A guest that has said
-//! `Ready` does nothing until it is told: that is when a snapshot of it is of use to others. It
-//! answers a `Resumed` that comes before its whole command by another `Ready`; one that comes
-//! later, after a snapshot of a machine at work, has no answer. No allocation, no
-//! dependency: both ends use this crate. Neither end trusts the other; what cannot be is an
-//! [`Error`].
+//! The host sends at most [`STDIN_WINDOW`] bytes of standard input before a `StdinAck` acknowledges
+//! some, so that input never delays a signal. After `Ready` the guest does nothing until the host sends
+//! a message; that is the moment for a template. The guest answers a `Resumed` that arrives before the
+//! whole command with another `Ready`. It does not answer one that arrives later.
+//!
+//! No allocation, no dependency: both ends use this crate. Neither end trusts the other; invalid bytes
+//! are an [`Error`].
 #![no_std]
 
 #[cfg(test)]
@@ -47,10 +47,10 @@ pub use message::{Exit, FromGuest, FromHost};
 pub use mount::{MAX_PATH, MAX_TAG, Mount};
 pub use resumed::Resumed;
 
-/// The version of the protocol that `Hello` names.
+/// Version of the protocol, as sent in `Hello`.
 pub const VERSION: u32 = 2;
 
-/// Most bytes of standard input that were sent and not yet acknowledged.
+/// Maximum number of bytes of standard input sent and not yet acknowledged.
 pub const STDIN_WINDOW: usize = 64 * 1024;
 
 /// The name of the virtio-console port (virtio 1.2, 5.3.6.2, `VIRTIO_CONSOLE_PORT_NAME`), and

@@ -12,17 +12,17 @@ pub enum Exit {
     Exited(u8),
     /// Signal 1 to 64 ended it.
     Signalled(u8),
-    /// It is there and cannot be run; execve's errno.
+    /// It exists but cannot be run; execve's errno.
     NotExecutable(u32),
-    /// It is not there; execve's errno.
+    /// It does not exist; execve's errno.
     NotFound(u32),
-    /// The guest could not prepare it (no pipe, no terminal, no process); the errno.
+    /// The guest could not prepare it (a pipe, terminal or process failed); the errno.
     Error(u32),
 }
 
 impl Exit {
-    /// The status as a container engine gives it: 128+N for signal N, 126 for what cannot be
-    /// run, 127 for what is not there, 125 for a fault that is not the command's.
+    /// The status as a container engine reports it: 128+N for signal N, 126 for a command that cannot
+    /// be run, 127 for one that does not exist, 125 for a failure that is not the command's.
     pub fn status(self) -> u8 {
         match self {
             Self::Exited(status) => status,
@@ -48,20 +48,20 @@ pub enum FromGuest<'a> {
     Stdout(&'a [u8]),
     /// The command wrote to its standard error.
     Stderr(&'a [u8]),
-    /// So many bytes of standard input are out of the guest's buffer.
+    /// This many bytes of standard input have left the guest's buffer.
     StdinAck(u32),
     /// The last message.
     Exit(Exit),
-    /// A text for the user about what went wrong in the guest.
+    /// An error message for the user.
     Error(&'a [u8]),
 }
 
 /// A message from the host to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromHost<'a> {
-    /// Bytes of a [`crate::Command`], more follow.
+    /// A part of a [`crate::Command`]; more follow.
     ExecPart(&'a [u8]),
-    /// The last bytes of a [`crate::Command`]: run it.
+    /// The last part of a [`crate::Command`]: run it.
     Exec(&'a [u8]),
     /// Bytes for the command's standard input.
     Stdin(&'a [u8]),
@@ -75,22 +75,22 @@ pub enum FromHost<'a> {
     Goodbye,
     /// Mount a shared folder before the command runs.
     Mount(Mount<'a>),
-    /// What a network interface is to be set to; before the command, or in a clone at any time.
+    /// Configure a network interface; before the command, or in a restored machine at any time.
     Interface(Interface),
-    /// The machine goes on from a snapshot.
+    /// The machine was restored from a snapshot.
     Resumed(Resumed),
 }
 
 impl<'a> FromGuest<'a> {
-    /// The type of [`FromGuest::Stdout`], for one who fills a frame in place.
+    /// The type of [`FromGuest::Stdout`], for filling a frame in place.
     pub const STDOUT: u8 = 0x03;
     /// The type of [`FromGuest::Stderr`].
     pub const STDERR: u8 = 0x04;
 
-    /// The message of a frame.
+    /// Decode the message of a frame.
     ///
     /// # Errors
-    /// All of [`Error`] but the one of frames and the one of commands.
+    /// Every [`Error`] except those of frames and commands.
     pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
         let Frame { kind, payload } = frame;
         let wrong_length = Error::WrongLength {
@@ -126,8 +126,8 @@ impl<'a> FromGuest<'a> {
         })
     }
 
-    /// Write the frame to the front of `out`; its length, or `None` when it does not fit there
-    /// or into a frame.
+    /// Write the frame to the front of `out` and return its length. `None` if it does not fit there or
+    /// into a frame.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         match self {
             Self::Hello { version } => write(out, 0x01, &MAGIC, &version.to_le_bytes()),
@@ -151,10 +151,10 @@ impl<'a> FromGuest<'a> {
 }
 
 impl<'a> FromHost<'a> {
-    /// The message of a frame.
+    /// Decode the message of a frame.
     ///
     /// # Errors
-    /// All of [`Error`] but the ones of frames, greetings, exits and commands.
+    /// Every [`Error`] except those of frames, greetings, exits and commands.
     pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
         let Frame { kind, payload } = frame;
         Ok(match (kind, payload) {
@@ -179,8 +179,8 @@ impl<'a> FromHost<'a> {
         })
     }
 
-    /// Write the frame to the front of `out`; its length, or `None` when it does not fit there
-    /// or into a frame.
+    /// Write the frame to the front of `out` and return its length. `None` if it does not fit there or
+    /// into a frame.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         match self {
             Self::ExecPart(bytes) => write(out, 0x81, &[], bytes),

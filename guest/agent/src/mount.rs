@@ -1,22 +1,22 @@
-//! The shared folder of a `Mount`: `flags u8 | tag | path`, each string ended by a NUL.
+//! The payload of a `Mount`: `flags u8 | tag | path`, each string ended by a NUL.
 
 use core::ffi::CStr;
 
 use crate::Error;
 use crate::message::write;
 
-/// Most bytes of a tag (virtio 1.2, 5.11.4).
+/// Maximum length of a tag in bytes (virtio 1.2, 5.11.4).
 pub const MAX_TAG: usize = 36;
 
-/// Most bytes of a path, its NUL included (PATH_MAX).
+/// Maximum length of a path in bytes, with its NUL (PATH_MAX).
 pub const MAX_PATH: usize = 4096;
 
 const READ_ONLY: u8 = 1;
 
-/// A file system of the host and where it belongs in the guest.
+/// A shared folder of the host and its mount point in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount<'a> {
-    /// The guest may not change anything.
+    /// Mount it read-only.
     pub read_only: bool,
     /// The name of the virtio file system; 1 to [`MAX_TAG`] bytes.
     pub tag: &'a CStr,
@@ -45,20 +45,20 @@ impl<'a> Mount<'a> {
         Ok(mount)
     }
 
-    /// Whether it can be sent.
+    /// Check that it can be sent.
     ///
     /// # Errors
-    /// [`Error::WrongMount`] says what about it cannot be.
+    /// [`Error::WrongMount`] with the reason.
     pub fn check(&self) -> Result<(), Error> {
         let path = self.path.to_bytes();
         if !(1..=MAX_TAG).contains(&self.tag.count_bytes()) {
-            return Err(Error::WrongMount("its tag has not 1 to 36 bytes"));
+            return Err(Error::WrongMount("its tag must have 1 to 36 bytes"));
         }
         if path.len() >= MAX_PATH {
             return Err(Error::WrongMount("its path is too long"));
         }
         if !path.starts_with(b"/") || path.iter().all(|&byte| byte == b'/') {
-            return Err(Error::WrongMount("its path is no absolute one below /"));
+            return Err(Error::WrongMount("its path must be absolute and below /"));
         }
         let mut parts = path.split(|&byte| byte == b'/');
         if parts.any(|part| part == b"." || part == b"..") {

@@ -1,36 +1,36 @@
-//! What a `Resumed` says: `unix_ns u64 | entropy[32] | first_window u8 | windows u8`.
+//! The payload of a `Resumed`: `unix_ns u64 | entropy[32] | first_slot u8 | slots u8`.
 
 use crate::Error;
 
-/// Bytes of it.
+/// Length of the payload in bytes.
 pub const RESUMED_LEN: usize = 42;
 
-/// What a machine that goes on from a snapshot cannot know by itself.
+/// What a restored machine cannot know by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumed {
-    /// The time by Unix' clock, in nanoseconds.
+    /// The current time in nanoseconds since 1970.
     pub unix_ns: u64,
-    /// Random bytes that no other machine of this snapshot is given.
+    /// Random bytes that no other machine restored from this snapshot gets.
     pub entropy: [u8; 32],
-    /// The first of the virtio-mmio windows in which a device has come into view, counted from 0
-    /// as the kernel was told of them.
-    pub first_window: u8,
-    /// How many of them, one after the other; 0: none.
-    pub windows: u8,
+    /// The first virtio-mmio slot whose device was revealed by the restore, counted from 0 in the
+    /// order of the kernel command line.
+    pub first_slot: u8,
+    /// How many consecutive slots were revealed, perhaps 0.
+    pub slots: u8,
 }
 
 impl Resumed {
-    /// The bytes.
+    /// Encode it as a payload.
     pub fn encode(&self) -> [u8; RESUMED_LEN] {
         let mut bytes = [0; RESUMED_LEN];
         bytes[..8].copy_from_slice(&self.unix_ns.to_le_bytes());
         bytes[8..40].copy_from_slice(&self.entropy);
-        bytes[40] = self.first_window;
-        bytes[41] = self.windows;
+        bytes[40] = self.first_slot;
+        bytes[41] = self.slots;
         bytes
     }
 
-    /// What these bytes say.
+    /// Decode a payload.
     ///
     /// # Errors
     /// [`Error::WrongResumed`].
@@ -38,15 +38,15 @@ impl Resumed {
         let wrong = Error::WrongResumed;
         let (unix_ns, rest) = bytes.split_first_chunk().ok_or(wrong)?;
         let (entropy, rest) = rest.split_first_chunk().ok_or(wrong)?;
-        let &[first_window, windows] = rest else {
+        let &[first_slot, slots] = rest else {
             return Err(wrong);
         };
-        first_window.checked_add(windows).ok_or(wrong)?;
+        first_slot.checked_add(slots).ok_or(wrong)?;
         Ok(Self {
             unix_ns: u64::from_le_bytes(*unix_ns),
             entropy: *entropy,
-            first_window,
-            windows,
+            first_slot,
+            slots,
         })
     }
 }

@@ -45,8 +45,8 @@ fn resumptions() -> impl Strategy<Value = Resumed> {
     (any::<u64>(), any::<[u8; 32]>(), windows).prop_map(|(unix_ns, entropy, windows)| Resumed {
         unix_ns,
         entropy,
-        first_window: windows.0,
-        windows: windows.1,
+        first_slot: windows.0,
+        slots: windows.1,
     })
 }
 

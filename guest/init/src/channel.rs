@@ -1,9 +1,9 @@
-//! Where the agent's frames go: the virtio-console port of that name, or a UART.
+//! The agent's channel to the host: the virtio-console port of that name, or a UART.
 //!
-//! A port's name is in sysfs (Linux, drivers/char/virtio_console.c); it appears some time after
-//! the driver has found the device. The word `hull.agent` on the kernel command line says that
-//! a port is to be waited for; with `hull.agent=ttyS1` that is so only while a driver has the
-//! device, and the channel is this terminal where the kernel has none.
+//! A port's name is in sysfs (Linux, drivers/char/virtio_console.c). It appears some time after the
+//! driver has bound the device. The word `hull.agent` on the kernel command line makes init wait for
+//! the port. With `hull.agent=ttyS1` it waits only if a driver has bound the device; otherwise the
+//! channel is that terminal.
 
 use core::ffi::CStr;
 
@@ -12,17 +12,17 @@ use hull_agent::PORT_NAME;
 use crate::sys::{self, Fd};
 use crate::text::join;
 
-/// Milliseconds between two looks, and how often to look: 5 s.
+/// Time between two attempts in milliseconds; 500 attempts take 5 s.
 pub const INTERVAL_MS: i64 = 10;
 pub const ATTEMPTS: usize = 500;
 
-/// What was found.
+/// The result of the search.
 pub enum Search {
     /// The channel, open and non-blocking.
     Found(Fd),
-    /// The command line promises a channel that is not there.
+    /// The command line names a channel that did not appear.
     Missing,
-    /// Nobody speaks of a channel.
+    /// The command line names no channel.
     None,
 }
 
@@ -66,7 +66,7 @@ fn port() -> Option<Fd> {
     })
 }
 
-/// Whether the kernel's driver has a console, whose ports then appear sooner or later.
+/// Whether the kernel's driver has bound a console, whose ports appear sooner or later.
 fn console_is_driven() -> bool {
     in_folder(c"/sys/bus/virtio/drivers/virtio_console", |_, name| {
         name.starts_with(b"virtio").then_some(())
@@ -74,8 +74,8 @@ fn console_is_driven() -> bool {
     .is_some()
 }
 
-/// The first entry of `folder` of which `look`, given the folder and the entry's name, makes
-/// something. Entries beyond 2 KiB of them are not looked at.
+/// The first result of `look`, which gets the folder and the name of each entry. Only the first 2 KiB
+/// of entries are read.
 fn in_folder<T>(folder: &CStr, look: impl Fn(Fd, &[u8]) -> Option<T>) -> Option<T> {
     let folder = sys::open(folder, sys::O_DIRECTORY).ok()?;
     let mut entries = [0; 2048];
@@ -124,7 +124,7 @@ struct Termios {
     characters: [u8; 19],
 }
 
-/// The terminal /dev/`name`, passing on all 256 bytes as they are.
+/// The terminal /dev/`name` in raw mode.
 fn terminal(name: &[u8]) -> Option<Fd> {
     const VMIN: usize = 6;
     const B115200_CS8_CREAD_CLOCAL: u32 = 0o10_002 | 0o60 | 0o200 | 0o4000;

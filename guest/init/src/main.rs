@@ -1,12 +1,11 @@
 //! PID 1 of a hull guest: mounts, one command or one shell, power-off.
 //!
-//! Static, without C library or allocator. Where ring 0 is emulated a system call costs
-//! milliseconds, so there are few of them, and processes are made without a copy of this one.
-//! [`channel`] finds the host, [`serve`] runs its command, [`shell`] is for when there is no
-//! host to ask.
+//! Static, without a C library or an allocator. On a software KVM a system call costs milliseconds, so
+//! there are few of them, and a new process does not copy this one. [`channel`] finds the host,
+//! [`serve`] runs its command, and [`shell`] runs if there is no channel.
 //!
-//! Started as another process than PID 1, it is the agent alone, on the descriptor that its
-//! first argument names: so it is tested without a guest.
+//! Started as another process than PID 1, it is only the agent, on the descriptor that its first
+//! argument names. Tests run it this way, without a guest.
 #![no_std]
 #![no_main]
 
@@ -84,7 +83,7 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
             }
             Search::None => {
                 setup::second();
-                // SAFETY: `stack` is what the kernel gave _start: envp follows argv's null.
+                // SAFETY: `stack` is the stack that the kernel gave _start: envp follows argv's null.
                 let env = unsafe { strings(stack.add(2 + *stack)) };
                 shell::run(signals, &mut memory.pointers, env)
             }
@@ -92,18 +91,18 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
     };
     sys::sync();
     sys::reboot(reboot);
-    // A kernel that cannot: let it panic, which hull sees.
+    // The kernel cannot: let it panic, which hull detects.
     sys::exit(0)
 }
 
-/// All that a command wants and that does not depend on it.
+/// Prepare what every command needs.
 fn prepare() -> resume::Files {
     setup::second();
     resume::Files::open()
 }
 
-/// A descriptor for signals above the standard ones, whose places it fills where they are free
-/// (a kernel without /dev/console), so that no descriptor of ours is in a command's way.
+/// A descriptor for signals, above the standard ones. It occupies free standard descriptors (in a
+/// kernel without /dev/console), so that no descriptor of init conflicts with a command's.
 fn signal_fd() -> Option<Fd> {
     let mut fd = sys::signal_fd().ok()?;
     while fd <= 2 {
@@ -118,10 +117,10 @@ fn say(line: &[u8]) {
     }
 }
 
-/// The strings of a list of pointers with a null at its end.
+/// The strings of a null-terminated list of pointers.
 ///
 /// # Safety
-/// `list` is such a list and stays.
+/// `list` is such a list and outlives the result.
 unsafe fn strings<'a>(mut list: *const usize) -> impl Iterator<Item = &'a CStr> + Clone {
     core::iter::from_fn(move || {
         // SAFETY: the caller's promise; the null is not passed.

@@ -1,7 +1,7 @@
-//! What the compiler calls when it copies memory: there is no C library to have it.
+//! The memory functions that the compiler calls, which a C library would provide.
 //!
-//! `rep movsb` and `rep stosb` (Intel SDM 2B, REP) and nothing else, since a loop in Rust would
-//! be compiled into a call of the very function it is in.
+//! They use `rep movsb` and `rep stosb` (Intel SDM 2B, REP), because the compiler would turn a loop in
+//! Rust into a call of the function itself.
 
 use core::arch::asm;
 
@@ -26,7 +26,7 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= len {
-        // SAFETY: a copy upwards is right, since `to` does not lie inside the source.
+        // SAFETY: a copy upwards is right, because `to` does not lie inside the source.
         return unsafe { memcpy(to, from, len) };
     }
     // SAFETY: the caller's promise; downwards from the last byte, the flag cleared again.
@@ -68,7 +68,7 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     0
 }
 
-/// bcmp(3), as which the compiler writes a comparison for equality.
+/// bcmp(3), which the compiler calls for comparisons for equality.
 ///
 /// # Safety
 /// As memcmp(3).

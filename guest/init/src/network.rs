@@ -1,4 +1,4 @@
-//! Network interfaces as the host wants them set: netdevice(7), struct rtentry of
+//! Configures network interfaces for the host: netdevice(7), struct rtentry of
 //! uapi/linux/route.h, resolv.conf(5).
 
 use hull_agent::Interface;
@@ -18,15 +18,15 @@ const SIOCSIFHWADDR: u32 = 0x8924;
 const SIOCGIFHWADDR: u32 = 0x8927;
 const IFF_UP: u8 = 1;
 const RTF_UP_GATEWAY: u8 = 1 | 2;
-/// Interfaces that are looked at.
-const INDEX_MOST: u8 = 64;
+/// Highest interface index to look at.
+const MAX_INDEX: u8 = 64;
 
-/// struct ifreq: a name of 16 bytes, then what is told of it.
+/// struct ifreq: a name of 16 bytes, then a value.
 #[repr(C, align(8))]
 struct Request([u8; 40]);
 
 impl Request {
-    /// A sockaddr_in as what is told.
+    /// Set the value to a sockaddr_in.
     fn set_address(&mut self, address: [u8; 4]) {
         self.0[16..24].copy_from_slice(&socket_address(address));
     }
@@ -36,7 +36,7 @@ fn socket_address([a, b, c, d]: [u8; 4]) -> [u8; 8] {
     [AF_INET as u8, 0, 0, 0, a, b, c, d]
 }
 
-/// Set `interface` up.
+/// Configure `interface`, and its DNS server.
 pub fn set_up(interface: &Interface) -> sys::Result<()> {
     let socket = sys::socket(AF_INET, SOCK_DGRAM)?;
     let done = set_up_with(socket, interface);
@@ -67,7 +67,7 @@ fn set_up_with(socket: Fd, interface: &Interface) -> sys::Result<()> {
         }
         route.0[56] = RTF_UP_GATEWAY;
         match sys::ioctl_with(socket, SIOCADDRT, &route) {
-            // As it was before.
+            // The route exists already.
             Ok(_) | Err(sys::EEXIST) => {}
             Err(errno) => return Err(errno),
         }
@@ -75,15 +75,14 @@ fn set_up_with(socket: Fd, interface: &Interface) -> sys::Result<()> {
     Ok(())
 }
 
-/// The name of the interface with its address, or else with its number, which is then given the
-/// address. Without a number it may be a driver that was loaded as a module, and needs some time to
-/// have it.
+/// Find the interface by its MAC address, or else by its index; then it gets the address. A driver
+/// that was loaded as a module may need some time to create the interface.
 fn find(socket: Fd, interface: &Interface) -> sys::Result<Request> {
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             sys::sleep_ms(INTERVAL_MS);
         }
-        for index in 1..=INDEX_MOST {
+        for index in 1..=MAX_INDEX {
             let mut request = Request([0; 40]);
             request.0[16] = index;
             if sys::ioctl_into(socket, SIOCGIFNAME, &mut request).is_err() {
@@ -102,21 +101,21 @@ fn find(socket: Fd, interface: &Interface) -> sys::Result<Request> {
     Err(sys::ENODEV)
 }
 
-/// Give eth`index` the address `mac`, for which it must be down.
+/// Set the MAC address of eth`index`, which must be down for that.
 fn readdress(socket: Fd, index: u8, mac: [u8; 6]) -> sys::Result<Request> {
     let (digits, zeros) = decimal(index);
     let mut request = Request([0; 40]);
     request.0[..3].copy_from_slice(b"eth");
     request.0[3..6 - zeros].copy_from_slice(&digits[zeros..]);
     sys::ioctl_with(socket, SIOCSIFFLAGS, &request)?;
-    // Gives the address with its type before it.
+    // Reads the address with its type before it.
     sys::ioctl_into(socket, SIOCGIFHWADDR, &mut request)?;
     request.0[18..24].copy_from_slice(&mac);
     sys::ioctl_with(socket, SIOCSIFHWADDR, &request)?;
     Ok(request)
 }
 
-/// Names are asked of `dns`.
+/// Write `dns` to /etc/resolv.conf.
 fn name_server(dns: [u8; 4]) -> sys::Result<()> {
     let _ = sys::mkdir(c"/etc");
     let file = sys::create(c"/etc/resolv.conf", 0o644)?;

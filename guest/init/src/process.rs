@@ -7,23 +7,23 @@ use hull_agent::{Exit, MAX_STRINGS};
 use crate::sys::{self, Errno, Fd};
 use crate::text::join;
 
-/// What a process gets that its environment does not say.
+/// Variables that a process gets unless its environment sets them.
 const DEFAULTS: [&CStr; 3] = [
     c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     c"HOME=/root",
     c"TERM=linux",
 ];
 
-/// Runs any of its applets by the name it is started under. An initramfs with a link for each
-/// would cost a software KVM seconds to unpack (guest/initramfs/build).
+/// Runs the applet that it is started as. An initramfs with a link for each applet would take seconds
+/// to unpack on a software KVM (guest/initramfs/build).
 const BUSYBOX: &CStr = c"/bin/busybox";
-/// Where other systems have the programs that are its applets.
+/// Where other systems have the programs that busybox replaces.
 const DIRECTORIES: [&[u8]; 4] = [b"/bin", b"/sbin", b"/usr/bin", b"/usr/sbin"];
 
-/// Room for the pointers of arguments and environment, a null behind each list.
+/// The pointers of arguments and environment, each list with a null at its end.
 pub type Pointers = [usize; MAX_STRINGS + DEFAULTS.len() + 2];
 
-/// A process to be.
+/// A process that has not started yet.
 pub struct Plan<'a> {
     argv: &'a [usize],
     env: &'a [usize],
@@ -32,17 +32,17 @@ pub struct Plan<'a> {
     cwd: &'a CStr,
     stdio: [Fd; 3],
     terminal: bool,
-    /// A name that is in no directory, or is looked for in a standard one, may be one of
-    /// [`BUSYBOX`]'s applets: so in a guest, not where init is tried out.
+    /// Whether a name that is not found in a standard directory may be an applet of [`BUSYBOX`]: in a
+    /// guest, but not in tests.
     applets: bool,
     failure: Option<Exit>,
 }
 
 impl<'a> Plan<'a> {
-    /// Run `argv`, with `env` and the [`DEFAULTS`] it lacks, in `cwd` (empty: where init is), on
-    /// `stdio`; `terminal`: which is a terminal and shall control the session.
+    /// Run `argv` with `env` and the [`DEFAULTS`] it lacks, in `cwd` (empty: init's), on `stdio`. With
+    /// `terminal`, `stdio` is a terminal and controls the session.
     ///
-    /// `None` when there is no argument or too many strings.
+    /// `None` if there is no argument or there are too many strings.
     pub fn new<'s: 'a>(
         pointers: &'a mut Pointers,
         argv: impl Iterator<Item = &'s CStr> + Clone,
@@ -84,22 +84,22 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Start it; its number, which is that of its session and process group too.
+    /// Start it. Its process id is also that of its session and process group.
     ///
     /// # Errors
-    /// How the command has ended before it began.
+    /// Why the command cannot be run.
     pub fn start(mut self) -> Result<i32, Exit> {
         // SAFETY: the child writes `failure` of this plan and nothing else of the parent's.
         let pid = unsafe { sys::spawn(child, &raw mut self) };
         let pid = pid.map_err(|Errno(errno)| Exit::Error(errno as u32))?;
-        // SAFETY: the plan is there; the compiler must not think it unchanged by the child.
+        // SAFETY: the plan is alive; the child may have changed it, which the compiler cannot know.
         match unsafe { (&raw const self.failure).read_volatile() } {
             None => Ok(pid),
             Some(exit) => Err(exit),
         }
     }
 
-    /// In the child: returns only when the command cannot be run.
+    /// In the child: returns only if the command cannot be run.
     fn become_command(&self) -> Exit {
         let _ = sys::set_session();
         for (fd, target) in self.stdio.into_iter().zip(0..) {
@@ -119,7 +119,7 @@ impl<'a> Plan<'a> {
         self.search()
     }
 
-    /// As execvp(3), but a file that is no program is not handed to a shell.
+    /// As execvp(3), but a file that is not a program is not passed to a shell.
     fn search(&self) -> Exit {
         let name = self.name.to_bytes();
         if let Some(slash) = name.iter().rposition(|&byte| byte == b'/') {

@@ -1,4 +1,4 @@
-//! What the host has a machine get before its command, and in a clone while it runs.
+//! Provides what the host asks for before the command, and in a restored machine while it runs.
 
 use hull_agent::{Buffer, FromGuest, FromHost};
 
@@ -8,8 +8,7 @@ use crate::setup;
 use crate::sys::Errno;
 use crate::text::decimal;
 
-/// Do what `message` asks for; what cannot be done is told in `outbox`. Other messages ask for
-/// nothing.
+/// Do what `message` asks for, and report a failure in `outbox`. Other messages ask for nothing.
 pub fn provide<const N: usize>(
     message: &FromHost<'_>,
     files: &Files,
@@ -22,9 +21,9 @@ pub fn provide<const N: usize>(
             let path = mount.path.to_bytes();
             complain(outbox, &[b"a shared folder cannot be mounted at ", path]);
         }),
-        FromHost::Resumed(resumed) => files.resume(resumed).map_err(|(window, errno)| {
-            let (digits, zeros) = decimal(window);
-            let text = b"no driver takes the device that was added in virtio window ";
+        FromHost::Resumed(resumed) => files.resume(resumed).map_err(|(slot, errno)| {
+            let (digits, zeros) = decimal(slot);
+            let text = b"no driver binds the device that was added in virtio slot ";
             complain(outbox, &[text, &digits[zeros..]]);
             errno
         }),
@@ -32,7 +31,7 @@ pub fn provide<const N: usize>(
     }
 }
 
-/// An error text in pieces, put into the outbox where it has room.
+/// Put an error message into the outbox, as far as there is room.
 fn complain<const N: usize>(outbox: &mut Buffer<N>, pieces: &[&[u8]]) {
     let mut text = [0; 1024];
     let mut len = 0;

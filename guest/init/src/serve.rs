@@ -1,8 +1,8 @@
-//! The agent: one command for the host, its streams in frames, its end as a status.
+//! The agent: runs one command for the host, sends its streams in frames, and reports its status.
 //!
-//! One loop over five descriptors; every turn is a poll, then what is ready. Nothing but the
-//! poll waits. Flow: the command's output is read only while the outbox has room; input is
-//! acknowledged when the command's pipe has it, so the inbox never blocks.
+//! One loop over five descriptors: each iteration polls, then handles what is ready. Only the poll
+//! waits. Flow control: the command's output is read only while the outbox has room, and input is
+//! acknowledged when the command's pipe has accepted it, so the inbox never blocks.
 
 use core::ffi::CStr;
 
@@ -17,30 +17,31 @@ use crate::provide::provide;
 use crate::resume::Files;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 
-/// Room of the outbox that output leaves for StdinAck, Error and Exit.
+/// Bytes of the outbox reserved for StdinAck, Error and Exit.
 const RESERVE: usize = 256;
-/// Room below which output waits.
-const LEAST_READ: usize = 4096;
-/// After the command's end: bytes of output, and the time for them, that are still taken from
-/// whoever holds its pipes.
-const LAST_BYTES: usize = 1 << 20;
-const LAST_MS: i64 = 100;
-/// How long the host may take to say goodbye.
-const GOODBYE_MS: i64 = 2000;
+/// Output is read only if the outbox has room for this many bytes.
+const MIN_READ: usize = 4096;
+/// After the command's end: how many bytes of output, and for how long, init still reads from
+/// processes that hold the command's pipes.
+const MAX_LAST_BYTES: usize = 1 << 20;
+const LAST_OUTPUT_MS: i64 = 100;
+/// How long init waits for the host's Goodbye.
+const GOODBYE_TIMEOUT_MS: i64 = 2000;
 const END_OF_TRANSMISSION: u8 = 4;
 
-/// Everything big, all zero at the start so that it is in no file and in no page until used.
+/// The large buffers. All are zero at the start, so that they take no space in the file and no memory
+/// before they are used.
 pub struct Memory {
     inbox: Buffer<{ HEADER + MAX_PAYLOAD }>,
     outbox: Buffer<{ HEADER + MAX_PAYLOAD + RESERVE }>,
     stdin: Buffer<{ STDIN_WINDOW + 1 }>,
     command: [u8; MAX_COMMAND],
-    /// Also for the shell, which has no agent.
+    /// Also used by the shell, without an agent.
     pub pointers: Pointers,
 }
 
 impl Memory {
-    /// Nothing in it.
+    /// All buffers empty.
     pub const fn new() -> Self {
         Self {
             inbox: Buffer::new(),
@@ -56,10 +57,10 @@ impl Memory {
 enum Stop {
     /// The channel is closed.
     HostGone,
-    /// A program in the guest asked PID 1 for it.
+    /// A program in the guest asked PID 1 to power off or restart.
     Asked(Reboot),
-    /// The host's bytes are no messages.
-    Nonsense,
+    /// The host sent an invalid message.
+    InvalidMessage,
 }
 
 /// The ends of the command's streams that init holds; -1 where there is none.
@@ -77,29 +78,29 @@ struct Agent<'a> {
     memory: &'a mut Memory,
     command_len: usize,
     command_complete: bool,
-    /// For a machine that goes on from a snapshot.
+    /// For a restore.
     files: Files,
-    /// Why the command is not to run, the first reason.
-    unfit: Option<Errno>,
+    /// The first reason why the command cannot run.
+    refused: Option<Errno>,
     streams: Streams,
     /// The command's process, 0 before it runs.
     child: i32,
     status: Option<Exit>,
-    /// What a program asked PID 1 for.
+    /// What a program asked PID 1 to do.
     asked: Option<Reboot>,
-    /// The end of input is to follow what is in the buffer.
+    /// The input ends after what is in the buffer.
     input_closed: bool,
-    /// Input that is out of the buffer and not acknowledged.
+    /// Bytes of input that have left the buffer and are not acknowledged yet.
     acked: u32,
-    /// Bytes of output taken so far.
+    /// Bytes of output read so far.
     taken: usize,
     goodbye: bool,
 }
 
-/// Run the host's one command. `prepare` is called before it is asked for: whoever is made from a
-/// snapshot that was taken then finds it done.
+/// Run the host's command. `prepare` is called before the command is requested, so that a template
+/// saved at that moment includes its work.
 ///
-/// Returns what the guest shall do now.
+/// Returns how the guest must end.
 pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Files) -> Reboot {
     let mut agent = Agent {
         channel,
@@ -108,7 +109,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Fil
         command_len: 0,
         command_complete: false,
         files: Files::NONE,
-        unfit: None,
+        refused: None,
         streams: Streams {
             input: -1,
             output: -1,
@@ -126,7 +127,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Fil
     match agent.run(prepare) {
         Ok(()) | Err(Stop::HostGone) => Reboot::PowerOff,
         Err(Stop::Asked(reboot)) => reboot,
-        Err(Stop::Nonsense) => {
+        Err(Stop::InvalidMessage) => {
             let _ = agent.say(FromGuest::Error(
                 b"the guest's init cannot read hull's messages",
             ));
@@ -148,7 +149,7 @@ impl Agent<'_> {
                 return Err(Stop::Asked(reboot));
             }
         }
-        let started = match self.unfit {
+        let started = match self.refused {
             Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
             None => self.start(),
         };
@@ -159,7 +160,7 @@ impl Agent<'_> {
         self.finish(exit)
     }
 
-    /// The host may open its end of a port later than we do; until then every write fails.
+    /// Send Hello. The host may open its end of a port later than init; until then every write fails.
     fn greet(&mut self) -> Result<(), Stop> {
         self.say(FromGuest::Hello { version: VERSION })?;
         for _ in 0..ATTEMPTS {
@@ -193,20 +194,20 @@ impl Agent<'_> {
         }
         self.streams = streams;
         self.child = started?;
-        // Input that came along with the command.
+        // Input that arrived with the command.
         self.feed();
         Ok(())
     }
 
-    /// Until the command has ended, or a program asked for the machine's end, and what was written
-    /// before is on its way.
+    /// Run until the command has ended or a program has asked PID 1 to end the machine, and the output
+    /// written before has been sent.
     fn follow(&mut self) -> Result<Exit, Stop> {
         while self.status.is_none() && self.asked.is_none() {
             self.turn(None)?;
         }
-        // A child of the command may hold the pipes for ever.
-        let mut grace = Timespec::from_ms(LAST_MS);
-        let enough = self.taken + LAST_BYTES;
+        // A child of the command may hold the pipes open for ever.
+        let mut grace = Timespec::from_ms(LAST_OUTPUT_MS);
+        let enough = self.taken + MAX_LAST_BYTES;
         while (self.streams.output >= 0 || self.streams.error >= 0) && self.taken < enough {
             let timeout = self.takes_output().then_some(&mut grace);
             if self.turn(timeout)? == 0 {
@@ -236,12 +237,12 @@ impl Agent<'_> {
         }
         self.say(FromGuest::Exit(exit))?;
         self.empty_outbox()?;
-        let mut patience = Timespec::from_ms(GOODBYE_MS);
-        while !self.goodbye && self.turn(Some(&mut patience))? > 0 {}
+        let mut timeout = Timespec::from_ms(GOODBYE_TIMEOUT_MS);
+        while !self.goodbye && self.turn(Some(&mut timeout))? > 0 {}
         Ok(())
     }
 
-    /// Wait, and do what is ready; how many descriptors were.
+    /// Wait, then handle what is ready. Returns the number of ready descriptors.
     fn turn(&mut self, timeout: Option<&mut Timespec>) -> Result<usize, Stop> {
         let wanted = |fd, events, wanted| PollFd {
             fd: if wanted { fd } else { -1 },
@@ -289,7 +290,7 @@ impl Agent<'_> {
         if signals != 0 {
             self.signal();
         }
-        // After the command's end an acknowledgement would only bring more input.
+        // After the command's end an acknowledgement would only invite more input.
         if self.acked > 0 && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
             self.say(FromGuest::StdinAck(self.acked))?;
             self.acked = 0;
@@ -299,7 +300,7 @@ impl Agent<'_> {
     }
 
     fn takes_output(&self) -> bool {
-        self.memory.outbox.room() >= RESERVE + HEADER + LEAST_READ
+        self.memory.outbox.room() >= RESERVE + HEADER + MIN_READ
     }
 
     /// Put a message into the outbox.
@@ -307,7 +308,7 @@ impl Agent<'_> {
         put(&mut self.memory.outbox, message)
     }
 
-    /// Outbox to channel, as far as it goes now.
+    /// Write the outbox to the channel, as far as possible without blocking.
     fn flush(&mut self) -> Result<(), Stop> {
         let outbox = &mut self.memory.outbox;
         while !outbox.data().is_empty() {
@@ -320,7 +321,7 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Channel to inbox, and do what whole frames ask for.
+    /// Read from the channel, and handle complete frames.
     fn receive(&mut self) -> Result<(), Stop> {
         match sys::read(self.channel, self.memory.inbox.space()) {
             Ok(0) => return Err(Stop::HostGone),
@@ -335,14 +336,14 @@ impl Agent<'_> {
             command,
             ..
         } = &mut *self.memory;
-        while let Some(frame) = frame::first(inbox.data()).map_err(|_| Stop::Nonsense)? {
+        while let Some(frame) = frame::first(inbox.data()).map_err(|_| Stop::InvalidMessage)? {
             let wire_len = frame.wire_len();
-            match FromHost::decode(frame).map_err(|_| Stop::Nonsense)? {
+            match FromHost::decode(frame).map_err(|_| Stop::InvalidMessage)? {
                 message @ (FromHost::ExecPart(bytes) | FromHost::Exec(bytes)) => {
                     let end = self.command_len + bytes.len();
                     let target = command.get_mut(self.command_len..end);
                     let target = target.filter(|_| !self.command_complete);
-                    target.ok_or(Stop::Nonsense)?.copy_from_slice(bytes);
+                    target.ok_or(Stop::InvalidMessage)?.copy_from_slice(bytes);
                     self.command_len = end;
                     self.command_complete = matches!(message, FromHost::Exec(_));
                 }
@@ -350,7 +351,7 @@ impl Agent<'_> {
                     if self.child != 0 && self.streams.input < 0 {
                         self.acked += bytes.len() as u32;
                     } else if !stdin.push(bytes) {
-                        return Err(Stop::Nonsense);
+                        return Err(Stop::InvalidMessage);
                     }
                 }
                 FromHost::StdinClose => self.input_closed = true,
@@ -366,15 +367,15 @@ impl Agent<'_> {
                 }
                 FromHost::Goodbye => self.goodbye = true,
                 message @ (FromHost::Interface(_) | FromHost::Mount(_)) => {
-                    // Of a command that will not run one reason is enough.
-                    if self.unfit.is_none() {
+                    // One reason is enough to refuse a command.
+                    if self.refused.is_none() {
                         let provided = provide(&message, &self.files, outbox);
-                        self.unfit = provided.err().filter(|_| self.child == 0);
+                        self.refused = provided.err().filter(|_| self.child == 0);
                     }
                 }
                 message @ FromHost::Resumed(_) => {
                     let provided = provide(&message, &self.files, outbox);
-                    self.unfit = self.unfit.or(provided.err().filter(|_| self.child == 0));
+                    self.refused = self.refused.or(provided.err().filter(|_| self.child == 0));
                     if !self.command_complete {
                         put(outbox, FromGuest::Ready)?;
                     }
@@ -386,7 +387,7 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Input to the command, as far as it goes now; after the last byte its end.
+    /// Write input to the command, as far as possible without blocking, and close it after the last byte.
     fn feed(&mut self) {
         let stdin = &mut self.memory.stdin;
         let input = self.streams.input;
@@ -414,8 +415,7 @@ impl Agent<'_> {
         }
     }
 
-    /// Close the pipe. A terminal has no end of its own: the line discipline makes one of a
-    /// Ctrl-D.
+    /// Close the pipe. On a terminal the end of input is a Ctrl-D.
     fn end_input(&mut self) {
         self.input_closed = false;
         if self.streams.terminal {
@@ -425,7 +425,7 @@ impl Agent<'_> {
         }
     }
 
-    /// Nobody reads the input any more. A terminal is closed as the output.
+    /// The input has no reader any more. A terminal is closed with the output.
     fn drop_input(&mut self) {
         if !self.streams.terminal {
             sys::close(self.streams.input);
@@ -450,7 +450,7 @@ impl Agent<'_> {
         }
     }
 
-    /// A frame of output, read to where it goes out from; `false` at its end.
+    /// Read output directly into a frame in the outbox. `false` at the end of the output.
     fn take(&mut self, fd: Fd, kind: u8) -> bool {
         let outbox = &mut self.memory.outbox;
         let most = (outbox.room().saturating_sub(RESERVE + HEADER)).min(MAX_PAYLOAD);
@@ -492,8 +492,8 @@ fn put<const N: usize>(outbox: &mut Buffer<N>, message: FromGuest<'_>) -> Result
     Ok(())
 }
 
-/// What a signal to PID 1 asks for, by busybox's convention: SIGUSR1 halts, SIGUSR2 powers off,
-/// SIGTERM restarts. A halted guest would be of no use to anyone, so it is powered off too.
+/// What a signal to PID 1 means, by busybox's convention: SIGUSR1 halts, SIGUSR2 powers off, SIGTERM
+/// restarts. A halted guest has no use, so it is powered off too.
 pub fn asked(signal: u32) -> Option<Reboot> {
     match signal {
         sys::SIGUSR1 | sys::SIGUSR2 => Some(Reboot::PowerOff),

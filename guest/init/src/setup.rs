@@ -1,6 +1,6 @@
-//! What every program expects of a running system, in as few system calls as it takes.
+//! Sets up what programs expect of a running system, with few system calls.
 //!
-//! None of it is worth failing for: a kernel without cgroups still runs a command.
+//! Errors are ignored: a kernel without cgroups still runs a command.
 
 use core::arch::asm;
 use core::ffi::CStr;
@@ -13,21 +13,21 @@ const MS_NOSUID: usize = 2;
 const MS_NODEV: usize = 4;
 const MS_NOEXEC: usize = 8;
 
-/// The debug port: hull takes the time when init writes [`INIT_RUNS`] to it.
+/// The debug port: hull records the time when init writes [`INIT_RUNS`] to it.
 const DEBUG_PORT: u16 = 0x80;
 const INIT_RUNS: u8 = 0x60;
 
 /// File system, mount point, flags, options.
 type Fixed = (&'static CStr, &'static CStr, usize, &'static CStr);
 
-/// What the agent's channel is found with.
+/// Needed to find the agent's channel.
 const FIRST: [Fixed; 3] = [
     (c"devtmpfs", c"/dev", MS_NOSUID, c"mode=0755"),
     (c"proc", c"/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, c""),
     (c"sysfs", c"/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, c""),
 ];
 
-/// What the command wants besides.
+/// Needed by the command.
 const SECOND: [Fixed; 2] = [
     (
         c"devpts",
@@ -43,8 +43,8 @@ const SECOND: [Fixed; 2] = [
     ),
 ];
 
-/// Where everybody may write and nothing is kept, with their modes. In an initramfs and in
-/// devtmpfs a directory is that already, for a third of what a mount costs.
+/// Directories for temporary files, with their modes. In an initramfs and in devtmpfs a plain
+/// directory is in memory already, and costs a third of a mount.
 const SCRATCH: [(&CStr, usize, &CStr); 3] = [
     (c"/dev/shm", 0o1777, c"mode=1777"),
     (c"/tmp", 0o1777, c"mode=1777"),
@@ -58,13 +58,13 @@ const LINKS: [(&CStr, &CStr); 4] = [
     (c"/proc/self/fd/2", c"/dev/stderr"),
 ];
 
-/// Tell hull that init runs.
+/// Report to hull that init runs.
 pub fn mark() {
-    // Cheaper than ioperm(2), which makes a bitmap of all ports.
+    // Cheaper than ioperm(2), which allocates a bitmap of all ports.
     if sys::io_privilege(3).is_ok() {
         // SAFETY: the kernel has just allowed all ports; a write to this one does nothing else.
         unsafe { asm!("out dx, al", in("dx") DEBUG_PORT, in("al") INIT_RUNS) };
-        // Commands would inherit it.
+        // Otherwise commands would inherit it.
         let _ = sys::io_privilege(0);
     }
 }
@@ -96,19 +96,17 @@ fn mount(&(kind, path, flags, options): &Fixed) {
     }
 }
 
-/// Mount a shared folder (Documentation/filesystems/virtiofs.rst), and make the folders that its
-/// path lacks.
+/// Mount a shared folder (Documentation/filesystems/virtiofs.rst), and create missing parts of its
+/// path.
 pub fn share(mount: &Mount<'_>) -> sys::Result<()> {
     const MS_RDONLY: usize = 1;
     make_folders(mount.path);
-    let flags = match mount.read_only {
-        true => MS_RDONLY | MS_NOSUID | MS_NODEV,
-        false => MS_NOSUID | MS_NODEV,
-    };
+    let read_only = if mount.read_only { MS_RDONLY } else { 0 };
+    let flags = read_only | MS_NOSUID | MS_NODEV;
     sys::mount_from(mount.tag, c"virtiofs", mount.path, flags, c"").map(|_| ())
 }
 
-/// mkdir -p. What cannot be made is told by the mount.
+/// mkdir -p. If a folder cannot be made, the mount fails.
 fn make_folders(path: &CStr) {
     let mut part = [0; MAX_PATH];
     let bytes = path.to_bytes();

@@ -1,4 +1,4 @@
-//! Without an agent: a shell on the console, and power-off when it ends.
+//! Without an agent: a shell on the console, and a power-off when it ends.
 
 use core::ffi::CStr;
 
@@ -9,7 +9,7 @@ use crate::sys::{self, Fd, Reboot};
 const GREETING: &[u8] = b"hull: type 'poweroff' or Ctrl-D to leave\n";
 const SHELLS: [&[&CStr]; 2] = [&[c"/bin/sh"], &[c"/bin/busybox", c"sh"]];
 
-/// Run a shell with the environment the kernel gave init; what the guest shall do now.
+/// Run a shell with the environment that the kernel gave init. Returns how the guest must end.
 pub fn run<'a>(
     signals: Fd,
     pointers: &'a mut Pointers,

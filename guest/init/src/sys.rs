@@ -1,6 +1,6 @@
-//! System calls: the few that init needs, by their numbers (Linux, arch/x86/entry/syscalls).
+//! The few system calls that init needs, by number (Linux, arch/x86/entry/syscalls).
 //!
-//! Safe where the kernel only touches what the arguments borrow. An [`Errno`] is positive.
+//! A wrapper is safe if the kernel only touches what the arguments borrow. An [`Errno`] is positive.
 
 use core::arch::asm;
 use core::ffi::CStr;
@@ -12,7 +12,7 @@ pub type Fd = i32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
-/// The outcome of a call.
+/// The result of a call.
 pub type Result<T> = core::result::Result<T, Errno>;
 
 pub const ENOENT: Errno = Errno(2);
@@ -70,7 +70,7 @@ pub struct PollFd {
     pub revents: i16,
 }
 
-/// struct timespec; ppoll writes back what is left of it.
+/// struct timespec; ppoll writes back the remaining time.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Timespec {
@@ -94,7 +94,7 @@ impl Timespec {
     }
 }
 
-/// SAFETY: as the call `number` asks of its arguments.
+/// SAFETY: the arguments must satisfy the call `number`.
 unsafe fn call6(number: usize, args: [usize; 6]) -> Result<usize> {
     let result: isize;
     // SAFETY: the caller's promise; SYSCALL changes RAX, RCX and R11 alone.
@@ -140,7 +140,7 @@ pub fn open(path: &CStr, flags: i32) -> Result<Fd> {
     Ok(call!(2, path.as_ptr(), flags | O_CLOEXEC)? as Fd)
 }
 
-/// An empty file to write to, whatever was there.
+/// Create or truncate a file for writing.
 pub fn create(path: &CStr, mode: usize) -> Result<Fd> {
     const O_WRONLY_CREAT_TRUNC: i32 = 0o1101;
     Ok(call!(2, path.as_ptr(), O_WRONLY_CREAT_TRUNC | O_CLOEXEC, mode)? as Fd)
@@ -165,7 +165,7 @@ pub fn sleep_ms(ms: i64) {
     let _ = poll(&mut [], Some(&mut Timespec::from_ms(ms)));
 }
 
-/// pipe2(2) with O_CLOEXEC: the reading and the writing end.
+/// pipe2(2) with O_CLOEXEC: the read end and the write end.
 pub fn pipe() -> Result<(Fd, Fd)> {
     let mut fds = [0 as Fd; 2];
     call!(293, fds.as_mut_ptr(), O_CLOEXEC)?;
@@ -176,7 +176,7 @@ pub fn dup2(from: Fd, to: Fd) -> Result<usize> {
     call!(33, from, to)
 }
 
-/// A further descriptor of `fd`, closed on exec: the lowest that is free.
+/// Duplicate `fd` to the lowest free descriptor, closed on exec.
 pub fn dup(fd: Fd) -> Result<Fd> {
     const F_DUPFD_CLOEXEC: usize = 1030;
     Ok(call!(72, fd, F_DUPFD_CLOEXEC, 0)? as Fd)
@@ -269,7 +269,7 @@ pub fn symlink(target: &CStr, path: &CStr) -> Result<usize> {
     call!(88, target.as_ptr(), path.as_ptr())
 }
 
-/// mount(2) of a file system that has no source.
+/// mount(2) of a file system without a source.
 pub fn mount(kind: &CStr, path: &CStr, flags: usize, options: &CStr) -> Result<usize> {
     mount_from(kind, kind, path, flags, options)
 }
@@ -330,7 +330,7 @@ fn set_mask(mask: u64) {
     let _ = call!(14, SIG_SETMASK, &raw const mask, 0, 8);
 }
 
-/// A descriptor that tells the arrival of SIGCHLD, SIGTERM, SIGUSR1 and SIGUSR2.
+/// A descriptor that reports SIGCHLD, SIGTERM, SIGUSR1 and SIGUSR2.
 pub fn signal_fd() -> Result<Fd> {
     let mask = SIGNALS;
     Ok(call!(289, -1isize, &raw const mask, 8, O_CLOEXEC)? as Fd)
@@ -359,11 +359,11 @@ pub unsafe fn exec(path: *const u8, argv: *const *const u8, env: *const *const u
     }
 }
 
-/// Run `child` in a new process that shares this one's memory, while this one waits until the
-/// new process has called execve or exit: nothing is copied.
+/// Run `child` in a new process that shares this one's memory. This process waits until the new one
+/// has called execve or exit, so nothing is copied.
 ///
 /// # Safety
-/// `child` may leave behind in memory only what `argument` points to for that purpose.
+/// `child` may change only the memory that `argument` points to for that purpose.
 pub unsafe fn spawn<T>(child: extern "C" fn(*mut T) -> !, argument: *mut T) -> Result<i32> {
     const CLONE_VM: usize = 0x100;
     const CLONE_VFORK: usize = 0x4000;

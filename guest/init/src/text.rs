@@ -1,9 +1,8 @@
-//! Paths and numbers put together in a buffer.
+//! Builds paths and numbers in a buffer.
 
 use core::ffi::CStr;
 
-/// `parts` one after the other as a C string, or `None` when they do not fit into `buffer` or
-/// contain a NUL.
+/// Concatenate `parts` to a C string. `None` if they do not fit into `buffer` or contain a NUL.
 pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
     let mut len = 0;
     for part in parts.iter().chain(&[&b"\0"[..]]) {
@@ -13,7 +12,7 @@ pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
     CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
 }
 
-/// `number` in decimal, and how many zeros before it are not to be written.
+/// `number` in decimal, and the number of leading zeros to skip.
 pub fn decimal(number: u8) -> ([u8; 3], usize) {
     let digits = [number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit);
     let zeros = match number {

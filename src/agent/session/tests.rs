@@ -35,8 +35,8 @@ fn running() -> Session {
 const RESUMED: Resumed = Resumed {
     unix_ns: 1_700_000_000_000_000_000,
     entropy: [7; 32],
-    first_window: 2,
-    windows: 3,
+    first_slot: 2,
+    slots: 3,
 };
 
 fn network(last: u8) -> Interface {
@@ -60,7 +60,7 @@ fn told(session: &mut Session) -> Vec<String> {
         told.push(match FromHost::decode(frame).unwrap() {
             FromHost::Stdin(bytes) => format!("Stdin {}", bytes.len()),
             FromHost::Exec(_) => "Exec".into(),
-            FromHost::Resumed(resumed) => format!("Resumed {}", resumed.windows),
+            FromHost::Resumed(resumed) => format!("Resumed {}", resumed.slots),
             FromHost::Interface(interface) => format!("Interface {}", interface.mac[5]),
             other => format!("{other:?}"),
         });
@@ -251,7 +251,7 @@ fn a_restored_session_says_all_at_once_and_wants_one_answer() {
 #[test]
 fn a_clone_is_told_so_at_whatever_moment_it_was_saved() {
     let later = Resumed {
-        windows: 0,
+        slots: 0,
         ..RESUMED
     };
     let clone = |session: &Session| {
