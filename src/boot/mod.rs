@@ -187,6 +187,7 @@ pub fn place(
     initrd: &[Image],
 ) -> Result<Placed, BootError> {
     let format = detect(kernel)?;
+    log::debug!("the kernel's format is {format:?}; entry: {via:?}");
     let kernel = match format {
         Format::Flat(mode) => return Ok(Placed::Flat(mode, whole(kernel)?.into_owned())),
         Format::Vmlinux | Format::Pvh => {

@@ -140,7 +140,7 @@ pub fn status(end: End) -> u8 {
 
 /// When this process was executed, as far as can be told: the CPU time it has used so far ago,
 /// which is what the kernel and the C library's start-up took.
-fn process_start() -> Instant {
+pub(super) fn process_start() -> Instant {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let used = Duration::try_from(used).unwrap_or_default();
     let now = Instant::now();

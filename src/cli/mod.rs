@@ -14,6 +14,7 @@ mod figures;
 mod gdb;
 pub mod guest;
 pub mod inspect;
+mod logger;
 mod machine;
 mod machines;
 pub mod man;
@@ -65,6 +66,8 @@ not found, 126 if it could not be run, 125 if hull itself failed."
 pub struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,
+    #[command(flatten)]
+    log: logger::Flags,
 }
 
 #[derive(Subcommand)]
@@ -111,6 +114,7 @@ impl Cli {
     /// Do what was asked; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         program::one_heap();
+        self.log.install()?;
         match self.verb {
             None => Self::try_parse_from(["hull", "run"])?.execute(),
             Some(Verb::Run(run)) => run.0.execute(),

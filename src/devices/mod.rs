@@ -28,7 +28,9 @@ pub mod state;
 pub mod testing;
 pub mod virtio;
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Who set a mark (see [`MachineEvents::mark`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,21 +52,27 @@ pub trait MachineEvents: Send + Sync {
     fn power_off(&self);
     /// The guest set a mark, a point in time worth remembering.
     fn mark(&self, source: MarkSource, code: u8);
-    /// A guest broke `device`'s rules, or the host failed it; `what` is one line for stderr.
-    /// The devices keep the number of such lines small (see [`Reporter`]).
+    /// A guest broke `device`'s rules, or the host failed it; `what` is one line for the log.
+    /// A [`Reporter`] keeps the number of such lines small.
     fn warn(&self, device: &str, what: &str);
 }
 
-/// Faults that one device may report in its life.
-const REPORTS_PER_DEVICE: usize = 16;
+/// Different warnings that one device may log in its life.
+const MAX_WARNINGS: usize = 16;
+/// Debug lines that one device may log in its life: some resets, each with all queues.
+const MAX_DEBUG_LINES: usize = 256;
+/// How often a device logs the number of lines that it held back.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A device's way to [`MachineEvents::warn`], of which a guest cannot make a flood.
+/// A device's way to the log, which a guest cannot flood: a repeated line and those past the limits
+/// are counted, and the count is logged now and then and at the device's end.
 pub struct Reporter {
     events: Arc<dyn MachineEvents>,
     device: String,
-    /// What was reported: the same again is no news, and a host's disk that is full fails every
-    /// request.
-    said: Vec<String>,
+    warnings: Vec<String>,
+    debug_lines: usize,
+    held_back: u64,
+    summarized: Instant,
 }
 
 impl Reporter {
@@ -73,23 +81,55 @@ impl Reporter {
         Self {
             events,
             device: device.into(),
-            said: Vec::new(),
+            warnings: Vec::new(),
+            debug_lines: 0,
+            held_back: 0,
+            summarized: Instant::now(),
         }
     }
 
-    /// Report one line, unless it was reported already or this device has used up its reports.
+    /// Log what the guest or the host does wrong. A full disk of the host fails every request with
+    /// the same line, which is logged once.
     pub fn warn(&mut self, what: &str) {
-        let left = REPORTS_PER_DEVICE.saturating_sub(self.said.len());
-        if left == 0 || self.said.iter().any(|said| said == what) {
+        if self.warnings.len() == MAX_WARNINGS || self.warnings.iter().any(|known| known == what) {
+            return self.hold_back();
+        }
+        self.warnings.push(what.into());
+        self.events.warn(&self.device, what);
+    }
+
+    /// Log a step of the driver, for who looks for a fault.
+    pub fn debug(&mut self, what: fmt::Arguments) {
+        if !log::log_enabled!(log::Level::Debug) {
             return;
         }
-        self.said.push(what.into());
-        match left {
-            1 => self
-                .events
-                .warn(&self.device, &format!("{what} (not reported from now on)")),
-            _ => self.events.warn(&self.device, what),
+        if self.debug_lines == MAX_DEBUG_LINES {
+            return self.hold_back();
         }
+        self.debug_lines += 1;
+        log::debug!("{}: {what}", self.device);
+    }
+
+    fn hold_back(&mut self) {
+        self.held_back += 1;
+        if self.summarized.elapsed() >= SUMMARY_INTERVAL {
+            self.summarize();
+        }
+    }
+
+    fn summarize(&mut self) {
+        self.summarized = Instant::now();
+        let count = std::mem::take(&mut self.held_back);
+        if count > 0 {
+            self.events
+                .warn(&self.device, &format!("{count} more like it"));
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.summarize();
     }
 }
 
@@ -105,15 +145,13 @@ mod tests {
             reporter.warn("broken");
             reporter.warn(&format!("broken in another way: {n}"));
         }
+        drop(reporter);
         let lines = events.take();
-        assert_eq!(lines.len(), REPORTS_PER_DEVICE);
+        assert_eq!(lines.len(), MAX_WARNINGS + 1);
         assert_eq!(lines[0], "disk: broken");
         assert_eq!(lines[1], "disk: broken in another way: 0");
         assert_eq!(lines[2], "disk: broken in another way: 1");
-        assert!(
-            lines
-                .last()
-                .is_some_and(|line| line.contains("not reported from now on"))
-        );
+        let last = lines.last().map(String::as_str);
+        assert_eq!(last, Some("disk: 1984 more like it"));
     }
 }

@@ -307,6 +307,7 @@ pub fn finishes_every_instruction(
     let fd = guest.vcpu.fd();
     fd.set_sregs(&before).map_err(refused("KVM_SET_SREGS"))?;
     memory.write_slice(&[0; CODE.len()], GuestAddress(FLAT_PAYLOAD))?;
+    log::debug!("KVM finishes every instruction: {finished}");
     Ok(finished)
 }
 

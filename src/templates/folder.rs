@@ -286,7 +286,9 @@ impl Cache {
             }
             false => None,
         };
-        fs::unlinkat(&*self.root, name, AtFlags::REMOVEDIR)
+        fs::unlinkat(&*self.root, name, AtFlags::REMOVEDIR)?;
+        log::info!("template {name} removed");
+        Ok(())
     }
 
     fn folder(&self, name: &str) -> Result<OwnedFd> {

@@ -98,7 +98,12 @@ impl KeyBuilder {
         let hash = self.hash.clone().finalize();
         let mut key = [0; BYTES];
         key.copy_from_slice(&hash[..BYTES]);
-        self.settled.then_some(Key(key))
+        let key = Key(key);
+        log::debug!(
+            "template key {key}; all its files are old enough: {}",
+            self.settled
+        );
+        self.settled.then_some(key)
     }
 }
 

@@ -15,7 +15,6 @@ use super::standstill::Standstill;
 use super::{Config, VmmError};
 use crate::control::server::{self, Reply};
 use crate::control::{Answer, Request, Status};
-use crate::devices::MachineEvents;
 use crate::fleet::{self, Claim, FleetError, Record};
 use crate::kvm;
 use crate::memory::STACK;
@@ -81,8 +80,7 @@ impl Control {
             if let Err(error) = serve(&claim, &stopped, &ordered)
                 && named
             {
-                let what = format!("no orders are taken any more: {error}");
-                ordered.events.warn("control", &what);
+                log::warn!("control: no orders are taken any more: {error}");
             }
         };
         let thread = thread::Builder::new()

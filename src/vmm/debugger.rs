@@ -8,7 +8,6 @@ use super::End;
 use super::events::{Events, GuestEnd};
 use super::vcpus::{Pause, Vcpus};
 use crate::boot::Loaded;
-use crate::devices::MachineEvents;
 use crate::kvm::debug::Stop;
 use crate::memory::GuestMemory;
 
@@ -75,7 +74,7 @@ impl Debugged {
 
     /// Tell the user something.
     pub fn warn(&self, what: &str) {
-        self.events.warn("gdb", what);
+        log::warn!("gdb: {what}");
     }
 }
 

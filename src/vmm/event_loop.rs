@@ -216,7 +216,6 @@ impl<'a> EventLoop<'a> {
             if let Some(link) = &mut self.link {
                 link.send();
             }
-            self.show_warnings();
             self.move_explanations();
             if self.ending.is_none()
                 && let Some(end) = guest_end
@@ -546,12 +545,6 @@ impl<'a> EventLoop<'a> {
         match &mut self.link {
             Some(link) => link.session.signal(SIGPIPE as u8),
             None => self.ending = Some(Ending::Signalled(SIGPIPE)),
-        }
-    }
-
-    fn show_warnings(&mut self) {
-        for warning in self.events.take_warnings() {
-            self.say(&warning);
         }
     }
 

@@ -16,8 +16,6 @@ use crate::trace::{self, Trace};
 
 /// Marks that are kept; a guest may set any number.
 const MARKS_MOST: usize = 64;
-/// Warnings that wait to be printed; a guest may cause any number.
-const WARNINGS_MOST: usize = 64;
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +60,6 @@ pub struct Events {
     wake: EventFd,
     end: Mutex<Option<GuestEnd>>,
     marks: Mutex<Vec<Mark>>,
-    warnings: Mutex<Vec<String>>,
     trace: Option<Arc<Trace>>,
     orders: Orders,
 }
@@ -76,7 +73,6 @@ impl Events {
             wake,
             end: Mutex::new(None),
             marks: Mutex::new(Vec::new()),
-            warnings: Mutex::new(Vec::new()),
             trace: None,
             orders: Orders::default(),
         }
@@ -146,11 +142,6 @@ impl Events {
     pub fn orders(&self) -> &Orders {
         &self.orders
     }
-
-    /// Take the warnings that wait.
-    pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut lock(&self.warnings))
-    }
 }
 
 impl MachineEvents for Events {
@@ -177,12 +168,7 @@ impl MachineEvents for Events {
     }
 
     fn warn(&self, device: &str, what: &str) {
-        let mut warnings = lock(&self.warnings);
-        if warnings.len() < WARNINGS_MOST {
-            warnings.push(format!("{device}: {what}"));
-        }
-        drop(warnings);
-        self.wake();
+        log::warn!(target: "hull::devices", "{device}: {what}");
     }
 }
 

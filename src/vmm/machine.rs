@@ -88,6 +88,14 @@ pub fn build(
     }
     let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
     story.tell(|| story::guest_memory(&memory));
+    for (range, usable) in boot::memory_map(&memory) {
+        let kind = if usable { "RAM" } else { "reserved" };
+        log::debug!(
+            "memory map: {:#x} to {:#x}: {kind}",
+            range.start,
+            range.end - 1
+        );
+    }
     // The kernel goes into memory meanwhile: megabytes to touch, while KVM mostly waits for the
     // host's other CPUs.
     let (mut machine, placed) = thread::scope(|scope| {

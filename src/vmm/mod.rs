@@ -523,7 +523,15 @@ fn go(
         // A boot takes a while, and needs little of hull.
         program::release();
     }
+    log::info!(
+        "started: {} vCPUs, {} MiB of memory",
+        config.cpus,
+        config.memory_bytes >> 20
+    );
     let ending = event_loop.run();
+    if let Ok(ending) = &ending {
+        log::info!("stopped: {ending:?}");
+    }
     drop(control);
     vcpus.stop();
     event_loop.tell_the_rest();

@@ -169,6 +169,15 @@ impl<'a> Still<'a> {
             memory_bytes,
             stood_still_us: self.since.elapsed().as_micros() as u64,
         };
+        let kind = if what == What::Template {
+            "a template"
+        } else {
+            "a snapshot"
+        };
+        log::info!(
+            "saved as {kind} in {}: {memory_bytes} bytes of memory",
+            dir.display()
+        );
         Ok((id, saved))
     }
 }

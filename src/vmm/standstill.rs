@@ -32,6 +32,7 @@ impl Standstill {
         // Its lock is free when a vCPU stands.
         (0..held.count()).for_each(|index| drop(held.vcpu(index)));
         *pause = Some(held);
+        log::info!("paused");
         true
     }
 
@@ -45,6 +46,7 @@ impl Standstill {
         for vcpu in (0..held.count()).filter_map(|index| held.vcpu(index)) {
             vcpu.tell_of_pause();
         }
+        log::info!("resumed");
         true
     }
 

@@ -488,9 +488,14 @@ impl Transport {
         match self.selected() {
             Some(queue) if value == 0 => queue.stop(),
             Some(queue) if value == 1 && right_time && !queue.is_ready() => {
-                if let Err(reason) = queue.start(event_idx) {
-                    self.reporter
-                        .warn(&format!("queue {index} was not made ready: {reason}"));
+                let size = queue.setup.size;
+                match queue.start(event_idx) {
+                    Ok(()) => self
+                        .reporter
+                        .debug(format_args!("queue {index} is ready, with {size} entries")),
+                    Err(reason) => self
+                        .reporter
+                        .warn(&format!("queue {index} was not made ready: {reason}")),
                 }
             }
             _ => self.misused("written in the wrong state", register::QUEUE_READY),
@@ -558,6 +563,9 @@ impl Transport {
             self.reporter
                 .warn("the driver is a legacy one (it did not accept VIRTIO_F_VERSION_1)");
         } else {
+            self.reporter.debug(format_args!(
+                "the driver accepted the features {accepted:#x}"
+            ));
             return true;
         }
         false
@@ -565,6 +573,7 @@ impl Transport {
 
     fn reset(&mut self) {
         if self.registers.status != 0 {
+            self.reporter.debug(format_args!("reset by the driver"));
             self.device.reset();
         }
         for queue in &mut self.queues {

@@ -10,7 +10,6 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use super::bell::{Bell, FIRST_OTHER};
 use super::windows::{Board, Windows, no_descriptor};
 use crate::agent::Interface;
-use crate::devices::MachineEvents;
 use crate::devices::virtio::net::{Clock, Net};
 use crate::devices::virtio::requests::{Next, Requests, Worker};
 use crate::net::{Assigned, Network};
@@ -31,7 +30,7 @@ pub fn attach(
     mut network: Network,
 ) -> Result<Worker, VmmError> {
     if let Some(warning) = &network.warning {
-        board.events.warn(&network.name, warning);
+        log::warn!("{}: {warning}", network.name);
     }
     let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
     let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags);
