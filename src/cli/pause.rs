@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use super::machines::Machines;
-use crate::control::{self, Answer, Request};
+use crate::control::{self, Action, Answer};
 use crate::fleet::Found;
 
 /// The flags.
@@ -30,7 +30,7 @@ impl Pause {
 
 fn pause(machine: &Found) -> anyhow::Result<Option<String>> {
     let name = &machine.record.name;
-    match control::ask(machine, Request::Pause)? {
+    match control::ask(machine, Action::Pause)? {
         Answer::Done { changed: true } => Ok(None),
         Answer::Done { changed: false } => Ok(Some(format!("{name} is paused already"))),
         _ => bail!("machine {name} answered something else"),

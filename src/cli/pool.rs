@@ -297,8 +297,8 @@ fn be_member(run: &Run) -> anyhow::Result<u8> {
         config.name = Some(std::process::id().to_string());
         config.ready_with = Some(warm.key().to_string());
         let signals = machine::signals()?;
-        match vmm::prepare(&config, timeline) {
-            Ok(standing) => return wait(standing, config, signals),
+        match vmm::build(&config, timeline) {
+            Ok(ready) => return wait(ready, config, signals),
             Err(error) if warm.failed(&error, &mut config) => {}
             Err(error) => return Err(error.into()),
         }
@@ -332,15 +332,15 @@ fn build(config: &Config) -> anyhow::Result<(vmm::End, vmm::Report)> {
     )?)
 }
 
-fn wait(standing: vmm::Standing, mut config: Config, signals: Signals) -> anyhow::Result<u8> {
-    let Some(listener) = standing.listen().context("cannot make a socket")? else {
+fn wait(ready: vmm::ReadyMachine, mut config: Config, signals: Signals) -> anyhow::Result<u8> {
+    let Some(listener) = ready.listen().context("cannot make a socket")? else {
         bail!("a machine without a name");
     };
     let mut pool = io::stdout();
     let mut tell = |word| pool.write_all(&[word]).and_then(|()| pool.flush());
     tell(READY)?;
     let stay = rustix::stdio::stdin();
-    let customer = pool::wait(&listener, [stay, signals.fd()], || standing.status())?;
+    let customer = pool::wait(&listener, [stay, signals.fd()], || ready.status())?;
     let Some(customer) = customer else {
         return Ok(0);
     };
@@ -353,7 +353,7 @@ fn wait(standing: vmm::Standing, mut config: Config, signals: Signals) -> anyhow
         kernel_log: false,
     };
     let streams = machine::streams(customer.command.raw);
-    let status = match standing.run(&config, streams, signals) {
+    let status = match ready.run(&config, streams, signals, None) {
         Err(VmmError::Unanswered(_)) => {
             customer.unfit();
             return Ok(OWN_ERROR);

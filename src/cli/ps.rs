@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::inspect::table::Table;
 use super::inspect::{bytes, count};
 use super::{machines, print, say};
-use crate::control::{self, Answer, ControlError, Request, Status};
+use crate::control::{self, Action, Answer, ControlError, Status};
 use crate::fleet::{self, Found};
 
 /// How long a machine may take to say how it is.
@@ -81,7 +81,7 @@ fn line(machine: &Found) -> Option<Line> {
         uptime_seconds: age(record.started),
         version: record.version.clone(),
     };
-    match control::ask_within(machine, Request::Status, PATIENCE) {
+    match control::ask_within(machine, Action::Status, PATIENCE) {
         Ok(Answer::Status(status)) => {
             let Status {
                 state,

@@ -12,7 +12,7 @@ use super::machine::{self, Reports};
 use super::{run, vsock};
 use crate::agent::{Exec, WindowSize};
 use crate::net::Mac;
-use crate::vmm::saved::{Saved, Shape};
+use crate::vmm::snapshot::{Saved, Shape};
 use crate::vmm::{Config, Console, Signals, Start};
 
 /// Most copies that one command makes.
@@ -89,7 +89,7 @@ impl Restore {
                 self.dir.display()
             );
         }
-        let mut config = saved.config(console(shape));
+        let mut config = Config::of_saved(&saved, console(shape));
         config.name.clone_from(&self.name);
         config.paused = self.paused;
         if self.mac.len() > config.nets.len() {

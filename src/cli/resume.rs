@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use super::machines::Machines;
-use crate::control::{self, Answer, Request};
+use crate::control::{self, Action, Answer};
 use crate::fleet::Found;
 
 /// The flags.
@@ -25,7 +25,7 @@ impl Resume {
 
 fn resume(machine: &Found) -> anyhow::Result<Option<String>> {
     let name = &machine.record.name;
-    match control::ask(machine, Request::Resume)? {
+    match control::ask(machine, Action::Resume)? {
         Answer::Done { changed: true } => Ok(None),
         Answer::Done { changed: false } => Ok(Some(format!("{name} runs already"))),
         _ => bail!("machine {name} answered something else"),

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::bar::Bar;
 use super::print;
-use crate::control::{self, Answer, Request};
+use crate::control::{self, Action, Answer};
 use crate::{fleet, snapshot};
 
 /// How long saving may take: a machine's memory on a slow disk.
@@ -76,7 +76,7 @@ impl Snapshot {
         let machine = fleet::find(&name)?;
         // The machine may have another working directory.
         let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
-        let request = Request::Snapshot {
+        let request = Action::Snapshot {
             dir,
             diff: self.diff,
             stop: self.stop,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::machines::Machines;
-use crate::control::{self, Answer, ControlError, Request};
+use crate::control::{self, Action, Answer, ControlError};
 use crate::fleet::Found;
 
 /// How much longer than its guest hull itself may take to end.
@@ -48,7 +48,7 @@ fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
     let start = Instant::now();
     let process = machine.process();
     let patience = Duration::from_secs(seconds.into()) + MARGIN;
-    let killed = match control::ask_within(machine, Request::Stop { seconds }, patience) {
+    let killed = match control::ask_within(machine, Action::Stop { seconds }, patience) {
         Ok(Answer::Stopped { killed }) => killed.then(|| start.elapsed().as_secs()),
         Ok(_) => bail!("machine {name} answered something else"),
         // It may just have ended by itself.

@@ -12,8 +12,8 @@ use crate::kvm::features::Features;
 use crate::memory::image::Image;
 use crate::memory::program;
 use crate::templates::{About, Building, Cache, Key};
-use crate::vmm::saved::Saved;
-use crate::vmm::{Config, LATE_WINDOWS, Start, VmmError};
+use crate::vmm::snapshot::Saved;
+use crate::vmm::{Config, LATE_SLOTS, Start, VmmError};
 
 /// The template of one kind of machine.
 pub struct Warm {
@@ -32,7 +32,7 @@ impl Warm {
             + config.shares.len()
             + usize::from(config.vsock.is_some())
             + usize::from(config.balloon.is_some());
-        if devices > LATE_WINDOWS || !config.faults.0.is_empty() {
+        if devices > LATE_SLOTS || !config.faults.0.is_empty() {
             return None;
         }
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -1,18 +1,18 @@
-//! The machine's end: a few connections at once, each with limits of bytes and time, so that one
-//! that hangs, floods or leaves costs nobody but itself.
+//! The machine's side: a few connections at once, each with limits of bytes and time, so that a
+//! client that hangs, floods or leaves affects no other.
 //!
 //! ```text
 //!   accepted --- line --> waiting --- Reply --> answering --- all sent --> closed
 //!      |                     |                     |                         ^
-//!      '-- too long, too late, gone, not ours, made room for another --------'
+//!      '-- too long, too late, closed, another user, displaced ----------'
 //! ```
-//! An answer may be given at once or later and from any thread: a machine that does something for
-//! one goes on answering others.
+//! An answer may be given at once, or later from any thread; meanwhile other connections are
+//! served.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,75 +21,47 @@ use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use rustix::process::geteuid;
 
-use super::{Answer, Call, REQUEST_MOST, Request, VERSION};
+use super::action::{Action, Answer, MAX_REQUEST_BYTES, Request, VERSION};
+use super::reply::Reply;
 
-/// Connections at once; others wait until one of these ends.
-const CONNECTIONS_MOST: usize = 8;
-/// How long a request may take to come, and an answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Before another try, when the host has no descriptor left.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Connections at once; further ones wait until one of these ends.
+const MAX_CONNECTIONS: usize = 8;
+/// Time for a request to arrive, and for an answer to be read.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Delay before the next accept when no file descriptor is left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Who waits for the answer to a request. Dropped without one, it says that the machine ended: the
-/// connection closes.
-#[derive(Debug)]
-pub struct Reply {
-    connection: u64,
-    answers: Sender<(u64, Option<Answer>)>,
-    wake: Arc<OwnedFd>,
-}
-
-impl Reply {
-    /// Answer.
-    pub fn send(self, answer: Answer) {
-        self.put(Some(answer));
-    }
-
-    fn put(&self, answer: Option<Answer>) {
-        // Both fail when nobody serves any more; the second also when it is signalled already.
-        let _ = self.answers.send((self.connection, answer));
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        // After an answer that is one too many, which its connection does not wait for.
-        self.put(None);
-    }
-}
-
-/// Serve those who connect to `listener`, which does not block, until `stop` is readable. Answers
-/// that were given by then are still sent, as far as they are taken at once.
+/// Serve connections to the nonblocking `listener` until `stop` is readable. Answers that exist by
+/// then are still sent, as far as the sockets take them at once.
 ///
 /// # Errors
 /// Waiting fails, or there is no descriptor left.
 pub fn serve(
     listener: &OwnedFd,
     stop: impl AsFd,
-    mut answer: impl FnMut(Request, Reply),
+    mut act: impl FnMut(Action, Reply),
 ) -> io::Result<()> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
     let (answers, given) = channel();
     let mut connections: Vec<Connection> = Vec::new();
     let mut next = 0;
     loop {
-        let room = connections.len() < CONNECTIONS_MOST || connections.iter().any(Connection::idle);
+        let room = connections.len() < MAX_CONNECTIONS || connections.iter().any(Connection::idle);
         let (stopped, called, ready) = wait(listener, &stop, &wake, room, &connections)?;
         let now = Instant::now();
         let mut ready = ready.into_iter();
         connections.retain_mut(|connection| {
-            let mut ask = |request, connection| {
+            let mut ask = |action, connection| {
                 let (answers, wake) = (answers.clone(), wake.clone());
-                let reply = Reply {
-                    connection,
-                    answers,
-                    wake,
-                };
-                answer(request, reply);
+                let reply = Reply::new(move |answer| {
+                    // Both fail once the server has ended; the second also when it is signalled.
+                    let _ = answers.send((connection, answer));
+                    let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+                });
+                act(action, reply);
             };
             let ready = ready.next().unwrap_or(false) && !stopped;
-            let open = !ready || connection.go_on(&mut ask);
+            let open = !ready || connection.advance(&mut ask);
             open && connection.until.is_none_or(|until| until > now)
         });
         hand_out(&given, &mut connections);
@@ -98,8 +70,8 @@ pub fn serve(
         }
         if called && let Some(connection) = accept(listener, next) {
             next += 1;
-            if connections.len() >= CONNECTIONS_MOST {
-                // One that says nothing holds up nobody: it came first, it goes first.
+            if connections.len() >= MAX_CONNECTIONS {
+                // The oldest connection without a request makes room.
                 let idle = connections.iter().position(Connection::idle);
                 idle.map(|index| connections.remove(index));
             }
@@ -108,7 +80,7 @@ pub fn serve(
     }
 }
 
-/// Send the answers that were given to those who wait for them.
+/// Send each answer to the connection that waits for it; `None` closes the connection.
 fn hand_out(given: &Receiver<(u64, Option<Answer>)>, connections: &mut Vec<Connection>) {
     for (id, answer) in given.try_iter() {
         let waits = |connection: &Connection| connection.id == id && connection.waits();
@@ -125,8 +97,8 @@ fn hand_out(given: &Receiver<(u64, Option<Answer>)>, connections: &mut Vec<Conne
     }
 }
 
-/// Wait for something to do: whether to stop, whether somebody connects, and for each connection
-/// whether it can go on.
+/// Wait for something to do. Returns whether to stop, whether a client connects, and for each
+/// connection whether it can make progress.
 fn wait(
     listener: &OwnedFd,
     stop: &impl AsFd,
@@ -147,7 +119,7 @@ fn wait(
     for connection in connections {
         let wanted = match connection.stage {
             Stage::Reading(_) => PollFlags::IN,
-            // Only whether it leaves.
+            // Only POLLHUP, which is always reported.
             Stage::Waiting => PollFlags::empty(),
             Stage::Sending(_) => PollFlags::OUT,
         };
@@ -172,13 +144,13 @@ fn wait(
     Ok((stopped, called, ready.collect()))
 }
 
-/// Whoever has connected, if it is somebody to talk to.
+/// The next connection, if it is of this user or of root.
 fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
     let socket = match net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
         Ok(socket) => socket,
         Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return None,
         Err(_) => {
-            thread::sleep(PAUSE);
+            thread::sleep(ACCEPT_RETRY);
             return None;
         }
     };
@@ -186,12 +158,12 @@ fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
         socket,
         id,
         stage: Stage::Reading(Vec::new()),
-        until: Some(Instant::now() + PATIENCE),
+        until: Some(Instant::now() + TRANSFER_TIMEOUT),
     })
 }
 
-/// Whether it is this user who has connected, or root. The folder around is closed to others, but the
-/// socket may have been handed on.
+/// Whether the peer is this user or root. Others cannot enter the socket's folder, but may have been
+/// handed the socket.
 pub fn is_ours(socket: &OwnedFd) -> bool {
     let peer = net::sockopt::socket_peercred(socket).map(|peer| peer.uid);
     peer.is_ok_and(|peer| peer == geteuid() || peer.is_root())
@@ -199,24 +171,24 @@ pub fn is_ours(socket: &OwnedFd) -> bool {
 
 struct Connection {
     socket: OwnedFd,
-    /// No other's.
+    /// Unique among all connections of this server.
     id: u64,
     stage: Stage,
-    /// When it is given up.
+    /// Deadline of the current stage.
     until: Option<Instant>,
 }
 
 enum Stage {
-    /// What came of the request so far.
+    /// The part of the request that has arrived.
     Reading(Vec<u8>),
-    /// There is a [`Reply`] for it.
+    /// A [`Reply`] exists for the request.
     Waiting,
-    /// What of the answer is still to be sent.
+    /// The part of the answer that is not sent yet.
     Sending(Vec<u8>),
 }
 
 impl Connection {
-    /// Whether it has not asked yet.
+    /// Whether its request is not complete yet.
     fn idle(&self) -> bool {
         matches!(self.stage, Stage::Reading(_))
     }
@@ -225,11 +197,11 @@ impl Connection {
         matches!(self.stage, Stage::Waiting)
     }
 
-    /// Do what can be done now; says whether there is more to come.
-    fn go_on(&mut self, ask: &mut impl FnMut(Request, u64)) -> bool {
+    /// Make what progress is possible now; false when the connection is to be closed.
+    fn advance(&mut self, ask: &mut impl FnMut(Action, u64)) -> bool {
         let input = match &mut self.stage {
             Stage::Reading(input) => input,
-            Stage::Waiting => return false, // it left
+            Stage::Waiting => return false, // the client left
             Stage::Sending(_) => return self.send(),
         };
         let mut bytes = [0; 1024];
@@ -242,30 +214,30 @@ impl Connection {
         input.extend(bytes.iter().take(read));
         let end = input.iter().position(|byte| *byte == b'\n');
         let line = end.and_then(|end| input.get(..end));
-        let understood = match line {
-            Some(line) => understand(line),
-            None if input.len() > REQUEST_MOST => Err(format!(
-                "a request has at most {REQUEST_MOST} bytes and a newline"
+        let parsed = match line {
+            Some(line) => parse(line),
+            None if input.len() > MAX_REQUEST_BYTES => Err(format!(
+                "a request has at most {MAX_REQUEST_BYTES} bytes and a newline"
             )),
             None => return true,
         };
-        match understood {
-            Ok(request) => {
+        match parsed {
+            Ok(action) => {
                 self.stage = Stage::Waiting;
                 self.until = None;
-                ask(request, self.id);
+                ask(action, self.id);
                 true
             }
             Err(reason) => self.answer(&Answer::Refused(reason)),
         }
     }
 
-    /// Begin to send the answer; says whether there is more of it to come.
+    /// Begin to send the answer; false when all of it is sent.
     fn answer(&mut self, answer: &Answer) -> bool {
         let mut output = serde_json::to_vec(answer).unwrap_or_default();
         output.push(b'\n');
         self.stage = Stage::Sending(output);
-        self.until = Some(Instant::now() + PATIENCE);
+        self.until = Some(Instant::now() + TRANSFER_TIMEOUT);
         self.send()
     }
 
@@ -285,12 +257,12 @@ impl Connection {
     }
 }
 
-fn understand(line: &[u8]) -> Result<Request, String> {
-    match serde_json::from_slice::<Call>(line) {
-        Ok(call) if call.version == VERSION => Ok(call.request),
-        Ok(call) => Err(format!(
+fn parse(line: &[u8]) -> Result<Action, String> {
+    match serde_json::from_slice::<Request>(line) {
+        Ok(request) if request.version == VERSION => Ok(request.action),
+        Ok(request) => Err(format!(
             "a request of version {}; this machine's hull speaks version {VERSION}",
-            call.version
+            request.version
         )),
         Err(error) => Err(format!("not a request that this hull knows ({error})")),
     }
@@ -305,7 +277,7 @@ mod tests {
     use super::*;
     use crate::inspect::{Inspection, Topic};
 
-    /// Serve while `talk` goes on.
+    /// Serve while `talk` runs.
     fn serving(talk: impl FnOnce(&Path)) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
@@ -315,13 +287,13 @@ mod tests {
         thread::scope(|scope| {
             let serve = || {
                 let mut later = Vec::new();
-                serve(&listener.into(), &stop, |request, reply| match request {
-                    Request::Inspect {
+                serve(&listener.into(), &stop, |action, reply| match action {
+                    Action::Inspect {
                         topic: Topic::All, ..
                     } => reply.send(Answer::Inspection(Box::default())),
-                    Request::Inspect { .. } => reply.send(Answer::Refused("x".repeat(1 << 20))),
-                    Request::Pause => later.push(reply),
-                    Request::Resume => later
+                    Action::Inspect { .. } => reply.send(Answer::Refused("x".repeat(1 << 20))),
+                    Action::Pause => later.push(reply),
+                    Action::Resume => later
                         .drain(..)
                         .chain([reply])
                         .for_each(|reply| reply.send(Answer::Done { changed: true })),
@@ -392,9 +364,9 @@ mod tests {
     }
 
     #[test]
-    fn who_hangs_or_leaves_is_nobody_elses_trouble() {
+    fn a_client_that_hangs_or_leaves_affects_no_other() {
         serving(|path| {
-            let silent: Vec<_> = (0..2 * CONNECTIONS_MOST)
+            let silent: Vec<_> = (0..2 * MAX_CONNECTIONS)
                 .map(|_| UnixStream::connect(path).unwrap())
                 .collect();
             assert!(ask(path, GOOD).ends_with('\n'));
@@ -403,7 +375,7 @@ mod tests {
                 let mut gone = UnixStream::connect(path).unwrap();
                 gone.write_all(b"{\"version\":1,").unwrap();
             }
-            // One that asks for much and takes nothing.
+            // A client that asks for a large answer and does not read it.
             let mut full = UnixStream::connect(path).unwrap();
             full.write_all(b"{\"version\":1,\"request\":{\"inspect\":{\"topic\":\"queues\"}}}\n")
                 .unwrap();

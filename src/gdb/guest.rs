@@ -11,8 +11,8 @@ use crate::kvm::KvmError;
 use crate::kvm::debug::{Cause, Control, Point, PointKind, Powers, Stop};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::walk::{CR0_PG, LOOK, Paging};
-use crate::vmm::debugger::{Debugged, Stopped};
-use crate::vmm::vcpus::Pause;
+use crate::vmm::debugger::Debugged;
+use crate::vmm::vcpus::{Pause, Stopped};
 
 /// What a vCPU does when the machine goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

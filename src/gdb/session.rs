@@ -22,8 +22,8 @@ use super::target::{Session, tid};
 use super::{Listener, Over, Signal};
 use crate::kvm::debug::{Cause, PointKind, Powers, Stop, Trap};
 use crate::kvm::{probe, vm};
-use crate::vmm::debugger::{Debugged, Stopped};
-use crate::vmm::vcpus::Pause;
+use crate::vmm::debugger::Debugged;
+use crate::vmm::vcpus::{Pause, Stopped};
 
 /// How long gdb may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(5);

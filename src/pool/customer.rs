@@ -10,7 +10,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{COMMAND_MOST, Command, PATIENCE, Reply};
-use crate::control::{Call, Request, VERSION};
+use crate::control::{Action, Request, VERSION};
 use crate::fleet::{self, Found};
 
 /// How long a machine may take to be connected to: one that waits does so at once.
@@ -70,11 +70,11 @@ pub(super) fn ask(
 ) -> io::Result<Reply> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let call = Call {
+    let request = Request {
         version: VERSION,
-        request: Request::Take { bytes },
+        action: Action::Take { bytes },
     };
-    let mut line = serde_json::to_vec(&call)?;
+    let mut line = serde_json::to_vec(&request)?;
     line.push(b'\n');
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -16,7 +16,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use super::{COMMAND_MOST, Command, PATIENCE, Reply};
 use crate::control::server::is_ours;
-use crate::control::{Answer, Call, REQUEST_MOST, Request, Status, VERSION};
+use crate::control::{Action, Answer, MAX_REQUEST_BYTES, Request, Status, VERSION};
 
 /// Stack of the thread that sees whether the customer is there.
 const STACK: usize = 64 << 10;
@@ -72,23 +72,23 @@ enum Served {
 fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Served> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let (call, body, streams) = receive(&stream)?;
+    let (request, body, streams) = receive(&stream)?;
     let mut answer = |answer: &Answer| {
         let mut line = serde_json::to_vec(answer)?;
         line.push(b'\n');
         stream.write_all(&line)
     };
-    match call.request {
-        _ if call.version != VERSION => answer(&Answer::Refused(format!(
+    match request.action {
+        _ if request.version != VERSION => answer(&Answer::Refused(format!(
             "a request of version {}; this machine's hull speaks version {VERSION}",
-            call.version
+            request.version
         )))?,
-        Request::Status => answer(&Answer::Status(status()))?,
-        Request::Stop { .. } => {
+        Action::Status => answer(&Answer::Status(status()))?,
+        Action::Stop { .. } => {
             answer(&Answer::Stopped { killed: false })?;
             return Ok(Served::Stopped);
         }
-        Request::Take { bytes } if bytes <= COMMAND_MOST => {
+        Action::Take { bytes } if bytes <= COMMAND_MOST => {
             let streams: Result<[OwnedFd; 3], _> = streams.try_into();
             let Ok(streams) = streams else {
                 answer(&Answer::Refused("a command has three streams".into()))?;
@@ -110,7 +110,7 @@ fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Ser
 }
 
 /// The request, what has come of what follows it, and the descriptors that came with it.
-fn receive(stream: &UnixStream) -> io::Result<(Call, Vec<u8>, Vec<OwnedFd>)> {
+fn receive(stream: &UnixStream) -> io::Result<(Request, Vec<u8>, Vec<OwnedFd>)> {
     let mut input = Vec::new();
     let mut streams = Vec::new();
     loop {
@@ -129,7 +129,7 @@ fn receive(stream: &UnixStream) -> io::Result<(Call, Vec<u8>, Vec<OwnedFd>)> {
             let rest = input.split_off(end + 1);
             return Ok((serde_json::from_slice(&input)?, rest, streams));
         }
-        if read == 0 || input.len() > REQUEST_MOST || streams.len() > 3 {
+        if read == 0 || input.len() > MAX_REQUEST_BYTES || streams.len() > 3 {
             return Err(io::ErrorKind::InvalidData.into());
         }
     }

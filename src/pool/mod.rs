@@ -3,7 +3,7 @@
 //! ```text
 //!  hull run                     the socket of a machine                  a process of hull pool
 //!    finds it by the template
-//!    in its record (see fleet)  -- Request::Take, the command,       -->  waits
+//!    in its record (see fleet)  -- Action::Take, the command,       -->  waits
 //!                                  and its three streams (SCM_RIGHTS)
 //!                              <-- Reply::Taken                      ---  makes the streams its own
 //!    hands on signals,          -- by the process, as kill(1) does   -->  runs

@@ -1,4 +1,4 @@
-//! The thread that takes orders for a machine, and its folder among the records of those that run.
+//! The thread that serves a machine's control socket, and the machine's folder in [`crate::fleet`].
 
 use std::io;
 use std::sync::Arc;
@@ -8,28 +8,25 @@ use std::time::{Duration, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::events::Events;
-use super::inspect::Inspector;
-use super::orders::Order;
-use super::standstill::Standstill;
-use super::{Config, VmmError};
-use crate::control::server::{self, Reply};
-use crate::control::{Answer, Request, Status};
+use super::actions::Actions;
+use super::config::Config;
+use super::error::VmmError;
+use crate::control::server;
 use crate::fleet::{self, Claim, FleetError, Record};
 use crate::kvm;
 use crate::memory::STACK;
 
 /// How long a machine without a name runs before it gets a folder, which costs a dozen system calls.
-const UNNAMED: Duration = Duration::from_millis(300);
+const UNNAMED_DELAY: Duration = Duration::from_millis(300);
 
-/// Running; gone with its folder when this is dropped.
+/// Serves until it is dropped; the folder goes with it.
 pub struct Control {
     stop: EventFd,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Take the name that the user chose, if that was done. A machine without a name takes its process
-/// id for one, later: it runs on without a folder where none can be had.
+/// Claim the name that the user chose, if any. A machine without one is later named by its process
+/// id, and runs without a folder if none can be made.
 ///
 /// # Errors
 /// [`FleetError`].
@@ -53,34 +50,34 @@ fn record(config: &Config, name: String) -> Record {
 }
 
 impl Control {
-    /// Take orders from now on, in the folder `claim` or one that is made now.
+    /// Serve the socket in the folder of `claim`, or in a new folder if there is no claim.
     ///
     /// # Errors
-    /// No descriptor or thread is left.
+    /// No file descriptor or thread is left.
     pub fn start(
         config: &Config,
         claim: Option<Claim>,
-        ordered: Ordered,
+        actions: Arc<Actions>,
     ) -> Result<Self, VmmError> {
-        let stop = super::machine::eventfd()?;
+        let stop = super::irq::eventfd()?;
         let stopped = stop.try_clone().map_err(VmmError::EventFd)?;
         let unnamed = record(config, std::process::id().to_string());
         let work = move || {
             let named = claim.is_some();
             let claim = match claim {
                 Some(claim) => claim,
-                // A short run is over before anybody could ask for it by its process id.
-                None if stops_within(&stopped, UNNAMED) => return,
+                // A short run ends before a user could name it by its process id.
+                None if stops_within(&stopped, UNNAMED_DELAY) => return,
                 None => match fleet::claim(&unnamed) {
                     Ok(claim) => claim,
-                    Err(_) => return, // nobody asked for it
+                    Err(_) => return, // a folder was not asked for
                 },
             };
             fleet::sweep();
-            if let Err(error) = serve(&claim, &stopped, &ordered)
+            if let Err(error) = serve(&claim, &stopped, &actions)
                 && named
             {
-                log::warn!("control: no orders are taken any more: {error}");
+                log::warn!("control: the socket is no longer served: {error}");
             }
         };
         let thread = thread::Builder::new()
@@ -100,74 +97,12 @@ impl Drop for Control {
         // It fails only when it is signalled already.
         let _ = self.stop.write(1);
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // a panic has been printed by its hook
+            let _ = thread.join(); // the panic hook has printed a panic
         }
     }
 }
 
-/// What a machine's requests are about.
-pub struct Ordered {
-    /// To look into it.
-    pub inspector: Inspector,
-    /// To pause it.
-    pub standstill: Arc<Standstill>,
-    /// To give orders to the event loop.
-    pub events: Arc<Events>,
-}
-
-impl Ordered {
-    /// Answer at once what can be; the event loop answers the rest.
-    fn answer(&self, request: Request, reply: Reply) {
-        let answer = match request {
-            Request::Inspect { topic, vcpu } => match self.inspector.inspect(&topic, vcpu) {
-                Ok(seen) => Answer::Inspection(Box::new(seen)),
-                Err(reason) => Answer::Refused(reason),
-            },
-            Request::Status => Answer::Status(self.status()),
-            Request::Pause => Answer::Done {
-                changed: self.standstill.pause(),
-            },
-            Request::Resume => Answer::Done {
-                changed: self.standstill.resume(),
-            },
-            Request::Snapshot { dir, diff, stop } => {
-                let order = Order::Snapshot { dir, diff, stop };
-                return self.events.order(order, reply);
-            }
-            Request::Stop { seconds } => {
-                return self.events.order(Order::Stop { seconds }, reply);
-            }
-            Request::Take { .. } => Answer::Refused("it has its command already".into()),
-        };
-        reply.send(answer);
-    }
-
-    fn status(&self) -> Status {
-        let state = match self.standstill.is_paused() {
-            true => "paused",
-            false => "running",
-        };
-        status(state, &self.events)
-    }
-}
-
-/// That this process is in `state`, and what it has cost.
-pub fn status(state: &str, events: &Events) -> Status {
-    Status {
-        state: state.into(),
-        resident_bytes: resident(),
-        uptime_seconds: events.now().as_secs(),
-    }
-}
-
-/// What the host has of this process in memory, its guest's included (proc_pid_statm(5)).
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0u64) * rustix::param::page_size() as u64
-}
-
-/// Whether the machine ends within so much time.
+/// Whether `stop` is signalled within this time.
 fn stops_within(stop: &EventFd, time: Duration) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(
         kvm::descriptor(stop),
@@ -178,9 +113,9 @@ fn stops_within(stop: &EventFd, time: Duration) -> bool {
     poll(&mut fds, time.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-fn serve(claim: &Claim, stop: &EventFd, ordered: &Ordered) -> io::Result<()> {
+fn serve(claim: &Claim, stop: &EventFd, actions: &Actions) -> io::Result<()> {
     let listener = claim.listen()?;
-    server::serve(&listener, kvm::descriptor(stop), |request, reply| {
-        ordered.answer(request, reply);
+    server::serve(&listener, kvm::descriptor(stop), |action, reply| {
+        actions.act(action, reply);
     })
 }

@@ -4,17 +4,19 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::End;
-use super::events::{Events, GuestEnd};
-use super::vcpus::{Pause, Vcpus};
+use super::actions::Actions;
+use super::config::End;
+use super::error::VmmError;
+use super::machine::Machine;
+use super::vcpus::Vcpus;
 use crate::boot::Loaded;
-use crate::kvm::debug::Stop;
+use crate::control::{Action, Reply};
 use crate::memory::GuestMemory;
 
 /// Something that stops, looks at and changes a machine from a thread of its own.
 pub trait Debugger {
     /// The machine stands before its first instruction and its vCPUs have no threads yet. They
-    /// start when this has returned, unless a [`Pause`] holds them.
+    /// start when this has returned, unless a [`Pause`](super::vcpus::Pause) holds them.
     ///
     /// # Errors
     /// The debugger's thread or descriptors could not be had.
@@ -22,16 +24,6 @@ pub trait Debugger {
     /// The machine has ended, with this status if the guest came to its end. Nothing of it may be
     /// touched afterwards.
     fn ended(&mut self, status: Option<u8>);
-}
-
-/// A vCPU stopped at what the debugger had told it to stop at, and all others with it.
-pub struct Stopped {
-    /// Which.
-    pub index: usize,
-    /// Why.
-    pub stop: Stop,
-    /// Holds all vCPUs.
-    pub pause: Pause,
 }
 
 /// A machine as a debugger sees it.
@@ -43,7 +35,7 @@ pub struct Debugged {
     pub memory: GuestMemory,
     /// Where its kernel will be under page tables of its own, if that is known before the boot.
     pub kernel: Option<Linked>,
-    pub(super) events: Arc<Events>,
+    pub(super) actions: Arc<Actions>,
 }
 
 /// A kernel that lies in memory as it is linked.
@@ -56,7 +48,7 @@ pub struct Linked {
 }
 
 impl Linked {
-    pub(super) fn of(loaded: &Loaded) -> Option<Self> {
+    fn of(loaded: &Loaded) -> Option<Self> {
         let start = loaded.linked_at?;
         let len = loaded.kernel.end - loaded.kernel.start;
         Some(Self {
@@ -67,9 +59,9 @@ impl Linked {
 }
 
 impl Debugged {
-    /// End the machine.
+    /// End the machine. When this returns no vCPU enters the guest again.
     pub fn kill(&self) {
-        self.events.finish(GuestEnd::Killed);
+        self.actions.act(Action::Kill, Reply::new(drop));
     }
 
     /// Tell the user something.
@@ -78,8 +70,49 @@ impl Debugged {
     }
 }
 
+/// The debugger, if there is one, until the machine's end.
+pub struct Attached<'a>(pub Option<&'a mut dyn Debugger>);
+
+impl Attached<'_> {
+    /// Attach it to `machine`.
+    ///
+    /// # Errors
+    /// Its thread or descriptors cannot be had.
+    pub fn attach(
+        &mut self,
+        machine: &Machine,
+        vcpus: &Arc<Vcpus>,
+        actions: &Arc<Actions>,
+    ) -> Result<(), VmmError> {
+        let Some(debugger) = &mut self.0 else {
+            return Ok(());
+        };
+        let debugged = Debugged {
+            vcpus: vcpus.clone(),
+            memory: machine.vm.memory().clone(),
+            kernel: machine.loaded.as_ref().and_then(Linked::of),
+            actions: actions.clone(),
+        };
+        debugger.attach(debugged).map_err(VmmError::Thread)
+    }
+
+    /// Tell it how the machine ended.
+    pub fn ended(&mut self, end: Option<&End>) {
+        let status = end.map(status);
+        if let Some(debugger) = self.0.take() {
+            debugger.ended(status);
+        }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.ended(None);
+    }
+}
+
 /// What a debugger reports of how a machine ended.
-pub(super) fn status(end: &End) -> u8 {
+fn status(end: &End) -> u8 {
     match end {
         End::Off | End::Quit => 0,
         End::Exited(status) => *status,

@@ -1,21 +1,20 @@
 //! What the vCPUs and devices tell the machine, and how the event loop hears of it.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::orders::{Order, Orders};
-use super::report::{MARK_EXEC_INIT, MARK_INIT, MARK_INITCALLS, MARK_START_KERNEL};
+use super::action_queue::ActionQueue;
+use super::marks::{self, Mark};
 use super::timeline::Timeline;
-use crate::control::server::Reply;
+use crate::control::{Action, Reply};
 use crate::devices::{MachineEvents, MarkSource};
 use crate::trace::{self, Trace};
 
 /// Marks that are kept; a guest may set any number.
-const MARKS_MOST: usize = 64;
+const MAX_MARKS: usize = 64;
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,17 +39,6 @@ pub enum GuestEnd {
     },
 }
 
-/// A point in time that the guest set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
-    /// The port or window.
-    pub source: MarkSource,
-    /// The byte written.
-    pub code: u8,
-    /// When, since the machine's clock started.
-    pub at: Duration,
-}
-
 /// Shared by the vCPU threads, the devices and the event loop.
 ///
 /// Lock order: a device's lock, then any one of these; they are never held together.
@@ -61,7 +49,7 @@ pub struct Events {
     end: Mutex<Option<GuestEnd>>,
     marks: Mutex<Vec<Mark>>,
     trace: Option<Arc<Trace>>,
-    orders: Orders,
+    actions: ActionQueue,
 }
 
 impl Events {
@@ -74,7 +62,7 @@ impl Events {
             end: Mutex::new(None),
             marks: Mutex::new(Vec::new()),
             trace: None,
-            orders: Orders::default(),
+            actions: ActionQueue::default(),
         }
     }
 
@@ -132,15 +120,15 @@ impl Events {
         self.timeline.now()
     }
 
-    /// Have the event loop do something; `reply` hears what came of it.
-    pub fn order(&self, order: Order, reply: Reply) {
-        self.orders.put(order, reply);
+    /// Have the event loop carry out `action` and give the answer to `reply`.
+    pub fn act(&self, action: Action, reply: Reply) {
+        self.actions.put(action, reply);
         self.wake();
     }
 
-    /// What the event loop is to do.
-    pub fn orders(&self) -> &Orders {
-        &self.orders
+    /// Actions that wait for the event loop.
+    pub fn actions(&self) -> &ActionQueue {
+        &self.actions
     }
 }
 
@@ -156,31 +144,19 @@ impl MachineEvents for Events {
     fn mark(&self, source: MarkSource, code: u8) {
         let at = self.now();
         if let Some(trace) = &self.trace {
-            let mark = trace::Event::Mark(mark_name(source, code));
+            let mark = trace::Event::Mark(marks::name(source, code));
             trace.record_at(trace::nanoseconds(at), mark);
         }
         let mut marks = lock(&self.marks);
         // The first of a kind counts: a kernel that writes to the port to pass time writes often.
         let known = |mark: &Mark| (mark.source, mark.code) == (source, code);
-        if marks.len() < MARKS_MOST && !marks.iter().any(known) {
+        if marks.len() < MAX_MARKS && !marks.iter().any(known) {
             marks.push(Mark { source, code, at });
         }
     }
 
     fn warn(&self, device: &str, what: &str) {
         log::warn!(target: "hull::devices", "{device}: {what}");
-    }
-}
-
-/// What a trace calls a mark: the stages of hull's own guest by their names.
-fn mark_name(source: MarkSource, code: u8) -> Cow<'static, str> {
-    match (source, code) {
-        (MarkSource::BootTimer, _) => "boot timer".into(),
-        (_, MARK_START_KERNEL) => "start_kernel".into(),
-        (_, MARK_INITCALLS) => "init calls".into(),
-        (_, MARK_EXEC_INIT) => "exec of init".into(),
-        (_, MARK_INIT) => "init".into(),
-        _ => format!("code {code:#x}").into(),
     }
 }
 

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::events::lock;
+use super::buses::Buses;
+use super::events::{Events, lock};
 use super::outbox::Outbox;
-use super::vcpus::Shared;
 use crate::kvm::code::What;
 use crate::kvm::vcpu::Vcpu;
 use crate::symbols::{Source, Symbols};
 use crate::trace::{Exit, Nanoseconds, Reason, Space};
 
 /// Kinds of exits that are told of; a guest can make any number.
-const KINDS_MOST: usize = 1024;
+const MAX_KINDS: usize = 1024;
 
 /// Reason, and address: exits that have both in common are of one kind.
 type Kind = (&'static str, u64);
@@ -24,31 +24,33 @@ pub struct Explain {
     seen: Mutex<HashMap<Kind, u32>>,
     symbols: Option<Source>,
     loaded: OnceLock<Symbols>,
+    events: Arc<Events>,
     /// Where the text goes. vCPUs wait for it as they do for a UART's.
     pub outbox: Arc<Outbox>,
 }
 
 impl Explain {
     /// Of the `first` exits of each kind, in a kernel with these `symbols`.
-    pub fn new(first: u32, symbols: Option<Source>) -> Self {
+    pub fn new(first: u32, symbols: Option<Source>, events: Arc<Events>) -> Self {
         Self {
             first,
             seen: Mutex::default(),
             symbols,
             loaded: OnceLock::new(),
+            events,
             outbox: Arc::default(),
         }
     }
 
     /// An exit of the vCPU was handled. Says whether it was told of.
-    pub fn exit(&self, shared: &Shared, (index, vcpu): (usize, &Vcpu), exit: &Exit) -> bool {
+    pub fn exit(&self, buses: &Buses, (index, vcpu): (usize, &Vcpu), exit: &Exit) -> bool {
         let kind = match exit.reason {
             Reason::Kick | Reason::Debug | Reason::Shutdown | Reason::Failed => return false,
             Reason::Instruction(name) => (name, 0),
             reason => (reason.name(), exit.addr),
         };
         let mut seen = lock(&self.seen);
-        if seen.len() == KINDS_MOST && !seen.contains_key(&kind) {
+        if seen.len() == MAX_KINDS && !seen.contains_key(&kind) {
             return false;
         }
         let number = seen.entry(kind).or_default();
@@ -59,9 +61,9 @@ impl Explain {
         drop(seen);
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = self.tell(&mut text, shared, (index, vcpu), exit);
+        let _ = self.tell(&mut text, buses, (index, vcpu), exit);
         if self.outbox.push(text.as_bytes()) {
-            shared.events.wake();
+            self.events.wake();
         }
         true
     }
@@ -69,7 +71,7 @@ impl Explain {
     fn tell(
         &self,
         text: &mut String,
-        shared: &Shared,
+        buses: &Buses,
         (index, vcpu): (usize, &Vcpu),
         exit: &Exit,
     ) -> std::fmt::Result {
@@ -83,10 +85,13 @@ impl Explain {
         write!(text, "hull: vCPU {index}: ")?;
         let write = reason.is_write();
         let port = addr as u16; // of an IN or OUT, which has no more bits
-        let (place, what) = match reason.space() {
-            Some(Space::Port) => (shared.ports.name(addr), What::Port { port, write }),
-            Some(Space::Memory) => (shared.mmio.name(addr), What::Memory { gpa: addr, write }),
-            None => return self.tell_assisted(text, vcpu, exit),
+        let Some(space) = reason.space() else {
+            return self.tell_assisted(text, vcpu, exit);
+        };
+        let place = buses.of(space).name(addr);
+        let what = match space {
+            Space::Port => What::Port { port, write },
+            Space::Memory => What::Memory { gpa: addr, write },
         };
         let where_to = match reason {
             Reason::PortRead => "IN from port",

@@ -7,7 +7,7 @@
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::VmmError;
+use super::error::VmmError;
 use crate::boot::BootError;
 use crate::devices::bus::Interrupt;
 use crate::memory::GuestMemory;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::Config;
-use super::devices::windows::Window;
+use super::config::Config;
+use super::devices::slots::Slot;
 use super::events::lock;
 use super::machine::{KEYBOARD_GSI, Machine};
-use super::vcpus::{Pause, Shared, Vcpus};
+use super::shared::Shared;
+use super::vcpus::{Pause, Vcpus};
 use crate::boot::{Loaded, Mode};
 use crate::devices::bus::Bus;
 use crate::devices::virtio::QueueCounters;
@@ -35,7 +36,7 @@ pub struct Inspector {
     chips: Chips,
     memory: GuestMemory,
     shared: Arc<Shared>,
-    windows: Vec<(String, MmioSlot, Window)>,
+    slots: Vec<(String, MmioSlot, Slot)>,
     lines: Vec<(u32, String)>,
     known: Vec<Known>,
     symbols: Option<symbols::Source>,
@@ -44,7 +45,7 @@ pub struct Inspector {
 impl Inspector {
     /// For `machine`, whose vCPUs are in `vcpus`.
     pub fn new(machine: &Machine, vcpus: Arc<Vcpus>, config: &Config) -> Self {
-        let windows = machine.devices.windows.list();
+        let slots = machine.devices.slots.list();
         let shared = machine.shared.clone();
         let mut lines = vec![
             (TIMER_GSI, "8254 timer".to_string()),
@@ -52,19 +53,19 @@ impl Inspector {
             (layout::COM1_GSI, "COM1".into()),
             (layout::SCI_GSI, "ACPI power".into()),
         ];
-        if shared.ports.name(layout::COM2_PORT.into()).is_some() {
+        if shared.buses.ports.name(layout::COM2_PORT.into()).is_some() {
             lines.push((layout::COM2_GSI, "COM2".into()));
         }
-        let of_windows = windows.iter();
-        lines.extend(of_windows.map(|(name, slot, _)| (slot.gsi, name.clone())));
+        let of_slots = slots.iter();
+        lines.extend(of_slots.map(|(name, place, _)| (place.gsi, name.clone())));
         let mut known = machine.loaded.as_ref().map_or_else(Vec::new, loaded);
-        known.extend(devices(&shared.mmio));
+        known.extend(devices(&shared.buses.mmio));
         Self {
             vcpus,
             chips: Chips::of(&machine.vm),
             memory: machine.vm.memory().clone(),
             shared,
-            windows,
+            slots,
             lines,
             known,
             symbols: config.symbols.clone(),
@@ -118,11 +119,11 @@ impl Inspector {
             seen.devices = self.devices();
         }
         if is(Topic::Queues) {
-            let windows = self.windows.iter();
-            seen.queues = windows
-                .map(|(name, _, window)| Queues {
+            let slots = self.slots.iter();
+            seen.queues = slots
+                .map(|(name, _, slot)| Queues {
                     device: name.clone(),
-                    queues: lock(window).queues(),
+                    queues: lock(slot).queues(),
                 })
                 .collect();
         }
@@ -153,11 +154,14 @@ impl Inspector {
 
     fn devices(&self) -> Vec<Device> {
         let mut all = Vec::new();
-        for (bus, name) in [(&self.shared.ports, "ports"), (&self.shared.mmio, "memory")] {
+        for (bus, name) in [
+            (&self.shared.buses.ports, "ports"),
+            (&self.shared.buses.mmio, "memory"),
+        ] {
             for (base, len, device, registers) in bus.devices() {
                 let line = self.lines.iter().find(|(_, of)| of == device);
-                let mut windows = self.windows.iter();
-                let window = windows.find(|(_, slot, _)| name == "memory" && slot.base == base);
+                let mut slots = self.slots.iter();
+                let slot = slots.find(|(_, place, _)| name == "memory" && place.base == base);
                 all.push(Device {
                     name: device.into(),
                     bus: name.into(),
@@ -165,9 +169,9 @@ impl Inspector {
                     len,
                     gsi: line.map(|(gsi, _)| *gsi),
                     registers: lock(registers).state(),
-                    traffic: window.map(|(_, _, window)| {
-                        let window = lock(window);
-                        window.counters().fold(QueueCounters::default(), Add::add)
+                    traffic: slot.map(|(_, _, slot)| {
+                        let slot = lock(slot);
+                        slot.counters().fold(QueueCounters::default(), Add::add)
                     }),
                 });
             }

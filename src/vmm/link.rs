@@ -2,9 +2,13 @@
 
 use std::collections::VecDeque;
 
+use super::config::{Config, Start};
+use super::error::VmmError;
+use super::machine::Machine;
 use super::pipe::Pipe;
-use super::saved::SavedLink;
-use crate::agent::{AgentError, Event, Session};
+use super::snapshot::restore;
+use super::snapshot::shape::SavedLink;
+use crate::agent::{AgentError, Event, Exec, Session};
 
 /// Most bytes moved at once.
 const BATCH: usize = 64 << 10;
@@ -99,4 +103,45 @@ impl Link {
         }
         incoming
     }
+}
+
+/// The link to the init of `machine`, which runs `exec` unless it was restored with a command.
+///
+/// # Errors
+/// The command cannot be sent, or the saved session is damaged.
+pub fn connect(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, VmmError> {
+    let pipes = machine.agent.clone();
+    let Some(saved) = config.start.saved() else {
+        let session = match config.start {
+            Start::Template(_) => Session::waiting(exec)?,
+            _ => Session::new(exec)?,
+        };
+        return Ok(Link::new(session, pipes));
+    };
+    let slots = if saved.shape.revealed {
+        0..0
+    } else {
+        machine.devices.slots.reveal()
+    };
+    let resumed = restore::resumed(slots);
+    Ok(match &saved.link {
+        None => Link::new(Session::new(exec)?, pipes),
+        Some(SavedLink {
+            session: None,
+            pipe,
+        }) => {
+            let session = Session::restored(exec, resumed)?;
+            Link::going_on(session, pipes, *pipe, false)
+        }
+        Some(SavedLink {
+            session: Some(session),
+            pipe,
+        }) => {
+            let mut session = Session::load(session.clone())?;
+            session.resumed(resumed);
+            session.set_networks(&exec.networks);
+            let greeted = session.is_ready();
+            Link::going_on(session, pipes, *pipe, greeted)
+        }
+    })
 }

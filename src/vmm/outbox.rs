@@ -11,7 +11,7 @@ use crate::devices::legacy::serial::Sink;
 /// Bytes at which the guest has to wait for the host.
 const FULL: usize = 64 << 10;
 /// How long a vCPU that waits goes without a look at whether it is to leave.
-const PATIENCE: Duration = Duration::from_millis(50);
+const LEAVE_POLL: Duration = Duration::from_millis(50);
 
 /// Bytes that the guest transmitted and the event loop has not taken.
 ///
@@ -33,7 +33,7 @@ impl Outbox {
         }
         let mut bytes = lock(&self.bytes);
         while bytes.len() >= FULL && !leave() {
-            bytes = match self.drained.wait_timeout(bytes, PATIENCE) {
+            bytes = match self.drained.wait_timeout(bytes, LEAVE_POLL) {
                 Ok((bytes, _)) => bytes,
                 Err(poisoned) => poisoned.into_inner().0,
             };

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use super::devices::windows::Window;
+use super::devices::slots::Slot;
 use super::events::lock;
 use super::outbox::{Outbox, Transmitter};
 use crate::agent::WindowSize;
@@ -46,9 +46,17 @@ impl Pipe {
     /// The terminal at the host's end has this size; a UART cannot say so.
     pub fn resize(&self, size: WindowSize) {
         if let Self::Port(port) = self {
-            lock(&port.window).with_device(|console: &mut Console, driver| {
+            lock(&port.slot).with_device(|console: &mut Console, driver| {
                 console.resize(driver, size.rows, size.cols)
             });
+        }
+    }
+
+    /// What a UART transmits into; a port has no [`Outbox`].
+    pub fn outbox(&self) -> Option<Arc<Outbox>> {
+        match self {
+            Self::Uart(uart) => Some(uart.outbox.clone()),
+            Self::Port(_) => None,
         }
     }
 
@@ -73,12 +81,12 @@ pub struct Uart {
 /// A port of a virtio console with its host end.
 #[derive(Clone)]
 pub struct Port {
-    window: Window,
+    slot: Slot,
     number: usize,
     inbox: Arc<Mutex<Inbox>>,
 }
 
-/// What the guest wrote to a port. Lock order: the window, then this.
+/// What the guest wrote to a port. Lock order: the slot, then this.
 #[derive(Default)]
 pub struct Inbox {
     bytes: VecDeque<u8>,
@@ -87,10 +95,10 @@ pub struct Inbox {
 }
 
 impl Port {
-    /// Port `number` of the console in `window`, whose sink writes to `inbox`.
-    pub fn new(window: Window, number: usize, inbox: Arc<Mutex<Inbox>>) -> Self {
+    /// Port `number` of the console in `slot`, whose sink writes to `inbox`.
+    pub fn new(slot: Slot, number: usize, inbox: Arc<Mutex<Inbox>>) -> Self {
         Self {
-            window,
+            slot,
             number,
             inbox,
         }
@@ -104,7 +112,7 @@ impl Port {
         inbox.held &= !go_on;
         drop(inbox);
         if go_on {
-            lock(&self.window).process(Console::output_queue(self.number));
+            lock(&self.slot).process(Console::output_queue(self.number));
         }
         taken
     }
@@ -113,7 +121,7 @@ impl Port {
         if bytes.is_empty() {
             return 0;
         }
-        lock(&self.window)
+        lock(&self.slot)
             .with_device(|console: &mut Console, driver| console.input(driver, self.number, bytes))
             .unwrap_or(0)
     }

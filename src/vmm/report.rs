@@ -4,21 +4,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::devices::slots::DeviceReport;
 use super::event_loop::EventLoop;
-use super::events::{Mark, lock};
+use super::events::lock;
 use super::machine::Machine;
+use super::marks::{self, Mark};
 use super::timeline::Span;
 use super::vcpus::Vcpus;
 use crate::devices::MarkSource;
-use crate::devices::virtio::QueueCounters;
 use crate::devices::virtio::balloon::{self, Balloon};
 use crate::symbols;
-
-/// Codes that hull's kernel and init write to the debug port (guest/kernel/patches, guest/init).
-pub(super) const MARK_START_KERNEL: u8 = 0x40;
-pub(super) const MARK_INITCALLS: u8 = 0x41;
-pub(super) const MARK_EXEC_INIT: u8 = 0x42;
-pub(super) const MARK_INIT: u8 = 0x60;
 
 /// What a run cost. Times are in milliseconds since hull's `main`.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -103,30 +98,17 @@ impl MarkReport {
     }
 }
 
-/// A virtio device and what passed through its queues.
-#[derive(Clone, Debug, Serialize)]
-pub struct DeviceReport {
-    /// What messages call it.
-    pub name: String,
-    /// All of its queues.
-    #[serde(flatten)]
-    pub traffic: QueueCounters,
-}
-
 impl Report {
     pub(super) fn new(machine: &Machine, vcpus: &Vcpus, event_loop: &EventLoop) -> Self {
         let events = &machine.shared.events;
-        let marks = events.marks();
-        let mark = |code: u8| {
-            marks
-                .iter()
+        let all = events.marks();
+        let set = |code: u8| {
+            all.iter()
                 .find(|mark| mark.source == MarkSource::DebugPort && mark.code == code)
                 .map(|mark| mark.at)
         };
-        let timer = marks
-            .iter()
-            .find(|mark| mark.source == MarkSource::BootTimer);
-        let output = [event_loop.first_output(), mark(MARK_START_KERNEL)];
+        let timer = all.iter().find(|mark| mark.source == MarkSource::BootTimer);
+        let output = [event_loop.first_output(), set(marks::START_KERNEL)];
         let (command, command_end) = event_loop.command();
         let phase = |span: &Span| PhaseReport {
             name: span.name,
@@ -137,14 +119,14 @@ impl Report {
         Self {
             first_instruction_ms: machine.shared.first_entry.get().copied().map(ms),
             kernel_output_ms: output.into_iter().flatten().min().map(ms),
-            initcalls_ms: mark(MARK_INITCALLS).map(ms),
-            exec_init_ms: mark(MARK_EXEC_INIT).map(ms),
-            init_ms: mark(MARK_INIT).or(timer.map(|mark| mark.at)).map(ms),
+            initcalls_ms: set(marks::INITCALLS).map(ms),
+            exec_init_ms: set(marks::EXEC_INIT).map(ms),
+            init_ms: set(marks::INIT).or(timer.map(|mark| mark.at)).map(ms),
             command_ms: command.map(ms),
             command_end_ms: command_end.map(ms),
             end_ms: ms(events.now()),
             phases: events.timeline().spans().iter().map(phase).collect(),
-            marks: marks.iter().map(MarkReport::new).collect(),
+            marks: all.iter().map(MarkReport::new).collect(),
             cmdline: machine
                 .loaded
                 .as_ref()
@@ -152,9 +134,9 @@ impl Report {
             finished_instructions: finished(vcpus),
             bulk_bytes: vcpus.all().map(|vcpu| vcpu.assisted().bulk_bytes).sum(),
             added_words: machine.added_words.clone(),
-            devices: machine.devices.windows.traffic(),
-            balloon: machine.devices.balloon.as_ref().and_then(|window| {
-                lock(window).with_device(|balloon: &mut Balloon, _| Ok(balloon.state().clone()))
+            devices: machine.devices.slots.traffic(),
+            balloon: machine.devices.balloon.as_ref().and_then(|slot| {
+                lock(slot).with_device(|balloon: &mut Balloon, _| Ok(balloon.state().clone()))
             }),
         }
     }

@@ -13,13 +13,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::events::Events;
-use super::vcpus::Vcpus;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::{GuestMemory, STACK};
 use crate::profile::{Profile, STACK_MOST, Sample};
 
 /// Samples on their way between the threads.
-const WAITING_MOST: usize = 256;
+const MAX_WAITING: usize = 256;
 
 /// The vCPUs' side.
 pub struct Sampler {
@@ -32,7 +31,7 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler of so many vCPUs, and where [`run`] gets the samples from.
     pub fn new(profile: Arc<Profile>, cpus: usize) -> (Self, Receiver<Sample>) {
-        let (samples, taken) = sync_channel(WAITING_MOST);
+        let (samples, taken) = sync_channel(MAX_WAITING);
         let sampler = Self {
             profile,
             wanted: (0..cpus).map(|_| AtomicU32::new(0)).collect(),
@@ -74,14 +73,14 @@ impl Sampler {
     }
 }
 
-/// Start the thread that has `vcpus` sampled until the machine stops.
+/// Start the thread that takes samples until the machine stops; `kick` brings a vCPU out of KVM_RUN.
 ///
 /// # Errors
-/// No thread could be had.
+/// No thread can be started.
 pub fn start(
     sampler: Arc<Sampler>,
     samples: Receiver<Sample>,
-    vcpus: Arc<Vcpus>,
+    kick: impl Fn(usize) + Send + 'static,
     events: Arc<Events>,
     memory: GuestMemory,
 ) -> io::Result<JoinHandle<()>> {
@@ -97,7 +96,7 @@ pub fn start(
             next = (next + period).max(Instant::now());
             for cpu in 0..sampler.wanted.len() {
                 if sampler.tick(cpu) {
-                    vcpus.kick(cpu);
+                    kick(cpu);
                 }
             }
             let waiting = samples.try_iter();

@@ -1,7 +1,7 @@
 //! A boot told as it happens: what is done, why, with which values, where the manual has it, and
 //! what would happen without it.
 //!
-//! `machine::build` and `run` call [`Story::tell`] after each step; the text of all of them is
+//! `builder::build` and `run` call [`Story::tell`] after each step; the text of all of them is
 //! here. Nothing is made up when nobody listens.
 
 use std::fmt;
@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::machine::Machine;
 use crate::boot::{Format, Loaded, Mode};
 use crate::devices::bus::Bus;
 use crate::kvm::vcpu::Vcpu;
@@ -46,14 +45,14 @@ impl fmt::Debug for Listener {
 }
 
 /// Tells steps to a listener, if there is one.
-pub struct Story<'a> {
-    listener: Option<&'a Listener>,
+pub struct Story {
+    listener: Option<Listener>,
     told: AtomicUsize,
 }
 
-impl<'a> Story<'a> {
+impl Story {
     /// A story for `listener`.
-    pub fn new(listener: Option<&'a Listener>) -> Self {
+    pub fn new(listener: Option<Listener>) -> Self {
         Self {
             listener,
             told: AtomicUsize::new(0),
@@ -62,7 +61,7 @@ impl<'a> Story<'a> {
 
     /// Tell the step that `step` makes.
     pub fn tell(&self, step: impl FnOnce() -> Step) {
-        if let Some(Listener(listener)) = self.listener {
+        if let Some(Listener(listener)) = &self.listener {
             let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
             listener(number, &step());
         }
@@ -336,8 +335,8 @@ pub fn registers(vcpu: &mut Vcpu, loaded: &Loaded) -> Step {
 }
 
 /// The vCPU threads start.
-pub fn run(machine: &Machine) -> Step {
-    let added = match machine.added_words.as_slice() {
+pub fn run(added_words: &[String]) -> Step {
+    let added = match added_words {
         [] => String::new(),
         words => format!(
             " This host's KVM is a software one, which emulates the guest's kernel: hull finishes the \

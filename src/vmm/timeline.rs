@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::events::lock;
+use crate::trace::{self, Trace};
 
 /// A stretch of hull's own work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,6 +71,18 @@ impl Timeline {
     /// Add a span that was measured otherwise.
     pub fn add(&self, span: Span) {
         lock(&self.spans).push(span);
+    }
+
+    /// Record the spans so far in a trace.
+    pub fn record(&self, trace: &Trace) {
+        for span in self.spans() {
+            let phase = trace::Event::Phase {
+                name: span.name.into(),
+                since: trace::nanoseconds(span.start),
+                aside: span.aside,
+            };
+            trace.record_at(trace::nanoseconds(span.end), phase);
+        }
     }
 
     /// The spans so far, by their start.

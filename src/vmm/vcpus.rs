@@ -19,36 +19,14 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use super::debugger::Stopped;
 use super::events::{Events, GuestEnd, lock};
-use super::explain::Explain;
-use super::outbox::Outbox;
 use super::sampler::Sampler;
+use super::shared::Shared;
 use super::watch::{Watch, Watched};
-use crate::devices::bus::Bus;
-use crate::kvm::vcpu::{Accesses, Exit, Kicker, Vcpu};
+use crate::kvm::debug::Stop;
+use crate::kvm::vcpu::{Exit, Kicker, Vcpu};
 use crate::memory::STACK;
-use crate::trace::Trace;
-
-/// What every vCPU thread shares.
-pub struct Shared {
-    /// I/O ports.
-    pub ports: Bus,
-    /// Guest-physical addresses without RAM.
-    pub mmio: Bus,
-    /// Where ends and marks go.
-    pub events: Arc<Events>,
-    /// Outputs that a vCPU must not overfill.
-    pub outboxes: Vec<Arc<Outbox>>,
-    /// When the first vCPU entered the guest, on the machine's clock.
-    pub first_entry: OnceLock<Duration>,
-    /// Where exits are recorded, if they are.
-    pub trace: Option<Arc<Trace>>,
-    /// Who tells of exits, if anybody does.
-    pub explain: Option<Explain>,
-}
 
 /// The machine's vCPUs, each with its thread.
 pub struct Vcpus {
@@ -137,6 +115,16 @@ impl Drop for Pause {
         }
         self.vcpus.gate.notify();
     }
+}
+
+/// A vCPU that stopped where its debugger had wanted, and with it all others.
+pub struct Stopped {
+    /// Index of the vCPU that stopped first.
+    pub index: usize,
+    /// Why it stopped.
+    pub stop: Stop,
+    /// Holds all vCPUs.
+    pub pause: Pause,
 }
 
 impl Vcpus {
@@ -254,7 +242,7 @@ impl Vcpus {
         while !events.stopping() {
             self.gate.pass(cell, events);
             match Watched::new(&self.shared, index) {
-                None => self.run_until_paused(index, cell, &*self.shared),
+                None => self.run_until_paused(index, cell, &self.shared.buses),
                 Some(watched) => self.run_until_paused(index, cell, &watched),
             }
         }
@@ -318,19 +306,4 @@ impl Drop for EndOnPanic<'_> {
 
 fn rip(vcpu: &Vcpu) -> u64 {
     vcpu.rip().unwrap_or_default()
-}
-
-impl Accesses for Shared {
-    fn port_read(&self, port: u16, data: &mut [u8]) {
-        self.ports.read(port.into(), data);
-    }
-    fn port_write(&self, port: u16, data: &[u8]) {
-        self.ports.write(port.into(), data);
-    }
-    fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
-        self.mmio.read(gpa, data);
-    }
-    fn mmio_write(&self, gpa: u64, data: &[u8]) {
-        self.mmio.write(gpa, data);
-    }
 }

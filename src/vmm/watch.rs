@@ -4,8 +4,9 @@
 
 use std::cell::Cell;
 
+use super::buses::Buses;
 use super::explain::Explain;
-use super::vcpus::Shared;
+use super::shared::Shared;
 use crate::kvm::KvmError;
 use crate::kvm::vcpu::{Accesses, Exit, Vcpu};
 use crate::trace::{self, Nanoseconds, Reason, Space, Track};
@@ -16,7 +17,7 @@ pub trait Watch: Accesses {
     fn handled(&self, _vcpu: &Vcpu, _exit: &Result<Exit, KvmError>) {}
 }
 
-impl Watch for Shared {}
+impl Watch for Buses {}
 
 /// Records and explains the exits of one vCPU.
 pub struct Watched<'a> {
@@ -72,10 +73,7 @@ impl<'a> Watched<'a> {
         mut data: D,
         access: impl FnOnce(&mut D),
     ) {
-        let bus = match reason.space() {
-            Some(Space::Memory) => &self.shared.mmio,
-            _ => &self.shared.ports,
-        };
+        let bus = self.shared.buses.of(reason.space().unwrap_or(Space::Port));
         // Before: which register it is may change by the access (a UART's DLAB).
         let register = bus.register(addr, reason.is_write());
         access(&mut data);
@@ -91,22 +89,22 @@ impl<'a> Watched<'a> {
 
 impl Accesses for Watched<'_> {
     fn port_read(&self, port: u16, data: &mut [u8]) {
-        let read = |data: &mut &mut [u8]| self.shared.port_read(port, data);
+        let read = |data: &mut &mut [u8]| self.shared.buses.port_read(port, data);
         self.access((Reason::PortRead, port.into()), data, read);
     }
 
     fn port_write(&self, port: u16, data: &[u8]) {
-        let write = |data: &mut &[u8]| self.shared.port_write(port, data);
+        let write = |data: &mut &[u8]| self.shared.buses.port_write(port, data);
         self.access((Reason::PortWrite, port.into()), data, write);
     }
 
     fn mmio_read(&self, gpa: u64, data: &mut [u8]) {
-        let read = |data: &mut &mut [u8]| self.shared.mmio_read(gpa, data);
+        let read = |data: &mut &mut [u8]| self.shared.buses.mmio_read(gpa, data);
         self.access((Reason::MmioRead, gpa), data, read);
     }
 
     fn mmio_write(&self, gpa: u64, data: &[u8]) {
-        let write = |data: &mut &[u8]| self.shared.mmio_write(gpa, data);
+        let write = |data: &mut &[u8]| self.shared.buses.mmio_write(gpa, data);
         self.access((Reason::MmioWrite, gpa), data, write);
     }
 
@@ -153,7 +151,7 @@ impl Watch for Watched<'_> {
             track.exit(exit);
         }
         if let Some(explain) = self.explain
-            && explain.exit(self.shared, (self.index, vcpu), &exit)
+            && explain.exit(&self.shared.buses, (self.index, vcpu), &exit)
         {
             // The time that it took to tell is nobody's.
             self.set(|exit| exit.handled = 0);

@@ -15,7 +15,7 @@ use anyhow::bail;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::control::{self, Answer, Request};
+use crate::control::{self, Action, Answer};
 use crate::fleet::{self, Record};
 use crate::inspect::{Inspection, Topic};
 
@@ -69,7 +69,7 @@ impl Inspect {
     pub fn execute(self) -> anyhow::Result<()> {
         let topic = self.topic()?;
         let machine = fleet::find(&self.machine)?;
-        let request = Request::Inspect {
+        let request = Action::Inspect {
             topic,
             vcpu: self.cpu,
         };

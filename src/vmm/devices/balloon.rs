@@ -1,9 +1,10 @@
-//! A memory balloon in its window.
+//! A memory balloon in its slot.
 
-use super::windows::{Board, Window, Windows};
+use super::slots::{AttachContext, Slot, Slots};
 use crate::devices::virtio::balloon;
 use crate::memory::backing;
-use crate::vmm::{Balloon, VmmError};
+use crate::vmm::config::Balloon;
+use crate::vmm::error::VmmError;
 
 /// The word on a Linux command line for [`reporting_order`].
 pub const REPORTING_ORDER: &str = "page_reporting.page_reporting_order";
@@ -12,15 +13,15 @@ const HUGE_PAGE_ORDER: u32 = 9;
 
 /// A balloon whose pages go back to the host.
 pub fn attach(
-    windows: &mut Windows,
-    board: &mut Board,
+    slots: &mut Slots,
+    context: &mut AttachContext,
     config: &Balloon,
-) -> Result<Window, VmmError> {
-    let memory = board.vm.memory().clone();
+) -> Result<Slot, VmmError> {
+    let memory = context.vm.memory().clone();
     // A guest may name what is no memory; nobody but itself is worse off.
     let release = move |start, bytes| drop(backing::release(&memory, start, bytes as usize));
     let device = balloon::Balloon::new(config.target_bytes, config.period, Box::new(release));
-    windows.attach(board, "balloon", Box::new(device))
+    slots.attach(context, "balloon", Box::new(device))
 }
 
 /// The least block of free pages, as a power of two, that Linux is to report. While less is free

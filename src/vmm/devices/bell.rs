@@ -9,12 +9,12 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::windows::{Window, no_descriptor};
+use super::slots::{Slot, no_descriptor};
 use crate::devices::virtio::requests::Doorbell;
 use crate::kvm;
-use crate::vmm::VmmError;
+use crate::vmm::error::VmmError;
 use crate::vmm::events::lock;
-use crate::vmm::machine::eventfd;
+use crate::vmm::irq::eventfd;
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 8;
@@ -26,20 +26,20 @@ pub const FIRST_OTHER: u64 = 1 << 32;
 /// The bell of one device.
 pub struct Bell {
     epoll: OwnedFd,
-    window: Window,
+    slot: Slot,
     _notifications: Vec<OwnedFd>,
     own: EventFd,
 }
 
 impl Bell {
-    /// Rung by `notifications`, the eventfds of the queues of the device in `window`.
+    /// Rung by `notifications`, the eventfds of the queues of the device in `slot`.
     ///
     /// # Errors
     /// No more file descriptors.
-    pub fn new(window: Window, notifications: Vec<OwnedFd>) -> Result<Self, VmmError> {
+    pub fn new(slot: Slot, notifications: Vec<OwnedFd>) -> Result<Self, VmmError> {
         let bell = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
-            window,
+            slot,
             own: eventfd()?,
             _notifications: Vec::new(),
         };
@@ -77,7 +77,7 @@ impl Bell {
             match event.data.u64() {
                 OWN => {}
                 token if token >= FIRST_OTHER => other(token),
-                queue => lock(&self.window).process_notified(queue as usize),
+                queue => lock(&self.slot).process_notified(queue as usize),
             }
         }
     }

@@ -1,29 +1,33 @@
-//! A disk's device in its window, and the thread behind it.
+//! A disk's device in its slot, and the thread behind it.
 
 use std::io;
 use std::sync::Arc;
 
 use super::bell::Bell;
-use super::windows::{Board, Window, Windows};
+use super::slots::{AttachContext, Slot, Slots};
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::requests::{Requests, Worker};
 use crate::disk::{self, Disk};
-use crate::vmm::VmmError;
+use crate::vmm::error::VmmError;
 use crate::vmm::events::lock;
 
 /// A virtio block device, and the thread that serves it.
-pub fn attach(windows: &mut Windows, board: &mut Board, disk: Disk) -> Result<Worker, VmmError> {
+pub fn attach(
+    slots: &mut Slots,
+    context: &mut AttachContext,
+    disk: Disk,
+) -> Result<Worker, VmmError> {
     let requests = Requests::default();
     let device = Block::new(disk.geometry.clone(), Box::new(requests.clone()));
     let name = format!("disk {}", disk.geometry.name);
-    let (window, notifications) = windows.attach_unwatched(board, &name, Box::new(device))?;
-    let bell = Arc::new(Bell::new(window.clone(), notifications)?);
-    let memory = board.vm.memory().clone();
-    disk::start(disk, memory, requests, bell, Guest(window)).map_err(VmmError::Thread)
+    let (slot, notifications) = slots.attach_unwatched(context, &name, Box::new(device))?;
+    let bell = Arc::new(Bell::new(slot.clone(), notifications)?);
+    let memory = context.vm.memory().clone();
+    disk::start(disk, memory, requests, bell, Guest(slot)).map_err(VmmError::Thread)
 }
 
 /// A block device as the thread of its disk sees it.
-struct Guest(Window);
+struct Guest(Slot);
 
 impl disk::Guest for Guest {
     fn served(&self, results: Vec<(u64, io::Result<()>)>) {

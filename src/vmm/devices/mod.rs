@@ -1,7 +1,7 @@
-//! The virtio devices of a machine and their host ends: one file a kind, put into windows one after
+//! The virtio devices of a machine and their host ends: one file a kind, put into slots one after
 //! the other by [`Devices::attach`].
 //!
-//! The event loop processes the queues of most ([`windows`]); a device that waits for something
+//! The event loop processes the queues of most ([`slots`]); a device that waits for something
 //! slow has a thread ([`bell`]).
 
 mod balloon;
@@ -12,21 +12,22 @@ mod files;
 mod net;
 mod rng;
 mod share;
+pub mod slots;
 pub mod vsock;
-pub mod windows;
 
+use super::config::{Config, Console, Terminal};
+use super::error::VmmError;
 use super::pipe::Pipe;
-use super::{Config, Console, Terminal, VmmError};
 use crate::devices::virtio::requests::{self, Quiet, Worker};
 use crate::disk::{self as images, Disk, Origin};
 use crate::net::{Mac, Network};
 use crate::share::Share;
 pub use balloon::{REPORTING_ORDER, reporting_order};
 pub use net::assigned;
-use windows::{Board, LATE_WINDOWS, Window, Windows};
+use slots::{AttachContext, LATE_SLOTS, Slot, Slots};
 
 /// What of the host is behind devices, opened before anything else is done.
-pub struct Backs {
+pub struct Backends {
     /// Disks, /dev/vda first.
     pub disks: Vec<Disk>,
     /// Folders.
@@ -35,7 +36,7 @@ pub struct Backs {
     pub networks: Vec<Network>,
 }
 
-impl Backs {
+impl Backends {
     /// Open disks and shares; networks are open, since the guest's init is told of them.
     ///
     /// # Errors
@@ -63,16 +64,16 @@ impl Backs {
 
 /// The devices.
 pub struct Devices {
-    /// Threads of disks, networks and shares. Before the windows: they go first.
+    /// Threads of disks, networks and shares. Before the slots: they go first.
     workers: Vec<Worker>,
     /// All of them.
-    pub windows: Windows,
+    pub slots: Slots,
     /// The virtio console's terminal.
     pub terminal: Option<Pipe>,
     /// The virtio console's port for the agent.
     pub agent: Option<Pipe>,
     /// The memory balloon.
-    pub balloon: Option<Window>,
+    pub balloon: Option<Slot>,
     /// The socket device's end on the host.
     pub vsock: Option<vsock::Link>,
     /// What the disks are, /dev/vda first: a snapshot has to know them again.
@@ -83,52 +84,56 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Put on `board` what `config` asks for.
+    /// Put on `context` what `config` asks for.
     ///
     /// # Errors
-    /// More than there are windows or interrupt lines for, or no descriptor or thread is left, or
+    /// More than there are slots or interrupt lines for, or no descriptor or thread is left, or
     /// a host end does not come up.
-    pub fn attach(config: &Config, board: &mut Board, backs: Backs) -> Result<Self, VmmError> {
-        let mut all = Windows::new()?;
-        let windows = &mut all;
+    pub fn attach(
+        config: &Config,
+        context: &mut AttachContext,
+        backends: Backends,
+    ) -> Result<Self, VmmError> {
+        let mut all = Slots::new()?;
+        let slots = &mut all;
         let with_agent = matches!(config.console, Console::Agent { .. });
         let mut pipes = Vec::new();
         if with_agent || config.terminal == Terminal::Virtio {
-            pipes = console::attach(windows, board, with_agent)?;
+            pipes = console::attach(slots, context, with_agent)?;
         }
         let mut pipes = pipes.into_iter();
         if config.rng {
-            rng::attach(windows, board)?;
+            rng::attach(slots, context)?;
         }
         if config.late_devices {
-            windows.hide_from_here();
+            slots.hide_from_here();
         }
         let balloon = config.balloon.as_ref();
-        let balloon = balloon.map(|config| balloon::attach(windows, board, config));
+        let balloon = balloon.map(|config| balloon::attach(slots, context, config));
         let balloon = balloon.transpose()?;
         let mut workers = Vec::new();
-        let disks = backs.disks.iter().map(Disk::origin).collect();
-        let networks = backs.networks.iter();
+        let disks = backends.disks.iter().map(Disk::origin).collect();
+        let networks = backends.networks.iter();
         let macs = networks.map(|network| network.properties.mac).collect();
-        for disk in backs.disks {
-            workers.push(disk::attach(windows, board, disk)?);
+        for disk in backends.disks {
+            workers.push(disk::attach(slots, context, disk)?);
         }
-        for network in backs.networks {
-            workers.push(net::attach(windows, board, network)?);
+        for network in backends.networks {
+            workers.push(net::attach(slots, context, network)?);
         }
-        for share in backs.shares {
-            workers.push(share::attach(windows, board, share)?);
+        for share in backends.shares {
+            workers.push(share::attach(slots, context, share)?);
         }
         let vsock = config.vsock.as_ref();
-        let vsock = vsock.map(|config| vsock::attach(windows, board, config));
+        let vsock = vsock.map(|config| vsock::attach(slots, context, config));
         let vsock = vsock.transpose()?;
         if config.late_devices {
-            let kept = windows.hidden_from();
-            windows.fill(board, kept + LATE_WINDOWS)?;
+            let kept = slots.hidden_from();
+            slots.fill(context, kept + LATE_SLOTS)?;
         }
         Ok(Self {
             vsock,
-            windows: all,
+            slots: all,
             terminal: pipes.next(),
             agent: pipes.next(),
             balloon,

@@ -1,4 +1,4 @@
-//! A network's device in its window, and the thread that moves its frames: one of its own, so that
+//! A network's device in its slot, and the thread that moves its frames: one of its own, so that
 //! frames wait for no console and no console for frames.
 
 use std::os::fd::OwnedFd;
@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::bell::{Bell, FIRST_OTHER};
-use super::windows::{Board, Windows, no_descriptor};
+use super::slots::{AttachContext, Slots, no_descriptor};
 use crate::agent::Interface;
 use crate::devices::virtio::net::{Clock, Net};
 use crate::devices::virtio::requests::{Next, Requests, Worker};
 use crate::net::{Assigned, Network};
-use crate::vmm::VmmError;
+use crate::vmm::error::VmmError;
 use crate::vmm::events::lock;
 
 /// Tokens of what the thread waits for beside the queues.
 const WIRE: u64 = FIRST_OTHER;
 const TIMER: u64 = FIRST_OTHER + 1;
 
-/// Put a network device into the next window, and start its thread.
+/// Put a network device into the next slot, and start its thread.
 ///
 /// # Errors
-/// The network does not come up, or no window, descriptor or thread is left.
+/// The network does not come up, or no slot, descriptor or thread is left.
 pub fn attach(
-    windows: &mut Windows,
-    board: &mut Board,
+    slots: &mut Slots,
+    context: &mut AttachContext,
     mut network: Network,
 ) -> Result<Worker, VmmError> {
     if let Some(warning) = &network.warning {
@@ -42,10 +42,9 @@ pub fn attach(
     };
     let wire = network.wire()?;
     let device = Net::new(network.properties, &network.limits, wire, Box::new(clock));
-    let (window, notifications) =
-        windows.attach_unwatched(board, &network.name, Box::new(device))?;
+    let (slot, notifications) = slots.attach_unwatched(context, &network.name, Box::new(device))?;
 
-    let bell = Arc::new(Bell::new(window.clone(), notifications)?);
+    let bell = Arc::new(Bell::new(slot.clone(), notifications)?);
     bell.watch(&network, WIRE)?;
     bell.watch(&expiry, TIMER)?;
     // The device moves the frames itself: nothing is ever requested but the end.
@@ -60,7 +59,7 @@ pub fn attach(
                 Next::End => return,
                 Next::Rest => end.rest(None),
                 _ => rung.wait_for(None, |_| {
-                    lock(&window).with_device(|net: &mut Net, driver| net.ready(driver));
+                    lock(&slot).with_device(|net: &mut Net, driver| net.ready(driver));
                 }),
             }
         }
@@ -114,6 +113,6 @@ pub fn assigned(networks: &[Network], restored: bool) -> Vec<Interface> {
             index: restored.then_some(index),
         })
     };
-    // There are fewer windows than indexes.
+    // There are fewer slots than indexes.
     (0..).zip(networks).filter_map(interface).collect()
 }

@@ -17,10 +17,11 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, Soc
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use serde::{Deserialize, Serialize};
 
-use super::windows::{Board, Window, Windows};
-use super::{VmmError, files};
+use super::files;
+use super::slots::{AttachContext, Slot, Slots};
 pub use crate::devices::virtio::vsock::{CID_LEAST, CID_MOST};
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
+use crate::vmm::error::VmmError;
 use crate::vmm::events::lock;
 
 /// Longest path of a socket, in bytes: with `_4294967295` behind it, it still fits into the 107
@@ -55,7 +56,7 @@ pub struct Config {
     pub socket: PathBuf,
 }
 
-/// The sockets before the device has a window.
+/// The sockets before the device has a slot.
 pub struct Sockets {
     shared: Arc<Shared>,
     path: SocketPath,
@@ -64,7 +65,7 @@ pub struct Sockets {
 /// The device's sockets in the event loop.
 pub struct Link {
     shared: Arc<Shared>,
-    window: Window,
+    slot: Slot,
     _path: SocketPath,
 }
 
@@ -85,15 +86,19 @@ impl Drop for SocketPath {
     }
 }
 
-/// Put a socket device into the next window.
+/// Put a socket device into the next slot.
 ///
 /// # Errors
-/// Its socket cannot be made, or no window or descriptor is left.
-pub fn attach(windows: &mut Windows, board: &mut Board, config: &Config) -> Result<Link, VmmError> {
+/// Its socket cannot be made, or no slot or descriptor is left.
+pub fn attach(
+    slots: &mut Slots,
+    context: &mut AttachContext,
+    config: &Config,
+) -> Result<Link, VmmError> {
     let sockets = Sockets::new(&config.socket)?;
     let device = Vsock::new(config.cid, sockets.host());
-    let window = windows.attach(board, "virtio vsock", Box::new(device))?;
-    Ok(sockets.link(window))
+    let slot = slots.attach(context, "virtio vsock", Box::new(device))?;
+    Ok(sockets.link(slot))
 }
 
 impl Sockets {
@@ -137,11 +142,11 @@ impl Sockets {
         Box::new(Peers(self.shared.clone()))
     }
 
-    /// The sockets of the device that is now in `window`.
-    pub fn link(self, window: Window) -> Link {
+    /// The sockets of the device that is now in `slot`.
+    pub fn link(self, slot: Slot) -> Link {
         Link {
             shared: self.shared,
-            window,
+            slot,
             _path: self.path,
         }
     }
@@ -161,7 +166,7 @@ impl Link {
         for event in events {
             let (token, flags) = (event.data.u64(), event.flags);
             let hung_up = flags.intersects(EventFlags::HUP | EventFlags::ERR);
-            lock(&self.window).with_device(|device: &mut Vsock, driver| match token {
+            lock(&self.slot).with_device(|device: &mut Vsock, driver| match token {
                 LISTENER => device.callers(driver),
                 TIMER => device.tick(driver),
                 id => device.ready(driver, id, hung_up),

@@ -1,4 +1,4 @@
-//! The machine's virtio devices: a window each on the MMIO bus, their queues in the event loop.
+//! The machine's virtio devices: a slot each on the MMIO bus, their queues in the event loop.
 
 use std::io;
 use std::ops::{Add, Range};
@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::epoll;
+use serde::Serialize;
 
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
@@ -17,25 +18,24 @@ use crate::kvm;
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
 use crate::trace::{Recorder, Trace};
-use crate::vmm::VmmError;
+use crate::vmm::error::VmmError;
 use crate::vmm::events::{Events, lock};
-use crate::vmm::machine::line;
-use crate::vmm::report::DeviceReport;
+use crate::vmm::irq::line;
 
 /// Notifications taken from the kernel at once.
 const BATCH: usize = 16;
-/// In a token, for the queue: the window's timer.
+/// In a token, for the queue: the slot's timer.
 const TIMER: u32 = u32::MAX;
 
-/// Windows of a machine whose devices are to be found only later, beside those that are found at
+/// Slots of a machine whose devices are to be found only later, beside those that are found at
 /// boot: so many devices can be added to one that was saved before.
-pub const LATE_WINDOWS: usize = 6;
+pub const LATE_SLOTS: usize = 6;
 
 /// What devices are put on.
-pub struct Board<'a> {
+pub struct AttachContext<'a> {
     /// The machine, for notifications and interrupts.
     pub vm: &'a Vm,
-    /// The bus that windows are on.
+    /// The bus that slots are on.
     pub mmio: &'a mut Bus,
     /// Where a device's faults are told.
     pub events: &'a Arc<Events>,
@@ -43,22 +43,22 @@ pub struct Board<'a> {
     pub trace: Option<&'a Arc<Trace>>,
 }
 
-/// A window that the bus, the event loop and whoever talks to the device share.
-pub type Window = Arc<Mutex<Transport>>;
+/// A slot that the bus, the event loop and whoever talks to the device share.
+pub type Slot = Arc<Mutex<Transport>>;
 
-/// The windows in use, and one descriptor that is readable when a queue is to be processed.
-pub struct Windows {
+/// The slots in use, and one descriptor that is readable when a queue is to be processed.
+pub struct Slots {
     epoll: OwnedFd,
-    windows: Vec<Window>,
+    slots: Vec<Slot>,
     /// What messages call the devices.
     names: Vec<String>,
     /// From this one on they are hidden from the guest, once that was asked for.
     hidden_from: Option<usize>,
-    /// Behind them, windows with nothing in them.
+    /// Behind them, slots with nothing in them.
     absent: usize,
 }
 
-impl Windows {
+impl Slots {
     /// No devices yet.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Windows {
     pub fn new() -> Result<Self, VmmError> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
-            windows: Vec::new(),
+            slots: Vec::new(),
             names: Vec::new(),
             hidden_from: None,
             absent: 0,
@@ -74,57 +74,57 @@ impl Windows {
     }
 
     /// Have the guest not find the devices that are attached from now on, until
-    /// [`Windows::reveal`].
+    /// [`Slots::reveal`].
     pub fn hide_from_here(&mut self) {
-        self.hidden_from = Some(self.windows.len());
+        self.hidden_from = Some(self.slots.len());
     }
 
-    /// Index of the first window that was hidden; as many as there are, without one.
+    /// Index of the first slot that was hidden; as many as there are, without one.
     pub fn hidden_from(&self) -> usize {
-        self.hidden_from.unwrap_or(self.windows.len())
+        self.hidden_from.unwrap_or(self.slots.len())
     }
 
-    /// Put windows with nothing in them behind those in use, until there are `total`.
+    /// Put slots with nothing in them behind those in use, until there are `total`.
     ///
     /// # Errors
     /// More are in use, or there cannot be so many.
-    pub fn fill(&mut self, board: &mut Board, total: usize) -> Result<(), VmmError> {
+    pub fn fill(&mut self, context: &mut AttachContext, total: usize) -> Result<(), VmmError> {
         let too_many = |most| VmmError::TooManyDevices { most };
-        let used = self.windows.len();
+        let used = self.slots.len();
         self.absent = total.checked_sub(used).ok_or(too_many(total))?;
         for index in used..total {
-            let slot = virtio_slot(index).ok_or(too_many(VIRTIO_GSIS.len()))?;
+            let place = virtio_slot(index).ok_or(too_many(VIRTIO_GSIS.len()))?;
             let absent = Arc::new(Mutex::new(Absent));
-            board
+            context
                 .mmio
-                .insert(slot.base, VIRTIO_MMIO_SIZE, "empty window", absent)?;
+                .insert(place.base, VIRTIO_MMIO_SIZE, "empty slot", absent)?;
         }
         Ok(())
     }
 
-    /// Have the guest find the devices that were hidden; in which windows they are.
+    /// Have the guest find the devices that were hidden; in which slots they are.
     pub fn reveal(&self) -> Range<usize> {
-        let hidden = self.hidden_from()..self.windows.len();
-        for window in self.windows.iter().skip(hidden.start) {
-            lock(window).reveal();
+        let hidden = self.hidden_from()..self.slots.len();
+        for slot in self.slots.iter().skip(hidden.start) {
+            lock(slot).reveal();
         }
         hidden
     }
 
-    /// Put `device`, which messages call `name`, into the next window: its registers on the
+    /// Put `device`, which messages call `name`, into the next slot: its registers on the
     /// bus, an ioeventfd for each queue's notifications, a line for its interrupt. The event
     /// loop processes its queues.
     ///
     /// # Errors
-    /// No window, interrupt line or file descriptor is left.
+    /// No slot, interrupt line or file descriptor is left.
     pub fn attach(
         &mut self,
-        board: &mut Board,
+        context: &mut AttachContext,
         name: &str,
         device: Box<dyn Device>,
-    ) -> Result<Window, VmmError> {
-        let index = self.windows.len();
-        let (window, notifications) = self.attach_unwatched(board, name, device)?;
+    ) -> Result<Slot, VmmError> {
+        let index = self.slots.len();
+        let (slot, notifications) = self.attach_unwatched(context, name, device)?;
         for (queue, event) in (0u32..).zip(notifications) {
             epoll::add(
                 &self.epoll,
@@ -136,32 +136,32 @@ impl Windows {
         }
         epoll::add(
             &self.epoll,
-            lock(&window).timer(),
+            lock(&slot).timer(),
             epoll::EventData::new_u64(token(index, TIMER)),
             epoll::EventFlags::IN,
         )
         .map_err(no_descriptor)?;
-        Ok(window)
+        Ok(slot)
     }
 
-    /// As [`Windows::attach`], but a thread of the device's own processes the queues, each when its
+    /// As [`Slots::attach`], but a thread of the device's own processes the queues, each when its
     /// eventfd of those returned is readable.
     ///
     /// # Errors
     /// As there.
     pub fn attach_unwatched(
         &mut self,
-        board: &mut Board,
+        context: &mut AttachContext,
         name: &str,
         device: Box<dyn Device>,
-    ) -> Result<(Window, Vec<OwnedFd>), VmmError> {
-        let slot = virtio_slot(self.windows.len()).ok_or(VmmError::TooManyDevices {
+    ) -> Result<(Slot, Vec<OwnedFd>), VmmError> {
+        let place = virtio_slot(self.slots.len()).ok_or(VmmError::TooManyDevices {
             most: VIRTIO_GSIS.len(),
         })?;
-        let reporter = Reporter::new(board.events.clone(), name);
-        let recorder = board.trace.map(|trace| Recorder::new(trace, name));
-        let interrupt = line(board.vm, slot.gsi, recorder.clone());
-        let memory = board.vm.memory().clone();
+        let reporter = Reporter::new(context.events.clone(), name);
+        let recorder = context.trace.map(|trace| Recorder::new(trace, name));
+        let interrupt = line(context.vm, place.gsi, recorder.clone());
+        let memory = context.vm.memory().clone();
         let transport = Transport::new(memory, device, interrupt, reporter);
         let mut transport = transport.map_err(VmmError::EventFd)?;
         if let Some(recorder) = recorder {
@@ -172,51 +172,51 @@ impl Windows {
         }
         let mut notifications = Vec::new();
         for (queue, event) in (0u32..).zip(transport.queue_events()) {
-            board
+            context
                 .vm
-                .register_ioeventfd(event, slot.base + QUEUE_NOTIFY, queue)?;
+                .register_ioeventfd(event, place.base + QUEUE_NOTIFY, queue)?;
             let event = kvm::descriptor(event).try_clone_to_owned();
             notifications.push(event.map_err(VmmError::EventFd)?);
         }
-        let window = Arc::new(Mutex::new(transport));
-        let front = Arc::new(Mutex::new(Front::new(window.clone())));
-        board
+        let slot = Arc::new(Mutex::new(transport));
+        let front = Arc::new(Mutex::new(Front::new(slot.clone())));
+        context
             .mmio
-            .insert(slot.base, VIRTIO_MMIO_SIZE, name, front)?;
-        self.windows.push(window.clone());
+            .insert(place.base, VIRTIO_MMIO_SIZE, name, front)?;
+        self.slots.push(slot.clone());
         self.names.push(name.into());
-        Ok((window, notifications))
+        Ok((slot, notifications))
     }
 
-    /// The windows, those with nothing in them included, for boot tables and the kernel command
+    /// The slots, those with nothing in them included, for boot tables and the kernel command
     /// line.
-    pub fn slots(&self) -> Vec<MmioSlot> {
-        let all = 0..self.windows.len() + self.absent;
+    pub fn places(&self) -> Vec<MmioSlot> {
+        let all = 0..self.slots.len() + self.absent;
         all.filter_map(virtio_slot).collect()
     }
 
-    /// The windows with their names and places.
-    pub fn list(&self) -> Vec<(String, MmioSlot, Window)> {
-        let slots = (0..).map_while(virtio_slot);
-        let windows = self.names.iter().zip(slots).zip(&self.windows);
-        windows
-            .map(|((name, slot), window)| (name.clone(), slot, window.clone()))
+    /// The slots with their names and places.
+    pub fn list(&self) -> Vec<(String, MmioSlot, Slot)> {
+        let places = (0..).map_while(virtio_slot);
+        let slots = self.names.iter().zip(places).zip(&self.slots);
+        slots
+            .map(|((name, place), slot)| (name.clone(), place, slot.clone()))
             .collect()
     }
 
     /// What passed through each device, by name.
     pub fn traffic(&self) -> Vec<DeviceReport> {
-        let device = |(window, name): (&Window, &String)| DeviceReport {
+        let device = |(slot, name): (&Slot, &String)| DeviceReport {
             name: name.clone(),
-            traffic: lock(window)
+            traffic: lock(slot)
                 .counters()
                 .fold(QueueCounters::default(), Add::add),
         };
-        self.windows.iter().zip(&self.names).map(device).collect()
+        self.slots.iter().zip(&self.names).map(device).collect()
     }
 
     /// Have every device handle the queues that were notified, one turn each; what a turn leaves
-    /// over makes [`Windows::as_fd`] readable again.
+    /// over makes [`Slots::as_fd`] readable again.
     pub fn process(&self) {
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(BATCH);
         let now = rustix::event::Timespec::default();
@@ -227,25 +227,35 @@ impl Windows {
             Some(&now),
         );
         for event in ready {
-            let (window, queue) = from_token(event.data.u64());
-            if let Some(window) = self.windows.get(window) {
+            let (slot, queue) = from_token(event.data.u64());
+            if let Some(slot) = self.slots.get(slot) {
                 match queue {
-                    TIMER => lock(window).alarm(),
-                    queue => lock(window).process(queue as usize),
+                    TIMER => lock(slot).alarm(),
+                    queue => lock(slot).process(queue as usize),
                 }
             }
         }
     }
 }
 
-impl AsFd for Windows {
+/// A virtio device and what passed through its queues.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceReport {
+    /// What messages call it.
+    pub name: String,
+    /// All of its queues.
+    #[serde(flatten)]
+    pub traffic: QueueCounters,
+}
+
+impl AsFd for Slots {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
 }
 
-fn token(window: usize, queue: u32) -> u64 {
-    (window as u64) << 32 | u64::from(queue)
+fn token(slot: usize, queue: u32) -> u64 {
+    (slot as u64) << 32 | u64::from(queue)
 }
 
 fn from_token(token: u64) -> (usize, u32) {
@@ -264,7 +274,7 @@ mod tests {
     use crate::devices::virtio::rng::Rng;
     use crate::kvm::vm;
     use crate::memory::backing;
-    use crate::vmm::machine::eventfd;
+    use crate::vmm::irq::eventfd;
     use crate::vmm::timeline::Timeline;
 
     #[test]
@@ -280,34 +290,34 @@ mod tests {
         let timeline = Arc::new(Timeline::new(Instant::now()));
         let events = Arc::new(Events::new(timeline, eventfd().unwrap()));
         let mut mmio = Bus::new();
-        let mut board = Board {
+        let mut context = AttachContext {
             vm: &vm,
             mmio: &mut mmio,
             events: &events,
             trace: None,
         };
-        let mut windows = Windows::new().unwrap();
+        let mut slots = Slots::new().unwrap();
         let rng = || Box::new(Rng::new(Box::new(|_| true), Box::new(|| Duration::ZERO)));
-        windows.attach(&mut board, "first", rng()).unwrap();
-        windows.hide_from_here();
-        windows.attach(&mut board, "late", rng()).unwrap();
-        windows.attach(&mut board, "last", rng()).unwrap();
-        let total = windows.hidden_from() + LATE_WINDOWS;
-        assert!(windows.fill(&mut board, 2).is_err());
-        windows.fill(&mut board, total).unwrap();
-        let slots = windows.slots();
-        assert_eq!(slots.len(), total);
+        slots.attach(&mut context, "first", rng()).unwrap();
+        slots.hide_from_here();
+        slots.attach(&mut context, "late", rng()).unwrap();
+        slots.attach(&mut context, "last", rng()).unwrap();
+        let total = slots.hidden_from() + LATE_SLOTS;
+        assert!(slots.fill(&mut context, 2).is_err());
+        slots.fill(&mut context, total).unwrap();
+        let places = slots.places();
+        assert_eq!(places.len(), total);
         let read = |offset| {
-            let read = |slot: &MmioSlot| {
+            let read = |place: &MmioSlot| {
                 let mut data = [0xff; 4];
-                assert!(mmio.read(slot.base + offset, &mut data));
+                assert!(mmio.read(place.base + offset, &mut data));
                 u32::from_le_bytes(data)
             };
-            slots.iter().map(read).collect::<Vec<_>>()
+            places.iter().map(read).collect::<Vec<_>>()
         };
         assert_eq!(read(0), vec![u32::from_le_bytes(*b"virt"); total]);
         assert_eq!(read(8), [4, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(windows.reveal(), 1..3);
+        assert_eq!(slots.reveal(), 1..3);
         assert_eq!(read(8), [4, 4, 4, 0, 0, 0, 0]);
     }
 }

@@ -12,11 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::events::lock;
-use super::machine::Machine;
-use super::saved::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
-use super::vcpus::{Pause, Vcpus};
-use super::{Config, Console};
+use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
 use crate::control::Saved;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
@@ -26,10 +22,15 @@ use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
 use crate::memory::pages::Pages;
 use crate::snapshot::{Id, SnapshotError, Writer};
+use crate::vmm::config::{Config, Console};
+use crate::vmm::events::lock;
+use crate::vmm::life::NotAllowed;
+use crate::vmm::machine::Machine;
+use crate::vmm::vcpus::{Pause, Vcpus};
 use crate::{disk, net};
 
 /// How long a guest that has just said that it waits may take until it does.
-const IDLE_PATIENCE: Duration = Duration::from_millis(500);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -53,6 +54,9 @@ pub enum SaveError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] crate::disk::DiskError),
+    /// The machine is ending, for example.
+    #[error(transparent)]
+    State(#[from] NotAllowed),
     /// Something that is not to be saved.
     #[error("{0}")]
     Unfit(String),
@@ -67,6 +71,24 @@ pub enum What {
     Whole,
     /// What has changed since this snapshot.
     ChangesSince(Id),
+}
+
+impl What {
+    /// A whole snapshot, or with `diff` the changes since `last`.
+    ///
+    /// # Errors
+    /// There is no last snapshot.
+    pub fn new(diff: bool, last: Option<Id>) -> Result<Self, SaveError> {
+        match (diff, last) {
+            (false, _) => Ok(Self::Whole),
+            (true, Some(last)) => Ok(Self::ChangesSince(last)),
+            (true, None) => Err(SaveError::Unfit(
+                "there is no snapshot of this run that it could be a difference to; take a \
+                 whole one first, without --diff"
+                    .into(),
+            )),
+        }
+    }
 }
 
 /// While it lives, nothing of the machine moves but the caller.
@@ -99,7 +121,7 @@ impl<'a> Still<'a> {
         vcpus: &Arc<Vcpus>,
         mut meanwhile: impl FnMut(),
     ) -> Self {
-        let until = Instant::now() + IDLE_PATIENCE;
+        let until = Instant::now() + IDLE_TIMEOUT;
         loop {
             let still = Self::new(machine, vcpus);
             let pause = &still.pause;
@@ -139,8 +161,8 @@ impl<'a> Still<'a> {
         let vcpus = self.vcpus(&machine.vm.msrs()?)?;
         let chips = machine.vm.save_chips()?;
         let mut devices = Vec::new();
-        save_devices(&machine.shared.ports, true, &mut devices)?;
-        save_devices(&machine.shared.mmio, false, &mut devices)?;
+        save_devices(&machine.shared.buses.ports, true, &mut devices)?;
+        save_devices(&machine.shared.buses.mmio, false, &mut devices)?;
         let begun = link.as_ref().is_none_or(|link| link.session.is_some());
         let shape = shape(machine, config, begun)?;
         section(&mut writer, SHAPE, &shape)?;
@@ -178,6 +200,15 @@ impl<'a> Still<'a> {
             "saved as {kind} in {}: {memory_bytes} bytes of memory",
             dir.display()
         );
+        let kind = if what == What::Template {
+            "a template"
+        } else {
+            "a snapshot"
+        };
+        log::info!(
+            "saved as {kind} in {}: {memory_bytes} bytes of memory",
+            dir.display()
+        );
         Ok((id, saved))
     }
 }
@@ -188,7 +219,7 @@ fn section(writer: &mut Writer, tag: [u8; 4], content: &impl Serialize) -> Resul
     Ok(())
 }
 
-/// Those that have something to save. A window that the guest has not been shown has not, and its name
+/// Those that have something to save. A slot that the guest has not been shown has not, and its name
 /// is what the user wants there, which a template must not tell.
 fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), SaveError> {
     for (base, _, name, device) in bus.devices() {

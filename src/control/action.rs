@@ -1,0 +1,110 @@
+//! What can be done to a machine and what comes back: [`Action`] and [`Answer`], for the control
+//! socket, gdb and the event loop alike.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inspect::{Inspection, Topic};
+
+/// Protocol version.
+pub const VERSION: u32 = 1;
+/// Longest request, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 4096;
+
+/// An action with the version of the protocol that it is written in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What the machine is to do.
+    #[serde(rename = "request")]
+    pub action: Action,
+}
+
+/// What a machine can be asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Show what the machine holds now.
+    Inspect {
+        /// Which part of it.
+        topic: Topic,
+        /// The index of the only vCPU to show; all if `None`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vcpu: Option<usize>,
+    },
+    /// Report the state, resident memory and uptime.
+    Status,
+    /// Stop all vCPUs until [`Action::Resume`].
+    Pause,
+    /// Let the vCPUs run again.
+    Resume,
+    /// Save the machine.
+    Snapshot {
+        /// Absolute path of the snapshot's folder.
+        dir: PathBuf,
+        /// Save only the memory that has changed since the last snapshot of this run.
+        diff: bool,
+        /// End the machine afterwards: it never again writes to a disk that the snapshot names.
+        #[serde(default)]
+        stop: bool,
+    },
+    /// Ask the guest to end, and kill it when the time is over.
+    Stop {
+        /// Seconds that the guest has.
+        seconds: u32,
+    },
+    /// End the machine at once, without asking the guest.
+    Kill,
+    /// Run a command, if the machine waits for one in a pool: the command follows the request (see
+    /// [`crate::pool`]).
+    Take {
+        /// Length of the command in bytes.
+        bytes: u32,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// To [`Action::Inspect`].
+    Inspection(Box<Inspection>),
+    /// To [`Action::Status`].
+    Status(Status),
+    /// To [`Action::Pause`], [`Action::Resume`] and [`Action::Kill`].
+    Done {
+        /// False if the machine was in the wanted state before.
+        changed: bool,
+    },
+    /// To [`Action::Snapshot`].
+    Saved(Saved),
+    /// To [`Action::Stop`], when the guest has ended.
+    Stopped {
+        /// Whether the guest had to be killed.
+        killed: bool,
+    },
+    /// Nothing was done, for this reason.
+    Refused(String),
+}
+
+/// What saving a machine cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Bytes of memory written.
+    pub memory_bytes: u64,
+    /// How long the vCPUs were stopped, in microseconds.
+    pub stood_still_us: u64,
+}
+
+/// The answer to [`Action::Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// A state's name ([`crate::vmm::life::State`]); newer versions may have others.
+    pub state: String,
+    /// Resident memory of the process in bytes, the guest's included.
+    pub resident_bytes: u64,
+    /// Seconds since hull's process started.
+    pub uptime_seconds: u64,
+}

@@ -1,0 +1,402 @@
+//! From a [`Config`] to a [`Machine`] before its first instruction, or before the next instruction of
+//! a machine that was saved.
+
+use std::panic;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use kvm_ioctls::Kvm;
+
+use super::buses::Buses;
+use super::config::{Config, Console, Start, Terminal};
+use super::devices::slots::AttachContext;
+use super::devices::{Backends, Devices, REPORTING_ORDER, reporting_order};
+use super::error::VmmError;
+use super::events::Events;
+use super::explain::Explain;
+use super::fault::Fault;
+use super::generation;
+use super::irq::{Unconnected, eventfd, line};
+use super::machine::{KEYBOARD_GSI, Machine};
+use super::outbox::{Outbox, Transmitter};
+use super::pipe::{Pipe, Uart};
+use super::shared::Shared;
+use super::snapshot::restore;
+use super::snapshot::saved::Saved;
+use super::story::{self, Story};
+use super::timeline::{Span, Timeline};
+use crate::boot::cmdline::{Cmdline, DEFAULTS};
+use crate::boot::{self, Loaded, Placed, Plan};
+use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
+use crate::devices::legacy::power::Power;
+use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
+use crate::kvm::probe;
+use crate::kvm::vcpu::{Kicker, Vcpu};
+use crate::kvm::vm::{self, Vm};
+use crate::memory::layout;
+use crate::memory::{GuestMemory, STACK, backing};
+use crate::net::Network;
+use crate::trace::Recorder;
+
+/// The span in which kernel and initial RAM disk are brought into memory.
+const LOAD: &str = "load the kernel";
+/// The span in which the state of a snapshot is loaded into a new machine.
+pub const SAVED_STATE: &str = "saved state";
+
+/// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
+/// no driver for the port (guest/init/src/channel.rs).
+const AGENT_WORD: &str = "hull.agent=ttyS1";
+
+/// Build the machine, with `networks` in it.
+///
+/// # Errors
+/// A part of it cannot be made.
+pub fn build(
+    config: &Config,
+    networks: Vec<Network>,
+    timeline: &Arc<Timeline>,
+    story: &Story,
+) -> Result<Machine, VmmError> {
+    Kicker::prepare()?;
+    let kvm = timeline.span("open KVM", vm::open)?;
+    story.tell(story::open_kvm);
+    let backends = timeline.span("disks and folders of the host", || {
+        Backends::open(config, networks)
+    })?;
+    let builder = Builder {
+        config,
+        timeline,
+        story,
+    };
+    match &config.start {
+        Start::Saved(saved) => builder.restore(kvm, saved, backends),
+        Start::Boot | Start::Template(_) => builder.boot(kvm, backends),
+    }
+}
+
+/// What every step of the build needs.
+struct Builder<'a> {
+    config: &'a Config,
+    timeline: &'a Arc<Timeline>,
+    story: &'a Story,
+}
+
+impl Builder<'_> {
+    /// A machine that boots the configured kernel.
+    fn boot(&self, kvm: Kvm, backends: Backends) -> Result<Machine, VmmError> {
+        let (config, timeline) = (self.config, self.timeline);
+        let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
+        self.story.tell(|| story::guest_memory(&memory));
+        for (range, usable) in boot::memory_map(&memory) {
+            let kind = if usable { "RAM" } else { "reserved" };
+            log::debug!(
+                "memory map: {:#x} to {:#x}: {kind}",
+                range.start,
+                range.end - 1
+            );
+        }
+        // In parallel: loading the kernel touches megabytes, while creating the machine mostly waits
+        // for the host's other CPUs.
+        let (mut machine, placed) = thread::scope(|scope| {
+            let place = || {
+                timeline.span_aside(LOAD, || {
+                    boot::place(&memory, &config.kernel, config.via, &config.initrd)
+                })
+            };
+            let loader = thread::Builder::new()
+                .name("loader".into())
+                .stack_size(STACK);
+            let loader = loader.spawn_scoped(scope, place);
+            let machine = self.assemble(kvm, &memory, backends)?;
+            let placed = loader.map_err(VmmError::Thread)?.join();
+            let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
+            Ok::<_, VmmError>((machine, placed?))
+        })?;
+        let loaded = timeline.span("boot tables", || finish(config, &memory, placed, &machine))?;
+        self.story.tell_all(|| story::loaded(&loaded, &memory));
+        if let Some(first) = machine.vcpus.first_mut() {
+            first.enter_at(&loaded.entry)?;
+            self.story.tell(|| story::registers(first, &loaded));
+        }
+        if let Some(unpacked) = loaded.unpacked {
+            let spans = timeline.spans();
+            let load = spans.iter().find(|span| span.name == LOAD);
+            let start = load.map_or(Duration::ZERO, |span| span.start);
+            timeline.add(Span {
+                name: "unpack it",
+                aside: true,
+                start,
+                end: start + unpacked,
+            });
+        }
+        machine.loaded = Some(loaded);
+        Ok(machine)
+    }
+
+    /// A machine that continues from a snapshot.
+    fn restore(&self, kvm: Kvm, saved: &Saved, backends: Backends) -> Result<Machine, VmmError> {
+        let memory = self.timeline.span("guest memory", || saved.map_memory())?;
+        let mut machine = self.assemble(kvm, &memory, backends)?;
+        self.timeline
+            .span(SAVED_STATE, || restore::load(saved, &mut machine))?;
+        machine.loaded.clone_from(&saved.shape.loaded);
+        // To the guest's watchdogs the age of the snapshot is a pause.
+        machine.vcpus.iter().for_each(Vcpu::tell_of_pause);
+        if !saved.is_template() {
+            let line = line(&machine.vm, layout::VM_GENERATION_GSI, None);
+            generation::renew(&memory, &*line)?;
+        }
+        Ok(machine)
+    }
+
+    /// Everything but the contents of guest memory.
+    fn assemble(
+        &self,
+        kvm: Kvm,
+        memory: &GuestMemory,
+        backends: Backends,
+    ) -> Result<Machine, VmmError> {
+        let config = self.config;
+        let vm = self.virtual_machine(kvm, memory)?;
+        let mut vcpus = self.vcpus(&vm)?;
+        let trace = config.trace.as_ref();
+        let events = Events::new(self.timeline.clone(), eventfd()?).traced(trace.cloned());
+        let events = Arc::new(events);
+        let line = |name: &str, gsi| {
+            let recorder = trace.map(|trace| Recorder::new(trace, name));
+            line(&vm, gsi, recorder)
+        };
+        let com1_line = if config.faults.has(Fault::NoSerialIrq) {
+            Arc::new(Unconnected)
+        } else {
+            line("COM1", layout::COM1_GSI)
+        };
+        let com1 = uart(com1_line, &events);
+        let (ports, power) = ports(line, &events, &com1)?;
+        let mmio = mmio(&events)?;
+        let mut buses = Buses { ports, mmio };
+        let mut context = AttachContext {
+            vm: &vm,
+            mmio: &mut buses.mmio,
+            events: &events,
+            trace,
+        };
+        let mut devices = self.timeline.span("virtio devices", || {
+            Devices::attach(config, &mut context, backends)
+        })?;
+        let mut consoles = vec![Pipe::Uart(com1)];
+        consoles.extend(devices.terminal.take());
+        if config.terminal == Terminal::Virtio {
+            consoles.reverse();
+        }
+        let mut agent = Vec::from_iter(devices.agent.take());
+        if let Console::Agent { .. } = &config.console {
+            let com2 = uart(line("COM2", layout::COM2_GSI), &events);
+            let (base, chip) = (layout::COM2_PORT.into(), com2.chip.clone());
+            buses.ports.insert(base, serial::PORTS, "COM2", chip)?;
+            agent.push(Pipe::Uart(com2));
+        }
+        let added_words = self.added_words(&mut vcpus, memory)?;
+        let outboxes = consoles.iter().chain(&agent).filter_map(Pipe::outbox);
+        let shared = self.shared(buses, events, outboxes.collect());
+        Ok(Machine {
+            vcpus,
+            vm,
+            shared,
+            devices,
+            power,
+            consoles,
+            agent,
+            loaded: None,
+            added_words,
+        })
+    }
+
+    fn virtual_machine(&self, kvm: Kvm, memory: &GuestMemory) -> Result<Vm, VmmError> {
+        let faults = &self.config.faults;
+        let vm = self.timeline.span("virtual machine", || {
+            Vm::lacking(faults.kvm(), kvm, memory.clone())
+        })?;
+        let chips = !faults.has(Fault::NoIrqchip);
+        self.story
+            .tell_all(|| story::virtual_machine(memory, chips));
+        Ok(vm)
+    }
+
+    fn vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, VmmError> {
+        let saved = self.config.start.saved();
+        let vcpus = self.timeline.span("vCPUs", || {
+            saved.map_or(Ok(()), |saved| saved.fits(vm))?;
+            let create = |id| match saved {
+                Some(_) => vm.create_empty_vcpu(id),
+                None => vm.create_vcpu(id, self.config.cpus),
+            };
+            let vcpus = (0..self.config.cpus).map(create);
+            Ok::<_, VmmError>(vcpus.collect::<Result<Vec<_>, _>>()?)
+        })?;
+        self.story.tell(|| story::vcpu(vcpus.len()));
+        Ok(vcpus)
+    }
+
+    /// What hull adds to the kernel command line for this host; a restored kernel has its words.
+    fn added_words(
+        &self,
+        vcpus: &mut [Vcpu],
+        memory: &GuestMemory,
+    ) -> Result<Vec<String>, VmmError> {
+        if let Some(saved) = self.config.start.saved() {
+            return Ok(saved.shape.added_words.clone());
+        }
+        let Some(first) = vcpus.first_mut() else {
+            return Ok(Vec::new());
+        };
+        let complete = self.timeline.span("probe of KVM", || {
+            probe::finishes_every_instruction(first, memory)
+        })?;
+        Ok(if complete {
+            Vec::new()
+        } else {
+            probe::SOFTWARE_KVM_WORDS.map(String::from).into()
+        })
+    }
+
+    fn shared(&self, buses: Buses, events: Arc<Events>, outboxes: Vec<Arc<Outbox>>) -> Arc<Shared> {
+        let config = self.config;
+        self.story
+            .tell_all(|| story::devices(&buses.ports, &buses.mmio));
+        if let Some(trace) = &config.trace {
+            trace.set_places(buses.places());
+        }
+        let explain = config
+            .explain_exits
+            .map(|first| Explain::new(first, config.symbols.clone(), events.clone()));
+        let mut outboxes = outboxes;
+        outboxes.extend(explain.as_ref().map(|explain| explain.outbox.clone()));
+        Arc::new(Shared {
+            buses,
+            events,
+            outboxes,
+            first_entry: OnceLock::new(),
+            trace: config.trace.clone(),
+            explain,
+        })
+    }
+}
+
+/// Write the boot tables and the command line for the kernel in memory.
+fn finish(
+    config: &Config,
+    memory: &GuestMemory,
+    placed: Placed,
+    machine: &Machine,
+) -> Result<Loaded, VmmError> {
+    let mut defaults = match config.terminal {
+        Terminal::Serial => vec!["console=ttyS0"],
+        // Before hvc0 is there a kernel that panics is heard on COM1.
+        Terminal::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
+    };
+    defaults.extend(DEFAULTS);
+    if let Console::Agent { kernel_log, .. } = &config.console {
+        if !kernel_log {
+            defaults.push("quiet");
+        }
+        defaults.push(AGENT_WORD);
+    }
+    defaults.extend(machine.added_words.iter().map(String::as_str));
+    let order = format!("{REPORTING_ORDER}={}", reporting_order(config.memory_bytes));
+    if config.balloon.is_some() {
+        defaults.push(&order);
+    }
+    let plan = Plan {
+        cmdline: Cmdline::new(&config.cmdline).with_defaults(&defaults),
+        virtio_on_cmdline: true,
+        machine: boot::Machine {
+            cpus: config.cpus,
+            com2: matches!(config.console, Console::Agent { .. }),
+            virtio: &machine.devices.slots.places(),
+        },
+        lies: config.faults.boot(),
+    };
+    generation::begin(memory)?;
+    Ok(placed.finish(memory, &plan)?)
+}
+
+/// The port bus with the legacy devices of a PC; and its power button.
+fn ports(
+    line: impl Fn(&str, u32) -> Arc<dyn Interrupt>,
+    events: &Arc<Events>,
+    com1: &Uart,
+) -> Result<(Bus, Arc<Mutex<Power>>), VmmError> {
+    let keyboard = i8042::I8042::new(line("i8042", KEYBOARD_GSI), events.clone());
+    let start = Instant::now();
+    let acpi = Arc::new(Mutex::new(Power::new(
+        move || start.elapsed(),
+        line("ACPI power", layout::SCI_GSI),
+        events.clone(),
+    )));
+    let clock = rtc::Rtc::new(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.map_or(0, |time| time.as_secs())
+    });
+    let reset = power::ResetRegister::new(events.clone());
+    let marks = debug_port::DebugPort::new(events.clone());
+    let devices: [(&str, u16, u64, SharedDevice); 6] = [
+        ("COM1", layout::COM1_PORT, serial::PORTS, com1.chip.clone()),
+        (
+            "i8042",
+            i8042::PORT,
+            i8042::PORTS,
+            Arc::new(Mutex::new(keyboard)),
+        ),
+        ("ACPI power", power::PORT, power::PORTS, acpi.clone()),
+        (
+            "CMOS clock",
+            rtc::PORT,
+            rtc::PORTS,
+            Arc::new(Mutex::new(clock)),
+        ),
+        (
+            "ACPI reset",
+            layout::ACPI_RESET_PORT,
+            power::ResetRegister::PORTS,
+            Arc::new(Mutex::new(reset)),
+        ),
+        (
+            "debug port",
+            layout::DEBUG_PORT,
+            debug_port::PORTS,
+            Arc::new(Mutex::new(marks)),
+        ),
+    ];
+    let mut ports = Bus::new();
+    for (name, base, len, device) in devices {
+        ports.insert(base.into(), len, name, device)?;
+    }
+    Ok((ports, acpi))
+}
+
+fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {
+    let mut mmio = Bus::new();
+    let timer = boot_timer::BootTimer::new(events.clone());
+    mmio.insert(
+        layout::BOOT_TIMER,
+        boot_timer::SIZE,
+        "boot timer",
+        Arc::new(Mutex::new(timer)),
+    )?;
+    Ok(mmio)
+}
+
+fn uart(line: Arc<dyn Interrupt>, events: &Arc<Events>) -> Uart {
+    let outbox = Arc::new(Outbox::default());
+    let transmitter = Transmitter {
+        outbox: outbox.clone(),
+        events: events.clone(),
+    };
+    let chip = serial::Serial::new(transmitter, line);
+    Uart {
+        chip: Arc::new(Mutex::new(chip)),
+        outbox,
+    }
+}

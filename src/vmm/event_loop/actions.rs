@@ -1,0 +1,141 @@
+//! The actions that the event loop carries out: to stop the machine and to save it.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::SIGTERM;
+
+use super::{Ending, EventLoop};
+use crate::control::{Action, Answer, Reply, Saved};
+use crate::vmm::config::Start;
+use crate::vmm::events::{GuestEnd, lock};
+use crate::vmm::life::Transition;
+use crate::vmm::link::Link;
+use crate::vmm::snapshot::restore::resumed;
+use crate::vmm::snapshot::save::{SaveError, Still, What};
+use crate::vmm::snapshot::shape::SavedLink;
+
+impl EventLoop<'_> {
+    /// Carry out the actions that wait, and kill a guest whose time to stop is over.
+    pub(super) fn take_actions(&mut self) {
+        for (action, reply) in self.events().actions().take() {
+            match action {
+                Action::Stop { seconds } => self.stop_in(seconds, reply),
+                Action::Snapshot { dir, diff, stop } => {
+                    reply.send(match self.save(&dir, diff, stop) {
+                        Ok(saved) => Answer::Saved(saved),
+                        Err(error) => Answer::Refused(error.to_string()),
+                    });
+                }
+                // `Actions::act` hands over no other.
+                _ => drop(reply),
+            }
+        }
+        if self.stops.kill_at().is_some_and(|at| at <= Instant::now()) {
+            self.kill();
+        }
+    }
+
+    /// Answer the actions that wait for the end, and accept no more.
+    pub(super) fn end_actions(&mut self) {
+        self.stops.answer();
+        self.events().actions().close();
+    }
+
+    /// Ask the guest to end, once.
+    fn stop_in(&mut self, seconds: u32, reply: Reply) {
+        let at = Instant::now() + Duration::from_secs(seconds.into());
+        if self.stops.add(at, reply) != Some(true) || self.leaving.begun() {
+            return;
+        }
+        // It is allowed in every state that the loop is in between two snapshots.
+        let _ = self.life.make(Transition::Stop);
+        match &mut self.command {
+            Some(command) if command.link.greeted() => {
+                command.link.session.signal(SIGTERM as u8);
+            }
+            // There is no init yet that could be asked.
+            Some(_) => self.end_by(SIGTERM),
+            None => lock(&self.machine.power).press_power_button(),
+        }
+    }
+
+    fn kill(&mut self) {
+        let runs = !self.leaving.begun() && self.events().end().is_none();
+        self.stops.kill(runs);
+        self.leaving
+            .end_unless_begun(Ending::Guest(GuestEnd::Killed));
+        self.leaving.hurry();
+    }
+
+    /// The guest's init waits and knows nothing yet of what the user wants: this is the moment for
+    /// a template. Afterwards the guest is told of its devices, as one restored from the template is.
+    pub(super) fn keep_template(&mut self) {
+        let Start::Template(dir) = &self.config.start else {
+            return;
+        };
+        let slots = &self.machine.devices.slots;
+        let saving = self.life.make(Transition::Save).is_ok();
+        let still = Still::when_idle(self.machine, self.vcpus, || slots.process());
+        let link = self.drain();
+        let saved = still.save(self.machine, self.config, link, dir, What::Template);
+        drop(still);
+        if saving {
+            let _ = self.life.make(Transition::Saved);
+        }
+        if let Err(error) = saved {
+            self.stdio.say(&format!(
+                "this machine is not kept as a template, so the next run boots again: {error}"
+            ));
+        }
+        let resumed = resumed(slots.reveal());
+        if let Some(command) = &mut self.command {
+            command.link.session.start(Some(resumed));
+        }
+    }
+
+    /// Save the machine in `dir`, or only what has changed since it was saved last; then `stop` it, if
+    /// wanted.
+    ///
+    /// # Errors
+    /// Why it was not saved.
+    fn save(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<Saved, SaveError> {
+        self.life.make(Transition::Save)?;
+        let saved = self.save_now(dir, diff, stop);
+        let _ = self.life.make(Transition::Saved);
+        saved
+    }
+
+    fn save_now(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<Saved, SaveError> {
+        // If this fails, the changes since the last snapshot are no longer known.
+        let what = What::new(diff, self.last_saved.take())?;
+        let still = Still::new(self.machine, self.vcpus);
+        let link = self.drain();
+        let (id, saved) = still.save(self.machine, self.config, link, dir, what)?;
+        self.last_saved = Some(id);
+        if stop {
+            // Before the vCPUs may run again.
+            self.events().stop();
+            self.leaving.end_unless_begun(Ending::Quit);
+        }
+        Ok(saved)
+    }
+
+    /// Take all that the paused guest has written: it belongs to this run, and to no snapshot. The
+    /// state of the link to its init is what remains to be saved.
+    fn drain(&mut self) -> Option<SavedLink> {
+        loop {
+            self.process_devices();
+            self.move_consoles(true);
+            self.receive();
+            self.move_command_events(true);
+            let more = self.command.as_ref();
+            let more = more.is_some_and(|command| command.link.has_more());
+            if self.consoles.are_empty() && (self.leaving.begun() || !more) {
+                break;
+            }
+        }
+        let command = self.command.as_ref();
+        command.and_then(|command| Link::save(&command.link))
+    }
+}

@@ -1,0 +1,107 @@
+//! The guest's consoles in the event loop: from the pipes to hull's output and to the log.
+
+use std::time::Duration;
+
+use super::super::config::Console;
+use super::super::console_log::ConsoleLog;
+use super::super::pipe::Pipe;
+use super::stdio::Stdio;
+use crate::agent::WindowSize;
+use crate::trace::Trace;
+
+/// Where the consoles' output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Stdout,
+    Stderr,
+    Nowhere,
+}
+
+/// What the kernel may print on.
+pub struct Consoles {
+    /// The first is the one to type on.
+    pipes: Vec<Pipe>,
+    target: Target,
+    log: ConsoleLog,
+    first_output: Option<Duration>,
+}
+
+impl Consoles {
+    pub fn new(pipes: Vec<Pipe>, console: &Console) -> Self {
+        Self {
+            pipes,
+            target: match console {
+                Console::Kernel => Target::Stdout,
+                Console::Agent {
+                    kernel_log: true, ..
+                } => Target::Stderr,
+                Console::Agent { .. } => Target::Nowhere,
+            },
+            log: ConsoleLog::default(),
+            first_output: None,
+        }
+    }
+
+    /// Whether the consoles are standard input and output; otherwise the command is.
+    pub fn are_stdio(&self) -> bool {
+        self.target == Target::Stdout
+    }
+
+    /// Whether the guest wrote nothing that was not moved.
+    pub fn are_empty(&self) -> bool {
+        self.pipes.iter().all(Pipe::is_empty)
+    }
+
+    /// Move output as far as there is room, or all of it to `drain` the consoles.
+    pub fn move_output(
+        &mut self,
+        stdio: &mut Stdio,
+        trace: Option<&Trace>,
+        drain: bool,
+        now: impl Fn() -> Duration,
+    ) {
+        for pipe in &self.pipes {
+            let mut target = match self.target {
+                Target::Stdout => Some(&mut stdio.stdout),
+                Target::Stderr => Some(&mut stdio.stderr),
+                Target::Nowhere => None,
+            };
+            let room = target.as_ref().map_or(usize::MAX, |output| output.room());
+            let bytes = pipe.take(if drain { usize::MAX } else { room });
+            if let Some(trace) = trace {
+                trace.console(&bytes);
+            }
+            if self.log.push(&bytes) {
+                self.first_output = Some(now());
+            }
+            if let Some(output) = &mut target {
+                output.push(&bytes);
+            }
+        }
+    }
+
+    /// Type `bytes`; how many were taken. Without a console to type on all are dropped.
+    pub fn put(&self, bytes: &[u8]) -> usize {
+        match self.pipes.first() {
+            Some(console) if self.are_stdio() => console.put(bytes),
+            _ => bytes.len(),
+        }
+    }
+
+    /// Tell the guest the size of the terminal.
+    pub fn resize(&self, size: WindowSize) {
+        if let Some(console) = self.pipes.first() {
+            console.resize(size);
+        }
+    }
+
+    /// The end of the output.
+    pub fn log(&self) -> &ConsoleLog {
+        &self.log
+    }
+
+    /// When the first byte came, on the machine's clock.
+    pub fn first_output(&self) -> Option<Duration> {
+        self.first_output
+    }
+}

@@ -1,0 +1,136 @@
+//! hull's standard streams in the event loop: what is typed, and what is to be written.
+
+use std::collections::VecDeque;
+
+use rustix::io::Errno;
+
+use super::super::keys::{Command, HELP, Keys};
+use super::super::outbox::Outbox;
+use super::super::streams::{Output, Streams};
+use crate::agent::WindowSize;
+
+/// Bytes of standard input that are read ahead of the guest.
+const MAX_TYPED: usize = 16 << 10;
+
+/// The standard streams.
+pub struct Stdio {
+    streams: Streams,
+    pub stdout: Output,
+    pub stderr: Output,
+    stdin_open: bool,
+    /// Bytes of standard input for which the guest had no room yet.
+    typed: VecDeque<u8>,
+    keys: Keys,
+}
+
+impl Stdio {
+    pub fn new(streams: Streams) -> Self {
+        Self {
+            streams,
+            stdout: Output::new(streams.stdout),
+            stderr: Output::new(streams.stderr),
+            stdin_open: true,
+            typed: VecDeque::new(),
+            keys: Keys::default(),
+        }
+    }
+
+    /// Where input comes from, and whether it is a terminal in raw mode.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Whether more input may come.
+    pub fn stdin_open(&self) -> bool {
+        self.stdin_open
+    }
+
+    /// Bytes that may be read now, if the guest has room for `guest_room`. A terminal is read even
+    /// while the guest takes nothing, for the keys that are hull's.
+    pub fn stdin_room(&self, guest_room: Option<usize>) -> usize {
+        let ahead = MAX_TYPED.saturating_sub(self.typed.len());
+        match guest_room {
+            Some(room) if !self.streams.raw => ahead.min(room),
+            _ => ahead,
+        }
+    }
+
+    /// Read at most `room` bytes of standard input; the commands to hull among them.
+    pub fn read_stdin(&mut self, room: usize) -> Vec<Command> {
+        let mut buffer = [0; MAX_TYPED];
+        let Some(space) = buffer.get_mut(..room) else {
+            return Vec::new();
+        };
+        match rustix::io::read(self.streams.stdin, &mut *space) {
+            Ok(read) if read > 0 => {
+                let typed = space.get(..read).unwrap_or_default();
+                if !self.streams.raw {
+                    self.typed.extend(typed);
+                    return Vec::new();
+                }
+                let (bytes, commands) = self.keys.filter(typed);
+                self.typed.extend(bytes);
+                commands
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Vec::new(),
+            // At the end, and where input can never be read: to the guest it is the same.
+            _ => {
+                self.stdin_open = false;
+                Vec::new()
+            }
+        }
+    }
+
+    /// Give the guest what was typed; `put` takes what it has room for and returns how much.
+    pub fn move_typed(&mut self, put: impl FnOnce(&[u8]) -> usize) {
+        // In one piece: what is left over would wait for the next byte typed.
+        let taken = put(self.typed.make_contiguous());
+        self.typed.drain(..taken);
+    }
+
+    /// Whether the guest has been given all that was typed, and no more comes.
+    pub fn input_ended(&self) -> bool {
+        self.typed.is_empty() && !self.stdin_open
+    }
+
+    /// Whether both outputs have room.
+    pub fn has_room(&self) -> bool {
+        self.stdout.room() > 0 && self.stderr.room() > 0
+    }
+
+    /// Whether all output is written.
+    pub fn is_written(&self) -> bool {
+        self.stdout.pending().is_none() && self.stderr.pending().is_none()
+    }
+
+    /// The size of the terminal that is standard input, if it is one.
+    pub fn window_size(&self) -> Option<WindowSize> {
+        let size = rustix::termios::tcgetwinsize(self.streams.stdin).ok()?;
+        Some(WindowSize {
+            rows: size.ws_row,
+            cols: size.ws_col,
+        })
+    }
+
+    /// Write one line of hull's own to standard error.
+    pub fn say(&mut self, line: &str) {
+        let end = if self.streams.raw { "\r\n" } else { "\n" };
+        self.stderr.push(format!("hull: {line}{end}").as_bytes());
+    }
+
+    /// List hull's keys on standard error.
+    pub fn say_help(&mut self) {
+        HELP.lines().for_each(|line| self.say(line));
+    }
+
+    /// Write as much of `explained` to standard error as there is room for.
+    pub fn move_explanations(&mut self, explained: &Outbox) {
+        let text = explained.take(self.stderr.room());
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(line) if self.streams.raw => self.stderr.push(&[line, b"\r\n"].concat()),
+                _ => self.stderr.push(line),
+            }
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the end of a machine means: a status, or an error with all that is known of it.
+
+use signal_hook::consts::SIGKILL;
+
+use super::config::{Config, End};
+use super::error::VmmError;
+use super::event_loop::{Ending, EventLoop};
+use super::events::GuestEnd;
+use super::report;
+use super::vcpus::Vcpus;
+
+/// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
+/// a triple fault: the VMCB is undefined then (AMD APM 2, 15.14.3).
+const RESET_RIP: u64 = 0xfff0;
+
+/// What the `ending` of the event loop means.
+///
+/// # Errors
+/// The guest did not end in good order.
+pub fn end(
+    ending: Ending,
+    event_loop: &EventLoop,
+    vcpus: &Vcpus,
+    config: &Config,
+) -> Result<End, VmmError> {
+    let guest_end = match ending {
+        Ending::Exited(status) => return Ok(End::Exited(status)),
+        Ending::Signalled(signal) => return Ok(End::Signalled(signal)),
+        Ending::Quit => return Ok(End::Quit),
+        Ending::Unanswered => return Err(VmmError::Unanswered("has not answered".into())),
+        Ending::Guest(end) => end,
+    };
+    if config.start.saved().is_some() && event_loop.waits_for_init() {
+        return Err(VmmError::Unanswered(format!(
+            "ended at once ({guest_end:?})"
+        )));
+    }
+    let log = || report::quote(&event_loop.log().last_lines());
+    let place = |rip: u64| report::place(rip, config.symbols.as_ref());
+    match guest_end {
+        GuestEnd::Killed => Ok(End::Signalled(SIGKILL)),
+        GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
+            None if event_loop.waits_for_init() => Err(VmmError::GuestExitedSilently),
+            None => Ok(End::Off),
+            Some(reason) => Err(VmmError::Panicked {
+                reason,
+                place: vcpus
+                    .vcpu(0)
+                    .and_then(|vcpu| vcpu.rip())
+                    .map_or_else(String::new, |rip| format!("\n  vCPU 0 at {}", place(rip))),
+                log: log(),
+            }),
+        },
+        GuestEnd::TripleFault { rip } => Err(VmmError::TripleFault {
+            place: match rip {
+                RESET_RIP => "a place that KVM on this processor does not tell".into(),
+                rip => place(rip),
+            },
+            log: log(),
+        }),
+        GuestEnd::Failed { rip, reason } => Err(VmmError::Failed {
+            place: place(rip),
+            reason,
+            log: log(),
+        }),
+    }
+}

@@ -1,0 +1,183 @@
+//! A snapshot that has been read and checked, but for its memory.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
+use crate::devices::state::{self, StateError};
+use crate::disk::{self, DiskError};
+use crate::kvm::save::{LoadError, SavedChips, SavedVcpu};
+use crate::kvm::vm::Vm;
+use crate::memory::GuestMemory;
+use crate::memory::backing::{self, BackingError};
+use crate::memory::layout::MAX_CPUS;
+use crate::snapshot::{Snapshot, SnapshotError};
+
+/// A snapshot that no machine can go on from.
+#[derive(Debug, Error)]
+pub enum SavedError {
+    /// Its files.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// This host.
+    #[error("snapshot {}: {error}; restore it on a host like the one it was made on", dir.display())]
+    Host {
+        /// The snapshot.
+        dir: PathBuf,
+        /// What is not as there.
+        error: LoadError,
+    },
+    /// A section.
+    #[error("snapshot {}: {what}; make it anew", dir.display())]
+    Content {
+        /// The snapshot.
+        dir: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A device.
+    #[error("snapshot {}: {device} {error}", dir.display())]
+    Device {
+        /// The snapshot.
+        dir: PathBuf,
+        /// What messages call it.
+        device: String,
+        /// Why it does not go on.
+        error: StateError,
+    },
+    /// A disk that does not tell what it is.
+    #[error(transparent)]
+    Image(DiskError),
+    /// A disk.
+    #[error("snapshot {}: {error}", dir.display())]
+    Disk {
+        /// The snapshot.
+        dir: PathBuf,
+        /// What is not as it was.
+        error: disk::Changed,
+    },
+}
+
+/// A snapshot that has been read and judged but for its memory.
+pub struct Saved {
+    pub(super) dir: PathBuf,
+    snapshot: Snapshot,
+    /// What the machine is made of.
+    pub shape: Shape,
+    pub(super) vcpus: Vec<SavedVcpu>,
+    pub(super) chips: SavedChips,
+    pub(super) devices: Vec<SavedDevice>,
+    /// The session with hull's init, if there is one.
+    pub link: Option<SavedLink>,
+}
+
+impl fmt::Debug for Saved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Saved").field(&self.dir).finish()
+    }
+}
+
+impl Saved {
+    /// Read the snapshot in `dir`.
+    ///
+    /// # Errors
+    /// It is none, damaged, of another version, or not whole.
+    pub fn open(dir: &Path) -> Result<Self, SavedError> {
+        let snapshot = crate::snapshot::open(dir)?;
+        let shape: Shape = section(&snapshot, dir, SHAPE)?;
+        let saved = Self {
+            dir: dir.into(),
+            vcpus: section(&snapshot, dir, VCPUS)?,
+            chips: section(&snapshot, dir, CHIPS)?,
+            devices: section(&snapshot, dir, DEVICES)?,
+            link: section(&snapshot, dir, AGENT)?,
+            shape,
+            snapshot,
+        };
+        let bytes: u64 = saved.snapshot.memory().bytes();
+        let upside_down = |range: &Range<u64>| range.start > range.end;
+        let loaded = saved.shape.loaded.as_ref();
+        match () {
+            () if !(1..=MAX_CPUS).contains(&saved.shape.cpus) => {
+                Err(saved.wrong("a machine has 1 to 32 vCPUs, and this one has not"))
+            }
+            () if loaded.is_some_and(|loaded| {
+                upside_down(&loaded.kernel) || loaded.initrd.as_ref().is_some_and(upside_down)
+            }) =>
+            {
+                Err(saved.wrong("its kernel or initial RAM disk ends before it begins"))
+            }
+            () if saved.vcpus.len() != usize::from(saved.shape.cpus) => {
+                Err(saved.wrong("the number of vCPUs is not that of its machine"))
+            }
+            () if bytes != saved.shape.memory_bytes => {
+                Err(saved.wrong("the memory is not as large as its machine's"))
+            }
+            () => Ok(saved),
+        }
+    }
+
+    /// Whether its guest waits for its first command.
+    pub fn is_template(&self) -> bool {
+        matches!(&self.link, Some(link) if link.session.is_none())
+    }
+
+    /// Read all of the memory, which is not done otherwise.
+    ///
+    /// # Errors
+    /// It is not what was written.
+    pub fn verify(&self) -> Result<(), SavedError> {
+        Ok(self.snapshot.check_memory()?)
+    }
+
+    /// Its memory, nothing of which is read before it is touched.
+    pub fn map_memory(&self) -> Result<GuestMemory, BackingError> {
+        backing::map_file(self.snapshot.memory())
+    }
+
+    /// Whether this host can run it, asked before any vCPU is made.
+    pub fn fits(&self, vm: &Vm) -> Result<(), SavedError> {
+        let host = |error| self.host(error);
+        let past_kvm = self.shape.processor.as_ref();
+        for vcpu in &self.vcpus {
+            let shown = vcpu.features().map_err(host)?;
+            vm.offers(&shown, past_kvm).map_err(host)?;
+        }
+        Ok(())
+    }
+
+    /// The error of a host that cannot load it.
+    pub(super) fn host(&self, error: LoadError) -> SavedError {
+        SavedError::Host {
+            dir: self.dir.clone(),
+            error,
+        }
+    }
+
+    /// The error of a section with this fault.
+    pub(super) fn wrong(&self, what: &str) -> SavedError {
+        SavedError::Content {
+            dir: self.dir.clone(),
+            what: what.into(),
+        }
+    }
+}
+
+fn section<T: DeserializeOwned>(
+    snapshot: &Snapshot,
+    dir: &Path,
+    tag: [u8; 4],
+) -> Result<T, SavedError> {
+    let name = String::from_utf8_lossy(&tag);
+    let wrong = |what| SavedError::Content {
+        dir: dir.into(),
+        what,
+    };
+    let bytes = snapshot.section(tag);
+    let bytes = bytes.ok_or_else(|| wrong(format!("section {name} is missing")))?;
+    state::decode(bytes).map_err(|error| wrong(format!("section {name} {error}")))
+}
