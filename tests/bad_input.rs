@@ -236,7 +236,7 @@ fn files_that_are_no_kernel_are_refused_by_what_they_look_like() {
             b"\xeb\x0eHULLFLAT\x11\0\0\0\0\0\xf4",
             "mode 17 (16, 32 or 64 expected)",
         ),
-        (b"070701 and so on", "an initramfs goes with --initrd"),
+        (b"070701 and so on", "pass it as the initrd"),
         (&[0; 4096], "zeros only"),
     ] {
         let message = refusal_of_kernel(bytes);
@@ -326,7 +326,7 @@ fn a_command_line_that_a_kernel_would_not_read_is_refused() {
         let line = "x".repeat(length);
         let message = refusal(&["run", &kernel, "--cmdline", &line]);
         assert!(
-            message.contains("command line is") && message.contains("shorten --cmdline"),
+            message.contains("command line is") && message.contains("shorten it"),
             "{message}"
         );
     }

@@ -5,9 +5,9 @@
 //! layout::VM_GENERATION                                      16 bytes that vmm::generation writes
 //! ```
 //!
-//! Distribution kernels find virtio-mmio, CPUs and the power button here and nowhere else.
-//! Every line is an edge, active high, as ISA has it: that is what hull raises. Source: ACPI
-//! 6.5; the hardware behind it is `devices::legacy::power`.
+//! Distribution kernels find virtio-mmio devices, CPUs and the power button only here.
+//! Every interrupt line is edge-triggered and active high, as on ISA, because that is what hull
+//! raises. Source: ACPI 6.5; `devices::legacy::power` implements the power hardware.
 
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Method, Name, Notify, Package, Path,
@@ -15,12 +15,13 @@ use acpi_tables::aml::{
 };
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::{Aml, facs, rsdp, sdt, xsdt};
+use acpi_tables::{Aml, AmlSink, facs, rsdp, sdt, xsdt};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{Immutable, IntoBytes};
 
+use super::entry::Machine;
 use super::error::BootError;
-use super::{Machine, ram};
+use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{
     ACPI, ACPI_RESET_PORT, ACPI_RESET_VALUE, COM1_GSI, COM1_PORT, COM2_GSI, COM2_PORT, IOAPIC,
@@ -31,10 +32,10 @@ use crate::memory::layout::{
 const OEM_ID: [u8; 6] = *b"HULL  ";
 const OEM_TABLE_ID: [u8; 8] = *b"MICROVM ";
 const OEM_REVISION: u32 = 1;
-/// FACS wants this alignment (5.2.10), the others take it.
+/// Alignment of every table in bytes; only the FACS needs it (5.2.10).
 const ALIGNMENT: usize = 64;
 
-/// PC ports and lines that the layout does not hand out, because nothing else could be there.
+/// Fixed PC ports and lines, which the layout does not allocate.
 const I8042_DATA_PORT: u16 = 0x60;
 const I8042_COMMAND_PORT: u16 = 0x64;
 const I8042_GSI: u32 = 1;
@@ -42,7 +43,7 @@ const RTC_PORT: u16 = 0x70;
 /// Index of the CMOS clock's century byte.
 const RTC_CENTURY: u8 = 0x32;
 
-/// Write the tables, of which the MADT may be left out; the GPA of the root pointer (RSDP).
+/// Write the tables, the MADT only if `with_madt`, and return the GPA of the root pointer (RSDP).
 ///
 /// # Errors
 /// [`BootError::NoRoom`] when they outgrow their area, [`BootError::OutsideMemory`].
@@ -76,12 +77,12 @@ pub fn write(memory: &GuestMemory, machine: &Machine, with_madt: bool) -> Result
     Ok(root)
 }
 
-/// The bytes from [`ACPI`] on.
+/// The tables as they will lie from [`ACPI`] on.
 #[derive(Default)]
 struct Area(Vec<u8>);
 
 impl Area {
-    /// Append a table: its GPA.
+    /// Append a table and return its GPA.
     fn put(&mut self, table: &dyn Aml) -> u64 {
         self.0.resize(self.0.len().next_multiple_of(ALIGNMENT), 0);
         let gpa = ACPI + self.0.len() as u64;
@@ -90,13 +91,13 @@ impl Area {
     }
 }
 
-/// Fixed hardware (5.2.9). The tables lie below 1 MiB, so 32-bit addresses do.
+/// Fixed hardware (5.2.9). The tables are below 1 MiB, so 32-bit addresses suffice.
 fn fadt(facs: u64, dsdt: u64) -> FADT {
     /// IAPC_BOOT_ARCH (table 5.11): ISA devices, an 8042, no VGA.
     const LEGACY_DEVICES: u16 = 1 << 0;
     const HAS_8042: u16 = 1 << 1;
     const NO_VGA: u16 = 1 << 2;
-    /// Latencies that mean "no such C-state".
+    /// Latencies in us, one above the limit, which means that the C-state does not exist.
     const NO_C2: u16 = 101;
     const NO_C3: u16 = 1001;
 
@@ -179,16 +180,16 @@ struct LocalApicNmi {
     lint: u8,
 }
 
-/// Interrupt controllers (5.2.12). ISA interrupt n is GSI n, the timer's 0 included: so KVM's
-/// default routing has it (arch/x86/kvm/irq_comm.c), and so says the MP table.
+/// Interrupt controllers (5.2.12). ISA interrupt n is GSI n, also the timer's 0: that is KVM's
+/// default routing (arch/x86/kvm/irq_comm.c), and the MP table says the same.
 fn madt(cpus: u8) -> sdt::Sdt {
     const REVISION: u8 = 6;
     const HEADER_SIZE: u32 = 44;
-    /// There are two 8259 as well.
+    /// `flags` bit 0: the machine has two 8259s as well.
     const PCAT_COMPAT: u32 = 1;
     const ENABLED: u32 = 1;
     const ALL_PROCESSORS: u8 = 0xff;
-    /// MPS INTI flags (table 5.26): active high, edge. Without an override the SCI is a level.
+    /// MPS INTI flags (table 5.26): active high, edge. The default for the SCI is level-triggered.
     const HIGH_EDGE: u16 = 0b01 | 0b01 << 2;
 
     let mut madt = sdt::Sdt::new(
@@ -240,7 +241,7 @@ fn madt(cpus: u8) -> sdt::Sdt {
     madt
 }
 
-/// The devices (chapter 6) and what to write to power off (7.4.2).
+/// The devices (chapter 6) and the value that powers the machine off (7.4.2).
 fn dsdt(machine: &Machine) -> sdt::Sdt {
     const REVISION: u8 = 2;
     const HEADER_SIZE: u32 = 36;
@@ -284,7 +285,7 @@ fn dsdt(machine: &Machine) -> sdt::Sdt {
     dsdt
 }
 
-/// A device of the DSDT.
+/// A device that the DSDT describes.
 enum Dsdt {
     /// A processor, by its UID in the MADT.
     Cpu(u8),
@@ -294,40 +295,36 @@ enum Dsdt {
     Keyboard,
     /// The CMOS clock, without its interrupt.
     Clock,
-    /// The machine's generation (Linux drivers/virt/vmgenid.c).
+    /// The VM generation ID (Linux drivers/virt/vmgenid.c).
     Generation,
-    /// The generic event device (5.6.9), which tells of another generation.
+    /// The generic event device (5.6.9), which reports a new generation ID.
     Events,
-    /// A virtio-mmio window (virtio 1.2, 4.2; Linux drivers/virtio/virtio_mmio.c).
+    /// A virtio-mmio slot (virtio 1.2, 4.2; Linux drivers/virtio/virtio_mmio.c).
     Virtio { index: usize, slot: MmioSlot },
 }
 
 impl Aml for Dsdt {
-    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        let io = |port: u16, length: u8| IO::new(port, port, 1, length);
-        let line = |gsi: u32| Interrupt::new(true, true, false, false, gsi);
-        let uid = |uid: &dyn Aml| Name::new("_UID".into(), uid);
-        let resources =
-            |list: Vec<&dyn Aml>| Name::new("_CRS".into(), &ResourceTemplate::new(list));
-        let hid = |id: &dyn Aml| Name::new("_HID".into(), id);
-        let pnp = |id: &str| Name::new("_HID".into(), &EISAName::new(id));
-        let mut device = |name: String, children: Vec<&dyn Aml>| {
-            Device::new(name.as_str().into(), children).to_aml_bytes(sink);
-        };
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
         match self {
-            Self::Cpu(id) => device(format!("C{id:03X}"), vec![&hid(&"ACPI0007"), &uid(id)]),
+            Self::Cpu(id) => device(
+                sink,
+                &format!("C{id:03X}"),
+                vec![&hid(&"ACPI0007"), &uid(id)],
+            ),
             Self::Uart { index, port, gsi } => device(
-                format!("COM{index}"),
+                sink,
+                &format!("COM{index}"),
                 vec![
-                    &pnp("PNP0501"),
+                    &hid(&EISAName::new("PNP0501")),
                     &uid(index),
                     &resources(vec![&io(*port, 8), &line(*gsi)]),
                 ],
             ),
             Self::Keyboard => device(
-                "KBD_".to_string(),
+                sink,
+                "KBD_",
                 vec![
-                    &pnp("PNP0303"),
+                    &hid(&EISAName::new("PNP0303")),
                     &resources(vec![
                         &io(I8042_DATA_PORT, 1),
                         &io(I8042_COMMAND_PORT, 1),
@@ -336,46 +333,18 @@ impl Aml for Dsdt {
                 ],
             ),
             Self::Clock => device(
-                "RTC_".to_string(),
-                vec![&pnp("PNP0B00"), &resources(vec![&io(RTC_PORT, 2)])],
-            ),
-            Self::Generation => device(
-                "VGEN".to_string(),
+                sink,
+                "RTC_",
                 vec![
-                    &hid(&"HULL0001"),
-                    &Name::new(
-                        "_CID".into(),
-                        &Package::new(vec![&"VM_Gen_Counter", &"VMGENCTR"]),
-                    ),
-                    &Name::new("_DDN".into(), &"VM_Gen_Counter"),
-                    // The lower half of its address, and the upper one.
-                    &Name::new(
-                        "ADDR".into(),
-                        &Package::new(vec![&(VM_GENERATION as u32), &ZERO]),
-                    ),
+                    &hid(&EISAName::new("PNP0B00")),
+                    &resources(vec![&io(RTC_PORT, 2)]),
                 ],
             ),
-            Self::Events => {
-                /// Of the device's own kind (5.6.6).
-                const CHANGED: u8 = 0x80;
-                let generation = Path::new("\\_SB_.VGEN");
-                device(
-                    "EVNT".to_string(),
-                    vec![
-                        &hid(&"ACPI0013"),
-                        &uid(&ZERO),
-                        &resources(vec![&line(VM_GENERATION_GSI)]),
-                        &Method::new(
-                            "_EVT".into(),
-                            1,
-                            true,
-                            vec![&Notify::new(&generation, &CHANGED)],
-                        ),
-                    ],
-                );
-            }
+            Self::Generation => generation(sink),
+            Self::Events => events(sink),
             Self::Virtio { index, slot } => device(
-                format!("V{index:03X}"),
+                sink,
+                &format!("V{index:03X}"),
                 vec![
                     &hid(&"LNRO0005"),
                     &uid(index),
@@ -388,6 +357,71 @@ impl Aml for Dsdt {
             ),
         }
     }
+}
+
+fn generation(sink: &mut dyn AmlSink) {
+    let name = "VM_Gen_Counter";
+    device(
+        sink,
+        "VGEN",
+        vec![
+            &hid(&"HULL0001"),
+            &Name::new("_CID".into(), &Package::new(vec![&name, &"VMGENCTR"])),
+            &Name::new("_DDN".into(), &name),
+            // The low and the high 32 bits of its address.
+            &Name::new(
+                "ADDR".into(),
+                &Package::new(vec![&(VM_GENERATION as u32), &ZERO]),
+            ),
+        ],
+    );
+}
+
+fn events(sink: &mut dyn AmlSink) {
+    /// The notification that the generation has changed; values from 0x80 on are the device's own
+    /// (5.6.6).
+    const CHANGED: u8 = 0x80;
+    let generation = Path::new("\\_SB_.VGEN");
+    device(
+        sink,
+        "EVNT",
+        vec![
+            &hid(&"ACPI0013"),
+            &uid(&ZERO),
+            &resources(vec![&line(VM_GENERATION_GSI)]),
+            &Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&Notify::new(&generation, &CHANGED)],
+            ),
+        ],
+    );
+}
+
+fn device(sink: &mut dyn AmlSink, name: &str, children: Vec<&dyn Aml>) {
+    Device::new(name.into(), children).to_aml_bytes(sink);
+}
+
+fn hid(id: &dyn Aml) -> Name {
+    Name::new("_HID".into(), id)
+}
+
+fn uid(uid: &dyn Aml) -> Name {
+    Name::new("_UID".into(), uid)
+}
+
+fn resources(list: Vec<&dyn Aml>) -> Name {
+    Name::new("_CRS".into(), &ResourceTemplate::new(list))
+}
+
+fn io(port: u16, length: u8) -> IO {
+    IO::new(port, port, 1, length)
+}
+
+/// An edge-triggered, active-high interrupt that the device does not share.
+fn line(gsi: u32) -> Interrupt {
+    Interrupt::new(true, true, false, false, gsi)
 }
 
 #[cfg(test)]

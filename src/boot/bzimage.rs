@@ -1,4 +1,4 @@
-//! bzImage: the setup header, the compressed kernel inside, and the code that would unpack it.
+//! bzImage: the setup header, the compressed kernel inside, and the code that unpacks it.
 //!
 //! ```text
 //! 0            real-mode code with the setup header at 0x1f1; not used here
@@ -6,18 +6,25 @@
 //!   + payload_offset   the compressed kernel, payload_length bytes
 //! ```
 //!
-//! [`BzImage::unpack`] takes the kernel out on the host; [`BzImage::load`] is the other way, which
-//! leaves that to the guest, or starts a kernel that only looks like Linux (memtest86+).
-//! Source: Documentation/arch/x86/boot.rst; names are its.
+//! [`BzImage::unpack`] unpacks the kernel on the host, which linux-loader does not do.
+//! [`BzImage::load`] has linux-loader copy the protected-mode code: the kernel unpacks itself in the
+//! guest, or is not Linux and not packed (memtest86+). linux-loader does not check that the header
+//! stays inside of the file, nor that `init_size` bytes of RAM are there; both is done here.
+//! Source: Documentation/arch/x86/boot.rst; field names are from there.
 
+use std::io::Cursor;
+
+use linux_loader::loader::bootparam::setup_header;
+use linux_loader::loader::{BzImage as Loader, KernelLoader};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::decompress::{Compression, DecompressError};
 use super::elf;
+use super::entry::{Entry, Kernel, Mode};
 use super::error::BootError;
-use super::linux64::{LOADED_HIGH, SetupHeader, XLF_KERNEL_64};
-use super::{Entry, Kernel, Mode, ram};
+use super::linux64::{self, LOADED_HIGH, XLF_KERNEL_64};
+use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{BOOT_PARAMS, HIGH_MEMORY};
 
@@ -27,53 +34,56 @@ const SECTOR: usize = 512;
 /// Offset of the 64-bit entry in the protected-mode code.
 const ENTRY_64: u64 = 0x200;
 /// Largest unpacked kernel in bytes; Debian's has some 60 MiB.
-const UNPACKED_MOST: u64 = 1 << 30;
+const MAX_UNPACKED: u64 = 1 << 30;
 
-/// Boot protocols that brought a field used here.
+/// The boot protocol from which on a field exists.
 const WITH_CMDLINE_SIZE: u16 = 0x206;
 const WITH_PAYLOAD: u16 = 0x208;
 const WITH_INIT_SIZE: u16 = 0x20a;
 const WITH_XLOADFLAGS: u16 = 0x20c;
 
-/// What is wrong with a bzImage, or does not fit about it.
+/// Why a bzImage cannot be loaded.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BzImageError {
-    /// Another kind of file.
-    #[error("no bzImage: there is no setup header (\"HdrS\" at byte 0x202)")]
+    /// The file has another format.
+    #[error("not a bzImage: there is no setup header (\"HdrS\" at byte 0x202)")]
     NoHeader,
-    /// Before Linux 2.6.22.
+    /// The kernel is older than Linux 2.6.22.
     #[error(
-        "the kernel speaks boot protocol {}.{:02}, 2.06 is the oldest that hull knows (Linux 2.6.22)",
+        "the kernel has boot protocol {}.{:02}, the oldest that hull supports is 2.06 (Linux 2.6.22)",
         version >> 8,
         version & 0xff
     )]
     TooOld {
-        /// `version`.
+        /// `version` of the setup header, 0xMMmm.
         version: u16,
     },
-    /// For less than 640 KiB of memory.
+    /// The kernel is to be loaded below 640 KiB.
     #[error("a zImage, which is loaded below 1 MiB; build the kernel as bzImage")]
     NotHigh,
-    /// Something lies beyond the end of the file.
+    /// A part of it would lie beyond the end of the file.
     #[error("the bzImage is truncated or damaged: {what} ends at byte {end}, the file has {size}")]
     Truncated {
-        /// What is cut off.
+        /// The part that is cut off.
         what: &'static str,
         /// Where it would end, in bytes from the start of the file.
         end: u64,
-        /// Bytes in the file.
+        /// Size of the file in bytes.
         size: u64,
     },
-    /// No RAM there.
+    /// linux-loader refuses it, although it passed the checks here.
+    #[error("the bzImage cannot be loaded")]
+    Loader(#[source] linux_loader::loader::Error),
+    /// RAM does not back all of the bytes that the kernel needs.
     #[error(
-        "the kernel needs {size:#x} bytes at {gpa:#x}, which are not all RAM between 1 MiB and 3 GiB in this guest of {memory_mib} MiB; give the machine more --memory"
+        "the kernel needs {size:#x} bytes at {gpa:#x}, which are not all RAM between 1 MiB and 3 GiB in this guest of {memory_mib} MiB; give the machine more memory"
     )]
     OutsideMemory {
-        /// Where it would be loaded, or unpack itself to.
+        /// GPA at which it would be loaded or unpack itself.
         gpa: u64,
-        /// Bytes from there on.
+        /// Bytes needed from there on.
         size: u64,
-        /// What the guest has.
+        /// Guest memory in MiB.
         memory_mib: u64,
     },
 }
@@ -82,7 +92,9 @@ pub enum BzImageError {
 #[derive(Debug)]
 pub struct BzImage<'a> {
     /// Its setup header, with 0 in fields that its protocol does not have.
-    pub header: SetupHeader,
+    pub header: setup_header,
+    /// The file up to the end of the protected-mode code; a signature may follow.
+    file: &'a [u8],
     /// The protected-mode code, payload included.
     code: &'a [u8],
     /// The compressed kernel; empty when there is none.
@@ -90,13 +102,13 @@ pub struct BzImage<'a> {
 }
 
 impl<'a> BzImage<'a> {
-    /// Find the parts of a file.
+    /// Find the parts of the file.
     ///
     /// # Errors
     /// [`BzImageError`] for a file that is cut off or whose header points outside of it.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BzImageError> {
-        let header = SetupHeader::parse(bytes).ok_or(BzImageError::NoHeader)?;
-        let version = header.version.get();
+        let header = linux64::parse(bytes).ok_or(BzImageError::NoHeader)?;
+        let version = header.version;
         if version < WITH_CMDLINE_SIZE {
             return Err(BzImageError::TooOld { version });
         }
@@ -113,8 +125,8 @@ impl<'a> BzImage<'a> {
             end: end as u64,
             size: bytes.len() as u64,
         };
-        // Counted in 16 bytes, and not always padded to them; a signature may follow.
-        let end = start + header.syssize.get() as usize * 16;
+        // In units of 16 bytes, to which the file is not always padded; a signature may follow.
+        let end = start + header.syssize as usize * 16;
         let code = bytes
             .get(start..end.min(bytes.len()))
             .filter(|code| !code.is_empty() && start + code.len() + 16 > end)
@@ -122,20 +134,21 @@ impl<'a> BzImage<'a> {
         let payload = if version < WITH_PAYLOAD {
             &[]
         } else {
-            let offset = header.payload_offset.get() as usize;
-            let end = offset + header.payload_length.get() as usize;
+            let offset = header.payload_offset as usize;
+            let end = offset + header.payload_length as usize;
             code.get(offset..end)
                 .ok_or_else(|| truncated("its payload", start + end))?
         };
         Ok(Self {
             header,
+            file: bytes.get(..start + code.len()).unwrap_or_default(),
             code,
             payload,
         })
     }
 
-    /// The ELF file inside, unpacked; `None` when there is none or its compression is unknown,
-    /// so that only the guest can start what is in there.
+    /// The ELF file inside, unpacked. `None` when there is none or its compression is unknown, so
+    /// that only the guest can unpack it.
     ///
     /// # Errors
     /// [`DecompressError`] when it is damaged, or larger than the header's `init_size` and guest
@@ -144,16 +157,16 @@ impl<'a> BzImage<'a> {
         let Some(compression) = Compression::detect(self.payload) else {
             return Ok(None);
         };
-        // A kernel unpacks itself within `init_size`, so it is no larger.
+        // A kernel unpacks itself within `init_size`, so it is not larger.
         let limit = match self.init_size() {
-            0 => UNPACKED_MOST,
-            size => UNPACKED_MOST.min(size),
+            0 => MAX_UNPACKED,
+            size => MAX_UNPACKED.min(size),
         };
         let unpacked = compression.unpack(self.payload, limit.min(ram::size(memory)))?;
         Ok(Some(unpacked).filter(|unpacked| unpacked.starts_with(elf::MAGIC)))
     }
 
-    /// Copy the protected-mode code to where it belongs: it starts there and does the rest.
+    /// Copy the protected-mode code to its load address, where it starts.
     ///
     /// # Errors
     /// [`BzImageError::OutsideMemory`].
@@ -172,17 +185,17 @@ impl<'a> BzImage<'a> {
         let (load, run) = self.addresses();
         let size = self.code.len() as u64;
         let kernel = load.min(run)..fits(load, size)?.max(fits(run, self.init_size().max(1))?);
-        memory
-            .write_slice(self.code, GuestAddress(load))
-            .map_err(|_| outside(load, size))?;
+        let mut file = Cursor::new(self.file);
+        Loader::load(memory, Some(GuestAddress(load)), &mut file, None)
+            .map_err(BzImageError::Loader)?;
 
-        self.header.code32_start.set(load as u32); // below 4 GiB: `fits`
-        let version = self.header.version.get();
-        let entry_64 =
-            version >= WITH_XLOADFLAGS && self.header.xloadflags.get() & XLF_KERNEL_64 != 0;
-        let (mode, rip) = match entry_64 && size > ENTRY_64 {
-            true => (Mode::Linux64, load + ENTRY_64),
-            false => (Mode::Linux32, load),
+        self.header.code32_start = load as u32; // below 4 GiB: `fits`
+        let version = self.header.version;
+        let entry_64 = version >= WITH_XLOADFLAGS && self.header.xloadflags & XLF_KERNEL_64 != 0;
+        let (mode, rip) = if entry_64 && size > ENTRY_64 {
+            (Mode::Linux64, load + ENTRY_64)
+        } else {
+            (Mode::Linux32, load)
         };
         Ok(Kernel {
             entry: Entry {
@@ -197,31 +210,31 @@ impl<'a> BzImage<'a> {
         })
     }
 
-    /// Where the code is loaded, and where the kernel will run ("kernel runtime start address" in
-    /// boot.rst). A relocatable one is loaded where it wants to run, which saves it a copy.
+    /// GPAs of the code and of the running kernel ("kernel runtime start address" in boot.rst). A
+    /// relocatable kernel is loaded where it prefers to run, which saves it a copy.
     fn addresses(&self) -> (u64, u64) {
         let header = &self.header;
-        let preferred = match header.pref_address.get() {
+        let preferred = match header.pref_address {
             0 => HIGH_MEMORY,
-            _ if header.version.get() < WITH_INIT_SIZE => HIGH_MEMORY,
+            _ if header.version < WITH_INIT_SIZE => HIGH_MEMORY,
             preferred => preferred,
         };
         if header.relocatable_kernel == 0 {
-            return (header.code32_start.get().into(), preferred);
+            return (header.code32_start.into(), preferred);
         }
-        let alignment = u64::from(header.kernel_alignment.get()).max(1);
-        // One that overflows stays where it is, which is outside of memory.
+        let alignment = u64::from(header.kernel_alignment).max(1);
+        // An address that overflows stays as it is and is outside of memory.
         let run = preferred
             .checked_next_multiple_of(alignment)
             .unwrap_or(preferred);
         (run, run)
     }
 
-    /// Bytes that the kernel needs before it knows the memory map; 0 when it does not tell.
+    /// Bytes that the kernel needs before it reads the memory map; 0 if the header has no such field.
     fn init_size(&self) -> u64 {
-        match self.header.version.get() {
+        match self.header.version {
             ..WITH_INIT_SIZE => 0,
-            _ => self.header.init_size.get().into(),
+            _ => self.header.init_size.into(),
         }
     }
 }

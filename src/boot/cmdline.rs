@@ -1,9 +1,14 @@
 //! The kernel command line: hull's defaults, the user's words, and the virtio-mmio devices.
 //!
-//! The user's words win: a default whose key they name is left out. What follows ` -- ` goes to
-//! init and stays at the end. Source: Documentation/admin-guide/kernel-parameters.rst.
+//! linux-loader's `Cmdline` keeps the kernel's words apart from what follows ` -- `, which goes to
+//! init, and writes both. Here is what it lacks: defaults that give way to the user's words, and
+//! the limit that a kernel states only once it is loaded.
+//! Source: Documentation/admin-guide/kernel-parameters.rst.
 
+pub use linux_loader::cmdline::Cmdline;
+use linux_loader::loader::load_cmdline;
 use thiserror::Error;
+use vm_memory::GuestAddress;
 
 use super::error::BootError;
 use super::ram;
@@ -17,172 +22,124 @@ pub const DEFAULTS: [&str; 2] = ["reboot=k", "panic=-1"];
 /// Why a command line cannot be given to a kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CmdlineError {
-    /// More than the kernel copies.
-    #[error(
-        "the kernel command line is {length} bytes long, this kernel takes {max}; shorten --cmdline"
-    )]
+    /// The line is longer than the kernel copies.
+    #[error("the kernel command line is {length} bytes long, this kernel takes {max}; shorten it")]
     TooLong {
         /// Bytes, without the NUL.
         length: usize,
         /// Most bytes, without the NUL.
         max: usize,
     },
-    /// The kernel would read only what stands before it.
-    #[error("the kernel command line holds a NUL at byte {at}; remove it")]
-    Nul {
-        /// Its offset.
-        at: usize,
-    },
+    /// linux-loader refuses it, such as for a NUL, before which the kernel would stop reading.
+    #[error("the kernel command line is not valid")]
+    Invalid(#[from] linux_loader::cmdline::Error),
 }
 
-/// A kernel command line under construction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cmdline {
-    kernel: String,
-    init: Option<String>,
-}
-
-impl Cmdline {
-    /// The user's own words, the part after ` -- ` kept apart for init.
-    pub fn new(user: &str) -> Self {
-        let user = user.trim();
-        let (kernel, init) = match user.strip_prefix("-- ") {
-            Some(init) => ("", Some(init)),
-            None => match user.split_once(" -- ") {
-                Some((kernel, init)) => (kernel, Some(init)),
-                None => (user, None),
-            },
-        };
-        Self {
-            kernel: kernel.to_string(),
-            init: init.map(str::to_string),
-        }
-    }
-
-    /// Put those of `words` first whose key (what stands before `=`) is not there yet.
-    pub fn with_defaults(mut self, words: &[&str]) -> Self {
-        let key = |word: &str| {
-            word.split_once('=')
-                .map_or(word, |(key, _)| key)
-                .to_string()
-        };
-        let present: Vec<String> = self.kernel.split_ascii_whitespace().map(key).collect();
-        let new = words
-            .iter()
-            .filter(|word| !present.contains(&key(word)))
-            .copied();
-        let words: Vec<&str> = new.chain(Some(self.kernel.as_str())).collect();
-        self.kernel = words.join(" ").trim().to_string();
-        self
-    }
-
-    /// Append a word for the kernel.
-    pub fn with(mut self, word: &str) -> Self {
-        if !self.kernel.is_empty() {
-            self.kernel.push(' ');
-        }
-        self.kernel.push_str(word);
-        self
-    }
-
-    /// Append one `virtio_mmio.device=` a slot (drivers/virtio/virtio_mmio.c).
-    pub fn with_virtio(self, slots: &[MmioSlot]) -> Self {
-        slots.iter().fold(self, |line, MmioSlot { base, gsi }| {
-            line.with(&format!(
-                "virtio_mmio.device={}K@{base:#x}:{gsi}",
-                VIRTIO_MMIO_SIZE >> 10
-            ))
-        })
-    }
-
-    /// The whole line.
-    ///
-    /// # Errors
-    /// [`CmdlineError`] when it is longer than `max` bytes or holds a NUL.
-    pub fn finish(self, max: usize) -> Result<String, CmdlineError> {
-        let line = match self.init {
-            Some(init) => format!("{} -- {init}", self.kernel)
-                .trim_start()
-                .to_string(),
-            None => self.kernel,
-        };
-        if let Some(at) = line.find('\0') {
-            return Err(CmdlineError::Nul { at });
-        }
-        if line.len() > max {
-            return Err(CmdlineError::TooLong {
-                length: line.len(),
-                max,
-            });
-        }
-        Ok(line)
-    }
-}
-
-/// Write `line` and a NUL at [`CMDLINE`].
+/// The `user`'s words, after those of `defaults` whose key (before `=`) is not among them.
 ///
 /// # Errors
-/// [`CmdlineError::TooLong`] beyond [`CMDLINE_CAPACITY`], [`BootError::OutsideMemory`].
-pub fn write(memory: &GuestMemory, line: &str) -> Result<(), BootError> {
-    let max = CMDLINE_CAPACITY as usize - 1;
-    if line.len() > max {
-        return Err(CmdlineError::TooLong {
-            length: line.len(),
-            max,
-        }
-        .into());
+/// None that can happen: the line has no limit yet.
+pub fn new(user: &str, defaults: &[&str]) -> Result<Cmdline, CmdlineError> {
+    let key = |word: &str| word.split('=').next().map(str::to_string);
+    let kernel = user
+        .split_ascii_whitespace()
+        .take_while(|word| *word != "--");
+    let present: Vec<_> = kernel.map(key).collect();
+    let mut words = defaults.to_vec();
+    words.retain(|word| !present.contains(&key(word)));
+    // With a space before the user's words, as they may be nothing but "-- ...".
+    Ok(Cmdline::try_from(
+        &format!("{} {user}", words.join(" ")),
+        usize::MAX,
+    )?)
+}
+
+/// Append one `virtio_mmio.device=` a slot (drivers/virtio/virtio_mmio.c).
+///
+/// # Errors
+/// As [`new`].
+pub fn add_virtio(line: &mut Cmdline, slots: &[MmioSlot]) -> Result<(), CmdlineError> {
+    for slot in slots {
+        line.add_virtio_mmio_device(VIRTIO_MMIO_SIZE, GuestAddress(slot.base), slot.gsi, None)?;
     }
-    let bytes = [line.as_bytes(), b"\0"].concat();
-    ram::write(memory, "the command line", CMDLINE, &bytes)
+    Ok(())
+}
+
+/// Write `line` and a NUL at [`CMDLINE`], and return it. The kernel takes `max` bytes.
+///
+/// # Errors
+/// [`CmdlineError`]; [`BootError::OutsideMemory`].
+pub fn write(memory: &GuestMemory, line: &Cmdline, max: usize) -> Result<String, BootError> {
+    let text = line.as_cstring().map_err(CmdlineError::Invalid)?;
+    let text = text.to_string_lossy().into_owned();
+    let max = max.min(CMDLINE_CAPACITY as usize - 1);
+    if text.len() > max {
+        let length = text.len();
+        return Err(CmdlineError::TooLong { length, max }.into());
+    }
+    load_cmdline(memory, GuestAddress(CMDLINE), line)
+        .map_err(|_| ram::outside("the command line", CMDLINE, text.len() as u64 + 1))?;
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ram::tests::memory;
     use super::*;
     use crate::memory::layout::virtio_slot;
 
+    fn written(line: &Cmdline, max: usize) -> Result<String, BootError> {
+        write(&memory(1), line, max)
+    }
+
+    fn line(user: &str, defaults: &[&str]) -> String {
+        written(&new(user, defaults).unwrap(), 2047).unwrap()
+    }
+
     #[test]
     fn the_users_words_replace_defaults() {
-        let line = Cmdline::new("panic=5 quiet")
-            .with_defaults(&DEFAULTS)
-            .finish(2047)
-            .unwrap();
-        assert_eq!(line, "reboot=k panic=5 quiet");
-        let line = Cmdline::new("")
-            .with_defaults(&DEFAULTS)
-            .finish(2047)
-            .unwrap();
-        assert_eq!(line, "reboot=k panic=-1");
+        assert_eq!(line("panic=5 quiet", &DEFAULTS), "reboot=k panic=5 quiet");
+        assert_eq!(line("", &DEFAULTS), "reboot=k panic=-1");
+        assert_eq!(
+            line("-- panic=5", &DEFAULTS),
+            "reboot=k panic=-1 -- panic=5"
+        );
     }
 
     #[test]
     fn devices_stand_before_inits_arguments() {
         let slots = [virtio_slot(0).unwrap(), virtio_slot(1).unwrap()];
-        let line = Cmdline::new("quiet -- a  b")
-            .with_virtio(&slots)
-            .finish(2047)
-            .unwrap();
+        let mut line = new("quiet -- a  b", &[]).unwrap();
+        add_virtio(&mut line, &slots).unwrap();
         assert_eq!(
-            line,
+            written(&line, 2047).unwrap(),
             "quiet virtio_mmio.device=4K@0xc0001000:5 virtio_mmio.device=4K@0xc0002000:6 -- a  b"
         );
-        assert_eq!(Cmdline::new("-- a").with("x").finish(99).unwrap(), "x -- a");
+        let mut line = new("-- a", &[]).unwrap();
+        line.insert_str("x").unwrap();
+        assert_eq!(written(&line, 99).unwrap(), "x -- a");
     }
 
     #[test]
     fn a_line_too_long_or_with_a_nul_is_refused_with_figures() {
-        let error = Cmdline::new(&"x".repeat(11)).finish(10).unwrap_err();
-        assert_eq!(
-            error,
-            CmdlineError::TooLong {
-                length: 11,
-                max: 10
-            }
+        let error = |user: &str, max| written(&new(user, &[]).unwrap(), max).unwrap_err();
+        let long = error(&"x".repeat(11), 10).to_string();
+        assert!(
+            long.contains("11 bytes long, this kernel takes 10"),
+            "{long}"
         );
-        assert!(Cmdline::new(&"x".repeat(10)).finish(10).is_ok());
-        assert_eq!(
-            Cmdline::new("a\0b").finish(10).unwrap_err(),
-            CmdlineError::Nul { at: 1 }
+        assert!(
+            error(&"x".repeat(0x1_0000), 99_999)
+                .to_string()
+                .contains("takes 65535")
         );
+        assert!(written(&new(&"x".repeat(10), &[]).unwrap(), 10).is_ok());
+        let nul = error("a\0b", 10);
+        assert!(matches!(
+            nul,
+            BootError::Cmdline(CmdlineError::Invalid(
+                linux_loader::cmdline::Error::NullTerminator
+            ))
+        ));
     }
 }

@@ -14,21 +14,21 @@ use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
 use thiserror::Error;
 
-/// Most memory that xz or lzma may take beside the output, in bytes: `xz -9e` takes 65 MiB.
+/// Limit for the memory that xz or lzma takes besides its output, in bytes: `xz -9e` takes 65 MiB.
 const LZMA_MEMORY: u64 = 192 << 20;
 /// Bytes that a block of lz4's legacy frame unpacks to; only the last one is shorter.
 const LZ4_BLOCK: usize = 8 << 20;
-/// Magic of lz4's legacy frame.
+/// The magic number of lz4's legacy frame.
 const LZ4_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
-/// Magic of a file made by lzop.
+/// The first bytes of a file that lzop wrote.
 const LZOP_MAGIC: [u8; 9] = *b"\x89LZO\0\r\n\x1a\n";
 
-/// How a kernel is compressed; the ways that Linux's build knows.
+/// The compressions that Linux's build offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// CONFIG_KERNEL_GZIP.
+    /// CONFIG_KERNEL_GZIP: a gzip file, without the appended size.
     Gzip,
-    /// CONFIG_KERNEL_BZIP2.
+    /// CONFIG_KERNEL_BZIP2: a bzip2 file.
     Bzip2,
     /// CONFIG_KERNEL_LZMA: the format before xz, with a header of 13 bytes.
     Lzma,
@@ -36,51 +36,51 @@ pub enum Compression {
     Xz,
     /// CONFIG_KERNEL_LZO: a file as lzop makes it.
     Lzo,
-    /// CONFIG_KERNEL_LZ4: the legacy frame.
+    /// CONFIG_KERNEL_LZ4: the legacy frame of lz4.
     Lz4,
-    /// CONFIG_KERNEL_ZSTD.
+    /// CONFIG_KERNEL_ZSTD: a zstd frame.
     Zstd,
 }
 
 /// Why a payload did not unpack.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DecompressError {
-    /// A lie, a bomb, or a kernel for a larger machine.
+    /// The stated size is wrong, or the kernel needs a larger machine.
     #[error(
-        "the {compression}-compressed kernel says that it unpacks to {size} bytes, where its header and the guest's memory allow {limit}; give the machine more --memory, or a kernel that is not damaged"
+        "the {compression}-compressed kernel states an unpacked size of {size} bytes, its header and the guest's memory allow {limit}; give the machine more memory, or a kernel that is not damaged"
     )]
     TooBig {
-        /// How it is compressed.
+        /// The compression of the payload.
         compression: Compression,
-        /// What it states, in bytes.
+        /// The unpacked size that it states, in bytes.
         size: u64,
-        /// Most bytes.
+        /// The largest size allowed, in bytes.
         limit: u64,
     },
-    /// Not the size that the payload's last four bytes state.
+    /// The unpacked size differs from the one in the payload's last four bytes.
     #[error(
         "the {compression}-compressed kernel unpacks to {found} bytes, not the {size} that it states; the file is damaged"
     )]
     Size {
-        /// How it is compressed.
+        /// The compression of the payload.
         compression: Compression,
         /// "more" or a number of bytes.
         found: String,
-        /// What it states, in bytes.
+        /// The unpacked size that it states, in bytes.
         size: usize,
     },
-    /// The decoder gave up.
+    /// The decoder found an error in the data.
     #[error("the {compression}-compressed kernel is damaged: {reason}; copy or build it again")]
     Damaged {
-        /// How it is compressed.
+        /// The compression of the payload.
         compression: Compression,
-        /// What the decoder says.
+        /// The decoder's message.
         reason: String,
     },
 }
 
 impl Compression {
-    /// By the first bytes; `None` for what this module cannot unpack.
+    /// The compression that the first bytes show; `None` for one that this module cannot unpack.
     pub fn detect(payload: &[u8]) -> Option<Self> {
         const KNOWN: [(&[u8], Compression); 7] = [
             (b"\x1f\x8b", Compression::Gzip),
@@ -97,7 +97,7 @@ impl Compression {
             .map(|(_, compression)| *compression)
     }
 
-    /// Unpack a payload whose last four bytes tell its unpacked size, at most `limit` bytes.
+    /// Unpack a payload whose last four bytes are its unpacked size, at most `limit` bytes.
     ///
     /// # Errors
     /// [`DecompressError`].
@@ -121,8 +121,8 @@ impl Compression {
         Ok(unpacked)
     }
 
-    /// Unpack `data`, which must fill `out`. Only gzip's own trailer tells the size already, so
-    /// that its `data` is the whole payload.
+    /// Unpack `data`, which must fill `out`. With gzip, `data` is the whole payload, because the
+    /// size is part of gzip's own trailer.
     fn unpack_into(self, data: &[u8], out: &mut [u8]) -> Result<(), DecompressError> {
         let mut rest = data;
         match self {
@@ -157,7 +157,7 @@ impl Compression {
         self.drain(XzDecoder::new_stream(rest, stream), out)
     }
 
-    /// Read `decoder` to its end, which must be that of `out`.
+    /// Read `decoder` to its end, which must also be the end of `out`.
     fn drain(self, mut decoder: impl Read, out: &mut [u8]) -> Result<(), DecompressError> {
         let mut read = |buffer: &mut [u8]| loop {
             match decoder.read(buffer) {
@@ -235,7 +235,7 @@ impl Compression {
         }
     }
 
-    /// Pass over the header of a file made by lzop: its flags.
+    /// Skip the header of a file that lzop wrote and return its flags.
     fn lzop_flags(self, rest: &mut &[u8]) -> Result<u32, DecompressError> {
         const FIRST_WITH_LEVEL: u16 = 0x940;
         const HAS_FILTER: u32 = 1 << 11;
@@ -247,7 +247,7 @@ impl Compression {
         self.bytes(rest, library + if with_level { 2 + 1 + 1 } else { 1 })?;
         let flags = u32::from_be_bytes(self.array(rest)?);
         let filter = if flags & HAS_FILTER != 0 { 4 } else { 0 };
-        // Mode and time.
+        // The file's mode and time.
         self.bytes(rest, filter + if with_level { 4 + 8 } else { 4 + 4 })?;
         let [name] = self.array(rest)?;
         let checksum = 4;

@@ -1,15 +1,15 @@
 //! What kind of kernel a file is, by its content alone.
 //!
-//! [`detect`] looks at the first bytes (and an ELF file's notes) and names what it found; what
-//! cannot be started is refused with a guess at what it is.
+//! [`detect`] looks at the first bytes (and an ELF file's notes). A file that is not a kernel is
+//! refused with a guess at what it is.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::elf::{self, Elf};
+use super::entry::Mode;
 use super::error::BootError;
-use super::linux64::SetupHeader;
-use super::{Mode, flat};
+use super::{flat, linux64};
 use crate::memory::image::Image;
 
 /// A kind of kernel that hull starts.
@@ -19,9 +19,9 @@ pub enum Format {
     Vmlinux,
     /// An ELF file, 32- or 64-bit, with a PVH entry and no sign of Linux.
     Pvh,
-    /// Linux's packed form.
+    /// Linux with a compressed kernel inside.
     BzImage,
-    /// Another kernel that follows Linux's boot protocol, with nothing packed inside (memtest86+).
+    /// Another kernel that follows Linux's boot protocol, without a compressed payload (memtest86+).
     BootProtocol,
     /// A flat payload, with the mode it starts in.
     Flat(Mode),
@@ -34,16 +34,16 @@ impl Format {
     }
 }
 
-/// Why a file is no kernel.
+/// Why a file is not a kernel.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum DetectError {
-    /// No bytes.
+    /// The file has no bytes.
     #[error("the kernel file is empty")]
     Empty,
-    /// Something else.
+    /// The file has another format.
     #[error("not a kernel: {found}; pass a vmlinux, a bzImage or an ELF file with a PVH note")]
     NotAKernel {
-        /// What it looks like.
+        /// A guess at its format.
         found: String,
     },
 }
@@ -54,30 +54,35 @@ pub enum DetectError {
 /// [`BootError::Detect`], and [`BootError::Elf`] or [`BootError::Flat`] for files of the right
 /// kind that are damaged or made for another machine.
 pub fn detect(image: &Image) -> Result<Format, BootError> {
+    parse(image).map(|(format, _)| format)
+}
+
+/// The kind of kernel that `image` is, and the parsed file if it is ELF.
+pub fn parse(image: &Image) -> Result<(Format, Option<Elf<'_>>), BootError> {
     let bytes = &*image.read(0, HEAD)?;
     if bytes.is_empty() {
         return Err(DetectError::Empty.into());
     }
     if bytes.starts_with(elf::MAGIC) {
-        return Ok(elf_format(&Elf::parse(image)?));
+        let elf = Elf::parse(image)?;
+        return Ok((elf_format(&elf), Some(elf)));
     }
-    if let Some(header) = SetupHeader::parse(bytes) {
-        return Ok(match header.payload_length.get() {
+    let format = if let Some(header) = linux64::parse(bytes) {
+        match header.payload_length {
             0 => Format::BootProtocol,
             _ => Format::BzImage,
-        });
-    }
-    if bytes.starts_with(flat::MAGIC) {
-        return Ok(Format::Flat(flat::mode(bytes)?));
-    }
-    Err(DetectError::NotAKernel {
-        found: looks_like(bytes),
-    }
-    .into())
+        }
+    } else if bytes.starts_with(flat::MAGIC) {
+        Format::Flat(flat::mode(bytes)?)
+    } else {
+        let found = looks_like(bytes);
+        return Err(DetectError::NotAKernel { found }.into());
+    };
+    Ok((format, None))
 }
 
-/// Linux is entered in 64-bit mode even when it has a PVH entry: there it need not set up paging
-/// first, code that a software KVM emulates instruction by instruction.
+/// Linux is entered in 64-bit mode even when it has a PVH entry: from there it does not set up
+/// paging itself, which a software KVM would emulate instruction by instruction.
 pub fn elf_format(elf: &Elf) -> Format {
     match elf.pvh_entry() {
         Some(_) if !elf.is_linux() || !elf.is_64_bit() => Format::Pvh,
@@ -85,10 +90,10 @@ pub fn elf_format(elf: &Elf) -> Format {
     }
 }
 
-/// Bytes that tell every kind from the others: [`KNOWN`] reaches farthest.
+/// Bytes from the start of a file that decide; [`KNOWN`] reaches farthest.
 const HEAD: usize = 0x8800;
 
-/// Magic numbers of files that people pass by mistake: offset, bytes, name.
+/// Magic numbers of files that users pass by mistake: offset, bytes, name.
 const KNOWN: &[(usize, &[u8], &str)] = &[
     (56, b"ARM\x64", "a 64-bit ARM Linux image"),
     (0x24, &[0x18, 0x28, 0x6f, 0x01], "an ARM Linux zImage"),
@@ -112,16 +117,8 @@ const KNOWN: &[(usize, &[u8], &str)] = &[
         "lz4-compressed data (unpack it first)",
     ),
     (0, b"PK\x03\x04", "a zip archive"),
-    (
-        0,
-        b"070701",
-        "a cpio archive (an initramfs goes with --initrd)",
-    ),
-    (
-        0,
-        b"070702",
-        "a cpio archive (an initramfs goes with --initrd)",
-    ),
+    (0, b"070701", "a cpio archive (pass it as the initrd)"),
+    (0, b"070702", "a cpio archive (pass it as the initrd)"),
     (0, b"!<arch>\n", "an ar archive or a Debian package"),
     (257, b"ustar", "a tar archive"),
     (0, b"hsqs", "a squashfs image"),
@@ -193,7 +190,7 @@ mod tests {
         assert!(refusal(b"\x1f\x8b\x08\0").contains("gzip-compressed"));
         assert!(refusal(&[0; 700]).contains("zeros only"));
         assert!(refusal(b"\x01\xff").contains("unknown data that starts with 01 ff"));
-        assert!(refusal(b"07070100").contains("--initrd"));
+        assert!(refusal(b"07070100").contains("as the initrd"));
         let arm64 = [b"MZ".as_slice(), &[0; 54], b"ARM\x64"].concat();
         assert!(refusal(&arm64).contains("64-bit ARM"));
     }

@@ -1,75 +1,74 @@
 //! ELF kernels: parsing, notes, and copying the loadable segments into guest memory.
 //!
-//! [`Elf::parse`] accepts what can start at all (an executable for x86, 32- or 64-bit),
-//! [`Elf::load`] places its segments. Every offset and size comes from the file and is checked
-//! before use. Sources: System V ABI, chapters 4 and 5; AMD64 ABI supplement; xen/elfnote.h.
+//! [`Elf::parse`] accepts what can start at all (an executable for x86, 32- or 64-bit) and reads
+//! headers and notes as `object` defines them; [`Elf::load`] checks the segments and has
+//! linux-loader copy them. Sources: System V ABI, chapters 4 and 5; AMD64 ABI supplement;
+//! xen/elfnote.h.
+//!
+//! This module does what linux-loader does not do; `tests` has a test for each:
+//! - it does not check that segments do not overlap and that they are in RAM, above the boot tables
+//!   and outside of the device area ([`Segment::place`], [`Elf::place`]);
+//! - it reads only 64-bit files, and refuses a file with a note that is damaged or aligned to 8 bytes
+//!   ([`Elf::load`]);
+//! - it reports the PVH entry only after it has loaded the kernel, and does not look for Linux's
+//!   notes, but both decide how the kernel is entered ([`Elf::pvh_entry`], [`Elf::is_linux`]).
 
-use std::borrow::Cow;
 use std::ops::Range;
 
+use linux_loader::loader::{Elf as Loader, KernelLoader};
+use object::LittleEndian as LE;
+use object::elf::{self, FileHeader32, FileHeader64, FileType, Machine, ProgramType};
+use object::pod;
+use object::read::elf::{FileHeader, NoteIterator, ProgramHeader};
 use thiserror::Error;
-use zerocopy::FromBytes;
-use zerocopy::little_endian::U32;
 
 use super::error::BootError;
 use super::ram;
 use crate::memory::GuestMemory;
-use crate::memory::image::Image;
+use crate::memory::image::{Image, Reader};
 use crate::memory::layout::{HIGH_MEMORY, MMIO_HOLE, MMIO_HOLE_END};
 
-mod raw;
-
-use raw::{Header, Header32, Header64, ProgramHeader, ProgramHeader32, ProgramHeader64};
-
 /// The first bytes of every ELF file.
-pub const MAGIC: &[u8] = b"\x7fELF";
+pub const MAGIC: &[u8] = &elf::ELFMAG;
 /// Most program headers of a kernel; Linux has 5.
 const MAX_SEGMENTS: u16 = 128;
-/// Most bytes of notes that are looked at; Linux has about 500.
+/// Most bytes of notes that are read; Linux has about 500.
 const MAX_NOTES_BYTES: usize = 1 << 20;
 
-const CLASS_32: u8 = 1;
-const CLASS_64: u8 = 2;
-const DATA_LITTLE_ENDIAN: u8 = 1;
-const ET_EXEC: u16 = 2;
-const EM_386: u16 = 3;
-const EM_X86_64: u16 = 62;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
 /// `XEN_ELFNOTE_PHYS32_ENTRY` of the owner "Xen" (xen/include/public/elfnote.h).
 const PHYS32_ENTRY: u32 = 18;
 
-/// What is wrong with an ELF file, or does not fit about it.
+/// Why an ELF file cannot be loaded.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ElfError {
-    /// Something lies beyond the end of the file.
+    /// A part of it would lie beyond the end of the file.
     #[error("the ELF file is truncated: {what} ends at byte {end}, the file has {size}")]
     Truncated {
-        /// What is cut off.
+        /// The part that is cut off.
         what: String,
         /// Where it would end, in bytes from the start of the file.
         end: u64,
-        /// Bytes in the file.
+        /// Size of the file in bytes.
         size: u64,
     },
-    /// Not little-endian.
+    /// EI_DATA is not little-endian.
     #[error("the ELF file is big-endian, made for another CPU; hull runs x86-64 kernels")]
     BigEndian,
-    /// Not for x86.
+    /// `e_machine` is neither EM_386 nor EM_X86_64.
     #[error("the ELF file is made for {name} (e_machine {machine}); hull runs x86-64 kernels")]
     Machine {
-        /// The CPU's name.
+        /// The name of that CPU.
         name: &'static str,
-        /// The field `e_machine`.
+        /// `e_machine` as in the file.
         machine: u16,
     },
-    /// 32-bit without another way in.
+    /// A 32-bit file without a PVH note has no entry that hull knows.
     #[error("a 32-bit ELF file without a PVH entry; use a 64-bit kernel, or one with a PVH note")]
     ThirtyTwoBit,
     /// An object, a library or a core dump.
     #[error("the ELF file is {name}, not a kernel; pass vmlinux or bzImage")]
     NotExecutable {
-        /// What it is.
+        /// Its `e_type` in words.
         name: &'static str,
     },
     /// A header field with an impossible value.
@@ -77,18 +76,18 @@ pub enum ElfError {
     Header {
         /// The field's name in the ABI.
         field: &'static str,
-        /// What it holds.
+        /// The value in the file.
         value: u64,
-        /// What it may hold.
+        /// The values that hull accepts.
         expected: &'static str,
     },
-    /// Nothing to load.
+    /// No program header has type PT_LOAD.
     #[error("the ELF file has no loadable segment; pass vmlinux as the kernel's build made it")]
     NothingToLoad,
-    /// More bytes in the file than in memory.
+    /// `p_filesz` is greater than `p_memsz`.
     #[error("ELF segment {index} is damaged: {filesz} bytes in the file, {memsz} in memory")]
     FileLargerThanMemory {
-        /// Its program header's index.
+        /// Index of its program header.
         index: usize,
         /// `p_filesz` in bytes.
         filesz: u64,
@@ -98,65 +97,68 @@ pub enum ElfError {
     /// The end of the segment passes 2^64.
     #[error("ELF segment {index} at {gpa:#x} of {size:#x} bytes wraps around the address space")]
     Wraps {
-        /// Its program header's index.
+        /// Index of its program header.
         index: usize,
-        /// `p_paddr`.
+        /// `p_paddr`, a GPA.
         gpa: u64,
         /// `p_memsz` in bytes.
         size: u64,
     },
-    /// In the area of the boot tables.
+    /// The segment starts where hull writes the boot tables.
     #[error(
         "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies below 1 MiB, where hull keeps its tables; link it at 0x100000 or above"
     )]
     TooLow {
-        /// Its program header's index.
+        /// Index of its program header.
         index: usize,
-        /// `p_paddr`.
+        /// `p_paddr`, a GPA.
         gpa: u64,
         /// `p_memsz` in bytes.
         size: u64,
     },
-    /// Where devices answer.
+    /// The segment reaches into the device area.
     #[error(
         "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies in the device area 0xc0000000-0xffffffff; link it below"
     )]
     InHole {
-        /// Its program header's index.
+        /// Index of its program header.
         index: usize,
-        /// `p_paddr`.
+        /// `p_paddr`, a GPA.
         gpa: u64,
         /// `p_memsz` in bytes.
         size: u64,
     },
-    /// No RAM there.
+    /// RAM does not back all of the segment.
     #[error(
-        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies outside of the guest's {memory_mib} MiB of memory; a larger --memory may hold it ({need_mib} MiB and room for the rest)"
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies outside of the guest's {memory_mib} MiB of memory; a guest with more memory may hold it ({need_mib} MiB and room for the rest)"
     )]
     OutsideMemory {
-        /// Its program header's index.
+        /// Index of its program header.
         index: usize,
-        /// `p_paddr`.
+        /// `p_paddr`, a GPA.
         gpa: u64,
         /// `p_memsz` in bytes.
         size: u64,
-        /// What the guest has.
+        /// Guest memory in MiB.
         memory_mib: u64,
-        /// Where the segment ends.
+        /// Where the segment ends, in MiB.
         need_mib: u64,
     },
-    /// Two segments want the same bytes.
+    /// Two segments share bytes of memory.
     #[error("ELF segments {first} and {second} overlap at {gpa:#x}; the file is damaged")]
     Overlap {
         /// The lower segment's index.
         first: usize,
         /// The higher segment's index.
         second: usize,
-        /// Where the higher one starts.
+        /// GPA at which the higher one starts.
         gpa: u64,
     },
-    /// The entry point is not in the kernel.
-    #[error("the kernel's entry point {entry:#x} lies in none of its segments")]
+    /// linux-loader refuses it, although it passed the checks here.
+    #[error("the ELF file cannot be loaded")]
+    Loader(#[source] linux_loader::loader::Error),
+    /// No segment contains the entry point.
+    #[error("the kernel's entry point {entry:#x} is in none of its segments")]
     EntryOutside {
         /// The GPA of the first instruction.
         entry: u64,
@@ -170,15 +172,17 @@ pub struct Elf<'a> {
     is_64_bit: bool,
     entry: u64,
     segments: Vec<Segment>,
-    /// The note segments that are in the file.
-    notes: Vec<Notes<'a>>,
+    pvh_entry: Option<u32>,
+    is_linux: bool,
+    /// Whether linux-loader can read the headers and the notes, too.
+    is_plain: bool,
 }
 
-/// One program header, the fields that matter here.
+/// The fields of a program header that are used here.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     index: usize,
-    kind: u32,
+    kind: ProgramType,
     offset: u64,
     vaddr: u64,
     paddr: u64,
@@ -188,82 +192,123 @@ struct Segment {
 }
 
 impl<'a> Elf<'a> {
-    /// Parse the header and the program headers of an executable for x86.
+    /// Parse the header, the program headers and the notes of an executable for x86.
     ///
     /// # Errors
     /// [`ElfError`] for whatever can never start: another CPU, an object file, a truncated file;
     /// and [`BootError::Image`].
     pub fn parse(image: &'a Image) -> Result<Self, BootError> {
-        let head = image.read(0, size_of::<Header64>())?;
+        let head = image.read(0, size_of::<FileHeader64<LE>>())?;
         let ident: &[u8; 16] = head
             .first_chunk()
             .ok_or_else(|| truncated("its header", 16, image))?;
-        if ident[5] != DATA_LITTLE_ENDIAN {
+        if ident[5] != elf::ELFDATA2LSB.0 {
             return Err(ElfError::BigEndian.into());
         }
-        let elf = match ident[4] {
-            CLASS_64 => Self::parse_class::<Header64, ProgramHeader64>(image, &head, true)?,
-            CLASS_32 => Self::parse_class::<Header32, ProgramHeader32>(image, &head, false)?,
+        let elf = match elf::FileClass(ident[4]) {
+            elf::ELFCLASS64 => Self::parse_class::<FileHeader64<LE>>(image, &head)?,
+            elf::ELFCLASS32 => Self::parse_class::<FileHeader32<LE>>(image, &head)?,
             class => {
                 let expected = "1 (32-bit) or 2 (64-bit)";
                 return Err(BootError::Elf(ElfError::Header {
                     field: "EI_CLASS",
-                    value: class.into(),
+                    value: class.0.into(),
                     expected,
                 }));
             }
         };
-        if !elf.is_64_bit && elf.pvh_entry().is_none() {
+        if !elf.is_64_bit && elf.pvh_entry.is_none() {
             return Err(ElfError::ThirtyTwoBit.into());
         }
         Ok(elf)
     }
 
-    fn parse_class<H: Header, P: ProgramHeader>(
+    fn parse_class<H: FileHeader<Endian = LE>>(
         image: &'a Image,
         head: &[u8],
-        is_64_bit: bool,
     ) -> Result<Self, BootError> {
-        let (header, _) = H::read_from_prefix(head)
-            .map_err(|_| truncated("its header", size_of::<H>() as u64, image))?;
-        let header = header.fields();
-        check_machine(header.machine)?;
-        check_kind(header.kind)?;
-        let entry_size = size_of::<P>() as u64;
-        if header.phnum > 0 && u64::from(header.phentsize) != entry_size {
+        let (header, _) = pod::from_bytes::<H>(head)
+            .map_err(|()| truncated("its header", size_of::<H>() as u64, image))?;
+        check_machine(header.e_machine(LE))?;
+        check_kind(header.e_type(LE))?;
+        let is_64_bit = header.is_type_64();
+        let (count, entry_size) = (header.e_phnum(LE), size_of::<H::ProgramHeader>());
+        if count > 0 && usize::from(header.e_phentsize(LE)) != entry_size {
             let expected = if is_64_bit { "56" } else { "32" };
-            let value = header.phentsize.into();
+            let value = header.e_phentsize(LE).into();
             return Err(BootError::Elf(ElfError::Header {
                 field: "e_phentsize",
                 value,
                 expected,
             }));
         }
-        if header.phnum > MAX_SEGMENTS {
-            let value = header.phnum.into();
+        if count > MAX_SEGMENTS {
             return Err(BootError::Elf(ElfError::Header {
                 field: "e_phnum",
-                value,
+                value: count.into(),
                 expected: "at most 128",
             }));
         }
-        let size = entry_size * u64::from(header.phnum);
-        check_inside(image, header.phoff, size, || {
+        let (phoff, size) = (header.e_phoff(LE).into(), entry_size * usize::from(count));
+        check_inside(image, phoff, size as u64, || {
             "its program header table".to_string()
         })?;
-        let segments: Vec<Segment> = image
-            .read(header.phoff, size as usize)? // at most 128 headers
-            .chunks_exact(size_of::<P>())
-            .enumerate()
-            .filter_map(|(index, chunk)| Some(P::read_from_bytes(chunk).ok()?.segment(index)))
-            .collect();
-        Ok(Self {
+        let table = image.read(phoff, size)?;
+        let headers = pod::slice_from_all_bytes::<H::ProgramHeader>(&table).unwrap_or_default();
+        let mut elf = Self {
             image,
             is_64_bit,
-            entry: header.entry,
-            notes: read_notes(image, &segments)?,
-            segments,
-        })
+            entry: header.e_entry(LE).into(),
+            segments: headers.iter().enumerate().map(Segment::new).collect(),
+            pvh_entry: None,
+            is_linux: false,
+            is_plain: is_64_bit && phoff >= size_of::<H>() as u64,
+        };
+        elf.read_notes()?;
+        Ok(elf)
+    }
+
+    /// Look for a PVH entry and for signs of Linux (include/linux/elfnote-lto.h, build-salt.h: the
+    /// owner "Linux", in every vmlinux since 4.18) in the notes that are in the file, up to
+    /// [`MAX_NOTES_BYTES`].
+    fn read_notes(&mut self) -> Result<(), BootError> {
+        let mut room = MAX_NOTES_BYTES;
+        for segment in self
+            .segments
+            .iter()
+            .filter(|part| part.kind == elf::PT_NOTE)
+        {
+            let Segment {
+                offset,
+                filesz,
+                align,
+                ..
+            } = *segment;
+            let size = room.min(usize::try_from(filesz).unwrap_or(usize::MAX));
+            if check_inside(self.image, offset, filesz, String::new).is_err() {
+                self.is_plain = false;
+                continue;
+            }
+            self.is_plain &= align != 8 && size as u64 == filesz;
+            room -= size;
+            let bytes = self.image.read(offset, size)?;
+            let align = if align == 8 { 8 } else { 4 };
+            // Both classes have the same notes.
+            let notes = NoteIterator::<FileHeader64<LE>>::new(LE, align, &bytes);
+            for note in notes.into_iter().flatten() {
+                let Ok(note) = note else {
+                    self.is_plain = false;
+                    continue;
+                };
+                self.is_linux |= note.name() == b"Linux";
+                if note.name() == b"Xen" && note.n_type(LE).0 == PHYS32_ENTRY {
+                    let entry = address(note.desc());
+                    self.is_plain &= entry.is_some();
+                    self.pvh_entry = self.pvh_entry.or(entry);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is a 64-bit file.
@@ -278,19 +323,12 @@ impl<'a> Elf<'a> {
 
     /// GPA of the PVH entry point, if a note names one.
     pub fn pvh_entry(&self) -> Option<u32> {
-        self.notes()
-            .find(|note| note.owner == b"Xen" && note.kind == PHYS32_ENTRY)
-            .and_then(|note| match note.descriptor.len() {
-                4 => u32::read_from_bytes(note.descriptor).ok(),
-                8 => u32::try_from(u64::read_from_bytes(note.descriptor).ok()?).ok(),
-                _ => None,
-            })
+        self.pvh_entry
     }
 
-    /// Whether a note says that this is Linux (include/linux/elfnote-lto.h, build-salt.h: the
-    /// owner "Linux", in every vmlinux since 4.18).
+    /// Whether a note says that this is Linux.
     pub fn is_linux(&self) -> bool {
-        self.notes().any(|note| note.owner == b"Linux")
+        self.is_linux
     }
 
     /// Copy every loadable segment to its `p_paddr`, and return the range from the lowest to the
@@ -304,11 +342,22 @@ impl<'a> Elf<'a> {
     /// [`BootError::Image`].
     pub fn load(&self, memory: &GuestMemory) -> Result<Range<u64>, BootError> {
         let placed = self.place(memory)?;
-        for (segment, _) in &placed {
-            let Segment { offset, filesz, .. } = *segment;
-            let what = || format!("segment {}", segment.index);
-            check_inside(self.image, offset, filesz, what)?;
-            self.image.copy_to(offset, filesz, memory, segment.paddr)?;
+        if self.is_plain {
+            let mut reader = Reader::new(self.image);
+            Loader::load(memory, None, &mut reader, None).map_err(|error| match reader.error {
+                Some(cause) => BootError::Image(cause),
+                None => ElfError::Loader(error).into(),
+            })?;
+        } else {
+            for (segment, _) in &placed {
+                let Segment {
+                    offset,
+                    filesz,
+                    paddr,
+                    ..
+                } = *segment;
+                self.image.copy_to(offset, filesz, memory, paddr)?;
+            }
         }
         match (placed.first(), placed.last()) {
             (Some((_, first)), Some((_, last))) => Ok(first.start..last.end),
@@ -336,11 +385,15 @@ impl<'a> Elf<'a> {
             .ok_or(ElfError::EntryOutside { entry: gpa })
     }
 
-    /// The loadable segments and their GPAs, ascending and checked against each other.
+    /// The loadable segments and their GPAs, ascending, checked against the file, memory and each
+    /// other.
     fn place(&self, memory: &GuestMemory) -> Result<Vec<(Segment, Range<u64>)>, ElfError> {
         let mut placed = Vec::new();
         for segment in self.loadable() {
             placed.push((*segment, segment.place(memory)?));
+            check_inside(self.image, segment.offset, segment.filesz, || {
+                format!("segment {}", segment.index)
+            })?;
         }
         placed.sort_by_key(|(_, range)| range.start);
         for ((first, low), (second, high)) in placed.iter().zip(placed.iter().skip(1)) {
@@ -359,34 +412,25 @@ impl<'a> Elf<'a> {
     fn loadable(&self) -> impl Iterator<Item = &Segment> {
         self.segments
             .iter()
-            .filter(|segment| segment.kind == PT_LOAD && segment.memsz > 0)
+            .filter(|part| part.kind == elf::PT_LOAD && part.memsz.max(part.filesz) > 0)
     }
-
-    fn notes(&self) -> impl Iterator<Item = Note<'_>> {
-        self.notes.iter().flat_map(Notes::iter)
-    }
-}
-
-/// The note segments that are in the file, up to [`MAX_NOTES_BYTES`].
-fn read_notes<'a>(image: &'a Image, segments: &[Segment]) -> Result<Vec<Notes<'a>>, BootError> {
-    let mut notes = Vec::new();
-    let mut room = MAX_NOTES_BYTES;
-    for segment in segments.iter().filter(|segment| segment.kind == PT_NOTE) {
-        let Segment { offset, filesz, .. } = *segment;
-        if check_inside(image, offset, filesz, String::new).is_ok() {
-            let size = room.min(usize::try_from(filesz).unwrap_or(usize::MAX));
-            notes.push(Notes {
-                bytes: image.read(offset, size)?,
-                align: if segment.align == 8 { 8 } else { 4 },
-            });
-            room -= size;
-        }
-    }
-    Ok(notes)
 }
 
 impl Segment {
-    /// Where it goes, if it may go there.
+    fn new<P: ProgramHeader<Endian = LE>>((index, header): (usize, &P)) -> Self {
+        Self {
+            index,
+            kind: header.p_type(LE),
+            offset: header.p_offset(LE).into(),
+            vaddr: header.p_vaddr(LE).into(),
+            paddr: header.p_paddr(LE).into(),
+            filesz: header.p_filesz(LE).into(),
+            memsz: header.p_memsz(LE).into(),
+            align: header.p_align(LE).into(),
+        }
+    }
+
+    /// Its GPAs, if a kernel may be loaded there.
     fn place(&self, memory: &GuestMemory) -> Result<Range<u64>, ElfError> {
         let Segment {
             index,
@@ -428,55 +472,12 @@ impl Segment {
     }
 }
 
-/// One note (System V ABI, "Note Section").
-struct Note<'a> {
-    owner: &'a [u8],
-    kind: u32,
-    descriptor: &'a [u8],
-}
-
-/// The notes of one segment. Owner and descriptor are padded to `align` from the start of the
-/// segment, except that with 8 only the descriptor's offset counts, as binutils does it.
-#[derive(Debug)]
-struct Notes<'a> {
-    bytes: Cow<'a, [u8]>,
-    align: usize,
-}
-
-impl Notes<'_> {
-    fn iter(&self) -> NoteIter<'_> {
-        NoteIter {
-            rest: &self.bytes,
-            align: self.align,
-        }
-    }
-}
-
-struct NoteIter<'a> {
-    rest: &'a [u8],
-    align: usize,
-}
-
-impl<'a> Iterator for NoteIter<'a> {
-    type Item = Note<'a>;
-
-    fn next(&mut self) -> Option<Note<'a>> {
-        const HEADER: usize = 12;
-        let (header, _) = <[U32; 3]>::read_from_prefix(self.rest).ok()?;
-        let [owner_size, descriptor_size, kind] = header.map(U32::get);
-        let owner_end = HEADER.checked_add(owner_size as usize)?;
-        let start = owner_end.checked_next_multiple_of(self.align)?;
-        let end = start.checked_add(descriptor_size as usize)?;
-        let owner = self.rest.get(HEADER..owner_end)?;
-        let descriptor = self.rest.get(start..end)?;
-        let next = end.checked_next_multiple_of(self.align)?;
-        self.rest = self.rest.get(next..).unwrap_or_default();
-        Some(Note {
-            owner: owner.strip_suffix(b"\0").unwrap_or(owner),
-            kind,
-            descriptor,
-        })
-    }
+/// The address in a descriptor of 4 or 8 bytes, if it has 32 bits.
+fn address(descriptor: &[u8]) -> Option<u32> {
+    let mut bytes = [0; 8];
+    let size = Some(descriptor.len()).filter(|size| [4, 8].contains(size))?;
+    bytes.get_mut(..size)?.copy_from_slice(descriptor);
+    u64::from_le_bytes(bytes).try_into().ok()
 }
 
 /// Whether the file has `size` bytes from `offset` on, or an error that names them.
@@ -500,9 +501,12 @@ fn truncated(what: impl Into<String>, end: u64, image: &Image) -> ElfError {
     }
 }
 
-fn check_machine(machine: u16) -> Result<(), ElfError> {
+fn check_machine(machine: Machine) -> Result<(), ElfError> {
+    let machine = match machine {
+        elf::EM_X86_64 | elf::EM_386 => return Ok(()),
+        Machine(other) => other,
+    };
     let name = match machine {
-        EM_X86_64 | EM_386 => return Ok(()),
         8 => "MIPS",
         20 | 21 => "PowerPC",
         22 => "S/390",
@@ -515,9 +519,9 @@ fn check_machine(machine: u16) -> Result<(), ElfError> {
     Err(ElfError::Machine { name, machine })
 }
 
-fn check_kind(kind: u16) -> Result<(), ElfError> {
-    let name = match kind {
-        ET_EXEC => return Ok(()),
+fn check_kind(kind: FileType) -> Result<(), ElfError> {
+    let name = match kind.0 {
+        2 => return Ok(()),
         1 => "a relocatable object (.o or .ko)",
         3 => "a shared library or a position-independent program",
         4 => "a core dump",

@@ -1,6 +1,7 @@
-//! Everything that can keep a kernel from being loaded, each with what to do about it.
+//! Why a kernel cannot be loaded, each reason with what to do about it.
 //!
-//! One enum a file of this module, gathered in [`BootError`]. Addresses are guest-physical.
+//! Each file of this module has its own enum; [`BootError`] holds all of them. Addresses are
+//! guest-physical.
 
 use thiserror::Error;
 
@@ -13,13 +14,13 @@ pub use super::flat::FlatError;
 pub use super::initrd::InitrdError;
 use crate::memory::image::ImageError;
 
-/// Why no kernel could be put into guest memory.
+/// Why a kernel cannot be loaded into guest memory.
 #[derive(Debug, Error)]
 pub enum BootError {
     /// The kernel or the initial RAM disk cannot be read.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The file is no kernel.
+    /// The file is not a kernel.
     #[error(transparent)]
     Detect(#[from] DetectError),
     /// The ELF file, or the one inside a bzImage, is damaged or does not fit.
@@ -28,7 +29,7 @@ pub enum BootError {
     /// The bzImage is damaged or does not fit.
     #[error(transparent)]
     BzImage(#[from] BzImageError),
-    /// The kernel inside a bzImage did not unpack.
+    /// The kernel inside a bzImage cannot be unpacked.
     #[error(transparent)]
     Decompress(#[from] DecompressError),
     /// The flat payload is damaged.
@@ -48,33 +49,33 @@ pub enum BootError {
     /// A machine that the tables cannot describe.
     #[error("a machine has 1 to {max} CPUs, not {cpus}")]
     Cpus {
-        /// What was asked for.
+        /// The number asked for.
         cpus: u8,
-        /// [`crate::memory::layout::MAX_CPUS`].
+        /// The limit, [`crate::memory::layout::MAX_CPUS`].
         max: u8,
     },
     /// Guest memory ends below a table that every boot needs.
     #[error(
-        "{what} of {size} bytes at {gpa:#x} lies outside of guest memory; give the machine at least 2 MiB of memory"
+        "{what} of {size} bytes at {gpa:#x} is outside of guest memory; give the machine at least 2 MiB of memory"
     )]
     OutsideMemory {
-        /// Which table.
+        /// Name of the table.
         what: &'static str,
-        /// Its GPA.
+        /// GPA of its first byte.
         gpa: u64,
         /// Its size in bytes.
         size: u64,
     },
-    /// A table outgrew the area that the layout gives it.
+    /// A table is larger than its area in the layout.
     #[error("{what} takes {size} bytes at {gpa:#x}, where {room} are free; attach fewer devices")]
     NoRoom {
-        /// Which table.
+        /// Name of the table.
         what: &'static str,
-        /// Its GPA.
+        /// GPA of its first byte.
         gpa: u64,
         /// Its size in bytes.
         size: u64,
-        /// Bytes set aside for it.
+        /// Size of its area in bytes.
         room: u64,
     },
 }

@@ -10,8 +10,9 @@
 
 use thiserror::Error;
 
+use super::entry::{Entry, Mode};
 use super::error::BootError;
-use super::{Entry, Mode, ram};
+use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{FLAT_PAYLOAD, PAGE_TABLES};
 
@@ -20,34 +21,34 @@ pub const MAGIC: &[u8] = b"\xeb\x0eHULLFLAT";
 
 const HEADER_SIZE: usize = 16;
 
-/// What is wrong with a flat payload.
+/// Why a flat payload cannot be loaded.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FlatError {
-    /// No code, or not even the whole header.
+    /// The file ends before the code.
     #[error("the flat payload is truncated: {size} bytes, the header alone has 16")]
     Truncated {
-        /// Bytes in the file.
+        /// Size of the file in bytes.
         size: usize,
     },
-    /// A mode that there is not, or reserved bytes in use.
+    /// The mode is unknown, or reserved bytes are not zero.
     #[error(
         "the flat payload's header is damaged: mode {mode} (16, 32 or 64 expected), then five zeros"
     )]
     Header {
-        /// Byte 10.
+        /// Byte 10 of the file.
         mode: u8,
     },
-    /// More than the layout has room for.
+    /// The payload is larger than its area in the layout.
     #[error("the flat payload is {size} bytes long, {max} fit; move data to another address")]
     TooBig {
-        /// Bytes in the file.
+        /// Size of the file in bytes.
         size: usize,
-        /// Most bytes.
+        /// Size of the area in bytes.
         max: u64,
     },
 }
 
-/// The mode in which a file that starts with [`MAGIC`] wants to start.
+/// The mode in which a file that begins with [`MAGIC`] has to be entered.
 ///
 /// # Errors
 /// [`FlatError`] for a header that is truncated or damaged.

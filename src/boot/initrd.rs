@@ -1,8 +1,8 @@
 //! The initial RAM disk: where it goes, and cpio archives to append to it.
 //!
 //! Linux unpacks concatenated archives one after the other, later entries replacing earlier ones
-//! (Documentation/driver-api/early-userspace/buffer-format.rst), so a command's own files travel
-//! as one more [`cpio()`] archive behind the user's.
+//! (Documentation/driver-api/early-userspace/buffer-format.rst), so hull appends a command's own
+//! files as one more [`cpio()`] archive.
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -21,26 +21,26 @@ const ARCHIVE_ALIGN: u64 = 4;
 /// Why an initrd cannot be placed or built.
 #[derive(Debug, Error)]
 pub enum InitrdError {
-    /// It and the kernel do not fit together.
+    /// There is no room for it above the kernel.
     #[error(
-        "the initrd of {size} bytes does not fit: {free} bytes are free between the kernel's end {kernel_end:#x} and {top:#x}; give the machine more --memory"
+        "the initrd of {size} bytes does not fit: {free} bytes are free between the kernel's end {kernel_end:#x} and {top:#x}; give the machine more memory"
     )]
     TooBig {
-        /// Bytes of all parts.
+        /// Size of all parts in bytes.
         size: u64,
         /// Bytes between the kernel and `top`.
         free: u64,
-        /// GPA after the kernel.
+        /// GPA of the first byte after the kernel.
         kernel_end: u64,
         /// The end of low memory, or the kernel's own limit for an initrd.
         top: u64,
     },
-    /// The cpio format has 32-bit sizes.
+    /// A file is too large for cpio, which has 32-bit sizes.
     #[error("{path} is {size} bytes long; a file in an initramfs has at most 4 GiB less one byte")]
     FileTooBig {
         /// The file's path in the archive.
         path: String,
-        /// Bytes of content.
+        /// Size of the content in bytes.
         size: usize,
     },
     /// The archive could not be written.
@@ -48,9 +48,9 @@ pub enum InitrdError {
     Archive(#[source] io::Error),
 }
 
-/// Copy `parts` one behind the other, each at a multiple of 4 bytes and the first at a page, to
-/// the top of low RAM: below the device area and not above `address_max` (the setup header's
-/// `initrd_addr_max`), above `kernel_end`. `None` when there are no bytes.
+/// Copy `parts` one after the other, each at a multiple of 4 bytes and the first at a page, to
+/// the top of low RAM: above `kernel_end`, below the device area, and with no byte above
+/// `address_max` (the setup header's `initrd_addr_max`). `None` when there are no bytes.
 ///
 /// # Errors
 /// [`InitrdError::TooBig`] and [`BootError::Image`].
@@ -89,10 +89,10 @@ pub fn place(
     Ok(Some(start..gpa))
 }
 
-/// A file, folder or link to be put into an archive.
+/// A file, folder or link for an archive.
 #[derive(Clone, Copy, Debug)]
 pub struct File<'a> {
-    /// Its path without a leading slash; its folders must stand before it.
+    /// Its path without a leading slash; its parent folders must come first.
     pub path: &'a str,
     /// Type and permission bits as in `stat`: 0o100644, 0o040755, ...
     pub mode: u32,

@@ -1,11 +1,11 @@
-//! From the bytes of a kernel to an [`Entry`]: guest memory filled, and where to start.
+//! From the bytes of a kernel to an [`Entry`]: it fills guest memory and says where to start.
 //!
-//! [`place`] detects what the file is ([`mod@detect`]) and copies it into guest memory (`elf`,
-//! `bzimage` after `decompress`), with the initrd. [`Placed::finish`] puts beside it what it will
-//! ask for: command line, boot parameters (`linux64`, `pvh`), GDT and page tables (`tables`), MP
-//! and ACPI tables.
-//! This module writes bytes into guest memory and knows nothing of KVM: `kvm::regs` turns an
-//! [`Entry`] into registers.
+//! [`place`] detects the format of the file ([`mod@detect`]) and has linux-loader copy it into guest
+//! memory (`elf`, `bzimage` after `decompress`), with the initrd. [`Placed::finish`] writes what the
+//! kernel reads when it starts: command line, boot parameters (`linux64`, `pvh`), GDT and page
+//! tables (`tables`), MP and ACPI tables.
+//! This module writes bytes into guest memory and does not know KVM: `kvm::regs` turns an [`Entry`]
+//! into registers.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::memory::GuestMemory;
 use crate::memory::image::Image;
-use crate::memory::layout::{BOOT_PARAMS, MmioSlot, PVH_START_INFO};
+use crate::memory::layout::{BOOT_PARAMS, PVH_START_INFO};
 use serde::{Deserialize, Serialize};
 
 mod acpi;
@@ -32,6 +32,7 @@ pub mod cmdline;
 mod decompress;
 pub mod detect;
 mod elf;
+mod entry;
 mod error;
 mod flat;
 pub mod initrd;
@@ -42,98 +43,59 @@ mod ram;
 pub mod tables;
 
 pub use detect::{Format, detect};
+pub use entry::{Entry, Kernel, Machine, Mode};
 pub use error::*;
 
 use bzimage::BzImage;
 use elf::Elf;
-use linux64::SetupHeader;
 
-/// How the first vCPU starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Mode {
-    /// 64-bit Linux boot protocol: long mode, paging on, RSI = boot_params.
-    Linux64,
-    /// 32-bit Linux boot protocol: flat protected mode, paging off, ESI = boot_params.
-    Linux32,
-    /// PVH: flat protected mode, paging off, EBX = hvm_start_info.
-    Pvh,
-    /// A flat payload in real mode, CS base 0, IP = entry.
-    Flat16,
-    /// A flat payload in protected mode, flat segments.
-    Flat32,
-    /// A flat payload in long mode, identity-mapped.
-    Flat64,
-}
-
-/// Where the first vCPU starts, and what was put where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// The CPU mode and register convention.
-    pub mode: Mode,
-    /// GPA of the first instruction.
-    pub rip: u64,
-    /// GPA of boot_params or hvm_start_info; 0 for flat payloads.
-    pub params: u64,
-}
-
-/// What a loader needs to know of the machine beside its memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Machine<'a> {
-    /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
-    pub cpus: u8,
-    /// Whether there is a second UART.
-    pub com2: bool,
-    /// The virtio-mmio windows in use.
-    pub virtio: &'a [MmioSlot],
-}
-
-/// What the tables say wrong on purpose (`vmm::fault`); by default nothing.
+/// Faults that the tables have on purpose (`vmm::fault`); by default none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lies {
-    /// No word of processors and interrupt controllers: no MP table and no MADT.
+pub struct TableFaults {
+    /// They leave out processors and interrupt controllers: no MP table and no MADT.
     pub no_processors: bool,
     /// The memory map names RAM that is not there.
     pub phantom_ram: bool,
 }
 
-/// Which way into the kernel to take.
+/// The entry point to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Via {
-    /// The shortest: a bzImage is unpacked on the host, Linux is entered in 64-bit mode, another
-    /// kernel with a PVH note through that.
+    /// The fastest: hull unpacks a bzImage on the host and enters Linux in 64-bit mode, and another
+    /// kernel by its PVH note.
     #[default]
     Auto,
-    /// The PVH entry, also for Linux.
+    /// The PVH entry, for Linux as well.
     Pvh,
     /// A bzImage unpacks itself inside the guest.
     Guest,
 }
 
-/// What to put into guest memory beside the kernel and the initrd.
+/// What to write into guest memory besides the kernel and the initrd.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     /// The command line without the virtio devices.
     pub cmdline: cmdline::Cmdline,
-    /// Whether to name the virtio devices on the command line too, for kernels that do not read
-    /// the DSDT (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES). One that reads both warns about each twice.
+    /// Whether to put the virtio devices on the command line too, for kernels that do not read the
+    /// DSDT (CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES). A kernel that reads both warns about duplicates.
     pub virtio_on_cmdline: bool,
-    /// What the tables describe.
+    /// The machine that the tables describe.
     pub machine: Machine<'a>,
-    /// Where they do not tell the truth.
-    pub lies: Lies,
+    /// Faults to build into them.
+    pub faults: TableFaults,
 }
 
 /// What was put into guest memory.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Loaded {
-    /// Where to start.
+    /// The state in which the first vCPU starts.
     pub entry: Entry,
-    /// What the file was.
+    /// The format of the file.
     pub format: Format,
     /// GPAs of the kernel, .bss included.
     pub kernel: Range<u64>,
-    /// The linear address of the kernel's first byte under its own page tables, where it lies in
-    /// memory as it is linked; not for one that unpacks itself, nor for a payload.
+    /// The linear address of the kernel's first byte under its own page tables, for a kernel that
+    /// runs where it is linked: not one that unpacks itself, and not a flat payload.
     pub linked_at: Option<u64>,
     /// How long the host took to unpack the kernel, if it did.
     pub unpacked: Option<Duration>,
@@ -143,40 +105,28 @@ pub struct Loaded {
     pub cmdline: String,
 }
 
-/// A kernel and its initrd in guest memory, which still lack all that stands around them.
+/// A kernel and its initrd in guest memory, still without tables and command line.
 #[derive(Debug)]
 pub enum Placed {
     /// A kernel, above 1 MiB.
     Kernel {
-        /// What the file was.
+        /// The format of the file.
         format: Format,
-        /// The kernel.
+        /// The kernel, and how to enter it.
         kernel: Kernel,
         /// GPAs of the initrd.
         initrd: Option<Range<u64>>,
     },
-    /// A flat payload, not there yet: its place is below 1 MiB.
+    /// A flat payload, not yet copied, because its place is below 1 MiB.
     Flat(Mode, Vec<u8>),
 }
 
-/// A kernel in guest memory.
-#[derive(Debug)]
-pub struct Kernel {
-    entry: Entry,
-    range: Range<u64>,
-    linked_at: Option<u64>,
-    /// How long the host took to unpack it, if it did.
-    unpacked: Option<Duration>,
-    /// The bzImage's own, or one that stands in for it.
-    header: SetupHeader,
-}
-
-/// Fill `memory` with the kernel, which `via` says how to enter, and behind one another the
-/// parts of the initrd, which there may be none of.
+/// Copy the kernel, to be entered by `via`, and the parts of the initrd, if there are any, into
+/// `memory`.
 ///
 /// `memory` must be fresh (all zero): bytes that must be 0 are not written. Nothing is written
-/// below 1 MiB and nothing global touched, so this may run on a thread of its own while KVM is
-/// being set up and runs instructions down there.
+/// below 1 MiB, so this may run on its own thread while another one sets up KVM and runs probes
+/// there.
 ///
 /// # Errors
 /// [`BootError`]; what was written into `memory` until then stays there.
@@ -186,17 +136,14 @@ pub fn place(
     via: Via,
     initrd: &[Image],
 ) -> Result<Placed, BootError> {
-    let format = detect(kernel)?;
+    let (format, elf) = detect::parse(kernel)?;
     log::debug!("the kernel's format is {format:?}; entry: {via:?}");
-    let kernel = match format {
-        Format::Flat(mode) => return Ok(Placed::Flat(mode, whole(kernel)?.into_owned())),
-        Format::Vmlinux | Format::Pvh => {
-            let elf = Elf::parse(kernel)?;
-            place_elf(memory, &elf, via, SetupHeader::for_vmlinux())?
-        }
-        Format::BzImage | Format::BootProtocol => place_bzimage(memory, &whole(kernel)?, via)?,
+    let kernel = match (format, elf) {
+        (Format::Flat(mode), _) => return Ok(Placed::Flat(mode, whole(kernel)?.into_owned())),
+        (_, Some(elf)) => place_elf(memory, &elf, via, linux64::for_vmlinux())?,
+        (_, None) => place_bzimage(memory, &whole(kernel)?, via)?,
     };
-    let address_max = kernel.header.initrd_addr_max.get().into();
+    let address_max = kernel.header.initrd_addr_max.into();
     let initrd = initrd::place(memory, initrd, kernel.range.end, address_max)?;
     Ok(Placed::Kernel {
         format,
@@ -206,7 +153,7 @@ pub fn place(
 }
 
 impl Placed {
-    /// Write what stands around the kernel, as `plan` says, and say where to start.
+    /// Write the tables and the command line of `plan`, and return where to start.
     ///
     /// # Errors
     /// [`BootError`].
@@ -228,17 +175,16 @@ impl Placed {
         } = kernel;
         let mut line = plan.cmdline.clone();
         if plan.virtio_on_cmdline {
-            line = line.with_virtio(plan.machine.virtio);
+            cmdline::add_virtio(&mut line, plan.machine.virtio)?;
         }
-        let cmdline = line.finish(header.cmdline_size.get() as usize)?;
-        cmdline::write(memory, &cmdline)?;
-        if !plan.lies.no_processors {
+        let cmdline = cmdline::write(memory, &line, header.cmdline_size as usize)?;
+        if !plan.faults.no_processors {
             mptable::write(memory, plan.machine.cpus)?;
         }
-        let rsdp = acpi::write(memory, &plan.machine, !plan.lies.no_processors)?;
+        let rsdp = acpi::write(memory, &plan.machine, !plan.faults.no_processors)?;
         tables::write(memory, entry.mode)?;
         let mut map = ram::map(memory);
-        if plan.lies.phantom_ram {
+        if plan.faults.phantom_ram {
             ram::add_phantom(&mut map);
         }
         let initrd_range = initrd.as_ref();
@@ -266,15 +212,15 @@ impl Placed {
     }
 }
 
-/// The guest's memory map, in ascending order, as the e820 table of an unharmed machine has it:
-/// ranges of GPAs, and whether each is RAM to use.
+/// The guest's memory map in ascending order, as in the e820 table without faults: ranges of GPAs,
+/// and whether each is usable RAM.
 pub fn memory_map(memory: &GuestMemory) -> Vec<(Range<u64>, bool)> {
     let map = ram::map(memory).into_iter();
     map.map(|(range, kind)| (range, kind == ram::Kind::Usable))
         .collect()
 }
 
-/// All bytes of a file that cannot be loaded segment by segment.
+/// All bytes of a file, for formats that are not loaded by segments.
 fn whole(image: &Image) -> Result<Cow<'_, [u8]>, BootError> {
     Ok(image.read(0, usize::MAX)?)
 }
@@ -298,7 +244,7 @@ fn place_elf(
     memory: &GuestMemory,
     elf: &Elf,
     via: Via,
-    header: SetupHeader,
+    header: linux_loader::loader::bootparam::setup_header,
 ) -> Result<Kernel, BootError> {
     let entry = if via == Via::Pvh || detect::elf_format(elf) == Format::Pvh {
         let rip = elf.check_entry(elf.pvh_entry().ok_or(BootError::NoPvhEntry)?.into())?;
@@ -323,7 +269,8 @@ fn place_elf(
     })
 }
 
-/// Unpacked on the host, if that can be done and is wanted; otherwise as it is.
+/// Place the kernel inside, unpacked here, unless `via` or its format forbids it; otherwise place
+/// the bzImage as it is.
 fn place_bzimage(memory: &GuestMemory, bytes: &[u8], via: Via) -> Result<Kernel, BootError> {
     let image = BzImage::parse(bytes)?;
     let start = Instant::now();
@@ -332,7 +279,7 @@ fn place_bzimage(memory: &GuestMemory, bytes: &[u8], via: Via) -> Result<Kernel,
     {
         let unpacked = Some(start.elapsed());
         match Elf::parse(&vmlinux.into()) {
-            // A 32-bit kernel without a PVH note has no other way in.
+            // A 32-bit kernel without a PVH note can only be entered through the bzImage.
             Err(BootError::Elf(ElfError::ThirtyTwoBit)) => {}
             elf => {
                 let kernel = place_elf(memory, &elf?, via, image.header)?;

@@ -5,7 +5,7 @@
 //!               | 24 lines, 8 each | LINT0, LINT1, 8 each      = 924 bytes with 32 CPUs
 //! ```
 //!
-//! The EBDA has 1 KiB up to the end of conventional memory, the first place a kernel looks at.
+//! The EBDA is the last KiB of conventional memory, the first place where a kernel looks.
 //! Source: Intel MultiProcessor Specification 1.4, chapter 4.
 
 use zerocopy::little_endian::{U16, U32};
@@ -19,7 +19,7 @@ use crate::memory::layout::{CONVENTIONAL_END, EBDA, IOAPIC, LOCAL_APIC, MAX_CPUS
 /// Pins of KVM's IOAPIC.
 pub const IOAPIC_PINS: u8 = 24;
 
-/// Specification revision 1.4.
+/// `spec_rev`: revision 1.4 of the specification.
 const REVISION: u8 = 4;
 /// Version register of KVM's local APIC.
 const LOCAL_APIC_VERSION: u8 = 0x14;
@@ -27,13 +27,13 @@ const LOCAL_APIC_VERSION: u8 = 0x14;
 const IOAPIC_VERSION: u8 = 0x11;
 const ENABLED: u8 = 1;
 const BOOT_PROCESSOR: u8 = 2;
-/// CPUID.1:EAX of a P6 and CPUID.1:EDX with FPU and APIC: a kernel asks CPUID itself.
+/// CPUID.1:EAX of a P6 and CPUID.1:EDX with FPU and APIC; kernels read CPUID instead.
 const CPU_SIGNATURE: u32 = 0x600;
 const CPU_FEATURES: u32 = 0x201;
 const BUS_ISA: u8 = 0;
 const ALL_LOCAL_APICS: u8 = 0xff;
 
-/// Interrupt types (4.3.4).
+/// Interrupt types (4.3.4, table 4-10).
 const INT: u8 = 0;
 const NMI: u8 = 1;
 const EXT_INT: u8 = 3;

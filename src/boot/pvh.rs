@@ -1,65 +1,31 @@
 //! `struct hvm_start_info`, which EBX points to at a PVH entry.
 //!
 //! One page at [`PVH_START_INFO`]: the structure, one module (the initrd), the memory map.
+//! The types and the way into guest memory are linux-loader's.
 //! Sources: Xen's public/arch-x86/hvm/start_info.h, docs/misc/pvh.pandoc; names are theirs.
 
 use std::ops::Range;
 
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{Immutable, IntoBytes};
+use linux_loader::configurator::pvh::PvhBootConfigurator;
+use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::start_info::{
+    XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
+};
+use vm_memory::GuestAddress;
 
 use super::error::BootError;
 use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{BOOT_PARAMS, CMDLINE, PVH_START_INFO};
 
-/// "xEn3" with the high bit of the E set.
-const MAGIC: u32 = 0x336e_c578;
 /// The first version with a memory map.
 const VERSION: u32 = 1;
 
-const MODULES: u64 = PVH_START_INFO + size_of::<StartInfo>() as u64;
-const MEMORY_MAP: u64 = MODULES + size_of::<Module>() as u64;
-
-/// `struct hvm_start_info`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct StartInfo {
-    magic: U32,
-    version: U32,
-    flags: U32,
-    nr_modules: U32,
-    modlist_paddr: U64,
-    cmdline_paddr: U64,
-    rsdp_paddr: U64,
-    memmap_paddr: U64,
-    memmap_entries: U32,
-    reserved: U32,
-}
-
-/// `struct hvm_modlist_entry`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct Module {
-    paddr: U64,
-    size: U64,
-    cmdline_paddr: U64,
-    reserved: U64,
-}
-
-/// `struct hvm_memmap_table_entry`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct MemoryMapEntry {
-    addr: U64,
-    size: U64,
-    kind: U32,
-    reserved: U32,
-}
+const MODULES: u64 = PVH_START_INFO + size_of::<hvm_start_info>() as u64;
+const MEMORY_MAP: u64 = MODULES + size_of::<hvm_modlist_entry>() as u64;
 
 const _: () = {
-    assert!(size_of::<StartInfo>() == 56);
-    let map = ram::MAP_CAPACITY * size_of::<MemoryMapEntry>();
+    let map = ram::MAP_CAPACITY * size_of::<hvm_memmap_table_entry>();
     assert!(MEMORY_MAP + map as u64 <= BOOT_PARAMS);
 };
 
@@ -74,35 +40,36 @@ pub fn write(
     initrd: Option<&Range<u64>>,
     rsdp: u64,
 ) -> Result<(), BootError> {
-    let info = StartInfo {
-        magic: U32::new(MAGIC),
-        version: U32::new(VERSION),
-        flags: U32::ZERO,
-        nr_modules: U32::new(initrd.is_some().into()),
-        modlist_paddr: U64::new(MODULES),
-        cmdline_paddr: U64::new(CMDLINE),
-        rsdp_paddr: U64::new(rsdp),
-        memmap_paddr: U64::new(MEMORY_MAP),
-        memmap_entries: U32::new(map.len() as u32), // at most ram::MAP_CAPACITY
-        reserved: U32::ZERO,
+    let info = hvm_start_info {
+        magic: XEN_HVM_START_MAGIC_VALUE,
+        version: VERSION,
+        nr_modules: initrd.is_some().into(),
+        modlist_paddr: MODULES,
+        cmdline_paddr: CMDLINE,
+        rsdp_paddr: rsdp,
+        memmap_paddr: MEMORY_MAP,
+        memmap_entries: map.len() as u32, // at most ram::MAP_CAPACITY
+        ..Default::default()
     };
-    let module = Module {
-        paddr: U64::new(initrd.map_or(0, |initrd| initrd.start)),
-        size: U64::new(initrd.map_or(0, |initrd| initrd.end - initrd.start)),
-        cmdline_paddr: U64::ZERO,
-        reserved: U64::ZERO,
+    let entry = |(range, kind): &(Range<u64>, ram::Kind)| hvm_memmap_table_entry {
+        addr: range.start,
+        size: range.end - range.start,
+        type_: *kind as u32,
+        reserved: 0,
     };
-    let mut bytes = [info.as_bytes(), module.as_bytes()].concat();
-    for (range, kind) in map {
-        let entry = MemoryMapEntry {
-            addr: U64::new(range.start),
-            size: U64::new(range.end - range.start),
-            kind: U32::new(*kind as u32),
-            reserved: U32::ZERO,
-        };
-        bytes.extend_from_slice(entry.as_bytes());
-    }
-    ram::write(memory, "the PVH start info", PVH_START_INFO, &bytes)
+    let map: Vec<_> = map.iter().map(entry).collect();
+    let module = |initrd: &Range<u64>| hvm_modlist_entry {
+        paddr: initrd.start,
+        size: initrd.end - initrd.start,
+        ..Default::default()
+    };
+    let modules: Vec<_> = initrd.into_iter().map(module).collect();
+    let mut params = BootParams::new(&info, GuestAddress(PVH_START_INFO));
+    params.set_sections(&map, GuestAddress(MEMORY_MAP));
+    params.set_modules(&modules, GuestAddress(MODULES));
+    let size = MEMORY_MAP - PVH_START_INFO + size_of_val(map.as_slice()) as u64;
+    PvhBootConfigurator::write_bootparams(&params, memory)
+        .map_err(|_| ram::outside("the PVH start info", PVH_START_INFO, size))
 }
 
 #[cfg(test)]

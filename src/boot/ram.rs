@@ -1,7 +1,7 @@
-//! What guest memory there is, as loaders and firmware maps see it.
+//! The guest's RAM, as loaders and firmware maps see it.
 //!
-//! [`map`] is the one list of address ranges from which the e820 table (`linux64`) and the PVH
-//! memory map (`pvh`) are made; [`write`] is the one way in which tables reach guest memory.
+//! The e820 table (`linux64`) and the PVH memory map (`pvh`) are both made from [`map`]; [`write`]
+//! copies tables into guest memory.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::error::BootError;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{ACPI, CONVENTIONAL_END, EBDA, HIGH_MEMORY, MMIO_HOLE};
 
-/// What an address range holds; the numbers are those of e820 (ACPI 6.5, 15.1) and of
+/// The type of an address range; the numbers are those of e820 (ACPI 6.5, 15.1) and of
 /// `hvm_memmap_table_entry`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -22,11 +22,11 @@ pub enum Kind {
     Reserved = 2,
 }
 
-/// Most entries that [`map`] returns: what `boot_params` has room for.
+/// Most entries that [`map`] returns, for which `boot_params` has room.
 pub const MAP_CAPACITY: usize = 128;
 
 /// The guest's memory map in ascending order: RAM without the EBDA, the VGA hole and the ACPI
-/// tables. At most [`MAP_CAPACITY`] entries; RAM beyond those stays unknown to the guest.
+/// tables. At most [`MAP_CAPACITY`] entries; the guest does not learn of RAM beyond those.
 pub fn map(memory: &GuestMemory) -> Vec<(Range<u64>, Kind)> {
     let mut entries = vec![
         (0..EBDA, Kind::Usable),
@@ -43,10 +43,10 @@ pub fn map(memory: &GuestMemory) -> Vec<(Range<u64>, Kind)> {
     entries
 }
 
-/// RAM that [`add_phantom`] invents.
+/// Bytes of RAM that [`add_phantom`] adds, which do not exist.
 const PHANTOM: u64 = 64 << 20;
 
-/// Let the map's last RAM below the hole be longer than it is.
+/// Make the map's last RAM below the hole longer than it is.
 pub fn add_phantom(map: &mut [(Range<u64>, Kind)]) {
     let low = |entry: &&mut (Range<u64>, Kind)| entry.1 == Kind::Usable && entry.0.end <= MMIO_HOLE;
     if let Some((range, _)) = map.iter_mut().rfind(low) {
@@ -65,7 +65,7 @@ pub fn low_end(memory: &GuestMemory) -> u64 {
     end.min(MMIO_HOLE)
 }
 
-/// Bytes of RAM.
+/// Size of all RAM in bytes.
 pub fn size(memory: &GuestMemory) -> u64 {
     ranges(memory).map(|range| range.end - range.start).sum()
 }
@@ -88,11 +88,12 @@ pub fn write(
 ) -> Result<(), BootError> {
     memory
         .write_slice(bytes, GuestAddress(gpa))
-        .map_err(|_| BootError::OutsideMemory {
-            what,
-            gpa,
-            size: bytes.len() as u64,
-        })
+        .map_err(|_| outside(what, gpa, bytes.len() as u64))
+}
+
+/// The error for a table `what` that does not fit into guest memory.
+pub fn outside(what: &'static str, gpa: u64, size: u64) -> BootError {
+    BootError::OutsideMemory { what, gpa, size }
 }
 
 /// The ranges that RAM backs, ascending.

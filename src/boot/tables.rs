@@ -1,21 +1,22 @@
 //! The GDT and page tables with which a vCPU enters a kernel.
 //!
-//! [`Segment`] holds plain numbers, so that what `kvm::regs` loads into the hidden parts of the
-//! segment registers and what lies in guest memory come from the same place: [`code`] and [`data`].
+//! [`Segment`] holds plain numbers: the GDT in guest memory and the hidden parts of the segment
+//! registers, which `kvm::regs` loads, are both made from [`code`] and [`data`].
 //! Sources: Documentation/arch/x86/boot.rst, "64-bit Boot Protocol"; Intel SDM 3A, 3.4.5 and 4.5.
 
+use super::entry::Mode;
 use super::error::BootError;
-use super::{Mode, ram};
+use super::ram;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{GDT, PAGE_SIZE, PAGE_TABLES, PAGE_TABLES_SIZE};
 
-/// Selector of `__BOOT_CS`.
+/// Selector of `__BOOT_CS`, the code segment of the boot protocol.
 pub const CODE_SELECTOR: u16 = 0x10;
-/// Selector of `__BOOT_DS`.
+/// Selector of `__BOOT_DS`, the data segment of the boot protocol.
 pub const DATA_SELECTOR: u16 = 0x18;
 /// Limit of the GDT register: four descriptors of 8 bytes, less one.
 pub const GDT_LIMIT: u16 = 4 * 8 - 1;
-/// What CR3 holds in long mode.
+/// CR3 of a vCPU that starts in long mode.
 pub const CR3: u64 = PAGE_TABLES;
 
 /// A segment register, visible and hidden part (Intel SDM 3A, 3.4.5).
@@ -31,9 +32,9 @@ pub struct Segment {
     pub kind: u8,
     /// D/B: 32-bit default operand size.
     pub default_32: bool,
-    /// L: 64-bit code.
+    /// L: the segment holds 64-bit code.
     pub long: bool,
-    /// G: the limit counts pages.
+    /// G: the descriptor's limit counts pages of 4 KiB.
     pub pages: bool,
 }
 

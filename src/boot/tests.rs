@@ -7,7 +7,7 @@ use super::decompress::tests::{ALL, pack};
 use super::elf::tests::{linux, pvh32};
 use super::ram::tests::{memory, read};
 use super::*;
-use crate::memory::layout::{ACPI, CMDLINE, virtio_slot};
+use crate::memory::layout::{ACPI, CMDLINE, MmioSlot, virtio_slot};
 
 const MIB: u64 = 1 << 20;
 
@@ -16,27 +16,27 @@ fn load_with(
     via: Via,
     initrd: &[&[u8]],
 ) -> Result<(Loaded, GuestMemory), BootError> {
-    load_with_lies(kernel, via, initrd, Lies::default())
+    load_with_faults(kernel, via, initrd, TableFaults::default())
 }
 
-fn load_with_lies(
+fn load_with_faults(
     kernel: &[u8],
     via: Via,
     initrd: &[&[u8]],
-    lies: Lies,
+    faults: TableFaults,
 ) -> Result<(Loaded, GuestMemory), BootError> {
     let memory = memory(8);
     let initrd: Vec<Image> = initrd.iter().map(|part| (*part).into()).collect();
     let slots: Vec<MmioSlot> = virtio_slot(0).into_iter().collect();
     let plan = Plan {
-        cmdline: cmdline::Cmdline::new("quiet"),
+        cmdline: cmdline::new("quiet", &[]).unwrap(),
         virtio_on_cmdline: false,
         machine: Machine {
             cpus: 2,
             com2: true,
             virtio: &slots,
         },
-        lies,
+        faults,
     };
     let placed = place(&memory, &kernel.into(), via, &initrd)?;
     placed.finish(&memory, &plan).map(|loaded| (loaded, memory))
@@ -68,12 +68,12 @@ fn linux_is_entered_in_64_bit_mode_and_by_pvh_when_asked() {
 #[test]
 fn without_tables_of_processors_there_is_no_word_of_them() {
     for (no_processors, words) in [(false, 2), (true, 0)] {
-        let lies = Lies {
+        let faults = TableFaults {
             no_processors,
-            ..Lies::default()
+            ..TableFaults::default()
         };
         let kernel = linux().build();
-        let (_, memory) = load_with_lies(&kernel, Via::Auto, &[], lies).unwrap();
+        let (_, memory) = load_with_faults(&kernel, Via::Auto, &[], faults).unwrap();
         let low = read(&memory, 0, MIB as usize);
         let tables = low
             .windows(4)
@@ -112,7 +112,7 @@ fn a_bzimage_with_no_elf_file_inside_starts_at_its_own_entry_but_not_by_pvh() {
 #[test]
 fn a_damaged_kernel_in_a_bzimage_is_an_error_and_not_left_to_the_guest() {
     let mut arm = linux();
-    arm.machine = 183;
+    arm.machine = object::elf::Machine(183);
     let error = load_with(&image(&pack(ALL[0], &arm.build())), Via::Auto, &[]).unwrap_err();
     assert!(error.to_string().contains("64-bit ARM"), "{error}");
     let mut payload = pack(ALL[0], &linux().build());

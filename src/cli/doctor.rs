@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::run::MEMORY_DEFAULT;
 use crate::guest;
-use crate::kvm::probe::{self, Degree, Kind, Measurement, ProbeError};
-use crate::kvm::processor::Processor;
+use crate::kvm::probe::{self, Degree, Measurement, ProbeError};
+use crate::kvm::processor::{Kind, Processor};
 use crate::kvm::{KvmError, vm};
 use crate::memory::layout::MAX_CPUS;
 

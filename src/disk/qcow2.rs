@@ -15,7 +15,7 @@ use super::open::open_image;
 use super::{DiskError, Format, Image};
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
-use crate::memory::dirty::Part;
+use crate::memory::bitmap::Part;
 use crate::memory::transfer::Segment;
 
 type Storage = imago::file::File;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::tables::{self, Table};
 use super::{Hex, Register, symbol};
 use crate::devices::register::flags;
+use crate::kvm::msrs;
 use crate::kvm::state::CpuState;
 use crate::kvm::walk::{CR0_PE, EFER_LMA, Paging};
 use crate::memory::GuestMemory;
@@ -24,15 +25,15 @@ const RFLAGS_VM: u64 = 1 << 17;
 
 /// The MSRs that are shown, with their names in Intel SDM 4.
 pub const MSRS: &[(u32, &str)] = &[
-    (0x10, "TSC"),
-    (0x1b, "APIC_BASE"),
-    (0x277, "PAT"),
-    (0xc000_0081, "STAR"),
-    (0xc000_0082, "LSTAR"),
-    (0xc000_0084, "FMASK"),
-    (0xc000_0100, "FS_BASE"),
-    (0xc000_0101, "GS_BASE"),
-    (0xc000_0102, "KERNEL_GS_BASE"),
+    (msrs::TSC, "TSC"),
+    (msrs::APIC_BASE, "APIC_BASE"),
+    (msrs::PAT, "PAT"),
+    (msrs::STAR, "STAR"),
+    (msrs::LSTAR, "LSTAR"),
+    (msrs::FMASK, "FMASK"),
+    (msrs::FS_BASE, "FS_BASE"),
+    (msrs::GS_BASE, "GS_BASE"),
+    (msrs::KERNEL_GS_BASE, "KERNEL_GS_BASE"),
 ];
 
 /// Intel SDM 1, 3.4.3.

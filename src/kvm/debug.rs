@@ -1,47 +1,40 @@
-//! A vCPU under a debugger: what is to stop it, what did, and all of its registers.
+//! What stops a vCPU for a debugger, why it stopped, and the registers that a debugger shows.
+//! [`super::vcpu::Vcpu`] applies it.
 //!
 //! Sources: Documentation/virt/kvm/api.rst, "KVM_SET_GUEST_DEBUG"; Intel SDM 3B, 18.2 (the debug
 //! registers); Intel SDM 1, 10.5.1 (the FXSAVE area).
 
 use kvm_bindings::*;
-use kvm_ioctls::VcpuExit;
 
-use super::vcpu::{Exit, Vcpu};
-use super::{KvmError, refused};
-
-/// The port of [`Trap::Port`], which no device has.
+/// The port of [`Trap::Port`], at which there is no device.
 pub const TRAP_PORT: u16 = 0xb9;
 /// Debug registers that hold an address.
 pub const POINTS: usize = 4;
-/// Bytes of the FXSAVE area.
+/// Size of the FXSAVE area in bytes.
 pub const FXSAVE: usize = 512;
 
-const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
-const DEBUG_VECTOR: u32 = 1;
-const BREAKPOINT_VECTOR: u32 = 3;
-/// DR6.BS: a single step.
+/// The vector of #BP, an INT3.
+pub const BREAKPOINT_VECTOR: u32 = 3;
+/// DR6.BS: the cause is a single step.
 const DR6_BS: u64 = 1 << 14;
-/// DR7.LE and GE, which old processors want for exact watchpoints, and bit 10, which is 1.
+/// DR7.LE and GE, which old processors need for exact watchpoints, and bit 10, which is always 1.
 const DR7_FIXED: u64 = 0x700;
-/// XSTATE_BV in the XSAVE header, as an index of the area's words, and its bits of x87 and SSE.
-const XSTATE_BV: usize = FXSAVE / 4;
-const X87_AND_SSE: u32 = 3;
 
-/// What stands in guest memory where a software breakpoint is, by what KVM makes of it.
+/// The instruction of a software breakpoint, which depends on how KVM handles it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
-    /// INT3, which ends in KVM_EXIT_DEBUG: every processor.
+    /// INT3, which causes KVM_EXIT_DEBUG: on every processor.
     Exit,
-    /// INT3, which KVM's emulator does not know and reports: a software KVM. Only at CPL 0; code at
-    /// CPL 3 runs in the processor, and the guest gets the exception.
+    /// INT3, which the emulator of a software KVM does not know and reports. Only at CPL 0: code at
+    /// CPL 3 runs on the processor, and the guest gets the exception.
     Failure,
-    /// INT3 goes to the guest whatever KVM asks for, as where SVM itself is emulated by QEMU: a byte
-    /// to a port instead, which leaves the guest at CPL 0 everywhere.
+    /// OUT to a port, which exits at CPL 0 everywhere: for hosts where INT3 always goes to the guest,
+    /// as where QEMU emulates SVM itself.
     Port,
 }
 
 impl Trap {
-    /// The instruction.
+    /// The machine code.
     pub fn bytes(self) -> &'static [u8] {
         match self {
             Self::Exit | Self::Failure => &[0xcc],
@@ -51,27 +44,27 @@ impl Trap {
     }
 }
 
-/// What this host's KVM can do for a debugger (`probe::debugging`).
+/// The debugging features of this host's KVM (`probe::debugging`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Powers {
-    /// How software breakpoints are made.
+    /// The instruction of software breakpoints.
     pub trap: Trap,
     /// Whether the debug registers stop the guest before an instruction.
     pub execute: bool,
-    /// Whether they stop it at an access to memory.
+    /// Whether the debug registers stop the guest at an access to memory.
     pub watch: bool,
-    /// Whether a single step can be kept from ending in an interrupt's handler.
+    /// Whether a single step can be kept from entering an interrupt handler.
     pub blocks_interrupts: bool,
 }
 
-/// What a debug register waits for.
+/// The access for which a debug register stops the vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PointKind {
-    /// The instruction there.
+    /// The instruction at the address is about to run.
     Execute,
-    /// A write.
+    /// A write to the address.
     Write,
-    /// A read or a write.
+    /// A read of the address or a write to it.
     Access,
 }
 
@@ -80,14 +73,14 @@ pub enum PointKind {
 pub struct Point {
     /// Linear address, a multiple of `len`.
     pub address: u64,
-    /// 1, 2, 4 or 8.
+    /// Length in bytes: 1, 2, 4 or 8.
     pub len: u64,
-    /// What it waits for.
+    /// The access that stops the vCPU.
     pub kind: PointKind,
 }
 
 impl Point {
-    /// Its two fields in DR7, R/W and LEN.
+    /// Its fields R/W and LEN in DR7.
     fn conditions(&self) -> u64 {
         let len = match self.len {
             1 => 0,
@@ -103,31 +96,31 @@ impl Point {
     }
 }
 
-/// What is to stop a vCPU.
+/// The conditions under which a vCPU stops for a debugger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control {
-    /// Software breakpoints, when somebody looks after them.
+    /// The instruction of software breakpoints, if there are any.
     pub trap: Option<Trap>,
-    /// The debug registers.
+    /// The contents of the debug registers.
     pub points: [Option<Point>; POINTS],
-    /// Each instruction.
+    /// Stop after each instruction.
     pub step: bool,
-    /// No interrupt in a step.
+    /// Deliver no interrupt during a step.
     pub block_interrupts: bool,
 }
 
-/// Why a vCPU stopped.
+/// The reason why a vCPU stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The instruction of a software breakpoint, or one that the guest has itself.
+    /// The instruction of a software breakpoint, the debugger's or the guest's own.
     Trap,
-    /// A step is done.
+    /// A single step is complete.
     Step,
-    /// This debug register.
+    /// The debug register with this number.
     Point(usize),
-    /// #DB of the guest's own.
+    /// A debug exception (#DB) that is the guest's own.
     Debug {
-        /// As it was at the exit.
+        /// DR6 at the exit.
         dr6: u64,
     },
 }
@@ -135,14 +128,14 @@ pub enum Cause {
 /// A vCPU's stop. RIP is at the instruction of [`Cause::Trap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stop {
-    /// Why.
+    /// The reason for the stop.
     pub cause: Cause,
     /// Linear address of the instruction.
     pub pc: u64,
 }
 
 impl Control {
-    /// What a KVM_EXIT_DEBUG under this control means.
+    /// The stop that a KVM_EXIT_DEBUG reports.
     pub(super) fn stop(&self, exit: &kvm_debug_exit_arch) -> Stop {
         let hit = |index: &usize| exit.dr6 >> index & 1 != 0;
         let used = |index: &usize| self.points.get(*index).is_some_and(Option::is_some);
@@ -158,7 +151,8 @@ impl Control {
         Stop { cause, pc: exit.pc }
     }
 
-    fn ioctl(&self) -> kvm_guest_debug {
+    /// The argument of KVM_SET_GUEST_DEBUG.
+    pub(super) fn ioctl(&self) -> kvm_guest_debug {
         let mut debug = kvm_guest_debug::default();
         if *self == Self::default() {
             return debug;
@@ -192,13 +186,13 @@ impl Control {
 /// The registers of a vCPU that a debugger shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Registers {
-    /// RAX to RFLAGS.
+    /// General registers, RAX to RFLAGS.
     pub general: kvm_regs,
-    /// Segments, tables, control registers.
+    /// Segment, table and control registers.
     pub special: kvm_sregs,
     /// x87 and SSE as FXSAVE writes them (Intel SDM 1, table 10-2).
     pub fxsave: [u8; FXSAVE],
-    /// MSR_KERNEL_GS_BASE.
+    /// IA32_KERNEL_GS_BASE, which SWAPGS exchanges with the base of GS.
     pub kernel_gs_base: u64,
 }
 
@@ -213,203 +207,15 @@ impl Default for Registers {
     }
 }
 
-impl Vcpu {
-    /// Have it stop at what `control` says from the next KVM_RUN on.
-    pub fn control(&mut self, control: Control) -> Result<(), KvmError> {
-        if self.control != control {
-            let set = self.fd().set_guest_debug(&control.ioctl());
-            set.map_err(refused("KVM_SET_GUEST_DEBUG"))?;
-            self.control = control;
-        }
-        Ok(())
-    }
-
-    /// Finish the access that the last exit was for. Until then RIP and the register that a read
-    /// fills are not those behind the instruction (api.rst, "KVM_EXIT_IO").
-    pub fn complete(&mut self) {
-        let fd = self.fd();
-        fd.set_kvm_immediate_exit(1);
-        // It does not enter the guest, and so can only report that.
-        let _ = fd.run();
-        fd.set_kvm_immediate_exit(0);
-    }
-
-    /// Let the guest have the exception of a stop that is not the debugger's.
-    pub fn reinject(&mut self, stop: &Stop) -> Result<Exit, KvmError> {
-        match (stop.cause, self.control.trap) {
-            (Cause::Trap, Some(Trap::Failure)) => return Ok(self.finish(|_| {})),
-            (Cause::Trap, Some(Trap::Port)) => {
-                // The guest wrote to the port itself: nobody is there.
-                let mut regs = self.general()?;
-                regs.rip = regs.rip.wrapping_add(Trap::Port.bytes().len() as u64);
-                self.set_general(&regs)?;
-            }
-            // RIP stays at INT3: KVM injects it as a software exception and moves it.
-            (Cause::Trap, _) => self.inject(BREAKPOINT_VECTOR)?,
-            (Cause::Debug { dr6 }, _) => {
-                let fd = self.fd();
-                let mut debug = fd.get_debug_regs().map_err(refused("KVM_GET_DEBUGREGS"))?;
-                debug.dr6 = dr6;
-                fd.set_debug_regs(&debug)
-                    .map_err(refused("KVM_SET_DEBUGREGS"))?;
-                self.inject(DEBUG_VECTOR)?;
-            }
-            (Cause::Step | Cause::Point(_), _) => {}
-        }
-        Ok(Exit::Handled)
-    }
-
-    fn inject(&mut self, vector: u32) -> Result<(), KvmError> {
-        let fd = self.fd();
-        let mut events = fd
-            .get_vcpu_events()
-            .map_err(refused("KVM_GET_VCPU_EVENTS"))?;
-        events.exception.injected = 1;
-        events.exception.nr = vector as u8;
-        events.exception.has_error_code = 0;
-        fd.set_vcpu_events(&events)
-            .map_err(refused("KVM_SET_VCPU_EVENTS"))
-    }
-
-    /// The stop behind a byte to [`TRAP_PORT`], RIP back at the instruction that wrote it.
-    pub(super) fn stopped_by_port(&mut self) -> Result<Exit, KvmError> {
-        self.complete();
-        let mut regs = self.general()?;
-        regs.rip = regs.rip.wrapping_sub(Trap::Port.bytes().len() as u64);
-        self.set_general(&regs)?;
-        self.stopped_by_trap()
-    }
-
-    /// The stop at an instruction of [`Trap`] at RIP.
-    pub(super) fn stopped_by_trap(&mut self) -> Result<Exit, KvmError> {
-        Ok(Exit::Debug(Stop {
-            cause: Cause::Trap,
-            pc: self.linear_pc()?,
-        }))
-    }
-
-    /// Linear address of the instruction at RIP.
-    fn linear_pc(&mut self) -> Result<u64, KvmError> {
-        let cs = self.special()?.cs;
-        let base = if cs.l != 0 { 0 } else { cs.base };
-        Ok(base.wrapping_add(self.general()?.rip))
-    }
-
-    /// RAX to RFLAGS.
-    pub fn general(&mut self) -> Result<kvm_regs, KvmError> {
-        self.fd().get_regs().map_err(refused("KVM_GET_REGS"))
-    }
-
-    /// Set RAX to RFLAGS.
-    pub fn set_general(&mut self, regs: &kvm_regs) -> Result<(), KvmError> {
-        self.fd().set_regs(regs).map_err(refused("KVM_SET_REGS"))
-    }
-
-    /// Segments, tables, control registers.
-    pub fn special(&mut self) -> Result<kvm_sregs, KvmError> {
-        self.fd().get_sregs().map_err(refused("KVM_GET_SREGS"))
-    }
-
-    /// All registers.
-    pub fn all_registers(&mut self) -> Result<Registers, KvmError> {
-        let mut fxsave = [0; FXSAVE];
-        let xsave = self.fd().get_xsave().map_err(refused("KVM_GET_XSAVE"))?;
-        for (to, from) in fxsave.chunks_exact_mut(4).zip(xsave.region) {
-            to.copy_from_slice(&from.to_le_bytes());
-        }
-        let mut msrs = kernel_gs_base(0)?;
-        let known = self.fd().get_msrs(&mut msrs);
-        known.map_err(refused("KVM_GET_MSRS"))?;
-        Ok(Registers {
-            general: self.general()?,
-            special: self.special()?,
-            fxsave,
-            kernel_gs_base: msrs.as_slice().first().map_or(0, |entry| entry.data),
-        })
-    }
-
-    /// Set those registers that differ from `before`, which [`Vcpu::all_registers`] gave.
-    ///
-    /// # Errors
-    /// KVM refuses values that the processor would, such as reserved bits of CR4.
-    pub fn set_registers(
-        &mut self,
-        before: &Registers,
-        registers: &Registers,
-    ) -> Result<(), KvmError> {
-        if registers.special != before.special {
-            let set = self.fd().set_sregs(&registers.special);
-            set.map_err(refused("KVM_SET_SREGS"))?;
-        }
-        if registers.general != before.general {
-            self.set_general(&registers.general)?;
-        }
-        if registers.fxsave != before.fxsave {
-            self.set_fxsave(&registers.fxsave)?;
-        }
-        if registers.kernel_gs_base != before.kernel_gs_base {
-            let msrs = kernel_gs_base(registers.kernel_gs_base)?;
-            let set = self.fd().set_msrs(&msrs);
-            set.map_err(refused("KVM_SET_MSRS"))?;
-        }
-        Ok(())
-    }
-
-    fn set_fxsave(&mut self, fxsave: &[u8; FXSAVE]) -> Result<(), KvmError> {
-        let mut xsave = self.fd().get_xsave().map_err(refused("KVM_GET_XSAVE"))?;
-        for (to, from) in xsave.region.iter_mut().zip(fxsave.chunks_exact(4)) {
-            *to = from
-                .iter()
-                .rev()
-                .fold(0, |word, byte| word << 8 | u32::from(*byte));
-        }
-        if let Some(present) = xsave.region.get_mut(XSTATE_BV) {
-            *present |= X87_AND_SSE;
-        }
-        // SAFETY: KVM reads more than these 4096 bytes only for state that a process has to ask
-        // for (arch_prctl ARCH_REQ_XCOMP_GUEST_PERM), which hull does not.
-        unsafe { self.fd().set_xsave(&xsave) }.map_err(refused("KVM_SET_XSAVE"))
-    }
-
-    /// Run it under `control` once, for a probe: whether it stopped by that.
-    pub(super) fn stops_under(&mut self, control: &Control) -> Result<Stopped, KvmError> {
-        let fd = self.fd();
-        fd.set_guest_debug(&control.ioctl())
-            .map_err(refused("KVM_SET_GUEST_DEBUG"))?;
-        let stopped = match fd.run() {
-            Ok(VcpuExit::Debug(_)) => Stopped::Debug,
-            Ok(VcpuExit::InternalError) => Stopped::Failure,
-            _ => Stopped::Otherwise,
-        };
-        self.complete();
-        let off = self.fd().set_guest_debug(&kvm_guest_debug::default());
-        off.map_err(refused("KVM_SET_GUEST_DEBUG"))?;
-        Ok(stopped)
-    }
-}
-
-/// What ended a run of a probe.
+/// The end of a probe's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stopped {
-    /// KVM_EXIT_DEBUG.
+    /// KVM_EXIT_DEBUG, as asked for.
     Debug,
-    /// An instruction that KVM does not know.
+    /// KVM reported an instruction that it cannot emulate.
     Failure,
-    /// Whatever comes when debugging does not work.
+    /// Any other exit: debugging does not work.
     Otherwise,
-}
-
-fn kernel_gs_base(data: u64) -> Result<Msrs, KvmError> {
-    let entry = kvm_msr_entry {
-        index: MSR_KERNEL_GS_BASE,
-        data,
-        ..Default::default()
-    };
-    // Only memory can be lacking.
-    Msrs::from_entries(&[entry]).map_err(|_| KvmError::Ioctl {
-        ioctl: "a list of one MSR",
-        error: kvm_ioctls::Error::new(libc::ENOMEM),
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! KVM: the virtual machine ([`vm`]), its vCPUs and their exits ([`vcpu`]), their registers
-//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), what they hold ([`state`]) and how another machine goes
-//! on from it ([`save`], [`features`]), what finishes the instructions that a software KVM cannot
-//! ([`assist`]), and what finds out which kind of KVM this is ([`probe`], [`processor`]).
-//! Devices are reached through a [`vcpu::Accesses`] that `vmm` gives; none is known here.
+//! ([`regs`], [`cpuid`], [`msrs`], [`lapic`]), reading the state of all of it ([`state`]), saving and
+//! restoring it ([`save`], [`features`]), finishing the instructions that a software KVM cannot
+//! emulate ([`assist`]), and measuring which kind of KVM this is ([`probe`], [`processor`]).
+//! This module knows no device: `vmm` hands in a [`vcpu::Accesses`] that reaches them.
 
 pub mod assist;
 pub mod code;
@@ -26,40 +26,40 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-/// What /dev/kvm refused.
+/// A request that KVM refused.
 #[derive(Debug, Error)]
 pub enum KvmError {
     /// The device could not be opened.
     #[error("/dev/kvm: {source_text}; {remedy}")]
     Open {
-        /// What the kernel said.
+        /// The kernel's error.
         source_text: std::io::Error,
-        /// What to do.
+        /// What the user can do about it.
         remedy: &'static str,
     },
-    /// Not KVM, or one from before 2007.
+    /// The device is not KVM, or KVM is older than 2007.
     #[error(
-        "/dev/kvm speaks API version {version}, not 12: it is not Linux's KVM, which is the \
+        "/dev/kvm has API version {version}, not 12: it is not Linux's KVM, which is the \
          character device 10, 232 (`ls -l /dev/kvm`)"
     )]
     Version {
-        /// What KVM_GET_API_VERSION returned.
+        /// The version that KVM_GET_API_VERSION returned.
         version: i32,
     },
-    /// The signal that interrupts a vCPU has no handler.
+    /// The handler of the signal that interrupts vCPUs cannot be set.
     #[error("cannot set the handler of the signal that stops vCPUs: {0}")]
     Signal(std::io::Error),
-    /// An ioctl failed.
+    /// An ioctl failed with an error.
     #[error("KVM refused {ioctl}: {error}")]
     Ioctl {
-        /// Its name.
+        /// Name of the ioctl.
         ioctl: &'static str,
-        /// Its error.
+        /// Error number that the ioctl returned.
         error: kvm_ioctls::Error,
     },
 }
 
-/// Name the ioctl that an error is of.
+/// Make a [`KvmError`] from the error of an ioctl.
 pub(crate) fn refused(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |error| KvmError::Ioctl { ioctl, error }
 }

@@ -15,10 +15,10 @@ use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::debug::{Control, Point, PointKind, Powers, Stopped, Trap};
-use super::processor::Processor;
+use super::processor::{Kind, Processor};
 use super::vcpu::{Kicker, Vcpu};
 use super::vm::Vm;
-use super::{KvmError, refused};
+use super::{KvmError, msrs, refused};
 use crate::boot::{BootError, Entry, Mode, tables};
 use crate::memory::GuestMemory;
 use crate::memory::backing::{self, BackingError};
@@ -98,15 +98,14 @@ macro_rules! wanted {
 }
 
 /// Every capability that hull uses.
-pub const NEEDS: [Need; 22] = [
+pub const NEEDS: [Need; 20] = [
     // The machine: memory, interrupt controllers, timer.
     required!(KVM_CAP_USER_MEMORY),
     required!(KVM_CAP_SET_TSS_ADDR),
     required!(KVM_CAP_SET_IDENTITY_MAP_ADDR),
     required!(KVM_CAP_IRQCHIP),
     required!(KVM_CAP_PIT2),
-    // Devices: an interrupt and a notification without a KVM_RUN in between.
-    required!(KVM_CAP_IRQFD),
+    // Devices: a notification without an exit to hull.
     required!(KVM_CAP_IOEVENTFD),
     // vCPUs: CPUID, the APIC timer that CPUID shows, and how they are stopped.
     required!(KVM_CAP_EXT_CPUID),
@@ -135,10 +134,6 @@ pub const NEEDS: [Need; 22] = [
     wanted!(
         KVM_CAP_SET_GUEST_DEBUG,
         "no breakpoints and no single steps"
-    ),
-    wanted!(
-        KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
-        "memory slots cannot be taken away"
     ),
 ];
 
@@ -178,20 +173,6 @@ pub enum ProbeError {
     /// The guest came back for something that it does not do.
     #[error("a guest of a few instructions ended with {0}")]
     Exit(String),
-}
-
-/// What runs the guest's kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The processor, by Intel's VT-x.
-    VtX,
-    /// The processor, by AMD's SVM.
-    Svm,
-    /// The processor, by an extension that CPUID does not show.
-    Hardware,
-    /// An emulator in the host's kernel, instruction by instruction.
-    Software,
 }
 
 /// What [`measure`] found.
@@ -543,19 +524,13 @@ impl Guest<'_> {
         self.place(b"\x0f\x05", Ring::User)?;
         self.memory
             .write_slice(b"\x8c\xc8\xe6\x80", GuestAddress(TARGET))?;
-        // IA32_STAR[47:32]: CS of the kernel; IA32_LSTAR: its entry; IA32_FMASK: RFLAGS that are
-        // cleared, none so that the port is allowed at any CPL (AMD APM 2, 6.1.1).
+        // STAR[47:32] is CS of the kernel. FMASK is 0, so that the flags stay and the port is allowed
+        // at any CPL (AMD APM 2, 6.1.1).
         let star = u64::from(tables::CODE_SELECTOR) << 32;
-        for (index, data) in [(0xc000_0081, star), (0xc000_0082, TARGET), (0xc000_0084, 0)] {
-            let entry = kvm_msr_entry {
-                index,
-                data,
-                ..Default::default()
-            };
-            if let Ok(msrs) = Msrs::from_entries(&[entry]) {
-                let fd = self.vcpu.fd();
-                fd.set_msrs(&msrs).map_err(refused("KVM_SET_MSRS"))?;
-            }
+        let values = [(msrs::STAR, star), (msrs::LSTAR, TARGET), (msrs::FMASK, 0)];
+        for (index, data) in values {
+            let set = self.vcpu.fd().set_msrs(&msrs::one(index, data)?);
+            set.map_err(refused("KVM_SET_MSRS"))?;
         }
         match self.run() {
             Ok(()) => {

@@ -1,22 +1,36 @@
-//! What CPUID says of the host's processor.
+//! The host's processor, by its CPUID.
 
 use std::arch::x86_64::__cpuid;
 
-use super::probe::Kind;
+use serde::Serialize;
+
+/// What executes the guest's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The processor, with Intel's VT-x.
+    VtX,
+    /// The processor, with AMD's SVM.
+    Svm,
+    /// The processor, with an extension that CPUID does not show.
+    Hardware,
+    /// An emulator in the host's kernel, instruction by instruction.
+    Software,
+}
 
 /// A processor, by its CPUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Processor {
-    /// Its name, as its maker writes it.
+    /// The brand string, or the vendor's name.
     pub name: String,
-    /// The extension for virtual machines that it shows: [`Kind::VtX`] or [`Kind::Svm`].
+    /// The virtualization extension that CPUID shows: [`Kind::VtX`] or [`Kind::Svm`].
     pub virtualization: Option<Kind>,
     /// The hypervisor that this host runs under.
     pub hypervisor: Option<String>,
 }
 
 impl Processor {
-    /// The processor of this host.
+    /// The processor on which this thread runs.
     pub fn of_host() -> Self {
         Self::described_by(|leaf| {
             // Safe in newer Rust: every x86_64 has CPUID.

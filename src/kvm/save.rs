@@ -16,15 +16,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::features::Features;
+use super::msrs::{TSC, TSC_DEADLINE};
 use super::vcpu::Vcpu;
 use super::vm::Vm;
 use super::{KvmError, refused};
 
-/// IA32_TIME_STAMP_COUNTER and IA32_TSC_DEADLINE (Intel SDM 4, table 2-2).
-const TSC: u32 = 0x10;
-const TSC_DEADLINE: u32 = 0x6e0;
 /// Most MSRs that are taken from a file.
-const MSRS_MOST: usize = 1024;
+const MAX_MSRS: usize = 1024;
 /// How far the rate of a TSC may be off, in millionths, where KVM cannot scale it: as much as NTP
 /// corrects.
 const TSC_TOLERANCE: u64 = 250;
@@ -308,7 +306,7 @@ impl Vcpu {
     }
 
     fn load_msrs(&mut self, saved: &[(u32, u64)], vcpu: usize, tsc: u64) -> Result<(), LoadError> {
-        if saved.len() > MSRS_MOST {
+        if saved.len() > MAX_MSRS {
             let what = "it has too many MSRs";
             return Err(LoadError::Nonsense { vcpu, what });
         }

@@ -5,15 +5,14 @@
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_debugregs,
-    kvm_irqchip, kvm_msr_entry, kvm_pic_state, kvm_pit_channel_state, kvm_regs, kvm_sregs,
-    kvm_vcpu_events,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_debugregs, kvm_irqchip,
+    kvm_pic_state, kvm_pit_channel_state, kvm_regs, kvm_sregs, kvm_vcpu_events,
 };
 use kvm_ioctls::VmFd;
 
 use super::vcpu::Vcpu;
 use super::vm::Vm;
-use super::{KvmError, refused};
+use super::{KvmError, msrs, refused};
 
 /// Bytes of a local APIC's registers.
 const LAPIC_BYTES: usize = 1024;
@@ -42,7 +41,7 @@ impl Vcpu {
     ///
     /// # Errors
     /// KVM refuses.
-    pub fn whole_state(&mut self, msrs: &[u32]) -> Result<CpuState, KvmError> {
+    pub fn whole_state(&mut self, indexes: &[u32]) -> Result<CpuState, KvmError> {
         let fd = self.fd();
         let lapic = fd.get_lapic().map_err(refused("KVM_GET_LAPIC"))?;
         let mp_state = fd.get_mp_state().map_err(refused("KVM_GET_MP_STATE"))?;
@@ -50,22 +49,17 @@ impl Vcpu {
             regs: fd.get_regs().map_err(refused("KVM_GET_REGS"))?,
             sregs: fd.get_sregs().map_err(refused("KVM_GET_SREGS"))?,
             debug: fd.get_debug_regs().map_err(refused("KVM_GET_DEBUGREGS"))?,
-            msrs: Vec::with_capacity(msrs.len()),
+            msrs: Vec::with_capacity(indexes.len()),
             lapic: lapic.regs.map(|byte| byte as u8),
             events: fd
                 .get_vcpu_events()
                 .map_err(refused("KVM_GET_VCPU_EVENTS"))?,
             mp_state: mp_state.mp_state,
         };
-        for &index in msrs {
-            let entry = kvm_msr_entry {
-                index,
-                ..Default::default()
-            };
+        for &index in indexes {
+            let mut list = msrs::one(index, 0)?;
             // One by one: KVM stops at the first that it does not know.
-            if let Ok(mut list) = Msrs::from_entries(&[entry])
-                && fd.get_msrs(&mut list).is_ok_and(|read| read == 1)
-            {
+            if fd.get_msrs(&mut list).is_ok_and(|read| read == 1) {
                 let value = list.as_slice().iter().map(|entry| (index, entry.data));
                 state.msrs.extend(value);
             }

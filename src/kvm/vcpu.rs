@@ -1,4 +1,6 @@
-//! One vCPU: KVM_RUN, and one match over the reasons for which it comes back.
+//! One vCPU: KVM_RUN, and one match over its exit reasons.
+
+mod debug;
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,60 +18,60 @@ use super::{KvmError, refused, regs};
 use crate::boot::Entry;
 use crate::memory::GuestMemory;
 
-/// The port at which hull's own kernel asks for memory to be copied or filled (`assist::bulk`).
+/// The port by which hull's own kernel has memory copied or filled (`assist::bulk`).
 const BULK_PORT: u16 = 0xb8;
 
-/// Where the guest's port and MMIO accesses go.
+/// Handles the guest's port and MMIO accesses.
 ///
-/// Called on the vCPU's thread between two KVM_RUNs. Reads find `data` filled with ones, which
-/// is what a bus without a device answers.
+/// Called on the vCPU's thread between two KVM_RUNs. For a read, `data` comes filled with ones, the
+/// value that a bus without a device returns.
 pub trait Accesses {
-    /// IN from `port`.
+    /// The guest executed IN from `port`.
     fn port_read(&self, port: u16, data: &mut [u8]);
-    /// OUT to `port`.
+    /// The guest executed OUT to `port`.
     fn port_write(&self, port: u16, data: &[u8]);
-    /// A load from `gpa` where no RAM lies.
+    /// A load from `gpa`, where no RAM is.
     fn mmio_read(&self, gpa: u64, data: &mut [u8]);
-    /// A store to `gpa` where no RAM lies.
+    /// A store to `gpa`, where no RAM is.
     fn mmio_write(&self, gpa: u64, data: &[u8]);
     /// KVM_RUN is about to be called.
     fn entering(&self) {}
-    /// KVM_RUN has come back; what the guest wants follows.
+    /// KVM_RUN has returned; the call that handles the exit follows.
     fn left(&self) {}
-    /// The exit was for this instruction, which hull has finished.
+    /// The exit was caused by this instruction, which hull has emulated.
     fn finished(&self, _instruction: &'static str) {}
-    /// The exit was a request at the bulk-memory port (`assist::bulk`), which hull has done.
+    /// The exit was a request by the bulk-memory port (`assist::bulk`); hull handles it.
     fn bulk(&self) {}
 }
 
-/// Why the guest does not go on by itself.
+/// The outcome of one [`Vcpu::run`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The exit was handled; run again.
+    /// The exit was handled: run the vCPU again.
     Handled,
     /// A signal or KVM_SET_IMMEDIATE_EXIT interrupted it.
     Interrupted,
     /// The guest shut down: a triple fault.
     Shutdown,
-    /// It stopped at what [`Vcpu::control`] was told; never without that.
+    /// It stopped for a reason set by [`Vcpu::control`].
     Debug(Stop),
-    /// KVM cannot go on, for the reason in words.
+    /// KVM cannot run the vCPU any further; the reason as text.
     Failed(String),
 }
 
-/// A vCPU.
+/// A virtual CPU and its descriptor of KVM.
 pub struct Vcpu {
     fd: VcpuFd,
     memory: GuestMemory,
     assisted: Counts,
     kicker: Kicker,
-    /// What stops it for a debugger.
+    /// The debugger's settings in force.
     pub(super) control: Control,
 }
 
-/// Makes a vCPU come back from KVM_RUN, from any thread.
+/// Interrupts a vCPU's KVM_RUN, from any thread.
 ///
-/// `immediate_exit` closes the gap between the vCPU's look at a flag and its next KVM_RUN
+/// `immediate_exit` closes the gap between the vCPU's check of a flag and its next KVM_RUN
 /// (Documentation/virt/kvm/api.rst, "immediate_exit"); the signal ends a KVM_RUN under way.
 #[derive(Clone)]
 pub struct Kicker(Arc<Mutex<Option<ImmediateExit>>>);
@@ -82,18 +84,18 @@ struct ImmediateExit(NonNull<u8>);
 unsafe impl Send for ImmediateExit {}
 
 impl Kicker {
-    /// Let the handler of the kick's signal be one that does nothing. Once, before any vCPU runs.
+    /// Install a handler that does nothing for the signal of a kick. Once, before any vCPU runs.
     pub fn prepare() -> Result<(), KvmError> {
         extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), nothing).map_err(|error| KvmError::Signal(error.into()))
     }
 
-    /// Have the vCPU, which runs on `thread`, report [`Exit::Interrupted`] once.
+    /// Make the vCPU, which runs on `thread`, return [`Exit::Interrupted`] once.
     pub fn kick<T>(&self, thread: &JoinHandle<T>) {
         let byte = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ImmediateExit(byte)) = *byte {
-            // SAFETY: the page is mapped as long as the pointer is here, and no one but the
-            // kernel reads this byte.
+            // SAFETY: the page is mapped as long as the pointer is here, and only the kernel reads
+            // this byte.
             unsafe { AtomicU8::from_ptr(byte.as_ptr()) }.store(1, Ordering::Release);
             // A thread that has ended needs no kick.
             let _ = thread.kill(SIGRTMIN());
@@ -119,74 +121,74 @@ impl Vcpu {
         }
     }
 
-    /// What makes this vCPU come back from KVM_RUN.
+    /// A [`Kicker`] of this vCPU.
     pub fn kicker(&self) -> Kicker {
         self.kicker.clone()
     }
 
-    /// The vCPU itself, to run it past [`Vcpu::run`].
+    /// KVM's descriptor, to run the vCPU without [`Vcpu::run`].
     pub(super) fn fd(&mut self) -> &mut VcpuFd {
         &mut self.fd
     }
 
-    /// The instructions finished on behalf of KVM so far.
+    /// Counts of the instructions that hull has emulated so far.
     pub fn assisted(&self) -> &Counts {
         &self.assisted
     }
 
-    /// Put it at the kernel's entry.
+    /// Set the registers for the kernel's entry.
     pub fn enter_at(&self, entry: &Entry) -> Result<(), KvmError> {
         regs::set(&self.fd, entry)
     }
 
-    /// The guest's memory.
+    /// The memory of the guest that it belongs to.
     pub(super) fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// Registers and system registers, as far as KVM tells them.
+    /// General and system registers; `None` if KVM refuses.
     pub(super) fn regs_and_sregs(&self) -> Option<(kvm_regs, kvm_sregs)> {
         self.fd.get_regs().ok().zip(self.fd.get_sregs().ok())
     }
 
-    /// Have a guest whose clock is KVM's learn that it did not run for a while, before its watchdogs
-    /// take that for a lockup (api.rst, KVM_KVMCLOCK_CTRL).
+    /// Tell a guest that uses kvm-clock that it was paused, so that its watchdogs do not take the
+    /// pause for a lockup (api.rst, KVM_KVMCLOCK_CTRL).
     pub fn tell_of_pause(&self) {
-        // Refused where the guest does not use that clock, or has none: then there is nothing to do.
+        // Fails if the guest does not use that clock; then there is nothing to do.
         let _ = self.fd.kvmclock_ctrl();
     }
 
-    /// RIP, for messages.
+    /// RIP, for messages; `None` if KVM refuses.
     pub fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
     }
 
-    /// What a profile asks for: registers, whether it is at CPL 3, how addresses are translated, and
-    /// up to `most` bytes of the stack. `None` if KVM does not tell.
-    pub fn sample(&self, most: usize) -> Option<(kvm_regs, bool, Paging, Vec<u8>)> {
+    /// What a profile needs: registers, whether it is at CPL 3, the paging, and up to `max` bytes of
+    /// the kernel's stack. `None` if KVM refuses.
+    pub fn sample(&self, max: usize) -> Option<(kvm_regs, bool, Paging, Vec<u8>)> {
         let regs = self.fd.get_regs().ok()?;
         let sregs = self.fd.get_sregs().ok()?;
         let paging = Paging::new(&sregs);
         let user = sregs.ss.dpl == 3;
         let mut stack = Vec::new();
         if !user {
-            stack.resize(most, 0);
+            stack.resize(max, 0);
             let there = paging.look(&self.memory, regs.rsp, &mut stack);
             stack.truncate(there);
         }
         Some((regs, user, paging, stack))
     }
 
-    /// Run until the next exit and handle it.
+    /// Run it until the next exit, and handle that.
     pub fn run(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
         accesses.entering();
         let ran = self.fd.run();
         accesses.left();
         let exit = match ran {
             Ok(exit) => exit,
-            // EINTR and EAGAIN: a kick, or a vCPU that waits for its INIT.
-            Err(error) if matches!(error.errno(), 4 | 11) => {
-                // Whoever kicked has set a flag before; it is looked at before the next KVM_RUN.
+            // EINTR and EAGAIN: a kick, or a vCPU that waits for INIT.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                // The kicker has set a flag before, which the caller checks before the next KVM_RUN.
                 self.fd.set_kvm_immediate_exit(0);
                 return Ok(Exit::Interrupted);
             }
@@ -212,7 +214,7 @@ impl Vcpu {
             VcpuExit::MmioWrite(gpa, data) => accesses.mmio_write(gpa, data),
             VcpuExit::Intr => return Ok(Exit::Interrupted),
             VcpuExit::Shutdown => return Ok(Exit::Shutdown),
-            // With interrupt controllers of its own KVM waits for the next interrupt itself.
+            // With in-kernel interrupt controllers, KVM waits for the next interrupt itself.
             VcpuExit::Hlt => {
                 return Ok(Exit::Failed(
                     "HLT waits for an interrupt, and this machine has no interrupt controller to \
@@ -232,7 +234,7 @@ impl Vcpu {
         Ok(Exit::Handled)
     }
 
-    /// KVM does not know the instruction: a breakpoint, or one to finish.
+    /// KVM cannot emulate the instruction: a breakpoint, or one that hull emulates.
     fn failed(&mut self, accesses: &impl Accesses) -> Result<Exit, KvmError> {
         if self.control.trap == Some(Trap::Failure)
             && assist::vcpu::failed_at(&mut self.fd, Trap::Failure.bytes())
@@ -242,7 +244,7 @@ impl Vcpu {
         Ok(self.finish(|instruction| accesses.finished(instruction)))
     }
 
-    /// Finish it, and tell its name.
+    /// Emulate the instruction at RIP, and pass its name to `told`.
     pub(super) fn finish(&mut self, told: impl FnOnce(&'static str)) -> Exit {
         let finished = assist::vcpu::finish(&mut self.fd, &self.memory, &mut self.assisted);
         handled(finished.map(told))

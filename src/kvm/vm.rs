@@ -13,8 +13,7 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::probe::Kind;
-use super::processor::Processor;
+use super::processor::{Kind, Processor};
 use super::vcpu::Vcpu;
 use super::{KvmError, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
@@ -22,22 +21,22 @@ use crate::memory::dirty;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::pages::Pages;
 
-/// What a machine lacks on purpose (`vmm::fault`); by default nothing.
+/// Features that a machine lacks on purpose (`vmm::fault`); by default none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lacks {
-    /// Interrupt controllers, local APICs and the PIT.
+pub struct MissingFeatures {
+    /// Interrupt controllers, local APICs and PIT are missing.
     pub irqchip: bool,
-    /// CPUID's word that there is long mode.
+    /// CPUID does not show long mode.
     pub long_mode: bool,
 }
 
 /// A virtual machine and the guest memory that its slots point into.
 pub struct Vm {
-    // Before `memory`: the VM goes first, so that no slot ever points to unmapped memory.
+    // Before `memory`: the VM is dropped first, so that no slot ever points to unmapped memory.
     fd: Arc<VmFd>,
     kvm: Kvm,
     memory: GuestMemory,
-    lacks: Lacks,
+    missing: MissingFeatures,
 }
 
 /// Open /dev/kvm and check that it is KVM.
@@ -45,8 +44,10 @@ pub fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|error| KvmError::Open {
         source_text: error.into(),
         remedy: match error.errno() {
-            libc::EACCES => "let your user in (add it to the group kvm) or run as root",
-            libc::EPERM => "whatever confines this process has to allow it /dev/kvm",
+            libc::EACCES => "add your user to the group kvm, or run as root",
+            libc::EPERM => {
+                "the sandbox or container of this process has to allow access to /dev/kvm"
+            }
             libc::ENOENT | libc::ENXIO | libc::ENODEV => how_to_get_kvm(&Processor::of_host()),
             _ => "check that KVM works on this machine (dmesg | grep kvm)",
         },
@@ -57,7 +58,7 @@ pub fn open() -> Result<Kvm, KvmError> {
     }
 }
 
-/// Give each region of `memory` its slot, or the slot other `flags`.
+/// Create the slot of each region of `memory`, or change its `flags`.
 ///
 /// # Safety
 /// `memory` stays mapped as long as `fd` is open.
@@ -70,8 +71,8 @@ unsafe fn set_slots(fd: &VmFd, memory: &GuestMemory, flags: u32) -> Result<(), K
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the range is a whole mapping of `memory`, which stays, as the caller promises;
-        // regions of a GuestMemory do not overlap.
+        // SAFETY: the range is a whole mapping of `memory`, which stays mapped, as the caller
+        // promises; regions of a GuestMemory do not overlap.
         unsafe { fd.set_user_memory_region(slot) }
             .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
     }
@@ -82,32 +83,36 @@ unsafe fn set_slots(fd: &VmFd, memory: &GuestMemory, flags: u32) -> Result<(), K
 fn how_to_get_kvm(processor: &Processor) -> &'static str {
     match (processor.virtualization, &processor.hypervisor) {
         (Some(Kind::Svm), _) => {
-            "load the module kvm_amd (if it is refused, enable SVM in the firmware), or have the \
-             container given /dev/kvm"
+            "load the module kvm_amd (if it is refused, enable SVM in the firmware), or give \
+             the container /dev/kvm"
         }
         (Some(_), _) => {
-            "load the module kvm_intel (if it is refused, enable VT-x in the firmware), or have \
-             the container given /dev/kvm"
+            "load the module kvm_intel (if it is refused, enable VT-x in the firmware), or give \
+             the container /dev/kvm"
         }
         (None, Some(_)) => {
-            "this is a virtual machine without VT-x and SVM: have its hypervisor allow nested \
-             virtualization"
+            "this is a virtual machine without VT-x and SVM: enable nested virtualization in its \
+             hypervisor"
         }
         (None, None) => "the processor shows neither VT-x nor SVM: enable it in the firmware",
     }
 }
 
 impl Vm {
-    /// Create the machine: memory, IOAPIC, PICs, local APICs and PIT, and no vCPU yet.
+    /// Create the machine with memory, IOAPIC, PICs, local APICs and PIT, without vCPUs.
     pub fn new(kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
-        Self::lacking(Lacks::default(), kvm, memory)
+        Self::without(MissingFeatures::default(), kvm, memory)
     }
 
-    /// As [`Vm::new`], without what the machine `lacks`.
-    pub fn lacking(lacks: Lacks, kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
+    /// As [`Vm::new`], without the `missing` features.
+    pub fn without(
+        missing: MissingFeatures,
+        kvm: Kvm,
+        memory: GuestMemory,
+    ) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
-        // First of all: it waits until nobody uses the old memory map, which is longest right after
-        // the interrupt controllers were put on the machine's buses (SRCU).
+        // First: KVM waits until the old memory map is unused (SRCU), which takes longest right after
+        // the interrupt controllers were put on the machine's buses.
         // SAFETY: the struct below owns both and drops `memory` after the VM's file descriptor.
         unsafe { set_slots(&fd, &memory, 0) }?;
         // Intel without unrestricted guests needs both pages; elsewhere they cost nothing.
@@ -115,9 +120,9 @@ impl Vm {
             .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(KVM_TSS as usize)
             .map_err(refused("KVM_SET_TSS_ADDR"))?;
-        // A KVM that cannot report them has no instructions to report: it runs them all.
+        // A KVM that cannot report instructions emulates all of them.
         let _ = super::assist::vcpu::enable(&fd);
-        if !lacks.irqchip {
+        if !missing.irqchip {
             fd.create_irq_chip()
                 .map_err(refused("KVM_CREATE_IRQCHIP"))?;
             let pit = kvm_pit_config {
@@ -130,16 +135,16 @@ impl Vm {
             fd: Arc::new(fd),
             kvm,
             memory,
-            lacks,
+            missing,
         })
     }
 
-    /// The guest's memory.
+    /// The memory of the guest, which the slots point to.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// Note from now on which pages change: by the guest, of which KVM keeps a log, and by hull.
+    /// Log from now on which pages change: KVM logs the guest's writes, and hull its own.
     ///
     /// # Errors
     /// KVM refuses.
@@ -149,11 +154,11 @@ impl Vm {
         unsafe { set_slots(&self.fd, &self.memory, KVM_MEM_LOG_DIRTY_PAGES) }
     }
 
-    /// The pages that changed since [`Vm::track_dirty`] or the last call. To miss none, and none of
-    /// later, no vCPU runs and no device works meanwhile.
+    /// The pages that changed since [`Vm::track_dirty`] or the last call. Exact only while no vCPU
+    /// and no device runs.
     ///
     /// # Errors
-    /// KVM refuses, as when nobody tracks.
+    /// KVM refuses, for example without [`Vm::track_dirty`].
     pub fn take_dirty(&self) -> Result<Pages, KvmError> {
         let mut maps = Vec::new();
         for (slot, region) in self.memory.iter().enumerate() {
@@ -164,28 +169,28 @@ impl Vm {
         Ok(by_guest.union(&dirty::take(&self.memory)))
     }
 
-    /// The machine's descriptor, for what outlives this borrow.
+    /// A shared handle of the machine's descriptor.
     pub(super) fn shared_fd(&self) -> Arc<VmFd> {
         self.fd.clone()
     }
 
-    /// The machine itself.
+    /// KVM's descriptor of the machine.
     pub(super) fn fd(&self) -> &VmFd {
         &self.fd
     }
 
-    /// Where it comes from.
+    /// The /dev/kvm that it was made by.
     pub(super) fn kvm(&self) -> &Kvm {
         &self.kvm
     }
 
-    /// What KVM can show to a guest.
+    /// The CPUID that KVM can show to a guest.
     pub(super) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
         let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
         cpuid.map_err(refused("KVM_GET_SUPPORTED_CPUID"))
     }
 
-    /// Create vCPU `id` of `cpus`: KVM's CPUID with this machine's topology, and the MSRs that
+    /// Create vCPU `id` of `cpus`, with KVM's CPUID, this machine's topology, and the MSRs that
     /// firmware would set.
     pub fn create_vcpu(&self, id: u8, cpus: u8) -> Result<Vcpu, KvmError> {
         let fd = self
@@ -194,13 +199,13 @@ impl Vm {
             .map_err(refused("KVM_CREATE_VCPU"))?;
         let mut cpuid = self.supported_cpuid()?;
         cpuid::describe(&mut cpuid, id, cpus);
-        if self.lacks.long_mode {
+        if self.missing.long_mode {
             cpuid::hide_long_mode(&mut cpuid);
         }
         fd.set_cpuid2(&cpuid).map_err(refused("KVM_SET_CPUID2"))?;
         msrs::set(&fd)?;
         // Without an irqchip KVM has no local APIC to set up.
-        if !self.lacks.irqchip {
+        if !self.missing.irqchip {
             lapic::set(&fd)?;
         }
         Ok(Vcpu::new(fd, self.memory.clone()))
@@ -216,7 +221,7 @@ impl Vm {
         Ok(Vcpu::new(fd, self.memory.clone()))
     }
 
-    /// Let a write of `value` (4 bytes) to `gpa` signal `event` without an exit to hull.
+    /// Have KVM signal `event` for a write of `value` (4 bytes) to `gpa`, without an exit to hull.
     pub fn register_ioeventfd(
         &self,
         event: &EventFd,
@@ -228,9 +233,9 @@ impl Vm {
             .map_err(refused("KVM_IOEVENTFD"))
     }
 
-    /// The interrupt line `gsi`, if there is a controller that it leads to.
+    /// The interrupt line `gsi`; `None` without an interrupt controller.
     pub fn line(&self, gsi: u32) -> Option<Line> {
-        (!self.lacks.irqchip).then(|| Line {
+        (!self.missing.irqchip).then(|| Line {
             vm: self.fd.clone(),
             gsi,
             pulse: Mutex::new(()),
@@ -238,18 +243,18 @@ impl Vm {
     }
 }
 
-/// An interrupt line. Raised from the thread that has a reason: by an irqfd, KVM would hand the
-/// edge of a line of the IOAPIC's to a thread of the kernel's, one more switch an interrupt
-/// (irqfd_wakeup in virt/kvm/eventfd.c).
+/// An interrupt line, raised on the device's own thread. With an irqfd, KVM would raise a line of the
+/// IOAPIC from a thread of the kernel, one more context switch for each interrupt (irqfd_wakeup in
+/// virt/kvm/eventfd.c).
 pub struct Line {
     vm: Arc<VmFd>,
     gsi: u32,
-    /// Two pulses that overlap would be one edge, perhaps before the second one's reason.
+    /// Keeps two pulses apart, which would be one edge if they overlapped.
     pulse: Mutex<()>,
 }
 
 impl Line {
-    /// Raise an edge.
+    /// Raise the line and lower it again.
     ///
     /// # Errors
     /// KVM refuses.
@@ -297,7 +302,7 @@ mod tests {
             assert!(matches!(exit, VcpuExit::IoOut(0x80, _)), "{exit:?}");
         };
         turn();
-        assert!(vm.take_dirty().is_err(), "nobody tracks");
+        assert!(vm.take_dirty().is_err(), "not tracked");
         vm.track_dirty().expect("tracked");
         for _ in 0..2 {
             memory

@@ -272,13 +272,10 @@ impl Paging {
         access: Access,
         mark: bool,
     ) -> Result<Option<Translation>, Fault> {
-        let (levels, table) = self.levels();
         if self.mode == Mode::Off {
             let gpa = linear & 0xffff_ffff;
-            return Ok(Some(Translation {
-                gpa,
-                run: 0x1000 - (gpa & 0xfff),
-            }));
+            let run = 0x1000 - (gpa & 0xfff);
+            return Ok(Some(Translation { gpa, run }));
         }
         if !self.is_canonical(linear) {
             return Err(Fault::NonCanonical);
@@ -287,12 +284,8 @@ impl Paging {
             Mode::Four | Mode::Five => linear,
             _ => linear & 0xffff_ffff,
         };
-        let mut table = table;
-        let mut rights = Rights {
-            writable: true,
-            user: true,
-            no_execute: false,
-        };
+        let (levels, mut table) = self.levels();
+        let mut rights = Rights::ALL;
         let mut seen = [(0u64, 0u64); LONG.len()];
         for (depth, (level, seen_here)) in levels.iter().zip(seen.iter_mut()).enumerate() {
             let gpa = self.entry_address(table, linear, *level);
@@ -307,9 +300,7 @@ impl Paging {
             }
             *seen_here = (gpa, entry);
             if level.rights {
-                rights.writable &= entry & WRITABLE != 0;
-                rights.user &= entry & USER != 0;
-                rights.no_execute |= entry & NO_EXECUTE != 0;
+                rights = rights.under(entry);
             }
             if leaf {
                 if !self.allowed(rights, access) {
@@ -490,6 +481,23 @@ struct Rights {
     writable: bool,
     user: bool,
     no_execute: bool,
+}
+
+impl Rights {
+    const ALL: Self = Self {
+        writable: true,
+        user: true,
+        no_execute: false,
+    };
+
+    /// What is left of them below `entry`.
+    fn under(self, entry: u64) -> Self {
+        Self {
+            writable: self.writable && entry & WRITABLE != 0,
+            user: self.user && entry & USER != 0,
+            no_execute: self.no_execute || entry & NO_EXECUTE != 0,
+        }
+    }
 }
 
 #[cfg(test)]

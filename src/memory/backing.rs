@@ -18,7 +18,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::GuestMemory;
-use super::dirty::Dirty;
+use super::bitmap::Dirty;
 use super::file::MemoryFile;
 use super::layout::{MMIO_HOLE, MMIO_HOLE_END};
 
@@ -38,7 +38,7 @@ const REPLACED_MOST: usize = 16384;
 #[derive(Debug, Error)]
 pub enum BackingError {
     /// Of anonymous memory.
-    #[error("cannot map {bytes} bytes of guest memory ({reason}); ask for less with --memory")]
+    #[error("cannot map {bytes} bytes of guest memory ({reason}); ask for less memory")]
     Anonymous {
         /// As asked for.
         bytes: u64,

@@ -2,132 +2,15 @@
 //! pages, which sees the guest's writes, does not see.
 //!
 //! Writes through vm-memory mark their pages by themselves, as every slice of guest memory carries
-//! its [`Dirty`]. What writes through pointers (readv(2), io_uring, the FUSE server, assists) has
+//! its [`super::bitmap::Dirty`]. What writes through pointers (readv(2), io_uring, the FUSE server, assists) has
 //! [`mark`] called: for a request's buffers that is when its chain is given back
 //! (`VirtQueue::finish`). Until [`start`] there is nothing to mark: a mark is one load.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::GuestMemory;
-use super::pages::{PAGE, Pages};
-
-/// The pages of one region of guest memory that hull wrote.
-#[derive(Debug, Default)]
-pub struct Dirty {
-    /// A bit a page, from the first time that somebody asks; zeroed pages of the host until used.
-    bits: OnceLock<Box<[AtomicU64]>>,
-    /// Parts of a region from a file that were replaced ([`super::backing::release`]).
-    replaced: AtomicUsize,
-}
-
-impl Dirty {
-    /// How often a part of the region was replaced by another mapping.
-    pub(super) fn replaced(&self) -> &AtomicUsize {
-        &self.replaced
-    }
-
-    fn start(&self, bytes: u64) {
-        self.bits.get_or_init(|| zeros(bytes.div_ceil(64 * PAGE)));
-    }
-
-    fn mark(&self, offset: usize, len: usize) {
-        let (Some(bits), Some(last)) = (self.bits.get(), len.checked_sub(1)) else {
-            return;
-        };
-        let page = PAGE as usize;
-        let last = offset.saturating_add(last) / page;
-        // As far as there is memory.
-        for index in offset / page..=last.min((64 * bits.len()).saturating_sub(1)) {
-            if let Some(word) = bits.get(index / 64) {
-                let bit = 1 << (index % 64);
-                // Most are marked already: no write to a line that other threads read.
-                if word.load(Ordering::Relaxed) & bit == 0 {
-                    word.fetch_or(bit, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    fn take(&self) -> Vec<u64> {
-        let bits = self.bits.get().map(Box::as_ref).unwrap_or_default();
-        let take = |word: &AtomicU64| match word.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => word.swap(0, Ordering::Relaxed),
-        };
-        bits.iter().map(take).collect()
-    }
-}
-
-/// So many words of zeros, which for many are pages of the host that nobody has touched yet.
-fn zeros(words: u64) -> Box<[AtomicU64]> {
-    let words = vec![0u64; words as usize].into_boxed_slice();
-    // SAFETY: a box of as many words as before, which `AtomicU64` has in common with `u64` in size,
-    // validity and, on x86_64, alignment (std's AtomicU64).
-    unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
-}
-
-/// A part of a region, for vm-memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    dirty: &'a Dirty,
-    offset: usize,
-}
-
-impl<'a> WithBitmapSlice<'a> for Dirty {
-    type S = Part<'a>;
-}
-
-impl Bitmap for Dirty {
-    fn mark_dirty(&self, offset: usize, len: usize) {
-        self.mark(offset, len);
-    }
-
-    fn dirty_at(&self, offset: usize) -> bool {
-        let index = offset / PAGE as usize;
-        let word = self.bits.get().and_then(|bits| bits.get(index / 64));
-        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (index % 64) & 1 == 1)
-    }
-
-    fn slice_at(&self, offset: usize) -> Part<'_> {
-        Part {
-            dirty: self,
-            offset,
-        }
-    }
-}
-
-impl NewBitmap for Dirty {
-    fn with_len(_len: usize) -> Self {
-        Self::default()
-    }
-}
-
-impl<'a> WithBitmapSlice<'_> for Part<'a> {
-    type S = Part<'a>;
-}
-
-impl BitmapSlice for Part<'_> {}
-
-impl Bitmap for Part<'_> {
-    fn mark_dirty(&self, offset: usize, len: usize) {
-        self.dirty.mark(self.offset.saturating_add(offset), len);
-    }
-
-    fn dirty_at(&self, offset: usize) -> bool {
-        self.dirty.dirty_at(self.offset.saturating_add(offset))
-    }
-
-    fn slice_at(&self, offset: usize) -> Self {
-        Part {
-            dirty: self.dirty,
-            offset: self.offset.saturating_add(offset),
-        }
-    }
-}
+use super::pages::Pages;
 
 /// Mark from now on what hull writes; it stays so. Costs a bit a page of the guest's.
 pub fn start(memory: &GuestMemory) {
@@ -139,7 +22,7 @@ pub fn start(memory: &GuestMemory) {
 /// Whether somebody asked.
 pub fn is_on(memory: &GuestMemory) -> bool {
     let first = memory.iter().next();
-    first.is_some_and(|region| (**region).bitmap().bits.get().is_some())
+    first.is_some_and(|region| (**region).bitmap().is_on())
 }
 
 /// Mark the `len` bytes from `start` on as written, as far as they are guest memory.

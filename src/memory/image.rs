@@ -8,21 +8,24 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::{io, panic, thread};
+use std::{panic, thread};
 
-use rustix::io::{Errno, pread};
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError};
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryError, ReadVolatile, VolatileMemoryError,
+    VolatileSlice,
+};
 
-use super::packed::{Packed, PackedError};
+use super::packed::{CHUNK, Packed, PackedError};
 use super::{GuestMemory, STACK};
 
-/// Bytes that are worth a second thread, which takes some 100 us to be there.
-const MANY: usize = 4 << 20;
+/// Bytes from which on a second thread pays: it takes some 100 us to start.
+const TWO_THREADS_MIN: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Where the bytes are.
@@ -74,33 +77,21 @@ impl Image {
         self.len() == 0
     }
 
-    /// Up to `most` bytes from `offset` on, fewer where the file ends.
+    /// Up to `max` bytes from `offset` on, fewer where the file ends.
     ///
     /// # Errors
     /// [`ImageError::Read`] and [`ImageError::Packed`].
-    pub fn read(&self, offset: u64, most: usize) -> Result<Cow<'_, [u8]>, ImageError> {
-        let range = self.clip(offset, most);
-        Ok(match self {
-            Self::Bytes(bytes) => bytes.get(range).unwrap_or_default().into(),
-            Self::File(file, _) => {
-                let mut bytes = vec![0; range.len()];
-                file.read_exact_at(&mut bytes, offset)
-                    .map_err(ImageError::Read)?;
-                bytes.into()
-            }
-            Self::Packed(packed) => {
-                let mut bytes = Vec::with_capacity(range.len());
-                packed.pieces(range, |piece| -> Result<(), ImageError> {
-                    bytes.extend_from_slice(piece);
-                    Ok(())
-                })?;
-                bytes.into()
-            }
-        })
+    pub fn read(&self, offset: u64, max: usize) -> Result<Cow<'_, [u8]>, ImageError> {
+        let range = self.clip(offset, max);
+        if let Self::Bytes(bytes) = self {
+            return Ok(bytes.get(range).unwrap_or_default().into());
+        }
+        let mut bytes = vec![0; range.len()];
+        self.read_into(range.start, &mut bytes)?;
+        Ok(bytes.into())
     }
 
     /// Copy `len` bytes from `offset` on to `gpa`; only what is there when the file ends before.
-    /// Two threads share many: it takes longer to have the host find the pages than to fill them.
     ///
     /// # Errors
     /// [`ImageError`]; what was copied until then stays.
@@ -112,78 +103,158 @@ impl Image {
         gpa: u64,
     ) -> Result<(), ImageError> {
         let range = self.clip(offset, usize::try_from(len).unwrap_or(usize::MAX));
-        let half = (range.len() / 2).next_multiple_of(HUGE_PAGE);
-        if range.len() < MANY {
-            return self.copy(range, memory, gpa);
-        }
-        let middle = range.start + half;
-        let rest = || self.copy(middle..range.end, memory, gpa.saturating_add(half as u64));
-        thread::scope(|scope| {
-            let thread = thread::Builder::new().stack_size(STACK);
-            let rest = thread.spawn_scoped(scope, rest);
-            self.copy(range.start..middle, memory, gpa)?;
-            let rest = rest.map_err(ImageError::Read)?.join();
-            rest.unwrap_or_else(|panic| panic::resume_unwind(panic))
-        })
-    }
-
-    fn copy(&self, range: Range<usize>, memory: &GuestMemory, gpa: u64) -> Result<(), ImageError> {
-        match self {
-            Self::Bytes(bytes) => {
-                let bytes = bytes.get(range).unwrap_or_default();
-                memory.write_slice(bytes, GuestAddress(gpa))?;
-            }
-            Self::File(file, _) => read_into(file, range, memory, gpa)?,
-            Self::Packed(packed) => {
-                let mut to = gpa;
-                packed.pieces(range, |piece| {
-                    memory.write_slice(piece, GuestAddress(to))?;
-                    to += piece.len() as u64;
-                    Ok::<(), ImageError>(())
-                })?;
-            }
+        let mut from = range.start;
+        for slice in GuestMemoryBackend::get_slices(memory, GuestAddress(gpa), range.len()) {
+            let slice = slice?;
+            self.fill(from, &slice)?;
+            from += slice.len();
         }
         Ok(())
     }
 
-    /// The part of `most` bytes from `offset` on that exists.
-    fn clip(&self, offset: u64, most: usize) -> Range<usize> {
+    /// Fill `slice` with the bytes from `offset` on, which must be there. Two threads share a large
+    /// one: it takes the host longer to find the pages than to fill them.
+    fn fill<B: BitmapSlice>(
+        &self,
+        offset: usize,
+        slice: &VolatileSlice<B>,
+    ) -> Result<(), ImageError> {
+        let guard = slice.ptr_guard_mut();
+        // SAFETY: the guard's bytes are mapped and may be written as long as it lives. They are a
+        // part of guest memory that nothing else refers to: all of hull reaches it by volatile
+        // slices.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), slice.len()) };
+        slice.bitmap().mark_dirty(0, slice.len());
+        if bytes.len() < TWO_THREADS_MIN {
+            return self.read_into(offset, bytes);
+        }
+        let half = (bytes.len() / 2).next_multiple_of(HUGE_PAGE);
+        let (low, high) = bytes.split_at_mut(half);
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().stack_size(STACK);
+            let high = thread.spawn_scoped(scope, || self.read_into(offset + half, high));
+            self.read_into(offset, low)?;
+            let high = high.map_err(ImageError::Read)?.join();
+            high.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
+    }
+
+    /// Fill `buffer` with the bytes from `offset` on, which must be there.
+    fn read_into(&self, offset: usize, mut buffer: &mut [u8]) -> Result<(), ImageError> {
+        let range = offset..offset.saturating_add(buffer.len());
+        match self {
+            Self::Bytes(bytes) => match bytes.get(range) {
+                Some(bytes) => buffer.copy_from_slice(bytes),
+                None => return Err(ImageError::Read(io::ErrorKind::UnexpectedEof.into())),
+            },
+            Self::File(file, _) => file
+                .read_exact_at(buffer, offset as u64)
+                .map_err(ImageError::Read)?,
+            Self::Packed(packed) => packed.pieces(range, |piece| {
+                if let Some(part) = buffer.split_off_mut(..piece.len()) {
+                    part.copy_from_slice(piece);
+                }
+                Ok::<(), ImageError>(())
+            })?,
+        }
+        Ok(())
+    }
+
+    /// The part of `max` bytes from `offset` on that exists.
+    fn clip(&self, offset: u64, max: usize) -> Range<usize> {
         let len = usize::try_from(self.len()).unwrap_or(usize::MAX);
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(len);
-        start..start.saturating_add(most).min(len)
+        start..start.saturating_add(max).min(len)
     }
 }
 
-/// Have the host's kernel write a part of `file` to `gpa`.
-fn read_into(
-    file: &File,
-    range: Range<usize>,
-    memory: &GuestMemory,
-    gpa: u64,
-) -> Result<(), ImageError> {
-    let mut from = range.start as u64;
-    for slice in GuestMemoryBackend::get_slices(memory, GuestAddress(gpa), range.len()) {
-        let slice = slice?;
-        let guard = slice.ptr_guard_mut();
-        // SAFETY: the guard's bytes may be written as long as it lives. They are a part of guest
-        // memory to which nobody else has a reference: all of hull reaches it by volatile slices.
-        let mut buffer = unsafe {
-            std::slice::from_raw_parts_mut(guard.as_ptr().cast::<MaybeUninit<u8>>(), slice.len())
-        };
-        while !buffer.is_empty() {
-            let done = match pread(file, &mut *buffer, from) {
-                Ok((done, _)) => done.len(),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(ImageError::Read(error.into())),
-            };
-            if done == 0 {
-                return Err(ImageError::Read(io::ErrorKind::UnexpectedEof.into()));
-            }
-            from += done as u64;
-            buffer = buffer.get_mut(done..).unwrap_or_default();
+/// Reads an [`Image`] from its start on, for linux-loader.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    image: &'a Image,
+    position: u64,
+    /// The bytes around those that were read last, and where they start: headers are read by a few
+    /// bytes, and a packed file is unpacked by chunks.
+    window: Cow<'a, [u8]>,
+    window_start: u64,
+    /// The last error, which [`io::Error`] has no room for.
+    pub error: Option<ImageError>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader at the start of `image`.
+    pub fn new(image: &'a Image) -> Self {
+        Self {
+            image,
+            position: 0,
+            window: Cow::default(),
+            window_start: 0,
+            error: None,
         }
     }
-    Ok(())
+
+    /// Move on by what was read, or keep the error.
+    fn advance(&mut self, read: Result<usize, ImageError>) -> io::Result<usize> {
+        let count = read.map_err(|error| {
+            self.error = Some(error);
+            io::ErrorKind::Other
+        })?;
+        self.position += count as u64;
+        Ok(count)
+    }
+
+    /// Bytes at the position, at least one unless the file has ended.
+    fn at_position(&mut self) -> Result<&[u8], ImageError> {
+        let range = self.window_start..self.window_start + self.window.len() as u64;
+        if !range.contains(&self.position) {
+            let size = if let Image::Packed(_) = self.image {
+                CHUNK
+            } else {
+                4096
+            };
+            self.window_start = self.position / size as u64 * size as u64;
+            self.window = self.image.read(self.window_start, size)?;
+        }
+        let skip = usize::try_from(self.position - self.window_start).unwrap_or(usize::MAX);
+        Ok(self.window.get(skip..).unwrap_or_default())
+    }
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.at_position().map(|bytes| {
+            let count = bytes.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&bytes[..count]);
+            count
+        });
+        self.advance(read)
+    }
+}
+
+impl ReadVolatile for Reader<'_> {
+    fn read_volatile<B: BitmapSlice>(
+        &mut self,
+        buffer: &mut VolatileSlice<B>,
+    ) -> Result<usize, VolatileMemoryError> {
+        let range = self.image.clip(self.position, buffer.len());
+        let part = buffer.subslice(0, range.len())?;
+        let read = self.image.fill(range.start, &part).map(|()| range.len());
+        self.advance(read).map_err(VolatileMemoryError::IOError)
+    }
+}
+
+impl Seek for Reader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let (from, offset) = match to {
+            SeekFrom::Start(position) => (position, 0),
+            SeekFrom::Current(offset) => (self.position, offset),
+            SeekFrom::End(offset) => (self.image.len(), offset),
+        };
+        self.position = from
+            .checked_add_signed(offset)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
 }
 
 impl From<Vec<u8>> for Image {
@@ -201,6 +272,8 @@ impl From<&[u8]> for Image {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+
+    use vm_memory::Bytes;
 
     use super::*;
     use crate::memory::packed::tests::packed;
@@ -265,6 +338,35 @@ mod tests {
                 "{image:?}"
             );
             assert_eq!((copy[0], copy[1_000_001]), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_reader_reads_and_seeks_in_every_kind() {
+        let bytes = content();
+        for image in images() {
+            let mut reader = Reader::new(&image);
+            let mut few = [0; 9];
+            for start in [0, 5, 262_140, 5_999_991] {
+                let at = reader.seek(SeekFrom::Start(start as u64)).expect("moved");
+                assert_eq!(at, start as u64);
+                reader.read_exact(&mut few).expect("read");
+                assert_eq!(few, bytes[start..start + 9], "{image:?} {start}");
+            }
+            assert_eq!(reader.read(&mut few).expect("the end"), 0);
+            let back = reader.seek(SeekFrom::Current(-5_000_000)).expect("moved");
+            let memory = memory();
+            memory
+                .read_exact_volatile_from(GuestAddress(GPA), &mut reader, 4_500_000)
+                .expect("read");
+            let mut copy = vec![0; 4_500_000];
+            memory
+                .read_slice(&mut copy, GuestAddress(GPA))
+                .expect("read");
+            assert_eq!(copy, bytes[back as usize..][..4_500_000], "{image:?}");
+            reader.seek(SeekFrom::End(-3)).expect("moved");
+            let more = memory.read_exact_volatile_from(GuestAddress(0), &mut reader, 4);
+            assert!(more.is_err() && reader.error.is_none());
         }
     }
 

@@ -7,7 +7,7 @@ use rustix::mm::ProtFlags;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::GuestMemory;
-use super::dirty::Dirty;
+use super::bitmap::Dirty;
 
 /// The regions of `memory`, at the same guest-physical addresses.
 ///

@@ -5,6 +5,7 @@
 //! same memory for a crate of another time ([`mirror`]).
 
 pub mod backing;
+pub mod bitmap;
 pub mod dirty;
 pub mod file;
 pub mod image;
@@ -18,7 +19,7 @@ pub mod transfer;
 
 /// Guest memory as the whole program sees it: private mappings, found by
 /// guest-physical address.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<dirty::Dirty>;
+pub type GuestMemory = vm_memory::GuestMemoryMmap<bitmap::Dirty>;
 
 /// Bytes of a thread's stack: far more than any needs, and less than the 2 MiB of std, of which the
 /// host may make one huge page, all of it resident (transparent_hugepage/enabled: always).

@@ -12,7 +12,7 @@ use thiserror::Error;
 pub(crate) const EMBEDDED: Option<[Packed; 3]> = include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
 /// Bytes of one block when unpacked; the last block may have fewer. The same in build.rs.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// One packed file inside the program.
 #[derive(Clone, Copy)]

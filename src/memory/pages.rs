@@ -11,10 +11,9 @@ use rustix::fs::SeekFrom as Sparse;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::GuestMemory;
-use super::dirty::Dirty;
+use super::bitmap::Dirty;
 
-/// Bytes of a page of x86_64.
-pub const PAGE: u64 = 4096;
+pub use super::bitmap::PAGE;
 
 /// Bytes of an entry of /proc/PID/pagemap, which is of one page
 /// (Documentation/admin-guide/mm/pagemap.rst).

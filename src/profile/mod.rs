@@ -6,42 +6,22 @@
 
 #![forbid(unsafe_code)]
 
+mod sample;
 mod unwind;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::kvm::walk::Paging;
 use crate::memory::GuestMemory;
 use crate::symbols::{Source, Symbols};
+pub use sample::Sample;
 use unwind::Unwinder;
 
 /// Different stacks that are counted apart; a guest can make any number.
 const STACKS_MOST: usize = 1 << 16;
 /// Bytes of a stack that a sample has at most: half of a kernel thread's.
 pub const STACK_MOST: usize = 8 << 10;
-
-/// What a vCPU was doing at a tick.
-#[derive(Debug)]
-pub struct Sample {
-    /// Which vCPU.
-    pub cpu: usize,
-    /// Ticks that it stands for: the vCPU may have been busy outside of the guest for some.
-    pub ticks: u32,
-    /// RIP.
-    pub rip: u64,
-    /// RSP.
-    pub rsp: u64,
-    /// RBP.
-    pub rbp: u64,
-    /// At CPL 3.
-    pub user: bool,
-    /// How addresses are translated.
-    pub paging: Paging,
-    /// The stack from RSP on, as far as it could be read.
-    pub stack: Vec<u8>,
-}
 
 /// How a profile is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::unwind::{Call, call_before};
 use super::*;
 use crate::kvm::walk::Mode;
+use crate::kvm::walk::Paging;
 use crate::memory::backing;
 use crate::memory::image::Image;
 

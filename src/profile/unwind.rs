@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::Sample;
+use super::sample::Sample;
 use crate::memory::GuestMemory;
 use crate::symbols::Symbols;
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::Id;
 use super::header::Tag;
+use super::id::Id;
 use crate::memory::pages::{PAGE, Pages};
 
 pub(super) const TAG: Tag = *b"MEMO";

@@ -3,9 +3,10 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::error::{SnapshotError, failed};
+use super::id::Id;
 use super::read::{self, STEP, Snapshot, memory_name};
 use super::write::Writer;
-use super::{Id, SnapshotError, failed};
 use crate::memory::pages::Pages;
 
 /// Make a whole snapshot in `out` of the one in `base` and what changed since, which is in `diffs`,

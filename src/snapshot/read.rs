@@ -6,9 +6,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::error::{SnapshotError, failed};
 use super::header::{self, Fault, STATE_MOST, Section, Tag};
+use super::id::Id;
 use super::memo::{self, Memo};
-use super::{Id, MemoryFile, SnapshotError, failed};
+use crate::memory::file::MemoryFile;
 
 /// Bytes that are read at once.
 pub(super) const STEP: usize = 256 << 10;

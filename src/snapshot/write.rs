@@ -11,10 +11,11 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Address, GuestMemoryBackend};
 use vm_memory::{Bytes, GuestMemoryRegion};
 
+use super::error::{SnapshotError, failed};
 use super::header::{self, SECTIONS_MOST, STATE_MOST, Tag};
+use super::id::Id;
 use super::memo::{self, Memo};
 use super::read::{self, STEP, memory_name};
-use super::{Id, SnapshotError, failed};
 use crate::memory::GuestMemory;
 use crate::memory::pages::{PAGE, Pages, at_offsets};
 

@@ -26,8 +26,8 @@ use super::snapshot::restore;
 use super::snapshot::saved::Saved;
 use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
-use crate::boot::cmdline::{Cmdline, DEFAULTS};
-use crate::boot::{self, Loaded, Placed, Plan};
+use crate::boot::cmdline::{self, DEFAULTS};
+use crate::boot::{self, BootError, Loaded, Placed, Plan};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
@@ -216,7 +216,7 @@ impl Builder<'_> {
     fn virtual_machine(&self, kvm: Kvm, memory: &GuestMemory) -> Result<Vm, VmmError> {
         let faults = &self.config.faults;
         let vm = self.timeline.span("virtual machine", || {
-            Vm::lacking(faults.kvm(), kvm, memory.clone())
+            Vm::without(faults.kvm(), kvm, memory.clone())
         })?;
         let chips = !faults.has(Fault::NoIrqchip);
         self.story
@@ -309,14 +309,14 @@ fn finish(
         defaults.push(&order);
     }
     let plan = Plan {
-        cmdline: Cmdline::new(&config.cmdline).with_defaults(&defaults),
+        cmdline: cmdline::new(&config.cmdline, &defaults).map_err(BootError::from)?,
         virtio_on_cmdline: true,
         machine: boot::Machine {
             cpus: config.cpus,
             com2: matches!(config.console, Console::Agent { .. }),
             virtio: &machine.devices.slots.places(),
         },
-        lies: config.faults.boot(),
+        faults: config.faults.boot(),
     };
     generation::begin(memory)?;
     Ok(placed.finish(memory, &plan)?)

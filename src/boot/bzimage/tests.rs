@@ -87,7 +87,7 @@ fn the_guest_unpacks_where_the_kernel_wants_to_run() {
     assert_eq!(placed.entry.mode, Mode::Linux64);
     assert_eq!(placed.entry.rip, 2 * MIB + 0x200);
     assert_eq!(placed.range, 2 * MIB..3 * MIB);
-    assert_eq!(placed.header.code32_start.get(), 2 * MIB as u32);
+    assert_eq!({ placed.header.code32_start }, 2 * MIB as u32);
     let code = &bytes[SETUP_SIZE..];
     assert_eq!(read(&memory, 2 * MIB, code.len()), code);
 }
@@ -124,7 +124,7 @@ fn an_old_protocol_has_no_payload_and_no_init_size() {
         (Mode::Linux32, 2 * MIB)
     );
     bytes[0x206] = 0x05;
-    assert!(refusal(&bytes).contains("boot protocol 2.05, 2.06 is the oldest"));
+    assert!(refusal(&bytes).contains("boot protocol 2.05, the oldest that hull supports is 2.06"));
 }
 
 #[test]

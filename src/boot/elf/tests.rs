@@ -1,3 +1,4 @@
+use object::elf::{EM_386, EM_X86_64};
 use vm_memory::GuestAddress;
 
 use super::super::ram::tests::{memory, read};
@@ -9,7 +10,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct Builder {
     pub is_64_bit: bool,
-    pub machine: u16,
+    pub machine: Machine,
     pub entry: u64,
     pub segments: Vec<Part>,
 }
@@ -17,7 +18,7 @@ pub struct Builder {
 /// A program header and its bytes.
 #[derive(Clone)]
 pub struct Part {
-    pub kind: u32,
+    pub kind: ProgramType,
     pub paddr: u64,
     pub memsz: u64,
     pub content: Vec<u8>,
@@ -26,7 +27,7 @@ pub struct Part {
 /// A loadable segment of `content`, `memsz` bytes in memory.
 pub fn load(paddr: u64, content: &[u8], memsz: u64) -> Part {
     Part {
-        kind: PT_LOAD,
+        kind: elf::PT_LOAD,
         paddr,
         memsz,
         content: content.to_vec(),
@@ -44,7 +45,7 @@ pub fn note(owner: &[u8], kind: u32, descriptor: &[u8]) -> Part {
         content.resize(content.len().next_multiple_of(4), 0);
     }
     Part {
-        kind: PT_NOTE,
+        kind: elf::PT_NOTE,
         paddr: 0,
         memsz: 0,
         content,
@@ -85,16 +86,16 @@ impl Builder {
     /// The file.
     pub fn build(&self) -> Vec<u8> {
         let (header_size, entry_size) = if self.is_64_bit { (64, 56) } else { (52, 32) };
-        let class = if self.is_64_bit { CLASS_64 } else { CLASS_32 };
-        let mut file = [MAGIC, &[class, DATA_LITTLE_ENDIAN, 1], &[0; 9]].concat();
+        let class = if self.is_64_bit { 2 } else { 1 };
+        let mut file = [MAGIC, &[class, 1, 1], &[0; 9]].concat();
         let half = |file: &mut Vec<u8>, value: u16| file.extend(value.to_le_bytes());
         let word = |file: &mut Vec<u8>, value: u32| file.extend(value.to_le_bytes());
-        let address = |file: &mut Vec<u8>, value: u64| match self.is_64_bit {
-            true => file.extend(value.to_le_bytes()),
-            false => file.extend((value as u32).to_le_bytes()),
+        let address = |file: &mut Vec<u8>, value: u64| {
+            let size = if self.is_64_bit { 8 } else { 4 };
+            file.extend(&value.to_le_bytes()[..size]);
         };
-        half(&mut file, ET_EXEC);
-        half(&mut file, self.machine);
+        half(&mut file, 2); // ET_EXEC
+        half(&mut file, self.machine.0);
         word(&mut file, 1);
         address(&mut file, self.entry);
         address(&mut file, header_size);
@@ -107,7 +108,7 @@ impl Builder {
         let mut offset = header_size + entry_size * self.segments.len() as u64;
         for part in &self.segments {
             let size = part.content.len() as u64;
-            word(&mut file, part.kind);
+            word(&mut file, part.kind.0);
             if self.is_64_bit {
                 word(&mut file, 7);
             }
@@ -169,14 +170,17 @@ fn segments_are_copied_to_where_they_belong() {
 
 #[test]
 fn files_for_other_machines_are_refused_by_name() {
-    let file = |machine| Builder { machine, ..linux() }.build();
+    let file = |machine: u16| {
+        let machine = Machine(machine);
+        Builder { machine, ..linux() }.build()
+    };
     assert_says(&refusal(&file(183)), "64-bit ARM");
     assert_says(&refusal(&file(40)), "made for ARM");
     assert_says(&refusal(&file(0x1234)), "another CPU (e_machine 4660)");
-    let mut big_endian = file(EM_X86_64);
+    let mut big_endian = file(62);
     big_endian[5] = 2;
     assert_says(&refusal(&big_endian), "big-endian");
-    let mut no_class = file(EM_X86_64);
+    let mut no_class = file(62);
     no_class[4] = 0;
     assert_says(&refusal(&no_class), "EI_CLASS is 0");
 }
@@ -305,4 +309,38 @@ fn a_note_that_is_cut_off_names_no_entry() {
         let elf = file.build().into();
         assert_eq!(Elf::parse(&elf).unwrap().pvh_entry(), None);
     }
+}
+
+/// linux-loader would refuse these, and Linux's own build makes the second.
+#[test]
+fn damaged_and_wide_notes_do_not_keep_a_kernel_from_being_loaded() {
+    let mut cut_off = pvh_note(0);
+    cut_off.content.truncate(13);
+    let mut short = note(b"Xen\0", PHYS32_ENTRY, &[0; 2]);
+    short.content.truncate(18);
+    let odd = note(b"GNU\0", 5, &[7; 9]);
+    for (part, align) in [(cut_off, 4), (short, 4), (odd, 8)] {
+        let segments = vec![load(2 * MIB, b"code", 16), part];
+        let mut file = Builder {
+            segments,
+            ..linux()
+        }
+        .build();
+        file[64 + 56 + 48] = align; // p_align of the note
+        let file = file.into();
+        let elf = Elf::parse(&file).unwrap();
+        assert!(!elf.is_plain);
+        let memory = memory(16);
+        assert_eq!(elf.load(&memory).unwrap(), 2 * MIB..2 * MIB + 16);
+        assert_eq!(read(&memory, 2 * MIB, 4), b"code");
+    }
+}
+
+#[test]
+fn a_segment_with_bytes_but_no_memory_is_refused() {
+    let text = refusal_of(vec![load(2 * MIB, b"code", 16), load(0x7000, b"low", 0)]);
+    assert_says(
+        &text,
+        "segment 1 is damaged: 3 bytes in the file, 0 in memory",
+    );
 }

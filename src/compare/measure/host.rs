@@ -6,7 +6,8 @@ use std::time::SystemTime;
 use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
-use crate::kvm::probe::{self, Kind};
+use crate::kvm::probe;
+use crate::kvm::processor::Kind;
 use crate::kvm::processor::Processor;
 
 /// A machine, and when.

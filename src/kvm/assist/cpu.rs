@@ -8,7 +8,7 @@ use iced_x86::Register;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::xstate::Area;
+use super::area::Area;
 use crate::kvm::walk::{Access, CR0_PE, EFER_LMA, Fault, Kind, Paging};
 use crate::memory::GuestMemory;
 

@@ -4,9 +4,10 @@
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::area::Area;
 use super::cpu::{Cpu, Exception, Stop};
-use super::xstate::Area;
 use super::{Outcome, assist};
+use crate::kvm::msrs;
 use crate::memory::GuestMemory;
 
 pub const MEMORY_SIZE: u64 = 1 << 20;
@@ -178,8 +179,8 @@ impl Cpu for Fake {
     }
     fn msr(&mut self, index: u32) -> Result<u64, Stop> {
         Ok(match index {
-            0xc000_0103 => self.tsc_aux,
-            0xda0 => self.xss,
+            msrs::TSC_AUX => self.tsc_aux,
+            msrs::XSS => self.xss,
             _ => 0,
         })
     }

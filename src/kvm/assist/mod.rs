@@ -13,6 +13,7 @@
 //! Not done: single-stepping over a finished instruction (RFLAGS.TF raises no #DB), segment
 //! limits, protection keys, and SSE or AVX arithmetic in kernel code.
 
+pub mod area;
 pub mod bulk;
 pub mod cpu;
 pub mod vcpu;

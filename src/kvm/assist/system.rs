@@ -5,10 +5,10 @@ use iced_x86::{Instruction, Mnemonic};
 
 use super::cpu::{AC, Cpu, Exception, IOPL, Stop, VM};
 use super::operand::Operands;
+use crate::kvm::msrs;
 use crate::kvm::walk::{CR0_PE, EFER_LMA};
 
 const CR4_FSGSBASE: u64 = 1 << 16;
-const MSR_TSC_AUX: u32 = 0xc000_0103;
 
 /// CLAC and STAC (Intel SDM 2): RFLAGS.AC, at CPL 0 only.
 ///
@@ -101,7 +101,7 @@ pub fn segment_base(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), 
 
 /// RDPID: TSC_AUX, to a register of the mode's width.
 pub fn rdpid(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> {
-    let value = cpu.msr(MSR_TSC_AUX)? & 0xffff_ffff;
+    let value = cpu.msr(msrs::TSC_AUX)? & 0xffff_ffff;
     Operands::new(cpu, instruction).write(0, value)
 }
 

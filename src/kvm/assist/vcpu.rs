@@ -7,14 +7,15 @@
 
 use kvm_bindings::{
     KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, Msrs, kvm_enable_cap, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_xsave,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, kvm_enable_cap, kvm_regs, kvm_sregs,
+    kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use super::area::{AREA_SIZE, Area};
 use super::cpu::{Cpu, Exception, Stop};
-use super::xstate::{AREA_SIZE, Area};
 use super::{Counts, Outcome, Unsupported, assist, bulk};
+use crate::kvm::msrs;
 use crate::memory::GuestMemory;
 
 /// Why the guest cannot go on.
@@ -306,11 +307,7 @@ impl Cpu for Vcpu<'_> {
     }
 
     fn msr(&mut self, index: u32) -> Result<u64, Stop> {
-        let entry = kvm_msr_entry {
-            index,
-            ..Default::default()
-        };
-        let mut msrs = Msrs::from_entries(&[entry])
+        let mut msrs = msrs::one(index, 0)
             .map_err(|_| Stop::Unsupported("no memory for a list of one MSR"))?;
         match self.fd.get_msrs(&mut msrs).map_err(stop("KVM_GET_MSRS"))? {
             1 => Ok(msrs.as_slice().first().map_or(0, |entry| entry.data)),

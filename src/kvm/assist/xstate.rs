@@ -9,17 +9,13 @@ use std::sync::OnceLock;
 
 use iced_x86::{Instruction, Mnemonic};
 
+use super::area::{AREA_SIZE, Area, LEGACY_SIZE, MXCSR, MXCSR_DEFAULT, MXCSR_MASK, u64_at};
 use super::cpu::{Cpu, Exception, Stop};
 use super::operand::Operands;
+use crate::kvm::msrs;
 
-/// Bytes of state KVM_GET_XSAVE hands out.
-pub const AREA_SIZE: usize = 4096;
-const LEGACY_SIZE: usize = 512;
+/// End of the XSAVE header in an area.
 const HEADER_END: usize = 576;
-const MXCSR: usize = 24;
-const MXCSR_MASK: usize = 28;
-const MXCSR_DEFAULT: u32 = 0x1f80;
-const FCW_DEFAULT: u16 = 0x37f;
 const X87: u64 = 1;
 const SSE: u64 = 1 << 1;
 const AVX: u64 = 1 << 2;
@@ -31,61 +27,7 @@ const CR0_TS: u64 = 1 << 3;
 const CR0_NE: u64 = 1 << 5;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXSAVE: u64 = 1 << 18;
-const MSR_XSS: u32 = 0xda0;
 const FSW_ES: u64 = 0x80;
-
-/// Extended state in the standard format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Area(pub Box<[u8; AREA_SIZE]>);
-
-impl Area {
-    /// Every component in its initial configuration (Intel SDM 1, 13.6).
-    pub fn initial() -> Area {
-        let mut area = Area(Box::new([0; AREA_SIZE]));
-        area.put(0, &FCW_DEFAULT.to_le_bytes());
-        area.put(MXCSR, &MXCSR_DEFAULT.to_le_bytes());
-        area.put(MXCSR_MASK, &0xffff_u32.to_le_bytes());
-        area
-    }
-
-    fn bytes(&self, offset: usize, len: usize) -> &[u8] {
-        offset
-            .checked_add(len)
-            .and_then(|end| self.0.get(offset..end))
-            .unwrap_or_default()
-    }
-
-    fn put(&mut self, offset: usize, data: &[u8]) {
-        if let Some(to) = self
-            .0
-            .get_mut(offset..)
-            .and_then(|area| area.get_mut(..data.len()))
-        {
-            to.copy_from_slice(data);
-        }
-    }
-
-    /// XSTATE_BV: the components that are in use.
-    pub fn in_use(&self) -> u64 {
-        u64_at(self.bytes(LEGACY_SIZE, 8))
-    }
-
-    /// Sets XSTATE_BV.
-    pub fn set_in_use(&mut self, components: u64) {
-        self.put(LEGACY_SIZE, &components.to_le_bytes());
-    }
-
-    fn mxcsr(&self) -> u32 {
-        u64_at(self.bytes(MXCSR, 4)) as u32
-    }
-
-    fn reserved_mxcsr(&self) -> u32 {
-        match u64_at(self.bytes(MXCSR_MASK, 4)) as u32 {
-            0 => !0xffbf,
-            mask => !mask,
-        }
-    }
-}
 
 /// WAIT: a pending x87 exception is raised; else nothing (Intel SDM 2, WAIT/FWAIT).
 pub fn wait(cpu: &mut dyn Cpu, _: &Instruction) -> Result<(), Stop> {
@@ -331,7 +273,7 @@ fn requested(cpu: &mut dyn Cpu, supervisor: bool) -> Result<u64, Stop> {
         if cpu.cpl() != 0 {
             return Err(Exception::gp(0).into());
         }
-        if edx_eax(cpu) & cpu.msr(MSR_XSS)? != 0 {
+        if edx_eax(cpu) & cpu.msr(msrs::XSS)? != 0 {
             return Err(Stop::Unsupported(
                 "supervisor state components are not reachable by KVM",
             ));
@@ -502,13 +444,6 @@ fn layout() -> &'static [Component; 63] {
         }
         layout
     })
-}
-
-fn u64_at(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]
