@@ -11,9 +11,9 @@ rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
 test_packages := qemu-system-x86 qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat chromium
 
-.PHONY: help boot build test deps test-deps kernel initramfs payloads program lint lab fuzz clean
+.PHONY: help boot build test test-full deps test-deps kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 boot: build ## build what is missing and boot the guest: a shell, or a short proof without a terminal
 	@if [ -t 0 ] && [ -t 1 ]; then exec target/release/hull run --timing; \
@@ -22,8 +22,10 @@ boot: build ## build what is missing and boot the guest: a shell, or a short pro
 build: program ## build the guest into target/guest and the program at target/release/hull
 
 test: test-deps build lint ## format, lint, documentation, unit tests, this machine's KVM, the lab
-	cargo test --workspace -- --nocapture
-	@$(MAKE) --no-print-directory lab
+	@tests/all
+
+test-full: test-deps build lint ## all of it, with what `make test` leaves out to save time
+	@tests/all --full
 
 deps: ## install what a build needs from Debian
 	@$(call install,$(build_packages))
@@ -79,12 +81,8 @@ lint: build
 # libfuzzer-sys does not compile its own, which would take a C++ compiler.
 fuzz_check := RUSTFLAGS="--cfg fuzzing" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a
 
-# The tests that boot guests, once more where KVM is kvm_amd.
-lab_tests := bench command control devices disks gdb inspect kernels lessons network payloads profile shares snapshots subjects terminal trace vsock warm
 lab: test-deps build ## only the tests in the lab: an emulated machine with the stock kvm_amd
-	@programs=$$(CARGO_TERM_COLOR=never cargo test --no-run $(lab_tests:%=--test %) 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable tests\/.*(\(.*\))$$/\1/p'); \
-	[ -n "$$programs" ] || { echo "make: no test programs were built" >&2; exit 1; }; \
-	tests/lab/run --timeout 3000 tests/lab/suite $$programs
+	@tests/all --lab
 
 FUZZ_SECONDS ?= 60
 fuzz: deps ## run each fuzz target for FUZZ_SECONDS, 60 if not said otherwise

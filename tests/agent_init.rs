@@ -1,10 +1,10 @@
-//! The guest's init runs commands for a session, without a guest: as an ordinary process whose
-//! channel is a socket. Build it first: `cd guest/init && cargo build --release`, and link or
-//! copy the program to `target/guest/init` (or name it in HULL_INIT).
+//! The guest's init runs commands for a session, here as an ordinary process whose channel is a socket.
+//! `make build` puts it at target/guest/init; HULL_INIT names another one.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,14 +21,11 @@ fn init() -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!(
-        "skipped: {} is not built; see tests/agent_init.rs",
-        path.display()
-    );
+    println!("skipped: {}: not built (make build)", path.display());
     None
 }
 
-/// One command in one init, and all that came of it.
+/// An init with one command, and what came of it so far.
 struct Run {
     init: Child,
     channel: UnixStream,
@@ -49,11 +46,17 @@ impl Run {
         ours.set_read_timeout(Some(Duration::from_millis(1)))
             .unwrap();
         ours.set_nonblocking(false).unwrap();
-        let init = Command::new(init()?)
-            .arg("0")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(init()?);
+        command.arg("0").stdin(Stdio::from(OwnedFd::from(theirs)));
+        // In a guest no signal is ignored; here SIGINT is, if a shell runs the test in the background.
+        // SAFETY: signal(2) may be called between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                Ok(())
+            });
+        }
+        let init = command.spawn().unwrap();
         Some(Self {
             init,
             channel: ours,
@@ -65,12 +68,12 @@ impl Run {
         })
     }
 
-    /// Move bytes until `done` says so or the command has ended.
+    /// Moves bytes until `done` returns true or the command has ended.
     fn until(&mut self, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         let mut buffer = vec![0; 64 * 1024];
         while self.status.is_none() && !done(self) {
-            assert!(start.elapsed() < LIMIT, "init does not go on");
+            assert!(start.elapsed() < LIMIT, "init makes no progress");
             let taken = self.session.send_stdin(&self.stdin);
             self.stdin.drain(..taken);
             self.send();
@@ -86,7 +89,7 @@ impl Run {
                     Event::Ready => {}
                     Event::Stdout(bytes) => self.stdout.extend(bytes),
                     Event::Stderr(bytes) => self.stderr.extend(bytes),
-                    // As hull shows it.
+                    // hull prints it on standard error.
                     Event::Error(text) => self.stderr.extend(text.bytes()),
                     Event::Exited(status) => self.status = Some(status),
                 }
@@ -100,7 +103,7 @@ impl Run {
         self.session.sent(len);
     }
 
-    /// To the end: the status, and init itself must leave in peace.
+    /// Runs the command to its end; init itself must exit with success.
     fn finish(mut self) -> (u8, String, String) {
         self.until(|_| false);
         self.send();
@@ -117,7 +120,7 @@ fn exec(argv: &[&str]) -> Exec {
     }
 }
 
-/// Run to the end without input; `None` without an init.
+/// Runs a command without input; `None` if init is not built.
 fn run(exec: Exec) -> Option<(u8, String, String)> {
     let mut run = Run::new(exec)?;
     run.session.close_stdin();
@@ -133,7 +136,7 @@ fn result(status: u8, stdout: &str, stderr: &str) -> (u8, String, String) {
 }
 
 #[test]
-fn arguments_arrive_as_they_were_given() {
+fn arguments_arrive_unchanged() {
     let argv = [
         "printf",
         "<%s>",
@@ -158,7 +161,7 @@ fn a_megabyte_of_arguments_arrives() {
 }
 
 #[test]
-fn streams_and_status_come_back_apart() {
+fn streams_and_status_are_separate() {
     let Some(got) = shell("echo out; echo err >&2; exit 7") else {
         return;
     };
@@ -166,7 +169,7 @@ fn streams_and_status_come_back_apart() {
 }
 
 #[test]
-fn a_signal_is_128_and_its_number() {
+fn a_signal_gives_status_128_and_its_number() {
     let Some(got) = shell("kill -KILL $$") else {
         return;
     };
@@ -174,7 +177,7 @@ fn a_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn what_is_not_there_is_127_and_what_cannot_be_run_126() {
+fn a_missing_command_gives_127_and_one_that_cannot_run_126() {
     let Some(got) = run(exec(&["no-such-program-here"])) else {
         return;
     };
@@ -197,7 +200,7 @@ fn what_is_not_there_is_127_and_what_cannot_be_run_126() {
 }
 
 #[test]
-fn environment_and_directory_are_the_ones_asked_for() {
+fn environment_and_directory_are_as_requested() {
     let env = vec!["HOME=/here".into(), "X=a b=c\n".into()];
     let exec = Exec {
         env,
@@ -241,7 +244,7 @@ fn the_path_of_the_given_environment_is_searched() {
 }
 
 #[test]
-fn a_megabyte_goes_through_byte_for_byte() {
+fn a_megabyte_of_input_comes_back_unchanged() {
     let Some(mut run) = Run::new(exec(&["cat"])) else {
         return;
     };
@@ -257,7 +260,7 @@ fn a_megabyte_goes_through_byte_for_byte() {
 }
 
 #[test]
-fn input_that_nobody_reads_does_not_stop_the_rest() {
+fn unread_input_does_not_stop_the_rest() {
     let Some(mut run) = Run::new(exec(&["sh", "-c", "exec <&-; sleep 0.2; echo done"])) else {
         return;
     };
@@ -266,7 +269,7 @@ fn input_that_nobody_reads_does_not_stop_the_rest() {
 }
 
 #[test]
-fn input_that_waits_in_the_pipe_does_not_hold_up_a_signal() {
+fn pending_input_does_not_delay_a_signal() {
     let Some(mut run) = Run::new(exec(&["sleep", "100"])) else {
         return;
     };
@@ -303,7 +306,7 @@ fn a_background_child_does_not_keep_the_session() {
 }
 
 #[test]
-fn all_that_was_written_before_the_end_arrives() {
+fn output_written_before_the_exit_arrives() {
     let script = "head -c 3000000 /dev/zero; head -c 60000 /dev/zero >&2";
     let Some((status, stdout, stderr)) = shell(script) else {
         return;
@@ -312,7 +315,7 @@ fn all_that_was_written_before_the_end_arrives() {
 }
 
 #[test]
-fn a_terminal_has_the_size_it_was_given() {
+fn a_terminal_has_the_requested_size() {
     let tty = Some(WindowSize {
         rows: 33,
         cols: 101,
@@ -343,7 +346,7 @@ fn ctrl_c_on_the_terminal_interrupts() {
         return;
     };
     run.until(|run| run.stdout == b"ready\r\n");
-    // A shell that is about to become its last command loses an interrupt: a user types another.
+    // A shell that is about to exec its last command loses an interrupt, so it is sent again.
     for _ in 0..100 {
         run.stdin = vec![3];
         run.until(|run| run.stdin.is_empty());
@@ -356,7 +359,7 @@ fn ctrl_c_on_the_terminal_interrupts() {
 }
 
 #[test]
-fn a_channel_that_closes_ends_init() {
+fn a_closed_channel_ends_init() {
     let Some(mut run) = Run::new(exec(&["sh", "-c", "echo ready; exec cat"])) else {
         return;
     };
@@ -366,7 +369,7 @@ fn a_channel_that_closes_ends_init() {
 }
 
 #[test]
-fn a_network_interface_that_is_not_there_is_told() {
+fn a_missing_network_interface_is_reported() {
     let exec = Exec {
         networks: vec![Interface {
             mac: [2, 0xff, 0xff, 0xff, 0xff, 0xff],
@@ -399,7 +402,7 @@ fn resumed(windows: u8) -> Resumed {
 }
 
 #[test]
-fn an_init_that_is_told_of_a_restore_is_ready_once_more() {
+fn init_is_ready_again_after_a_restore() {
     let waiting = Session::waiting(exec(&["sh", "-c", "cat; echo end"])).unwrap();
     let Some(mut run) = Run::with(waiting) else {
         return;
@@ -414,7 +417,7 @@ fn an_init_that_is_told_of_a_restore_is_ready_once_more() {
 }
 
 #[test]
-fn a_window_that_no_driver_takes_is_told_and_the_command_does_not_run() {
+fn a_slot_without_a_driver_is_reported_and_the_command_does_not_run() {
     let waiting = Session::waiting(exec(&["echo", "ran"])).unwrap();
     let Some(mut run) = Run::with(waiting) else {
         return;
@@ -427,7 +430,7 @@ fn a_window_that_no_driver_takes_is_told_and_the_command_does_not_run() {
 }
 
 #[test]
-fn a_network_that_is_told_while_the_command_runs_does_not_stop_it() {
+fn a_network_error_does_not_stop_a_running_command() {
     let Some(mut run) = Run::new(exec(&["sh", "-c", "echo ready; read x; echo $x"])) else {
         return;
     };

@@ -1,5 +1,5 @@
-//! What a user can do wrong, and what a machine can lack: a message that names it, exit status
-//! 125, nothing on standard output, and an end.
+//! Wrong input and missing host features: each gives an error message that names it, status 125, and nothing
+//! on standard output, without a hang.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 const HULL: &str = env!("CARGO_BIN_EXE_hull");
 
-/// A refusal takes milliseconds; one that takes this long is a hang.
+/// Time limit of a refusal, which normally takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What `command` did, which must end by itself.
+/// Runs `command`, which must end by itself.
 fn output(command: &mut Command) -> Output {
     let mut child = command
         .stdin(Stdio::null())
@@ -26,14 +26,14 @@ fn output(command: &mut Command) -> Output {
     while child.try_wait().expect("a child").is_none() {
         if start.elapsed() > LIMIT {
             let _ = child.kill();
-            panic!("no end: {command:?}");
+            panic!("{command:?} hangs");
         }
         sleep(Duration::from_millis(1));
     }
     child.wait_with_output().expect("its output")
 }
 
-/// The message of a run that must fail with hull's own status.
+/// Runs a command that must fail with status 125, and returns its message.
 fn message(command: &mut Command) -> String {
     let output = output(command);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -48,7 +48,7 @@ fn refusal(arguments: &[&str]) -> String {
     message(Command::new(HULL).args(arguments))
 }
 
-/// Files for one test, gone after it.
+/// Temporary files of one test.
 struct Files(tempfile::TempDir);
 
 impl Files {
@@ -66,7 +66,7 @@ impl Files {
         path
     }
 
-    /// A file of zeros that takes no room on the disk.
+    /// A sparse file of zeros.
     fn sparse(&self, name: &str, size: u64) -> String {
         let path = self.file(name, b"");
         let file = fs::File::options().write(true).open(&path);
@@ -76,7 +76,7 @@ impl Files {
     }
 }
 
-/// What hull says of a kernel file with these bytes.
+/// hull's message about a kernel file with these bytes.
 fn refusal_of_kernel(bytes: &[u8]) -> String {
     refusal(&["run", &Files::new().file("kernel", bytes)])
 }
@@ -106,7 +106,7 @@ fn elf() -> Vec<u8> {
     bytes
 }
 
-/// That kernel with other bytes in some places.
+/// That kernel with some bytes replaced: offsets and the new bytes.
 fn elf_with(changes: &[(usize, &[u8])]) -> Vec<u8> {
     let mut bytes = elf();
     for (at, change) in changes {
@@ -115,7 +115,7 @@ fn elf_with(changes: &[(usize, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// A flat payload that halts for ever: whatever refuses it must do so before it runs.
+/// A flat payload that halts forever, so that a refusal must come before it runs.
 const PAYLOAD: &[u8] = b"\xeb\x0eHULLFLAT\x10\0\0\0\0\0\xf4\xeb\xfd";
 
 fn kvm_is_there(test: &str) -> bool {
@@ -146,7 +146,7 @@ fn a_kernel_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_report_that_has_no_place_is_told_before_the_boot() {
+fn an_unwritable_report_is_refused_before_the_boot() {
     let files = Files::new();
     let report = files.path("no-folder/report");
     let message = refusal(&["run", "--json", &report, "--", "true"]);
@@ -160,7 +160,7 @@ fn a_report_that_has_no_place_is_told_before_the_boot() {
 }
 
 #[test]
-fn a_fifo_that_nobody_writes_is_refused_and_not_waited_for() {
+fn a_fifo_without_a_writer_is_refused_at_once() {
     let fifo = Files::new();
     let path = fifo.path("kernel");
     let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
@@ -180,7 +180,7 @@ fn an_initrd_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn memory_sizes_that_make_no_machine_are_refused() {
+fn impossible_memory_sizes_are_refused() {
     for size in [
         "0",
         "1M",
@@ -206,7 +206,7 @@ fn a_balloon_of_all_memory_is_refused() {
 }
 
 #[test]
-fn numbers_of_cpus_that_make_no_machine_are_refused() {
+fn impossible_numbers_of_cpus_are_refused() {
     for cpus in ["0", "33", "-1", "abc", "", "1.5", "256"] {
         let message = refusal(&["run", "--cpus", cpus, "kernel"]);
         assert!(
@@ -217,14 +217,14 @@ fn numbers_of_cpus_that_make_no_machine_are_refused() {
 }
 
 #[test]
-fn an_unknown_flag_is_answered_with_the_nearest_known_one() {
+fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
     let message = refusal(&["run", "--memry", "1G", "kernel"]);
     assert!(message.contains("--memory"), "{message}");
 }
 
-// Opening KVM comes first on purpose: without it no kernel could run anyway.
+// hull opens KVM first, without which no kernel can run.
 #[test]
-fn files_that_are_no_kernel_are_refused_by_what_they_look_like() {
+fn files_that_are_no_kernel_are_refused_with_what_they_seem_to_be() {
     if !kvm_is_there("files_that_are_no_kernel") {
         return;
     }
@@ -298,7 +298,7 @@ fn a_kernel_cut_off_anywhere_is_refused() {
 }
 
 #[test]
-fn an_initrd_that_does_not_fit_is_refused_with_figures() {
+fn an_initrd_that_does_not_fit_is_refused_with_the_sizes() {
     if !kvm_is_there("an_initrd_that_does_not_fit") {
         return;
     }
@@ -339,13 +339,11 @@ fn a_command_for_a_flat_payload_is_refused() {
     assert!(refusal(&["run", &payload, "--", "true"]).contains("only Linux runs a command"));
 }
 
-/// A command whose /dev is as `change`, a shell script, makes it; `None` with a word about it
-/// where namespaces are not to be had.
+/// hull in a mount namespace whose /dev the shell script `change` has modified; `None`, after a message, where
+/// namespaces cannot be created.
 fn with_other_dev(test: &str, change: &str, arguments: &[&str]) -> Option<Command> {
-    let namespace = match rustix::process::geteuid().is_root() {
-        true => "-m",
-        false => "-rm",
-    };
+    let is_root = rustix::process::geteuid().is_root();
+    let namespace = if is_root { "-m" } else { "-rm" };
     let script = format!("{change} && exec \"$@\"");
     let command = |arguments: &[&str]| {
         let mut command = Command::new("unshare");
@@ -357,14 +355,14 @@ fn with_other_dev(test: &str, change: &str, arguments: &[&str]) -> Option<Comman
     match command(&["/bin/true"]).output() {
         Ok(done) if done.status.success() => Some(command(arguments)),
         _ => {
-            println!("skipped: {test}: no namespace of its own here");
+            println!("skipped: {test}: namespaces cannot be created");
             None
         }
     }
 }
 
-/// The failed check in what `hull doctor` prints of /dev/kvm, with its remedy.
-fn doctors_word(command: &mut Command) -> String {
+/// The lines of `hull doctor` about /dev/kvm: the failed check with its remedy.
+fn doctors_lines(command: &mut Command) -> String {
     let output = output(command);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -379,7 +377,7 @@ fn doctors_word(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_machine_without_kvm_is_told_so_with_a_remedy() {
+fn a_machine_without_kvm_gets_a_message_with_a_remedy() {
     const NO_DEV: &str = "mount -t tmpfs none /dev";
     let payload = Files::new();
     let payload = payload.file("payload", PAYLOAD);
@@ -390,12 +388,12 @@ fn a_machine_without_kvm_is_told_so_with_a_remedy() {
     let message = message(&mut run);
     assert!(message.contains("/dev/kvm: No such file"), "{message}");
     let doctor = with_other_dev(test, NO_DEV, &[HULL, "doctor"]);
-    let word = doctors_word(&mut doctor.expect("as before"));
+    let word = doctors_lines(&mut doctor.expect("as before"));
     assert!(word.starts_with("No such file"), "{word}");
 }
 
 #[test]
-fn a_dev_kvm_that_is_not_kvm_is_told_apart() {
+fn a_dev_kvm_that_is_not_kvm_is_recognised() {
     const NULL: &str = "mount --bind /dev/null /dev/kvm";
     if !kvm_is_there("a_dev_kvm_that_is_not_kvm") {
         return;
@@ -409,12 +407,12 @@ fn a_dev_kvm_that_is_not_kvm_is_told_apart() {
     let message = message(&mut run);
     assert!(message.contains("it is not Linux's KVM"), "{message}");
     let doctor = with_other_dev(test, NULL, &[HULL, "doctor"]);
-    let word = doctors_word(&mut doctor.expect("as before"));
+    let word = doctors_lines(&mut doctor.expect("as before"));
     assert!(word.contains("it is not Linux's KVM"), "{word}");
 }
 
 #[test]
-fn a_user_who_may_not_use_kvm_is_told_how_to_get_in() {
+fn a_user_without_access_to_kvm_learns_how_to_get_it() {
     const NOBODY: u32 = 65534;
     let test = "a_user_who_may_not_use_kvm";
     if !kvm_is_there(test) {
@@ -422,11 +420,13 @@ fn a_user_who_may_not_use_kvm_is_told_how_to_get_in() {
     }
     let kvm = fs::metadata("/dev/kvm").expect("it is there");
     if kvm.permissions().mode() & 0o006 != 0 || !rustix::process::geteuid().is_root() {
-        println!("skipped: {test}: everybody may, or this is no root who can be somebody else");
+        println!(
+            "skipped: {test}: everyone has access to /dev/kvm, or this user cannot become another"
+        );
         return;
     }
-    // A copy, in case nobody may not look where the program lies. Made by cp: a descriptor of ours
-    // that writes it could be inherited by what other tests start, and hold it busy.
+    // hull is copied, as that user may have no access to its folder. cp copies it: other tests' children could
+    // inherit a descriptor of ours that writes it, and executing it would fail with ETXTBSY.
     let files = Files::new();
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(files.0.path(), open.clone()).expect("it is ours");
@@ -446,7 +446,7 @@ fn a_user_who_may_not_use_kvm_is_told_how_to_get_in() {
         message.contains("/dev/kvm: Permission denied") && message.contains("group kvm"),
         "{message}"
     );
-    let word = doctors_word(&mut as_nobody(&["doctor"]));
+    let word = doctors_lines(&mut as_nobody(&["doctor"]));
     assert!(
         word.starts_with("Permission denied") && word.contains("group kvm"),
         "{word}"

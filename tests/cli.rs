@@ -1,5 +1,5 @@
-//! The command line: help and refusals as they look (tests/cli/*.trycmd; after a change on purpose
-//! `TRYCMD=overwrite cargo test --test cli` writes them anew), and what the small verbs print.
+//! The command line: help and refusals (tests/cli/*.trycmd; `TRYCMD=overwrite cargo test --test cli` updates
+//! them after an intended change), and the output of the small verbs.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,7 +15,7 @@ fn hull(arguments: &[&str]) -> Output {
     output.expect("hull starts")
 }
 
-/// What hull prints, which must be all that it does.
+/// hull's output; it must succeed and print nothing on standard error.
 fn printed(arguments: &[&str]) -> String {
     let output = hull(arguments);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
@@ -24,7 +24,7 @@ fn printed(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn help_and_refusals_look_as_they_should() {
+fn help_and_refusals_match_the_files() {
     trycmd::TestCases::new()
         .register_bin("hull", Path::new(HULL))
         .case(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/*.trycmd"));
@@ -32,8 +32,8 @@ fn help_and_refusals_look_as_they_should() {
 
 #[test]
 fn hull_alone_is_hull_run() {
-    // Without a guest inside, both refuse in the same words; with one, both start it. The guest is
-    // not waited for: no memory can be had, which is the same refusal again.
+    // Without an embedded guest both fail with the same message. With one, both try to start it, and fail with
+    // the same message again, as they may not allocate its memory.
     let limited = |arguments: &str| {
         let script = format!("ulimit -v 65536; exec \"$0\" {arguments}");
         let output = Command::new("sh").args(["-c", &script, HULL]).output();
@@ -74,7 +74,7 @@ fn completions_name_every_verb_and_flag() {
     }
     let bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn();
     let Ok(mut bash) = bash else {
-        println!("skipped: completions_name_every_verb_and_flag: no bash to check the syntax");
+        println!("skipped: completions_name_every_verb_and_flag: no bash that checks the syntax");
         return;
     };
     let mut stdin = bash.stdin.take().expect("piped");
@@ -115,7 +115,7 @@ fn the_manual_has_a_page_for_each_verb() {
 }
 
 #[test]
-fn a_reader_that_leaves_early_is_no_failure() {
+fn a_reader_that_closes_early_is_no_failure() {
     for arguments in [
         &["--help"][..],
         &["run", "--help"],
@@ -138,7 +138,7 @@ fn a_reader_that_leaves_early_is_no_failure() {
 }
 
 #[test]
-fn an_error_that_nobody_reads_keeps_its_status() {
+fn an_error_keeps_its_status_without_a_reader() {
     let mut hull = Command::new(HULL)
         .args(["run", "/no/such/kernel"])
         .stderr(Stdio::piped())
@@ -149,7 +149,7 @@ fn an_error_that_nobody_reads_keeps_its_status() {
 }
 
 #[test]
-fn the_doctors_table_and_json_say_the_same() {
+fn the_doctors_table_and_json_agree() {
     let mut table = Command::new(HULL);
     table.arg("doctor").stdout(Stdio::piped());
     let mut table = table.spawn().expect("hull starts");
@@ -184,11 +184,11 @@ fn the_doctors_table_and_json_say_the_same() {
 }
 
 #[test]
-fn the_doctor_measures_kvm_and_does_not_ask_its_name() {
+fn the_doctor_measures_kvm_whatever_its_name() {
     let report: Value = serde_json::from_slice(&hull(&["doctor", "--json"]).stdout).expect("JSON");
     let kvm = &report["kvm"];
     if kvm.is_null() {
-        println!("skipped: the_doctor_measures_kvm: no KVM for us here");
+        println!("skipped: the_doctor_measures_kvm: no access to KVM");
         return;
     }
     let software = kvm["kind"] == "software";

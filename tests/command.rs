@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use machine::{kvm, lab, run, run_with, script};
+use machine::{kvm, lab, lab_also, run, run_with, script};
 
 #[test]
-fn streams_and_status_come_out_apart_and_nothing_else_does() {
+fn streams_and_status_are_separate_and_nothing_is_added() {
     if !kvm("streams") {
         return;
     }
@@ -20,7 +20,7 @@ fn streams_and_status_come_out_apart_and_nothing_else_does() {
 }
 
 #[test]
-fn arguments_arrive_as_they_were_given() {
+fn arguments_arrive_unchanged() {
     if !kvm("arguments") {
         return;
     }
@@ -32,7 +32,7 @@ fn arguments_arrive_as_they_were_given() {
 }
 
 #[test]
-fn input_goes_through_byte_for_byte() {
+fn input_arrives_unchanged() {
     if !kvm("input") {
         return;
     }
@@ -49,7 +49,7 @@ fn input_goes_through_byte_for_byte() {
 }
 
 #[test]
-fn a_signal_is_128_and_its_number() {
+fn a_signal_gives_status_128_and_its_number() {
     if !kvm("signal") {
         return;
     }
@@ -57,7 +57,7 @@ fn a_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn signals_end_a_machine_whose_output_nobody_reads() {
+fn signals_end_a_machine_whose_output_is_not_read() {
     if !kvm("a stuck reader") {
         return;
     }
@@ -81,14 +81,14 @@ fn signals_end_a_machine_whose_output_nobody_reads() {
         }
         if started.elapsed() > machine::LIMIT {
             hull.kill().expect("killed");
-            panic!("it goes on");
+            panic!("hull still runs");
         }
     };
     assert_eq!(status.code(), Some(128 + 15));
 }
 
 #[test]
-fn what_is_missing_is_127_and_what_cannot_be_executed_126() {
+fn a_missing_command_gives_127_and_one_that_cannot_run_126() {
     if !kvm("missing") || !lab("missing", "three boots") {
         return;
     }
@@ -110,7 +110,7 @@ fn what_is_missing_is_127_and_what_cannot_be_executed_126() {
 }
 
 #[test]
-fn all_output_arrives_before_the_end() {
+fn all_output_arrives_before_the_exit() {
     if !kvm("output") || !lab("output", "megabytes through an emulated kernel") {
         return;
     }
@@ -133,9 +133,9 @@ fn a_guest_that_powers_off_or_reboots_ends_hull() {
     if !kvm("power-off") {
         return;
     }
-    // By way of init, which first passes on what was written.
+    // Through init, which first forwards what was written.
     script(&[], "echo bye; poweroff; sleep 1000").assert(0, "bye\n", "");
-    if lab("reboot", "two more boots") {
+    if lab_also("reboot", "two more boots") {
         script(&[], "echo bye; reboot; sleep 1000").assert(0, "bye\n", "");
         script(&[], "reboot -f").assert(0, "", "");
     }
@@ -147,13 +147,13 @@ fn an_applet_of_busybox_needs_no_file() {
         return;
     }
     run(&["run", "--", "nproc"]).assert(0, "1\n", "");
-    if lab("applet by its path", "one more boot") {
+    if lab_also("applet by its path", "one more boot") {
         run(&["run", "--", "/usr/bin/nproc"]).assert(0, "1\n", "");
     }
 }
 
 #[test]
-fn the_machine_has_the_processors_and_the_memory_it_was_given() {
+fn the_machine_has_the_requested_processors_and_memory() {
     if !kvm("shape") || !lab("shape", "several processors") {
         return;
     }
@@ -170,7 +170,7 @@ fn two_processors_come_up_on_any_kvm() {
 }
 
 #[test]
-fn the_costs_of_a_boot_are_told_and_written_down() {
+fn the_costs_of_a_boot_are_printed_and_saved() {
     if !kvm("costs") {
         return;
     }
@@ -213,7 +213,7 @@ fn the_costs_of_a_boot_are_told_and_written_down() {
 }
 
 #[test]
-fn the_kernel_log_is_on_standard_error_when_asked_for() {
+fn the_kernel_log_is_on_standard_error_on_request() {
     if !kvm("kernel log") || !lab("kernel log", "printing is slow on an emulated kernel") {
         return;
     }

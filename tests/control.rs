@@ -15,7 +15,7 @@ use machine::user::{Running, User, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Send one line to a machine's socket, as `hull` does; the line that comes back.
+/// Sends one request to a machine's control socket and returns the answer's line.
 fn order(user: &User, machine: &str, request: &str) -> String {
     let socket = user.folder().join(machine).join("socket");
     let mut stream = UnixStream::connect(socket).expect("a socket");
@@ -47,7 +47,7 @@ fn state(user: &User, machine: &str) -> Value {
     this.next().expect("it runs")["state"].clone()
 }
 
-/// A command in a guest, from its first line of output on.
+/// A command in a guest that has printed its first line.
 struct Talking {
     hull: Running,
     lines: Arc<AtomicU64>,
@@ -89,7 +89,7 @@ impl Talking {
         });
     }
 
-    /// hull's status, and all that was said.
+    /// Waits for the end: hull's status and all lines.
     fn end(mut self) -> (Option<i32>, Vec<String>) {
         let status = self.hull.0.wait().expect("an end").code();
         (status, self.rest.join().expect("lines"))
@@ -97,7 +97,7 @@ impl Talking {
 }
 
 #[test]
-fn a_command_stands_still_goes_on_a_thousand_times_and_is_stopped_in_good_order() {
+fn a_command_is_paused_and_resumed_a_thousand_times_and_then_stopped() {
     if !kvm("pause a command") {
         return;
     }
@@ -122,7 +122,7 @@ fn a_command_stands_still_goes_on_a_thousand_times_and_is_stopped_in_good_order(
     let twice = (done.status, done.stderr.as_str());
     assert_eq!(twice, (Some(0), "hull: counts runs already\n"));
 
-    // One that stands still is woken to end.
+    // Stopping resumes a paused machine.
     silent(&user, &["pause", "counts"]);
     silent(&user, &["stop", "--timeout", "100", "counts"]);
     let (status, mut lines) = talking.end();
@@ -136,7 +136,7 @@ fn a_command_stands_still_goes_on_a_thousand_times_and_is_stopped_in_good_order(
 }
 
 #[test]
-fn a_command_that_will_not_end_is_killed_for_all_who_wait() {
+fn a_command_that_ignores_signals_is_killed_for_every_waiting_stop() {
     if !kvm("stop a command") {
         return;
     }
@@ -154,7 +154,7 @@ fn a_command_that_will_not_end_is_killed_for_all_who_wait() {
         "{}",
         done.stderr
     );
-    // If it came too late for the other's order there was nothing left to do.
+    // If it came after the other, the machine had already ended.
     let patient = patient.wait_with_output().expect("an end");
     let told = String::from_utf8_lossy(&patient.stderr);
     assert!(
@@ -167,7 +167,7 @@ fn a_command_that_will_not_end_is_killed_for_all_who_wait() {
 }
 
 #[test]
-fn machines_are_listed_and_each_gets_what_it_is_ordered() {
+fn machines_are_listed_and_each_gets_its_own_requests() {
     if !kvm("list machines") {
         return;
     }
@@ -188,7 +188,7 @@ fn machines_are_listed_and_each_gets_what_it_is_ordered() {
 
     let mut one = user.spin(&["--name", "one", "--cpus", "2", "--memory", "64M"]);
     let mut two = user.spin(&["--name", "two"]);
-    // Who connects and says nothing holds up nobody.
+    // A client that connects and sends nothing delays no other client.
     let socket = user.folder().join("one/socket");
     let mute: Vec<_> = (0..20).map(|_| UnixStream::connect(&socket)).collect();
     user.refused(
@@ -223,13 +223,13 @@ fn machines_are_listed_and_each_gets_what_it_is_ordered() {
     kill_process(process, Signal::CONT).expect("it runs");
     assert_eq!(state(&user, "two"), "running");
 
-    // A flat payload knows no power button.
+    // A flat payload ignores the power button.
     let done = user.run(&["stop", "--timeout", "0", "one"]);
     let killed = (done.status, done.stderr.as_str());
     assert_eq!(killed, (Some(0), "hull: one: killed after 0 s\n"));
     assert_eq!(one.0.wait().expect("an end").code(), Some(137));
 
-    // One that was killed is nobody's to clear away by hand.
+    // The record of a killed machine is removed automatically.
     kill_process(process, Signal::KILL).expect("it runs");
     two.0.wait().expect("an end");
     assert!(user.folder().join("two").exists());
@@ -238,7 +238,7 @@ fn machines_are_listed_and_each_gets_what_it_is_ordered() {
 }
 
 #[test]
-fn sigterm_wakes_a_machine_that_stands_still() {
+fn sigterm_ends_a_paused_machine() {
     if !kvm("SIGTERM to a paused machine") {
         return;
     }

@@ -1,5 +1,4 @@
-//! Devices that a guest is given beside disks and networks: what passed through them is counted,
-//! entropy is the host's.
+//! Devices other than disks and networks: counters, entropy, consoles, the balloon.
 
 mod machine;
 
@@ -14,7 +13,7 @@ use machine::{kvm, script};
 const MIB: u64 = 1 << 20;
 
 #[test]
-fn what_passed_through_a_disk_is_counted() {
+fn the_traffic_of_a_disk_is_counted() {
     if !kvm("disk counters") {
         return;
     }
@@ -40,7 +39,7 @@ fn what_passed_through_a_disk_is_counted() {
 }
 
 #[test]
-fn a_guest_has_the_hosts_entropy_unless_told_otherwise() {
+fn a_guest_has_the_hosts_entropy_by_default() {
     if !kvm("rng") {
         return;
     }
@@ -54,7 +53,7 @@ fn a_guest_has_the_hosts_entropy_unless_told_otherwise() {
 }
 
 #[test]
-fn the_kernels_messages_come_by_the_console_that_was_asked_for() {
+fn the_kernels_messages_come_over_the_requested_console() {
     if !kvm("kernel messages") {
         return;
     }
@@ -84,7 +83,7 @@ fn the_kernels_messages_come_by_the_console_that_was_asked_for() {
 }
 
 #[test]
-fn memory_that_a_guest_does_not_use_is_the_hosts() {
+fn memory_that_a_guest_does_not_use_returns_to_the_host() {
     if !kvm("balloon") {
         return;
     }
@@ -100,7 +99,7 @@ fn memory_that_a_guest_does_not_use_is_the_hosts() {
             &report,
         ])
         .args(["--", "sh", "-c"])
-        // Until the balloon is full and the pages of the file are reported, which takes some seconds.
+        // The balloon fills up and the pages of the file are reported within some seconds.
         .arg(
             "head -c 50000000 /dev/zero >/tmp/file; echo used; read line; rm /tmp/file; echo free
              while [ $(awk '/^balloon_inflate / {print $2}' /proc/vmstat) -lt 8192 ]; do sleep 1; done
@@ -126,7 +125,7 @@ fn memory_that_a_guest_does_not_use_is_the_hosts() {
     assert_eq!([line(), line()], ["free", "full"]);
     let start = Instant::now();
     while resident(hull.id()) > used - 30_000_000 {
-        assert!(start.elapsed() < machine::LIMIT, "{used} stay in use");
+        assert!(start.elapsed() < machine::LIMIT, "{used} bytes stay in use");
         thread::sleep(Duration::from_millis(100));
     }
     stdin.write_all(b"\n").expect("hull reads");

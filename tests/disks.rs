@@ -1,5 +1,4 @@
-//! Disks: what a guest reads is what the host has, what it flushed stays, and who may write is
-//! settled before anything boots.
+//! Disks: a guest reads what the host has, flushed data survives, and write access is settled before the boot.
 
 mod machine;
 
@@ -43,7 +42,7 @@ impl Image {
     }
 }
 
-/// A program that is still there; killed if the test ends before it does.
+/// A running hull, killed when the test ends first.
 struct Hull(Child);
 
 impl Drop for Hull {
@@ -53,7 +52,7 @@ impl Drop for Hull {
     }
 }
 
-/// Start `hull run FLAGS -- sh -c SCRIPT`; what it prints can be read while it runs.
+/// Starts `hull run FLAGS -- sh -c SCRIPT`; the function returned reads one line of its output.
 fn start(flags: &[&str], script: &str) -> (Hull, impl FnMut() -> String + use<>) {
     let started = Command::new(env!("CARGO_BIN_EXE_hull"))
         .arg("run")
@@ -71,7 +70,7 @@ fn start(flags: &[&str], script: &str) -> (Hull, impl FnMut() -> String + use<>)
     (hull, line)
 }
 
-/// What a program of e2fsprogs, qemu-utils or coreutils printed; it must be content.
+/// The output of a program of e2fsprogs, qemu-utils or coreutils, which must succeed.
 #[track_caller]
 fn tool(name: &str, arguments: &[&str]) -> String {
     let (said, status) = tried(name, arguments);
@@ -98,7 +97,7 @@ fn sum(path: &Path) -> String {
     said.split(' ').next().expect("a sum").into()
 }
 
-/// Numbers that look like nothing.
+/// Pseudo-random bytes.
 fn noise(bytes: u64) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = || {
@@ -110,7 +109,7 @@ fn noise(bytes: u64) -> Vec<u8> {
     (0..bytes).map(|_| next()).collect()
 }
 
-/// A qcow2 image beside `raw`, with the same in it.
+/// A qcow2 image beside `raw` with the same content.
 fn qcow2(raw: &Image, options: &[&str]) -> PathBuf {
     let path = raw.folder.path().join("disk.qcow2");
     let mut arguments = vec!["convert", "-O", "qcow2"];
@@ -121,7 +120,7 @@ fn qcow2(raw: &Image, options: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn a_file_system_is_whole_after_a_guest_used_it_in_either_format() {
+fn a_file_system_is_intact_after_a_guest_used_it_in_either_format() {
     if !kvm("file systems") {
         return;
     }
@@ -156,7 +155,7 @@ fn a_file_system_is_whole_after_a_guest_used_it_in_either_format() {
 }
 
 #[test]
-fn what_was_flushed_is_there_after_hull_was_killed() {
+fn flushed_data_survives_a_killed_hull() {
     if !kvm("a kill") {
         return;
     }
@@ -171,12 +170,12 @@ fn what_was_flushed_is_there_after_hull_was_killed() {
     );
     let expected = line();
     let expected = expected.split(' ').next().expect("a sum");
-    // In the middle of it.
+    // While it writes.
     assert_eq!(line(), "\n");
     hull.0.kill().expect("hull runs");
     hull.0.wait().expect("an end");
 
-    // Clusters that nothing names may be left over (3), nothing may be wrong (2).
+    // qemu-img check: leaked clusters (3) are allowed, errors (2) are not.
     let (said, status) = tried("qemu-img", &["check", text(&qcow2)]);
     assert!(matches!(status, 0 | 3), "{said}");
     let back = raw.folder.path().join("back");
@@ -185,7 +184,7 @@ fn what_was_flushed_is_there_after_hull_was_killed() {
         &["convert", "-O", "raw", text(&qcow2), text(&back)],
     );
     for image in [&raw.path, &back] {
-        // 1: the journal was replayed, and all is well now.
+        // 1: the journal was replayed.
         let (said, status) = tried("e2fsck", &["-f", "-p", text(image)]);
         assert!(matches!(status, 0 | 1), "{said}");
         let file = raw.folder.path().join("file");
@@ -196,7 +195,7 @@ fn what_was_flushed_is_there_after_hull_was_killed() {
 }
 
 #[test]
-fn compressed_and_based_images_read_as_what_they_were_made_of() {
+fn compressed_and_backed_images_read_like_their_source() {
     if !kvm("qcow2") {
         return;
     }
@@ -233,7 +232,7 @@ fn compressed_and_based_images_read_as_what_they_were_made_of() {
     expected[100..107].copy_from_slice(b"changed");
     assert!(fs::read(&back).expect("a file") == expected);
 
-    // Only what the user names is opened.
+    // hull opens only backing files that the user names.
     let flag = based.display().to_string();
     assert_refused(&flag, "", "add backing=FILE if it is what you want");
     let unnamed = format!(",backing={},backing={}", compressed.display(), flag);
@@ -242,7 +241,7 @@ fn compressed_and_based_images_read_as_what_they_were_made_of() {
 }
 
 #[test]
-fn an_overlay_keeps_its_base_as_it_is() {
+fn an_overlay_does_not_change_its_base() {
     if !kvm("overlays") {
         return;
     }
@@ -296,13 +295,13 @@ fn an_image_that_grows_grows_in_the_guest() {
 }
 
 #[test]
-fn a_disk_is_no_faster_than_it_may_be() {
+fn a_disk_stays_within_its_rate() {
     if !kvm("disk rates") {
         return;
     }
     let image = Image::new(4 * MIB, &noise(4 * MIB));
     let expected = format!("{}  /dev/vda\n", sum(&image.path));
-    // 3 MiB above the burst at 1 MiB a second; the kernel's own looks at the disk come on top.
+    // 3 MiB above the burst at 1 MiB a second; the kernel's own reads come on top.
     let start = Instant::now();
     let finished = script(
         &["--disk", &image.flag(",ro,rate=1M")],
@@ -397,7 +396,7 @@ fn a_guest_reads_and_writes_its_disks() {
 }
 
 #[test]
-fn a_scratch_disk_is_empty_and_leaves_nothing() {
+fn a_scratch_disk_is_empty_and_leaves_no_file() {
     if !kvm("scratch disks") {
         return;
     }
@@ -420,12 +419,12 @@ fn a_scratch_disk_is_empty_and_leaves_nothing() {
 }
 
 #[test]
-fn an_image_that_may_not_grow_is_an_error_of_the_guests_alone() {
+fn a_full_host_disk_is_an_io_error_in_the_guest_only() {
     if !kvm("a limit of the file's size") {
         return;
     }
     let image = Image::new(16 * MIB, b"");
-    // 512-byte blocks: 8 MiB, as on a host's disk that is full.
+    // 512-byte blocks: files end at 8 MiB, as on a full disk.
     let output = assert_cmd::Command::new("sh")
         .args(["-c", "ulimit -f 16384; exec \"$@\"", "sh"])
         .args([env!("CARGO_BIN_EXE_hull"), "run", "--disk", &image.flag("")])
@@ -444,7 +443,7 @@ fn an_image_that_may_not_grow_is_an_error_of_the_guests_alone() {
 }
 
 #[test]
-fn space_that_a_guest_discards_is_the_hosts_again() {
+fn discarded_space_returns_to_the_host() {
     if !kvm("discard") {
         return;
     }
@@ -459,7 +458,7 @@ fn space_that_a_guest_discards_is_the_hosts_again() {
 }
 
 #[test]
-fn a_system_of_the_users_own_runs_from_its_disk() {
+fn a_users_own_system_runs_from_its_disk() {
     if !kvm("a root disk") {
         return;
     }
@@ -482,7 +481,7 @@ fn a_system_of_the_users_own_runs_from_its_disk() {
     assert!(seen.contains("Run /sbin/init as init process"), "{seen}");
 }
 
-/// Refused before anything boots, with status 125 and this on standard error.
+/// hull refuses the flag before the boot, with status 125 and `expected` on standard error.
 #[track_caller]
 fn assert_refused(flag: &str, options: &str, expected: &str) {
     let finished = run(&["run", "--disk", &format!("{flag}{options}"), "--", "true"]);
@@ -520,7 +519,7 @@ fn an_image_has_one_writer_or_many_readers() {
 }
 
 #[test]
-fn two_disks_are_two_and_called_so() {
+fn an_error_names_the_disk_by_its_number() {
     let image = Image::new(MIB, b"");
     let refused = |flags: [&str; 4], expected: &str| {
         let finished = run(&[&["run"][..], &flags, &["--", "true"]].concat());
@@ -539,7 +538,7 @@ fn two_disks_are_two_and_called_so() {
 }
 
 #[test]
-fn what_is_no_disk_is_refused_by_name() {
+fn files_that_are_no_disk_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name).display().to_string();
     let write = |name: &str, bytes: &[u8]| fs::write(at(name), bytes).expect("written");

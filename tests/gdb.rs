@@ -1,4 +1,4 @@
-//! `hull run --gdb`, by the real gdb.
+//! `hull run --gdb` with the real gdb.
 
 mod machine;
 
@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// hull with a guest that can be debugged.
 struct Hull {
     child: Child,
-    /// What gdb's `target remote` takes.
+    /// The address for gdb's `target remote`.
     remote: String,
     /// The rest of standard error.
     stderr: JoinHandle<String>,
@@ -41,7 +41,7 @@ impl Hull {
             .split_once("target remote ")
             .and_then(|(_, rest)| rest.split_once('\''))
             .map(|(remote, _)| remote.to_string())
-            .unwrap_or_else(|| panic!("no word of where gdb can connect: {line}"));
+            .unwrap_or_else(|| panic!("no address for gdb in: {line}"));
         let stderr = thread::spawn(move || {
             let mut rest = String::new();
             let _ = stderr.read_to_string(&mut rest);
@@ -59,7 +59,7 @@ impl Hull {
         Hull::start(&[&[payload.as_str()], arguments].concat())
     }
 
-    /// gdb, which does `script` after it has connected.
+    /// Starts gdb, which connects and runs `script`.
     fn gdb(&self, program: Option<&str>, script: &[&str]) -> Gdb {
         let remote = format!("target remote {}", self.remote);
         let mut gdb = Command::new("gdb");
@@ -80,12 +80,12 @@ impl Hull {
         Gdb(gdb.spawn().expect("gdb: run make test-deps"))
     }
 
-    /// Wait until vCPU 0, whose guest never leaves it, has run for a while.
+    /// Waits until vCPU 0, whose guest causes no exits, has used CPU time.
     fn wait_until_it_runs(&self) {
         let before = self.vcpu_time();
         let deadline = Instant::now() + LIMIT;
         while self.vcpu_time() < before + 5 {
-            assert!(Instant::now() < deadline, "it does not run");
+            assert!(Instant::now() < deadline, "vCPU 0 does not run");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -104,7 +104,7 @@ impl Hull {
         times.map(|time| time.parse::<u64>().expect("a time")).sum()
     }
 
-    /// Its end: status, standard output and the rest of standard error.
+    /// Waits for the end: status, standard output and the rest of standard error.
     fn end(self) -> (Option<i32>, String, String) {
         let output = self.child.wait_with_output().expect("hull ends");
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -119,7 +119,7 @@ impl Hull {
 struct Gdb(Child);
 
 impl Gdb {
-    /// What it printed, when it has ended.
+    /// Waits for the end and returns the output.
     fn output(self) -> String {
         let output = self.0.wait_with_output().expect("gdb ends");
         let (out, err) = (output.stdout, output.stderr);
@@ -130,7 +130,7 @@ impl Gdb {
         )
     }
 
-    /// Read what it prints up to a line with `text`.
+    /// Reads its output up to a line with `text`.
     fn until(&mut self, text: &str) {
         let stdout = self.0.stdout.as_mut().expect("a pipe");
         let mut seen = Vec::new();
@@ -147,21 +147,21 @@ impl Gdb {
     }
 }
 
-/// Each of `parts` is in `text`, one behind the other.
+/// `text` has all of `parts`, in this order.
 #[track_caller]
 fn assert_in_order(text: &str, parts: &[&str]) {
     let mut rest = text;
     for part in parts {
         match rest.split_once(part) {
             Some((_, behind)) => rest = behind,
-            None => panic!("no {part:?} where it should be in:\n{text}"),
+            None => panic!("{part:?} is missing or out of order in:\n{text}"),
         }
     }
 }
 
 #[test]
-fn a_guest_is_stopped_looked_at_changed_and_goes_on() {
-    if !kvm("a_guest_is_stopped_looked_at_changed_and_goes_on") {
+fn a_guest_is_stopped_inspected_changed_and_resumed() {
+    if !kvm("a_guest_is_stopped_inspected_changed_and_resumed") {
         return;
     }
     let hull = Hull::flat("debug", &["--gdb-wait"]);
@@ -173,7 +173,7 @@ fn a_guest_is_stopped_looked_at_changed_and_goes_on() {
             "break *0x8040",
             "continue",
             "printf \"at %#lx rbx %ld\\n\", $pc, $rbx",
-            // The instruction is the guest's, not the breakpoint's.
+            // gdb must see the guest's instruction, not the breakpoint.
             "x/i 0x8040",
             "stepi",
             "printf \"at %#lx rbx %ld\\n\", $pc, $rbx",
@@ -216,8 +216,8 @@ fn a_guest_is_stopped_looked_at_changed_and_goes_on() {
 }
 
 #[test]
-fn what_is_not_mapped_cannot_be_read_nor_broken_at() {
-    if !kvm("what_is_not_mapped_cannot_be_read_nor_broken_at") {
+fn unmapped_memory_takes_no_reads_and_no_breakpoints() {
+    if !kvm("unmapped_memory_takes_no_reads_and_no_breakpoints") {
         return;
     }
     let hull = Hull::flat("debug", &["--gdb-wait"]);
@@ -239,7 +239,7 @@ fn what_is_not_mapped_cannot_be_read_nor_broken_at() {
         assert!(gdb.contains(&refusal), "{gdb}");
     }
     assert!(gdb.contains("Cannot insert breakpoint 1"), "{gdb}");
-    // gdb's leaving lets the guest go.
+    // The guest runs on after gdb has left.
     let (status, stdout, _) = hull.end();
     assert_eq!((status, stdout.as_str()), (Some(0), "counted\n"));
 }
@@ -265,27 +265,28 @@ fn debug_registers_stop_the_guest_or_are_refused() {
     );
     let gdb = gdb.output();
     let refused = "Could not insert hardware";
-    match gdb.contains("hardware breakpoints: yes") {
-        true => assert_in_order(&gdb, &["Breakpoint 1,", "at 0x8043"]),
-        false => assert!(gdb.contains(refused), "{gdb}"),
-    }
-    match gdb.contains("watchpoints: yes") {
-        true => assert_in_order(
-            &gdb,
-            &["Hardware watchpoint 2", "New value = 1", "counter 1"],
-        ),
-        false => assert!(gdb.contains(refused), "{gdb}"),
+    let breakpoint = ["Breakpoint 1,", "at 0x8043"];
+    let watchpoint = ["Hardware watchpoint 2", "New value = 1", "counter 1"];
+    for (feature, hits) in [
+        ("hardware breakpoints: yes", &breakpoint[..]),
+        ("watchpoints: yes", &watchpoint[..]),
+    ] {
+        if gdb.contains(feature) {
+            assert_in_order(&gdb, hits);
+        } else {
+            assert!(gdb.contains(refused), "{gdb}");
+        }
     }
     let (status, _, stderr) = hull.end();
     assert_eq!(status, Some(0));
-    // The user learns it from hull before gdb says that there may be too many.
+    // hull explains it before gdb reports that there may be too many.
     let told = stderr.contains("this host's KVM has no");
     assert_eq!(told, gdb.contains(refused), "{stderr}");
 }
 
 #[test]
-fn gdb_watches_by_steps_where_it_has_to() {
-    if !kvm("gdb_watches_by_steps_where_it_has_to") {
+fn gdb_watches_by_single_steps_without_hardware_watchpoints() {
+    if !kvm("gdb_watches_by_single_steps_without_hardware_watchpoints") {
         return;
     }
     let hull = Hull::flat("debug", &["--gdb-wait"]);
@@ -305,8 +306,8 @@ fn gdb_watches_by_steps_where_it_has_to() {
 }
 
 #[test]
-fn ctrl_c_stops_all_vcpus_and_detaching_lets_them_go() {
-    if !kvm("ctrl_c_stops_all_vcpus_and_detaching_lets_them_go") {
+fn ctrl_c_stops_all_vcpus_and_detaching_resumes_them() {
+    if !kvm("ctrl_c_stops_all_vcpus_and_detaching_resumes_them") {
         return;
     }
     let hull = Hull::flat("spin", &["--cpus", "2"]);
@@ -314,7 +315,7 @@ fn ctrl_c_stops_all_vcpus_and_detaching_lets_them_go() {
         let mut gdb = hull.gdb(
             None,
             &[
-                // It has all that it prints written before.
+                // It has written all its output before.
                 "shell echo ready",
                 "continue",
                 "info threads",
@@ -346,8 +347,8 @@ fn ctrl_c_stops_all_vcpus_and_detaching_lets_them_go() {
 }
 
 #[test]
-fn a_gdb_that_is_killed_leaves_nothing_behind() {
-    if !kvm("a_gdb_that_is_killed_leaves_nothing_behind") {
+fn a_killed_gdb_leaves_no_breakpoints() {
+    if !kvm("a_killed_gdb_leaves_no_breakpoints") {
         return;
     }
     let hull = Hull::flat("debug", &["--gdb-wait"]);
@@ -368,8 +369,8 @@ fn a_gdb_that_is_killed_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_is_no_gdb_loses_its_connection_and_nothing_else() {
-    if !kvm("what_is_no_gdb_loses_its_connection_and_nothing_else") {
+fn a_client_that_is_not_gdb_only_loses_its_connection() {
+    if !kvm("a_client_that_is_not_gdb_only_loses_its_connection") {
         return;
     }
     let hull = Hull::flat("debug", &["--gdb-wait"]);
@@ -382,18 +383,18 @@ fn what_is_no_gdb_loses_its_connection_and_nothing_else() {
         &[0xff; 5000],
     ] {
         let mut client = TcpStream::connect(&address).expect("hull listens");
-        // It may be cut off in the middle.
+        // hull may close the connection in the middle.
         let _ = client.write_all(garbage);
     }
-    // None of them let it run.
+    // None of them started the guest.
     let gdb = hull.gdb(None, &["printf \"at %#lx\\n\", $pc", "continue"]);
     assert_in_order(&gdb.output(), &["at 0x8000", "exited normally"]);
     assert_eq!(hull.end().0, Some(0));
 }
 
 #[test]
-fn linux_is_debugged_by_the_names_of_an_exported_kernel() {
-    if !kvm("linux_is_debugged_by_the_names_of_an_exported_kernel") {
+fn linux_is_debugged_with_the_symbols_of_an_exported_kernel() {
+    if !kvm("linux_is_debugged_with_the_symbols_of_an_exported_kernel") {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -438,7 +439,7 @@ fn linux_is_debugged_by_the_names_of_an_exported_kernel() {
 }
 
 #[test]
-fn a_place_that_cannot_be_is_refused_before_the_boot() {
+fn an_impossible_address_is_refused_before_the_boot() {
     let payload = built("guest/payloads/hello.bin");
     let folder = tempfile::tempdir().expect("a folder");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -465,8 +466,8 @@ fn a_place_that_cannot_be_is_refused_before_the_boot() {
 }
 
 #[test]
-fn a_socket_goes_with_the_machine_however_it_ends() {
-    if !kvm("a_socket_goes_with_the_machine_however_it_ends") {
+fn the_socket_is_removed_however_the_machine_ends() {
+    if !kvm("the_socket_is_removed_however_the_machine_ends") {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -496,7 +497,7 @@ fn a_socket_goes_with_the_machine_however_it_ends() {
     }
 }
 
-/// Until a socket is there.
+/// Waits for a socket.
 fn wait_for(socket: &Path, child: &mut Child) {
     let deadline = Instant::now() + LIMIT;
     while !socket.exists() {
@@ -507,8 +508,8 @@ fn wait_for(socket: &Path, child: &mut Child) {
 }
 
 #[test]
-fn the_lab_tells_which_breakpoints_it_has() {
-    // A fact that the other tests stand on: where SVM is emulated, debug registers do nothing.
+fn the_lab_reports_which_breakpoints_it_has() {
+    // The other tests rely on this: debug registers do nothing under emulated SVM.
     if !in_lab() {
         return;
     }

@@ -1,4 +1,4 @@
-//! `hull inspect`, and the records by which it finds a machine.
+//! `hull inspect`, and the records with which it finds a machine.
 
 mod machine;
 
@@ -27,7 +27,7 @@ fn number(value: &Value) -> u64 {
 }
 
 #[test]
-fn a_payload_is_seen_where_it_spins_and_a_vcpu_where_it_waits() {
+fn registers_show_where_a_payload_spins_and_where_a_vcpu_waits() {
     if !kvm("inspect a payload") {
         return;
     }
@@ -74,7 +74,7 @@ fn a_payload_is_seen_where_it_spins_and_a_vcpu_where_it_waits() {
 }
 
 #[test]
-fn a_name_is_one_machines_as_long_as_it_lives() {
+fn a_name_belongs_to_one_machine_while_it_runs() {
     if !kvm("names") {
         return;
     }
@@ -106,7 +106,7 @@ fn a_name_is_one_machines_as_long_as_it_lives() {
         "neither an address in hexadecimal nor a function",
     );
 
-    // What a killed one leaves is cleared away by whoever comes next.
+    // The next machine removes the record of a killed one.
     first.0.kill().expect("killed");
     first.0.wait().expect("an end");
     assert!(user.folder().join("same/lock").exists());
@@ -121,7 +121,7 @@ fn a_name_is_one_machines_as_long_as_it_lives() {
 }
 
 #[test]
-fn without_a_place_for_records_only_a_named_machine_is_refused() {
+fn without_a_folder_for_records_only_a_named_machine_is_refused() {
     if !kvm("no records") {
         return;
     }
@@ -161,13 +161,13 @@ fn a_hostile_client_costs_only_its_connection() {
     }
     assert!(user.inspect("target", &["registers"])["vcpus"].is_array());
     drop(silent);
-    // More than are let in at once: the others' turn comes when these are given up.
+    // More clients than are accepted at once: the others wait until these close.
     let _silent: Vec<_> = (0..10).map(|_| connect()).collect();
     assert!(user.inspect("target", &["registers"])["vcpus"].is_array());
     assert_eq!(hull.terminate(), Some(143));
 }
 
-/// A symbol of hull's kernel.
+/// The address of a symbol of hull's kernel.
 fn symbol(name: &str) -> u64 {
     let map = fs::read_to_string(built("guest/System.map")).expect("a System.map");
     let line = map.lines().find(|line| line.ends_with(&format!(" {name}")));
@@ -262,7 +262,7 @@ fn check_linux(user: &User) {
 }
 
 #[test]
-fn linux_is_seen_and_goes_on_as_if_nobody_had_looked() {
+fn inspecting_linux_does_not_disturb_it() {
     if !kvm("inspect Linux") {
         return;
     }

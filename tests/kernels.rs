@@ -1,4 +1,4 @@
-//! Kernels in every form, and kernels of others, boot; damaged ones are refused.
+//! Kernels of all supported formats boot, other projects' kernels too; damaged ones are refused.
 
 mod machine;
 
@@ -6,7 +6,7 @@ use std::fs;
 
 use machine::{built, kvm, lab, run};
 
-/// Boot `kernel` with `flags` and have it print who it is.
+/// Boots `kernel` with `flags`; its release and processor count must contain `expected`.
 #[track_caller]
 fn assert_boots(kernel: &str, flags: &[&str], expected: &str) {
     let mut arguments = vec!["run", kernel, "--kernel-log"];
@@ -31,7 +31,7 @@ fn a_bzimage_is_unpacked_on_the_host() {
 }
 
 #[test]
-fn a_bzimage_unpacks_itself_when_asked_to() {
+fn a_bzimage_unpacks_itself_on_request() {
     if here("bzImage by itself") {
         assert_boots(&built("guest/bzImage"), &["--boot", "guest"], "-hull\n1\n");
     }
@@ -100,7 +100,7 @@ fn memtest86_starts_and_prints_on_the_serial_port() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("hull starts");
-    // It tests for ever: this ends with what is awaited.
+    // memtest86+ never ends: stop when the expected text has come.
     let screen = memtest.stdout.take().expect("piped");
     let (found, awaited) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -199,13 +199,13 @@ fn a_truncated_bzimage_is_refused() {
 }
 
 #[test]
-fn a_payload_length_that_lies_is_refused() {
+fn a_wrong_payload_length_is_refused() {
     let lie = |bytes: &mut Vec<u8>| bytes[0x24c..0x250].fill(0xff);
     assert_refused(lie, "its payload ends at byte");
 }
 
 #[test]
-fn a_bomb_is_refused() {
+fn a_decompression_bomb_is_refused() {
     let huge = |bytes: &mut Vec<u8>| {
         let (offset, length) = payload(bytes);
         bytes[offset + length - 4..offset + length].fill(0xff);
@@ -228,7 +228,7 @@ fn a_damaged_payload_is_refused() {
 }
 
 #[test]
-fn a_stock_debian_kernel_listens_for_another_generation() {
+fn a_stock_debian_kernel_has_a_driver_for_the_generation_device() {
     if !here("Debian's kernel, generic event device") {
         return;
     }

@@ -1,6 +1,6 @@
-//! The lessons' commands print what the lessons show (guest/lessons/*.md). After a change on purpose
-//! `TRYCMD=overwrite cargo test --test lessons` writes the outputs anew; then put `[..]` back where
-//! they differ from machine to machine.
+//! The commands in the lessons (guest/lessons/*.md) print what the lessons show. After an intended change
+//! `TRYCMD=overwrite cargo test --test lessons` updates the outputs; then restore `[..]` where they differ
+//! between machines.
 
 mod machine;
 
@@ -10,13 +10,14 @@ use std::path::Path;
 use trycmd::schema::Bin;
 
 #[test]
-fn every_command_of_the_lessons_prints_what_they_show() {
+fn every_command_in_the_lessons_prints_what_they_show() {
     if !machine::kvm("lessons") {
         return;
     }
-    let cargo = match machine::in_lab() {
-        true => Bin::Ignore,
-        false => Bin::Path(env!("CARGO").into()),
+    let cargo = if machine::in_lab() {
+        Bin::Ignore
+    } else {
+        Bin::Path(env!("CARGO").into())
     };
     trycmd::TestCases::new()
         .register_bin("hull", Path::new(env!("CARGO_BIN_EXE_hull")))
@@ -43,11 +44,11 @@ fn pages() -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_the_lessons_point_to_is_there() {
+fn paths_in_the_lessons_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
     for (name, text) in pages() {
-        // Between backquotes every other piece is outside.
+        // Every second piece stands between backquotes.
         let quoted = text.split('`').skip(1).step_by(2);
         let links = text
             .split("](")

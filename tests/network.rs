@@ -1,6 +1,6 @@
-//! `hull run --net`: tap devices, passt, and what a user can do wrong with them.
+//! `hull run --net`: tap devices, passt, and wrong options.
 //!
-//! A tap device takes root. Where none can be made, which is told, the lab has the test.
+//! Creating a tap device needs root; where it fails the test is skipped, and the lab runs it.
 
 mod machine;
 
@@ -22,19 +22,19 @@ fn in_lab() -> bool {
     std::env::var_os("HULL_TEST_HOST").is_some_and(|host| host == "lab")
 }
 
-/// Bytes of a transfer: where a guest's kernel is emulated, few.
+/// Bytes of a transfer: few where the guest's kernel is emulated.
 fn bytes() -> usize {
     if in_lab() { 64 << 20 } else { 200_000 }
 }
 
-/// A tap device, gone afterwards.
+/// A temporary tap device.
 struct Tap(&'static str);
 
 impl Tap {
-    /// A device with the host's address `address`; `None`, with a word on it, where this user may
-    /// not make one. In the lab it must be.
+    /// A device with the host's address `address`; `None`, after a message, where this user may not create one.
+    /// In the lab it must succeed.
     fn new(test: &str, name: &'static str, address: &str) -> Option<Self> {
-        // Of a run that was killed.
+        // Left by a killed run.
         ip(&["link", "del", name]);
         if !ip(&["tuntap", "add", name, "mode", "tap", "user", "root"]) {
             assert!(!in_lab(), "no tap device in the lab");
@@ -87,14 +87,14 @@ impl Hull {
         Self { child, stdout }
     }
 
-    /// Lines up to one that has `part` in it, which is returned.
+    /// Reads lines up to one that contains `part`, and returns it.
     #[track_caller]
     fn line_with(&mut self, part: &str) -> String {
         let mut seen = String::new();
         loop {
             let start = seen.len();
             let len = self.stdout.read_line(&mut seen).expect("text");
-            assert!(len > 0, "{part} does not come: {seen}");
+            assert!(len > 0, "{part} is missing in: {seen}");
             if seen[start..].contains(part) {
                 return seen[start..].trim_end().into();
             }
@@ -119,7 +119,7 @@ impl Drop for Hull {
     }
 }
 
-/// What sha256sum(1) says of `bytes`.
+/// The checksum of `bytes` by sha256sum(1).
 fn checksum(bytes: &[u8]) -> String {
     let mut child = Command::new("sha256sum")
         .stdin(Stdio::piped())
@@ -149,13 +149,13 @@ fn accept(listener: &TcpListener) -> TcpStream {
                 stream.set_read_timeout(Some(LIMIT)).expect("a limit");
                 return stream;
             }
-            Err(_) => assert!(start.elapsed() < LIMIT, "nobody connects"),
+            Err(_) => assert!(start.elapsed() < LIMIT, "no connection"),
         }
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Send `sent` to who listens at `address` and echoes, as soon as somebody does.
+/// Connects to the echo server at `address`, as soon as there is one, and sends `sent`.
 fn echo(address: (&str, u16), sent: &[u8]) {
     let start = Instant::now();
     let attempt = || -> io::Result<Vec<u8>> {
@@ -179,7 +179,7 @@ fn echo(address: (&str, u16), sent: &[u8]) {
                 assert!(echoed == sent, "{} bytes came back", echoed.len());
                 return;
             }
-            // Nobody listens yet.
+            // The server does not listen yet.
             _ => assert!(start.elapsed() < LIMIT, "no echo"),
         }
         thread::sleep(Duration::from_millis(100));
@@ -248,7 +248,7 @@ fn two_machines_have_two_tap_devices_and_a_rate() {
         script,
     );
     hull_has_both(&mut both);
-    // The devices can be had again, one a machine.
+    // The devices are free again, one for each machine.
     let mut machines = [("hulltest1", "72"), ("hulltest2", "73")].map(|(name, network)| {
         let script = format!("ping -c 2 172.16.{network}.1");
         Hull::start(&[&format!("tap={name}")], &script)
@@ -271,7 +271,7 @@ fn hull_has_both(hull: &mut Hull) {
     hull.finish();
 }
 
-/// passt needs a route to elsewhere and user namespaces, of which the lab has neither.
+/// Whether passt works: it needs a default route and user namespaces, and the lab has neither.
 fn passt(test: &str) -> bool {
     if in_lab() {
         println!("skipped: {test}: not in the lab (its kernel gives passt no user namespace)");
@@ -279,13 +279,13 @@ fn passt(test: &str) -> bool {
     !in_lab() && kvm(test)
 }
 
-/// A port that is free, as far as can be told.
+/// A port that was free a moment ago.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
-/// Processes of passt that `hull` started and that run.
+/// The running passt processes that `hull` started.
 fn passts(hull: &Hull) -> Vec<u32> {
     let parent = hull.child.id().to_string();
     let mut found = Vec::new();
@@ -304,7 +304,7 @@ fn passts(hull: &Hull) -> Vec<u32> {
     found
 }
 
-/// Whether a process has ended, though nobody may have taken its status.
+/// Whether a process has ended; it may still be a zombie.
 fn is_gone(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")
@@ -312,7 +312,7 @@ fn is_gone(pid: u32) -> bool {
 }
 
 #[test]
-fn a_user_network_reaches_the_host_and_is_reached() {
+fn a_user_network_connects_guest_and_host_both_ways() {
     if !passt("user network") {
         return;
     }
@@ -347,7 +347,7 @@ fn a_user_network_reaches_the_host_and_is_reached() {
 }
 
 #[test]
-fn passt_goes_with_hull_whatever_ends_it() {
+fn passt_ends_with_hull_however_hull_ends() {
     if !passt("passt goes") {
         return;
     }
@@ -363,13 +363,13 @@ fn passt_goes_with_hull_whatever_ends_it() {
         rustix::process::kill_process(hull.pid(), signal).expect("hull runs");
         hull.child.wait().expect("an end");
         while !running.iter().all(|pid| is_gone(*pid)) {
-            assert!(start.elapsed() < LIMIT, "passt stays after {signal:?}");
+            assert!(start.elapsed() < LIMIT, "passt still runs after {signal:?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// What hull says of networks that it refuses.
+/// hull's message about networks that it refuses.
 fn refusal(command: &mut Command, nets: &[&str]) -> String {
     command.arg("run");
     for net in nets {
@@ -390,7 +390,7 @@ fn refuses(nets: &[&str], parts: &[&str]) {
 }
 
 #[test]
-fn networks_that_cannot_be_are_refused_with_a_way_out() {
+fn impossible_networks_are_refused_with_a_remedy() {
     refuses(
         &["tap=hullnone"],
         &["--net tap=hullnone", "ip tuntap add hullnone mode tap"],
@@ -417,9 +417,9 @@ fn networks_that_cannot_be_are_refused_with_a_way_out() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named() {
+fn a_port_in_use_is_named() {
     if in_lab() {
-        println!("skipped: a taken port: not in the lab (passt does not run there)");
+        println!("skipped: a port in use: not in the lab (passt does not run there)");
         return;
     }
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -432,22 +432,22 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
-fn a_tap_device_that_is_taken_or_none_is_refused() {
+fn a_tap_device_in_use_or_missing_is_refused() {
     let test = "taken tap";
     let Some(tap) = Tap::new(test, "hulltest4", "172.16.74.1/32") else {
         return;
     };
     refuses(&["tap=lo"], &["--net tap=lo", "no tap device"]);
-    // Of a network with one address there is none to give.
+    // A network with one address has none left for the guest.
     refuses(
         &["tap=hulltest4"],
         &["172.16.74.1/32", "write ip=ADDRESS/PREFIX"],
     );
     if in_lab() {
-        // A user whose device it is not, and who may open the file all the same, as in Debian.
+        // A user that does not own the device but may open /dev/net/tun, as in Debian.
         let everybody = fs::Permissions::from_mode(0o666);
         fs::set_permissions("/dev/net/tun", everybody).expect("the lab is ours");
-        // hull is copied to where everybody can read it.
+        // hull is copied to where that user can read it.
         let copy = Path::new("/dev/shm/hull-of-others");
         fs::copy(HULL, copy).expect("room");
         let message = refusal(Command::new(copy).uid(65534).gid(65534), &["tap=hulltest4"]);
@@ -461,7 +461,7 @@ fn a_tap_device_that_is_taken_or_none_is_refused() {
     let mut hull = Hull::start_with(&[net], "echo up; sleep 1000", Stdio::piped());
     hull.line_with("up");
     refuses(&[net], &["--net tap=hulltest4", "another program uses it"]);
-    // A device that goes away takes the link down, and nothing else.
+    // Removing the device takes the link down and has no other effect.
     drop(tap);
     let mut told = String::new();
     let mut stderr = BufReader::new(hull.child.stderr.take().expect("a pipe"));

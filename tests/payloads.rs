@@ -1,4 +1,4 @@
-//! Flat guests on the machine's KVM, through the program.
+//! Flat guests, run through the program.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
 
-/// hull before it runs a payload, or `None` with a word about it on a machine without KVM.
+/// The command that runs a payload; `None`, after a message, on a machine without KVM.
 fn hull(payload: &str) -> Option<Command> {
     if !Path::new("/dev/kvm").exists() {
         println!("skipped: {payload}: this machine has no /dev/kvm");
@@ -32,7 +32,7 @@ fn run(payload: &str) -> Option<Output> {
     Some(hull(payload)?.output().expect("hull starts"))
 }
 
-/// What `--json` says of a payload's run; it must end well and print just `expected`.
+/// The `--json` report of a payload, which must succeed and print exactly `expected`.
 fn report(payload: &str, expected: &str) -> Option<serde_json::Value> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("report");
@@ -73,7 +73,7 @@ fn a_triple_fault_is_an_error_with_its_address() {
         return;
     };
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    // An SVM host's KVM resets the vCPU before hull can look.
+    // On SVM, KVM resets the vCPU before hull can read its registers.
     let places = [
         "RIP 0x8017",
         "a place that KVM on this processor does not tell",
@@ -84,7 +84,7 @@ fn a_triple_fault_is_an_error_with_its_address() {
 }
 
 #[test]
-fn a_byte_to_the_debug_port_is_noted_with_its_time() {
+fn a_byte_to_the_debug_port_is_recorded_with_its_time() {
     let Some(report) = report("port-write", "") else {
         return;
     };
@@ -94,7 +94,7 @@ fn a_byte_to_the_debug_port_is_noted_with_its_time() {
 }
 
 #[test]
-fn a_load_from_no_device_gives_ones_and_a_store_reaches_the_boot_timer() {
+fn a_load_without_a_device_gives_ones_and_a_store_reaches_the_boot_timer() {
     let Some(report) = report("mmio", "ok\n") else {
         return;
     };
@@ -107,11 +107,11 @@ fn a_load_from_no_device_gives_ones_and_a_store_reaches_the_boot_timer() {
 }
 
 #[test]
-fn every_page_that_a_guest_wrote_holds_what_it_wrote() {
+fn every_page_that_a_guest_wrote_keeps_its_content() {
     assert_prints("dirty-pages", "ok\n");
 }
 
-/// Wait for something that takes milliseconds; a failure after 20 s.
+/// Waits up to 20 s for something that takes milliseconds.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -132,7 +132,7 @@ fn has_thread(process: &Child, name: &str) -> bool {
 }
 
 #[test]
-fn a_signal_ends_a_guest_that_never_exits_and_leaves_nothing() {
+fn a_signal_ends_a_guest_that_never_exits_and_leaves_no_process() {
     for (signal, status) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let Some(mut hull) = hull("spin") else { return };
         let scratch = tempfile::tempdir().expect("a temporary folder");
@@ -168,7 +168,7 @@ fn a_signal_ends_a_guest_that_never_exits_and_leaves_nothing() {
 }
 
 #[test]
-fn a_timing_that_nobody_reads_changes_no_status() {
+fn an_unread_timing_changes_no_status() {
     let Some(mut hull) = hull("hello") else {
         return;
     };

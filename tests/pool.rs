@@ -11,7 +11,7 @@ use machine::user::{Running, User, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// A pool that is full.
+/// Starts a pool and waits until it is full.
 fn pool(user: &User, flags: &[&str]) -> Running {
     let mut hull = user.hull(&["pool"]);
     hull.args(flags).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -38,13 +38,13 @@ fn machines(user: &User, state: &str) -> Vec<u64> {
         .collect()
 }
 
-/// Whether there is a process that has not ended; somebody may not have asked for its status yet.
+/// Whether a process runs; a zombie does not.
 fn lives(pid: u64) -> bool {
     let name = std::fs::read(format!("/proc/{pid}/cmdline"));
     name.is_ok_and(|name| !name.is_empty())
 }
 
-/// A shell in a guest that reads its commands from us.
+/// A shell in a guest that reads commands from this test.
 struct Shell {
     hull: Running,
     input: ChildStdin,
@@ -75,7 +75,7 @@ impl Shell {
         assert_eq!(line, says);
     }
 
-    /// Its status, and what else it said.
+    /// Ends the shell with `command`: its status and the rest of its output.
     fn end(mut self, command: &str) -> (Option<i32>, String) {
         writeln!(self.input, "{command}").expect("typed");
         let mut rest = String::new();
@@ -102,7 +102,7 @@ fn with_input(mut hull: Command, input: &[u8]) -> (Option<i32>, String, String) 
 }
 
 #[test]
-fn a_command_runs_in_a_machine_that_was_ready_as_in_one_of_its_own() {
+fn a_command_runs_in_a_ready_machine_as_in_a_new_one() {
     if !kvm("pool") {
         return;
     }
@@ -118,7 +118,7 @@ fn a_command_runs_in_a_machine_that_was_ready_as_in_one_of_its_own() {
         wait_until(|| machines(&user, "ready").len() == 1);
         wait_until(|| !lives(first[0])); // it had the command
     }
-    // One that is not like it, and one whose command is none.
+    // A machine of another shape, and a command that does not exist.
     let ready = machines(&user, "ready");
     let done = user.run(&["run", "--memory", "256M", "--", "/bin/echo", "larger"]);
     assert_eq!((done.status, done.stdout.as_str()), (Some(0), "larger\n"));
@@ -134,7 +134,7 @@ fn a_command_runs_in_a_machine_that_was_ready_as_in_one_of_its_own() {
 }
 
 #[test]
-fn a_machine_belongs_to_its_customer() {
+fn a_machine_ends_with_the_run_that_uses_it() {
     if !kvm("customers of a pool") {
         return;
     }
@@ -143,7 +143,7 @@ fn a_machine_belongs_to_its_customer() {
     let first = machines(&user, "ready");
     let mut shell = Shell::start(&user);
     assert_eq!(machines(&user, "running"), first);
-    // No machine is ready as long as the pool cannot make one: the next runs by itself.
+    // While the pool cannot make a machine, the next run boots one itself.
     let stop = |signal| kill_process(Pid::from_child(&pool.0), signal).expect("it runs");
     wait_until(|| machines(&user, "ready").len() == 1);
     stop(Signal::STOP);
@@ -154,19 +154,19 @@ fn a_machine_belongs_to_its_customer() {
     assert_eq!(done.stderr, "");
     stop(Signal::CONT);
 
-    // Signals go to the command.
+    // Signals reach the command.
     shell.does("trap 'echo caught; exit 3' TERM; echo set", "set\n");
     kill_process(Pid::from_child(&shell.hull.0), Signal::TERM).expect("it runs");
     assert_eq!(
         shell.end("while :; do :; done"),
         (Some(3), "caught\n".into())
     );
-    // A customer that is killed takes its machine along.
+    // The machine of a killed run ends, too.
     assert!(lives(second[0]));
     other.hull.0.kill().expect("it runs");
     wait_until(|| !ps(&user).iter().any(|line| line["pid"] == second[0]));
 
-    // One that runs a command outlives the pool.
+    // A machine that runs a command outlives the pool.
     wait_until(|| machines(&user, "ready").len() == 1);
     let mut shell = Shell::start(&user);
     assert_eq!(pool.terminate(), Some(0));
@@ -176,7 +176,7 @@ fn a_machine_belongs_to_its_customer() {
 }
 
 #[test]
-fn the_machines_of_a_pool_that_is_killed_leave() {
+fn the_ready_machines_of_a_killed_pool_end() {
     if !kvm("kill a pool") {
         return;
     }
@@ -191,7 +191,7 @@ fn the_machines_of_a_pool_that_is_killed_leave() {
         "{}",
         refused.stderr
     );
-    // One that is stopped is replaced.
+    // A stopped machine is replaced.
     let stopped = user.run(&["stop", &ready[0].to_string()]);
     assert_eq!((stopped.status, stopped.stderr.as_str()), (Some(0), ""));
     wait_until(|| {
@@ -204,7 +204,7 @@ fn the_machines_of_a_pool_that_is_killed_leave() {
 }
 
 #[test]
-fn a_shell_has_the_terminal_of_its_customer() {
+fn a_shell_in_a_ready_machine_has_the_terminal_of_its_run() {
     if !kvm("a shell of a pool") {
         return;
     }
@@ -228,7 +228,7 @@ fn a_shell_has_the_terminal_of_its_customer() {
 }
 
 #[test]
-fn a_pool_that_cannot_be_says_why() {
+fn an_impossible_pool_is_refused_with_the_reason() {
     let user = User::new();
     user.refused(&["pool", "0"], "0 is not in 1..=1000");
     user.refused(&["pool", "1", "/no/such/kernel"], "/no/such/kernel");

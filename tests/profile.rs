@@ -24,7 +24,7 @@ fn samples(folded: &str, function: &str) -> u64 {
 }
 
 #[test]
-fn a_spinning_guest_is_sampled_where_it_spins() {
+fn samples_of_a_spinning_guest_name_its_loop() {
     if !kvm("a profile of a payload") {
         return;
     }
@@ -50,7 +50,7 @@ fn a_spinning_guest_is_sampled_where_it_spins() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("hull: profile: "), "{said}");
     let folded = fs::read_to_string(&file).expect("a profile");
-    // It is nowhere else for long; how many samples a busy host gives us is not known.
+    // Nearly all samples are in the loop; their number depends on the host's load.
     let (all, spinning) = (
         folded
             .lines()
@@ -62,7 +62,7 @@ fn a_spinning_guest_is_sampled_where_it_spins() {
 }
 
 #[test]
-fn a_boot_of_linux_has_its_functions_in_a_profile() {
+fn the_profile_of_a_boot_names_functions_of_linux() {
     if !kvm("a profile of Linux") {
         return;
     }
@@ -80,13 +80,13 @@ fn a_boot_of_linux_has_its_functions_in_a_profile() {
         for function in ["start_kernel", "kernel_init", "do_one_initcall"] {
             assert!(samples(&text, function) > 0, "{function} is not in\n{text}");
         }
-        // Callers are found: what start_kernel calls is under it.
+        // Callers are found: functions that start_kernel calls are below it.
         assert!(text.contains("start_kernel;"), "{text}");
     }
 }
 
 #[test]
-fn a_profile_without_a_place_is_refused_before_the_boot() {
+fn an_unwritable_profile_is_refused_before_the_boot() {
     for (file, part) in [
         ("/nonexistent/boot.svg", "--profile /nonexistent/boot.svg"),
         ("boot.png", "FILE.svg for a flame graph"),

@@ -33,7 +33,7 @@ fn files_go_both_ways() {
         }
     }
     let flags = share(folder.path(), "/mnt/deep/src");
-    // Links are followed in the guest alone: its passwd, and a file beside its mount point.
+    // The guest resolves links: to its own passwd, and to a file beside its mount point.
     let finished = script(
         &[&flags],
         "cd /mnt/deep/src; cat from-host; find tree -type f | wc -l; echo inside > ../outside; \
@@ -56,12 +56,12 @@ fn files_go_both_ways() {
 }
 
 #[test]
-fn a_large_file_arrives_as_it_was() {
+fn a_large_file_arrives_unchanged() {
     if !kvm("shares") {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    // A software KVM emulates each copy of the guest kernel's: minutes for what the lab does.
+    // A software KVM emulates the guest kernel's copies, which would take minutes at the lab's size.
     let mib = if machine::in_lab() { 64 } else { 2 };
     let mut seed = 1u64;
     let data: Vec<u8> = (0..mib << 17)
@@ -89,7 +89,7 @@ fn a_large_file_arrives_as_it_was() {
 }
 
 #[test]
-fn what_is_read_only_stays_as_it_was_and_several_are_mounted() {
+fn a_read_only_share_does_not_change_and_several_can_be_mounted() {
     if !kvm("shares") {
         return;
     }
@@ -124,7 +124,7 @@ fn what_is_read_only_stays_as_it_was_and_several_are_mounted() {
 }
 
 #[test]
-fn what_the_host_changes_is_seen() {
+fn changes_by_the_host_are_seen() {
     if !kvm("shares") {
         return;
     }
@@ -132,7 +132,7 @@ fn what_the_host_changes_is_seen() {
     let file = folder.path().join("file");
     fs::write(&file, "old\n").expect("written");
     let flags = share(folder.path(), "/s");
-    // The guest says when it has read; standard input when it is to look again.
+    // The guest prints a line after each read; a line on its input makes it read again.
     let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"))
         .args(["run", &flags, "--", "/bin/sh", "-c"])
         .arg("cat /s/file; touch /s/seen; read x; sleep 2; cat /s/file /s/more")
@@ -154,7 +154,7 @@ fn what_the_host_changes_is_seen() {
 }
 
 #[test]
-fn what_cannot_be_shared_is_told_before_the_boot() {
+fn impossible_shares_are_refused_before_the_boot() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
     fs::write(&file, "").expect("written");
@@ -204,12 +204,12 @@ fn what_cannot_be_shared_is_told_before_the_boot() {
 }
 
 #[test]
-fn a_path_that_cannot_be_mounted_ends_the_run() {
+fn a_failed_mount_ends_the_run() {
     if !kvm("shares") {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    // A file is no mount point for a folder.
+    // A folder cannot be mounted on a file.
     let flags = share(folder.path(), "/etc/passwd");
     let finished = run_with(&["run", &flags, "--", "echo", "ran"], b"");
     assert_eq!(finished.status, Some(125), "{}", finished.stderr);

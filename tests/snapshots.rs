@@ -1,4 +1,4 @@
-//! `hull snapshot` and `hull restore` of flat guests, which say exactly what must not be lost.
+//! `hull snapshot` and `hull restore` of flat guests, whose output shows exactly whether something was lost.
 //! tests/snapshots_linux.rs does the same with Linux.
 
 mod machine;
@@ -30,7 +30,7 @@ fn start(user: &User, name: &str, of: &str, flags: &[&str]) -> Talk {
 /// Bytes of a line that counts.S prints.
 const LINE: usize = 9;
 
-/// What the guest that counts says, from byte `from` on.
+/// The output of the counting guest from byte `from` on.
 fn counted(cpus: usize, from: usize, bytes: usize) -> Vec<u8> {
     let lines = from / LINE..=(from + bytes) / LINE;
     let line = |line| match line {
@@ -41,7 +41,7 @@ fn counted(cpus: usize, from: usize, bytes: usize) -> Vec<u8> {
     all.as_bytes()[from % LINE..][..bytes].to_vec()
 }
 
-/// Where in all that the guest says `said` is, which has a whole line in it.
+/// The offset of `said`, which has at least one whole line, in the output of the counting guest.
 #[track_caller]
 fn place(cpus: usize, said: &[u8]) -> usize {
     let text = String::from_utf8_lossy(said);
@@ -56,7 +56,7 @@ fn place(cpus: usize, said: &[u8]) -> usize {
     from
 }
 
-/// Save a guest that counts at so many moments, and have each go on elsewhere, too.
+/// Saves a counting guest at random moments and restores a copy of each snapshot.
 fn counts_on(cpus: usize, moments: usize) {
     let user = User::new();
     let dir = user.0.path().join("saved");
@@ -81,7 +81,7 @@ fn counts_on(cpus: usize, moments: usize) {
             from >= before,
             "moment {moment}: it went back, to byte {from} of {before}"
         );
-        // What the original says at the moment is neither lost nor said by both.
+        // Output around the snapshot is neither lost nor repeated.
         let past = original.says(from + 1).len();
         assert!(from <= past, "moment {moment}: it jumped ahead");
     }
@@ -94,21 +94,21 @@ fn counts_on(cpus: usize, moments: usize) {
 }
 
 #[test]
-fn a_guest_that_counts_goes_on_from_any_moment() {
+fn a_counting_guest_is_restored_from_any_moment() {
     if kvm("snapshots at any moment") {
         counts_on(1, moments(if in_lab() { 40 } else { 200 }));
     }
 }
 
 #[test]
-fn four_cpus_that_count_go_on_from_any_moment() {
+fn four_counting_cpus_are_restored_from_any_moment() {
     if kvm("snapshots of four CPUs") {
         counts_on(4, moments(if in_lab() { 10 } else { 25 }));
     }
 }
 
 #[test]
-fn a_machine_that_stands_still_is_saved_as_it_is_and_a_copy_can_stand_still_first() {
+fn a_paused_machine_can_be_saved_and_a_copy_can_start_paused() {
     if !kvm("snapshot of a paused machine") {
         return;
     }
@@ -124,7 +124,11 @@ fn a_machine_that_stands_still_is_saved_as_it_is_and_a_copy_can_stand_still_firs
     });
     user.snapshot("still", &dir, &[]);
     thread::sleep(Duration::from_millis(200));
-    assert_eq!(original.said_bytes(), said, "a snapshot wakes nobody");
+    assert_eq!(
+        original.said_bytes(),
+        said,
+        "a snapshot must not resume the original"
+    );
 
     let copy = user.restore(&dir, &["--paused", "--name", "later", "--verify"]);
     wait_until(|| user.run(&["inspect", "later"]).status == Some(0));
@@ -143,7 +147,7 @@ fn a_machine_that_stands_still_is_saved_as_it_is_and_a_copy_can_stand_still_firs
 }
 
 #[test]
-fn both_clocks_tick_on() {
+fn both_clocks_tick_after_a_restore() {
     if !kvm("clocks after a restore") {
         return;
     }
@@ -162,7 +166,7 @@ fn both_clocks_tick_on() {
 }
 
 #[test]
-fn the_serial_port_takes_and_gives_bytes_after_a_restore() {
+fn the_serial_port_works_both_ways_after_a_restore() {
     if !kvm("serial port after a restore") {
         return;
     }
@@ -188,7 +192,7 @@ fn the_serial_port_takes_and_gives_bytes_after_a_restore() {
     assert_eq!(first.says(10), b"once more!");
 }
 
-/// Have the guest of rounds.S do `commands`, one a byte; its last answer.
+/// Sends `commands`, one a byte, to the guest of rounds.S and returns its last answer.
 #[track_caller]
 fn rounds(talk: &mut Talk, commands: &[u8]) -> char {
     let before = talk.said_bytes();
@@ -243,11 +247,11 @@ fn changes_on_both_sides_of_the_hole_are_merged() {
         assert_eq!(rounds(&mut copy, b"c"), 'y', "{}", dir.display());
         assert_eq!(rounds(&mut copy, b"w"), next, "{}", dir.display());
         assert_eq!(rounds(&mut copy, b"wc"), 'y', "{}", dir.display());
-        // What it was restored from is none of this run's.
+        // The restored snapshot is not one of this run.
         user.refused(&["snapshot", "copy", text(&two), "--diff"], refused);
         copy.kill();
     }
-    // A copy's changes are logged as any machine's.
+    // A copy logs its changes like any machine.
     let mut copy = user.restore(&merged, &["--name", "copy"]);
     assert_eq!(rounds(&mut copy, b"w"), '2');
     user.snapshot("copy", &base, &[]);
@@ -260,7 +264,7 @@ fn changes_on_both_sides_of_the_hole_are_merged() {
 }
 
 #[test]
-fn a_snapshot_is_as_large_as_what_was_touched() {
+fn a_snapshot_holds_only_touched_memory() {
     if !kvm("size of a snapshot") {
         return;
     }
@@ -281,7 +285,7 @@ fn a_snapshot_is_as_large_as_what_was_touched() {
     copy.kill();
 }
 
-/// A copy goes on counting from `dir`.
+/// Restores a copy from `dir`, which must go on counting; its place.
 #[track_caller]
 fn goes_on(user: &User, dir: &Path) -> usize {
     let copy = user.restore(dir, &["--verify"]);
@@ -291,7 +295,7 @@ fn goes_on(user: &User, dir: &Path) -> usize {
 }
 
 #[test]
-fn where_there_is_no_room_the_machine_goes_on_and_the_old_snapshot_is_whole() {
+fn on_a_full_disk_the_machine_runs_on_and_the_old_snapshot_is_intact() {
     if !kvm("snapshot without room") {
         return;
     }
@@ -301,7 +305,7 @@ fn where_there_is_no_room_the_machine_goes_on_and_the_old_snapshot_is_whole() {
     original.says(LINE);
     user.snapshot("counts", &dir, &[]);
     let (before, old) = (files(&dir), goes_on(&user, &dir));
-    // Of memory, then of the state alone, which is the smaller.
+    // For the memory, then for the state only, which is smaller.
     for bytes in [2 << 20, 100] {
         let limit = |bytes| Rlimit {
             current: bytes,
@@ -327,7 +331,7 @@ fn where_there_is_no_room_the_machine_goes_on_and_the_old_snapshot_is_whole() {
     assert_eq!(place(1, &original.said()), 0);
 }
 
-/// A file system of its own, gone afterwards.
+/// A temporary file system.
 struct Mounted(PathBuf);
 
 impl Drop for Mounted {
@@ -337,7 +341,7 @@ impl Drop for Mounted {
 }
 
 #[test]
-fn a_full_file_system_costs_no_old_snapshot() {
+fn a_full_file_system_keeps_the_old_snapshot() {
     if !kvm("full file system") || !lab("full file system", "mounting one takes root") {
         return;
     }
@@ -379,7 +383,7 @@ fn a_full_file_system_costs_no_old_snapshot() {
 }
 
 #[test]
-fn whoever_is_killed_while_it_is_saved_leaves_a_whole_snapshot() {
+fn a_killed_machine_or_command_leaves_an_intact_snapshot() {
     if !kvm("killed during a snapshot") {
         return;
     }
@@ -397,7 +401,7 @@ fn whoever_is_killed_while_it_is_saved_leaves_a_whole_snapshot() {
         let saving = saving.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let mut saving = Running(saving.expect("hull starts"));
         let began = files(&dir);
-        // Some when it has begun to write, others at any moment.
+        // Some once writing has begun, others at any moment.
         match random(2) {
             0 => thread::sleep(Duration::from_micros(random(60_000))),
             _ => while files(&dir) == began && saving.0.try_wait().expect("hull").is_none() {},
@@ -409,7 +413,7 @@ fn whoever_is_killed_while_it_is_saved_leaves_a_whole_snapshot() {
         old = Some(now);
     }
     println!("{new} of them were saved before");
-    // What the killed ones left is gone with the next.
+    // The next snapshot removes what killed ones left.
     let original = start(&user, "counts", "counts", &["--memory", "4M"]);
     original.says(LINE);
     user.snapshot("counts", &dir, &[]);
@@ -417,7 +421,7 @@ fn whoever_is_killed_while_it_is_saved_leaves_a_whole_snapshot() {
     goes_on(&user, &dir);
 }
 
-/// A snapshot of a guest that counts, started in the user's folder.
+/// A snapshot of a counting guest, in the user's folder.
 fn saved(user: &User, flags: &[&str]) -> PathBuf {
     let dir = user.0.path().join("saved");
     let payload = payload("counts");
@@ -438,7 +442,7 @@ fn memory_file(dir: &Path) -> PathBuf {
     dir.join(name.expect("memory"))
 }
 
-/// What is done to a snapshot's folder, and the words of who is asked to restore it then.
+/// Damage to a snapshot's folder, and hull's message when it is to restore it.
 type Harm = (fn(&Path), &'static str);
 
 const HARMS: [Harm; 11] = [
@@ -502,7 +506,7 @@ fn flip_middle(state: &mut [u8]) {
 }
 
 #[test]
-fn what_is_not_as_it_was_written_is_refused_by_name() {
+fn a_damaged_snapshot_is_refused_by_name() {
     if !kvm("damaged snapshots") {
         return;
     }
@@ -535,7 +539,7 @@ fn what_is_not_as_it_was_written_is_refused_by_name() {
         .open(memory_file(&bad));
     let memory = memory.expect("opened");
     let mut byte = [0];
-    // The payload lies there.
+    // The payload is there.
     memory.read_exact_at(&mut byte, 0x8004).expect("read");
     memory
         .write_all_at(&[byte[0] ^ 1], 0x8004)
@@ -558,7 +562,7 @@ fn what_is_not_as_it_was_written_is_refused_by_name() {
 }
 
 #[test]
-fn a_disk_that_is_not_as_it_was_is_refused_by_name() {
+fn a_changed_disk_is_refused_by_name() {
     if !kvm("changed disks") {
         return;
     }
@@ -594,7 +598,7 @@ fn a_disk_that_is_not_as_it_was_is_refused_by_name() {
 }
 
 #[test]
-fn copies_are_machines_of_their_own_and_go_with_their_parent() {
+fn copies_are_separate_machines_and_end_with_their_parent() {
     if !kvm("several copies") {
         return;
     }
@@ -610,14 +614,14 @@ fn copies_are_machines_of_their_own_and_go_with_their_parent() {
     };
     let copies = user.restore(&dir, &["-n", "3", "--name", "c"]);
     wait_until(|| names() == ["c-1", "c-2", "c-3"]);
-    // One ends, the others go on.
+    // One ends, the others run on.
     user.run(&["stop", "--timeout", "0", "c-2"]);
     wait_until(|| names() == ["c-1", "c-3"]);
     assert_ne!(copies.terminate(), Some(0));
     assert_eq!(names(), [""; 0]);
     assert!(!user.folder().exists(), "nothing is left behind");
 
-    // Not even where nobody can clear up.
+    // Not even after SIGKILL.
     let copies = user.restore(&dir, &["-n", "2"]);
     wait_until(|| names() == ["saved-1", "saved-2"]);
     copies.kill();

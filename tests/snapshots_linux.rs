@@ -1,7 +1,7 @@
-//! `hull snapshot` and `hull restore` of a Linux guest: what it computes, its clocks, random
-//! numbers, networks and sockets.
+//! `hull snapshot` and `hull restore` of a Linux guest: its computations, clocks, random numbers, networks
+//! and sockets.
 //!
-//! The guest runs a shell, which the test tells what to do: after a restore, too.
+//! The guest runs a shell that takes commands from the test, also after a restore.
 
 mod machine;
 
@@ -22,11 +22,11 @@ use machine::{LIMIT, in_lab, kvm};
 /// Bytes of the disk.
 const DISK: usize = 1 << 20;
 
-/// A user with a disk that begins with the guest's program for vsock.
+/// A user with a disk that begins with the guest's vsock program.
 struct Desk {
     user: User,
     program_bytes: usize,
-    /// What is on the disk, and its checksum.
+    /// The disk's content.
     disk: Vec<u8>,
     sum: String,
 }
@@ -59,7 +59,7 @@ impl Desk {
         format!("cid={cid},socket={}", self.at(&format!("v{cid}")).display())
     }
 
-    /// A shell in a guest that sums up its disk over and over.
+    /// A shell in a guest that checksums its disk again and again.
     fn start(&self, flags: &[&str]) -> Talk {
         let disk = format!("{},ro", self.at("disk.img").display());
         let vsock = self.vsock(7);
@@ -84,7 +84,7 @@ impl Desk {
         talk
     }
 
-    /// The sums of the disk that the guest has made are right; how many they are.
+    /// Checks all checksums that the guest has made, and returns their number.
     #[track_caller]
     fn sums(&self, talk: &mut Talk) -> usize {
         let said = talk.ask("sums");
@@ -102,12 +102,12 @@ impl Desk {
     }
 }
 
-/// passt needs a route to elsewhere and user namespaces, of which the lab has neither.
+/// Whether passt works: it needs a default route and user namespaces, and the lab has neither.
 fn with_network() -> bool {
     !in_lab()
 }
 
-/// Connect to the guest's port 52 as soon as somebody listens.
+/// Connects to the guest's port 52 as soon as a program listens.
 fn connect(socket: &Path) -> UnixStream {
     let mut connected = None;
     wait_until(|| {
@@ -124,7 +124,7 @@ fn connect(socket: &Path) -> UnixStream {
     connected.expect("a stream")
 }
 
-/// Who connects from the guest.
+/// Accepts a connection from the guest.
 fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener.accept().expect("a connection");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
@@ -132,7 +132,7 @@ fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 #[test]
-fn a_linux_that_computes_goes_on_from_any_moment() {
+fn a_computing_linux_is_restored_from_any_moment() {
     if !kvm("snapshots of Linux") {
         return;
     }
@@ -144,7 +144,7 @@ fn a_linux_that_computes_goes_on_from_any_moment() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let mut tcp = with_network().then(|| {
-        // Its input does not end: passt sends nothing more to who has closed its half.
+        // Its input stays open: passt sends nothing to a peer that has closed its half.
         original.ask(&format!(
             "(cat /dev/vda; exec sleep 1000) | nc 10.0.2.2 {port} | sha256sum >/tmp/tcp &"
         ));
@@ -163,7 +163,7 @@ fn a_linux_that_computes_goes_on_from_any_moment() {
     let overridden = desk.vsock(8);
     for moment in 0..moments {
         thread::sleep(Duration::from_millis(random(300)));
-        // What is on its way at the moment arrives, once.
+        // Data in flight at the snapshot arrives exactly once.
         let part = parts.get(moment).copied().unwrap_or_default();
         let some = &part[..part.len().min(60_000)];
         vsock.write_all(some).expect("hull reads");
@@ -202,7 +202,7 @@ fn a_linux_that_computes_goes_on_from_any_moment() {
     desk.sums_on(&mut original);
 }
 
-/// Seconds since the guest's start, by its own clock.
+/// The guest's uptime in seconds, by its own clock.
 #[track_caller]
 fn uptime(talk: &mut Talk) -> f64 {
     let said = talk.ask("up");
@@ -215,7 +215,7 @@ fn unix_now() -> f64 {
 }
 
 #[test]
-fn a_copy_has_the_time_and_random_numbers_and_connections_of_its_own() {
+fn a_copy_has_its_own_time_random_numbers_and_connections() {
     if !kvm("clock, random numbers and sockets of copies") {
         return;
     }
@@ -229,7 +229,7 @@ fn a_copy_has_the_time_and_random_numbers_and_connections_of_its_own() {
     let ran = asked.elapsed().as_secs_f64();
     let mut drawn = BTreeSet::new();
     drawn.insert(original.ask("draw"));
-    // The snapshot lies.
+    // Time passes before the restore.
     thread::sleep(Duration::from_secs(4));
 
     let restored = Instant::now();
@@ -288,7 +288,7 @@ fn a_copy_has_the_time_and_random_numbers_and_connections_of_its_own() {
         network(&mut one, "02:00:00:00:00:09");
     }
     desk.sums_on(&mut one);
-    // What the original was doing goes on.
+    // The original continues its work.
     old.write_all(b"still there").expect("hull reads");
     let mut echoed = [0; 11];
     old.read_exact(&mut echoed).expect("the echo");
@@ -296,7 +296,7 @@ fn a_copy_has_the_time_and_random_numbers_and_connections_of_its_own() {
     assert_eq!(one.leave("exit 7"), Some(7));
 }
 
-/// vsock's old connections are reset, and new ones are made in both directions.
+/// Old vsock connections are reset, and new ones work in both directions.
 #[track_caller]
 fn connections(desk: &Desk, talk: &mut Talk, cid: u32) {
     let server = UnixListener::bind(desk.at(&format!("v{cid}_53"))).expect("a listener");
@@ -326,7 +326,7 @@ fn connections(desk: &Desk, talk: &mut Talk, cid: u32) {
     wait_until(|| talk.ask("cat /tmp/again").ends_with("54 is reset"));
 }
 
-/// The network works, with the address that it was given.
+/// The network works and has the requested MAC address.
 #[track_caller]
 fn network(talk: &mut Talk, mac: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -349,7 +349,7 @@ fn network(talk: &mut Talk, mac: &str) {
 }
 
 #[test]
-fn a_mounted_folder_cannot_be_saved_and_an_unmounted_one_can() {
+fn a_mounted_share_cannot_be_saved_and_an_unmounted_one_can() {
     if !kvm("snapshot with a shared folder") {
         return;
     }
@@ -381,8 +381,8 @@ fn a_mounted_folder_cannot_be_saved_and_an_unmounted_one_can() {
     copy.order("exit 3");
     assert_eq!(copy.hull.0.wait().expect("an end").code(), Some(3));
 
-    // The template of all that is none that hull restore can do anything with.
-    let cache = std::env::var_os("HULL_CACHE").expect("cargo and tests/lab/suite say");
+    // hull restore refuses a template.
+    let cache = std::env::var_os("HULL_CACHE").expect("cargo and tests/suite set it");
     let templates = fs::read_dir(cache)
         .expect("the cache")
         .map(|it| it.expect("a file").path());

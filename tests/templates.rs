@@ -1,4 +1,4 @@
-//! `hull templates`: what is in the cache, and out of it.
+//! `hull templates`: lists the cache and removes from it.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -34,7 +34,7 @@ fn assert(output: &Output, status: i32, stdout: &str, stderr: &str) {
     );
 }
 
-/// A cache with three templates, the last of which says nothing of itself.
+/// A cache with three templates, the last of which has no description.
 fn cache() -> tempfile::TempDir {
     let cache = tempfile::tempdir().expect("a folder");
     for (index, key) in KEYS.iter().enumerate() {
@@ -67,7 +67,7 @@ fn left(cache: &Path) -> Vec<String> {
 }
 
 #[test]
-fn templates_are_listed_the_last_used_first() {
+fn templates_are_listed_by_their_last_use() {
     let cache = cache();
     let output = hull(cache.path(), &[]);
     assert_eq!(output.status.code(), Some(0));
@@ -92,7 +92,7 @@ fn templates_are_listed_the_last_used_first() {
 }
 
 #[test]
-fn json_has_the_same_for_scripts() {
+fn json_has_the_same_list() {
     let cache = cache();
     let output = hull(cache.path(), &["--json"]);
     let listed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -107,7 +107,7 @@ fn json_has_the_same_for_scripts() {
 }
 
 #[test]
-fn templates_are_removed_by_what_their_keys_begin_with() {
+fn templates_are_removed_by_a_prefix_of_their_key() {
     let cache = cache();
     let dir = cache.path();
     assert(
@@ -141,11 +141,11 @@ fn an_empty_cache_is_no_error() {
         assert(&hull(cache, &["--json"]), 0, "[]\n", "");
         assert(&hull(cache, &["--rm", "all"]), 0, "", "");
     }
-    assert!(!missing.exists(), "looking makes nothing");
+    assert!(!missing.exists(), "listing creates nothing");
 }
 
 #[test]
-fn where_there_can_be_no_cache_it_is_said_why() {
+fn an_impossible_cache_is_refused_with_the_reason() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let refused = |hull: &mut Command, part: &str| {
         let output = hull.arg("templates").output().expect("hull starts");

@@ -1,4 +1,4 @@
-//! An interactive shell in the guest, on a terminal as a user has one.
+//! An interactive shell in the guest, on a pseudo-terminal.
 
 mod machine;
 
@@ -9,7 +9,7 @@ use machine::terminal::{Session, resize};
 use machine::{kvm, lab};
 
 #[test]
-fn a_shell_has_the_terminals_size_and_follows_it() {
+fn a_shell_has_the_terminals_size_and_follows_its_changes() {
     if !kvm("shell") {
         return;
     }
@@ -20,7 +20,7 @@ fn a_shell_has_the_terminals_size_and_follows_it() {
         shell.key("stty size; echo $TERM\r");
         shell.wait_for("30 101\r\nvt100\r\n");
         resize(&shell.terminal, 25, 80);
-        // The size is on its way while this is typed; the guest says when it has it.
+        // The new size may arrive after this line; the guest prints it when it has it.
         shell.key("while [ \"$(stty size)\" != '25 80' ]; do :; done; echo re''sized\r");
         shell.wait_for("resized");
         shell.key("\x01h");
@@ -50,7 +50,7 @@ fn ctrl_c_reaches_the_command_and_not_hull() {
     }
     let mut shell = Session::start(&["run", "--", "sh", "-c", "echo ready; sleep 1000"]);
     shell.wait_for("ready");
-    // A shell that is about to become its last command loses an interrupt: a user types another.
+    // A shell that is about to exec its last command loses an interrupt, so it is typed again.
     for _ in 0..100 {
         if shell.hull.try_wait().expect("waited").is_some() {
             break;
@@ -62,7 +62,7 @@ fn ctrl_c_reaches_the_command_and_not_hull() {
 }
 
 #[test]
-fn signals_leave_the_terminal_whole() {
+fn signals_restore_the_terminal() {
     if !kvm("signals") {
         return;
     }
@@ -82,7 +82,7 @@ fn signals_leave_the_terminal_whole() {
 }
 
 #[test]
-fn an_error_leaves_the_terminal_whole() {
+fn an_error_restores_the_terminal() {
     if !kvm("error") {
         return;
     }
@@ -92,7 +92,7 @@ fn an_error_leaves_the_terminal_whole() {
 }
 
 #[test]
-fn a_guest_is_typed_to_on_hvc0() {
+fn keys_reach_a_guest_on_hvc0() {
     if !kvm("hvc0") {
         return;
     }

@@ -19,7 +19,7 @@ fn payload(name: &str) -> String {
     built(&format!("guest/payloads/{name}.bin"))
 }
 
-/// Run `arguments` with `--trace` and give what the file says besides what came of the run.
+/// Runs `arguments` with `--trace` and returns the result and the trace.
 fn traced(arguments: &[&str]) -> (Finished, Trace) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("trace.json");
@@ -30,7 +30,7 @@ fn traced(arguments: &[&str]) -> (Finished, Trace) {
     (finished, trace)
 }
 
-/// A file that keeps to the Trace Event Format, as far as hull uses it.
+/// A file in the Trace Event Format, as far as hull uses it.
 struct Trace {
     events: Vec<Value>,
     dropped: u64,
@@ -38,7 +38,7 @@ struct Trace {
 }
 
 impl Trace {
-    /// Read a file, and check it strictly.
+    /// Reads a file and checks it strictly.
     #[track_caller]
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).expect("the trace is there");
@@ -64,14 +64,14 @@ impl Trace {
             assert!(event["cat"].is_string(), "{event}");
             ns(&event["ts"]);
         }
-        // Slices of a track follow each other; hull writes none inside of another.
+        // Slices of a track follow each other; hull nests none.
         for (track, slices) in &mut slices {
             slices.sort_unstable();
             for pair in slices.windows(2) {
                 assert!(pair[0].1 <= pair[1].0, "track {track}: {pair:?} overlap");
             }
         }
-        // Of what was read: a trace may be written anew meanwhile.
+        // A copy of what was read, as hull may write the trace again meanwhile.
         let copy = tempfile::NamedTempFile::new().expect("a file");
         fs::write(&copy, &text).expect("room");
         let copy = copy.path().to_str().expect("text");
@@ -97,7 +97,7 @@ impl Trace {
         names.map(|name| name.expect("text")).collect()
     }
 
-    /// How many exits there are of each kind, with hull's time in them in nanoseconds.
+    /// The number of exits of each kind, and hull's nanoseconds in them.
     fn exits(&self) -> BTreeMap<(&str, &str), (u64, u64)> {
         let mut exits = BTreeMap::new();
         for exit in self.of("exit") {
@@ -110,7 +110,7 @@ impl Trace {
         exits
     }
 
-    /// `hull trace summary` says what the file does.
+    /// Checks that `hull trace summary` agrees with the file.
     fn check_summary(&self) {
         let exits = self.exits();
         let rows = self.summary["exits"].as_array().expect("rows");
@@ -145,7 +145,7 @@ fn ns(us: &Value) -> u64 {
 }
 
 #[test]
-fn a_flat_guest_s_trace_has_the_exits_that_it_makes() {
+fn the_trace_of_a_flat_guest_has_its_exits() {
     if !kvm("a flat guest's trace") {
         return;
     }
@@ -177,7 +177,7 @@ fn a_flat_guest_s_trace_has_the_exits_that_it_makes() {
 }
 
 #[test]
-fn a_linux_boot_s_trace_has_its_console_its_queues_and_its_stages() {
+fn the_trace_of_a_linux_boot_has_console_queues_and_stages() {
     if !kvm("a Linux boot's trace") {
         return;
     }
@@ -210,7 +210,7 @@ fn a_linux_boot_s_trace_has_its_console_its_queues_and_its_stages() {
 }
 
 #[test]
-fn a_guest_that_fails_leaves_its_trace() {
+fn a_failed_guest_leaves_its_trace() {
     if !kvm("a failing guest's trace") {
         return;
     }
@@ -281,7 +281,7 @@ fn a_trace_is_written_on_a_signal_and_again_at_the_end() {
 }
 
 #[test]
-fn a_trace_that_cannot_be_written_is_refused_before_the_boot() {
+fn an_unwritable_trace_is_refused_before_the_boot() {
     for (path, why) in [
         ("/nonexistent/trace", "No such file or directory"),
         ("/", "Is a directory"),
@@ -295,7 +295,7 @@ fn a_trace_that_cannot_be_written_is_refused_before_the_boot() {
 }
 
 #[test]
-fn a_full_disk_changes_no_status_and_leaves_no_half_a_trace() {
+fn a_full_disk_changes_no_status_and_leaves_no_partial_trace() {
     if !kvm("a full disk") {
         return;
     }
@@ -306,7 +306,7 @@ fn a_full_disk_changes_no_status_and_leaves_no_half_a_trace() {
 
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("trace");
-    // A file that may not grow: 512 bytes.
+    // Files may have 512 bytes at most.
     let output = Command::new("sh")
         .args(["-c", "ulimit -f 1; exec \"$0\" run \"$1\" --trace \"$2\""])
         .args([env!("CARGO_BIN_EXE_hull"), &payload("hello")])
@@ -323,7 +323,7 @@ fn a_full_disk_changes_no_status_and_leaves_no_half_a_trace() {
 }
 
 #[test]
-fn a_run_that_never_was_leaves_no_trace() {
+fn a_refused_run_leaves_no_trace() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, kernel) = (folder.path().join("trace"), folder.path().join("kernel"));
     fs::write(&kernel, [0; 4096]).expect("a file");
@@ -334,7 +334,7 @@ fn a_run_that_never_was_leaves_no_trace() {
 }
 
 #[test]
-fn a_trace_in_a_folder_that_takes_no_new_file_is_written_in_place() {
+fn in_a_folder_without_write_access_a_trace_is_written_in_place() {
     if !kvm("a trace in place") {
         return;
     }
@@ -354,7 +354,7 @@ fn a_trace_in_a_folder_that_takes_no_new_file_is_written_in_place() {
 }
 
 #[test]
-fn a_file_that_is_no_trace_is_an_error_with_its_place() {
+fn a_file_that_is_no_trace_is_an_error_with_line_and_column() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
     let name = file.to_str().expect("text");
@@ -379,7 +379,7 @@ fn a_file_that_is_no_trace_is_an_error_with_its_place() {
 }
 
 #[test]
-fn exits_are_told_with_their_instruction() {
+fn exits_are_explained_with_their_instruction() {
     if !kvm("exits, told") {
         return;
     }
@@ -388,7 +388,7 @@ fn exits_are_told_with_their_instruction() {
         (finished.status, finished.stdout_text().as_str()),
         (Some(0), "ok\n")
     );
-    // The steps of the boot come first.
+    // The boot's steps come first.
     let lines = finished.stderr.lines();
     let told: Vec<&str> = lines
         .skip_while(|line| !line.starts_with("hull: vCPU 0: "))
@@ -417,7 +417,7 @@ fn exits_are_told_with_their_instruction() {
 }
 
 #[test]
-fn a_boot_is_told_step_by_step() {
+fn a_boot_is_explained_step_by_step() {
     if !kvm("a boot, told") {
         return;
     }

@@ -23,7 +23,7 @@ impl Drop for Hull {
     }
 }
 
-/// Connect to the guest's `port`; the answer, "" if there was none.
+/// Connects to the guest's `port`; the answer is empty if there was none.
 fn connect(socket: &Path, port: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(socket).expect("hull listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
@@ -37,7 +37,7 @@ fn connect(socket: &Path, port: &str) -> (UnixStream, String) {
 }
 
 #[test]
-fn programs_on_both_sides_reach_each_other() {
+fn programs_on_both_sides_connect_to_each_other() {
     if !kvm("vsock") {
         return;
     }
@@ -64,7 +64,7 @@ fn programs_on_both_sides_reach_each_other() {
     };
     assert_eq!(line(), "listening\n");
 
-    // Nobody listens there; then what is no such line, the last without an end.
+    // No program listens there; then malformed lines, the last one without an end.
     for bad in ["51", "", "52 52", "x", "4294967296", &"5".repeat(200)] {
         assert_eq!(connect(&socket, bad).1, "", "{bad}");
     }
@@ -74,7 +74,7 @@ fn programs_on_both_sides_reach_each_other() {
         .and_then(|rest| rest.trim_end().parse().ok());
     assert!(port.is_some_and(|port: u32| port >= 1 << 30), "{answer:?}");
 
-    // More than either side has room for.
+    // More than the buffers of either side hold.
     let sent: Vec<u8> = (0..300_000u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
@@ -108,7 +108,7 @@ fn programs_on_both_sides_reach_each_other() {
 }
 
 #[test]
-fn a_socket_that_exists_is_left_alone() {
+fn an_existing_socket_is_left_alone() {
     if !kvm("vsock exists") {
         return;
     }
@@ -127,7 +127,7 @@ fn a_socket_that_exists_is_left_alone() {
 }
 
 #[test]
-fn the_socket_goes_when_a_signal_ends_hull() {
+fn the_socket_is_removed_when_a_signal_ends_hull() {
     if !kvm("vsock and a signal") {
         return;
     }
@@ -139,7 +139,7 @@ fn the_socket_goes_when_a_signal_ends_hull() {
         .spawn();
     let mut hull = Hull(started.expect("hull starts"));
     let start = Instant::now();
-    // A program that comes before the guest is up waits for it.
+    // A program that connects before the guest is up waits for it.
     let caller = loop {
         match UnixStream::connect(&socket) {
             Ok(stream) => break stream,
@@ -156,7 +156,7 @@ fn the_socket_goes_when_a_signal_ends_hull() {
 
 #[test]
 fn socat_talks_to_socat() {
-    // An emulated kernel moves less in the same time.
+    // Less where the guest's kernel is emulated.
     let bytes = if machine::in_lab() { 64 << 20 } else { 1 << 20 };
     if !kvm("socat") {
         return;
@@ -191,14 +191,14 @@ fn socat_talks_to_socat() {
         at("v")
     );
     let start = Instant::now();
-    // Before the guest listens it refuses.
+    // The guest refuses connections until its program listens.
     loop {
         let answer = Command::new("sh").args(["-c", &send]).output();
         let answer = answer.expect("a shell").stdout;
         if answer.starts_with(b"OK ") {
             break;
         }
-        assert!(start.elapsed() < LIMIT, "nobody listens");
+        assert!(start.elapsed() < LIMIT, "the guest does not listen");
         thread::sleep(Duration::from_millis(300));
     }
     let mut stdout = BufReader::new(hull.0.stdout.take().expect("a pipe"));

@@ -1,5 +1,5 @@
-//! `hull run` goes on from a template where a cold run boots: nobody sees a difference but in time,
-//! whatever becomes of the template.
+//! `hull run` restores a template where a cold run boots. Only the time differs, whatever happens to the
+//! template.
 
 mod machine;
 
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use hull::agent::VERSION;
 use hull_agent::FromGuest;
-use machine::{Finished, LIMIT, built, kvm, lab};
+use machine::{Finished, LIMIT, built, kvm, lab, lab_also};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
-/// What hull says of a template that does not restore.
+/// The start of hull's message about a template that does not restore.
 const DROPPED: &str = "hull: the template is dropped, and the guest boots: ";
 
-/// A cache of templates that is gone afterwards.
+/// A temporary cache of templates.
 struct Cache(tempfile::TempDir);
 
 impl Cache {
@@ -37,7 +37,7 @@ impl Cache {
         finish(self.hull().arg("run").args(arguments), input)
     }
 
-    /// The same, and whether the machine went on from a template.
+    /// The same, and whether the machine was restored from a template.
     fn report(&self, arguments: &[&str]) -> (Finished, bool) {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let flag = ["--json", text(file.path())];
@@ -65,11 +65,11 @@ impl Cache {
             .join(templates[0]["key"].as_str().expect("a key"))
     }
 
-    /// Another with the same template.
+    /// Another cache with the same template.
     fn copy(&self) -> Self {
         let (template, copy) = (self.template(), Self::new());
         let of = |path: &Path| copy.0.path().join(path.file_name().expect("a name"));
-        // Whose memory has holes.
+        // `cp -a` keeps the holes of its memory file.
         let status = Command::new("cp")
             .arg("-a")
             .args([&template, &of(&template)])
@@ -94,7 +94,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-/// The file in `folder` whose name begins so.
+/// The file in `folder` whose name starts with `begin`.
 fn file(folder: &Path, begin: &str) -> Option<PathBuf> {
     let mut files = fs::read_dir(folder)
         .ok()?
@@ -106,16 +106,16 @@ fn file(folder: &Path, begin: &str) -> Option<PathBuf> {
     })
 }
 
-/// One command as a user has it, and what must come of it.
+/// One command and its expected result.
 struct Case {
     flags: &'static [&'static str],
     script: &'static str,
     input: usize,
-    /// Status, standard output and standard error; `None` where only both ways must be one.
+    /// Status, standard output and standard error; `None` if warm and cold only have to agree.
     gives: Option<(i32, &'static str, &'static str)>,
-    /// It takes passt, which the lab does not let work.
+    /// It needs passt, which does not work in the lab.
     passt: bool,
-    /// Compared with a boot even where a boot takes long.
+    /// Compared with a cold boot even where that takes long.
     everywhere: bool,
 }
 
@@ -210,14 +210,14 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn a_warm_run_is_as_a_cold_one() {
+fn a_warm_run_gives_the_same_as_a_cold_one() {
     if !kvm("warm and cold") {
         return;
     }
     for case in CASES {
         if case.passt && machine::in_lab() {
             println!(
-                "skipped: {}: not in the lab (its kernel gives passt no user namespace)",
+                "left out: {}: not in the lab (its kernel gives passt no user namespace)",
                 case.script
             );
             continue;
@@ -232,7 +232,7 @@ fn a_warm_run_is_as_a_cold_one() {
             arguments.extend(["--", "/bin/sh", "-c", case.script].map(String::from));
             machine::run_with(&arguments, &input)
         };
-        // The first may be the one that makes the template.
+        // The first run may make the template.
         let mut ways = vec![way(false), way(false)];
         if case.everywhere || machine::in_lab() {
             ways.push(way(true));
@@ -288,12 +288,11 @@ fn large_machines_are_warm_too() {
 }
 
 #[test]
-fn a_kernel_of_others_is_warm_too() {
+fn another_projects_kernel_is_warm_too() {
     if !kvm("another kernel") || !lab("another kernel", "a boot takes minutes") {
         return;
     }
-    // Its drivers are modules, which hull's init loads where it is told of them; it finds devices by
-    // ACPI.
+    // Its drivers are modules, which hull's init loads from a list; it finds devices through ACPI.
     let (kernel, initrd) = (built("foreign/debian-vmlinuz"), with_modules());
     let initrd = text(initrd.path());
     let cache = Cache::new();
@@ -335,7 +334,7 @@ fn with_modules() -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn the_first_run_makes_a_template_that_knows_nothing_of_its_command() {
+fn the_first_run_makes_a_template_without_traces_of_its_command() {
     if !kvm("a template") {
         return;
     }
@@ -366,7 +365,7 @@ fn the_first_run_makes_a_template_that_knows_nothing_of_its_command() {
     names.sort();
     assert_eq!(names.len(), 4, "{names:?}");
     assert!(names[2].starts_with("memory-"), "{names:?}");
-    // It would be found.
+    // The search works: this is found.
     assert!(has(
         &file(&template, "memory-").expect("memory"),
         b"Linux version 6."
@@ -383,7 +382,7 @@ fn the_first_run_makes_a_template_that_knows_nothing_of_its_command() {
     assert_eq!(cache.templates().len(), 0);
 }
 
-/// Whether `bytes` are in a file, read piece by piece.
+/// Whether a file contains `bytes`.
 fn has(path: &Path, bytes: &[u8]) -> bool {
     let mut file = File::open(path).expect("a file");
     let mut window: Vec<u8> = Vec::new();
@@ -403,7 +402,7 @@ fn has(path: &Path, bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn machines_of_other_shapes_have_other_templates() {
+fn other_machine_shapes_have_other_templates() {
     if !kvm("shapes") || !lab("shapes", "five boots") {
         return;
     }
@@ -423,7 +422,7 @@ fn machines_of_other_shapes_have_other_templates() {
         assert!(warm, "{shape:?}");
         assert_eq!(cache.templates().len(), index + 1);
     }
-    // A device that init is told of makes no other shape.
+    // A device that init mounts or names makes no other shape.
     let host = host();
     let disk = format!("--disk={}/disk", host.path().display());
     assert!(cache.report(&[&disk, "--", "true"]).1);
@@ -460,14 +459,14 @@ fn first_runs_at_the_same_time_make_one_template() {
 }
 
 #[test]
-fn a_template_that_does_not_restore_is_made_anew() {
+fn a_template_that_does_not_restore_is_made_again() {
     if !kvm("damage") {
         return;
     }
     let whole = Cache::new();
     whole.run(&["--", "true"], b"").assert(0, "", "");
     for (what, damage, everywhere) in DAMAGES {
-        if !everywhere && !lab(what, "one more boot") {
+        if !everywhere && !lab_also(what, "one more boot") {
             continue;
         }
         let cache = whole.copy();
@@ -492,7 +491,7 @@ fn a_template_that_does_not_restore_is_made_anew() {
             "{what}: {}",
             finished.stderr
         );
-        // Broken memory may break devices before: they say so, too.
+        // Damaged memory may break devices first, which print messages, too.
         let told = |line: &str| line.starts_with(DROPPED);
         let told = finished.stderr.lines().filter(|line| told(line)).count();
         assert_eq!(told, 1, "{what}: {}", finished.stderr);
@@ -504,8 +503,7 @@ fn a_template_that_does_not_restore_is_made_anew() {
     }
 }
 
-/// What is wrong, how it is done to `state` and memory, and whether it is tried where a boot takes
-/// long.
+/// A damage: its name, the change of `state` and memory, and whether it is tried where a boot takes long.
 type Damage = (&'static str, fn(&Path, &Path), bool);
 
 const DAMAGES: [Damage; 8] = [
@@ -532,7 +530,7 @@ const DAMAGES: [Damage; 8] = [
         |_, memory| fill(memory, 0..64 * MIB, &noise()),
         false,
     ),
-    // JMP to itself: the machine does nothing, and hull waits for its answer.
+    // JMP to itself: the guest hangs, and hull waits for its answer.
     (
         "a kernel that loops",
         |_, memory| fill(memory, kernel_text(), &[0xeb, 0xfe]),
@@ -553,7 +551,7 @@ fn halve(path: &Path) {
     file.set_len(bytes / 2).expect("cut");
 }
 
-/// Have nothing but copies of `pattern` in this part of a file.
+/// Fills a part of a file with copies of `pattern`.
 fn fill(path: &Path, part: std::ops::Range<u64>, pattern: &[u8]) {
     let file = File::options().write(true).open(path).expect("opened");
     let bytes = file.metadata().expect("a file").len();
@@ -583,7 +581,7 @@ fn noise() -> Vec<u8> {
     (0..64 * 1024).map(|_| next()).collect()
 }
 
-/// Where in guest memory the code of hull's kernel is.
+/// The guest memory range of the code of hull's kernel.
 fn kernel_text() -> std::ops::Range<u64> {
     const MAP: u64 = 0xffff_ffff_8000_0000; // Documentation/arch/x86/x86_64/mm.rst
     let symbols = fs::read_to_string(built("guest/System.map")).expect("symbols");
@@ -598,7 +596,7 @@ fn kernel_text() -> std::ops::Range<u64> {
 }
 
 #[test]
-fn where_no_template_can_be_kept_machines_boot() {
+fn without_a_usable_cache_machines_boot() {
     if !kvm("no cache") {
         return;
     }
@@ -612,7 +610,7 @@ fn where_no_template_can_be_kept_machines_boot() {
         (&[("HULL_CACHE_SIZE", "0"), ("HULL_CACHE", "/tmp")], false),
     ];
     for (variables, everywhere) in places {
-        if !everywhere && !lab(&format!("{variables:?}"), "one more boot") {
+        if !everywhere && !lab_also(&format!("{variables:?}"), "one more boot") {
             continue;
         }
         let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"));
@@ -626,7 +624,7 @@ fn where_no_template_can_be_kept_machines_boot() {
 }
 
 #[test]
-fn a_template_for_which_there_is_no_room_is_none() {
+fn without_room_no_template_is_kept() {
     if !kvm("no room") {
         return;
     }
@@ -651,13 +649,13 @@ fn a_template_for_which_there_is_no_room_is_none() {
 }
 
 #[test]
-fn a_builder_that_is_killed_leaves_nothing_in_the_way() {
+fn a_killed_template_builder_does_not_block_later_runs() {
     if !kvm("killed") {
         return;
     }
     let moments: [(&str, bool); 2] = [("about", false), ("memory-", true)];
     for (moment, everywhere) in moments {
-        if !everywhere && !lab(moment, "one more boot") {
+        if !everywhere && !lab_also(moment, "one more boot") {
             continue;
         }
         let cache = Cache::new();
@@ -680,8 +678,7 @@ fn a_builder_that_is_killed_leaves_nothing_in_the_way() {
     }
 }
 
-/// An initial RAM disk whose /evil greets hull as its init does, waits for an answer, and then talks
-/// nonsense.
+/// An initial RAM disk whose /evil greets hull as init does, waits for an answer, and then sends garbage.
 fn evil_initrd() -> tempfile::NamedTempFile {
     let mut greeting = Vec::new();
     let hello = FromGuest::Hello { version: VERSION };
@@ -708,9 +705,9 @@ fn evil_initrd() -> tempfile::NamedTempFile {
     with_files(own, &files)
 }
 
-/// An initial RAM disk with more in it.
+/// An initial RAM disk with further files.
 fn with_files(mut initrd: Vec<u8>, files: &[(&str, u32, &[u8])]) -> tempfile::NamedTempFile {
-    // A part begins where 4 bytes do (Documentation/driver-api/early-userspace/buffer-format.rst).
+    // Each archive starts at a multiple of 4 bytes (Documentation/driver-api/early-userspace/buffer-format.rst).
     initrd.resize(initrd.len().next_multiple_of(4), 0);
     for (name, mode, bytes) in files {
         let builder = cpio::newc::Builder::new(name).mode(*mode);
@@ -721,13 +718,13 @@ fn with_files(mut initrd: Vec<u8>, files: &[(&str, u32, &[u8])]) -> tempfile::Na
     initrd.extend(cpio::newc::trailer(Vec::new()).expect("in memory"));
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), initrd).expect("written");
-    // What was just changed has no template.
+    // A file that has just changed gets no template.
     std::thread::sleep(Duration::from_millis(200));
     file
 }
 
 #[test]
-fn an_init_that_talks_nonsense_costs_its_own_run_only() {
+fn an_init_that_sends_garbage_fails_only_its_own_run() {
     if !kvm("nonsense") {
         return;
     }
@@ -747,7 +744,7 @@ fn an_init_that_talks_nonsense_costs_its_own_run_only() {
         "{}",
         finished.stderr
     );
-    // As it waited so well, there is a template, which is no better.
+    // It waited for hull's answer, so there is a template, which fails in the same way.
     let template = cache.template();
     let memory = file(&template, "memory-");
     let finished = cache.run(&evil, b"");
@@ -760,15 +757,15 @@ fn an_init_that_talks_nonsense_costs_its_own_run_only() {
 }
 
 #[test]
-fn a_command_that_writes_where_init_talks_spoils_no_template() {
+fn a_command_that_writes_to_the_agents_port_spoils_no_template() {
     if !kvm("a command's nonsense") {
         return;
     }
-    // Init has its port for itself; the terminal that it could have had is nobody's.
+    // Init has its port for itself, and the port of the terminal is unused.
     let script = "for at in /dev/ttyS1 /dev/vport* /proc/1/fd/*; do \
                   head -c 20000 /dev/urandom 2>/dev/null 1>$at & done 2>/dev/null; \
                   sleep 1; kill -9 1; echo still; exit 3";
     let finished = machine::script(&[], script);
-    assert!(finished.status.is_some(), "hull ends by itself");
+    assert!(finished.status.is_some(), "hull must end by itself");
     machine::script(&[], "echo hi").assert(0, "hi\n", "");
 }

@@ -1,5 +1,5 @@
-//! How the tests start the program: as a user does, with a limit, on the KVM of this machine or,
-//! when tests/lab/suite runs them, on the lab's.
+//! Starts hull for the tests, as a user does but with a time limit. The KVM is this machine's or, when
+//! tests/suite runs them there, the lab's.
 #![allow(dead_code)] // each test program uses some of it
 
 pub mod saving;
@@ -11,10 +11,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest that any one run may take; a software KVM on a busy machine is slow.
+/// Time limit of one run; a software KVM on a busy machine is slow.
 pub const LIMIT: Duration = Duration::from_secs(200);
 
-/// What came of a run.
+/// Status and output of a run that has ended.
 pub struct Finished {
     /// `None` after a signal.
     pub status: Option<i32>,
@@ -68,7 +68,7 @@ pub fn script(flags: &[&str], script: &str) -> Finished {
     run(&arguments)
 }
 
-/// Whether guests can be run here; says that `test` is skipped where they cannot.
+/// Whether this machine can run guests; prints that `test` is skipped if not.
 pub fn kvm(test: &str) -> bool {
     let there = Path::new("/dev/kvm").exists();
     if !there {
@@ -77,12 +77,12 @@ pub fn kvm(test: &str) -> bool {
     there
 }
 
-/// Whether this is the lab.
+/// Whether the tests run in the lab.
 pub fn in_lab() -> bool {
     std::env::var_os("HULL_TEST_HOST").is_some_and(|host| host == "lab")
 }
 
-/// Whether this is the lab; says that `test` is skipped where it is not, and why.
+/// Whether the tests run in the lab; prints that `test` is skipped if not, and why.
 pub fn lab(test: &str, why: &str) -> bool {
     let here = in_lab();
     if !here {
@@ -91,7 +91,16 @@ pub fn lab(test: &str, why: &str) -> bool {
     here
 }
 
-/// A file that `make` left under target/.
+/// Whether the tests run in the lab; prints that `part` of a test is left out if not, and why.
+pub fn lab_also(part: &str, why: &str) -> bool {
+    let here = in_lab();
+    if !here {
+        println!("left out: {part}: only in the lab ({why})");
+    }
+    here
+}
+
+/// The path of a file that `make` has put in target/.
 pub fn built(file: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("target")

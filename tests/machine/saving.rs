@@ -1,4 +1,4 @@
-//! Machines that are talked to, saved, and go on elsewhere.
+//! Running machines with a conversation over their streams, snapshots of them, and restored copies.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::user::{Running, User, wait_until};
 
-/// A hull whose guest is talked to.
+/// A running hull, with the input and output of its guest.
 pub struct Talk {
     pub hull: Running,
     pub stdin: Option<ChildStdin>,
@@ -21,7 +21,7 @@ pub struct Talk {
     errors: Arc<Mutex<Vec<u8>>>,
 }
 
-/// Read all that comes, as soon as it comes.
+/// Reads `from` to its end in a thread of its own.
 fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
     let all = Arc::new(Mutex::new(Vec::new()));
     let to = all.clone();
@@ -51,7 +51,7 @@ impl Talk {
         }
     }
 
-    /// All that the guest has said.
+    /// All output of the guest so far.
     pub fn said(&self) -> Vec<u8> {
         self.said.lock().expect("no panic").clone()
     }
@@ -60,13 +60,13 @@ impl Talk {
         self.said.lock().expect("no panic").len()
     }
 
-    /// What hull has said of itself.
+    /// hull's own messages so far.
     pub fn errors(&self) -> String {
         let errors = self.errors.lock().expect("no panic");
         String::from_utf8_lossy(&errors).into_owned()
     }
 
-    /// What the guest said, as soon as that is so many bytes.
+    /// Waits for `bytes` bytes of the guest's output and returns all output so far.
     #[track_caller]
     pub fn says(&self, bytes: usize) -> Vec<u8> {
         wait_until(|| {
@@ -88,7 +88,7 @@ impl Talk {
         stdin.flush().expect("hull reads");
     }
 
-    /// Have the shell that the guest runs do this; what it prints.
+    /// Runs a command in the guest's shell and returns its output.
     #[track_caller]
     pub fn ask(&mut self, command: &str) -> String {
         let before = self.said_bytes();
@@ -96,12 +96,12 @@ impl Talk {
         self.answer(before)
     }
 
-    /// Have the shell do this, and say that it is done.
+    /// Has the guest's shell run a command and then print an end mark.
     pub fn order(&mut self, command: &str) {
         self.write(format!("{command}\necho =${{x-}}done=\n").as_bytes());
     }
 
-    /// What the guest has printed from `before` on, when the shell says that it is done.
+    /// Waits for the end mark and returns the output from `before` up to it.
     #[track_caller]
     pub fn answer(&self, before: usize) -> String {
         let mut found = None;
@@ -117,25 +117,25 @@ impl Talk {
         found.expect("an answer").trim().into()
     }
 
-    /// Kill it; nothing else ends a machine so surely.
+    /// Kills hull with SIGKILL.
     pub fn kill(mut self) {
         self.hull.0.kill().expect("it runs");
         self.hull.0.wait().expect("an end");
     }
 
-    /// Have the shell end by itself; its status.
+    /// Ends the shell with `command` and returns hull's status.
     pub fn leave(mut self, command: &str) -> Option<i32> {
         self.write(format!("{command}\n").as_bytes());
         self.hull.0.wait().expect("an end").code()
     }
 
-    /// End it in good order.
+    /// Ends hull with SIGTERM and returns its status.
     pub fn terminate(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.hull.0), Signal::TERM).expect("it runs");
         self.hull.0.wait().expect("an end").code()
     }
 
-    /// Open descriptors of hull itself.
+    /// How many open descriptors hull has.
     pub fn descriptors(&self) -> usize {
         let folder = format!("/proc/{}/fd", self.hull.0.id());
         fs::read_dir(folder).expect("it runs").count()
@@ -143,7 +143,7 @@ impl Talk {
 }
 
 impl User {
-    /// Save a machine; what it cost.
+    /// Saves a machine and returns hull's JSON report.
     #[track_caller]
     pub fn snapshot(&self, machine: &str, dir: &Path, flags: &[&str]) -> Value {
         let mut all = vec!["snapshot", machine, text(dir), "--json"];
@@ -171,7 +171,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-/// The files of a folder, with their sizes; one may go meanwhile.
+/// The files of a folder with their sizes; a file may disappear meanwhile.
 pub fn files(dir: &Path) -> BTreeMap<String, u64> {
     let entries = fs::read_dir(dir).expect("a folder");
     let entries = entries.map(|entry| entry.expect("an entry"));
@@ -182,13 +182,13 @@ pub fn files(dir: &Path) -> BTreeMap<String, u64> {
     entries.filter_map(file).collect()
 }
 
-/// How often a test does what can go wrong at any moment: HULL_SOAK=N says how often.
+/// How often a test repeats what may fail at any moment: `HULL_SOAK`, or `otherwise`.
 pub fn moments(otherwise: usize) -> usize {
     let wanted = std::env::var("HULL_SOAK").ok();
     wanted.map_or(otherwise, |wanted| wanted.parse().expect("a number"))
 }
 
-/// A number below `end`, another one each time.
+/// A random number below `end`.
 pub fn random(end: u64) -> u64 {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).expect("numbers");

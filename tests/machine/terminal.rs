@@ -1,4 +1,4 @@
-//! hull on a terminal, as a user has one.
+//! hull on a pseudo-terminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use super::LIMIT;
 pub struct Session {
     pub hull: Child,
     pub keyboard: File,
-    /// The terminal's other side, to look at its modes.
+    /// hull's side of the terminal, to read its modes.
     pub terminal: OwnedFd,
     pub output: Receiver<Vec<u8>>,
     pub seen: String,
@@ -30,7 +30,7 @@ impl Session {
         Self::of(hull)
     }
 
-    /// Of this command, which is hull's.
+    /// Starts `command`, which runs hull, on a new terminal.
     pub fn of(mut command: Command) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&ours).expect("granted");
@@ -77,7 +77,7 @@ impl Session {
         self.keyboard.write_all(keys.as_bytes()).expect("typed");
     }
 
-    /// Wait until the screen shows `text`, and forget all before its end.
+    /// Waits until the screen shows `text` and drops everything up to its end.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + LIMIT;
@@ -99,7 +99,7 @@ impl Session {
         !modes.contains(LocalModes::ECHO | LocalModes::ICANON)
     }
 
-    /// The end: hull's status, `None` after a signal; the terminal must be as it was.
+    /// Waits for hull's end and returns its status, `None` after a signal; the terminal must not be in raw mode.
     pub fn end(mut self) -> Option<i32> {
         let deadline = Instant::now() + LIMIT;
         let status = loop {
@@ -108,7 +108,7 @@ impl Session {
             }
             assert!(
                 Instant::now() < deadline,
-                "hull does not end: {:?}",
+                "hull does not exit: {:?}",
                 self.seen
             );
             std::thread::sleep(Duration::from_millis(5));

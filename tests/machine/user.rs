@@ -1,4 +1,4 @@
-//! A user who has several machines at once, and looks at and orders them.
+//! A user with several machines, who inspects and controls them.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::{LIMIT, built};
 
-/// A user with a folder for records of her own.
+/// A user with a separate runtime folder, which holds the records of machines.
 pub struct User(pub tempfile::TempDir);
 
-/// What came of a command.
+/// Status and output of a command that has ended.
 pub struct Done {
     pub status: Option<i32>,
     pub stdout: String,
@@ -41,7 +41,7 @@ impl User {
         }
     }
 
-    /// What `hull inspect MACHINE ARGUMENTS --json` says.
+    /// The output of `hull inspect MACHINE ARGUMENTS --json`.
     #[track_caller]
     pub fn inspect(&self, machine: &str, arguments: &[&str]) -> Value {
         let mut all = vec!["inspect", machine, "--json"];
@@ -58,7 +58,7 @@ impl User {
         assert_eq!((done.status, done.stdout.as_str()), (Some(125), ""));
     }
 
-    /// A payload that never ends, once it can be inspected.
+    /// Starts a payload that never ends and waits until it can be inspected.
     pub fn spin(&self, flags: &[&str]) -> Running {
         let payload = built("guest/payloads/spin.bin");
         let mut arguments = vec!["run", &payload];
@@ -80,7 +80,7 @@ impl User {
 pub struct Running(pub Child);
 
 impl Running {
-    /// End it as a user does; its status.
+    /// Ends hull with SIGTERM and returns its status.
     pub fn terminate(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.0), Signal::TERM).expect("it runs");
         self.0.wait().expect("an end").code()

@@ -1,6 +1,6 @@
-//! What runs in the guest, which has no program for AF_VSOCK: echoes one connection to port 52, then
-//! talks to ports 53 and 54 of the host and prints what came of it. Static and without a C library, as
-//! guest/init: a few KiB, and few instructions to start.
+//! The guest's vsock program, as busybox has none: echoes one connection to port 52, then connects to ports
+//! 53 and 54 of the host and prints the results. Like guest/init it is static and has no C library: a few KiB,
+//! and few instructions to start.
 #![no_std]
 #![no_main]
 
@@ -27,7 +27,7 @@ global_asm!(".globl _start", "_start: and rsp, -16", "call {main}", "ud2", main 
 static mut BUFFER: [u8; 16384] = [0; 16384];
 
 extern "C" fn main() -> ! {
-    // SAFETY: one thread, and this is called once.
+    // SAFETY: there is one thread, and it calls this function once.
     let buffer = unsafe { &mut *(&raw mut BUFFER) };
 
     let listener = socket();
@@ -86,7 +86,7 @@ fn print(bytes: &[u8]) {
     write(1, bytes);
 }
 
-/// What a call gave, or the end with the error as the status.
+/// The result of a system call; exits with the error as the status if it failed.
 fn check(what: &[u8], result: isize) -> usize {
     if result < 0 {
         call(WRITE, 2, what.as_ptr() as usize, what.len());
@@ -102,7 +102,7 @@ fn exit(status: usize) -> ! {
 
 fn call(number: usize, a: usize, b: usize, c: usize) -> isize {
     let result;
-    // SAFETY: pointers are those of living references, with their lengths.
+    // SAFETY: all pointers come from live references and are passed with their lengths.
     unsafe {
         asm!("syscall", inlateout("rax") number as isize => result,
              in("rdi") a, in("rsi") b, in("rdx") c,

@@ -1,11 +1,11 @@
-//! The program at the guest's end of vsock connections, tests/machine/vsock_guest.rs.
+//! Builds tests/machine/vsock_guest.rs, the guest's end of vsock connections.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What it is made of: an executable that needs no library, built again when its source is newer.
+/// The bytes of the static executable, which is built again when its source is newer.
 pub fn vsock_program() -> &'static [u8] {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();
     PROGRAM.get_or_init(build)
@@ -19,7 +19,7 @@ fn build() -> Vec<u8> {
     if changed(&program).is_ok_and(|built| built >= changed(&source).expect("the source")) {
         return fs::read(program).expect("the program");
     }
-    // Other test programs may be at it, too: none sees half a file.
+    // Other test programs may build it at the same time, and must not see half a file.
     let made = program.with_extension(std::process::id().to_string());
     let status = Command::new("rustc")
         .args(["--edition", "2024", "--target", "x86_64-unknown-linux-gnu"])
