@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hull::devices::bus::{BusDevice, Interrupt};
-use hull::devices::virtio::mmio::Transport;
+use hull::devices::virtio::mmio::MmioTransport;
+use hull::devices::virtio::transport::Transport;
 use hull::devices::virtio::{Device, DeviceError, Driver};
 use hull::devices::{MachineEvents, MarkSource, Reporter};
 use hull::memory::GuestMemory;
+use hull::sync::lock;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Entries of the ring.
@@ -77,7 +79,7 @@ impl MachineEvents for Nobody {
 /// A driver, as virtio 1.2 has it.
 struct Guest {
     memory: GuestMemory,
-    transport: Transport,
+    transport: MmioTransport,
     available: u16,
 }
 
@@ -85,7 +87,7 @@ impl Guest {
     fn new() -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
         let nobody = Reporter::new(Arc::new(Nobody), "idle");
-        let device = Transport::new(memory.clone(), Box::new(Idle), Arc::new(Nobody), nobody);
+        let device = MmioTransport::new(memory.clone(), Box::new(Idle), Arc::new(Nobody), nobody);
         let mut guest = Self {
             memory,
             transport: device.expect("a window"),
@@ -134,7 +136,7 @@ impl Guest {
             self.available = self.available.wrapping_add(1);
         }
         self.put(AVAILABLE + 2, self.available);
-        self.transport.process(0);
+        lock(self.transport.core()).process(0);
         let used: u16 = self
             .memory
             .read_obj(GuestAddress(USED + 2))

@@ -130,7 +130,7 @@ impl Subject for Balloon {
             assert!(balloon.state().statistics.len() <= STATISTICS_MOST);
             Ok(())
         };
-        assert!(guest.transport.with_device(look).is_some());
+        assert!(guest.core().with_device(look).is_some());
     }
 
     fn serve(&mut self, guest: &mut Guest) {
@@ -142,7 +142,7 @@ impl Subject for Balloon {
         guest.send(STATISTICS, &[4, 0, 1, 0, 0, 0, 0, 0, 0, 0], &[], false);
         guest.notify(STATISTICS);
         assert!(guest.returned(STATISTICS).is_empty());
-        guest.transport.alarm();
+        guest.core().alarm();
         assert_eq!(guest.returned(STATISTICS), [(0, 0)]);
         assert_eq!(guest.status(), LIVE);
     }

@@ -294,7 +294,7 @@ impl Block {
         }
         let served = served.map(|_| ()).ok_or_else(|| "no space".into());
         let complete = |block: &mut Device, driver: &mut Driver| block.complete(driver, id, served);
-        guest.transport.with_device(complete);
+        guest.core().with_device(complete);
     }
 
     fn resize(&self, guest: &mut Guest, sectors: u64) {
@@ -303,6 +303,6 @@ impl Block {
             block.resize(driver, sectors);
             Ok(())
         };
-        guest.transport.with_device(resize);
+        guest.core().with_device(resize);
     }
 }

@@ -160,13 +160,13 @@ impl Subject for Console {
             Call::Room { port, room } => {
                 let port = usize::from(*port) % PORTS;
                 self.0[port].0.lock().unwrap().room = (*room).into();
-                guest.transport.process(Device::output_queue(port));
+                guest.core().process(Device::output_queue(port));
             }
             Call::Resize(rows, cols) => {
                 let resize = |console: &mut Device, driver: &mut Driver| {
                     console.resize(driver, *rows, *cols)
                 };
-                guest.transport.with_device(resize);
+                guest.core().with_device(resize);
             }
         }
     }
@@ -181,7 +181,7 @@ impl Subject for Console {
             }
             Ok(())
         };
-        guest.transport.with_device(look);
+        guest.core().with_device(look);
     }
 
     fn mend(&mut self) {
@@ -226,5 +226,5 @@ fn control(port: u32, event: u16, value: u16, len: usize) -> Vec<u8> {
 
 fn input(guest: &mut Guest, port: usize, bytes: &[u8]) -> Option<usize> {
     let input = |console: &mut Device, driver: &mut Driver| console.input(driver, port, bytes);
-    guest.transport.with_device(input)
+    guest.core().with_device(input)
 }

@@ -168,5 +168,5 @@ impl Subject for Fs {
 
 fn complete(guest: &mut Guest, id: u64, served: Result<Answer, String>) {
     let complete = |fs: &mut Device, driver: &mut Driver| fs.complete(driver, id, served);
-    guest.transport.with_device(complete);
+    guest.core().with_device(complete);
 }

@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use hull::devices::rate::{Limit, Limits};
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::net::{
-    Clock, FRAME_MOST, HEADER, Net as Device, Offloads, Properties, RX, TX, Wire,
+    Clock, MAX_FRAME, HEADER, Net as Device, Offloads, Properties, RX, TX, Wire,
 };
 use hull::devices::virtio::testing::{Guest, HIGH};
 use hull::memory::transfer::Pieces;
@@ -48,7 +48,7 @@ impl Shared {
 
 impl Wire for Shared {
     fn send(&mut self, frame: &Pieces) -> io::Result<()> {
-        assert!((HEADER..=FRAME_MOST).contains(&frame.len()));
+        assert!((HEADER..=MAX_FRAME).contains(&frame.len()));
         let mut bytes = Vec::new();
         frame.append_to(0, &mut bytes);
         assert_eq!(bytes.len(), frame.len());
@@ -73,7 +73,7 @@ impl Wire for Shared {
     }
 
     fn receive(&mut self, room: &Pieces) -> io::Result<usize> {
-        assert!(room.len() >= FRAME_MOST, "a frame would be cut off");
+        assert!(room.len() >= MAX_FRAME, "a frame would be cut off");
         let len = self.next()?;
         let mut start = Vec::new();
         room.append_to(0, &mut start);
@@ -86,8 +86,8 @@ impl Wire for Shared {
         Ok(len)
     }
 
-    fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        assert_eq!(buffer.len(), FRAME_MOST);
+    fn receive_buffered(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert_eq!(buffer.len(), MAX_FRAME);
         let len = self.next()?;
         buffer[..len].fill(0xaa);
         Ok(len)
@@ -187,7 +187,7 @@ impl Subject for Net {
     }
 
     fn call(&mut self, guest: &mut Guest, call: &Call) {
-        let most = FRAME_MOST - HEADER;
+        let most = MAX_FRAME - HEADER;
         self.0.with(|world| match call {
             Call::Incoming(frames) => {
                 let frames = frames
@@ -224,7 +224,7 @@ impl Subject for Net {
             guest.run();
         };
         for _ in 0..4 {
-            guest.offer(RX, &[(HIGH, FRAME_MOST as u32, true)], false);
+            guest.offer(RX, &[(HIGH, MAX_FRAME as u32, true)], false);
         }
         served(guest);
         let early = guest.returned(RX).len();
@@ -246,5 +246,5 @@ impl Subject for Net {
 
 fn ready(guest: &mut Guest) {
     let ready = |net: &mut Device, driver: &mut Driver| net.ready(driver);
-    guest.transport.with_device(ready);
+    guest.core().with_device(ready);
 }

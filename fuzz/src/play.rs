@@ -22,7 +22,7 @@ const DEAD: u32 = NEEDS_RESET | FAILED;
 /// Play `story`, and panic when the device does what it may not.
 pub fn play<S: Subject>(story: Input<S>) {
     let (guest, subject) = S::new(story.setup);
-    let queues = guest.transport.queue_events().len();
+    let queues = guest.core().queue_events().len();
     let mut play = Play {
         guest,
         subject,
@@ -82,9 +82,9 @@ impl<S: Subject> Play<S> {
             }
             Step::Notify(queue) => self.notify(self.queue(*queue)),
             Step::Process(queue) => {
-                self.quiet(|play| play.guest.transport.process((*queue).into()));
+                self.quiet(|play| play.guest.core().process((*queue).into()));
             }
-            Step::Alarm => self.quiet(|play| play.guest.transport.alarm()),
+            Step::Alarm => self.quiet(|play| play.guest.core().alarm()),
             Step::Call(call) => self.quiet(|play| {
                 play.subject.call(&mut play.guest, call);
                 play.settle();
@@ -215,11 +215,11 @@ impl<S: Subject> Play<S> {
     fn settle(&mut self) {
         for _ in 0..TURNS_MOST {
             let queue = {
-                let mut events = self.guest.transport.queue_events();
+                let mut events = self.guest.core().queue_events();
                 events.position(|event| event.read().is_ok())
             };
             match queue {
-                Some(queue) => self.guest.transport.process(queue),
+                Some(queue) => self.guest.core().process(queue),
                 None => return,
             }
         }
@@ -237,7 +237,7 @@ impl<S: Subject> Play<S> {
     }
 
     fn counters(&self) -> Vec<QueueCounters> {
-        self.guest.transport.counters().collect()
+        self.guest.core().counters().collect()
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {

@@ -216,7 +216,7 @@ impl Subject for Transport {
             }
             Ok(())
         };
-        guest.transport.with_device(with);
+        guest.core().with_device(with);
     }
 
     fn mend(&mut self) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::testing::Guest;
-use hull::devices::virtio::vsock::{CONNECTIONS_MOST, Host, Id, Stream, Vsock as Device};
+use hull::devices::virtio::vsock::{MAX_CONNECTIONS, Host, Id, Stream, Vsock as Device};
 
 use crate::{Sent, Subject};
 
@@ -59,7 +59,7 @@ impl Shared {
         };
         assert!(world.streams.insert(id, far).is_none(), "an id twice");
         // One more than it may hold for a moment: that one is let go.
-        assert!(world.streams.len() <= CONNECTIONS_MOST + 1);
+        assert!(world.streams.len() <= MAX_CONNECTIONS + 1);
         world.lines.insert(id, line.into());
         Box::new(End(self.clone(), id))
     }
@@ -304,14 +304,14 @@ impl Subject for Vsock {
                 drop(world);
                 if due {
                     let tick = |vsock: &mut Device, driver: &mut Driver| vsock.tick(driver);
-                    guest.transport.with_device(tick);
+                    guest.core().with_device(tick);
                 }
                 return;
             }
         };
         drop(world);
         let ready = |vsock: &mut Device, driver: &mut Driver| vsock.ready(driver, id, hung_up);
-        guest.transport.with_device(ready);
+        guest.core().with_device(ready);
     }
 
     fn mend(&mut self) {
@@ -340,7 +340,7 @@ impl Subject for Vsock {
             let field = |at| u32::from_le_bytes([0, 1, 2, 3].map(|i: usize| bytes[at + i]));
             field(16) == 1 && field(20) == 9999 && bytes[30] == RESPONSE as u8
         };
-        let full = self.0.0.lock().unwrap().streams.len() >= CONNECTIONS_MOST;
+        let full = self.0.0.lock().unwrap().streams.len() >= MAX_CONNECTIONS;
         assert!(full || answers.iter().any(answered), "no answer");
     }
 }
@@ -348,7 +348,7 @@ impl Subject for Vsock {
 impl Vsock {
     fn callers(&self, guest: &mut Guest) {
         let callers = |vsock: &mut Device, driver: &mut Driver| vsock.callers(driver);
-        guest.transport.with_device(callers);
+        guest.core().with_device(callers);
     }
 
     /// All that the device has to say.

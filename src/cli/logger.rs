@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::OutputModes;
 
 use super::machine::process_start;
+use crate::sync::lock;
 
 /// The environment's counterpart of `--log-level`.
 const VARIABLE: &str = "HULL_LOG";
@@ -202,7 +203,7 @@ impl Log for Logger {
                 line.push(character);
             }
         }
-        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sink = lock(&self.sink);
         sink.write(line);
     }
 

@@ -5,8 +5,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::say;
 use crate::fleet::{self, Found};
+use crate::sandbox::{Role, spawn_scoped};
 
 /// Machines that are seen to at once.
 const AT_ONCE: usize = 64;
@@ -81,7 +84,7 @@ fn at_once(
             .iter()
             .map(|machine| {
                 let done = done.clone();
-                scope.spawn(move || {
+                spawn_scoped(scope, Role::Client, move || {
                     let _done = done; // dropped with the last thread
                     what(machine)
                 })
@@ -92,9 +95,10 @@ fn at_once(
         if long && io::stderr().is_terminal() {
             say(waiting);
         }
-        let joined = each.into_iter().map(thread::ScopedJoinHandle::join);
-        joined
-            .map(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        let joined = each.into_iter().map(|thread| {
+            let outcome = thread.context("cannot start a thread")?.join();
+            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        joined.collect()
     })
 }

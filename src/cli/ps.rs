@@ -10,6 +10,7 @@ use super::inspect::{bytes, count};
 use super::{machines, print, say};
 use crate::control::{self, Action, Answer, ControlError, Status};
 use crate::fleet::{self, Found};
+use crate::sandbox::{Role, spawn_scoped};
 
 /// How long a machine may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,9 +52,9 @@ impl Ps {
         let lines: Vec<Line> = thread::scope(|scope| {
             let each: Vec<_> = found
                 .iter()
-                .map(|machine| scope.spawn(|| line(machine)))
+                .map(|machine| spawn_scoped(scope, Role::Client, || line(machine)))
                 .collect();
-            let lines = each.into_iter().filter_map(|one| one.join().ok());
+            let lines = each.into_iter().filter_map(|one| one.ok()?.join().ok());
             lines.flatten().collect()
         });
         if self.json {

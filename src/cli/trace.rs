@@ -5,14 +5,15 @@ use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 
 use super::print;
-use crate::memory::STACK;
+use crate::sandbox::{Role, spawn};
+use crate::sync::lock;
 use crate::trace::summary::{self, Queue, Summary, Times};
 use crate::trace::{Recording, Trace, perfetto};
 use crate::vmm;
@@ -97,14 +98,11 @@ impl Writer {
         let write = move || {
             while from.asked() {
                 if let Err(error) = to.write(&from.recording()) {
-                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    *lock(&told) = Some(error);
                 }
             }
         };
-        let thread = thread::Builder::new()
-            .name("trace".into())
-            .stack_size(STACK);
-        let thread = thread.spawn(write).context("cannot start a thread")?;
+        let thread = spawn(Role::TraceWriter, write).context("cannot start a thread")?;
         Ok(Self {
             trace,
             target,
@@ -120,7 +118,7 @@ impl Writer {
         if recording.is_empty() {
             return; // no machine came to be, and why is told otherwise
         }
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = lock(&self.failure);
         let failure = match self.target.write(&recording) {
             Err(error) => Some(format!("cannot be written ({error})")),
             Ok(()) => failure

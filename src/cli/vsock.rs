@@ -1,14 +1,14 @@
 //! What follows `--vsock`.
 
 pub use crate::vmm::vsock::Config;
-use crate::vmm::vsock::{CID_LEAST, CID_MOST, PATH_MOST};
+use crate::vmm::vsock::{MAX_CID, MIN_CID, PATH_MOST};
 
 /// Parse `cid=N,socket=PATH`; PATH is the rest, commas and all.
 pub fn parse(text: &str) -> Result<Config, String> {
     let form = "write cid=N,socket=PATH, such as cid=3,socket=/tmp/guest.vsock";
     let rest = text.strip_prefix("cid=").ok_or(form)?;
     let (cid, socket) = rest.split_once(",socket=").ok_or(form)?;
-    let (least, most) = (CID_LEAST, CID_MOST);
+    let (least, most) = (MIN_CID, MAX_CID);
     let cid = match cid.parse() {
         Ok(cid) if (least..=most).contains(&cid) => cid,
         _ => return Err(format!("a guest's cid is {least} to {most}")),

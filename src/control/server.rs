@@ -16,13 +16,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use rustix::process::geteuid;
 
 use super::action::{Action, Answer, MAX_REQUEST_BYTES, Request, VERSION};
 use super::reply::Reply;
+use crate::sync::{EventFd, eventfd};
 
 /// Connections at once; further ones wait until one of these ends.
 const MAX_CONNECTIONS: usize = 8;
@@ -41,7 +42,7 @@ pub fn serve(
     stop: impl AsFd,
     mut act: impl FnMut(Action, Reply),
 ) -> io::Result<()> {
-    let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+    let wake = Arc::new(eventfd()?);
     let (answers, given) = channel();
     let mut connections: Vec<Connection> = Vec::new();
     let mut next = 0;
@@ -54,9 +55,9 @@ pub fn serve(
             let mut ask = |action, connection| {
                 let (answers, wake) = (answers.clone(), wake.clone());
                 let reply = Reply::new(move |answer| {
-                    // Both fail once the server has ended; the second also when it is signalled.
+                    // Fails once the server has ended.
                     let _ = answers.send((connection, answer));
-                    let _ = rustix::io::write(&wake, &1u64.to_ne_bytes());
+                    wake.raise();
                 });
                 act(action, reply);
             };
@@ -102,7 +103,7 @@ fn hand_out(given: &Receiver<(u64, Option<Answer>)>, connections: &mut Vec<Conne
 fn wait(
     listener: &OwnedFd,
     stop: &impl AsFd,
-    wake: &OwnedFd,
+    wake: &EventFd,
     room: bool,
     connections: &[Connection],
 ) -> io::Result<(bool, bool, Vec<bool>)> {
@@ -139,7 +140,7 @@ fn wait(
     let called = ready.next().unwrap_or(false);
     if ready.next().unwrap_or(false) {
         // Nonblocking: an error says that nothing was there.
-        let _ = rustix::io::read(wake, &mut [0; 8]);
+        wake.lower();
     }
     Ok((stopped, called, ready.collect()))
 }
@@ -283,7 +284,7 @@ mod tests {
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let stop = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let stop = eventfd().unwrap();
         thread::scope(|scope| {
             let serve = || {
                 let mut later = Vec::new();
@@ -302,7 +303,7 @@ mod tests {
             };
             let served = scope.spawn(serve);
             talk(&path);
-            rustix::io::write(&stop, &1u64.to_ne_bytes()).unwrap();
+            stop.raise();
             served.join().unwrap().unwrap();
         });
     }

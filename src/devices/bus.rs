@@ -5,12 +5,13 @@
 //! Lock order: a device's lock is taken with no other held, and no device calls the bus.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 
 use super::register::Register;
 use super::state::StateError;
+use crate::sync::lock;
 
 /// A device that answers port or memory-mapped accesses.
 ///
@@ -151,11 +152,7 @@ impl Bus {
         let Some((offset, range)) = self.find(addr, data.len()) else {
             return false;
         };
-        range
-            .device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read(offset, data);
+        lock(&range.device).read(offset, data);
         true
     }
 
@@ -164,11 +161,7 @@ impl Bus {
         let Some((offset, range)) = self.find(addr, data.len()) else {
             return false;
         };
-        range
-            .device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(offset, data);
+        lock(&range.device).write(offset, data);
         true
     }
 
@@ -190,8 +183,7 @@ impl Bus {
     /// What the device there calls the register that an access at `addr` would reach now.
     pub fn register(&self, addr: u64, write: bool) -> Option<&'static str> {
         let (offset, range) = self.find(addr, 1)?;
-        let device = range.device.lock().unwrap_or_else(PoisonError::into_inner);
-        device.register(offset, write)
+        lock(&range.device).register(offset, write)
     }
 
     /// The device that holds all `len` bytes from `addr`. An access that leaves its device goes

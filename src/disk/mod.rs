@@ -15,7 +15,7 @@ mod worker;
 use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -25,6 +25,7 @@ pub use crate::devices::virtio::block::NAME_MOST;
 use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
+use crate::sync::lock;
 
 use identity::Shared;
 pub use identity::{Changed, FileIdentity, Identity, Origin};
@@ -337,7 +338,7 @@ impl Disk {
 
     fn with<R>(&self, act: impl FnOnce(&mut Shared) -> R) -> R {
         // After a panic nobody comes here any more (`worker`).
-        act(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.shared))
     }
 }
 

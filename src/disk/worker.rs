@@ -15,6 +15,7 @@ use crate::devices::rate::Rate;
 use crate::devices::virtio::block::Request;
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
+use crate::sandbox::Role;
 
 /// Most requests that are served together: a driver that has more is told of the first ones while
 /// the others are served.
@@ -53,7 +54,7 @@ pub fn start(
         started: Instant::now(),
         looked: Duration::ZERO,
     };
-    Worker::start("disk", requests, doorbell, move || service.run())
+    Worker::start(Role::Disk, requests, doorbell, move || service.run())
 }
 
 struct Service {

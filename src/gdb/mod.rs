@@ -17,17 +17,16 @@ mod target;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
-use crate::memory::STACK;
+use crate::sandbox::{Role, spawn};
+use crate::sync::{EventFd, eventfd};
 use crate::vmm::debugger::{Debugged, Debugger};
 use session::Worker;
 
@@ -113,33 +112,8 @@ impl Drop for SocketFile {
 
 /// The machine's end, as the thread hears of it.
 struct Over {
-    signal: Signal,
+    signal: EventFd,
     status: OnceLock<Option<u8>>,
-}
-
-/// Something to poll for.
-struct Signal(OwnedFd);
-
-impl Signal {
-    fn new() -> io::Result<Self> {
-        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
-        Ok(Self(eventfd(0, flags)?))
-    }
-
-    fn raise(&self) {
-        // It fails only when it is raised already.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    fn lower(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0; 8]);
-    }
-}
-
-impl AsFd for Signal {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 impl Server {
@@ -152,7 +126,7 @@ impl Server {
             Address::Tcp(at) => TcpListener::bind(at).map(Listener::Tcp),
             Address::Unix(path) => Listener::unix(path),
         };
-        let signal = listener.and_then(|listener| Ok((listener, Signal::new()?)));
+        let signal = listener.and_then(|listener| Ok((listener, eventfd()?)));
         let (listener, signal) = signal.map_err(|error| match address {
             Address::Tcp(at) => GdbError::Tcp { at: *at, error },
             Address::Unix(path) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -194,7 +168,7 @@ impl Debugger for Server {
             return Ok(());
         };
         let waiting = self.wait.then(|| machine.vcpus.pause());
-        let woken = Arc::new(Signal::new()?);
+        let woken = Arc::new(eventfd()?);
         let (sender, stops) = mpsc::channel();
         let wake = woken.clone();
         machine.vcpus.on_stop(move |stopped| {
@@ -210,8 +184,7 @@ impl Debugger for Server {
             over: self.over.clone(),
             powers: None,
         };
-        let thread = thread::Builder::new().name("gdb".into()).stack_size(STACK);
-        self.thread = Some(thread.spawn(move || worker.serve(&listener))?);
+        self.thread = Some(spawn(Role::Gdb, move || worker.serve(&listener))?);
         Ok(())
     }
 

@@ -19,9 +19,10 @@ use rustix::io::Errno;
 
 use super::guest::Guest;
 use super::target::{Session, tid};
-use super::{Listener, Over, Signal};
+use super::{Listener, Over};
 use crate::kvm::debug::{Cause, PointKind, Powers, Stop, Trap};
 use crate::kvm::{probe, vm};
+use crate::sync::EventFd;
 use crate::vmm::debugger::Debugged;
 use crate::vmm::vcpus::{Pause, Stopped};
 
@@ -39,7 +40,7 @@ pub struct Worker {
     pub waiting: Option<Pause>,
     pub stops: Receiver<Stopped>,
     /// Raised when there is a stop.
-    pub woken: Arc<Signal>,
+    pub woken: Arc<EventFd>,
     pub over: Arc<Over>,
     /// What KVM can do, once somebody has asked.
     pub powers: Option<Powers>,

@@ -21,10 +21,7 @@ pub mod vcpu;
 pub mod vm;
 pub mod walk;
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-
 use thiserror::Error;
-use vmm_sys_util::eventfd::EventFd;
 
 /// A request that KVM refused.
 #[derive(Debug, Error)]
@@ -62,10 +59,4 @@ pub enum KvmError {
 /// Make a [`KvmError`] from the error of an ioctl.
 pub(crate) fn refused(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |error| KvmError::Ioctl { ioctl, error }
-}
-
-/// The descriptor of an eventfd, to poll.
-pub fn descriptor(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: `event` owns the descriptor and outlives the borrow.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

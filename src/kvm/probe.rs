@@ -23,6 +23,7 @@ use crate::boot::{BootError, Entry, Mode, tables};
 use crate::memory::GuestMemory;
 use crate::memory::backing::{self, BackingError};
 use crate::memory::layout::{FLAT_PAYLOAD, PAGE_SIZE, PAGE_TABLES};
+use crate::sandbox::{Role, spawn};
 
 /// What a kernel has to be told on a KVM that does not finish every instruction: not to use those
 /// that each end in an exit to hull (`kvm::assist`), to hand long copies over (`assist::bulk`; hull's
@@ -217,12 +218,10 @@ fn within<T: Send + 'static>(
     let mut vcpu = vm.create_vcpu(0, 1)?;
     let kicker = vcpu.kicker();
     let (sender, done) = mpsc::channel();
-    let thread = thread::Builder::new()
-        .name("probe".into())
-        .spawn(move || {
-            let _ = sender.send(work(&mut vcpu, &memory));
-        })
-        .map_err(ProbeError::Thread)?;
+    let probe = move || {
+        let _ = sender.send(work(&mut vcpu, &memory));
+    };
+    let thread = spawn(Role::Probe, probe).map_err(ProbeError::Thread)?;
     let result = done.recv_timeout(limit);
     // More than once: `Guest::complete` may just have taken a kick away.
     while result.is_err() && !thread.is_finished() {

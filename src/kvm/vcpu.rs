@@ -4,7 +4,7 @@ mod debug;
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -17,6 +17,7 @@ use super::walk::Paging;
 use super::{KvmError, refused, regs};
 use crate::boot::Entry;
 use crate::memory::GuestMemory;
+use crate::sync::lock;
 
 /// The port by which hull's own kernel has memory copied or filled (`assist::bulk`).
 const BULK_PORT: u16 = 0xb8;
@@ -92,7 +93,7 @@ impl Kicker {
 
     /// Make the vCPU, which runs on `thread`, return [`Exit::Interrupted`] once.
     pub fn kick<T>(&self, thread: &JoinHandle<T>) {
-        let byte = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let byte = lock(&self.0);
         if let Some(ImmediateExit(byte)) = *byte {
             // SAFETY: the page is mapped as long as the pointer is here, and only the kernel reads
             // this byte.
@@ -105,7 +106,7 @@ impl Kicker {
 
 impl Drop for Vcpu {
     fn drop(&mut self) {
-        *self.kicker.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.kicker.0) = None;
     }
 }
 

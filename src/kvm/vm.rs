@@ -3,7 +3,9 @@
 //! Source: Documentation/virt/kvm/api.rst.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
@@ -20,6 +22,7 @@ use crate::memory::GuestMemory;
 use crate::memory::dirty;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::pages::Pages;
+use crate::sync::lock;
 
 /// Features that a machine lacks on purpose (`vmm::fault`); by default none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -224,12 +227,14 @@ impl Vm {
     /// Have KVM signal `event` for a write of `value` (4 bytes) to `gpa`, without an exit to hull.
     pub fn register_ioeventfd(
         &self,
-        event: &EventFd,
+        event: BorrowedFd<'_>,
         gpa: u64,
         value: u32,
     ) -> Result<(), KvmError> {
+        // SAFETY: the descriptor is open, and ManuallyDrop keeps this second owner from closing it.
+        let event = ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_raw_fd()) });
         self.fd
-            .register_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .register_ioevent(&event, &IoEventAddress::Mmio(gpa), value)
             .map_err(refused("KVM_IOEVENTFD"))
     }
 
@@ -259,7 +264,7 @@ impl Line {
     /// # Errors
     /// KVM refuses.
     pub fn pulse(&self) -> io::Result<()> {
-        let _pulse = self.pulse.lock().unwrap_or_else(PoisonError::into_inner);
+        let _pulse = lock(&self.pulse);
         for level in [true, false] {
             let set = self.vm.set_irq_line(self.gsi, level);
             set.map_err(|error| io::Error::from_raw_os_error(error.errno()))?;

@@ -21,8 +21,9 @@ use vm_memory::{
     VolatileSlice,
 };
 
+use super::GuestMemory;
 use super::packed::{CHUNK, Packed, PackedError};
-use super::{GuestMemory, STACK};
+use crate::sandbox::{Role, spawn_scoped};
 
 /// Bytes from which on a second thread pays: it takes some 100 us to start.
 const TWO_THREADS_MIN: usize = 4 << 20;
@@ -131,8 +132,8 @@ impl Image {
         let half = (bytes.len() / 2).next_multiple_of(HUGE_PAGE);
         let (low, high) = bytes.split_at_mut(half);
         thread::scope(|scope| {
-            let thread = thread::Builder::new().stack_size(STACK);
-            let high = thread.spawn_scoped(scope, || self.read_into(offset + half, high));
+            let high = || self.read_into(offset + half, high);
+            let high = spawn_scoped(scope, Role::Copy, high);
             self.read_into(offset, low)?;
             let high = high.map_err(ImageError::Read)?.join();
             high.unwrap_or_else(|panic| panic::resume_unwind(panic))

@@ -20,7 +20,3 @@ pub mod transfer;
 /// Guest memory as the whole program sees it: private mappings, found by
 /// guest-physical address.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<bitmap::Dirty>;
-
-/// Bytes of a thread's stack: far more than any needs, and less than the 2 MiB of std, of which the
-/// host may make one huge page, all of it resident (transparent_hugepage/enabled: always).
-pub const STACK: usize = 512 << 10;

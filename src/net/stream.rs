@@ -11,7 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::echo;
-use crate::devices::virtio::net::{FRAME_MOST, HEADER, Offloads, Wire};
+use crate::devices::virtio::net::{HEADER, MAX_FRAME, Offloads, Wire};
 use crate::memory::transfer::Pieces;
 
 const LENGTH: usize = 4;
@@ -105,7 +105,7 @@ impl Stream {
         };
         let len = u32::from_be_bytes(*length) as usize;
         match len {
-            _ if len > FRAME_MOST - HEADER => Err(io::Error::new(
+            _ if len > MAX_FRAME - HEADER => Err(io::Error::new(
                 ErrorKind::InvalidData,
                 format!("a frame of {len} bytes was announced"),
             )),
@@ -156,7 +156,7 @@ impl Wire for Stream {
         filled
     }
 
-    fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive_buffered(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let echo = self.echoes.pop_front();
         let frame = match &echo {
             Some(echo) => echo,

@@ -147,7 +147,7 @@ impl Wire for TapWire {
         again(|| room.read(&*self.0))
     }
 
-    fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive_buffered(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         again(|| (&*self.0).read(buffer))
     }
 

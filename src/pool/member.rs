@@ -4,7 +4,6 @@ use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -17,9 +16,7 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use super::{COMMAND_MOST, Command, PATIENCE, Reply};
 use crate::control::server::is_ours;
 use crate::control::{Action, Answer, MAX_REQUEST_BYTES, Request, Status, VERSION};
-
-/// Stack of the thread that sees whether the customer is there.
-const STACK: usize = 64 << 10;
+use crate::sandbox::{Role, spawn};
 
 /// Who has brought a command.
 pub struct Customer {
@@ -160,10 +157,7 @@ impl Customer {
             while matches!(stream.read(&mut scratch), Ok(read) if read > 0) {}
             let _ = kill_process(getpid(), Signal::KILL);
         };
-        thread::Builder::new()
-            .name("customer".into())
-            .stack_size(STACK)
-            .spawn(watch)?;
+        spawn(Role::Customer, watch)?;
         dup2_stdin(stdin)?;
         dup2_stdout(stdout)?;
         Ok(dup2_stderr(stderr)?)

@@ -11,10 +11,11 @@ mod unwind;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use crate::memory::GuestMemory;
 use crate::symbols::{Source, Symbols};
+use crate::sync::lock;
 pub use sample::Sample;
 use unwind::Unwinder;
 
@@ -76,7 +77,7 @@ impl Profile {
 
     /// Count a sample of a guest with this memory.
     pub fn add(&self, sample: &Sample, memory: &GuestMemory) {
-        let mut counts = self.counts();
+        let mut counts = lock(&self.counts);
         let counts = &mut *counts;
         let load = || Unwinder::new(self.load());
         let unwinder = counts.unwinder.get_or_insert_with(load);
@@ -101,12 +102,12 @@ impl Profile {
 
     /// A sample was taken that could not be kept.
     pub fn lose(&self, ticks: u32) {
-        self.counts().total.lost += u64::from(ticks);
+        lock(&self.counts).total.lost += u64::from(ticks);
     }
 
     /// How many samples there were.
     pub fn totals(&self) -> Totals {
-        self.counts().total
+        lock(&self.counts).total
     }
 
     /// Write what was sampled.
@@ -131,7 +132,7 @@ impl Profile {
 
     /// The lines of the folded form, sorted.
     fn folded(&self) -> Vec<String> {
-        let counts = self.counts();
+        let counts = lock(&self.counts);
         let symbols = self.load();
         let cpus = counts.stacks.keys().map(|(cpu, _)| cpu).max();
         let several = cpus.is_some_and(|last| *last > 0);
@@ -151,10 +152,6 @@ impl Profile {
 
     fn load(&self) -> Symbols {
         self.symbols.as_ref().map(Source::load).unwrap_or_default()
-    }
-
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

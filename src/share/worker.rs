@@ -11,6 +11,7 @@ use crate::devices::virtio::fs::{Answer, Request};
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
 use crate::sandbox;
+use crate::sandbox::Role;
 
 /// Answers that are reported together while more requests wait: one interrupt for all of them.
 const TOGETHER: usize = 16;
@@ -45,7 +46,8 @@ pub fn start(
             let _ = tell.send(Err(error));
         }
     };
-    let worker = Worker::start("share", requests, doorbell, serve).map_err(ShareError::Thread)?;
+    let worker =
+        Worker::start(Role::Share, requests, doorbell, serve).map_err(ShareError::Thread)?;
     let lost = |_| ShareError::Thread(io::Error::other("it ended at once"));
     told.recv().map_err(lost)??;
     Ok(worker)

@@ -20,10 +20,12 @@ mod tests;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ring::Ring;
+
+use crate::sync::{lock, wait};
 
 /// Exits that are kept of each vCPU, 88 bytes each.
 pub const EXITS_MOST: usize = 1 << 17;
@@ -274,8 +276,7 @@ impl Trace {
             if std::mem::take(&mut asked.write) {
                 return true;
             }
-            let changed = self.change.wait(asked);
-            asked = changed.unwrap_or_else(PoisonError::into_inner);
+            asked = wait(&self.change, asked);
         }
     }
 
@@ -480,8 +481,4 @@ impl Queues {
 /// As times are recorded.
 pub fn nanoseconds(time: Duration) -> Nanoseconds {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

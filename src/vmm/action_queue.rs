@@ -5,8 +5,8 @@
 
 use std::sync::Mutex;
 
-use super::events::lock;
 use crate::control::{Action, Answer, Reply};
+use crate::sync::lock;
 
 /// Actions that may wait at once; there are fewer connections.
 const MAX_WAITING: usize = 64;

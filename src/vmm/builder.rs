@@ -17,7 +17,7 @@ use super::events::Events;
 use super::explain::Explain;
 use super::fault::Fault;
 use super::generation;
-use super::irq::{Unconnected, eventfd, line};
+use super::irq::{Unconnected, line};
 use super::machine::{KEYBOARD_GSI, Machine};
 use super::outbox::{Outbox, Transmitter};
 use super::pipe::{Pipe, Uart};
@@ -35,8 +35,10 @@ use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
-use crate::memory::{GuestMemory, STACK, backing};
+use crate::memory::{GuestMemory, backing};
 use crate::net::Network;
+use crate::sandbox::{Role, spawn_scoped};
+use crate::sync::eventfd;
 use crate::trace::Recorder;
 
 /// The span in which kernel and initial RAM disk are brought into memory.
@@ -104,10 +106,7 @@ impl Builder<'_> {
                     boot::place(&memory, &config.kernel, config.via, &config.initrd)
                 })
             };
-            let loader = thread::Builder::new()
-                .name("loader".into())
-                .stack_size(STACK);
-            let loader = loader.spawn_scoped(scope, place);
+            let loader = spawn_scoped(scope, Role::Loader, place);
             let machine = self.assemble(kvm, &memory, backends)?;
             let placed = loader.map_err(VmmError::Thread)?.join();
             let placed = placed.unwrap_or_else(|panic| panic::resume_unwind(panic));
@@ -161,7 +160,8 @@ impl Builder<'_> {
         let vm = self.virtual_machine(kvm, memory)?;
         let mut vcpus = self.vcpus(&vm)?;
         let trace = config.trace.as_ref();
-        let events = Events::new(self.timeline.clone(), eventfd()?).traced(trace.cloned());
+        let events = Events::new(self.timeline.clone(), eventfd().map_err(VmmError::EventFd)?)
+            .traced(trace.cloned());
         let events = Arc::new(events);
         let line = |name: &str, gsi| {
             let recorder = trace.map(|trace| Recorder::new(trace, name));

@@ -2,19 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::actions::Actions;
 use super::config::Config;
 use super::error::VmmError;
 use crate::control::server;
 use crate::fleet::{self, Claim, FleetError, Record};
-use crate::kvm;
-use crate::memory::STACK;
+use crate::sandbox::{Role, spawn};
+use crate::sync::{EventFd, eventfd};
 
 /// How long a machine without a name runs before it gets a folder, which costs a dozen system calls.
 const UNNAMED_DELAY: Duration = Duration::from_millis(300);
@@ -59,7 +58,7 @@ impl Control {
         claim: Option<Claim>,
         actions: Arc<Actions>,
     ) -> Result<Self, VmmError> {
-        let stop = super::irq::eventfd()?;
+        let stop = eventfd().map_err(VmmError::EventFd)?;
         let stopped = stop.try_clone().map_err(VmmError::EventFd)?;
         let unnamed = record(config, std::process::id().to_string());
         let work = move || {
@@ -80,11 +79,7 @@ impl Control {
                 log::warn!("control: the socket is no longer served: {error}");
             }
         };
-        let thread = thread::Builder::new()
-            .name("control".into())
-            .stack_size(STACK)
-            .spawn(work)
-            .map_err(VmmError::Thread)?;
+        let thread = spawn(Role::Control, work).map_err(VmmError::Thread)?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -94,8 +89,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It fails only when it is signalled already.
-        let _ = self.stop.write(1);
+        self.stop.raise();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // the panic hook has printed a panic
         }
@@ -104,10 +98,7 @@ impl Drop for Control {
 
 /// Whether `stop` is signalled within this time.
 fn stops_within(stop: &EventFd, time: Duration) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(
-        kvm::descriptor(stop),
-        PollFlags::IN,
-    )];
+    let mut fds = [PollFd::new(stop, PollFlags::IN)];
     let time = Timespec::try_from(time).ok();
     // A signal goes to the event loop's thread or interrupts this wait for good.
     poll(&mut fds, time.as_ref()).is_ok_and(|ready| ready > 0)
@@ -115,7 +106,7 @@ fn stops_within(stop: &EventFd, time: Duration) -> bool {
 
 fn serve(claim: &Claim, stop: &EventFd, actions: &Actions) -> io::Result<()> {
     let listener = claim.listen()?;
-    server::serve(&listener, kvm::descriptor(stop), |action, reply| {
+    server::serve(&listener, stop, |action, reply| {
         actions.act(action, reply);
     })
 }

@@ -1,16 +1,15 @@
 //! What the vCPUs and devices tell the machine, and how the event loop hears of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-use vmm_sys_util::eventfd::EventFd;
 
 use super::action_queue::ActionQueue;
 use super::marks::{self, Mark};
 use super::timeline::Timeline;
 use crate::control::{Action, Reply};
 use crate::devices::{MachineEvents, MarkSource};
+use crate::sync::{EventFd, lock};
 use crate::trace::{self, Trace};
 
 /// Marks that are kept; a guest may set any number.
@@ -74,8 +73,7 @@ impl Events {
 
     /// Have the event loop look.
     pub fn wake(&self) {
-        // It fails only when it is signalled already.
-        let _ = self.wake.write(1);
+        self.wake.raise();
     }
 
     /// The file descriptor that [`Events::wake`] signals.
@@ -158,9 +156,4 @@ impl MachineEvents for Events {
     fn warn(&self, device: &str, what: &str) {
         log::warn!(target: "hull::devices", "{device}: {what}");
     }
-}
-
-/// The data of a mutex, whatever became of the thread that held it last.
-pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::buses::Buses;
-use super::events::{Events, lock};
+use super::events::Events;
 use super::outbox::Outbox;
 use crate::kvm::code::What;
 use crate::kvm::vcpu::Vcpu;
 use crate::symbols::{Source, Symbols};
+use crate::sync::lock;
 use crate::trace::{Exit, Nanoseconds, Reason, Space};
 
 /// Kinds of exits that are told of; a guest can make any number.

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::config::Config;
-use super::devices::slots::Slot;
-use super::events::lock;
 use super::machine::{KEYBOARD_GSI, Machine};
 use super::shared::Shared;
 use super::vcpus::{Pause, Vcpus};
 use crate::boot::{Loaded, Mode};
 use crate::devices::bus::Bus;
 use crate::devices::virtio::QueueCounters;
+use crate::devices::virtio::transport::SharedCore;
 use crate::inspect::chips::Interrupts;
 use crate::inspect::cpu::{self, Cpu};
 use crate::inspect::map::{Kind, Memory};
@@ -23,6 +22,7 @@ use crate::kvm::walk::Paging;
 use crate::memory::layout::{self, MmioSlot};
 use crate::memory::{GuestMemory, backing};
 use crate::symbols::{self, Symbols};
+use crate::sync::lock;
 
 /// The line of the 8254.
 const TIMER_GSI: u32 = 0;
@@ -36,7 +36,7 @@ pub struct Inspector {
     chips: Chips,
     memory: GuestMemory,
     shared: Arc<Shared>,
-    slots: Vec<(String, MmioSlot, Slot)>,
+    slots: Vec<(String, MmioSlot, SharedCore)>,
     lines: Vec<(u32, String)>,
     known: Vec<Known>,
     symbols: Option<symbols::Source>,

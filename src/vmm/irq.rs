@@ -1,20 +1,11 @@
-//! Interrupt lines of the machine as its devices see them, and eventfds.
+//! Interrupt lines of the machine as its devices see them.
 
 use std::io;
 use std::sync::Arc;
 
-use vmm_sys_util::eventfd::EventFd;
-
-use super::error::VmmError;
 use crate::devices::bus::Interrupt;
 use crate::kvm::vm::{self, Vm};
 use crate::trace::Recorder;
-
-/// EFD_NONBLOCK: an event that is raised twice before anyone looks must not block who raises it.
-pub fn eventfd() -> Result<EventFd, VmmError> {
-    let flags = rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC;
-    EventFd::new(flags.bits() as i32).map_err(VmmError::EventFd)
-}
 
 /// The line `gsi`, of the device that records with `recorder`; one that leads nowhere in a machine
 /// without interrupt controllers.

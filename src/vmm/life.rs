@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 
-use super::events::lock;
 use super::vcpus::{Pause, Vcpus};
+use crate::sync::lock;
 
 /// Where a machine is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use super::events::{Events, lock};
+use super::events::Events;
 use crate::devices::legacy::serial::Sink;
+use crate::sync::lock;
 
 /// Bytes at which the guest has to wait for the host.
 const FULL: usize = 64 << 10;

@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use super::devices::slots::Slot;
-use super::events::lock;
 use super::outbox::{Outbox, Transmitter};
 use crate::agent::WindowSize;
 use crate::devices::legacy::serial::Serial;
 use crate::devices::virtio::console::{Console, PortSink};
+use crate::devices::virtio::transport::SharedCore;
+use crate::sync::lock;
 
 /// Bytes from a port at which the guest has to wait for the host.
 const FULL: usize = 64 << 10;
@@ -81,7 +81,7 @@ pub struct Uart {
 /// A port of a virtio console with its host end.
 #[derive(Clone)]
 pub struct Port {
-    slot: Slot,
+    slot: SharedCore,
     number: usize,
     inbox: Arc<Mutex<Inbox>>,
 }
@@ -96,7 +96,7 @@ pub struct Inbox {
 
 impl Port {
     /// Port `number` of the console in `slot`, whose sink writes to `inbox`.
-    pub fn new(slot: Slot, number: usize, inbox: Arc<Mutex<Inbox>>) -> Self {
+    pub fn new(slot: SharedCore, number: usize, inbox: Arc<Mutex<Inbox>>) -> Self {
         Self {
             slot,
             number,

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use super::devices::slots::DeviceReport;
 use super::event_loop::EventLoop;
-use super::events::lock;
 use super::machine::Machine;
 use super::marks::{self, Mark};
 use super::timeline::Span;
@@ -14,6 +13,7 @@ use super::vcpus::Vcpus;
 use crate::devices::MarkSource;
 use crate::devices::virtio::balloon::{self, Balloon};
 use crate::symbols;
+use crate::sync::lock;
 
 /// What a run cost. Times are in milliseconds since hull's `main`.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::events::Events;
 use crate::kvm::vcpu::Vcpu;
-use crate::memory::{GuestMemory, STACK};
+use crate::memory::GuestMemory;
 use crate::profile::{Profile, STACK_MOST, Sample};
+use crate::sandbox::{Role, spawn};
 
 /// Samples on their way between the threads.
 const MAX_WAITING: usize = 256;
@@ -84,10 +85,7 @@ pub fn start(
     events: Arc<Events>,
     memory: GuestMemory,
 ) -> io::Result<JoinHandle<()>> {
-    let thread = thread::Builder::new()
-        .name("profile".into())
-        .stack_size(STACK);
-    thread.spawn(move || {
+    spawn(Role::Sampler, move || {
         let period = Duration::from_secs(1) / sampler.profile.hertz();
         let mut next = Instant::now() + period;
         while !events.stopping() {

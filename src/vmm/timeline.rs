@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::events::lock;
+use crate::sync::lock;
 use crate::trace::{self, Trace};
 
 /// A stretch of hull's own work.

@@ -17,16 +17,17 @@
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 
-use super::events::{Events, GuestEnd, lock};
+use super::events::{Events, GuestEnd};
 use super::sampler::Sampler;
 use super::shared::Shared;
 use super::watch::{Watch, Watched};
 use crate::kvm::debug::Stop;
 use crate::kvm::vcpu::{Exit, Kicker, Vcpu};
-use crate::memory::STACK;
+use crate::sandbox::{Role, spawn};
+use crate::sync::{lock, wait};
 
 /// The machine's vCPUs, each with its thread.
 pub struct Vcpus {
@@ -64,10 +65,7 @@ impl Gate {
     fn pass(&self, cell: &Cell, events: &Events) {
         let mut waiting = lock(&self.waiting);
         while cell.is_held() && !events.stopping() {
-            waiting = self
-                .opened
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
+            waiting = wait(&self.opened, waiting);
         }
     }
 
@@ -152,10 +150,7 @@ impl Vcpus {
     pub fn start(self: &Arc<Self>) -> io::Result<()> {
         for (index, cell) in self.cells.iter().enumerate() {
             let vcpus = self.clone();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .stack_size(STACK)
-                .spawn(move || vcpus.run(index));
+            let thread = spawn(Role::Vcpu(index), move || vcpus.run(index));
             match thread {
                 Ok(thread) => *lock(&cell.thread) = Some(thread),
                 Err(error) => {

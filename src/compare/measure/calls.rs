@@ -18,6 +18,7 @@ use rustix::process::WaitOptions;
 use thiserror::Error;
 
 use crate::kvm::traced::resume;
+use crate::sandbox::{Role, spawn_scoped};
 
 /// `ioctl` and the request `KVM_RUN`, `_IO(0xae, 0x80)` (`<linux/kvm.h>`).
 const IOCTL: u64 = 16;
@@ -65,8 +66,9 @@ pub enum CallsError {
 pub fn count(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
     // In a thread of its own, which waits for what it started and nobody else's children.
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| count_here(command, limit));
+        let thread = spawn_scoped(scope, Role::Tracer, || count_here(command, limit));
         thread
+            .map_err(CallsError::Trace)?
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

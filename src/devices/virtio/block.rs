@@ -15,8 +15,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::queue::{Chain, Segment, VirtQueue, part};
 use super::requests::Backend;
-use super::{Device, DeviceError, Driver, StateError, read_config_bytes};
-use crate::devices::state;
+use super::{Device, DeviceError, Driver, read_config_bytes};
+use crate::devices::state::{self, StateError};
 
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 2;

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use super::queue::{Chain, Segment};
 use super::requests::Backend;
-use super::{Device, DeviceError, Driver, StateError, read_config_bytes};
-use crate::devices::state;
+use super::{Device, DeviceError, Driver, read_config_bytes};
+use crate::devices::state::{self, StateError};
 
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 26;

@@ -9,18 +9,19 @@ pub(super) mod state;
 pub mod view;
 
 use std::io;
+use std::ops::Add;
 use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{DeviceError, QueueCounters};
+use super::error::DeviceError;
 use crate::memory::GuestMemory;
 use crate::memory::dirty;
 pub use crate::memory::transfer::Segment;
+use crate::sync::{EventFd, eventfd};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
 const AVAIL_NO_INTERRUPT: u16 = 1;
@@ -79,6 +80,32 @@ fn total(segments: &[Segment]) -> u64 {
     segments.iter().map(|segment| u64::from(segment.len)).sum()
 }
 
+/// What passed through one queue since the machine started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCounters {
+    /// Descriptor chains given back to the driver.
+    pub requests: u64,
+    /// Bytes in those chains that the driver offered to read, and bytes written for it.
+    pub bytes: u64,
+    /// Times that the queue was processed, for a notification or because the host could continue.
+    pub notifications: u64,
+    /// Batches after which the driver wanted an interrupt.
+    pub interrupts: u64,
+}
+
+impl Add for QueueCounters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            bytes: self.bytes + other.bytes,
+            notifications: self.notifications + other.notifications,
+            interrupts: self.interrupts + other.interrupts,
+        }
+    }
+}
+
 /// One queue of a device.
 pub struct VirtQueue {
     index: usize,
@@ -107,7 +134,7 @@ impl VirtQueue {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
             setup: Setup::new(max_size),
             memory,
-            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            event: eventfd()?,
             counters: QueueCounters::default(),
             budget: 0,
             again: false,
@@ -371,7 +398,7 @@ fn pieces(
     })
 }
 
-/// The transport's side.
+/// The core's side.
 impl VirtQueue {
     pub(super) fn max_size(&self) -> u16 {
         self.queue.max_size()
@@ -469,8 +496,7 @@ impl VirtQueue {
 
     /// Make the queue's eventfd readable.
     pub(super) fn notify(&self) {
-        // Fails only when the counter is at its end, and then it is readable.
-        let _ = self.event.write(1);
+        self.event.raise();
     }
 }
 

@@ -13,11 +13,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::memory::STACK;
+use crate::sandbox::{Role, spawn};
+use crate::sync::{lock, wait};
 
 /// Who serves a device's requests, elsewhere and later, each with one call of the device's
 /// `complete`.
@@ -165,13 +166,11 @@ impl<R> Requests<R> {
 
 impl<R> Shared<R> {
     fn state(&self) -> MutexGuard<'_, State<R>> {
-        // Nothing that panics is done under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State<R>>) -> MutexGuard<'a, State<R>> {
-        let waited = self.changed.wait(state);
-        waited.unwrap_or_else(PoisonError::into_inner)
+        wait(&self.changed, state)
     }
 }
 
@@ -259,15 +258,14 @@ impl Worker {
     /// # Errors
     /// No thread could be had.
     pub fn start<R: Send + 'static>(
-        name: &str,
+        role: Role,
         requests: Requests<R>,
         doorbell: Arc<dyn Doorbell>,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
         let requests: Arc<dyn Control> = requests.0;
         let ended = Ended(requests.clone());
-        let thread = thread.spawn(move || {
+        let thread = spawn(role, move || {
             let _ended = ended;
             work();
         })?;

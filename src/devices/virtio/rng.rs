@@ -135,10 +135,10 @@ mod tests {
         }
         guest.lend(0, 1);
         guest.notify(0);
-        guest.transport.alarm();
+        guest.core().alarm();
         assert!(guest.returned(0).is_empty());
         now.store(1, Ordering::Relaxed);
-        guest.transport.alarm();
+        guest.core().alarm();
         assert_eq!(guest.returned(0).len(), 1);
     }
 

@@ -8,11 +8,13 @@ mod moved;
 #[cfg(test)]
 mod strategies;
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::mmio::Transport;
+use super::core::Core;
+use super::mmio::MmioTransport;
+use super::transport::Transport;
 use super::{Device, F_VERSION_1};
 use crate::devices::Reporter;
 use crate::devices::bus::BusDevice;
@@ -144,7 +146,7 @@ struct Ring {
 
 /// A guest with one device.
 pub struct Guest {
-    pub transport: Transport,
+    pub transport: MmioTransport,
     pub memory: GuestMemory,
     pub interrupt: Arc<CountedInterrupt>,
     pub events: Arc<Events>,
@@ -165,7 +167,7 @@ impl Guest {
         let events = Arc::new(Events::default());
         let rings = vec![Ring::default(); device.queue_max_sizes().len()];
         Self {
-            transport: Transport::new(
+            transport: MmioTransport::new(
                 memory.clone(),
                 Box::new(device),
                 interrupt.clone(),
@@ -178,6 +180,11 @@ impl Guest {
             rings,
             next_buffer: BUFFERS,
         }
+    }
+
+    /// The core of the device, locked.
+    pub fn core(&self) -> MutexGuard<'_, Core> {
+        self.transport.core().lock().unwrap()
     }
 
     pub fn read(&mut self, offset: u64) -> u32 {
@@ -386,11 +393,11 @@ impl Guest {
     /// often than 1000 times is taken for an endless loop.
     pub fn run(&mut self) -> usize {
         for turns in 0..1000 {
-            let asks = |event: &vmm_sys_util::eventfd::EventFd| event.read().is_ok();
-            let Some(queue) = self.transport.queue_events().position(asks) else {
+            let asks = |event: &crate::sync::EventFd| event.lower();
+            let Some(queue) = self.core().queue_events().position(asks) else {
                 return turns;
             };
-            self.transport.process(queue);
+            self.core().process(queue);
         }
         panic!("the queues never come to rest");
     }

@@ -1,7 +1,8 @@
 //! A memory balloon in its slot.
 
-use super::slots::{AttachContext, Slot, Slots};
+use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::balloon;
+use crate::devices::virtio::transport::SharedCore;
 use crate::memory::backing;
 use crate::vmm::config::Balloon;
 use crate::vmm::error::VmmError;
@@ -16,7 +17,7 @@ pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
     config: &Balloon,
-) -> Result<Slot, VmmError> {
+) -> Result<SharedCore, VmmError> {
     let memory = context.vm.memory().clone();
     // A guest may name what is no memory; nobody but itself is worse off.
     let release = move |start, bytes| drop(backing::release(&memory, start, bytes as usize));

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
-use vmm_sys_util::eventfd::EventFd;
 
-use super::slots::{Slot, no_descriptor};
+use super::slots::no_descriptor;
 use crate::devices::virtio::requests::Doorbell;
-use crate::kvm;
+use crate::devices::virtio::transport::SharedCore;
+use crate::sync::lock;
+use crate::sync::{EventFd, eventfd};
 use crate::vmm::error::VmmError;
-use crate::vmm::events::lock;
-use crate::vmm::irq::eventfd;
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 8;
@@ -26,7 +25,7 @@ pub const FIRST_OTHER: u64 = 1 << 32;
 /// The bell of one device.
 pub struct Bell {
     epoll: OwnedFd,
-    slot: Slot,
+    slot: SharedCore,
     _notifications: Vec<OwnedFd>,
     own: EventFd,
 }
@@ -36,17 +35,17 @@ impl Bell {
     ///
     /// # Errors
     /// No more file descriptors.
-    pub fn new(slot: Slot, notifications: Vec<OwnedFd>) -> Result<Self, VmmError> {
+    pub fn new(slot: SharedCore, notifications: Vec<OwnedFd>) -> Result<Self, VmmError> {
         let bell = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
             slot,
-            own: eventfd()?,
+            own: eventfd().map_err(VmmError::EventFd)?,
             _notifications: Vec::new(),
         };
         for (queue, event) in (0..).zip(&notifications) {
             bell.watch(event, queue)?;
         }
-        bell.watch(kvm::descriptor(&bell.own), OWN)?;
+        bell.watch(&bell.own, OWN)?;
         Ok(Self {
             _notifications: notifications,
             ..bell
@@ -89,7 +88,6 @@ impl Doorbell for Bell {
     }
 
     fn ring(&self) {
-        // Fails only when the counter is at its end, and then it is readable.
-        let _ = self.own.write(1);
+        self.own.raise();
     }
 }

@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::bell::Bell;
-use super::slots::{AttachContext, Slot, Slots};
+use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::requests::{Requests, Worker};
+use crate::devices::virtio::transport::SharedCore;
 use crate::disk::{self, Disk};
+use crate::sync::lock;
 use crate::vmm::error::VmmError;
-use crate::vmm::events::lock;
 
 /// A virtio block device, and the thread that serves it.
 pub fn attach(
@@ -27,7 +28,7 @@ pub fn attach(
 }
 
 /// A block device as the thread of its disk sees it.
-struct Guest(Slot);
+struct Guest(SharedCore);
 
 impl disk::Guest for Guest {
     fn served(&self, results: Vec<(u64, io::Result<()>)>) {

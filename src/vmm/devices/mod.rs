@@ -19,12 +19,13 @@ use super::config::{Config, Console, Terminal};
 use super::error::VmmError;
 use super::pipe::Pipe;
 use crate::devices::virtio::requests::{self, Quiet, Worker};
+use crate::devices::virtio::transport::SharedCore;
 use crate::disk::{self as images, Disk, Origin};
 use crate::net::{Mac, Network};
 use crate::share::Share;
 pub use balloon::{REPORTING_ORDER, reporting_order};
 pub use net::assigned;
-use slots::{AttachContext, LATE_SLOTS, Slot, Slots};
+use slots::{AttachContext, LATE_SLOTS, Slots};
 
 /// What of the host is behind devices, opened before anything else is done.
 pub struct Backends {
@@ -73,7 +74,7 @@ pub struct Devices {
     /// The virtio console's port for the agent.
     pub agent: Option<Pipe>,
     /// The memory balloon.
-    pub balloon: Option<Slot>,
+    pub balloon: Option<SharedCore>,
     /// The socket device's end on the host.
     pub vsock: Option<vsock::Link>,
     /// What the disks are, /dev/vda first: a snapshot has to know them again.

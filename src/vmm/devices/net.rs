@@ -13,8 +13,9 @@ use crate::agent::Interface;
 use crate::devices::virtio::net::{Clock, Net};
 use crate::devices::virtio::requests::{Next, Requests, Worker};
 use crate::net::{Assigned, Network};
+use crate::sandbox::Role;
+use crate::sync::lock;
 use crate::vmm::error::VmmError;
-use crate::vmm::events::lock;
 
 /// Tokens of what the thread waits for beside the queues.
 const WIRE: u64 = FIRST_OTHER;
@@ -64,7 +65,7 @@ pub fn attach(
             }
         }
     };
-    Worker::start("net", requests, bell, work).map_err(VmmError::Thread)
+    Worker::start(Role::Net, requests, bell, work).map_err(VmmError::Thread)
 }
 
 /// The clock of one network.

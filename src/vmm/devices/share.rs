@@ -8,8 +8,8 @@ use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::fs::Fs;
 use crate::devices::virtio::requests::{Requests, Worker};
 use crate::share::{self, Served, Share};
+use crate::sync::lock;
 use crate::vmm::error::VmmError;
-use crate::vmm::events::lock;
 
 /// A virtio file system device, and the thread that serves it.
 pub fn attach(

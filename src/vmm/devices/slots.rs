@@ -10,16 +10,15 @@ use serde::Serialize;
 
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
-use crate::devices::virtio::absent::Absent;
-use crate::devices::virtio::front::Front;
-use crate::devices::virtio::mmio::{QUEUE_NOTIFY, Transport};
+use crate::devices::virtio::mmio::{Absent, MmioTransport};
+use crate::devices::virtio::transport::{SharedCore, Transport};
 use crate::devices::virtio::{Device, QueueCounters};
-use crate::kvm;
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
+use crate::sync::lock;
 use crate::trace::{Recorder, Trace};
 use crate::vmm::error::VmmError;
-use crate::vmm::events::{Events, lock};
+use crate::vmm::events::Events;
 use crate::vmm::irq::line;
 
 /// Notifications taken from the kernel at once.
@@ -43,15 +42,18 @@ pub struct AttachContext<'a> {
     pub trace: Option<&'a Arc<Trace>>,
 }
 
-/// A slot that the bus, the event loop and whoever talks to the device share.
-pub type Slot = Arc<Mutex<Transport>>;
+/// A device in its slot.
+struct Slot {
+    /// What messages call it.
+    name: String,
+    core: SharedCore,
+    transport: Arc<Mutex<dyn Transport>>,
+}
 
 /// The slots in use, and one descriptor that is readable when a queue is to be processed.
 pub struct Slots {
     epoll: OwnedFd,
     slots: Vec<Slot>,
-    /// What messages call the devices.
-    names: Vec<String>,
     /// From this one on they are hidden from the guest, once that was asked for.
     hidden_from: Option<usize>,
     /// Behind them, slots with nothing in them.
@@ -67,7 +69,6 @@ impl Slots {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
             slots: Vec::new(),
-            names: Vec::new(),
             hidden_from: None,
             absent: 0,
         })
@@ -106,7 +107,7 @@ impl Slots {
     pub fn reveal(&self) -> Range<usize> {
         let hidden = self.hidden_from()..self.slots.len();
         for slot in self.slots.iter().skip(hidden.start) {
-            lock(slot).reveal();
+            lock(&slot.transport).reveal();
         }
         hidden
     }
@@ -122,9 +123,9 @@ impl Slots {
         context: &mut AttachContext,
         name: &str,
         device: Box<dyn Device>,
-    ) -> Result<Slot, VmmError> {
+    ) -> Result<SharedCore, VmmError> {
         let index = self.slots.len();
-        let (slot, notifications) = self.attach_unwatched(context, name, device)?;
+        let (core, notifications) = self.attach_unwatched(context, name, device)?;
         for (queue, event) in (0u32..).zip(notifications) {
             epoll::add(
                 &self.epoll,
@@ -136,12 +137,12 @@ impl Slots {
         }
         epoll::add(
             &self.epoll,
-            lock(&slot).timer(),
+            lock(&core).timer(),
             epoll::EventData::new_u64(token(index, TIMER)),
             epoll::EventFlags::IN,
         )
         .map_err(no_descriptor)?;
-        Ok(slot)
+        Ok(core)
     }
 
     /// As [`Slots::attach`], but a thread of the device's own processes the queues, each when its
@@ -154,7 +155,7 @@ impl Slots {
         context: &mut AttachContext,
         name: &str,
         device: Box<dyn Device>,
-    ) -> Result<(Slot, Vec<OwnedFd>), VmmError> {
+    ) -> Result<(SharedCore, Vec<OwnedFd>), VmmError> {
         let place = virtio_slot(self.slots.len()).ok_or(VmmError::TooManyDevices {
             most: VIRTIO_GSIS.len(),
         })?;
@@ -162,30 +163,34 @@ impl Slots {
         let recorder = context.trace.map(|trace| Recorder::new(trace, name));
         let interrupt = line(context.vm, place.gsi, recorder.clone());
         let memory = context.vm.memory().clone();
-        let transport = Transport::new(memory, device, interrupt, reporter);
+        let transport = MmioTransport::new(memory, device, interrupt, reporter);
         let mut transport = transport.map_err(VmmError::EventFd)?;
+        let core = transport.core().clone();
         if let Some(recorder) = recorder {
-            transport.record(recorder);
+            lock(&core).record(recorder);
         }
         if self.hidden_from.is_some() {
             transport.hide();
         }
         let mut notifications = Vec::new();
-        for (queue, event) in (0u32..).zip(transport.queue_events()) {
+        for (queue, event) in (0u32..).zip(lock(&core).queue_events()) {
+            let (offset, value) = transport.notify_address(queue);
             context
                 .vm
-                .register_ioeventfd(event, place.base + QUEUE_NOTIFY, queue)?;
-            let event = kvm::descriptor(event).try_clone_to_owned();
+                .register_ioeventfd(event.as_fd(), place.base + offset, value)?;
+            let event = event.as_fd().try_clone_to_owned();
             notifications.push(event.map_err(VmmError::EventFd)?);
         }
-        let slot = Arc::new(Mutex::new(transport));
-        let front = Arc::new(Mutex::new(Front::new(slot.clone())));
+        let transport = Arc::new(Mutex::new(transport));
         context
             .mmio
-            .insert(place.base, VIRTIO_MMIO_SIZE, name, front)?;
-        self.slots.push(slot.clone());
-        self.names.push(name.into());
-        Ok((slot, notifications))
+            .insert(place.base, VIRTIO_MMIO_SIZE, name, transport.clone())?;
+        self.slots.push(Slot {
+            name: name.into(),
+            core: core.clone(),
+            transport,
+        });
+        Ok((core, notifications))
     }
 
     /// The slots, those with nothing in them included, for boot tables and the kernel command
@@ -196,23 +201,22 @@ impl Slots {
     }
 
     /// The slots with their names and places.
-    pub fn list(&self) -> Vec<(String, MmioSlot, Slot)> {
-        let places = (0..).map_while(virtio_slot);
-        let slots = self.names.iter().zip(places).zip(&self.slots);
+    pub fn list(&self) -> Vec<(String, MmioSlot, SharedCore)> {
+        let slots = (0..).map_while(virtio_slot).zip(&self.slots);
         slots
-            .map(|((name, place), slot)| (name.clone(), place, slot.clone()))
+            .map(|(place, slot)| (slot.name.clone(), place, slot.core.clone()))
             .collect()
     }
 
     /// What passed through each device, by name.
     pub fn traffic(&self) -> Vec<DeviceReport> {
-        let device = |(slot, name): (&Slot, &String)| DeviceReport {
-            name: name.clone(),
-            traffic: lock(slot)
+        let device = |slot: &Slot| DeviceReport {
+            name: slot.name.clone(),
+            traffic: lock(&slot.core)
                 .counters()
                 .fold(QueueCounters::default(), Add::add),
         };
-        self.slots.iter().zip(&self.names).map(device).collect()
+        self.slots.iter().map(device).collect()
     }
 
     /// Have every device handle the queues that were notified, one turn each; what a turn leaves
@@ -230,8 +234,8 @@ impl Slots {
             let (slot, queue) = from_token(event.data.u64());
             if let Some(slot) = self.slots.get(slot) {
                 match queue {
-                    TIMER => lock(slot).alarm(),
-                    queue => lock(slot).process(queue as usize),
+                    TIMER => lock(&slot.core).alarm(),
+                    queue => lock(&slot.core).process(queue as usize),
                 }
             }
         }
@@ -274,7 +278,7 @@ mod tests {
     use crate::devices::virtio::rng::Rng;
     use crate::kvm::vm;
     use crate::memory::backing;
-    use crate::vmm::irq::eventfd;
+    use crate::sync::eventfd;
     use crate::vmm::timeline::Timeline;
 
     #[test]

@@ -18,11 +18,12 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use super::slots::{AttachContext, Slot, Slots};
-pub use crate::devices::virtio::vsock::{CID_LEAST, CID_MOST};
+use super::slots::{AttachContext, Slots};
+use crate::devices::virtio::transport::SharedCore;
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
+pub use crate::devices::virtio::vsock::{MAX_CID, MIN_CID};
+use crate::sync::lock;
 use crate::vmm::error::VmmError;
-use crate::vmm::events::lock;
 
 /// Longest path of a socket, in bytes: with `_4294967295` behind it, it still fits into the 107
 /// of an address (unix(7)).
@@ -49,7 +50,7 @@ const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// A machine's socket device as the user wants it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// The guest's CID, [`CID_LEAST`] to [`CID_MOST`].
+    /// The guest's CID, [`MIN_CID`] to [`MAX_CID`].
     pub cid: u32,
     /// The socket that programs on the host connect to, at most [`PATH_MOST`] bytes. Must not
     /// exist; gone after the run.
@@ -65,7 +66,7 @@ pub struct Sockets {
 /// The device's sockets in the event loop.
 pub struct Link {
     shared: Arc<Shared>,
-    slot: Slot,
+    slot: SharedCore,
     _path: SocketPath,
 }
 
@@ -143,7 +144,7 @@ impl Sockets {
     }
 
     /// The sockets of the device that is now in `slot`.
-    pub fn link(self, slot: Slot) -> Link {
+    pub fn link(self, slot: SharedCore) -> Link {
         Link {
             shared: self.shared,
             slot,

@@ -7,8 +7,9 @@ use signal_hook::consts::SIGTERM;
 
 use super::{Ending, EventLoop};
 use crate::control::{Action, Answer, Reply, Saved};
+use crate::sync::lock;
 use crate::vmm::config::Start;
-use crate::vmm::events::{GuestEnd, lock};
+use crate::vmm::events::GuestEnd;
 use crate::vmm::life::Transition;
 use crate::vmm::link::Link;
 use crate::vmm::snapshot::restore::resumed;

@@ -34,7 +34,6 @@ use super::signals::Signals;
 use super::streams::Streams;
 use super::vcpus::Vcpus;
 use crate::agent::Event;
-use crate::kvm;
 use crate::memory::program;
 use crate::snapshot::Id;
 use crate::trace::Trace;
@@ -300,7 +299,7 @@ impl<'a> EventLoop<'a> {
         for source in self.poll(timeout)? {
             match source {
                 // Nonblocking: an error says that nothing was there.
-                Source::Wake => _ = self.events().waker().read(),
+                Source::Wake => _ = self.events().waker().lower(),
                 Source::Signals => self.take_signals(),
                 // Their state is read in the next turn.
                 Source::Devices => {}
@@ -320,7 +319,7 @@ impl<'a> EventLoop<'a> {
     fn poll(&self, timeout: Option<Duration>) -> Result<Vec<Source>, VmmError> {
         let devices = &self.machine.devices;
         let (input, output) = (PollFlags::IN, PollFlags::OUT);
-        let waker = kvm::descriptor(self.events().waker());
+        let waker = self.events().waker().as_fd();
         let mut watched: Vec<(Source, BorrowedFd<'_>, PollFlags)> = vec![
             (Source::Wake, waker, input),
             (Source::Signals, self.signals.fd(), input),

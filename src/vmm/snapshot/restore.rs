@@ -12,8 +12,8 @@ use super::saved::{Saved, SavedError};
 use crate::agent::Resumed;
 use crate::devices::bus::Bus;
 use crate::kvm::save::SavedVcpu;
+use crate::sync::lock;
 use crate::vmm::error::VmmError;
-use crate::vmm::events::lock;
 use crate::vmm::machine::Machine;
 
 /// Load `saved` into `machine`, which was built with the same shape.

@@ -35,7 +35,7 @@ fn numbers(pages: &[u32]) -> Vec<u8> {
 
 fn state(guest: &mut Guest) -> State {
     let state = guest
-        .transport
+        .core()
         .with_device(|balloon: &mut Balloon, _| Ok(balloon.state().clone()));
     state.unwrap()
 }
@@ -83,9 +83,9 @@ fn statistics_are_kept_by_name_and_asked_for_again() {
     let expected = [("free_bytes", 1 << 40), ("minor_faults", 5)];
     assert_eq!(state(&mut guest).statistics, expected);
     assert!(guest.returned(STATISTICS).is_empty());
-    guest.transport.alarm();
+    guest.core().alarm();
     assert_eq!(guest.returned(STATISTICS), [(0, 0)]);
-    guest.transport.alarm();
+    guest.core().alarm();
     assert!(guest.returned(STATISTICS).is_empty());
     send(&mut guest, STATISTICS, &entry(0, 1));
     assert_eq!(state(&mut guest).statistics, [("swap_in_bytes", 1)]);
@@ -131,7 +131,7 @@ fn a_saved_balloon_asks_in_the_buffer_that_it_has() {
     assert_eq!(state(&mut guest).statistics, [("minor_faults", 5)]);
     assert_eq!(state(&mut guest).actual_bytes, 7 * PAGE);
     guest.run();
-    guest.transport.alarm();
+    guest.core().alarm();
     assert_eq!(guest.returned(STATISTICS), [(0, 0)]);
     send(&mut guest, STATISTICS, &[3, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(state(&mut guest).statistics, [("minor_faults", 6)]);
@@ -165,7 +165,7 @@ proptest! {
             guest.notify(queue);
             room += bytes.len() as u64;
         }
-        guest.transport.alarm();
+        guest.core().alarm();
         let released = released.lock().unwrap();
         let total: u64 = released.iter().map(|(_, bytes)| bytes).sum();
         match queue {

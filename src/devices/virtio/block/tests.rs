@@ -70,7 +70,7 @@ fn status(guest: &Guest, at: u64) -> u8 {
 
 fn complete(guest: &mut Guest, id: u64, served: Result<(), String>) {
     guest
-        .transport
+        .core()
         .with_device(|block: &mut Block, driver| block.complete(driver, id, served));
 }
 
@@ -318,7 +318,7 @@ proptest! {
     #[test]
     fn no_state_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         let (mut guest, _) = disk(false);
-        let loaded = guest.transport.with_device(|block: &mut Block, driver| {
+        let loaded = guest.core().with_device(|block: &mut Block, driver| {
             Ok(block.load(&bytes, driver).is_ok())
         });
         prop_assert!(loaded.is_some());

@@ -140,12 +140,12 @@ fn up(features: u64) -> (Guest, [Sink; 2]) {
 
 fn input(guest: &mut Guest, port: usize, bytes: &[u8]) -> usize {
     let give = |console: &mut Console, driver: &mut Driver| console.input(driver, port, bytes);
-    guest.transport.with_device(give).unwrap()
+    guest.core().with_device(give).unwrap()
 }
 
 fn resize(guest: &mut Guest, rows: u16, cols: u16) {
     let resize = |console: &mut Console, driver: &mut Driver| console.resize(driver, rows, cols);
-    guest.transport.with_device(resize).unwrap();
+    guest.core().with_device(resize).unwrap();
 }
 
 /// Queues of port 0 and port 1.
@@ -205,10 +205,7 @@ fn a_driver_is_told_of_the_ports_as_it_asks() {
 
     let open =
         |console: &mut Console, _: &mut Driver| Ok([0, 1, 2].map(|port| console.guest_open(port)));
-    assert_eq!(
-        guest.transport.with_device(open),
-        Some([true, false, false])
-    );
+    assert_eq!(guest.core().with_device(open), Some([true, false, false]));
 }
 
 #[test]
@@ -393,10 +390,10 @@ fn output_waits_for_a_sink_that_has_had_enough() {
     assert!(sinks[1].take().is_empty());
 
     sinks[1].set_room(5_901);
-    guest.transport.process(Console::output_queue(1));
+    guest.core().process(Console::output_queue(1));
     assert_eq!(guest.returned(OUTPUT[1]).len(), 1);
     sinks[1].set_room(usize::MAX);
-    guest.transport.process(Console::output_queue(1));
+    guest.core().process(Console::output_queue(1));
     assert_eq!(guest.returned(OUTPUT[1]).len(), 1);
     let rest = [&text[4_100..], b"more"].concat();
     assert_eq!(sinks[1].take(), rest);
@@ -410,7 +407,7 @@ fn output_of_any_size_goes_on_in_further_calls() {
     // The same memory over and over, in a chain of 64 times 400 KiB.
     let piece = (BUFFERS, 400 << 10, false);
     guest.offer(OUTPUT[0], &[piece; 64], true);
-    guest.transport.process(OUTPUT[0]);
+    guest.core().process(OUTPUT[0]);
     assert_eq!(sinks[0].take().len(), OUTPUT_PER_CALL);
     assert_eq!(guest.returned(OUTPUT[0]), []);
     assert_eq!(guest.run(), 99);
@@ -421,7 +418,7 @@ fn output_of_any_size_goes_on_in_further_calls() {
     let whole = (BUFFERS, OUTPUT_PER_CALL as u32, false);
     guest.offer(OUTPUT[0], &[whole], false);
     guest.send(OUTPUT[0], b"behind", &[], false);
-    guest.transport.process(OUTPUT[0]);
+    guest.core().process(OUTPUT[0]);
     assert_eq!(sinks[0].take().len(), OUTPUT_PER_CALL);
     assert_eq!(guest.returned(OUTPUT[0]).len(), 1);
     guest.run();
@@ -440,7 +437,7 @@ fn reset_in_the_middle_of_a_chain_forgets_its_rest() {
     assert_eq!(sinks[0].changes(), [false]);
     assert_eq!(sinks[1].changes(), [false]);
     sinks[1].set_room(usize::MAX);
-    guest.transport.process(Console::output_queue(1));
+    guest.core().process(Console::output_queue(1));
     assert!(sinks[1].take().is_empty());
 
     guest.start(F_MULTIPORT, ENTRIES);
@@ -508,7 +505,7 @@ fn a_chain_in_the_wrong_direction_stops_the_device() {
         guest.notify(queue);
         if queue == INPUT[0] {
             let give = |console: &mut Console, driver: &mut Driver| console.input(driver, 0, b"x");
-            assert_eq!(guest.transport.with_device(give), None);
+            assert_eq!(guest.core().with_device(give), None);
         }
         assert_eq!(guest.status(), LIVE | NEEDS_RESET, "{queue}");
         assert_eq!(guest.events.take().len(), 1);
@@ -573,7 +570,7 @@ proptest! {
             // At most 6 descriptors a chain.
             while guest.in_flight(OUTPUT[1]) + 6 > ENTRIES / 6 {
                 sinks[1].set_room(usize::MAX);
-                guest.transport.process(OUTPUT[1]);
+                guest.core().process(OUTPUT[1]);
                 guest.run();
                 guest.returned(OUTPUT[1]);
             }
@@ -584,7 +581,7 @@ proptest! {
             guest.run();
         }
         sinks[1].set_room(usize::MAX);
-        guest.transport.process(OUTPUT[1]);
+        guest.core().process(OUTPUT[1]);
         guest.run();
         prop_assert!(sinks[1].take() == written);
         guest.returned(OUTPUT[1]);
@@ -642,14 +639,14 @@ proptest! {
             spread(&guest, chaos);
             sinks.iter().for_each(|sink| sink.set_room(room));
             for queue in (0..6).cycle().take(18) {
-                guest.transport.process(queue);
+                guest.core().process(queue);
                 let output = sinks[0].take().len() + sinks[1].take().len();
                 prop_assert!(output <= OUTPUT_PER_CALL);
             }
             let give = |console: &mut Console, driver: &mut Driver| {
                 Ok((console.input(driver, 0, &[7; 9000])?, console.input(driver, 1, &[7; 10])?))
             };
-            if let Some((first, second)) = guest.transport.with_device(give) {
+            if let Some((first, second)) = guest.core().with_device(give) {
                 prop_assert!(first <= 9000 && second <= 10);
             }
             lines.extend(guest.events.take());
@@ -666,7 +663,7 @@ proptest! {
             let before = guest.snapshot();
             sinks.iter().for_each(|sink| sink.set_room(usize::MAX));
             guest.run();
-            (0..6).for_each(|queue| guest.transport.process(queue));
+            (0..6).for_each(|queue| guest.core().process(queue));
             prop_assert_eq!(input(&mut guest, 0, b"x"), 0);
             prop_assert!(guest.snapshot() == before);
             prop_assert_eq!(sinks[0].take().len() + sinks[1].take().len(), 0);
@@ -749,7 +746,7 @@ fn a_saved_console_has_its_ports_and_hears_of_another_size() {
     guest.lend(lent, 8);
     guest.run();
     let taken = guest
-        .transport
+        .core()
         .with_device(|console: &mut Console, driver| console.input(driver, 1, b"more"));
     assert_eq!(taken, Some(4));
     assert_eq!(guest.received(lent), [b"more"]);

@@ -44,7 +44,7 @@ fn complete(guest: &mut Guest, id: u64, served: Result<u32, String>) {
         mounted: false,
     });
     guest
-        .transport
+        .core()
         .with_device(|fs: &mut Fs, driver| fs.complete(driver, id, served));
 }
 
@@ -152,7 +152,7 @@ fn serve_one(guest: &mut Guest, kept: &Kept, mounted: bool) {
         mounted,
     };
     guest
-        .transport
+        .core()
         .with_device(|fs: &mut Fs, driver| fs.complete(driver, id, Ok(answer)));
     assert_eq!(guest.returned(QUEUE).len(), 1);
 }

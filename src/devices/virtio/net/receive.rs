@@ -1,21 +1,23 @@
 //! Frames from the wire to the guest (virtio 1.2, 5.1.6.3, 5.1.6.4).
 //!
-//! Chains are taken from the queue until they have room for any frame, and stay here from one
-//! frame to the next: mostly a frame is read straight into them, and takes as many of them as it
-//! fills. Where a driver offers less than that, a frame is read into a buffer of ours first, and
-//! copied when there is room for it.
+//! Chains are taken from the queue until they have room for any frame, and are held from one frame
+//! to the next: mostly a frame is read straight into them, and uses as many of them as it fills.
+//! Where a driver offers less room, a frame is read into a buffer first and copied when there is
+//! room for it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::super::queue::{Chain, VirtQueue};
-use super::super::{DeviceError, Driver};
 use super::transmit::{limited, pay};
-use super::{Clock, FRAME_MOST, HEADER, RX, Wire};
+use super::wire::{Clock, HEADER, MAX_FRAME, Wire};
 use crate::devices::rate::{Limits, Rate};
+use crate::devices::virtio::queue::{Chain, VirtQueue};
+use crate::devices::virtio::{DeviceError, Driver};
 use crate::memory::transfer::Pieces;
 
+/// Queue of the frames to the guest.
+pub const RX: usize = 0;
 /// Frames that are received in one turn.
 const FRAMES_PER_TURN: usize = 64;
 /// Offset of num_buffers in a header (5.1.6).
@@ -28,13 +30,13 @@ struct Held {
     pieces: usize,
 }
 
-/// A frame that was read and is not the guest's yet.
+/// A frame that was read and not yet given to the guest.
 #[derive(Clone, Copy)]
 struct Frame {
-    /// Bytes, header and all.
+    /// Bytes with the header.
     len: usize,
-    /// In `apart`; else where the held chains begin.
-    apart: bool,
+    /// It is in `buffer`; otherwise at the start of the held chains.
+    buffered: bool,
     /// The rate let it pass.
     paid: bool,
 }
@@ -47,13 +49,12 @@ pub(super) struct Receiver {
     /// The wire may have a frame.
     waiting: bool,
     held: VecDeque<Held>,
-    /// The held chains' memory.
+    /// Memory of the held chains.
     room: Pieces,
-    /// Bytes of it.
     room_len: usize,
     frame: Option<Frame>,
-    /// Of [`FRAME_MOST`] bytes, when it was needed.
-    apart: Vec<u8>,
+    /// Of [`MAX_FRAME`] bytes, or empty if it was never needed.
+    buffer: Vec<u8>,
 }
 
 impl Receiver {
@@ -66,7 +67,7 @@ impl Receiver {
             room: Pieces::default(),
             room_len: 0,
             frame: None,
-            apart: Vec::new(),
+            buffer: Vec::new(),
         }
     }
 
@@ -74,18 +75,18 @@ impl Receiver {
         self.waiting = true;
     }
 
-    /// The chains are the driver's again. A frame that is in them is lost.
+    /// Give up the held chains, with a frame that is in them.
     pub fn reset(&mut self) {
         self.deadline = None;
         self.waiting = true;
         self.held.clear();
         self.room.clear();
         self.room_len = 0;
-        self.frame = self.frame.filter(|frame| frame.apart);
+        self.frame = self.frame.filter(|frame| frame.buffered);
     }
 
-    /// Receive what the wire has, as far as the guest has buffers and the rate lets it pass. The
-    /// inner error says that the wire is gone.
+    /// Receive what the wire has, as far as the guest's buffers and the rate allow. The inner error
+    /// says that the wire is gone.
     pub fn turn(
         &mut self,
         driver: &mut Driver,
@@ -125,7 +126,7 @@ impl Receiver {
         Ok(Ok(()))
     }
 
-    /// The next frame of the wire, read to where there is room. `WouldBlock`: later.
+    /// Read the next frame of the wire to where there is room. `WouldBlock`: later.
     fn read(
         &mut self,
         queue: &mut VirtQueue,
@@ -136,33 +137,32 @@ impl Receiver {
         if !self.waiting {
             return later;
         }
-        self.refill(queue, mergeable, FRAME_MOST)?;
-        let apart = self.room_len < FRAME_MOST;
-        // Nothing is read that the guest has no buffer for; chains that this call may not take
-        // come in the next.
+        self.refill(queue, mergeable, MAX_FRAME)?;
+        let buffered = self.room_len < MAX_FRAME;
+        // Nothing is read for which the guest has no buffer; the next call takes the chains that this
+        // one may not.
         if self.held.is_empty() {
             return later;
         }
-        if apart && queue.is_spent() {
+        if buffered && queue.is_spent() {
             queue.process_again();
             return later;
         }
-        let read = match apart {
-            true => {
-                self.apart.resize(FRAME_MOST, 0);
-                wire.receive_apart(&mut self.apart)
-            }
-            false => wire.receive(&self.room),
+        let read = if buffered {
+            self.buffer.resize(MAX_FRAME, 0);
+            wire.receive_buffered(&mut self.buffer)
+        } else {
+            wire.receive(&self.room)
         };
         self.waiting = !matches!(&read, Err(error) if error.kind() == ErrorKind::WouldBlock);
         Ok(read.map(|len| Frame {
-            len: len.min(FRAME_MOST),
-            apart,
+            len: len.min(MAX_FRAME),
+            buffered,
             paid: false,
         }))
     }
 
-    /// Give `frame` to the guest; `false`: it has to wait for buffers. One that can never be
+    /// Give `frame` to the guest; false if it has to wait for buffers. A frame that can never be
     /// placed is dropped.
     fn place(
         &mut self,
@@ -173,17 +173,17 @@ impl Receiver {
         if frame.len < HEADER {
             return Ok(true);
         }
-        if frame.apart {
+        if frame.buffered {
             self.refill(queue, mergeable, frame.len)?;
             if self.room_len < frame.len {
-                // Another chain would help, unless buffers are not merged or all are here.
+                // More chains would help, unless buffers are not merged or all are held.
                 let all = self.held.len() >= usize::from(queue.size());
                 return Ok(all || !mergeable && !self.held.is_empty());
             }
             self.room
-                .fill(self.apart.get(..frame.len).unwrap_or_default());
+                .fill(self.buffer.get(..frame.len).unwrap_or_default());
         }
-        // Mostly a frame is in one.
+        // Mostly a frame is in one chain.
         if self.held.front().is_some_and(|held| held.len >= frame.len)
             && let Some(held) = self.held.pop_front()
         {
@@ -212,7 +212,7 @@ impl Receiver {
         Ok(true)
     }
 
-    /// Take chains until there is room for `wanted` bytes, or one where they are not merged.
+    /// Take chains until there is room for `wanted` bytes; one, if they are not merged.
     fn refill(
         &mut self,
         queue: &mut VirtQueue,
@@ -226,7 +226,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Keep a chain for what the wire brings.
+    /// Hold a chain for what the wire brings.
     fn hold(&mut self, queue: &VirtQueue, chain: Chain) -> Result<(), DeviceError> {
         let len = chain.writable_len();
         if !chain.readable().is_empty() {
@@ -242,7 +242,7 @@ impl Receiver {
         let mapped = self.room.extend(queue.memory(), chain.writable());
         mapped.map_err(|_| queue.refuse(&chain, "points outside of memory"))?;
         // Room beyond a frame's is never used; this keeps the sum small.
-        let len = len.min(FRAME_MOST as u64) as usize;
+        let len = len.min(MAX_FRAME as u64) as usize;
         self.room_len += len;
         self.held.push_back(Held {
             chain,
@@ -252,12 +252,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// The chains that are held, by their heads.
+    /// The heads of the held chains.
     pub fn heads(&self) -> impl Iterator<Item = u16> {
         self.held.iter().map(|held| held.chain.head())
     }
 
-    /// Hold the chains with these heads, which a receiver held that was saved.
+    /// Hold the chains with these heads, which the saved receiver held.
     pub fn take_back(&mut self, queue: &mut VirtQueue, heads: &[u16]) -> Result<(), DeviceError> {
         for &head in heads {
             let chain = queue.reclaim(head)?;

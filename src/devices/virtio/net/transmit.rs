@@ -3,11 +3,14 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use super::super::queue::Chain;
-use super::super::{DeviceError, Driver};
-use super::{Clock, ETHERNET_LEAST, FRAME_MOST, HEADER, TX, Wire};
+use super::wire::{Clock, HEADER, MAX_FRAME, MIN_ETHERNET, Wire};
 use crate::devices::rate::{Limits, Rate};
+use crate::devices::virtio::queue::Chain;
+use crate::devices::virtio::{DeviceError, Driver};
 use crate::memory::transfer::Pieces;
+
+/// Queue of the frames from the guest.
+pub const TX: usize = 1;
 
 /// The guest's sending side.
 pub(super) struct Transmitter {
@@ -103,7 +106,7 @@ impl Transmitter {
 /// Bytes of the frame in `chain`, without its header, if it can be one.
 fn frame_len(chain: &Chain) -> Option<u64> {
     let len = chain.readable_len();
-    let fits = ((HEADER + ETHERNET_LEAST) as u64..=FRAME_MOST as u64).contains(&len);
+    let fits = ((HEADER + MIN_ETHERNET) as u64..=MAX_FRAME as u64).contains(&len);
     fits.then(|| len - HEADER as u64)
 }
 

@@ -6,7 +6,7 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Chain, VirtQueue};
-use crate::devices::virtio::DeviceError;
+use crate::devices::virtio::error::DeviceError;
 use crate::memory::GuestMemory;
 
 /// Bytes of a descriptor.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::QueueCounters;
 use super::VirtQueue;
 use crate::devices::register::Hex;
-use crate::devices::virtio::QueueCounters;
 
 /// Most chains that are shown of a queue.
 const CHAINS_MOST: u16 = 8;

@@ -1,3 +1,5 @@
+use std::thread;
+
 use super::*;
 
 #[test]
@@ -61,7 +63,7 @@ fn a_thread_ends_with_its_worker() {
             waited.wait(None);
         }
     };
-    let worker = Worker::start("test", requests, bell, work).expect("a thread");
+    let worker = Worker::start(Role::Disk, requests, bell, work).expect("a thread");
     drop(worker);
 }
 
@@ -139,7 +141,7 @@ fn service(may: fn(&u32) -> bool, fault: Option<String>) -> Service {
             }
         }
     };
-    let worker = Worker::start("test", requests.clone(), bell.clone(), work).unwrap();
+    let worker = Worker::start(Role::Disk, requests.clone(), bell.clone(), work).unwrap();
     Service {
         requests,
         bell,

@@ -77,7 +77,7 @@ impl Guest {
                 room,
                 indirect,
             } => self.offer_if_free(*queue, bytes, *room, *indirect),
-            Act::Alarm => self.transport.alarm(),
+            Act::Alarm => self.core().alarm(),
         }
         self.run();
         answer
@@ -113,7 +113,7 @@ impl Guest {
     /// Notify every queue, as a device that was loaded is.
     fn notify_all(&mut self) {
         for queue in 0..self.rings.len() {
-            self.transport.process(queue);
+            self.core().process(queue);
         }
         self.run();
     }

@@ -5,12 +5,12 @@ use crate::devices::Reporter;
 use crate::devices::bus::BusDevice;
 use crate::devices::state::StateError;
 use crate::devices::virtio::Device;
-use crate::devices::virtio::mmio::Transport;
+use crate::devices::virtio::mmio::MmioTransport;
 
 impl Guest {
     /// A window with `device` in it, over this guest's memory.
-    pub fn window(&self, device: impl Device) -> Transport {
-        Transport::new(
+    pub fn window(&self, device: impl Device) -> MmioTransport {
+        MmioTransport::new(
             self.memory.clone(),
             Box::new(device),
             self.interrupt.clone(),

@@ -37,7 +37,7 @@ fn chains_arrive_whole_and_in_order() {
         assert_eq!(guest.returned(0), expected);
     }
     assert_eq!(guest.events.take(), Vec::<String>::new());
-    let [queue, _] = guest.transport.counters().collect::<Vec<_>>()[..] else {
+    let [queue, _] = guest.core().counters().collect::<Vec<_>>()[..] else {
         panic!("two queues")
     };
     let bytes = 6 + 7 + (LOW_END - BUFFERS) + 6;
@@ -279,13 +279,13 @@ fn one_call_handles_no_more_chains_than_the_ring_has() {
     };
     guest.describe(0, 0, (BUFFERS, 1, WRITE, 0));
     probe.0.lock().unwrap().before_pop = Some(Box::new(feed));
-    guest.transport.process(0);
+    guest.core().process(0);
     assert_eq!(probe.chains().len(), usize::from(SIZE));
     // It asks to be called again, since there is more.
     let asks: Vec<bool> = guest
-        .transport
+        .core()
         .queue_events()
-        .map(|event| event.read().is_ok())
+        .map(|event| event.lower())
         .collect();
     assert_eq!(asks, [true, false]);
     assert_eq!(guest.status(), LIVE);
@@ -422,7 +422,7 @@ proptest! {
 
         let before = guest.snapshot();
         for &head in &heads {
-            let reclaimed = guest.transport.with_device(|_: &mut Probe, driver| {
+            let reclaimed = guest.core().with_device(|_: &mut Probe, driver| {
                 let queue = driver.queue(0).expect("up");
                 Ok(queue.reclaim(head).ok().map(|chain| (chain.head(), super::pieces(&chain))))
             });

@@ -1,12 +1,13 @@
 //! Windows that are saved and go on, and windows in which nothing is to be found.
 
-use super::super::absent::Absent;
+use super::super::mmio::Absent;
 use super::super::testing::*;
 use super::super::{F_INDIRECT_DESC, F_VERSION_1};
 use super::{F_SOME, Probe, probe};
 use crate::devices::bus::BusDevice;
 use crate::devices::state::StateError;
 use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::transport::Transport;
 
 /// A live device with one chain given back and one that waits, the notification of which is lost.
 fn saved() -> (Guest, Vec<u8>) {

@@ -197,7 +197,7 @@ fn a_device_that_cannot_start_needs_a_reset() {
 fn a_host_call_that_fails_without_a_driver_needs_a_reset_too() {
     let (mut guest, probe) = probe();
     guest.negotiate(0);
-    let failed = guest.transport.with_device(|_: &mut Probe, _| {
+    let failed = guest.core().with_device(|_: &mut Probe, _| {
         Err::<(), _>(super::DeviceError::Protocol("out of turn".into()))
     });
     assert_eq!(failed, None);
@@ -308,11 +308,11 @@ fn a_notification_counts_when_the_device_is_live() {
         guest.write(reg::QUEUE_NOTIFY, queue);
     }
     assert_eq!(guest.run(), 0);
-    guest.transport.process(2);
+    guest.core().process(2);
     assert_eq!(probe.take(), []);
     assert!(guest.events.take()[0].contains("the index of no queue"));
     guest.write(reg::QUEUE_NOTIFY, 1);
-    guest.transport.process(1);
+    guest.core().process(1);
     assert_eq!(probe.take(), [Call::Process(1)]);
     assert_eq!(
         guest.run(),
@@ -321,7 +321,7 @@ fn a_notification_counts_when_the_device_is_live() {
     );
     assert_eq!(
         guest
-            .transport
+            .core()
             .counters()
             .map(|queue| queue.notifications)
             .collect::<Vec<_>>(),
@@ -337,7 +337,7 @@ fn an_interrupt_is_pending_until_it_is_acknowledged() {
     guest.notify(0);
     assert_eq!(guest.interrupt.take(), 1);
     assert_eq!(guest.read(reg::INTERRUPT_STATUS), 1);
-    guest.transport.with_device(|_: &mut Probe, driver| {
+    guest.core().with_device(|_: &mut Probe, driver| {
         driver.config_changed();
         Ok(())
     });
@@ -357,7 +357,7 @@ fn a_change_of_configuration_has_a_new_generation_and_is_told_to_who_is_up() {
     let (mut guest, _) = probe();
     let change = |guest: &mut Guest| {
         let before = guest.read(reg::CONFIG_GENERATION);
-        guest.transport.with_device(|_: &mut Probe, driver| {
+        guest.core().with_device(|_: &mut Probe, driver| {
             driver.config_changed();
             Ok(())
         });
@@ -447,10 +447,10 @@ fn with_device_finds_the_device_by_its_type() {
             Ok(())
         }
     }
-    let (mut guest, _) = probe();
-    let transport = &mut guest.transport;
-    assert_eq!(transport.with_device(|_: &mut Probe, _| Ok(7)), Some(7));
-    assert_eq!(transport.with_device(|_: &mut Other, _| Ok(7)), None);
+    let (guest, _) = probe();
+    let mut core = guest.core();
+    assert_eq!(core.with_device(|_: &mut Probe, _| Ok(7)), Some(7));
+    assert_eq!(core.with_device(|_: &mut Other, _| Ok(7)), None);
 }
 
 /// Something that a guest or the host does to a transport.
@@ -522,9 +522,9 @@ fn act(guest: &mut Guest, deed: &Deed) {
             guest.set_up(*queue, *size);
         }
         Deed::Poke { addr, value } => guest.memory.write_obj(*value, GuestAddress(*addr)).unwrap(),
-        Deed::Process(queue) => guest.transport.process(*queue),
+        Deed::Process(queue) => guest.core().process(*queue),
         Deed::ConfigChanged => {
-            guest.transport.with_device(|_: &mut Probe, driver| {
+            guest.core().with_device(|_: &mut Probe, driver| {
                 driver.config_changed();
                 Ok(())
             });

@@ -6,22 +6,22 @@
 //!  guest's: ------------------------> open -- RST, or a rule broken -----------------> gone
 //! ```
 //!
-//! What the guest sent and the host has not yet taken waits in an [`Outlet`], which may outlive
-//! the connection: a guest that closes has been heard to the end.
+//! Bytes from the guest that the host has not taken wait in an [`Outlet`], which may outlive the
+//! connection: the host gets all bytes of a guest that closes.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 
-use super::packet::{DATA_MOST, Header, NO_MORE, NO_RECEIVE, NO_SEND, Op, STREAM};
+use super::packet::{Header, MAX_DATA, NO_MORE, NO_RECEIVE, NO_SEND, Op, STREAM};
 
-/// Bytes from the guest that wait for the host at most: buf_alloc of all packets to the guest. Two
-/// packets of the most that one may have, so that the guest makes one while the other is moved.
-pub const BUFFER: usize = 2 * DATA_MOST;
-/// Bytes that the host has taken before the guest is told without having asked.
+/// Bytes from the guest that may wait for the host: buf_alloc of all packets to the guest. Two
+/// packets of the greatest size, so that the guest fills one while the other is moved.
+pub const BUFFER: usize = 2 * MAX_DATA;
+/// Bytes that the host takes before the guest gets a CREDIT_UPDATE for which it did not ask.
 const UPDATE_AFTER: u32 = BUFFER as u32 / 4;
-/// Turns of the timer after which a guest that does not answer is given up.
-const PATIENCE: u8 = 2;
+/// Ticks after which a connection is reset when the guest does not answer.
+const TIMEOUT_TICKS: u8 = 2;
 
 /// The host's end of a connection. Never blocks: what cannot be done now is
 /// [`ErrorKind::WouldBlock`], and [`super::Vsock::ready`] says when it can.
@@ -34,7 +34,7 @@ pub trait Stream: Send {
     /// Write some of `bytes`, which are not empty.
     ///
     /// # Errors
-    /// `WouldBlock`, or nobody reads any more.
+    /// `WouldBlock`, or the other end has closed.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Close one half, or both.
     fn shutdown(&mut self, how: Shutdown);
@@ -43,9 +43,9 @@ pub trait Stream: Send {
 /// The ports of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ports {
-    /// The host's.
+    /// Chosen by hull for a connection from the host, by the guest's program otherwise.
     pub host: u32,
-    /// The guest's.
+    /// Chosen by the guest for a connection from it, by the host's program otherwise.
     pub guest: u32,
 }
 
@@ -65,7 +65,7 @@ impl Outlet {
     /// many bytes it took.
     ///
     /// # Errors
-    /// Nobody reads any more.
+    /// The other end has closed.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut taken = self.flush()?;
         let mut rest = bytes;
@@ -86,7 +86,7 @@ impl Outlet {
     /// Write what waits, as far as the stream takes it; returns how many bytes it took.
     ///
     /// # Errors
-    /// Nobody reads any more.
+    /// The other end has closed.
     pub fn flush(&mut self) -> io::Result<usize> {
         let mut taken = 0;
         while !self.waiting.is_empty() {
@@ -111,51 +111,52 @@ fn written(result: io::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// What is to become of a connection.
+/// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on.
+    /// It stays open, or is still being opened.
     Stay,
-    /// The guest has ended it in good order: it gets its RST, the host the rest of the bytes.
+    /// The guest has closed it cleanly: it gets its RST, the host the rest of the bytes.
     Close,
-    /// A rule is broken, or the host's end is: the guest gets an RST.
+    /// A rule was broken (the text says which, for a message), or the host's end was: the guest
+    /// gets an RST.
     Reset(&'static str),
-    /// The guest has thrown it away.
+    /// The guest has reset it.
     Drop,
 }
 
-/// A connection.
+/// One end of a connection: the device's.
 pub struct Connection {
     ports: Ports,
     outlet: Outlet,
-    /// Both sides have said yes.
+    /// Both sides have agreed to it.
     open: bool,
     /// REQUEST or RESPONSE, until it is sent.
     opening: Option<Op>,
     /// A CREDIT_UPDATE is due.
     update: bool,
-    /// Bytes that the host has taken, modulo 2^32, and how many of them the guest knows of.
+    /// Bytes that the host has taken, modulo 2^32, and how many of them the guest knows.
     fwd_cnt: u32,
     told_fwd_cnt: u32,
     /// Bytes sent to the guest, modulo 2^32.
     tx_cnt: u32,
-    /// The guest's last words on its buffer.
+    /// The guest's buffer, as its last packet had it.
     peer_buf_alloc: u32,
     peer_fwd_cnt: u32,
-    /// A CREDIT_REQUEST is out: one for each time that the guest is full, or the two sides would
-    /// ask and answer each other without end.
-    asked: bool,
+    /// A CREDIT_REQUEST was sent. One each time that the guest's buffer is full: otherwise the two
+    /// sides would ask and answer without end.
+    credit_requested: bool,
     /// The stream may have something to read.
     readable: bool,
-    /// SHUTDOWN flags of the host's end, and those that the guest knows of.
+    /// SHUTDOWN flags of the host's end, and those that the guest knows.
     ended: u32,
     told_ended: u32,
     /// SHUTDOWN flags of the guest.
     peer_ended: u32,
-    /// Turns of the timer spent waiting for the guest.
+    /// Ticks spent waiting for the guest.
     age: u8,
-    /// It stands in the line of those that have something to say.
-    pub in_line: bool,
+    /// It is in the queue of connections with a packet for the guest.
+    pub tx_queued: bool,
 }
 
 impl Connection {
@@ -174,39 +175,39 @@ impl Connection {
             tx_cnt: 0,
             peer_buf_alloc: 0,
             peer_fwd_cnt: 0,
-            asked: false,
+            credit_requested: false,
             readable: true,
             ended: 0,
             told_ended: 0,
             peer_ended: 0,
             age: 0,
-            in_line: false,
+            tx_queued: false,
         }
     }
 
-    /// One that a program on the host asks the guest for.
+    /// A connection that a program on the host requests of the guest.
     pub fn requested(ports: Ports, stream: Box<dyn Stream>) -> Self {
         Self::new(ports, stream, Op::Request)
     }
 
-    /// One that the guest asked for by `request`, and gets.
+    /// A connection that the guest requested by `request`.
     pub fn accepted(ports: Ports, stream: Box<dyn Stream>, request: &Header) -> Self {
         let mut connection = Self::new(ports, stream, Op::Response);
-        connection.hear_credit(request);
+        connection.update_credit(request);
         connection
     }
 
-    /// Its ports.
+    /// The two ports, by which the guest's packets name it.
     pub fn ports(&self) -> Ports {
         self.ports
     }
 
-    /// Whether the guest has heard of it.
+    /// Whether the guest knows of it.
     pub fn is_known(&self) -> bool {
         self.opening != Some(Op::Request)
     }
 
-    /// What the guest sent and the host has not taken.
+    /// The stream, with the bytes that the host has not taken yet.
     pub fn into_outlet(self) -> Outlet {
         self.outlet
     }
@@ -217,22 +218,22 @@ impl Connection {
         self.peer_buf_alloc.saturating_sub(in_flight) as usize
     }
 
-    fn hear_credit(&mut self, header: &Header) {
+    fn update_credit(&mut self, header: &Header) {
         self.peer_buf_alloc = header.buf_alloc;
         self.peer_fwd_cnt = header.fwd_cnt;
-        self.asked &= self.credit() == 0;
+        self.credit_requested &= self.credit() == 0;
     }
 
     /// The guest sent `op` with `data`.
-    pub fn hear(&mut self, op: Op, header: &Header, data: &[u8]) -> Verdict {
-        self.hear_credit(header);
+    pub fn handle(&mut self, op: Op, header: &Header, data: &[u8]) -> Verdict {
+        self.update_credit(header);
         match op {
             Op::Rst => Verdict::Drop,
-            Op::Response if !self.open && self.opening.is_none() => self.answered(),
+            Op::Response if !self.open && self.opening.is_none() => self.accepted_by_guest(),
             _ if !self.open => Verdict::Reset("was used before it was open"),
             Op::Request | Op::Response => Verdict::Reset("was opened twice"),
-            Op::Rw => self.hear_data(data),
-            Op::Shutdown => self.hear_shutdown(header.flags),
+            Op::Rw => self.handle_data(data),
+            Op::Shutdown => self.handle_shutdown(header.flags),
             Op::CreditUpdate => Verdict::Stay,
             Op::CreditRequest => {
                 self.update = true;
@@ -241,19 +242,19 @@ impl Connection {
         }
     }
 
-    /// The guest accepts: the host's program learns which port it has.
-    fn answered(&mut self) -> Verdict {
+    /// The guest accepts: tell the host's program which port it has.
+    fn accepted_by_guest(&mut self) -> Verdict {
         self.open = true;
         self.age = 0;
         let line = format!("OK {}\n", self.ports.host);
         match self.outlet.stream.write(line.as_bytes()) {
             Ok(written) if written == line.len() => Verdict::Stay,
-            // Nothing was written before, so there was room, unless there is nobody.
+            // Nothing was written before, so there was room, unless the other end has closed.
             _ => Verdict::Reset(""),
         }
     }
 
-    fn hear_data(&mut self, data: &[u8]) -> Verdict {
+    fn handle_data(&mut self, data: &[u8]) -> Verdict {
         if self.peer_ended & NO_SEND != 0 {
             return Verdict::Reset("was sent data after its end");
         }
@@ -261,7 +262,7 @@ impl Connection {
             return Verdict::Reset("was sent more than it has credit for");
         }
         if self.ended & NO_RECEIVE != 0 {
-            // The guest has not heard yet that nobody reads.
+            // The guest does not know yet that the host's end is closed.
             self.forwarded(data.len());
             return Verdict::Stay;
         }
@@ -276,7 +277,7 @@ impl Connection {
         Verdict::Stay
     }
 
-    fn hear_shutdown(&mut self, flags: u32) -> Verdict {
+    fn handle_shutdown(&mut self, flags: u32) -> Verdict {
         self.peer_ended |= flags & NO_MORE;
         if self.peer_ended & NO_RECEIVE != 0 {
             self.outlet.stream.shutdown(Shutdown::Read);
@@ -288,7 +289,7 @@ impl Connection {
         }
     }
 
-    /// Tell the host of the end of what the guest sends, after the last byte of it.
+    /// Close the host's stream for writing after the guest's last byte.
     fn end_output(&mut self) {
         if self.peer_ended & NO_SEND != 0 && self.outlet.is_empty() {
             self.outlet.stream.shutdown(Shutdown::Write);
@@ -305,7 +306,7 @@ impl Connection {
         self.ended |= NO_RECEIVE;
     }
 
-    /// The stream can be read or written, or, `hung_up`, only what is in it can be read.
+    /// The stream can be read or written; with `hung_up`, only what is in it can be read.
     pub fn ready(&mut self, hung_up: bool) {
         self.readable = true;
         let waiting = self.outlet.waiting.len();
@@ -319,20 +320,20 @@ impl Connection {
         self.end_output();
     }
 
-    /// Whether [`Connection::speak`] might have something.
-    pub fn wants_to_speak(&self) -> bool {
+    /// Whether [`Connection::next_packet`] may return one.
+    pub fn has_packet(&self) -> bool {
         let open = self.update || self.ended != self.told_ended || self.wants_to_read();
         self.opening.is_some() || self.open && open
     }
 
     fn wants_to_read(&self) -> bool {
-        let heard = self.ended & NO_SEND == 0 && self.peer_ended & NO_RECEIVE == 0;
-        self.readable && heard && (self.credit() > 0 || !self.asked)
+        let wanted = self.ended & NO_SEND == 0 && self.peer_ended & NO_RECEIVE == 0;
+        self.readable && wanted && (self.credit() > 0 || !self.credit_requested)
     }
 
     /// The next packet for the guest from `cid`'s host, with its data at the start of `buffer`.
-    pub fn speak(&mut self, cid: u64, buffer: &mut [u8]) -> Option<Header> {
-        let (op, flags, len) = self.next_words(buffer)?;
+    pub fn next_packet(&mut self, cid: u64, buffer: &mut [u8]) -> Option<Header> {
+        let (op, flags, len) = self.next_operation(buffer)?;
         self.told_fwd_cnt = self.fwd_cnt;
         Some(Header {
             src_cid: super::packet::HOST_CID,
@@ -348,8 +349,8 @@ impl Connection {
         })
     }
 
-    /// Operation, flags, bytes of data.
-    fn next_words(&mut self, buffer: &mut [u8]) -> Option<(Op, u32, usize)> {
+    /// The operation of the next packet, its flags, and its bytes of data.
+    fn next_operation(&mut self, buffer: &mut [u8]) -> Option<(Op, u32, usize)> {
         if let Some(op) = self.opening.take() {
             return Some((op, 0, 0));
         }
@@ -362,7 +363,7 @@ impl Connection {
         if self.wants_to_read() {
             let most = self.credit().min(buffer.len());
             if most == 0 {
-                self.asked = true;
+                self.credit_requested = true;
                 return Some((Op::CreditRequest, 0, 0));
             }
             let space = buffer.get_mut(..most).unwrap_or_default();
@@ -391,12 +392,13 @@ impl Connection {
         !self.open || self.told_ended == NO_MORE
     }
 
-    /// A turn of the timer; says whether the guest has been waited for long enough.
+    /// Count a tick; true if the guest has not answered in time.
     pub fn tick(&mut self) -> bool {
-        self.age = match self.waits() {
-            true => self.age.saturating_add(1),
-            false => 0,
+        self.age = if self.waits() {
+            self.age.saturating_add(1)
+        } else {
+            0
         };
-        self.age >= PATIENCE
+        self.age >= TIMEOUT_TICKS
     }
 }

@@ -2,8 +2,8 @@
 
 /// CID of the host (virtio 1.2, 5.10.4).
 pub const HOST_CID: u64 = 2;
-/// Most bytes of data in one packet, either way.
-pub const DATA_MOST: usize = 64 << 10;
+/// Bytes of data in one packet, in either direction.
+pub const MAX_DATA: usize = 64 << 10;
 /// VIRTIO_VSOCK_TYPE_STREAM (virtio 1.2, 5.10.6).
 pub const STREAM: u16 = 1;
 /// Flag of SHUTDOWN: the sender will receive no more (virtio 1.2, 5.10.6.6).
@@ -26,11 +26,11 @@ pub struct Header {
     pub dst_port: u32,
     /// Bytes of data.
     pub len: u32,
-    /// [`STREAM`], or anything.
+    /// [`STREAM`]; in a packet of the guest, any number.
     pub kind: u16,
-    /// An [`Op`]'s code, or anything.
+    /// An [`Op`]'s code; in a packet of the guest, any number.
     pub op: u16,
-    /// What a SHUTDOWN is about.
+    /// Of a SHUTDOWN: [`NO_RECEIVE`], [`NO_SEND`].
     pub flags: u32,
     /// Bytes that the sender's buffer holds.
     pub buf_alloc: u32,
@@ -39,10 +39,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Bytes of a header.
+    /// Bytes of an encoded header.
     pub const SIZE: usize = 44;
 
-    /// A header from its bytes.
+    /// The header in `bytes`, of which all values are possible.
     pub fn decode(bytes: &[u8; Self::SIZE]) -> Self {
         let mut rest = bytes.as_slice();
         Self {
@@ -59,7 +59,7 @@ impl Header {
         }
     }
 
-    /// A header's bytes.
+    /// The header as it lies in guest memory.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::SIZE);
         bytes.extend(self.src_cid.to_le_bytes());
@@ -75,7 +75,7 @@ impl Header {
         bytes
     }
 
-    /// The RST that answers this packet, of its type, from where it was sent to.
+    /// The RST that answers this packet: of its type, in the other direction.
     pub fn reset(&self) -> Self {
         Self {
             src_cid: self.dst_cid,
@@ -100,23 +100,23 @@ fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     }
 }
 
-/// What a packet says.
+/// Operations (virtio 1.2, 5.10.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Op {
-    /// Open a connection.
+    /// Open a connection to the ports in the header.
     Request = 1,
     /// The connection is open.
     Response = 2,
-    /// There is no such connection, from now on.
+    /// There is no such connection, or none from now on.
     Rst = 3,
     /// The sender will send or receive no more, as the flags say.
     Shutdown = 4,
-    /// Data.
+    /// Data of an open connection.
     Rw = 5,
-    /// Nothing but `buf_alloc` and `fwd_cnt`, which every packet has.
+    /// Only `buf_alloc` and `fwd_cnt`, which every packet has.
     CreditUpdate = 6,
-    /// A CREDIT_UPDATE is wanted.
+    /// Ask for a CREDIT_UPDATE.
     CreditRequest = 7,
 }
 

@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use super::super::testing::*;
 use super::super::{Driver, F_EVENT_IDX, F_INDIRECT_DESC};
 use super::connection::Stream;
-use super::packet::{DATA_MOST, HOST_CID, Header, NO_MORE, NO_RECEIVE, NO_SEND, Op, STREAM};
-use super::{BUFFER, CONNECTIONS_MOST, F_STREAM, HOST_PORTS, Host, Id, RX, TX, Vsock};
+use super::device::{F_STREAM, HOST_PORTS, RX, TX};
+use super::packet::{HOST_CID, Header, MAX_DATA, NO_MORE, NO_RECEIVE, NO_SEND, Op, STREAM};
+use super::{BUFFER, Host, Id, MAX_CONNECTIONS, Vsock};
 
 const CID: u32 = 7;
 const EVENTS: usize = 2;
@@ -218,19 +219,19 @@ fn heard_ops(guest: &mut Guest) -> Vec<Op> {
 
 fn callers(guest: &mut Guest) {
     let call = |device: &mut Vsock, driver: &mut Driver| device.callers(driver);
-    guest.transport.with_device(call).unwrap();
+    guest.core().with_device(call).unwrap();
     guest.run();
 }
 
 fn ready(guest: &mut Guest, id: Id, hung_up: bool) {
     let call = |device: &mut Vsock, driver: &mut Driver| device.ready(driver, id, hung_up);
-    guest.transport.with_device(call).unwrap();
+    guest.core().with_device(call).unwrap();
     guest.run();
 }
 
 fn tick(guest: &mut Guest) {
     let call = |device: &mut Vsock, driver: &mut Driver| device.tick(driver);
-    guest.transport.with_device(call).unwrap();
+    guest.core().with_device(call).unwrap();
     guest.run();
 }
 
@@ -408,7 +409,7 @@ fn what_has_no_connection_is_reset_and_a_reset_is_not_answered() {
 
 #[test]
 fn broken_rules_end_a_connection_and_not_the_device() {
-    let over = vec![0; DATA_MOST];
+    let over = vec![0; MAX_DATA];
     let cases: [(Header, &[u8]); 7] = [
         (packet(Op::Request), b""),
         (packet(Op::Response), b""),
@@ -635,21 +636,21 @@ fn a_read_fills_several_buffers_and_takes_no_more_than_it_needs() {
 fn a_program_that_left_costs_the_guest_no_credit() {
     let (mut guest, fake, id) = connected();
     fake.with(id, |far| far.room = 0);
-    send(&mut guest, packet(Op::Rw), &[0; DATA_MOST]);
+    send(&mut guest, packet(Op::Rw), &[0; MAX_DATA]);
     fake.with(id, |far| far.broken = true);
     ready(&mut guest, id, false);
     let packets = heard(&mut guest);
     assert_eq!(ops(&packets), [Op::CreditUpdate, Op::Shutdown]);
-    assert_eq!(packets[0].0.fwd_cnt as usize, DATA_MOST);
+    assert_eq!(packets[0].0.fwd_cnt as usize, MAX_DATA);
     assert_eq!(packets[1].0.flags, NO_RECEIVE);
-    send(&mut guest, packet(Op::Rw), &[0; DATA_MOST]);
-    assert_eq!(heard(&mut guest)[0].0.fwd_cnt as usize, 2 * DATA_MOST);
+    send(&mut guest, packet(Op::Rw), &[0; MAX_DATA]);
+    assert_eq!(heard(&mut guest)[0].0.fwd_cnt as usize, 2 * MAX_DATA);
 }
 
 #[test]
 fn there_are_so_many_connections_and_no_more() {
     let (mut guest, fake) = guest_with(8);
-    for src_port in 0..CONNECTIONS_MOST as u32 + 1 {
+    for src_port in 0..MAX_CONNECTIONS as u32 + 1 {
         send(
             &mut guest,
             Header {
@@ -658,17 +659,17 @@ fn there_are_so_many_connections_and_no_more() {
             },
             b"",
         );
-        let expected = match (src_port as usize) < CONNECTIONS_MOST {
+        let expected = match (src_port as usize) < MAX_CONNECTIONS {
             true => Op::Response,
             false => Op::Rst,
         };
         assert_eq!(heard_ops(&mut guest), [expected]);
     }
-    assert_eq!(fake.held(), CONNECTIONS_MOST);
+    assert_eq!(fake.held(), MAX_CONNECTIONS);
     let line = b"CONNECT 52\n".to_vec();
     fake.0.lock().unwrap().callers.push_back(line.clone());
     callers(&mut guest);
-    assert_eq!(fake.held(), CONNECTIONS_MOST);
+    assert_eq!(fake.held(), MAX_CONNECTIONS);
     send(
         &mut guest,
         Header {
@@ -680,7 +681,7 @@ fn there_are_so_many_connections_and_no_more() {
     fake.0.lock().unwrap().callers.push_back(line);
     callers(&mut guest);
     assert_eq!(heard_ops(&mut guest), [Op::Request]);
-    assert_eq!(fake.held(), CONNECTIONS_MOST);
+    assert_eq!(fake.held(), MAX_CONNECTIONS);
 }
 
 #[test]
@@ -888,7 +889,7 @@ fn a_saved_machine_that_goes_on_keeps_its_connections() {
 
 #[test]
 fn no_state_is_believed_that_no_device_has() {
-    let (mut guest, _) = guest_with(0);
+    let (guest, _) = guest_with(0);
     let many: Vec<(u32, u32)> = (0..5000).map(|port| (port, 1)).collect();
     let states = [
         crate::devices::state::encode(&(many, HOST_PORTS.start)).unwrap(),
@@ -897,8 +898,8 @@ fn no_state_is_believed_that_no_device_has() {
         vec![],
     ];
     for state in states {
-        let loaded = guest.transport.with_device(|device: &mut Vsock, driver| {
-            Ok(super::Device::load(device, &state, driver).is_err())
+        let loaded = guest.core().with_device(|device: &mut Vsock, driver| {
+            Ok(crate::devices::virtio::Device::load(device, &state, driver).is_err())
         });
         assert_eq!(loaded, Some(true));
     }
@@ -1037,7 +1038,7 @@ proptest! {
             let count = |device: &mut Vsock, _: &mut Driver| {
                 Ok((device.streams(), device.connections.len(), device.ids.len()))
             };
-            let (streams, connections, ids) = guest.transport.with_device(count).unwrap();
+            let (streams, connections, ids) = guest.core().with_device(count).unwrap();
             prop_assert_eq!(streams, fake.held(), "a stream is lost");
             prop_assert_eq!(connections, ids);
         }
@@ -1046,7 +1047,7 @@ proptest! {
     /// What the guest sends within its credit arrives as it was, however slow the program reads.
     #[test]
     fn a_stream_arrives_whole(
-        pieces in prop::collection::vec(1..DATA_MOST, 1..20),
+        pieces in prop::collection::vec(1..MAX_DATA, 1..20),
         rooms in prop::collection::vec(0..40_000usize, 1..40),
     ) {
         let (mut guest, fake, id) = connected();

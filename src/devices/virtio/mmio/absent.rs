@@ -1,20 +1,20 @@
-//! A virtio-mmio window with nothing in it (yet): a driver that probes it finds DeviceID 0 and goes
-//! away without a word (virtio 1.2, 4.2.3.1.1; Linux drivers/virtio/virtio_mmio.c,
+//! A virtio-mmio window with no device in it: a driver that probes it reads DeviceID 0 and ignores
+//! it without a message (virtio 1.2, 4.2.3.1.1; Linux drivers/virtio/virtio_mmio.c,
 //! virtio_mmio_probe).
 
-use super::mmio::{MAGIC, VENDOR, VERSION, register};
+use super::register;
 use crate::devices::bus::BusDevice;
 use crate::devices::register::Register;
 
-/// The window.
+/// A window that stays empty.
 pub struct Absent;
 
 /// What is read from such a window.
 pub(super) fn read(offset: u64, data: &mut [u8]) {
     let value = match offset {
-        register::MAGIC_VALUE => MAGIC,
-        register::VERSION => VERSION,
-        register::VENDOR_ID => VENDOR,
+        register::MAGIC_VALUE => register::MAGIC,
+        register::VERSION => register::VERSION_2,
+        register::VENDOR_ID => register::VENDOR,
         _ => 0,
     };
     match <&mut [u8; 4]>::try_from(&mut *data) {
@@ -32,8 +32,14 @@ impl BusDevice for Absent {
 
     fn state(&self) -> Vec<Register> {
         vec![
-            Register::at(register::MAGIC_VALUE, "MagicValue", 32, MAGIC.into()).meaning("\"virt\""),
-            Register::at(register::VERSION, "Version", 32, VERSION.into()),
+            Register::at(
+                register::MAGIC_VALUE,
+                "MagicValue",
+                32,
+                register::MAGIC.into(),
+            )
+            .meaning("\"virt\""),
+            Register::at(register::VERSION, "Version", 32, register::VERSION_2.into()),
             Register::at(register::DEVICE_ID, "DeviceID", 32, 0).meaning("none"),
         ]
     }

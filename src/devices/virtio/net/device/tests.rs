@@ -2,16 +2,20 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::testing::carry::{acts, goes_on};
-use super::super::testing::*;
-use super::super::{F_EVENT_IDX, F_INDIRECT_DESC};
+use super::super::wire::MIN_ETHERNET;
+use super::super::{HEADER, MAX_FRAME};
 use super::*;
 use crate::devices::bus::BusDevice;
 use crate::devices::rate::Limit;
 use crate::devices::testing::flips;
+use crate::devices::virtio::testing::carry::{acts, goes_on};
+use crate::devices::virtio::testing::*;
+use crate::devices::virtio::{F_EVENT_IDX, F_INDIRECT_DESC};
+use crate::memory::transfer::Pieces;
 
 /// Entries of a queue.
 const ENTRIES: u16 = 64;
@@ -86,7 +90,7 @@ impl Wire for Fake {
     }
 
     fn receive(&mut self, room: &Pieces) -> io::Result<usize> {
-        assert!(room.len() >= FRAME_MOST, "a frame would be cut off");
+        assert!(room.len() >= MAX_FRAME, "a frame would be cut off");
         let frame = self.next()?;
         // As a tap does, leaving num_buffers alone.
         let mut start = Vec::new();
@@ -96,8 +100,8 @@ impl Wire for Fake {
         Ok(room.fill(&whole))
     }
 
-    fn receive_apart(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        assert_eq!(buffer.len(), FRAME_MOST);
+    fn receive_buffered(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert_eq!(buffer.len(), MAX_FRAME);
         let frame = self.next()?;
         buffer[..frame.len()].copy_from_slice(&frame);
         Ok(frame.len())
@@ -141,7 +145,7 @@ fn up(features: u64) -> (Guest, Fake) {
 /// The host has something.
 fn ready(guest: &mut Guest) {
     guest
-        .transport
+        .core()
         .with_device(|net: &mut Net, driver| net.ready(driver));
     guest.run();
 }
@@ -205,7 +209,7 @@ fn the_wire_does_what_the_driver_cannot() {
 #[test]
 fn what_the_guest_sends_arrives_whole() {
     let (mut guest, fake) = up(LINUX);
-    let frames = [frame(60, 1), frame(1526, 2), frame(FRAME_MOST, 3)];
+    let frames = [frame(60, 1), frame(1526, 2), frame(MAX_FRAME, 3)];
     guest.send(TX, &frames[0], &[], false);
     guest.send(TX, &frames[1], &[12, 14, 500], true);
     guest.send(TX, &frames[2], &[5, 4096, 4096], false);
@@ -219,8 +223,8 @@ fn what_the_guest_sends_arrives_whole() {
 #[test]
 fn what_is_no_frame_is_dropped_and_told() {
     let (mut guest, fake) = up(LINUX);
-    guest.send(TX, &[0; HEADER + ETHERNET_LEAST - 1], &[], false);
-    guest.send(TX, &vec![0; FRAME_MOST + 1], &[], false);
+    guest.send(TX, &[0; HEADER + MIN_ETHERNET - 1], &[], false);
+    guest.send(TX, &vec![0; MAX_FRAME + 1], &[], false);
     guest.send(TX, &frame(60, 1), &[], false);
     guest.notify(TX);
     assert_eq!(fake.sent(), [frame(60, 1)]);
@@ -592,7 +596,7 @@ proptest! {
             ready(&mut guest);
         }
         let sent = fake.sent();
-        prop_assert!(sent.iter().all(|frame| (26..=FRAME_MOST).contains(&frame.len())));
+        prop_assert!(sent.iter().all(|frame| (26..=MAX_FRAME).contains(&frame.len())));
         let status = guest.status();
         prop_assert!(status & !NEEDS_RESET == LIVE);
         guest.set_status(0);
@@ -669,10 +673,10 @@ proptest! {
             guest.transport = window;
             fake.with(|world| world.incoming.extend((0..9).map(|n| frame(500, n))));
             for queue in [RX, TX] {
-                guest.transport.process(queue);
+                guest.core().process(queue);
             }
             let ready = |net: &mut Net, driver: &mut Driver| net.ready(driver);
-            guest.transport.with_device(ready);
+            guest.core().with_device(ready);
         }
     }
 }
