@@ -292,16 +292,11 @@ fn a_signal_reaches_the_whole_process_group() {
 
 #[test]
 fn a_background_child_does_not_keep_the_session() {
-    let start = Instant::now();
-    let Some(got) = shell("echo out; sleep 3 & exit 5") else {
+    // The child outlives LIMIT.
+    let Some(got) = shell("echo out; sleep 30 & exit 5") else {
         return;
     };
     assert_eq!(got, result(5, "out\n", ""));
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        start.elapsed()
-    );
     assert_eq!(shell("yes & exit 6").unwrap().0, 6);
 }
 

@@ -14,6 +14,16 @@ fn payload(name: &str) -> String {
     built(&format!("guest/payloads/{name}.bin"))
 }
 
+/// CPU time of a process in ticks of 10 ms (proc(5), /proc/pid/stat).
+fn cpu_ticks(pid: Pid) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let times = fields.split(' ').skip(12).take(2);
+    times
+        .map(|ticks| ticks.parse::<u64>().expect("ticks"))
+        .sum()
+}
+
 /// Samples of all stacks with `function` in them.
 fn samples(folded: &str, function: &str) -> u64 {
     let lines = folded.lines().filter_map(|line| line.rsplit_once(' '));
@@ -37,8 +47,12 @@ fn samples_of_a_spinning_guest_name_its_loop() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("hull starts");
-    thread::sleep(Duration::from_secs(3));
     let pid = Pid::from_child(&hull);
+    let start = Instant::now();
+    while cpu_ticks(pid) < 200 {
+        assert!(start.elapsed() < LIMIT, "the guest does not run");
+        thread::sleep(Duration::from_millis(20));
+    }
     kill_process(pid, Signal::TERM).expect("it runs");
     let until = Instant::now() + LIMIT;
     while hull.try_wait().expect("a child").is_none() {

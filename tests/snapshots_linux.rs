@@ -263,14 +263,17 @@ fn a_copy_has_its_own_time_random_numbers_and_connections() {
         (1.0..taken + 0.5).contains(&slept),
         "{slept} s of {taken} s"
     );
-    assert!(taken < 20.0, "{taken}");
     let mut woken = String::new();
     wait_until(|| {
         woken = one.ask("[ -e /tmp/slept ] && read a </tmp/slept && echo $a");
         !woken.is_empty()
     });
     let woken: f64 = woken.parse().expect("a time");
-    assert!(woken < before + 25.0, "{woken} after {before}");
+    let passed = asked.elapsed().as_secs_f64();
+    assert!(
+        woken - before < passed + 0.5,
+        "{woken} after {before}, in {passed} s"
+    );
 
     let mut two = desk
         .user
