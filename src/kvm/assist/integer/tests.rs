@@ -384,12 +384,12 @@ macro_rules! like_the_processor {
         #[test]
         fn $name() {
             if !std::arch::is_x86_feature_detected!($feature) {
-                eprintln!("skipped: this processor has no {}", $feature);
+                eprintln!("left out: this processor has no {}", $feature);
                 return;
             }
             for assembly in [$($assembly),+] {
                 if !as_the_manual_says(assembly) {
-                    eprintln!("skipped: this processor's `{assembly}` has a wrong carry");
+                    eprintln!("left out: this processor's `{assembly}` has a wrong carry");
                 }
             }
             let mut runner = proptest::test_runner::TestRunner::deterministic();

@@ -346,7 +346,7 @@ fn event(vector: u64, error_code: Option<u64>, cs: u64) -> End {
 #[track_caller]
 fn ends(machine: &Machine, end: &End, expected: &End, known: (&End, &str)) {
     if end == known.0 && machine.assisted == 0 {
-        eprintln!("skipped: {}: {end:x?}, not {expected:x?}", known.1);
+        eprintln!("left out: {}: {end:x?}, not {expected:x?}", known.1);
     } else {
         assert_eq!(end, expected);
     }
@@ -374,7 +374,7 @@ fn has(
 ) -> bool {
     let has = register(__cpuid_count(leaf, 0)) >> bit & 1 != 0;
     if !has {
-        eprintln!("skipped: this processor has no {name}");
+        eprintln!("left out: this processor has no {name}");
     }
     has
 }
@@ -633,7 +633,7 @@ fn xsetbv_and_xgetbv_change_and_show_xcr0() {
         let end = machine.run(set, |regs| (regs.rax, regs.rdx) = (3, 0));
         assert_eq!(end, End::Halt);
         if machine.xcr0() == 1 && machine.assisted == 0 {
-            eprintln!("skipped: QEMU 7.2 does not tell KVM of XSETBV, which then takes XCR0 back");
+            eprintln!("left out: QEMU 7.2 does not tell KVM of XSETBV, which then takes XCR0 back");
         } else {
             assert_eq!((machine.regs().rax, machine.regs().rdx), (3, 0));
             assert_eq!(machine.xcr0(), 3);
@@ -644,7 +644,7 @@ fn xsetbv_and_xgetbv_change_and_show_xcr0() {
             assert_eq!(end, End::Halt);
             let found = (machine.regs().rax, machine.regs().rdx);
             if cpl == 3 && found == (xcr0_here(), 0) {
-                eprintln!("skipped: a software KVM shows user code the host's XCR0");
+                eprintln!("left out: a software KVM shows user code the host's XCR0");
             } else {
                 assert_eq!(found, (3, 0));
             }
@@ -794,7 +794,7 @@ macro_rules! same_as_here {
                 let same = (&end, &there) == (&End::Halt, &here);
                 match known_to_differ($assembly, cpl) {
                     Some(known) if !same && $machine.assisted == 0 => {
-                        eprintln!("skipped: {known}");
+                        eprintln!("left out: {known}");
                     }
                     _ => assert_eq!((end, there), (End::Halt, here), "{} at CPL {cpl}", $assembly),
                 }

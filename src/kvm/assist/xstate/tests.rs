@@ -712,7 +712,7 @@ fn mxcsr_goes_with_avx() -> bool {
     let found = stored_here!("xsave64", image, image, 7, 4);
     let as_it_should = found.0[24..26] == image.0[24..26];
     if !as_it_should {
-        eprintln!("skipped: MXCSR with AVX state alone, which this processor forgets");
+        eprintln!("left out: MXCSR with AVX state alone, which this processor forgets");
     }
     as_it_should
 }
@@ -725,7 +725,7 @@ macro_rules! stored_like_the_processor {
                 return;
             }
             if !is_x86_feature_detected!($feature) {
-                eprintln!("skipped: this processor has no {}", $feature);
+                eprintln!("left out: this processor has no {}", $feature);
                 return;
             }
             let with_avx = mxcsr_goes_with_avx();
