@@ -18,6 +18,7 @@
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, sandbox, sync, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
 //! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | guest, kvm's probe, sandbox |
+//! | [`config`] | the description of a machine as plain values | |
 //! | [`control`] | orders to a running machine | fleet, inspect, sync |
 //! | [`pool`] | machines that wait for a command | agent, control, fleet, sandbox |
 //! | [`inspect`] | what a machine holds at one moment | devices, kvm, memory, symbols |
@@ -45,6 +46,7 @@ pub mod agent;
 pub mod boot;
 pub mod cli;
 pub mod compare;
+pub mod config;
 pub mod control;
 pub mod devices;
 pub mod disk;
@@ -53,6 +55,7 @@ pub mod gdb;
 pub mod guest;
 pub mod inspect;
 pub mod kvm;
+pub mod launch;
 pub mod memory;
 pub mod net;
 pub mod pool;

@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "agent",
             "boot",
             "compare",
+            "config",
             "control",
             "devices",
             "disk",
@@ -34,9 +35,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "guest",
             "inspect",
             "kvm",
+            "launch",
             "memory",
             "net",
-            "pool",
             "profile",
             "sandbox",
             "share",
@@ -52,38 +53,61 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "vmm",
         &[
-            "agent", "boot", "control", "devices", "disk", "fleet", "inspect", "kvm", "memory",
-            "net", "profile", "sandbox", "share", "snapshot", "symbols", "sync", "trace",
+            "agent", "boot", "config", "control", "devices", "disk", "fleet", "inspect", "kvm",
+            "memory", "net", "profile", "sandbox", "share", "snapshot", "symbols", "sync", "trace",
         ],
     ),
     ("agent", &[]),
     // The floor of what a machine costs is KVM's; a report says on what kind of KVM it was taken.
-    ("compare", &["guest", "kvm", "sandbox"]),
+    ("compare", &["config", "guest", "kvm", "sandbox"]),
+    // Plain data that any module may use; a device's part is beside what it configures.
+    (
+        "config",
+        &["boot", "devices", "disk", "fleet", "memory", "net", "share"],
+    ),
     ("control", &["fleet", "inspect", "sync"]),
     ("fleet", &[]),
     // What KVM and the devices hold, in words.
     ("inspect", &["devices", "kvm", "memory", "symbols"]),
     ("boot", &["memory"]),
     // Events are plain data that any module may record.
-    ("devices", &["memory", "sandbox", "sync", "trace"]),
+    ("devices", &["config", "memory", "sandbox", "sync", "trace"]),
     // It serves the requests that the device model takes apart.
-    ("disk", &["devices", "memory", "sandbox", "sync"]),
+    ("disk", &["config", "devices", "memory", "sandbox", "sync"]),
     // It stops, looks at and changes a whole machine.
     ("gdb", &["boot", "kvm", "memory", "sandbox", "sync", "vmm"]),
     ("guest", &["memory"]),
     ("kvm", &["boot", "memory", "sandbox", "sync"]),
+    // A machine's start, from its configuration on.
+    (
+        "launch",
+        &[
+            "agent",
+            "boot",
+            "config",
+            "fleet",
+            "guest",
+            "kvm",
+            "memory",
+            "net",
+            "pool",
+            "symbols",
+            "templates",
+            "vmm",
+        ],
+    ),
     ("memory", &["sandbox"]),
     // It moves the frames that the device model takes apart.
-    ("net", &["devices", "memory"]),
+    ("net", &["config", "devices", "memory"]),
     ("pool", &["agent", "control", "fleet", "sandbox"]),
     ("profile", &["kvm", "memory", "symbols", "sync"]),
     ("sandbox", &[]),
     // It serves the requests that the device model takes apart.
-    ("share", &["devices", "memory", "sandbox"]),
+    ("share", &["config", "devices", "memory", "sandbox"]),
     ("snapshot", &["memory"]),
     ("symbols", &["memory"]),
     // It stores plain files and does not know what a snapshot is.
-    ("templates", &[]),
+    ("templates", &["config"]),
     ("sync", &[]),
     ("trace", &["sync"]),
 ];

@@ -18,7 +18,9 @@
 )]
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use crate::memory::GuestMemory;
@@ -59,7 +61,8 @@ pub struct TableFaults {
 }
 
 /// The entry point to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Via {
     /// The fastest: hull unpacks a bzImage on the host and enters Linux in 64-bit mode, and another
     /// kernel by its PVH note.
@@ -69,6 +72,29 @@ pub enum Via {
     Pvh,
     /// A bzImage unpacks itself inside the guest.
     Guest,
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Pvh => "pvh",
+            Self::Guest => "guest",
+        })
+    }
+}
+
+impl FromStr for Via {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "pvh" => Ok(Self::Pvh),
+            "guest" => Ok(Self::Guest),
+            _ => Err("a kernel is entered by auto, pvh or guest".into()),
+        }
+    }
 }
 
 /// What to write into guest memory besides the kernel and the initrd.

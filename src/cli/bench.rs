@@ -9,8 +9,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use super::bar::Bar;
 use super::compare::catch;
 use super::figures::{changes_text, report_text};
-use super::whole_file::WholeFile;
-use super::{print, say};
+use super::output::{print, say};
+use super::output_file::OutputFile;
 use crate::compare::bench::report::{Report, Rival, Settings};
 use crate::compare::bench::{self, BenchError, RIVALS, Topic};
 use crate::compare::report::change::Changes;
@@ -88,7 +88,7 @@ impl Bench {
     /// Measure, or compare; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let file = self.json.as_deref();
-        let file = file.map(|path| WholeFile::prepare("--json", path));
+        let file = file.map(|path| OutputFile::create("--json", path));
         let file = file.transpose()?;
         // Before there is anything that one must not leave behind.
         let signal = catch()?;
@@ -105,7 +105,7 @@ impl Bench {
         };
         // The file first: who reads standard output may have left.
         if let Some(file) = file {
-            file.write(&(outcome.json + "\n"))?;
+            file.write(outcome.json + "\n")?;
         }
         print(outcome.text.as_bytes())?;
         Ok((outcome.worse && self.fail_if_worse).into())

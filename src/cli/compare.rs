@@ -11,8 +11,8 @@ use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::bar::Bar;
-use super::whole_file::WholeFile;
-use super::{print, say};
+use super::output::{print, say};
+use super::output_file::OutputFile;
 use crate::compare::measure::timed::{self, Limits};
 use crate::compare::report::saved::{Report, Workload};
 use crate::compare::report::{markdown, page, table};
@@ -248,9 +248,9 @@ fn progress() -> Box<dyn FnMut(Progress)> {
 /// The reports that were asked for, in files that can be written.
 #[derive(Default)]
 struct Files {
-    html: Option<WholeFile>,
-    json: Option<WholeFile>,
-    markdown: Option<WholeFile>,
+    html: Option<OutputFile>,
+    json: Option<OutputFile>,
+    markdown: Option<OutputFile>,
 }
 
 impl Files {
@@ -258,7 +258,7 @@ impl Files {
         let mut taken: Vec<PathBuf> = Vec::new();
         let mut prepare = |flag, path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
-            let file = WholeFile::prepare(flag, path)?;
+            let file = OutputFile::create(flag, path)?;
             if taken.iter().any(|other| other == file.path()) {
                 bail!("{flag} {}: another report goes there", path.display());
             }
@@ -276,13 +276,13 @@ impl Files {
 /// The files first: who reads standard output may have left.
 fn tell(report: &Report, files: Files) -> anyhow::Result<()> {
     if let Some(json) = files.json {
-        json.write(&(serde_json::to_string_pretty(report)? + "\n"))?;
+        json.write(serde_json::to_string_pretty(report)? + "\n")?;
     }
     if let Some(html) = files.html {
-        html.write(&page::render(report))?;
+        html.write(page::render(report))?;
     }
     if let Some(markdown) = files.markdown {
-        markdown.write(&markdown::render(report))?;
+        markdown.write(markdown::render(report))?;
     }
     let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let width = match tcgetwinsize(rustix::stdio::stdout()) {

@@ -33,6 +33,6 @@ impl Completions {
             Shell::Zsh => generate(shells::Zsh, &mut hull, "hull", &mut script),
             Shell::Fish => generate(shells::Fish, &mut hull, "hull", &mut script),
         }
-        super::print(&script)
+        super::output::print(&script)
     }
 }

@@ -1,15 +1,10 @@
 //! The flags of `hull run` that give a machine devices.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use anyhow::bail;
 use clap::ValueEnum;
 
-use super::{balloon, disk, net, share, vsock};
-use crate::disk::Source;
-
-/// Their heading in the help.
-pub const DEVICES: &str = "Devices";
+use super::headings::DEVICES;
+use crate::config::{Balloon, Draft, Vsock};
+use crate::{disk, net, share};
 
 /// The flags.
 #[derive(clap::Args)]
@@ -24,7 +19,6 @@ pub struct Devices {
     #[arg(
         long = "disk",
         value_name = "PATH[,OPTION]..",
-        value_parser = disk::parse,
         help_heading = DEVICES
     )]
     pub disks: Vec<disk::Config>,
@@ -32,7 +26,7 @@ pub struct Devices {
     #[arg(
         long = "overlay",
         value_name = "PATH[,..]",
-        value_parser = disk::parse_overlay,
+        value_parser = disk::Config::parse_overlay,
         help_heading = DEVICES
     )]
     pub overlays: Vec<disk::Config>,
@@ -40,7 +34,7 @@ pub struct Devices {
     #[arg(
         long = "scratch",
         value_name = "SIZE",
-        value_parser = disk::parse_scratch,
+        value_parser = disk::Config::parse_scratch,
         allow_negative_numbers = true,
         help_heading = DEVICES
     )]
@@ -50,7 +44,7 @@ pub struct Devices {
     #[arg(
         long,
         value_name = "PATH[,..]",
-        value_parser = disk::parse_root,
+        value_parser = disk::Config::parse_root,
         conflicts_with = "initrd",
         help_heading = DEVICES
     )]
@@ -61,7 +55,7 @@ pub struct Devices {
     /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
     /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
     /// Example: --net user,publish=8080:80
-    #[arg(long = "net", value_name = "SPEC", value_parser = net::parse, help_heading = DEVICES)]
+    #[arg(long = "net", value_name = "SPEC", help_heading = DEVICES)]
     pub nets: Vec<net::Config>,
     /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
     /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
@@ -69,39 +63,37 @@ pub struct Devices {
     #[arg(
         long = "share",
         value_name = "HOSTDIR:/guest/path[:ro]",
-        value_parser = share::parse,
         help_heading = DEVICES
     )]
     pub shares: Vec<share::Config>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's. Example: --rng off
+    /// [default: on]
     #[arg(
         long,
         value_name = "on|off",
         value_enum,
-        default_value_t = Switch::On,
         hide_possible_values = true,
         help_heading = DEVICES
     )]
-    pub rng: Switch,
+    pub rng: Option<Switch>,
     /// A memory balloon: the guest does without SIZE of its memory if it can, and tells which pages
     /// it does not use; the host has them meanwhile. stats=SECONDS: how often the guest tells of its
     /// memory, for --timing and --json. Example: --balloon=64M,stats=5
     #[arg(
         long,
         value_name = "[SIZE][,stats=SECONDS]",
-        value_parser = balloon::parse,
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
         help_heading = DEVICES
     )]
-    pub balloon: Option<balloon::Balloon>,
+    pub balloon: Option<Balloon>,
     /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
     /// is the guest. hull creates PATH; a program that connects to it and writes the line
     /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
     /// Example: --vsock cid=3,socket=/tmp/v
-    #[arg(long, value_name = "SPEC", value_parser = vsock::parse, help_heading = DEVICES)]
-    pub vsock: Option<vsock::Config>,
+    #[arg(long, value_name = "SPEC", help_heading = DEVICES)]
+    pub vsock: Option<Vsock>,
 }
 
 /// Something that a machine has or has not.
@@ -114,35 +106,19 @@ pub enum Switch {
 }
 
 impl Devices {
-    /// All disks in the guest's order.
-    ///
-    /// # Errors
-    /// Two of them are one, or are called the same.
-    pub fn all_disks(&self) -> anyhow::Result<Vec<disk::Config>> {
-        let disks = self.root_disk.iter().chain(&self.disks);
-        let disks = disks.chain(&self.overlays).chain(&self.scratches);
-        let (mut names, mut images) = (BTreeSet::new(), BTreeMap::new());
-        for disk in disks.clone() {
-            if let Some(name) = &disk.name
-                && !names.insert(name)
-            {
-                bail!("id={name}: two disks are called so; give each a name of its own");
-            }
-            let Source::Image(path) = &disk.source else {
-                continue;
-            };
-            let writes = !disk.read_only && !disk.overlay;
-            let file = path.canonicalize().unwrap_or_else(|_| path.clone());
-            if let Some(before_writes) = images.insert(file, writes)
-                && (writes || before_writes)
-            {
-                bail!(
-                    "{} {}: named twice; a disk has one writer, so add ,ro or ,overlay to both",
-                    disk.flag,
-                    path.display()
-                );
-            }
+    /// What they say, added to `draft`.
+    pub fn add_to(&self, draft: Draft) -> Draft {
+        Draft {
+            root_disk: self.root_disk.clone(),
+            disks: self.disks.clone(),
+            overlays: self.overlays.clone(),
+            scratches: self.scratches.clone(),
+            nets: self.nets.clone(),
+            shares: self.shares.clone(),
+            rng: self.rng.map(|rng| rng == Switch::On),
+            balloon: self.balloon,
+            vsock: self.vsock.clone(),
+            ..draft
         }
-        Ok(disks.cloned().collect())
     }
 }

@@ -5,7 +5,8 @@ use std::io::{self, ErrorKind, IsTerminal};
 
 use serde::Serialize;
 
-use super::run::MEMORY_DEFAULT;
+use crate::config::machine::DEFAULT_MEMORY;
+use crate::config::size;
 use crate::guest;
 use crate::kvm::probe::{self, Degree, Measurement, ProbeError};
 use crate::kvm::processor::{Kind, Processor};
@@ -70,7 +71,7 @@ impl Doctor {
             true => serde_json::to_string_pretty(&report)? + "\n",
             false => table(&report.checks, colours_wanted()),
         };
-        super::print(text.as_bytes())?;
+        super::output::print(text.as_bytes())?;
         let failed = |check: &Check| check.status == Status::Fail;
         Ok(report.checks.iter().any(failed).into())
     }
@@ -297,10 +298,11 @@ fn memory() -> Check {
             remedy,
         );
     };
-    let default = super::run::memory_size(MEMORY_DEFAULT).unwrap_or_default() >> 10;
+    let default = DEFAULT_MEMORY >> 10;
     let finding = format!(
-        "{} MiB available; a guest has {MEMORY_DEFAULT} if not told otherwise",
-        available >> 10
+        "{} MiB available; a guest has {} if not told otherwise",
+        available >> 10,
+        size::exact(DEFAULT_MEMORY)
     );
     match available < default {
         true => Check::warn(

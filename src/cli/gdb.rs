@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::run::OUTPUT;
+use super::headings::OUTPUT;
 use crate::gdb::{Address, PATH_MOST, Server};
 
 /// The flags.

@@ -26,7 +26,7 @@ impl Guest {
                 for (path, size) in guest::export(&guest::required()?, &folder)? {
                     list += &format!("{size:>10} {}\n", path.display());
                 }
-                super::print(list.as_bytes())
+                super::output::print(list.as_bytes())
             }
         }
     }

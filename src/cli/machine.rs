@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::run::{OUTPUT, ReportFile};
+use super::headings::OUTPUT;
+use super::output::say;
+use super::output_file::OutputFile;
 use super::terminal::Raw;
 use super::timing;
+use crate::launch::Terminal;
 use crate::memory::program;
-use crate::vmm::debugger::Debugger;
 use crate::vmm::timeline::{Span, Timeline};
-use crate::vmm::{self, Console, End, Report, Signals, Streams, VmmError};
+use crate::vmm::{self, Report, Signals, Streams};
 
 /// What is told of a run afterwards.
 #[derive(clap::Args)]
@@ -27,9 +29,9 @@ pub struct Reports {
 }
 
 /// The reports, with their file made: nobody waits for a run whose report has no place.
-pub struct OpenReports<'a> {
+pub struct OpenReports {
     timing: bool,
-    json: Option<ReportFile<'a>>,
+    json: Option<OutputFile>,
 }
 
 impl Reports {
@@ -42,9 +44,9 @@ impl Reports {
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn open(&self) -> anyhow::Result<OpenReports<'_>> {
+    pub fn open(&self) -> anyhow::Result<OpenReports> {
         let json = self.json.as_deref();
-        let json = json.map(|path| ReportFile::create("--json", path));
+        let json = json.map(|path| OutputFile::create("--json", path));
         Ok(OpenReports {
             timing: self.timing,
             json: json.transpose()?,
@@ -52,7 +54,7 @@ impl Reports {
     }
 }
 
-impl OpenReports<'_> {
+impl OpenReports {
     /// Tell.
     ///
     /// # Errors
@@ -91,51 +93,35 @@ pub fn signals() -> anyhow::Result<Signals> {
     Signals::catch().context("cannot catch signals")
 }
 
-/// Run the machine on hull's own streams.
-///
-/// # Errors
-/// As [`vmm::run`]; the terminal cannot be set.
-pub fn run(
-    config: &vmm::Config,
-    timeline: Arc<Timeline>,
-    signals: Signals,
-    debugger: Option<&mut dyn Debugger>,
-) -> anyhow::Result<Result<(End, Report), VmmError>> {
-    let raw = raw(config)?;
-    let streams = streams(raw.is_some());
-    Ok(vmm::run(config, streams, signals, timeline, debugger))
-}
-
 /// The terminal in raw mode, if it is the guest's.
 ///
 /// # Errors
 /// It cannot be set.
 pub fn raw(config: &vmm::Config) -> anyhow::Result<Option<Raw>> {
-    let wanted = match &config.console {
-        Console::Kernel => io::stdin().is_terminal(),
-        Console::Agent { exec, .. } => exec.tty.is_some() && io::stdin().is_terminal(),
-    };
+    let command = config.machine.command.as_ref();
+    let tty = command.is_none_or(|command| command.tty == Some(true));
+    let wanted = tty && io::stdin().is_terminal();
     let raw = wanted.then(Raw::enter).transpose();
     raw.context("cannot set the terminal to raw mode")
 }
 
-/// hull's own, whose input is a terminal in raw mode or not.
-pub fn streams(raw: bool) -> Streams {
-    Streams {
-        stdin: rustix::stdio::stdin(),
-        stdout: rustix::stdio::stdout(),
-        stderr: rustix::stdio::stderr(),
-        raw,
-    }
+/// hull's own streams.
+pub fn streams(raw: &Option<Raw>) -> Streams {
+    Streams::own(raw.is_some())
 }
 
-/// The status with which to exit.
-pub fn status(end: End) -> u8 {
-    match end {
-        End::Off | End::Quit => 0,
-        End::Exited(status) => status,
-        End::Signalled(signal) => 128 + signal as u8,
-    }
+/// The terminal that is both standard input and output.
+pub fn terminal() -> Option<Terminal> {
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    terminal.then(|| Terminal {
+        kind: std::env::var_os("TERM"),
+    })
+}
+
+/// One line of hull's own on standard error, whose terminal may be in raw mode.
+pub fn say_on(raw: &Option<Raw>, line: &str) {
+    let end = if raw.is_some() { "\r" } else { "" };
+    say(&format!("{line}{end}"));
 }
 
 /// When this process was executed, as far as can be told: the CPU time it has used so far ago,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::say;
+use super::output::say;
 use crate::fleet::{self, Found};
 use crate::sandbox::{Role, spawn_scoped};
 

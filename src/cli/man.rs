@@ -28,7 +28,7 @@ impl Man {
         let mut hull = super::Cli::command();
         hull.build();
         let Some(folder) = self.folder else {
-            return super::print(&page(hull)?.1);
+            return super::output::print(&page(hull)?.1);
         };
         fs::create_dir_all(&folder)
             .and_then(|()| write_all(&hull, &folder))

@@ -1,47 +1,42 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
-mod balloon;
 mod bar;
 pub mod bench;
 pub mod compare;
 pub mod completions;
 mod devices;
-mod disk;
 pub mod doctor;
 mod explain;
-mod fault;
 mod figures;
+mod flagged;
 mod gdb;
 pub mod guest;
+mod headings;
 pub mod inspect;
 mod logger;
 mod machine;
 mod machines;
 pub mod man;
-mod net;
+mod output;
+mod output_file;
 pub mod pause;
 pub mod pool;
-mod pooled;
 mod profile;
 pub mod ps;
-mod rate;
 pub mod restore;
 pub mod resume;
 pub mod run;
-mod share;
+mod shape;
 pub mod snapshot;
 pub mod stop;
 pub mod templates;
 mod terminal;
 mod timing;
 mod trace;
-mod vsock;
-mod warm;
-mod whole_file;
-
-use std::io::{self, Write};
 
 use crate::memory::program;
+pub use output::reader_left;
+
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
 
 /// A micro virtual machine monitor for Linux/KVM.
@@ -172,24 +167,4 @@ impl<T: Args> Lazy<T> {
             None => verb,
         }
     }
-}
-
-/// Whether an error only says that whoever read standard output has left, which is no failure.
-pub fn reader_left(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// One line of hull's own on standard error, where perhaps nobody reads.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "hull: {line}");
-}
-
-/// Print on standard output, whole.
-fn print(text: &[u8]) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text)?;
-    Ok(stdout.flush()?)
 }

@@ -1,10 +1,11 @@
 //! `--profile`: where the guest's time went, as a flame graph or as folded stacks.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::run::ReportFile;
+use super::headings::OUTPUT;
+use super::output_file::OutputFile;
 use crate::profile::{Form, Profile};
 use crate::symbols;
 
@@ -13,7 +14,7 @@ use crate::symbols;
 pub struct Flags {
     /// Sample what the vCPUs do, and write a flame graph (FILE.svg) or folded stacks for other tools
     /// (FILE.folded). Names come from the System.map beside the kernel, or from its own symbols.
-    #[arg(long, value_name = "FILE", value_parser = form_of, help_heading = super::run::OUTPUT)]
+    #[arg(long, value_name = "FILE", value_parser = form_of, help_heading = OUTPUT)]
     profile: Option<Target>,
     /// Samples a second for --profile, 1 to 10000.
     #[arg(
@@ -22,7 +23,7 @@ pub struct Flags {
         default_value = "1000",
         value_parser = clap::value_parser!(u32).range(1..=10_000),
         requires = "profile",
-        help_heading = super::run::OUTPUT
+        help_heading = OUTPUT
     )]
     profile_rate: u32,
 }
@@ -35,34 +36,32 @@ struct Target {
 }
 
 /// A profile that is written when the run is over.
-pub struct Open<'a> {
+pub struct Open {
     /// What is sampled.
     pub profile: Arc<Profile>,
     form: Form,
-    path: &'a Path,
-    file: ReportFile<'a>,
+    file: OutputFile,
 }
 
 impl Flags {
     /// Make the file.
-    pub fn open(&self, symbols: Option<symbols::Source>) -> anyhow::Result<Option<Open<'_>>> {
+    pub fn open(&self, symbols: Option<symbols::Source>) -> anyhow::Result<Option<Open>> {
         let Some(Target { path, form }) = &self.profile else {
             return Ok(None);
         };
         Ok(Some(Open {
             profile: Arc::new(Profile::new(self.profile_rate, symbols)),
             form: *form,
-            path,
-            file: ReportFile::create("--profile", path)?,
+            file: OutputFile::create("--profile", path)?,
         }))
     }
 }
 
-impl Open<'_> {
+impl Open {
     /// Write it, and say how much there is.
     pub fn write(self) -> anyhow::Result<String> {
         let totals = self.profile.totals();
-        let path = self.path.display();
+        let path = self.file.path().display();
         if totals.ticks == 0 {
             return Ok(format!(
                 "profile: the guest ended before the first sample; {path} was not written"

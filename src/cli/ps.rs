@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::inspect::count;
 use super::inspect::table::Table;
-use super::inspect::{bytes, count};
-use super::{machines, print, say};
+use super::machines;
+use super::output::{print, say};
+use crate::config::size;
 use crate::control::{self, Action, Answer, ControlError, Status};
 use crate::fleet::{self, Found};
 use crate::sandbox::{Role, spawn_scoped};
@@ -125,8 +127,8 @@ fn draw(lines: &[Line]) -> String {
             line.pid.to_string(),
             line.state.clone(),
             line.cpus.to_string(),
-            bytes(line.memory_bytes),
-            line.resident_bytes.map_or_else(|| "-".into(), bytes),
+            size::show(line.memory_bytes),
+            line.resident_bytes.map_or_else(|| "-".into(), size::show),
             uptime(line.uptime_seconds),
         ]);
     }

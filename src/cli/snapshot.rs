@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::bar::Bar;
-use super::print;
+use super::output::print;
 use crate::control::{self, Action, Answer};
 use crate::{fleet, snapshot};
 
@@ -90,7 +90,7 @@ impl Snapshot {
         }
         let text = format!(
             "{} of memory written; the machine stood still for {:.1} ms\n",
-            super::inspect::bytes(done.memory_bytes),
+            crate::config::size::show(done.memory_bytes),
             done.stood_still_us as f64 / 1e3
         );
         print(text.as_bytes())

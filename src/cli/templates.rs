@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use serde::Serialize;
 
+use super::inspect::count;
 use super::inspect::table::Table;
-use super::inspect::{bytes, count};
-use super::{print, say};
+use super::output::{print, say};
+use crate::config::size;
 use crate::templates::{Cache, Key, Listed};
 
 /// Digits of a key that are shown to people.
@@ -128,8 +129,8 @@ fn draw(listed: &[Listed], now: SystemTime) -> String {
             template.key.to_string()[..SHOWN].into(),
             known(about.map(|about| printable(&about.kernel))),
             known(about.map(|about| about.cpus.to_string())),
-            known(about.map(|about| bytes(about.memory_bytes))),
-            bytes(template.bytes),
+            known(about.map(|about| size::show(about.memory_bytes))),
+            size::show(template.bytes),
             ago(now.duration_since(template.last_used).unwrap_or_default()),
         ]);
     }

@@ -1,25 +1,23 @@
 //! `--trace` and `--explain=exits` of `hull run`, and `hull trace`.
 
-use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter, Read, Seek, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 
-use super::print;
+use super::headings::OUTPUT;
+use super::output::print;
+use super::output_file::OutputFile;
 use crate::sandbox::{Role, spawn};
 use crate::sync::lock;
 use crate::trace::summary::{self, Queue, Summary, Times};
 use crate::trace::{Recording, Trace, perfetto};
 use crate::vmm;
 
-/// Bytes that are written at once.
-const BATCH: usize = 64 << 10;
 /// Most exits of one kind that are told of.
 const EXITS_MOST: u32 = 1000;
 
@@ -28,7 +26,7 @@ const EXITS_MOST: u32 = 1000;
 pub struct Tracing {
     /// Write what happened and when to a file for ui.perfetto.dev or chrome://tracing, at the end
     /// and, as far as it has come, on SIGUSR1. See hull trace summary.
-    #[arg(long, value_name = "FILE", help_heading = super::run::OUTPUT)]
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     trace: Option<PathBuf>,
     /// Tell the boot as it happens on standard error, step by step: what is done, why, with which
     /// values, and what would happen without it. With =exits also the first N exits of each kind
@@ -41,7 +39,7 @@ pub struct Tracing {
         require_equals = true,
         default_missing_value = "",
         hide_default_value = true,
-        help_heading = super::run::OUTPUT
+        help_heading = OUTPUT
     )]
     explain: Option<u32>,
 }
@@ -67,14 +65,15 @@ impl Tracing {
         config: &mut vmm::Config,
         started: Instant,
     ) -> anyhow::Result<Option<Writer>> {
-        config.story = self.explain.map(|_| super::explain::listener());
-        config.explain_exits = self.explain.filter(|exits| *exits > 0);
+        let attached = &mut config.attachments;
+        attached.story = self.explain.map(|_| super::explain::listener());
+        attached.explain_exits = self.explain.filter(|exits| *exits > 0);
         let Some(path) = &self.trace else {
             return Ok(None);
         };
-        let trace = Arc::new(Trace::new(started, config.cpus));
+        let trace = Arc::new(Trace::new(started, config.machine.cpus));
         let writer = Writer::start(path, trace.clone())?;
-        config.trace = Some(trace);
+        attached.trace = Some(trace);
         Ok(Some(writer))
     }
 }
@@ -82,7 +81,7 @@ impl Tracing {
 /// Writes a trace to its file: at the end, and from a thread of its own when it is asked to.
 pub struct Writer {
     trace: Arc<Trace>,
-    target: Arc<Target>,
+    file: Arc<OutputFile>,
     thread: Option<JoinHandle<()>>,
     /// Why it could not be written when somebody asked for it.
     failure: Arc<Mutex<Option<io::Error>>>,
@@ -90,14 +89,12 @@ pub struct Writer {
 
 impl Writer {
     fn start(path: &Path, trace: Arc<Trace>) -> anyhow::Result<Self> {
-        let target = Target::create(path);
-        let target = target.with_context(|| format!("--trace {}", path.display()))?;
-        let target = Arc::new(target);
+        let file = Arc::new(OutputFile::create("--trace", path)?);
         let failure = Arc::<Mutex<Option<io::Error>>>::default();
-        let (to, from, told) = (target.clone(), trace.clone(), failure.clone());
+        let (to, from, told) = (file.clone(), trace.clone(), failure.clone());
         let write = move || {
             while from.asked() {
-                if let Err(error) = to.write(&from.recording()) {
+                if let Err(error) = write(&to, &from.recording()) {
                     *lock(&told) = Some(error);
                 }
             }
@@ -105,7 +102,7 @@ impl Writer {
         let thread = spawn(Role::TraceWriter, write).context("cannot start a thread")?;
         Ok(Self {
             trace,
-            target,
+            file,
             thread: Some(thread),
             failure,
         })
@@ -119,7 +116,7 @@ impl Writer {
             return; // no machine came to be, and why is told otherwise
         }
         let failure = lock(&self.failure);
-        let failure = match self.target.write(&recording) {
+        let failure = match write(&self.file, &recording) {
             Err(error) => Some(format!("cannot be written ({error})")),
             Ok(()) => failure
                 .as_ref()
@@ -130,7 +127,7 @@ impl Writer {
             dropped => Some(format!("{dropped} events are missing, the oldest")),
         };
         for what in failure.iter().chain(&dropped) {
-            let name = self.target.name.display();
+            let name = self.file.path().display();
             // It fails where nobody reads.
             let _ = writeln!(io::stderr(), "hull: --trace {name}: {what}");
         }
@@ -144,89 +141,14 @@ impl Writer {
     }
 }
 
+fn write(file: &OutputFile, recording: &Recording) -> io::Result<()> {
+    file.fill(|to| perfetto::write(recording, to))
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// The file of a trace: made before the boot, so that nobody waits for a trace that has no place;
-/// removed again if there is none in the end.
-struct Target {
-    /// As it was typed.
-    name: PathBuf,
-    /// Its own name, when it is a regular file.
-    path: Option<PathBuf>,
-    file: File,
-    written: AtomicBool,
-}
-
-impl Target {
-    fn create(name: &Path) -> io::Result<Self> {
-        let file = File::create(name)?;
-        let regular = file.metadata()?.is_file();
-        let path = regular.then(|| fs::canonicalize(name)).transpose()?;
-        Ok(Self {
-            name: name.into(),
-            path,
-            file,
-            written: AtomicBool::new(false),
-        })
-    }
-
-    /// Write all of `recording`, or leave no file that looks like it.
-    fn write(&self, recording: &Recording) -> io::Result<()> {
-        let written = match &self.path {
-            Some(path) => self.replace(path, recording),
-            None => fill(&self.file, recording),
-        };
-        if written.is_ok() {
-            self.written.store(true, Ordering::Release);
-        }
-        written
-    }
-
-    /// Beside the file first, so that a reader has the old one or the new one.
-    fn replace(&self, path: &Path, recording: &Recording) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let mut beside = tempfile::Builder::new();
-        // As File::create has it: what the umask leaves.
-        beside
-            .prefix(".hull-trace-")
-            .permissions(Permissions::from_mode(0o666));
-        match beside.tempfile_in(folder) {
-            Ok(beside) => {
-                fill(beside.as_file(), recording)?;
-                beside.persist(path).map_err(|error| error.error)?;
-                Ok(())
-            }
-            // A folder that takes no file may hold one that can be written.
-            Err(_) => self.overwrite(recording),
-        }
-    }
-
-    fn overwrite(&self, recording: &Recording) -> io::Result<()> {
-        self.written.store(false, Ordering::Release);
-        self.file.set_len(0)?;
-        (&self.file).rewind()?;
-        fill(&self.file, recording).inspect_err(|_| {
-            let _ = self.file.set_len(0);
-        })
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && !self.written.load(Ordering::Acquire)
-        {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-fn fill(file: &File, recording: &Recording) -> io::Result<()> {
-    perfetto::write(recording, &mut BufWriter::with_capacity(BATCH, file))
 }
 
 /// `hull trace`.

@@ -4,9 +4,16 @@
 //! either lets it pass or says how long to wait. A request that is larger than the bucket passes
 //! when the bucket is full, and leaves it in debt: nothing waits for ever.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::size;
+
+/// What `rate=` takes, for messages.
+pub const RATE: &str = "rate=BYTES[/BURST] a second, rate=Nops[/BURST], or both with a + between";
 
 /// A bucket's size and how fast it fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +31,51 @@ pub struct Limits {
     pub bytes: Option<Limit>,
     /// Requests or packets.
     pub operations: Option<Limit>,
+}
+
+impl FromStr for Limits {
+    type Err = String;
+
+    /// Parse `BYTES[/BURST]`, `Nops[/BURST]`, or both with a `+` in between. A burst that is left
+    /// out is what passes in a second.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut limits = Self::default();
+        for part in text.split('+') {
+            let (number, burst) = match part.split_once('/') {
+                Some((number, burst)) => (number, Some(burst)),
+                None => (part, None),
+            };
+            let (number, place) = match number.strip_suffix("ops") {
+                Some(number) => (number, &mut limits.operations),
+                None => (number, &mut limits.bytes),
+            };
+            let count = |text| size::parse(text).filter(|&count| (1..=1 << 50).contains(&count));
+            let limit = count(number).and_then(|per_second| {
+                let burst = burst.map_or(Some(per_second), count)?;
+                Some(Limit { per_second, burst })
+            });
+            match (limit, place) {
+                (Some(limit), place @ None) => *place = Some(limit),
+                _ => return Err(format!("rate={text}: it is {RATE}, such as 10M/1M+500ops")),
+            }
+        }
+        Ok(limits)
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Limit { per_second, burst }) = self.bytes {
+            write!(f, "{}/{}", size::exact(per_second), size::exact(burst))?;
+        }
+        if self.bytes.and(self.operations).is_some() {
+            f.write_str("+")?;
+        }
+        match self.operations {
+            Some(Limit { per_second, burst }) => write!(f, "{per_second}ops/{burst}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The buckets of one device, or of one direction of it.
@@ -156,6 +208,21 @@ mod tests {
         assert_eq!(rate.take(999, Duration::from_millis(100)), Ok(()));
         let mut free = Rate::new(&Limits::default());
         assert_eq!(free.take(u64::MAX, Duration::ZERO), Ok(()));
+    }
+
+    #[test]
+    fn a_rate_has_bytes_or_operations_or_both_once() {
+        let limit = |per_second, burst| Some(Limit { per_second, burst });
+        let limits: Limits = str::parse("10M/1M+500ops").expect("parsed");
+        assert_eq!(limits.bytes, limit(10 << 20, 1 << 20));
+        assert_eq!(limits.operations, limit(500, 500));
+        let limits: Limits = str::parse("3ops/7").expect("parsed");
+        assert_eq!((limits.bytes, limits.operations), (None, limit(3, 7)));
+        for wrong in [
+            "", "0", "ops", "1M+2M", "1/0", "1/2/3", "1ops+", "-1", "99999T",
+        ] {
+            assert!(wrong.parse::<Limits>().is_err(), "{wrong}");
+        }
     }
 
     proptest! {

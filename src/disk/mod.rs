@@ -4,6 +4,7 @@
 //! An image is `raw` or `qcow2`, told apart by how it begins; both are an `Image`. The front
 //! end is `devices::virtio::block`; `vmm` ties the two together.
 
+pub mod config;
 mod identity;
 mod open;
 mod qcow2;
@@ -12,12 +13,10 @@ mod raw;
 mod tests;
 mod worker;
 
-use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::devices::rate::{Limit, Limits};
@@ -26,79 +25,13 @@ use crate::devices::virtio::block::{Geometry, Range, Request, SECTOR};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 use crate::sync::lock;
+pub use config::{Cache, Config, Format, Source};
 
 use identity::Shared;
 pub use identity::{Changed, FileIdentity, Identity, Origin};
 pub use worker::{Guest, start};
 
-/// When what the guest wrote and flushed is safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Cache {
-    /// When a flush has been answered it is on the host's disk.
-    #[default]
-    Writeback,
-    /// Never: flushes are answered and nothing else. For disks that nobody needs afterwards.
-    Unsafe,
-}
-
-/// What is behind a disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Source {
-    /// An image, or a block device.
-    Image(PathBuf),
-    /// So many bytes of zeroes, a multiple of 512, in a file without a name: gone when hull is.
-    Scratch(u64),
-}
-
-impl Source {
-    /// What a disk without an image is called.
-    const SCRATCH: &str = "scratch";
-
-    fn name(&self) -> String {
-        let path = match self {
-            Self::Image(path) => path.as_path(),
-            Self::Scratch(_) => Path::new(Self::SCRATCH),
-        };
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let printable = stem.chars().filter(char::is_ascii_graphic);
-        printable.take(NAME_MOST).collect()
-    }
-}
-
-/// A disk as the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Config {
-    /// The flag that asked for it, for messages.
-    pub flag: Cow<'static, str>,
-    /// What is behind it.
-    pub source: Source,
-    /// The guest may not write.
-    pub read_only: bool,
-    /// The serial number that the guest sees, 20 bytes at most; `None`: the image's file name
-    /// without its ending.
-    pub name: Option<String>,
-    /// When writes are safe.
-    pub cache: Cache,
-    /// What the image is; `None`: told by how it begins.
-    pub format: Option<Format>,
-    /// The images that a qcow2 image is based on, the nearest first.
-    pub backing: Vec<PathBuf>,
-    /// Nothing is written to the image: the guest's writes go to a temporary one.
-    pub overlay: bool,
-    /// How fast it may be.
-    pub limits: Limits,
-}
-
-/// How an image holds a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Format {
-    /// Byte N of the disk is byte N of the file.
-    Raw,
-    /// QEMU's format, of the versions 2 and 3.
-    Qcow2,
-}
-
-/// A disk cannot be had. The text goes on behind the flag that asked for it.
+/// A disk cannot be had.
 #[derive(Debug, Error)]
 pub enum DiskError {
     /// No such file, or no right to it.

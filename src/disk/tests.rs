@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 use vm_memory::GuestAddress;
 
+use std::path::Path;
+
 use super::*;
 
 const SIZE: u64 = 1 << 20;
@@ -77,7 +79,7 @@ impl Images {
 
 fn config(path: PathBuf) -> Config {
     Config {
-        flag: "--disk".into(),
+        root: false,
         source: Source::Image(path),
         read_only: false,
         name: None,

@@ -5,122 +5,48 @@
 
 #![deny(unsafe_code)] // but in `ioctl`
 
+pub mod config;
 mod echo;
 mod ioctl;
 mod passt;
 mod stream;
 mod tap;
 
-use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::devices::rate::Limits;
 pub use crate::devices::virtio::net::Mac;
 use crate::devices::virtio::net::{Properties, Wire};
+pub use config::{Config, Kind, Protocol, Publish, Subnet};
 pub use ioctl::NAME_MOST;
 use passt::{Addresses, Passt};
 use tap::Tap;
-
-/// A network as the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Config {
-    /// Where its frames go.
-    pub kind: Kind,
-    /// The guest's address there; `None` for a random one.
-    pub mac: Option<Mac>,
-    /// How fast each direction may be.
-    pub limits: Limits,
-}
-
-/// Where frames go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Kind {
-    /// To a tap device that is there.
-    Tap {
-        /// Its name, at most [`NAME_MOST`] bytes.
-        name: String,
-        /// The guest's address; `None` for the one behind the host's, if the host has one there.
-        address: Option<Subnet>,
-        /// The guest's way to elsewhere.
-        gateway: Option<Ipv4Addr>,
-    },
-    /// To passt.
-    User {
-        /// Ports of the host that are the guest's.
-        publish: Vec<Publish>,
-    },
-}
-
-/// An address and the length of its network's prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subnet {
-    /// Of a station.
-    pub address: Ipv4Addr,
-    /// 1 to 32.
-    pub prefix: u8,
-}
-
-/// A port of the host's that leads to one of the guest's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Publish {
-    /// Where the host listens.
-    pub address: Ipv4Addr,
-    /// At this port.
-    pub host: u16,
-    /// The guest's port.
-    pub guest: u16,
-    /// Of this kind.
-    pub protocol: Protocol,
-}
-
-/// Kinds of ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl fmt::Display for Publish {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        let (address, host, guest) = (self.address, self.host, self.guest);
-        write!(f, "publish={address}:{host}:{guest}/{protocol}")
-    }
-}
 
 /// A network cannot be had.
 #[derive(Debug, Error)]
 pub enum NetError {
     /// No such interface.
     #[error(
-        "--net tap={name}: there is no {name}; `ip tuntap add {name} mode tap user $USER` and `ip link set {name} up` (as root) make one"
+        "tap={name}: there is no {name}; `ip tuntap add {name} mode tap user $USER` and `ip link set {name} up` (as root) make one"
     )]
     TapMissing {
         /// The tap device.
         name: String,
     },
     /// Somebody else is at its far end.
-    #[error(
-        "--net tap={name}: another program uses it; end that, or make a tap device for each machine"
-    )]
+    #[error("tap={name}: another program uses it; end that, or make a tap device for each machine")]
     TapInUse {
         /// The tap device.
         name: String,
     },
     /// It belongs to somebody else.
     #[error(
-        "--net tap={name}: it is not yours; `ip tuntap del {name} mode tap` and `ip tuntap add {name} mode tap user $USER` (as root) give you one"
+        "tap={name}: it is not yours; `ip tuntap del {name} mode tap` and `ip tuntap add {name} mode tap user $USER` (as root) give you one"
     )]
     TapNotOurs {
         /// The tap device.
@@ -128,14 +54,14 @@ pub enum NetError {
     },
     /// A bridge, an Ethernet card.
     #[error(
-        "--net tap={name}: {name} is no tap device with one queue; `ip tuntap` lists those that are, `ip tuntap add NAME mode tap user $USER` makes one"
+        "tap={name}: {name} is no tap device with one queue; `ip tuntap` lists those that are, `ip tuntap add NAME mode tap user $USER` makes one"
     )]
     NotATap {
         /// The interface.
         name: String,
     },
     /// /dev/net/tun.
-    #[error("--net tap={name}: /dev/net/tun: {error}; {hint}")]
+    #[error("tap={name}: /dev/net/tun: {error}; {hint}")]
     Tun {
         /// The tap device.
         name: String,
@@ -145,7 +71,7 @@ pub enum NetError {
         hint: &'static str,
     },
     /// Anything else.
-    #[error("--net tap={name}: {error}")]
+    #[error("tap={name}: {error}")]
     Tap {
         /// The tap device.
         name: String,
@@ -154,7 +80,7 @@ pub enum NetError {
     },
     /// No address is left.
     #[error(
-        "--net tap={name}: the network of the host's address {host} has no other; write ip=ADDRESS/PREFIX"
+        "tap={name}: the network of the host's address {host} has no other; write ip=ADDRESS/PREFIX"
     )]
     NoAddress {
         /// The tap device.
@@ -164,17 +90,17 @@ pub enum NetError {
     },
     /// It is not installed.
     #[error(
-        "--net user: there is no passt, which does the work; `apt install passt` (as root) brings it"
+        "user: there is no passt, which does the work; `apt install passt` (as root) brings it"
     )]
     PasstMissing,
     /// It cannot be started.
-    #[error("--net user: passt cannot be started ({error})")]
+    #[error("user: passt cannot be started ({error})")]
     Passt {
         /// Why not.
         error: io::Error,
     },
     /// It gave up.
-    #[error("--net user{publish}: passt gave up: {reason}")]
+    #[error("user{publish}: passt gave up: {reason}")]
     PasstFailed {
         /// What it was to publish.
         publish: String,
@@ -222,7 +148,7 @@ enum Far {
 ///
 /// # Errors
 /// One of them cannot be had; nothing is left of the others.
-pub fn open(configs: &[Config]) -> Result<Vec<Network>, NetError> {
+pub fn open<'a>(configs: impl Iterator<Item = &'a Config>) -> Result<Vec<Network>, NetError> {
     let mut networks = Vec::new();
     let mut users = 0;
     for config in configs {

@@ -9,6 +9,7 @@
 //!    renames meanwhile leads nowhere else, and opens regular files and directories alone.
 //! 3. The thread is under Landlock and without capabilities beyond files (`sandbox`).
 
+pub mod config;
 mod confined;
 mod service;
 #[cfg(test)]
@@ -21,32 +22,19 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use crate::devices::virtio::fs::TAG_MOST;
 use crate::sandbox::SandboxError;
+pub use config::Config;
 
 pub use worker::{Served, start};
-
-/// A share as the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Config {
-    /// The folder of the host.
-    pub folder: PathBuf,
-    /// Where hull's init mounts it.
-    pub guest_path: String,
-    /// The guest may not change anything.
-    pub read_only: bool,
-    /// By which the guest mounts it; at most [`TAG_MOST`] bytes.
-    pub tag: String,
-}
 
 /// A share cannot be had.
 #[derive(Debug, Error)]
 pub enum ShareError {
     /// No such folder, or no right to it.
-    #[error("--share {}: {reason}; name a folder that is there and that you may read", path.display())]
+    #[error("{}: {reason}; name a folder that is there and that you may read", path.display())]
     Open {
         /// The folder.
         path: PathBuf,
@@ -54,14 +42,14 @@ pub enum ShareError {
         reason: io::Error,
     },
     /// A file, say.
-    #[error("--share {}: not a folder; share the folder that it is in", path.display())]
+    #[error("{}: not a folder; share the folder that it is in", path.display())]
     NotAFolder {
         /// What was named.
         path: PathBuf,
     },
     /// All of the host.
     #[error(
-        "--share {}: that is / and with it the whole host; share a folder in it",
+        "{}: that is / and with it the whole host; share a folder in it",
         path.display()
     )]
     Root {
@@ -69,7 +57,7 @@ pub enum ShareError {
         path: PathBuf,
     },
     /// No /proc, most likely.
-    #[error("--share {}: cannot be served ({reason}); /proc must be mounted", path.display())]
+    #[error("{}: cannot be served ({reason}); /proc must be mounted", path.display())]
     Serve {
         /// The folder.
         path: PathBuf,
@@ -77,7 +65,7 @@ pub enum ShareError {
         reason: io::Error,
     },
     /// The thread could not be confined.
-    #[error("--share {}: {reason}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Confine {
         /// The folder.
         path: PathBuf,
@@ -86,7 +74,7 @@ pub enum ShareError {
     },
     /// No thread, or no descriptor for it.
     #[error(
-        "--share: cannot start a thread ({0}); raise the limits of processes and of open files \
+        "cannot start a thread ({0}); raise the limits of processes and of open files \
          (ulimit -u, ulimit -n)"
     )]
     Thread(io::Error),

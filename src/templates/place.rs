@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use super::CacheError;
+use crate::config::size;
 
 /// Most that all templates together take of the disk, unless the user says otherwise.
 const LIMIT: u64 = 4 << 30;
@@ -91,26 +92,13 @@ fn is_ours(path: &Path) -> io::Result<bool> {
 }
 
 fn limit(text: &OsStr) -> Result<u64, CacheError> {
-    match text.to_str().and_then(size) {
+    match text.to_str().and_then(size::parse) {
         Some(0) => Err(off("HULL_CACHE_SIZE", text)),
         Some(limit) => Ok(limit),
         None => Err(CacheError::Size {
             value: text.to_string_lossy().into(),
         }),
     }
-}
-
-/// Bytes, or a number with a binary unit.
-fn size(text: &str) -> Option<u64> {
-    let unit = "KMGT".find(|unit| text.to_ascii_uppercase().ends_with(unit));
-    let digits = &text[..text.len() - usize::from(unit.is_some())];
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    // Digits alone: what does not parse is too large.
-    let number: u64 = digits.parse().unwrap_or(u64::MAX);
-    let scale = unit.map_or(1, |power| 1 << (10 * (power + 1)));
-    Some(number.saturating_mul(scale))
 }
 
 fn off(variable: &'static str, value: &OsStr) -> CacheError {

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant, SystemTime};
 use kvm_ioctls::Kvm;
 
 use super::buses::Buses;
-use super::config::{Config, Console, Start, Terminal};
+use super::config::{Config, Start};
 use super::devices::slots::AttachContext;
 use super::devices::{Backends, Devices, REPORTING_ORDER, reporting_order};
 use super::error::VmmError;
 use super::events::Events;
 use super::explain::Explain;
-use super::fault::Fault;
+use super::fault;
 use super::generation;
 use super::irq::{Unconnected, line};
 use super::machine::{KEYBOARD_GSI, Machine};
@@ -28,6 +28,7 @@ use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use crate::boot::cmdline::{self, DEFAULTS};
 use crate::boot::{self, BootError, Loaded, Placed, Plan};
+use crate::config::{Console, Fault};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
@@ -88,7 +89,9 @@ impl Builder<'_> {
     /// A machine that boots the configured kernel.
     fn boot(&self, kvm: Kvm, backends: Backends) -> Result<Machine, VmmError> {
         let (config, timeline) = (self.config, self.timeline);
-        let memory = timeline.span("guest memory", || backing::allocate(config.memory_bytes))?;
+        let memory = timeline.span("guest memory", || {
+            backing::allocate(config.machine.memory_bytes)
+        })?;
         self.story.tell(|| story::guest_memory(&memory));
         for (range, usable) in boot::memory_map(&memory) {
             let kind = if usable { "RAM" } else { "reserved" };
@@ -103,7 +106,8 @@ impl Builder<'_> {
         let (mut machine, placed) = thread::scope(|scope| {
             let place = || {
                 timeline.span_aside(LOAD, || {
-                    boot::place(&memory, &config.kernel, config.via, &config.initrd)
+                    let images = &config.images;
+                    boot::place(&memory, &images.kernel, config.machine.boot, &images.initrd)
                 })
             };
             let loader = spawn_scoped(scope, Role::Loader, place);
@@ -159,7 +163,7 @@ impl Builder<'_> {
         let config = self.config;
         let vm = self.virtual_machine(kvm, memory)?;
         let mut vcpus = self.vcpus(&vm)?;
-        let trace = config.trace.as_ref();
+        let trace = config.attachments.trace.as_ref();
         let events = Events::new(self.timeline.clone(), eventfd().map_err(VmmError::EventFd)?)
             .traced(trace.cloned());
         let events = Arc::new(events);
@@ -167,7 +171,7 @@ impl Builder<'_> {
             let recorder = trace.map(|trace| Recorder::new(trace, name));
             line(&vm, gsi, recorder)
         };
-        let com1_line = if config.faults.has(Fault::NoSerialIrq) {
+        let com1_line = if config.machine.has_fault(Fault::NoSerialIrq) {
             Arc::new(Unconnected)
         } else {
             line("COM1", layout::COM1_GSI)
@@ -187,11 +191,11 @@ impl Builder<'_> {
         })?;
         let mut consoles = vec![Pipe::Uart(com1)];
         consoles.extend(devices.terminal.take());
-        if config.terminal == Terminal::Virtio {
+        if config.machine.console == Console::Virtio {
             consoles.reverse();
         }
         let mut agent = Vec::from_iter(devices.agent.take());
-        if let Console::Agent { .. } = &config.console {
+        if config.machine.command.is_some() {
             let com2 = uart(line("COM2", layout::COM2_GSI), &events);
             let (base, chip) = (layout::COM2_PORT.into(), com2.chip.clone());
             buses.ports.insert(base, serial::PORTS, "COM2", chip)?;
@@ -214,11 +218,11 @@ impl Builder<'_> {
     }
 
     fn virtual_machine(&self, kvm: Kvm, memory: &GuestMemory) -> Result<Vm, VmmError> {
-        let faults = &self.config.faults;
+        let machine = &self.config.machine;
         let vm = self.timeline.span("virtual machine", || {
-            Vm::without(faults.kvm(), kvm, memory.clone())
+            Vm::without(fault::kvm(machine), kvm, memory.clone())
         })?;
-        let chips = !faults.has(Fault::NoIrqchip);
+        let chips = !machine.has_fault(Fault::NoIrqchip);
         self.story
             .tell_all(|| story::virtual_machine(memory, chips));
         Ok(vm)
@@ -230,9 +234,9 @@ impl Builder<'_> {
             saved.map_or(Ok(()), |saved| saved.fits(vm))?;
             let create = |id| match saved {
                 Some(_) => vm.create_empty_vcpu(id),
-                None => vm.create_vcpu(id, self.config.cpus),
+                None => vm.create_vcpu(id, self.config.machine.cpus),
             };
-            let vcpus = (0..self.config.cpus).map(create);
+            let vcpus = (0..self.config.machine.cpus).map(create);
             Ok::<_, VmmError>(vcpus.collect::<Result<Vec<_>, _>>()?)
         })?;
         self.story.tell(|| story::vcpu(vcpus.len()));
@@ -265,12 +269,13 @@ impl Builder<'_> {
         let config = self.config;
         self.story
             .tell_all(|| story::devices(&buses.ports, &buses.mmio));
-        if let Some(trace) = &config.trace {
+        if let Some(trace) = &config.attachments.trace {
             trace.set_places(buses.places());
         }
         let explain = config
+            .attachments
             .explain_exits
-            .map(|first| Explain::new(first, config.symbols.clone(), events.clone()));
+            .map(|first| Explain::new(first, config.images.symbols.clone(), events.clone()));
         let mut outboxes = outboxes;
         outboxes.extend(explain.as_ref().map(|explain| explain.outbox.clone()));
         Arc::new(Shared {
@@ -278,7 +283,7 @@ impl Builder<'_> {
             events,
             outboxes,
             first_entry: OnceLock::new(),
-            trace: config.trace.clone(),
+            trace: config.attachments.trace.clone(),
             explain,
         })
     }
@@ -291,32 +296,33 @@ fn finish(
     placed: Placed,
     machine: &Machine,
 ) -> Result<Loaded, VmmError> {
-    let mut defaults = match config.terminal {
-        Terminal::Serial => vec!["console=ttyS0"],
+    let wanted = &config.machine;
+    let mut defaults = match wanted.console {
+        Console::Serial => vec!["console=ttyS0"],
         // Before hvc0 is there a kernel that panics is heard on COM1.
-        Terminal::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
+        Console::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
     };
     defaults.extend(DEFAULTS);
-    if let Console::Agent { kernel_log, .. } = &config.console {
-        if !kernel_log {
+    if wanted.command.is_some() {
+        if !wanted.kernel_log {
             defaults.push("quiet");
         }
         defaults.push(AGENT_WORD);
     }
     defaults.extend(machine.added_words.iter().map(String::as_str));
-    let order = format!("{REPORTING_ORDER}={}", reporting_order(config.memory_bytes));
-    if config.balloon.is_some() {
+    let order = format!("{REPORTING_ORDER}={}", reporting_order(wanted.memory_bytes));
+    if wanted.balloon().is_some() {
         defaults.push(&order);
     }
     let plan = Plan {
-        cmdline: cmdline::new(&config.cmdline, &defaults).map_err(BootError::from)?,
+        cmdline: cmdline::new(&config.images.cmdline, &defaults).map_err(BootError::from)?,
         virtio_on_cmdline: true,
         machine: boot::Machine {
-            cpus: config.cpus,
-            com2: matches!(config.console, Console::Agent { .. }),
+            cpus: wanted.cpus,
+            com2: wanted.command.is_some(),
             virtio: &machine.devices.slots.places(),
         },
-        faults: config.faults.boot(),
+        faults: fault::boot(wanted),
     };
     generation::begin(memory)?;
     Ok(placed.finish(memory, &plan)?)

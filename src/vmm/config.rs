@@ -1,77 +1,76 @@
-//! What a machine is made of and what it runs, as [`super::run`] takes it; and how it ends.
+//! What [`super::run`] takes: the [`Machine`] that is wanted, what was opened for it, and what
+//! observes it; and how a machine ends.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::devices::vsock;
-use super::fault::Faults;
 use super::snapshot::saved::Saved;
 use super::story;
-use crate::agent::{Exec, Interface};
-use crate::boot::Via;
+use crate::agent::{Exec, Interface, Mount, WindowSize};
+use crate::config::Machine;
 use crate::memory::image::Image;
 use crate::profile::Profile;
-use crate::share::Config as ShareConfig;
 use crate::trace::Trace;
-use crate::{disk, net, symbols};
+use crate::{share, symbols};
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The machine. A command in it is what hull's init runs; without one, the kernel's terminal is
+    /// standard input and output.
+    pub machine: Machine,
     /// Where it begins.
     pub start: Start,
-    /// What the machine is called; its process id if `None`.
-    pub name: Option<String>,
+    /// What a machine that boots is loaded with; a restored one needs nothing of it.
+    pub images: Images,
     /// The template with which the machine waits for a command, in a pool.
     pub ready_with: Option<String>,
+    /// The vCPUs do not run before a resume.
+    pub paused: bool,
+    /// Whether the guest finds only console and entropy device at boot, and the other devices when
+    /// it is told of them.
+    pub late_devices: bool,
+    /// What observes the run.
+    pub attachments: Attachments,
+}
+
+/// What a kernel is booted from, opened.
+#[derive(Clone, Debug)]
+pub struct Images {
     /// The kernel.
     pub kernel: Image,
     /// The initial RAM disk's parts, loaded one behind the other.
     pub initrd: Vec<Image>,
-    /// The user's words for the kernel command line.
+    /// Words for the kernel command line: the user's, and before them those that the choice of
+    /// root file system and init needs. They win over the defaults of the machine.
     pub cmdline: String,
-    /// Which way into the kernel.
-    pub via: Via,
-    /// The vCPUs stand still until somebody lets them run.
-    pub paused: bool,
-    /// Guest memory in bytes.
-    pub memory_bytes: u64,
-    /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
-    pub cpus: u8,
-    /// Disks, /dev/vda first.
-    pub disks: Vec<disk::Config>,
-    /// Networks, eth0 first.
-    pub nets: Vec<net::Config>,
-    /// Folders of the host that the guest can mount.
-    pub shares: Vec<ShareConfig>,
-    /// Whether there is an entropy device.
-    pub rng: bool,
-    /// Whether the guest finds only console and entropy device at boot, and the other devices when
-    /// it is told of them.
-    pub late_devices: bool,
-    /// The memory balloon, if there is to be one.
-    pub balloon: Option<Balloon>,
-    /// Where the user talks to the guest.
-    pub console: Console,
-    /// What the kernel's messages and terminal are on, unless the command line says otherwise.
-    pub terminal: Terminal,
     /// Names of the kernel's addresses, if it has any.
     pub symbols: Option<symbols::Source>,
-    /// Where samples of the vCPUs go, if they are wanted.
+}
+
+impl Default for Images {
+    /// Nothing, for a machine that does not boot.
+    fn default() -> Self {
+        Self {
+            kernel: Image::Bytes(Vec::new()),
+            initrd: Vec::new(),
+            cmdline: String::new(),
+            symbols: None,
+        }
+    }
+}
+
+/// What observes a run and is no part of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Attachments {
+    /// Where samples of the vCPUs go.
     pub profile: Option<Arc<Profile>>,
-    /// The socket device, if there is to be one.
-    pub vsock: Option<vsock::Config>,
-    /// Where to record what happens, with the clock that [`super::run`] is given.
+    /// Where events are recorded, with the clock that [`super::run`] is given.
     pub trace: Option<Arc<Trace>>,
-    /// Who is told of each step of the boot.
+    /// What is called at each step of the boot.
     pub story: Option<story::Listener>,
-    /// How many exits of each kind to tell of on standard error.
+    /// How many exits of each kind are described on standard error.
     pub explain_exits: Option<u32>,
-    /// What is wrong with the machine on purpose.
-    pub faults: Faults,
 }
 
 /// Where a machine begins.
@@ -87,7 +86,7 @@ pub enum Start {
 }
 
 impl Start {
-    /// The machine that goes on, if one does.
+    /// The snapshot that is restored, if one is.
     pub fn saved(&self) -> Option<&Saved> {
         match self {
             Self::Saved(saved) => Some(saved),
@@ -97,97 +96,39 @@ impl Start {
 }
 
 impl Config {
-    /// What hull's init is to run, if there is one.
-    pub(super) fn exec(&self, networks: &[Interface]) -> Option<Exec> {
-        match &self.console {
-            Console::Kernel => None,
-            Console::Agent { exec, .. } => Some(Exec {
-                networks: networks.to_vec(),
-                ..exec.clone()
-            }),
-        }
-    }
-
-    /// The machine that was `saved`, with another `console`.
-    pub fn of_saved(saved: &Saved, console: Console) -> Self {
-        let shape = &saved.shape;
+    /// The machine that was saved.
+    pub fn of_saved(saved: Arc<Saved>) -> Self {
         Self {
-            cpus: shape.cpus,
-            memory_bytes: shape.memory_bytes,
-            terminal: shape.terminal,
-            late_devices: shape.late_devices,
-            rng: shape.rng,
-            balloon: shape.balloon,
-            disks: shape.disks.iter().map(|(disk, _)| disk.clone()).collect(),
-            nets: shape.nets.clone(),
-            shares: shape.shares.clone(),
-            vsock: shape.vsock.clone(),
-            ..Self::nothing(console)
-        }
-    }
-
-    /// A machine with nothing in it.
-    fn nothing(console: Console) -> Self {
-        Self {
-            start: Start::Boot,
-            name: None,
+            machine: saved.shape.machine.clone(),
+            late_devices: saved.shape.late_devices,
+            start: Start::Saved(saved),
+            images: Images::default(),
             ready_with: None,
-            kernel: Image::Bytes(Vec::new()),
-            initrd: Vec::new(),
-            cmdline: String::new(),
-            via: Via::Auto,
-            memory_bytes: 0,
-            cpus: 1,
             paused: false,
-            late_devices: false,
-            disks: Vec::new(),
-            nets: Vec::new(),
-            shares: Vec::new(),
-            rng: false,
-            balloon: None,
-            console,
-            terminal: Terminal::Serial,
-            symbols: None,
-            profile: None,
-            vsock: None,
-            trace: None,
-            story: None,
-            explain_exits: None,
-            faults: Faults::default(),
+            attachments: Attachments::default(),
         }
     }
 }
 
-/// Where the user talks to the guest.
-#[derive(Clone, Debug)]
-pub enum Console {
-    /// The kernel's terminal is standard input and output.
-    Kernel,
-    /// hull's init runs a command, whose streams are hull's.
-    Agent {
-        /// The command.
-        exec: Exec,
-        /// Whether the kernel's messages go to standard error.
-        kernel_log: bool,
-    },
-}
-
-/// A memory balloon as the user asked for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Balloon {
-    /// Bytes of guest memory that the guest is to do without.
-    pub target_bytes: u64,
-    /// How often the guest tells of its memory; `None`: once.
-    pub period: Option<Duration>,
-}
-
-/// What a guest kernel's console is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Terminal {
-    /// COM1, which every kernel has a driver for: some exits a character.
-    Serial,
-    /// hvc0 of the virtio console: one exit a line.
-    Virtio,
+/// What hull's init is to run in `machine`, if it is there; on a terminal of `size` if it wants one.
+pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Option<Exec> {
+    let command = machine.command.as_ref()?;
+    let mount = |share: &share::Config| Mount {
+        tag: share.tag.clone(),
+        path: share.guest_path.clone(),
+        read_only: share.read_only,
+    };
+    let mut mounts: Vec<_> = machine.shares().map(mount).collect();
+    // What is mounted at /a after /a/b would hide it.
+    mounts.sort_by_key(|mount| mount.path.len());
+    Some(Exec {
+        argv: command.argv.clone(),
+        env: command.env.clone(),
+        cwd: command.cwd.clone(),
+        tty: command.tty.unwrap_or(false).then_some(size),
+        networks: networks.to_vec(),
+        mounts,
+    })
 }
 
 /// How a machine ended that ran to its end.

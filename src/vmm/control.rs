@@ -30,7 +30,7 @@ pub struct Control {
 /// # Errors
 /// [`FleetError`].
 pub fn claim(config: &Config) -> Result<Option<Claim>, FleetError> {
-    let name = config.name.as_ref();
+    let name = config.machine.name.as_ref();
     name.map(|name| fleet::claim(&record(config, name.clone())))
         .transpose()
 }
@@ -41,8 +41,8 @@ fn record(config: &Config, name: String) -> Record {
         pid: std::process::id(),
         name,
         started: now.map_or(0, |time| time.as_secs()),
-        cpus: config.cpus,
-        memory_bytes: config.memory_bytes,
+        cpus: config.machine.cpus,
+        memory_bytes: config.machine.memory_bytes,
         version: env!("CARGO_PKG_VERSION").into(),
         ready_with: config.ready_with.clone(),
     }

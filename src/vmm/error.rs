@@ -1,6 +1,5 @@
 //! Why a machine does not run, or not to its end.
 
-use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -34,18 +33,18 @@ pub enum VmmError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// A disk.
-    #[error("{flag} {error}")]
+    #[error("disk {error}")]
     Disk {
-        /// The flag that asked for it.
-        flag: Cow<'static, str>,
+        /// The setting that asked for it, as [`crate::disk::Config::flag`] has it.
+        key: &'static str,
         /// Why it cannot be had.
         error: DiskError,
     },
     /// A network.
-    #[error(transparent)]
+    #[error("network {0}")]
     Net(#[from] NetError),
     /// A shared folder.
-    #[error(transparent)]
+    #[error("share {0}")]
     Share(#[from] ShareError),
     /// The machine's name.
     #[error(transparent)]
@@ -70,7 +69,7 @@ pub enum VmmError {
     EventFd(io::Error),
     /// The socket device's socket is there already.
     #[error(
-        "--vsock: {} exists; remove it if no running hull has it, or name another path",
+        "vsock {} exists; remove it if no running hull has it, or name another path",
         path.display()
     )]
     VsockExists {
@@ -79,7 +78,7 @@ pub enum VmmError {
     },
     /// The socket device's socket could not be created.
     #[error(
-        "--vsock: cannot create the socket {} ({error}); name a path in a folder that is there and \
+        "vsock {}: cannot create the socket ({error}); name a path in a folder that is there and \
          that you may write to",
         path.display()
     )]

@@ -1,47 +1,22 @@
-//! Parts of a machine that are wrong on purpose: what a part is for shows when it is not there
-//! (guest/lessons). Each fault is built in at one place, named here.
+//! Where the faults of a machine ([`Fault`]) are built in: KVM's part and the boot tables' part here,
+//! that of COM1's interrupt line in `machine`.
 
 use crate::boot::TableFaults;
+use crate::config::{Fault, Machine};
 use crate::kvm::vm::MissingFeatures;
 
-/// One part that is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// No interrupt controllers, local APICs and PIT: [`MissingFeatures::irqchip`].
-    NoIrqchip,
-    /// Neither MP table nor MADT: [`TableFaults::no_processors`].
-    NoMptable,
-    /// The memory map names RAM that is not there: [`TableFaults::phantom_ram`].
-    BadE820,
-    /// COM1's interrupt line leads nowhere (`machine::assemble`).
-    NoSerialIrq,
-    /// CPUID does not show long mode: [`MissingFeatures::long_mode`].
-    WrongCpuid,
+/// What KVM is not asked for.
+pub fn kvm(machine: &Machine) -> MissingFeatures {
+    MissingFeatures {
+        irqchip: machine.has_fault(Fault::NoIrqchip),
+        long_mode: machine.has_fault(Fault::WrongCpuid),
+    }
 }
 
-/// All that is wrong with a machine; by default nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
-
-impl Faults {
-    /// Whether `fault` is among them.
-    pub fn has(&self, fault: Fault) -> bool {
-        self.0.contains(&fault)
-    }
-
-    /// What KVM is not asked for.
-    pub fn kvm(&self) -> MissingFeatures {
-        MissingFeatures {
-            irqchip: self.has(Fault::NoIrqchip),
-            long_mode: self.has(Fault::WrongCpuid),
-        }
-    }
-
-    /// Where boot tables do not tell the truth.
-    pub fn boot(&self) -> TableFaults {
-        TableFaults {
-            no_processors: self.has(Fault::NoMptable),
-            phantom_ram: self.has(Fault::BadE820),
-        }
+/// What is wrong in boot tables.
+pub fn boot(machine: &Machine) -> TableFaults {
+    TableFaults {
+        no_processors: machine.has_fault(Fault::NoMptable),
+        phantom_ram: machine.has_fault(Fault::BadE820),
     }
 }

@@ -68,7 +68,7 @@ impl Inspector {
             slots,
             lines,
             known,
-            symbols: config.symbols.clone(),
+            symbols: config.images.symbols.clone(),
         }
     }
 

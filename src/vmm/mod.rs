@@ -18,7 +18,7 @@ mod error;
 mod event_loop;
 pub mod events;
 mod explain;
-pub mod fault;
+mod fault;
 pub mod generation;
 mod inspect;
 mod irq;
@@ -48,15 +48,14 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 pub use builder::SAVED_STATE;
-pub use config::{Balloon, Config, Console, End, Start, Terminal};
+pub use config::{Attachments, Config, End, Images, Start, exec};
 pub use devices::slots::LATE_SLOTS;
-pub use devices::vsock;
 pub use error::VmmError;
 pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
 
-use crate::agent::Interface;
+use crate::agent::{Interface, WindowSize};
 use crate::control::Status;
 use crate::fleet::Claim;
 use crate::memory::program;
@@ -105,13 +104,13 @@ pub struct ReadyMachine {
 /// # Errors
 /// A part of it cannot be made.
 pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, VmmError> {
-    let story = Story::new(config.story.clone());
+    let story = Story::new(config.attachments.story.clone());
     let claim = control::claim(config)?;
-    let nets = timeline.span("networks of the host", || net::open(&config.nets))?;
+    let nets = timeline.span("networks of the host", || net::open(config.machine.nets()))?;
     let saved = config.start.saved();
     let has_command = saved.is_some_and(|saved| !saved.is_template());
     let networks = devices::assigned(&nets, has_command);
-    if !has_command && let Some(exec) = config.exec(&networks) {
+    if !has_command && let Some(exec) = exec(&config.machine, &networks, WindowSize::default()) {
         exec.check()?;
     }
     let machine = builder::build(config, nets, &timeline, &story)?;
@@ -149,11 +148,12 @@ impl ReadyMachine {
         signals: Signals,
         debugger: Option<&mut dyn Debugger>,
     ) -> Result<(End, Report), VmmError> {
-        let exec = config.exec(&self.networks);
+        let size = streams.window_size().unwrap_or_default();
+        let exec = exec(&config.machine, &self.networks, size);
         let link = exec.map(|exec| link::connect(config, exec, &self.machine));
         let link = link.transpose()?;
         let vcpus = std::mem::take(&mut self.machine.vcpus);
-        let sampler = config.profile.clone();
+        let sampler = config.attachments.profile.clone();
         let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
         let (sampler, samples) = sampler.unzip();
         let sampler = sampler.map(Arc::new);
@@ -176,7 +176,7 @@ impl ReadyMachine {
             .span("vCPU threads", || vcpus.start())
             .map_err(VmmError::Thread)?;
         let sampling = start_sampling(sampler.zip(samples), machine, &vcpus)?;
-        if let Some(trace) = &config.trace {
+        if let Some(trace) = &config.attachments.trace {
             self.timeline.record(trace);
         }
         // Without a control socket the machine runs as well, only out of reach.
@@ -187,8 +187,8 @@ impl ReadyMachine {
         }
         log::info!(
             "started: {} vCPUs, {} MiB of memory",
-            config.cpus,
-            config.memory_bytes >> 20
+            config.machine.cpus,
+            config.machine.memory_bytes >> 20
         );
         let ending = event_loop.run();
         if let Ok(ending) = &ending {

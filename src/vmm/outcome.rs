@@ -36,7 +36,7 @@ pub fn end(
         )));
     }
     let log = || report::quote(&event_loop.log().last_lines());
-    let place = |rip: u64| report::place(rip, config.symbols.as_ref());
+    let place = |rip: u64| report::place(rip, config.images.symbols.as_ref());
     match guest_end {
         GuestEnd::Killed => Ok(End::Signalled(SIGKILL)),
         GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {

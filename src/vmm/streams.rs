@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
+use crate::agent::WindowSize;
+
 /// Bytes that may wait for a slow reader before the guest has to.
 const FULL: usize = 64 << 10;
 /// PIPE_BUF: a pipe that polls writable takes that much without blocking (pipe(7)).
@@ -23,6 +25,27 @@ pub struct Streams {
     /// Standard input is a terminal in raw mode: Ctrl-A is hull's key, and lines of hull's own
     /// need a carriage return.
     pub raw: bool,
+}
+
+impl Streams {
+    /// Those of this process, whose input is a terminal in `raw` mode or not.
+    pub fn own(raw: bool) -> Self {
+        Self {
+            stdin: rustix::stdio::stdin(),
+            stdout: rustix::stdio::stdout(),
+            stderr: rustix::stdio::stderr(),
+            raw,
+        }
+    }
+
+    /// The size of the terminal that standard input is, if it is one.
+    pub fn window_size(&self) -> Option<WindowSize> {
+        let size = rustix::termios::tcgetwinsize(self.stdin).ok()?;
+        Some(WindowSize {
+            rows: size.ws_row,
+            cols: size.ws_col,
+        })
+    }
 }
 
 /// Output that waits until its descriptor polls writable.

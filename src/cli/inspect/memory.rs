@@ -1,6 +1,6 @@
 //! The memory map as a picture.
 
-use super::bytes;
+use crate::config::size;
 use crate::inspect::map::{Area, Kind, Memory};
 
 /// Characters inside of the box.
@@ -10,8 +10,8 @@ const INSIDE: usize = 12;
 pub fn draw(memory: &Memory) -> String {
     let mut text = format!(
         "{} of RAM, {} of it resident on the host\n\n",
-        bytes(memory.bytes),
-        bytes(memory.resident)
+        size::show(memory.bytes),
+        size::show(memory.resident)
     );
     let edge = "-".repeat(INSIDE);
     let mut above = memory.areas.last().map_or(0, |area| area.end.0);
@@ -38,9 +38,9 @@ fn inside(area: &Area) -> String {
 }
 
 fn what(area: &Area) -> String {
-    let size = bytes(area.end.0 - area.start.0);
+    let size = size::show(area.end.0 - area.start.0);
     let resident = area
         .resident
-        .map(|there| format!(", {} resident", bytes(there)));
+        .map(|there| format!(", {} resident", size::show(there)));
     format!("{} ({size}{})", area.what, resident.unwrap_or_default())
 }

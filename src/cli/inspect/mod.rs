@@ -78,13 +78,13 @@ impl Inspect {
             let answer: Value = control::ask(&machine, request)?;
             let seen = answer.get("inspection").unwrap_or(&Value::Null);
             let text = serde_json::to_string_pretty(seen)? + "\n";
-            return super::print(text.as_bytes());
+            return super::output::print(text.as_bytes());
         }
         let Answer::Inspection(seen) = control::ask(&machine, request)? else {
             bail!("machine {} answered something else", self.machine);
         };
         let text = self.draw(&machine.record, &seen);
-        super::print(text.as_bytes())
+        super::output::print(text.as_bytes())
     }
 
     fn topic(&self) -> anyhow::Result<Topic> {
@@ -136,20 +136,4 @@ pub(super) fn count(number: u64, what: &str) -> String {
         1 => format!("1 {what}"),
         _ => format!("{number} {what}s"),
     }
-}
-
-/// Bytes with a binary unit, exactly or with one digit behind the point.
-pub(super) fn bytes(number: u64) -> String {
-    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    for (shift, unit) in UNITS {
-        let whole = number >> shift;
-        if whole > 0 {
-            let tenth = ((number - (whole << shift)) * 10) >> shift;
-            return match tenth {
-                0 => format!("{whole} {unit}"),
-                _ => format!("{whole}.{tenth} {unit}"),
-            };
-        }
-    }
-    format!("{number} B")
 }

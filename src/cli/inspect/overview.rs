@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use super::table::Table;
-use super::{bytes, count, devices};
+use super::{count, devices};
+use crate::config::size;
 use crate::fleet::Record;
 use crate::inspect::map::{Kind, Memory};
 use crate::inspect::{Device, Inspection, Queues};
@@ -19,7 +20,7 @@ pub fn draw(record: &Record, seen: &Inspection) -> String {
         record.version,
         count(age, "second"),
         count(record.cpus.into(), "vCPU"),
-        bytes(record.memory_bytes)
+        size::show(record.memory_bytes)
     );
     let mut rows = Table::default();
     for cpu in &seen.vcpus {
@@ -71,8 +72,8 @@ fn memory(memory: &Memory) -> String {
         "RAM".to_string(),
         format!(
             "{}, {} resident",
-            bytes(memory.bytes),
-            bytes(memory.resident)
+            size::show(memory.bytes),
+            size::show(memory.resident)
         ),
     ]);
     for area in &memory.areas {

@@ -1,7 +1,7 @@
 //! A page walk.
 
-use super::bytes;
 use super::table::Table;
+use crate::config::size;
 use crate::inspect::pages::Walk;
 
 /// The walk, a level a line.
@@ -32,7 +32,9 @@ pub fn draw(walk: &Walk) -> String {
     text += &rows.draw();
     match walk.gpa {
         Some(gpa) => {
-            let size = walk.page_size.map(|size| format!("{} page, ", bytes(size)));
+            let size = walk
+                .page_size
+                .map(|size| format!("{} page, ", size::show(size)));
             let what = walk.what.as_deref().unwrap_or_default();
             text += &format!(
                 "  lies at {gpa}: {what}\n  {}{}\n",

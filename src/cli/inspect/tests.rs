@@ -5,21 +5,6 @@ use crate::inspect::map::{Kind, Memory};
 use crate::inspect::pages::{Level, Walk};
 
 #[test]
-fn bytes_have_a_unit() {
-    for (number, text) in [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1 KiB"),
-        (1536, "1.5 KiB"),
-        (256 << 20, "256 MiB"),
-        (3 << 40, "3 TiB"),
-        (u64::MAX, "16777215.9 TiB"),
-    ] {
-        assert_eq!(bytes(number), text);
-    }
-}
-
-#[test]
 fn columns_are_aligned_and_long_words_go_on_below() {
     let mut table = Table::indented(2);
     table.row(["a", "wide", "first"]);

@@ -4,6 +4,7 @@ use crate::compare::figure::{Better, Cell, Figure};
 use crate::compare::report::saved::Verdict;
 use crate::compare::statistics::Ratio;
 use crate::compare::subject::Kind;
+use crate::config::size;
 
 /// A subject that takes part, and where it stands.
 #[derive(Clone, Debug)]
@@ -102,11 +103,7 @@ impl Verdict {
 
 /// Bytes, in the unit in which they are read.
 pub fn bytes(bytes: f64) -> String {
-    match bytes / 1024.0 {
-        kib if kib < 1024.0 => format!("{kib:.0} KiB"),
-        kib if kib < 1024.0 * 1024.0 => format!("{:.1} MiB", kib / 1024.0),
-        kib => format!("{:.1} GiB", kib / 1024.0 / 1024.0),
-    }
+    size::show(bytes as u64)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! A memory balloon in its slot.
 
 use super::slots::{AttachContext, Slots};
+use crate::config::Balloon;
 use crate::devices::virtio::balloon;
 use crate::devices::virtio::transport::SharedCore;
 use crate::memory::backing;
-use crate::vmm::config::Balloon;
 use crate::vmm::error::VmmError;
 
 /// The word on a Linux command line for [`reporting_order`].

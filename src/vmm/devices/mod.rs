@@ -15,9 +15,10 @@ mod share;
 pub mod slots;
 pub mod vsock;
 
-use super::config::{Config, Console, Terminal};
+use super::config::Config;
 use super::error::VmmError;
 use super::pipe::Pipe;
+use crate::config::Console;
 use crate::devices::virtio::requests::{self, Quiet, Worker};
 use crate::devices::virtio::transport::SharedCore;
 use crate::disk::{self as images, Disk, Origin};
@@ -45,16 +46,14 @@ impl Backends {
     pub fn open(config: &Config, networks: Vec<Network>) -> Result<Self, VmmError> {
         let open = |config: &images::Config| {
             Disk::open(config).map_err(|error| VmmError::Disk {
-                flag: config.flag.clone(),
+                key: config.flag(),
                 error,
             })
         };
-        let disks = config.disks.iter().map(open).collect::<Result<_, _>>()?;
-        let shares = config
-            .shares
-            .iter()
-            .map(Share::open)
-            .collect::<Result<_, _>>()?;
+        let disks = config.machine.disks().map(open);
+        let disks = disks.collect::<Result<_, _>>()?;
+        let shares = config.machine.shares().map(Share::open);
+        let shares = shares.collect::<Result<_, _>>()?;
         Ok(Self {
             disks,
             shares,
@@ -97,19 +96,20 @@ impl Devices {
     ) -> Result<Self, VmmError> {
         let mut all = Slots::new()?;
         let slots = &mut all;
-        let with_agent = matches!(config.console, Console::Agent { .. });
+        let wanted = &config.machine;
+        let with_agent = wanted.command.is_some();
         let mut pipes = Vec::new();
-        if with_agent || config.terminal == Terminal::Virtio {
+        if with_agent || wanted.console == Console::Virtio {
             pipes = console::attach(slots, context, with_agent)?;
         }
         let mut pipes = pipes.into_iter();
-        if config.rng {
+        if wanted.has_rng() {
             rng::attach(slots, context)?;
         }
         if config.late_devices {
             slots.hide_from_here();
         }
-        let balloon = config.balloon.as_ref();
+        let balloon = wanted.balloon();
         let balloon = balloon.map(|config| balloon::attach(slots, context, config));
         let balloon = balloon.transpose()?;
         let mut workers = Vec::new();
@@ -125,7 +125,7 @@ impl Devices {
         for share in backends.shares {
             workers.push(share::attach(slots, context, share)?);
         }
-        let vsock = config.vsock.as_ref();
+        let vsock = wanted.vsock();
         let vsock = vsock.map(|config| vsock::attach(slots, context, config));
         let vsock = vsock.transpose()?;
         if config.late_devices {

@@ -15,19 +15,14 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
-use serde::{Deserialize, Serialize};
 
 use super::files;
 use super::slots::{AttachContext, Slots};
+use crate::config::Vsock as Config;
 use crate::devices::virtio::transport::SharedCore;
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
-pub use crate::devices::virtio::vsock::{MAX_CID, MIN_CID};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
-
-/// Longest path of a socket, in bytes: with `_4294967295` behind it, it still fits into the 107
-/// of an address (unix(7)).
-pub const PATH_MOST: usize = 107 - 11;
 
 /// Programs that may wait to be let in.
 const BACKLOG: i32 = 128;
@@ -46,16 +41,6 @@ const READABLE: EventFlags = EventFlags::IN
     .union(EventFlags::RDHUP)
     .union(EventFlags::ET);
 const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
-
-/// A machine's socket device as the user wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Config {
-    /// The guest's CID, [`MIN_CID`] to [`MAX_CID`].
-    pub cid: u32,
-    /// The socket that programs on the host connect to, at most [`PATH_MOST`] bytes. Must not
-    /// exist; gone after the run.
-    pub socket: PathBuf,
-}
 
 /// The sockets before the device has a slot.
 pub struct Sockets {

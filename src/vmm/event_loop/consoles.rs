@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::config::Console;
 use super::super::console_log::ConsoleLog;
 use super::super::pipe::Pipe;
 use super::stdio::Stdio;
 use crate::agent::WindowSize;
+use crate::config::Machine;
 use crate::trace::Trace;
 
 /// Where the consoles' output goes.
@@ -27,15 +27,14 @@ pub struct Consoles {
 }
 
 impl Consoles {
-    pub fn new(pipes: Vec<Pipe>, console: &Console) -> Self {
+    /// Of `machine`: standard streams, unless hull's init runs a command on those.
+    pub fn new(pipes: Vec<Pipe>, machine: &Machine) -> Self {
         Self {
             pipes,
-            target: match console {
-                Console::Kernel => Target::Stdout,
-                Console::Agent {
-                    kernel_log: true, ..
-                } => Target::Stderr,
-                Console::Agent { .. } => Target::Nowhere,
+            target: match &machine.command {
+                None => Target::Stdout,
+                Some(_) if machine.kernel_log => Target::Stderr,
+                Some(_) => Target::Nowhere,
             },
             log: ConsoleLog::default(),
             first_output: None,

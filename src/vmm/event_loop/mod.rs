@@ -99,7 +99,7 @@ impl<'a> EventLoop<'a> {
             life,
             signals,
             stdio: Stdio::new(streams),
-            consoles: Consoles::new(machine.consoles.clone(), &config.console),
+            consoles: Consoles::new(machine.consoles.clone(), &config.machine),
             command: link.map(|link| CommandLink::new(link, began, restored)),
             stops: Stops::default(),
             leaving: Leaving::default(),

@@ -105,11 +105,7 @@ impl Stdio {
 
     /// The size of the terminal that is standard input, if it is one.
     pub fn window_size(&self) -> Option<WindowSize> {
-        let size = rustix::termios::tcgetwinsize(self.streams.stdin).ok()?;
-        Some(WindowSize {
-            rows: size.ws_row,
-            cols: size.ws_col,
-        })
+        self.streams.window_size()
     }
 
     /// Write one line of hull's own to standard error.

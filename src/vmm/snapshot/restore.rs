@@ -21,7 +21,7 @@ use crate::vmm::machine::Machine;
 /// # Errors
 /// A disk is another than it was, or the host or a device cannot load its state.
 pub fn load(saved: &Saved, machine: &mut Machine) -> Result<(), VmmError> {
-    for ((_, then), disk) in saved.shape.disks.iter().zip(&machine.devices.disks) {
+    for (then, disk) in saved.shape.disks.iter().zip(&machine.devices.disks) {
         let now = disk.identity().map_err(SavedError::Image)?;
         then.check(&now).map_err(|error| SavedError::Disk {
             dir: saved.dir.clone(),

@@ -13,21 +13,22 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
+use crate::config::{Device, Kernel};
 use crate::control::Saved;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
 use crate::devices::virtio::requests::Quiet;
+use crate::disk::{self, Origin};
 use crate::kvm::KvmError;
 use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
 use crate::memory::pages::Pages;
 use crate::snapshot::{Id, SnapshotError, Writer};
 use crate::sync::lock;
-use crate::vmm::config::{Config, Console};
+use crate::vmm::config::Config;
 use crate::vmm::life::NotAllowed;
 use crate::vmm::machine::Machine;
 use crate::vmm::vcpus::{Pause, Vcpus};
-use crate::{disk, net};
 
 /// How long a guest that has just said that it waits may take until it does.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -200,15 +201,6 @@ impl<'a> Still<'a> {
             "saved as {kind} in {}: {memory_bytes} bytes of memory",
             dir.display()
         );
-        let kind = if what == What::Template {
-            "a template"
-        } else {
-            "a snapshot"
-        };
-        log::info!(
-            "saved as {kind} in {}: {memory_bytes} bytes of memory",
-            dir.display()
-        );
         Ok((id, saved))
     }
 }
@@ -239,24 +231,16 @@ fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), 
     Ok(())
 }
 
-/// With the devices of the machine, if its guest has `begun` to know them: a template is anybody's.
+/// Of the machine with its devices, if its guest has `begun` to know them: any later run may use a
+/// template.
 fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveError> {
     let devices = &machine.devices;
     let mut shape = Shape {
         version: env!("CARGO_PKG_VERSION").into(),
-        cpus: config.cpus,
-        memory_bytes: config.memory_bytes,
-        terminal: config.terminal,
-        agent: matches!(config.console, Console::Agent { .. }),
-        terminal_wanted: matches!(&config.console, Console::Agent { exec, .. } if exec.tty.is_some()),
+        machine: config.machine.before_command(),
         late_devices: config.late_devices,
         revealed: begun,
-        rng: config.rng,
-        balloon: None,
         disks: Vec::new(),
-        nets: Vec::new(),
-        shares: Vec::new(),
-        vsock: None,
         loaded: machine.loaded.clone(),
         added_words: machine.added_words.clone(),
         processor: (!machine.added_words.is_empty()).then(Features::of_host),
@@ -264,25 +248,28 @@ fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveE
     if !begun {
         return Ok(shape);
     }
-    shape.balloon = config.balloon;
-    for (net, mac) in config.nets.iter().zip(&devices.macs) {
-        shape.nets.push(net::Config {
-            mac: Some(*mac),
-            ..net.clone()
-        });
+    shape.machine = config.machine.clone();
+    let wanted = &mut shape.machine;
+    wanted.initrd.iter_mut().for_each(from_root);
+    if let Kernel::File(path) = &mut wanted.kernel {
+        from_root(path);
     }
-    shape.shares.clone_from(&config.shares);
-    let folders = shape.shares.iter_mut().map(|share| &mut share.folder);
-    folders.for_each(from_root);
-    shape.vsock.clone_from(&config.vsock);
-    for (disk, origin) in config.disks.iter().zip(&devices.disks) {
-        let mut disk = disk.clone();
-        if let disk::Source::Image(path) = &mut disk.source {
-            from_root(path);
+    let mut macs = devices.macs.iter();
+    for device in &mut wanted.devices {
+        match device {
+            Device::Disk(disk) => {
+                if let disk::Source::Image(path) = &mut disk.source {
+                    from_root(path);
+                }
+                disk.backing.iter_mut().for_each(from_root);
+            }
+            Device::Net(net) => net.mac = macs.next().copied(),
+            Device::Share(share) => from_root(&mut share.folder),
+            Device::Vsock(_) | Device::Balloon(_) | Device::Rng => {}
         }
-        disk.backing.iter_mut().for_each(from_root);
-        shape.disks.push((disk, origin.identity()?));
     }
+    let identities = devices.disks.iter().map(Origin::identity);
+    shape.disks = identities.collect::<Result<_, _>>()?;
     Ok(shape)
 }
 

@@ -102,7 +102,7 @@ impl Saved {
         let upside_down = |range: &Range<u64>| range.start > range.end;
         let loaded = saved.shape.loaded.as_ref();
         match () {
-            () if !(1..=MAX_CPUS).contains(&saved.shape.cpus) => {
+            () if !(1..=MAX_CPUS).contains(&saved.shape.machine.cpus) => {
                 Err(saved.wrong("a machine has 1 to 32 vCPUs, and this one has not"))
             }
             () if loaded.is_some_and(|loaded| {
@@ -111,10 +111,10 @@ impl Saved {
             {
                 Err(saved.wrong("its kernel or initial RAM disk ends before it begins"))
             }
-            () if saved.vcpus.len() != usize::from(saved.shape.cpus) => {
+            () if saved.vcpus.len() != usize::from(saved.shape.machine.cpus) => {
                 Err(saved.wrong("the number of vCPUs is not that of its machine"))
             }
-            () if bytes != saved.shape.memory_bytes => {
+            () if bytes != saved.shape.machine.memory_bytes => {
                 Err(saved.wrong("the memory is not as large as its machine's"))
             }
             () => Ok(saved),

@@ -4,11 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::SavedSession;
 use crate::boot::Loaded;
-use crate::disk::{self, Identity};
+use crate::config::Machine;
+use crate::disk::Identity;
 use crate::kvm::features::Features;
-use crate::vmm::config::{Balloon, Terminal};
-use crate::vmm::devices::vsock;
-use crate::{net, share};
 
 /// The section of a [`Shape`].
 pub const SHAPE: [u8; 4] = *b"SHAP";
@@ -21,37 +19,20 @@ pub const DEVICES: [u8; 4] = *b"DEVS";
 /// The section of a [`SavedLink`], if there is one.
 pub const AGENT: [u8; 4] = *b"AGNT";
 
-/// What a machine is made of.
+/// A machine, and what was true of it when it was saved.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Shape {
     /// hull's version that made it.
     pub version: String,
-    /// vCPUs.
-    pub cpus: u8,
-    /// Guest memory.
-    pub memory_bytes: u64,
-    /// What the kernel's terminal is on.
-    pub terminal: Terminal,
-    /// Whether hull's init runs a command.
-    pub agent: bool,
-    /// Whether that command has a terminal.
-    pub terminal_wanted: bool,
+    /// The machine, with the addresses that its networks had; of a template only what
+    /// [`Machine::before_command`] leaves.
+    pub machine: Machine,
     /// As in [`Config`](crate::vmm::Config).
     pub late_devices: bool,
     /// Whether the guest has learnt of all devices.
     pub revealed: bool,
-    /// As in [`Config`](crate::vmm::Config).
-    pub rng: bool,
-    /// As in [`Config`](crate::vmm::Config).
-    pub balloon: Option<Balloon>,
-    /// As in [`Config`](crate::vmm::Config), with what each was.
-    pub disks: Vec<(disk::Config, Identity)>,
-    /// As in [`Config`](crate::vmm::Config).
-    pub nets: Vec<net::Config>,
-    /// As in [`Config`](crate::vmm::Config).
-    pub shares: Vec<share::Config>,
-    /// As in [`Config`](crate::vmm::Config).
-    pub vsock: Option<vsock::Config>,
+    /// What each of the machine's disks was, in their order.
+    pub disks: Vec<Identity>,
     /// What was put into memory before the first instruction.
     pub loaded: Option<Loaded>,
     /// Words that hull added to the command line for its host.

@@ -1,80 +1,208 @@
-//! What follows `--net`: where the guest's frames go, and options.
+//! A network's configuration, and how it is typed: `user` or `tap=NAME`, and options.
 
+use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
-use anyhow::bail;
+use serde::{Deserialize, Serialize};
 
-use super::rate;
-use crate::devices::rate::Limits;
-pub use crate::net::Config;
-use crate::net::{Kind, Mac, NAME_MOST, Protocol, Publish, Subnet};
+use super::{Mac, NAME_MOST};
+use crate::config::table::Table;
+use crate::devices::rate::{Limits, RATE};
+
+/// A network in a file as a table.
+pub const TABLE: Table = Table::new(
+    "net",
+    &[],
+    &["user", "tap", "ip", "gw", "publish", "mac", "rate"],
+);
+
+/// A network as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Where its frames go.
+    pub kind: Kind,
+    /// The guest's address there; `None` for a random one.
+    pub mac: Option<Mac>,
+    /// How fast each direction may be.
+    pub limits: Limits,
+}
+
+/// Where frames go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// To a tap device that is there.
+    Tap {
+        /// Its name, at most [`NAME_MOST`] bytes.
+        name: String,
+        /// The guest's address; `None` for the one behind the host's, if the host has one there.
+        address: Option<Subnet>,
+        /// The guest's way to elsewhere.
+        gateway: Option<Ipv4Addr>,
+    },
+    /// To passt.
+    User {
+        /// Ports of the host that are the guest's.
+        publish: Vec<Publish>,
+    },
+}
+
+/// An address and the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// Of a station.
+    pub address: Ipv4Addr,
+    /// 1 to 32.
+    pub prefix: u8,
+}
+
+/// A port of the host's that leads to one of the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publish {
+    /// Where the host listens.
+    pub address: Ipv4Addr,
+    /// At this port.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+    /// Of this kind.
+    pub protocol: Protocol,
+}
+
+/// Kinds of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// As it is typed behind its flag.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::User { publish } => {
+                f.write_str("user")?;
+                for port in publish {
+                    write!(f, ",{port}")?;
+                }
+            }
+            Kind::Tap {
+                name,
+                address,
+                gateway,
+            } => {
+                write!(f, "tap={name}")?;
+                if let Some(Subnet { address, prefix }) = address {
+                    write!(f, ",ip={address}/{prefix}")?;
+                }
+                if let Some(gateway) = gateway {
+                    write!(f, ",gw={gateway}")?;
+                }
+            }
+        }
+        if let Some(mac) = self.mac {
+            write!(f, ",mac={}", show_mac(mac))?;
+        }
+        if self.limits != Limits::default() {
+            write!(f, ",rate={}", self.limits)?;
+        }
+        Ok(())
+    }
+}
+
+fn show_mac(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        let (address, host, guest) = (self.address, self.host, self.guest);
+        write!(f, "publish={address}:{host}:{guest}/{protocol}")
+    }
+}
 
 const FORM: &str = "write tap=NAME or user, such as tap=tap0 or user,publish=8080:80";
 
 /// Parse `tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]` or `user[,publish=..]`, both with `[,mac=MAC]` and
 /// `[,rate=..]`.
-pub fn parse(text: &str) -> Result<Config, String> {
-    let mut words = text.split(',');
-    let kind = match words.next().unwrap_or_default() {
-        "user" => Kind::User {
-            publish: Vec::new(),
-        },
-        word => Kind::Tap {
-            name: tap(word.strip_prefix("tap=").ok_or(FORM)?)?,
-            address: None,
-            gateway: None,
-        },
-    };
-    let mut config = Config {
-        kind,
-        mac: None,
-        limits: Limits::default(),
-    };
-    for word in words {
-        let (key, value) = word.split_once('=').unwrap_or((word, ""));
-        match (key, &mut config.kind) {
-            ("mac", _) => config.mac = Some(mac(value)?),
-            ("rate", _) => config.limits = rate::parse(value)?,
-            ("publish", Kind::User { publish }) => publish.push(port(value)?),
-            ("ip", Kind::Tap { address, .. }) => *address = Some(subnet(value)?),
-            ("gw", Kind::Tap { gateway, .. }) => {
-                let wrong = || format!("gw={value}: write an IPv4 address, such as gw=172.16.0.1");
-                *gateway = Some(value.parse().map_err(|_| wrong())?);
-            }
-            (_, kind) => {
-                let own = match kind {
-                    Kind::User { .. } => "publish=HOST:GUEST",
-                    Kind::Tap { .. } => "ip=ADDR/PREFIX, gw=ADDR",
-                };
-                return Err(format!(
-                    "'{word}' is no option of this network; there are {own}, mac=MAC and {}",
-                    rate::RATE
-                ));
+impl FromStr for Config {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',');
+        let kind = match words.next().unwrap_or_default() {
+            "user" => Kind::User {
+                publish: Vec::new(),
+            },
+            word => Kind::Tap {
+                name: tap(word.strip_prefix("tap=").ok_or(FORM)?)?,
+                address: None,
+                gateway: None,
+            },
+        };
+        let mut config = Config {
+            kind,
+            mac: None,
+            limits: Limits::default(),
+        };
+        for word in words {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match (key, &mut config.kind) {
+                ("mac", _) => config.mac = Some(parse_mac(value)?),
+                ("rate", _) => config.limits = value.parse()?,
+                ("publish", Kind::User { publish }) => publish.push(port(value)?),
+                ("ip", Kind::Tap { address, .. }) => *address = Some(subnet(value)?),
+                ("gw", Kind::Tap { gateway, .. }) => {
+                    let wrong =
+                        || format!("gw={value}: write an IPv4 address, such as gw=172.16.0.1");
+                    *gateway = Some(value.parse().map_err(|_| wrong())?);
+                }
+                (_, kind) => {
+                    let own = match kind {
+                        Kind::User { .. } => "publish=HOST:GUEST",
+                        Kind::Tap { .. } => "ip=ADDR/PREFIX, gw=ADDR",
+                    };
+                    return Err(format!(
+                        "'{word}' is no option of this network; there are {own}, mac=MAC and {}",
+                        RATE
+                    ));
+                }
             }
         }
+        if let Kind::Tap {
+            address: None,
+            gateway: Some(gateway),
+            ..
+        } = config.kind
+        {
+            return Err(format!(
+                "gw={gateway} without ip=: say which address the guest has, as ip=ADDR/PREFIX"
+            ));
+        }
+        Ok(config)
     }
-    if let Kind::Tap {
-        address: None,
-        gateway: Some(gateway),
-        ..
-    } = config.kind
-    {
-        return Err(format!(
-            "gw={gateway} without ip=: say which address the guest has, as ip=ADDR/PREFIX"
-        ));
-    }
-    Ok(config)
 }
 
-/// What must not be twice in one machine.
-pub fn check(nets: &[Config]) -> anyhow::Result<()> {
-    for (index, net) in nets.iter().enumerate() {
-        let others = || nets.iter().take(index);
+/// Refuse networks that one machine cannot have together.
+///
+/// # Errors
+/// Two have the same address, tap device or published port.
+pub fn check<'a>(nets: impl Iterator<Item = &'a Config> + Clone) -> Result<(), String> {
+    for (index, net) in nets.clone().enumerate() {
+        let others = || nets.clone().take(index);
         if let Some(mac) = net.mac
             && others().any(|other| other.mac == Some(mac))
         {
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-            bail!("--net mac={mac}: two networks have this address; give each its own, or none");
+            return Err(format!(
+                "mac={}: two networks have this address; give each its own, or none",
+                show_mac(mac)
+            ));
         }
         let tap = |net: &Config| match &net.kind {
             Kind::Tap { name, .. } => Some(name.clone()),
@@ -83,10 +211,10 @@ pub fn check(nets: &[Config]) -> anyhow::Result<()> {
         if let Some(name) = tap(net)
             && others().any(|other| tap(other).as_ref() == Some(&name))
         {
-            bail!(
-                "--net tap={name}: given twice, and one machine is at its far end; make another \
-                 tap device"
-            );
+            return Err(format!(
+                "tap={name}: given twice, and one machine is at its far end; make another tap \
+                 device"
+            ));
         }
         if let Kind::User { publish } = &net.kind {
             let others = others().filter_map(|other| match &other.kind {
@@ -102,7 +230,9 @@ pub fn check(nets: &[Config]) -> anyhow::Result<()> {
                 before.any(|other| same(one, other))
             });
             if let Some((_, one)) = twice {
-                bail!("--net user,{one}: the host's port is published twice; choose another");
+                return Err(format!(
+                    "user,{one}: the host's port is published twice; choose another"
+                ));
             }
         }
     }
@@ -124,7 +254,11 @@ fn tap(name: &str) -> Result<String, String> {
     }
 }
 
-pub(super) fn mac(text: &str) -> Result<Mac, String> {
+/// Parse the address of a station.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_mac(text: &str) -> Result<Mac, String> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
@@ -199,7 +333,8 @@ mod tests {
 
     #[test]
     fn a_tap_has_a_name_and_may_have_addresses() {
-        let config = parse("tap=tap0,mac=02:00:00:00:00:fe,ip=10.1.2.3/16,gw=10.1.0.1,rate=1M");
+        let config: Result<Config, String> =
+            str::parse("tap=tap0,mac=02:00:00:00:00:fe,ip=10.1.2.3/16,gw=10.1.0.1,rate=1M");
         let config = config.expect("parsed");
         assert_eq!(config.mac, Some([2, 0, 0, 0, 0, 0xfe]));
         assert_eq!(config.limits.bytes.map(|limit| limit.burst), Some(1 << 20));
@@ -216,7 +351,8 @@ mod tests {
 
     #[test]
     fn a_user_network_publishes_ports() {
-        let config = parse("user,publish=8080:80,publish=0.0.0.0:53:5353/udp,publish=1:2/tcp");
+        let config: Result<Config, String> =
+            str::parse("user,publish=8080:80,publish=0.0.0.0:53:5353/udp,publish=1:2/tcp");
         let Kind::User { publish } = config.expect("parsed").kind else {
             panic!("a user network");
         };
@@ -255,7 +391,7 @@ mod tests {
             ("user,publish=::1:80:80", "HOST:GUEST"),
             ("user,rate=0", "rate=0"),
         ] {
-            let refusal = parse(text).expect_err(text);
+            let refusal = text.parse::<Config>().expect_err(text);
             assert!(refusal.contains(part), "{text}: {refusal}");
         }
     }
@@ -272,8 +408,8 @@ mod tests {
             ("user,publish=80:1", "user,publish=80:2", "published twice"),
             ("user,publish=80:1,publish=80:2", "user", "published twice"),
         ] {
-            let nets = [one, other].map(|text| parse(text).expect(text));
-            let refusal = check(&nets).expect_err(part).to_string();
+            let nets = [one, other].map(|text| text.parse::<Config>().expect(text));
+            let refusal = check(nets.iter()).expect_err(part).to_string();
             assert!(refusal.contains(part), "{refusal}");
         }
         let nets = [
@@ -282,6 +418,7 @@ mod tests {
             "user,publish=80:1,publish=80:1/udp",
             "user",
         ];
-        check(&nets.map(|text| parse(text).expect(text))).expect("all are different");
+        let nets = nets.map(|text| text.parse::<Config>().expect(text));
+        check(nets.iter()).expect("all are different");
     }
 }

@@ -1,4 +1,4 @@
-//! Warm start: a machine that has booted once is a template, from which later ones go on.
+//! Warm start: a machine that has booted once is a template, from which later ones are restored.
 //!
 //! Whatever goes wrong with a template, the user has a machine: one that boots.
 
@@ -6,8 +6,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::say;
 use crate::agent;
+use crate::config::{Device, Kernel};
 use crate::kvm::features::Features;
 use crate::memory::image::Image;
 use crate::memory::program;
@@ -16,23 +16,23 @@ use crate::vmm::snapshot::Saved;
 use crate::vmm::{Config, LATE_SLOTS, Start, VmmError};
 
 /// The template of one kind of machine.
-pub struct Warm {
+pub struct Warm<'a> {
     cache: Cache,
     key: Key,
     about: About,
     /// Being made.
     building: Option<Building>,
+    /// Told what the user should know.
+    tell: &'a dyn Fn(&str),
 }
 
-impl Warm {
+impl<'a> Warm<'a> {
     /// The template for `config`, if there is a cache and what the machine is made of fits one.
-    pub fn of(config: &Config, kernel: &str) -> Option<Self> {
-        let devices = config.disks.len()
-            + config.nets.len()
-            + config.shares.len()
-            + usize::from(config.vsock.is_some())
-            + usize::from(config.balloon.is_some());
-        if devices > LATE_SLOTS || !config.faults.0.is_empty() {
+    pub fn of(config: &Config, tell: &'a dyn Fn(&str)) -> Option<Self> {
+        let machine = &config.machine;
+        let late = machine.devices.iter();
+        let late = late.filter(|device| **device != Device::Rng).count();
+        if late > LATE_SLOTS || !machine.faults.is_empty() {
             return None;
         }
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -40,13 +40,17 @@ impl Warm {
             cache: Cache::open()?,
             key: key(config)?,
             about: About {
-                kernel: kernel.into(),
-                cpus: config.cpus,
-                memory_bytes: config.memory_bytes,
+                kernel: match &machine.kernel {
+                    Kernel::Embedded => "inside hull".into(),
+                    Kernel::File(path) => path.to_string_lossy().into(),
+                },
+                cpus: machine.cpus,
+                memory_bytes: machine.memory_bytes,
                 version: env!("CARGO_PKG_VERSION").into(),
                 created: created.map_or(0, |time| time.as_secs()),
             },
             building: None,
+            tell,
         })
     }
 
@@ -70,7 +74,7 @@ impl Warm {
         self.boot(config);
     }
 
-    /// Have `config` boot, and make the template unless somebody else does.
+    /// Have `config` boot, and make the template unless another process does.
     fn boot(&mut self, config: &mut Config) {
         self.building = self.cache.build(&self.key, &self.about);
         config.start = match &self.building {
@@ -105,10 +109,10 @@ impl Warm {
     }
 
     fn drop_template(&self, reason: &str) {
-        say(&format!(
+        (self.tell)(&format!(
             "the template is dropped, and the guest boots: {reason}"
         ));
-        let _ = self.cache.remove(&self.key); // perhaps somebody else has
+        let _ = self.cache.remove(&self.key); // another process may have removed it
     }
 }
 
@@ -127,23 +131,16 @@ fn key(config: &Config) -> Option<Key> {
         "host processor",
         format!("{:?}", Features::of_host()).as_bytes(),
     );
-    for image in std::iter::once(&config.kernel).chain(&config.initrd) {
+    let images = &config.images;
+    for image in std::iter::once(&images.kernel).chain(&images.initrd) {
         match image {
             Image::Bytes(bytes) => key.add("bytes", bytes),
             Image::File(file, _) => key.add_file("file", file),
             Image::Packed(packed) => key.add("inside", &packed.len().to_le_bytes()),
         };
     }
-    let shape = format!(
-        "{:?} {} {} {:?} {} {}",
-        config.via,
-        config.memory_bytes,
-        config.cpus,
-        config.terminal,
-        config.rng,
-        config.balloon.is_some(),
-    );
-    key.add("shape", shape.as_bytes());
-    key.add("command line", config.cmdline.as_bytes());
+    let machine = postcard::to_allocvec(&config.machine.before_command()).ok()?;
+    key.add("machine", &machine);
+    key.add("command line", images.cmdline.as_bytes());
     key.finish()
 }

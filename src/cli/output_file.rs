@@ -1,0 +1,139 @@
+//! A file that a command writes at its end, whole or not at all.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use tempfile::NamedTempFile;
+
+/// Bytes that are written at once.
+const BATCH: usize = 64 << 10;
+
+/// A place that was tried before the work began. Until it is written, what was there before stays.
+/// A pipe or a device gets the text as it is.
+pub struct OutputFile {
+    flag: &'static str,
+    /// As it was typed.
+    typed: PathBuf,
+    /// Through links: the file that is meant is replaced, not the link to it.
+    path: PathBuf,
+    place: Place,
+}
+
+enum Place {
+    /// A new file takes the name when it is written; it gets these permissions.
+    Beside { mode: u32 },
+    /// No regular file, or one in a folder that takes no other.
+    There(File),
+}
+
+impl OutputFile {
+    /// Try whether `path`, which `flag` names, can be written.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn create(flag: &'static str, path: &Path) -> anyhow::Result<Self> {
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let place = place(&resolved).with_context(|| format!("{flag} {}", path.display()))?;
+        Ok(Self {
+            flag,
+            typed: path.into(),
+            path: resolved,
+            place,
+        })
+    }
+
+    /// As it was typed.
+    pub fn path(&self) -> &Path {
+        &self.typed
+    }
+
+    /// Write all of `text`.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn write(&self, text: impl AsRef<[u8]>) -> anyhow::Result<()> {
+        let written = self.fill(|to| to.write_all(text.as_ref()));
+        written.with_context(|| format!("{} {}", self.flag, self.typed.display()))
+    }
+
+    /// Write what `fill` does. It may be called again, which replaces the text.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn fill(
+        &self,
+        fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let whole = |file: &File| {
+            let mut to = BufWriter::with_capacity(BATCH, file);
+            fill(&mut to)?;
+            to.flush()
+        };
+        match &self.place {
+            Place::Beside { mode } => {
+                let file = beside(&self.path, *mode)?;
+                whole(file.as_file())?;
+                Ok(file.persist(&self.path).map(drop)?)
+            }
+            Place::There(file) => {
+                let regular = file.metadata()?.is_file();
+                if regular {
+                    file.set_len(0)?;
+                    (&*file).rewind()?;
+                }
+                whole(file).inspect_err(|_| {
+                    if regular {
+                        let _ = file.set_len(0); // nothing, rather than a part
+                    }
+                })
+            }
+        }
+    }
+}
+
+fn place(path: &Path) -> anyhow::Result<Place> {
+    let Ok(there) = fs::metadata(path) else {
+        if path.file_name().is_none() {
+            bail!("not a file's name");
+        }
+        // The error would name the temporary file.
+        beside(path, 0o666).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => anyhow!("there is no folder {}", folder(path).display()),
+            io::ErrorKind::PermissionDenied => {
+                anyhow!(
+                    "files cannot be made in the folder {}",
+                    folder(path).display()
+                )
+            }
+            kind => io::Error::from(kind).into(),
+        })?;
+        return Ok(Place::Beside { mode: 0o666 });
+    };
+    if there.is_dir() {
+        bail!("a folder; name a file in it");
+    }
+    let file = File::options().write(true).open(path)?;
+    let mode = there.permissions().mode() & 0o777;
+    if there.is_file() && beside(path, mode).is_ok() {
+        Ok(Place::Beside { mode })
+    } else {
+        Ok(Place::There(file))
+    }
+}
+
+fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".hull-")
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder(path))
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}

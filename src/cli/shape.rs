@@ -1,0 +1,53 @@
+//! The flags of `hull run` and `hull pool` that say what a machine is made of, devices apart.
+
+use std::path::PathBuf;
+
+use super::headings::{KERNEL, MACHINE};
+use crate::config::{Draft, machine};
+
+/// The flags.
+#[derive(clap::Args)]
+pub struct Shape {
+    /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
+    /// hull when left out.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
+    /// console.
+    #[arg(long, value_name = "FILE", help_heading = KERNEL)]
+    initrd: Option<PathBuf>,
+    /// Words for the kernel command line; they win over hull's.
+    #[arg(long, value_name = "STR", allow_hyphen_values = true, help_heading = KERNEL)]
+    cmdline: Option<String>,
+    /// vCPUs, 1 to 32. [default: 1]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = machine::parse_cpus,
+        allow_negative_numbers = true,
+        help_heading = MACHINE
+    )]
+    cpus: Option<u8>,
+    /// Guest memory: bytes, or with K, M, G or T; 2M to 1T. [default: 128M]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = machine::parse_memory,
+        allow_negative_numbers = true,
+        help_heading = MACHINE
+    )]
+    memory: Option<u64>,
+}
+
+impl Shape {
+    /// What they say.
+    pub fn draft(&self) -> Draft {
+        Draft {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone(),
+            cpus: self.cpus,
+            memory: self.memory,
+            ..Draft::default()
+        }
+    }
+}

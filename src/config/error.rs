@@ -1,0 +1,96 @@
+//! Why there is no such machine.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// A configuration that describes no machine.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The configuration file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The file is too large to be a configuration.
+    #[error("{}: more than {limit} bytes; a configuration is smaller", path.display())]
+    TooLarge {
+        /// The configuration file.
+        path: PathBuf,
+        /// Most bytes that are read.
+        limit: u64,
+    },
+    /// Neither JSON nor TOML.
+    #[error("no valid {format}: {reason}")]
+    Syntax {
+        /// What its first character makes it.
+        format: &'static str,
+        /// What is wrong, with line and column.
+        reason: String,
+    },
+    /// A key that no flag has.
+    #[error("{place}: unknown key '{key}'; {hint}")]
+    UnknownKey {
+        /// Where it is in the file, such as `disk[1].chache`.
+        place: String,
+        /// The key.
+        key: String,
+        /// The nearest key, or all of them.
+        hint: String,
+    },
+    /// A value that its key does not take.
+    #[error("{place}: {reason}")]
+    Value {
+        /// Where it is in the file, such as `disk[1]`.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two settings that exclude each other, or a setting outside of its range.
+    #[error("{key} {reason}")]
+    Machine {
+        /// The setting, by the name of its flag and of its key in a file: `disk`.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Text that is not UTF-8, which no file can hold.
+    #[error("{text:?} is not UTF-8, and a configuration file is")]
+    NotUtf8 {
+        /// The path or argument.
+        text: String,
+    },
+}
+
+impl ConfigError {
+    /// The refusal of `key` at `place`, where `known` are the keys there.
+    pub(super) fn unknown_key<'a>(
+        place: &str,
+        key: &str,
+        known: impl Iterator<Item = &'a str> + Clone,
+    ) -> Self {
+        let distance = |known: &&str| strsim::osa_distance(key, known);
+        let nearest = known.clone().min_by_key(distance);
+        let hint = match nearest.filter(|near| distance(near) <= near.len().div_ceil(2)) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        Self::UnknownKey {
+            place: place.into(),
+            key: key.into(),
+            hint,
+        }
+    }
+
+    /// The machine's setting `key` is wrong.
+    pub(crate) fn machine(key: &'static str, reason: impl Into<String>) -> Self {
+        Self::Machine {
+            key,
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! [`Machine`]: all that a user can ask of a machine, as plain values.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::balloon::Balloon;
+use super::error::ConfigError;
+use super::fault::Fault;
+use super::size;
+use super::text;
+use super::vsock::Vsock;
+use crate::boot::Via;
+use crate::fleet;
+use crate::memory::layout::MAX_CPUS;
+use crate::{disk, net, share};
+
+/// Least memory of a guest: what the boot tables and a payload need.
+pub const MIN_MEMORY: u64 = 2 << 20;
+/// Most memory of a guest: 1 TiB fits every CPU's physical addresses.
+pub const MAX_MEMORY: u64 = 1 << 40;
+/// Memory of a guest unless the user says otherwise.
+pub const DEFAULT_MEMORY: u64 = 128 << 20;
+
+/// A machine as it was asked for: no handle, no listener, nothing of this process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// What other commands of hull call it; its process id if `None`.
+    pub name: Option<String>,
+    /// vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u8,
+    /// Guest memory in bytes, [`MIN_MEMORY`] to [`MAX_MEMORY`], whole pages of 4096.
+    pub memory_bytes: u64,
+    /// What it boots.
+    pub kernel: Kernel,
+    /// Which entry of the kernel is used.
+    pub boot: Via,
+    /// The initial RAM disk's file; the one inside hull if `None`.
+    pub initrd: Option<PathBuf>,
+    /// The user's words for the kernel command line; they win over hull's.
+    pub cmdline: String,
+    /// What the kernel's messages and its terminal are on.
+    pub console: Console,
+    /// Whether the kernel's messages go to standard error while a command runs.
+    pub kernel_log: bool,
+    /// Its virtio devices. Disks, networks and shares are numbered in their order.
+    pub devices: Vec<Device>,
+    /// What hull's init runs. `None`: nothing was asked for, which is a shell where hull's init
+    /// runs.
+    pub command: Option<Command>,
+    /// What is wrong with the machine on purpose.
+    pub faults: Vec<Fault>,
+}
+
+/// What a machine boots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kernel {
+    /// The kernel inside hull.
+    Embedded,
+    /// A file: ELF vmlinux, bzImage, PVH kernel or flat payload.
+    File(PathBuf),
+}
+
+/// What a guest kernel's console is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Console {
+    /// COM1, which every kernel has a driver for: several exits a character.
+    #[default]
+    Serial,
+    /// hvc0 of the virtio console: one exit a line.
+    Virtio,
+}
+
+/// A virtio device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// Entropy of the host.
+    Rng,
+    /// A memory balloon; at most one.
+    Balloon(Balloon),
+    /// A disk; /dev/vda is the first.
+    Disk(disk::Config),
+    /// A network; eth0 is the first.
+    Net(net::Config),
+    /// A folder of the host that the guest can mount.
+    Share(share::Config),
+    /// Sockets between guest and host; at most one.
+    Vsock(Vsock),
+}
+
+/// A command for hull's init.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The program, looked up in the guest's PATH if it has no slash, and its arguments.
+    #[serde(with = "text::list")]
+    pub argv: Vec<OsString>,
+    /// `NAME=value` each. The guest adds PATH, HOME and TERM where they are missing.
+    #[serde(with = "text::list")]
+    pub env: Vec<OsString>,
+    /// Working directory; empty for the root directory.
+    #[serde(with = "text")]
+    pub cwd: OsString,
+    /// Whether it runs on a terminal instead of three pipes; if `None`, whether hull does.
+    pub tty: Option<bool>,
+}
+
+impl fmt::Display for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serial => "serial",
+            Self::Virtio => "virtio",
+        })
+    }
+}
+
+impl FromStr for Console {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "serial" => Ok(Self::Serial),
+            "virtio" => Ok(Self::Virtio),
+            _ => Err("a console is serial or virtio".into()),
+        }
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            name: None,
+            cpus: 1,
+            memory_bytes: DEFAULT_MEMORY,
+            kernel: Kernel::Embedded,
+            boot: Via::Auto,
+            initrd: None,
+            cmdline: String::new(),
+            console: Console::Serial,
+            kernel_log: false,
+            devices: Vec::new(),
+            command: None,
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl Machine {
+    /// Its disks, /dev/vda first.
+    pub fn disks(&self) -> impl Iterator<Item = &disk::Config> + Clone {
+        self.devices.iter().filter_map(|device| match device {
+            Device::Disk(disk) => Some(disk),
+            _ => None,
+        })
+    }
+
+    /// Its networks, eth0 first.
+    pub fn nets(&self) -> impl Iterator<Item = &net::Config> + Clone {
+        self.devices.iter().filter_map(|device| match device {
+            Device::Net(net) => Some(net),
+            _ => None,
+        })
+    }
+
+    /// The folders that it shares with the host.
+    pub fn shares(&self) -> impl Iterator<Item = &share::Config> + Clone {
+        self.devices.iter().filter_map(|device| match device {
+            Device::Share(share) => Some(share),
+            _ => None,
+        })
+    }
+
+    /// Whether it has an entropy device.
+    pub fn has_rng(&self) -> bool {
+        self.devices.contains(&Device::Rng)
+    }
+
+    /// Its balloon.
+    pub fn balloon(&self) -> Option<&Balloon> {
+        self.devices.iter().find_map(|device| match device {
+            Device::Balloon(balloon) => Some(balloon),
+            _ => None,
+        })
+    }
+
+    /// Its socket device.
+    pub fn vsock(&self) -> Option<&Vsock> {
+        self.devices.iter().find_map(|device| match device {
+            Device::Vsock(vsock) => Some(vsock),
+            _ => None,
+        })
+    }
+
+    /// Whether it names a program for hull's init.
+    pub fn has_command(&self) -> bool {
+        let command = self.command.as_ref();
+        command.is_some_and(|command| !command.argv.is_empty())
+    }
+
+    /// Whether `fault` is built in.
+    pub fn has_fault(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// The machine before it knows of its first command and of the devices that it learns of with
+    /// the command: what machines that begin with the same template have in common. Files are left
+    /// out; a template depends on what they hold and not on their names.
+    pub fn before_command(&self) -> Self {
+        // Without `..`: who adds a field has to decide whether a template depends on it.
+        let Self {
+            name: _,
+            cpus,
+            memory_bytes,
+            kernel: _,
+            boot,
+            initrd: _,
+            cmdline,
+            console,
+            kernel_log,
+            devices,
+            command: _,
+            faults,
+        } = self;
+        let lasting = |device: &Device| match device {
+            Device::Rng => Some(Device::Rng),
+            // The kernel command line depends on whether there is one, but not on its target.
+            Device::Balloon(_) => Some(Device::Balloon(Balloon::default())),
+            Device::Disk(_) | Device::Net(_) | Device::Share(_) | Device::Vsock(_) => None,
+        };
+        Self {
+            name: None,
+            cpus: *cpus,
+            memory_bytes: *memory_bytes,
+            kernel: Kernel::Embedded,
+            boot: *boot,
+            initrd: None,
+            cmdline: cmdline.clone(),
+            console: *console,
+            kernel_log: *kernel_log,
+            devices: devices.iter().filter_map(lasting).collect(),
+            command: None,
+            faults: faults.clone(),
+        }
+    }
+
+    /// Refuse what can be seen to be wrong without looking at the host's files.
+    ///
+    /// # Errors
+    /// [`ConfigError::Machine`] with the setting.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if let Some(name) = &self.name {
+            fleet::check_name(name).map_err(|reason| ConfigError::machine("name", reason))?;
+        }
+        check_cpus(self.cpus).map_err(|reason| ConfigError::machine("cpus", reason))?;
+        check_memory(self.memory_bytes).map_err(|reason| ConfigError::machine("memory", reason))?;
+        self.check_devices()?;
+        // Without an irqchip KVM has every vCPU run at once, the others from their reset vector.
+        if self.has_fault(Fault::NoIrqchip) && self.cpus > 1 {
+            return Err(ConfigError::machine(
+                "break",
+                format!(
+                    "no-irqchip: a CPU is started by another's local APIC, and there is none; have \
+                     1 CPU and not {}",
+                    self.cpus
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_devices(&self) -> Result<(), ConfigError> {
+        let one = |key, is: fn(&Device) -> bool| {
+            if self.devices.iter().filter(|device| is(device)).count() > 1 {
+                return Err(ConfigError::machine(
+                    key,
+                    "is given twice, and a machine has at most one",
+                ));
+            }
+            Ok(())
+        };
+        one("rng", |device| matches!(device, Device::Rng))?;
+        one("balloon", |device| matches!(device, Device::Balloon(_)))?;
+        one("vsock", |device| matches!(device, Device::Vsock(_)))?;
+        disk::config::check(self.disks())
+            .map_err(|(key, reason)| ConfigError::machine(key, reason))?;
+        net::config::check(self.nets()).map_err(|reason| ConfigError::machine("net", reason))?;
+        if let Some(balloon) = self.balloon()
+            && balloon.target_bytes >= self.memory_bytes
+        {
+            return Err(ConfigError::machine(
+                "balloon",
+                format!(
+                    "{}: the guest has {} in all and needs some; ask for less, or give \
+                     it more memory",
+                    size::show(balloon.target_bytes),
+                    size::show(self.memory_bytes)
+                ),
+            ));
+        }
+        let with_root = self.disks().any(|disk| disk.root);
+        if with_root && self.initrd.is_some() {
+            let reason = "excludes an initial RAM disk: the guest starts from one of them";
+            return Err(ConfigError::machine("root-disk", reason));
+        }
+        if with_root && self.has_command() {
+            let reason = "runs its own init and no command; leave out the command, or make it a \
+                          plain disk";
+            return Err(ConfigError::machine("root-disk", reason));
+        }
+        Ok(())
+    }
+}
+
+/// Parse a number of vCPUs.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_cpus(text: &str) -> Result<u8, String> {
+    check_cpus(text.parse().unwrap_or(0))
+}
+
+fn check_cpus(cpus: u8) -> Result<u8, String> {
+    if (1..=MAX_CPUS).contains(&cpus) {
+        Ok(cpus)
+    } else {
+        Err(format!("a guest has 1 to {MAX_CPUS} vCPUs"))
+    }
+}
+
+/// Parse the size of a guest's memory. It is rounded down to whole pages.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    let wrong = || format!("not a size; write {}, from 2M to 1T", size::FORM);
+    let bytes = size::parse(text).ok_or_else(wrong)?;
+    check_memory(bytes).map(|bytes| bytes & !0xfff)
+}
+
+fn check_memory(bytes: u64) -> Result<u64, String> {
+    if (MIN_MEMORY..=MAX_MEMORY).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err("a guest has 2M to 1T of memory".into())
+    }
+}
+
+/// Parse a machine's name.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_name(text: &str) -> Result<String, String> {
+    fleet::check_name(text).map(|()| text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_limits_and_whole_pages() {
+        assert_eq!(parse_memory("128M"), Ok(128 << 20));
+        assert_eq!(parse_memory("2097153"), Ok(2 << 20));
+        for bad in ["", "0", "1M", "999T", "12Q", "-1", "99999999999999999999"] {
+            assert!(parse_memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_template_does_not_depend_on_name_command_files_and_late_devices() {
+        let plain = Machine {
+            devices: vec![Device::Rng],
+            ..Machine::default()
+        };
+        let full = Machine {
+            name: Some("web".into()),
+            kernel: Kernel::File("/k".into()),
+            initrd: Some("/i".into()),
+            devices: vec![
+                Device::Rng,
+                Device::Net("user".parse().expect("a network")),
+                Device::Vsock("cid=3,socket=/v".parse().expect("a vsock")),
+            ],
+            command: Some(Command::default()),
+            ..Machine::default()
+        };
+        assert_eq!(full.before_command(), plain);
+        assert_eq!(plain.before_command(), plain);
+        let more = Machine {
+            cpus: 2,
+            ..full.clone()
+        };
+        assert_ne!(more.before_command(), plain);
+        let with_balloon = Machine {
+            devices: vec![Device::Rng, Device::Balloon(Balloon::default())],
+            ..full
+        };
+        assert_ne!(with_balloon.before_command(), plain);
+    }
+}

@@ -1,0 +1,33 @@
+//! The description of a machine as plain values, and the ways to write it.
+//!
+//! ```text
+//!  flags (cli)   ─┐
+//!                 ├─> Draft, what each has said ──over──> Draft ──> Machine ──> launch
+//!  file (JSON,    │
+//!  TOML)         ─┘                    Machine ──> file, as --print-config prints it
+//! ```
+//! The configuration of each device is defined beside what it configures: [`crate::disk::config`],
+//! [`crate::net::config`], [`crate::share::config`]; it is parsed from the text of its flag, and a
+//! table of a file becomes that text first ([`table`]).
+
+#![forbid(unsafe_code)]
+
+pub mod balloon;
+mod draft;
+mod error;
+pub mod fault;
+pub mod file;
+pub mod machine;
+pub mod size;
+pub mod table;
+#[cfg(test)]
+mod tests;
+mod text;
+pub mod vsock;
+
+pub use balloon::Balloon;
+pub use draft::Draft;
+pub use error::ConfigError;
+pub use fault::Fault;
+pub use machine::{Command, Console, Device, Kernel, Machine};
+pub use vsock::Vsock;

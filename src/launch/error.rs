@@ -1,0 +1,129 @@
+//! Why a machine was not started.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::guest::GuestError;
+use crate::memory::packed::PackedError;
+use crate::templates::CacheError;
+use crate::vmm::VmmError;
+use crate::vmm::snapshot::SavedError;
+
+/// A machine was not started, or did not run to its end.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// What was asked for is no machine.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The kernel or initial RAM disk inside hull.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// A file cannot be opened.
+    #[error("{what} {}: {error}", path.display())]
+    Open {
+        /// What it is for: `kernel` or `initrd`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A directory, a device.
+    #[error("{what} {}: not a regular file", path.display())]
+    NotAFile {
+        /// What it is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of a size that no kernel has.
+    #[error("{what} {}: {bytes} bytes; at most 1 GiB is read", path.display())]
+    TooLarge {
+        /// What it is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A command for a kernel that runs none.
+    #[error("a command needs a Linux kernel, and {} is not one", path.display())]
+    NotLinux {
+        /// The kernel.
+        path: PathBuf,
+    },
+    /// The initial RAM disk inside hull is not as it was built.
+    #[error("hull's initramfs is damaged ({0}); build hull again with `make build`")]
+    Initramfs(io::Error),
+    /// The machine did not run to its end.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// The snapshot.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// A template in place of a snapshot.
+    #[error("{} is a template without a command; hull run uses it by itself", dir.display())]
+    Template {
+        /// Its folder.
+        dir: PathBuf,
+    },
+    /// Addresses for networks that the snapshot does not have.
+    #[error("{given} addresses for networks, and the machine has {networks}")]
+    Macs {
+        /// Addresses.
+        given: usize,
+        /// Networks of the snapshot.
+        networks: usize,
+    },
+    /// A socket for a device that the snapshot does not have.
+    #[error("the machine has no vsock device")]
+    NoVsock,
+    /// The cache of templates.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A machine of a pool was lost after its guest may have begun.
+    #[error("the machine of the pool (process {pid}) was killed")]
+    Lost {
+        /// Its process.
+        pid: u32,
+    },
+    /// The pool's machines boot, and none leaves a template.
+    #[error("no template could be made; hull run with the same flags says why")]
+    NoTemplate,
+    /// A machine that cannot wait in a pool.
+    #[error("a machine of this kind has no template, or one of its files was written just now")]
+    NotWarm,
+    /// The pool's machines fail.
+    #[error("no machine can be made ready; see the output above")]
+    NotReady,
+    /// Another process of hull cannot be started.
+    #[error("cannot start another hull ({0})")]
+    Spawn(io::Error),
+    /// The system refuses what hardly fails.
+    #[error("cannot {what} ({error})")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+impl LaunchError {
+    /// For `map_err`: the system refuses `what`.
+    pub(super) fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::System {
+            what,
+            error: error.into(),
+        }
+    }
+}
+
+impl From<PackedError> for LaunchError {
+    fn from(error: PackedError) -> Self {
+        Self::Guest(error.into())
+    }
+}

@@ -1,0 +1,184 @@
+//! Kernel, initial RAM disk and init: [`prepare`] opens them, and settles what a machine leaves open.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::LaunchError;
+use crate::boot::{self, Format};
+use crate::config::{Device, Kernel, Machine};
+use crate::guest::{self, GuestError};
+use crate::memory::image::Image;
+use crate::symbols;
+use crate::vmm::{Attachments, Config, Images, Start};
+
+/// Largest kernel or initrd that is read.
+const MAX_FILE: u64 = 1 << 30;
+/// Where hull's init lies in a foreign initial RAM disk.
+const FOREIGN_INIT: &str = "hull-init";
+
+/// The terminal that the guest's streams are connected to.
+#[derive(Clone, Debug)]
+pub struct Terminal {
+    /// What TERM is.
+    pub kind: Option<OsString>,
+}
+
+/// Open what `machine` boots. A command without a word becomes a shell, if hull's init runs, and gets
+/// the `terminal` unless the machine says otherwise.
+///
+/// # Errors
+/// A file cannot be had, or the machine contradicts itself.
+pub fn prepare(mut machine: Machine, terminal: Option<Terminal>) -> Result<Config, LaunchError> {
+    machine.check()?;
+    let images = open(&mut machine)?;
+    if let Some(command) = &mut machine.command
+        && command.tty.is_none()
+    {
+        command.tty = Some(terminal.is_some());
+        if let Some(kind) = terminal.and_then(|terminal| terminal.kind) {
+            let mut variable = OsString::from("TERM=");
+            variable.push(kind);
+            command.env.push(variable);
+        }
+    }
+    Ok(Config {
+        machine,
+        start: Start::Boot,
+        images,
+        ready_with: None,
+        paused: false,
+        late_devices: false,
+        attachments: Attachments::default(),
+    })
+}
+
+fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
+    let (kernel, symbols) = kernel(&machine.kernel)?;
+    // That the kernel inside is Linux is known without unpacking it; what is no kernel at all is
+    // refused when it is loaded.
+    let linux = match &machine.kernel {
+        Kernel::Embedded => true,
+        Kernel::File(_) => boot::detect(&kernel).map_or(true, Format::is_linux),
+    };
+    let with_command = machine.has_command();
+    if let Kernel::File(path) = &machine.kernel
+        && !linux
+        && with_command
+    {
+        return Err(LaunchError::NotLinux { path: path.clone() });
+    }
+    let mut cmdline = machine.cmdline.clone();
+    let mut initrd = Vec::new();
+    let root = machine.disks().find(|disk| disk.root);
+    let by_init = match (root, &machine.initrd, guest::embedded()) {
+        (Some(root), _, _) => {
+            let access = if root.read_only { "ro" } else { "rw" };
+            cmdline = format!("root=/dev/vda {access} {cmdline}");
+            false
+        }
+        (None, Some(path), _) => {
+            initrd.push(open_file("initrd", path)?);
+            if with_command {
+                let own = guest::required()?.initramfs.unpack()?;
+                let init = foreign_init(&own).map_err(LaunchError::Initramfs)?;
+                initrd.push(init.into());
+                cmdline = format!("rdinit=/{FOREIGN_INIT} {cmdline}");
+            }
+            linux && with_command
+        }
+        (None, None, _) if !linux => false,
+        (None, None, Some(inside)) => {
+            initrd.push(Image::Packed(inside.initramfs));
+            true
+        }
+        (None, None, None) if with_command => return Err(GuestError::None.into()),
+        (None, None, None) => false,
+    };
+    machine.command = by_init.then(|| {
+        let mut command = machine.command.take().unwrap_or_default();
+        if command.argv.is_empty() {
+            command.argv.push("/bin/sh".into());
+        }
+        command
+    });
+    if !linux {
+        machine.devices.retain(|device| *device != Device::Rng);
+    }
+    Ok(Images {
+        kernel,
+        initrd,
+        cmdline,
+        symbols: Some(symbols),
+    })
+}
+
+fn kernel(kernel: &Kernel) -> Result<(Image, symbols::Source), LaunchError> {
+    let path = match kernel {
+        Kernel::Embedded => {
+            let inside = guest::required()?;
+            let symbols = symbols::Source::SystemMap(Image::Packed(inside.system_map));
+            return Ok((Image::Packed(inside.vmlinux), symbols));
+        }
+        Kernel::File(path) => path,
+    };
+    let kernel = open_file("kernel", path)?;
+    let beside = open_file("System.map", &path.with_file_name("System.map"));
+    let symbols = match beside {
+        Ok(map) => symbols::Source::SystemMap(map),
+        Err(_) => symbols::Source::Elf(kernel.clone()),
+    };
+    Ok((kernel, symbols))
+}
+
+/// An archive to append to a foreign one: hull's init, taken from hull's own.
+fn foreign_init(initramfs: &[u8]) -> io::Result<Vec<u8>> {
+    let mut rest = io::Cursor::new(initramfs);
+    loop {
+        let mut entry = cpio::newc::Reader::new(rest)?;
+        if entry.entry().is_trailer() {
+            return Err(io::Error::other("it has no /init"));
+        }
+        if entry.entry().name().trim_start_matches(['.', '/']) != "init" {
+            rest = entry.finish()?;
+            continue;
+        }
+        let mut init = Vec::new();
+        entry.read_to_end(&mut init)?;
+        let builder = cpio::newc::Builder::new(FOREIGN_INIT).mode(0o100_755);
+        let mut writer = builder.write(Vec::new(), init.len() as u32);
+        writer.write_all(&init)?;
+        return cpio::newc::trailer(writer.finish()?);
+    }
+}
+
+/// Open a regular file of at most [`MAX_FILE`] bytes.
+fn open_file(what: &'static str, path: &Path) -> Result<Image, LaunchError> {
+    let path = || path.to_path_buf();
+    let failed = |error| LaunchError::Open {
+        what,
+        path: path(),
+        error,
+    };
+    // Nonblocking: the open of a FIFO without a writer would wait for one.
+    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let mut options = File::options();
+    options.read(true).custom_flags(nonblocking);
+    let file = options.open(path()).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    if !about.is_file() {
+        return Err(LaunchError::NotAFile { what, path: path() });
+    }
+    if about.len() > MAX_FILE {
+        return Err(LaunchError::TooLarge {
+            what,
+            path: path(),
+            bytes: about.len(),
+        });
+    }
+    Image::file(file).map_err(failed)
+}

@@ -1,0 +1,31 @@
+//! From a [`Machine`](crate::config::Machine) to a running one. All policy of a start is here: a front
+//! end makes a `Machine`, calls a function of this module, and says what came of it.
+//!
+//! ```text
+//!  Machine ──prepare──> vmm::Config ──run──┬─ cold, or watched ───────────────> vmm::run
+//!             images: kernel, initrd,      ├─ a machine of a pool has the key ─> pooled
+//!             init, command                ├─ a template has the key ──────────> vmm::run from it
+//!                                          └─ none has ────────────────────────> vmm::run, making one
+//!  snapshot ──restore──> vmm::Config ──vmm::run;  copies: a process for each
+//!  Machine ──member──> waits for a command;  pool: keeps processes that do
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod copies;
+mod error;
+mod images;
+pub mod member;
+pub mod pool;
+mod pooled;
+mod restore;
+mod run;
+mod warm;
+
+pub use error::LaunchError;
+pub use images::{Terminal, prepare};
+pub use restore::{Changes, restore};
+pub use run::{Launch, Outcome, run, status};
+
+/// Exit status of hull itself where it fails, as container engines have it.
+pub const OWN_ERROR: u8 = 125;

@@ -1,0 +1,162 @@
+//! A share's configuration, and how it is typed: `HOSTDIR:/guest/path[:ro]`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::TAG_MOST;
+use crate::config::table::Table;
+
+/// A share in a file as a table.
+pub const TABLE: Table = Table::new("share", &["folder", "path"], &["ro"]).with_colons();
+
+/// PATH_MAX (uapi/linux/limits.h).
+const PATH_MOST: usize = 4096;
+
+/// A share as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// The folder of the host.
+    pub folder: PathBuf,
+    /// Where hull's init mounts it.
+    pub guest_path: String,
+    /// The guest may not change anything.
+    pub read_only: bool,
+    /// By which the guest mounts it; at most [`TAG_MOST`] bytes.
+    pub tag: String,
+}
+
+impl FromStr for Config {
+    type Err = String;
+
+    /// The last `:/` splits, so that HOSTDIR may have colons. The tag is chosen by [`name`].
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "write HOSTDIR:/guest/path or HOSTDIR:/guest/path:ro, such as .:/src:ro";
+        let (rest, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let Some(at) = rest.rfind(":/") else {
+            return Err(match rest.split_once(':') {
+                Some((_, path)) if !path.is_empty() => {
+                    format!("the path in the guest is absolute: write /{path}")
+                }
+                _ => form.into(),
+            });
+        };
+        let (folder, path) = (&rest[..at], &rest[at + 1..]);
+        if folder.is_empty() {
+            return Err(form.into());
+        }
+        if let Some((_, end)) = path.split_once(':') {
+            return Err(format!(
+                "`:{end}`: after the path in the guest comes :ro or nothing"
+            ));
+        }
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
+            return Err("the guest's / is its own; name a path below it, such as /share".into());
+        }
+        if parts.iter().any(|part| matches!(*part, "." | "..")) {
+            return Err("the path in the guest has no . and no ..".into());
+        }
+        let guest_path = format!("/{}", parts.join("/"));
+        if guest_path.len() >= PATH_MOST {
+            return Err(format!("a path has less than {PATH_MOST} bytes"));
+        }
+        Ok(Config {
+            folder: folder.into(),
+            guest_path,
+            read_only,
+            tag: String::new(),
+        })
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (folder, path) = (self.folder.display(), &self.guest_path);
+        let end = if self.read_only { ":ro" } else { "" };
+        write!(f, "{folder}:{path}{end}")
+    }
+}
+
+/// Give each share its tag: the last part of its path in the guest, or `shareN`, N from 0 on in
+/// the order of the flags, when that is taken or too long for one.
+///
+/// # Errors
+/// Two have the same path.
+pub fn name(mut shares: Vec<Config>) -> Result<Vec<Config>, String> {
+    for index in 0..shares.len() {
+        let path = shares[index].guest_path.clone();
+        let before = &shares[..index];
+        if before.iter().any(|share| share.guest_path == path) {
+            return Err(format!(
+                "{path}: two folders have this path in the guest; give each its own"
+            ));
+        }
+        let taken = |tag: &str| before.iter().any(|share| share.tag == tag);
+        let last = path.rsplit('/').next().unwrap_or_default();
+        let fits = last.len() <= TAG_MOST && !taken(last);
+        let numbered = (index..).map(|n| format!("share{n}"));
+        let tag = std::iter::once(last.to_string())
+            .filter(|_| fits)
+            .chain(numbered)
+            .find(|tag| !taken(tag));
+        shares[index].tag = tag.unwrap_or_default();
+    }
+    Ok(shares)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_share_has_a_folder_and_a_path() {
+        let config = parse("/a:/b:/mnt//src/:ro").unwrap();
+        assert_eq!(config.folder, Path::new("/a:/b"));
+        assert_eq!(config.guest_path, "/mnt/src");
+        assert!(config.read_only);
+        assert!(!parse(".:/src").unwrap().read_only);
+        for (bad, part) in [
+            ("", "write HOSTDIR:/guest/path"),
+            ("/a", "write HOSTDIR:/guest/path"),
+            (":/b", "write HOSTDIR:/guest/path"),
+            ("/a:", "write HOSTDIR:/guest/path"),
+            ("/a:b", "write /b"),
+            ("/a:b:ro", "write /b"),
+            ("/a:/", "the guest's / is its own"),
+            ("/a:/b/../c", "no . and no .."),
+            ("/a:/b:rw", "`:rw`"),
+            (&format!("/a:/{}", "x".repeat(4095)), "less than 4096"),
+        ] {
+            let refusal = parse(bad).unwrap_err();
+            assert!(refusal.contains(part), "{bad}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn tags_are_last_parts_and_differ() {
+        let long = "x".repeat(TAG_MOST + 1);
+        let paths = ["/src", "/b/src", "/share1", "/share2", &format!("/{long}")];
+        let shares = paths.map(|path| parse(&format!("/a:{path}")).unwrap());
+        let named = name(shares.to_vec()).unwrap();
+        let tags: Vec<&str> = named.iter().map(|share| share.tag.as_str()).collect();
+        assert_eq!(tags, ["src", "share1", "share2", "share3", "share4"]);
+        let twice = ["/a:/src", "/b:/src/"].map(|text| parse(text).unwrap());
+        assert!(
+            name(twice.to_vec())
+                .unwrap_err()
+                .contains("/src: two folders")
+        );
+    }
+}
