@@ -16,7 +16,7 @@ const INFLATE: usize = 0;
 const STATISTICS: usize = 2;
 const REPORTING: usize = 3;
 /// Most statistics that are kept.
-const STATISTICS_MOST: usize = 64;
+const MAX_STATISTICS: usize = 64;
 
 /// The host's side: bytes that were given back.
 pub struct Balloon(Arc<AtomicU64>);
@@ -127,7 +127,7 @@ impl Subject for Balloon {
         let released = self.0.load(Ordering::Relaxed);
         let look = |balloon: &mut Device, _: &mut Driver| {
             assert_eq!(balloon.state().released_bytes, released);
-            assert!(balloon.state().statistics.len() <= STATISTICS_MOST);
+            assert!(balloon.state().statistics.len() <= MAX_STATISTICS);
             Ok(())
         };
         assert!(guest.core().with_device(look).is_some());

@@ -16,7 +16,7 @@ use crate::{Sent, Subject};
 /// Requests that the device hands on at most.
 const IN_FLIGHT_MOST: usize = 256;
 const SECTORS: u64 = 64;
-const RANGES_MOST: usize = 16;
+const MAX_RANGES: usize = 16;
 
 const T_IN: u32 = 0;
 const T_OUT: u32 = 1;
@@ -75,7 +75,7 @@ impl State {
             }
             Request::Flush => {}
             Request::Discard(ranges) | Request::WriteZeroes { ranges, .. } => {
-                assert!(ranges.len() <= RANGES_MOST);
+                assert!(ranges.len() <= MAX_RANGES);
                 ranges.iter().for_each(|range| inside(range.at, range.len));
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::fs::{
-    Answer, Fs as Device, IN_HEADER, MESSAGE_MOST, OUT_HEADER, Request,
+    Answer, Fs as Device, IN_HEADER, MAX_MESSAGE, OUT_HEADER, Request,
 };
 use hull::devices::virtio::queue::Segment;
 use hull::devices::virtio::requests::Backend;
@@ -37,9 +37,9 @@ impl Backend<Request> for Kept {
             assert!(segments.iter().all(there), "outside of memory");
             segments.iter().map(|s| u64::from(s.len)).sum()
         };
-        assert!((IN_HEADER..=MESSAGE_MOST).contains(&len(&request.readable)));
+        assert!((IN_HEADER..=MAX_MESSAGE).contains(&len(&request.readable)));
         let room = len(&request.writable);
-        assert!(room == 0 || (OUT_HEADER..=MESSAGE_MOST).contains(&room));
+        assert!(room == 0 || (OUT_HEADER..=MAX_MESSAGE).contains(&room));
         let others = state.requests.iter();
         assert!(others.clone().all(|other| other.0 != id), "an id twice");
         state.requests.push((id, request));

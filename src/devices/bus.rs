@@ -19,12 +19,12 @@ use crate::sync::lock;
 /// `data` of 1, 2, 4 or 8 bytes (string I/O is split before it arrives here), at any time, from
 /// any vCPU, one at a time.
 pub trait BusDevice: Send {
-    /// The guest reads `data.len()` bytes at `offset`; bytes left alone read as they were handed
-    /// in (all ones).
+    /// The guest reads `data.len()` bytes at `offset`; bytes that are not written read as all
+    /// ones.
     fn read(&mut self, offset: u64, data: &mut [u8]);
     /// The guest writes `data` at `offset`.
     fn write(&mut self, offset: u64, data: &[u8]);
-    /// The registers as they are, read without any effect, for who inspects the machine.
+    /// The registers as they are, read without side effects, for inspections.
     fn state(&self) -> Vec<Register> {
         Vec::new()
     }
@@ -34,8 +34,8 @@ pub trait BusDevice: Send {
         None
     }
 
-    /// What another of its kind needs to go on from here (see [`super::state`]); nothing, of a device
-    /// that has nothing to remember. No vCPU runs, and no thread works for the device.
+    /// The state that another device of its type needs to continue (see [`super::state`]); empty
+    /// for a device without state. No vCPU runs, and no thread works for the device.
     ///
     /// # Errors
     /// It cannot be saved as it is now.
@@ -43,22 +43,25 @@ pub trait BusDevice: Send {
         Ok(Vec::new())
     }
 
-    /// Go on from `state`, which [`BusDevice::save`] of one of its kind has given, or which is broken
-    /// or malicious. Called on a new device, before any access.
+    /// Continue from `state`: the result of [`BusDevice::save`], or broken or malicious bytes.
+    /// Called on a new device, before any access.
     ///
     /// # Errors
-    /// It is no state of such a device.
+    /// `state` is not that of such a device.
     fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
-        match state {
-            [] => Ok(()),
-            _ => Err(StateError("has no state, and is given one".into())),
+        if state.is_empty() {
+            return Ok(());
         }
+        Err(StateError("has no state, and is given one".into()))
     }
 }
 
 /// A line into the guest's interrupt controller.
 pub trait Interrupt: Send + Sync {
-    /// Raise an edge.
+    /// Raise an edge on the line.
+    ///
+    /// # Errors
+    /// The host refuses.
     fn trigger(&self) -> io::Result<()>;
 }
 
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_panicked_does_not_take_the_bus_along() {
+    fn a_panicked_device_leaves_the_bus_usable() {
         let mut bus = Bus::new();
         bus.insert(0, 0x1000, "probe", probe()).unwrap();
         let bus = Arc::new(bus);

@@ -1,11 +1,11 @@
 //! Emulated devices and the bus they sit on. No KVM type appears here.
 //!
-//! A device sees guest memory, an [`bus::Interrupt`] to raise, [`MachineEvents`] to tell the
-//! machine, and nothing else. [`legacy`] holds what a PC has at fixed ports, `virtio` the
-//! devices behind virtio-mmio windows.
+//! A device knows guest memory, its interrupt ([`bus::Interrupt`]) and [`MachineEvents`], by which
+//! it reports to the machine. [`legacy`] has the devices of a PC at fixed ports, [`virtio`] those
+//! behind a virtio transport.
 //!
-//! Everything that a guest writes is hostile: no access panics, allocates without a bound, or
-//! takes longer than a bound that the code names.
+//! All that a guest writes may be hostile: no access panics, allocates without a limit, or takes
+//! longer than a limit that the code names.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -32,7 +32,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Who set a mark (see [`MachineEvents::mark`]).
+/// The device by which a guest set a mark (see [`MachineEvents::mark`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarkSource {
     /// The boot timer's window ([`legacy::boot_timer`]).
@@ -41,16 +41,16 @@ pub enum MarkSource {
     DebugPort,
 }
 
-/// What devices tell the machine they are part of.
+/// What devices report to their machine.
 ///
-/// Called on whatever thread the device runs on, often a vCPU's, with the device locked: an
-/// implementation must not block, nor call back into a device.
+/// Called on the device's current thread, often a vCPU's, with the device locked: an implementation
+/// must not block, nor call a device.
 pub trait MachineEvents: Send + Sync {
     /// The guest asked for a reset (i8042, ACPI reset register).
     fn reset(&self);
     /// The guest asked to be powered off (ACPI S5).
     fn power_off(&self);
-    /// The guest set a mark, a point in time worth remembering.
+    /// The guest set a mark: a point in time that a report shows.
     fn mark(&self, source: MarkSource, code: u8);
     /// A guest broke `device`'s rules, or the host failed it; `what` is one line for the log.
     /// A [`Reporter`] keeps the number of such lines small.

@@ -1,8 +1,8 @@
-//! How fast a device may be: token buckets for bytes and for operations a second.
+//! Rate limits of a device: token buckets for bytes and for operations a second.
 //!
-//! A pure model: the caller says what time it is. A [`Rate`] is asked before each request, and
-//! either lets it pass or says how long to wait. A request that is larger than the bucket passes
-//! when the bucket is full, and leaves it in debt: nothing waits for ever.
+//! A pure model: the caller passes the time. [`Rate::take`] is called before each request, and
+//! either lets it pass or returns how long to wait. A request that is larger than the bucket passes
+//! when the bucket is full, and leaves it in debt: no request waits for ever.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,18 +18,18 @@ pub const RATE: &str = "rate=BYTES[/BURST] a second, rate=Nops[/BURST], or both 
 /// A bucket's size and how fast it fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
-    /// Units that come back a second, at least 1.
+    /// Units added a second, at least 1.
     pub per_second: u64,
-    /// Units that may go at once after a rest, at least 1.
+    /// Size of the bucket in units: what may pass at once after a pause; at least 1.
     pub burst: u64,
 }
 
-/// What a device may do; nothing here is no limit.
+/// Limits of a device; `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes.
+    /// Limit of bytes a second.
     pub bytes: Option<Limit>,
-    /// Requests or packets.
+    /// Limit of requests or packets a second.
     pub operations: Option<Limit>,
 }
 
@@ -88,7 +88,7 @@ pub struct Rate {
 #[derive(Debug)]
 struct Bucket {
     limit: Limit,
-    /// What is in it, in billionths of a unit; below 0 after a request larger than the bucket.
+    /// Its level in billionths of a unit; below 0 after a request larger than the bucket.
     level: i128,
     /// The time up to which it was filled.
     filled: Duration,
@@ -97,7 +97,7 @@ struct Bucket {
 const SCALE: i128 = 1_000_000_000;
 
 impl Rate {
-    /// Full buckets.
+    /// Buckets that are full at first.
     pub fn new(limits: &Limits) -> Self {
         Self {
             bytes: limits.bytes.map(Bucket::new),
@@ -105,10 +105,10 @@ impl Rate {
         }
     }
 
-    /// Take one operation of so many bytes at `now`, a time since any fixed moment.
+    /// Take one operation of `bytes` at `now`, a time since any fixed moment.
     ///
     /// # Errors
-    /// It has to wait so long; nothing was taken.
+    /// It has to wait for this time; nothing was taken.
     pub fn take(&mut self, bytes: u64, now: Duration) -> Result<(), Duration> {
         let wanted = [(&mut self.bytes, bytes), (&mut self.operations, 1)];
         let mut wanted = wanted.map(|(bucket, units)| (bucket.as_mut(), units));
@@ -146,7 +146,7 @@ impl Bucket {
         self.level = self.level.saturating_add(more).min(full);
     }
 
-    /// How long until `units` may go; `None`: now.
+    /// How long until `units` may pass; `None`: now.
     fn wait(&self, units: u64) -> Option<Duration> {
         let needed = i128::from(units.min(self.limit.burst)) * SCALE - self.level;
         let speed = i128::from(self.limit.per_second.max(1));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
+    fn a_burst_passes_at_once_and_the_rest_at_the_rate() {
         let mut rate = Rate::new(&limits(1000, 500));
         let start = Duration::from_secs(7);
         assert_eq!(rate.take(500, start), Ok(()));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_larger_than_the_bucket_goes_and_is_paid_for_afterwards() {
+    fn a_request_larger_than_the_bucket_passes_and_leaves_a_debt() {
         let mut rate = Rate::new(&limits(1000, 500));
         assert_eq!(rate.take(2500, Duration::ZERO), Ok(()));
         let wait = rate.take(500, Duration::ZERO).expect_err("in debt");

@@ -1,21 +1,21 @@
-//! A device's registers as whoever inspects a machine is shown them.
+//! A device's registers as an inspection shows them.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A register with its value, read without the effects that a guest's read would have.
+/// A register with its value, read without the side effects of a guest's read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
-    /// As the data sheet or manual calls it.
+    /// Its name in the data sheet or manual.
     pub name: Cow<'static, str>,
-    /// Where it is in its device, if it has an address.
+    /// Offset in its device, if it has an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// Its value.
+    /// Its value, zero-extended.
     pub value: Hex,
-    /// How wide it is.
+    /// Width in bits.
     pub bits: u8,
     /// What the value means; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -23,7 +23,7 @@ pub struct Register {
 }
 
 impl Register {
-    /// The register `name` of so many bits, at `offset` of its device.
+    /// The register `name` of `bits` bits, at `offset` of its device.
     pub fn at(offset: u64, name: &'static str, bits: u8, value: u64) -> Self {
         Self {
             offset: Some(offset),
@@ -42,21 +42,21 @@ impl Register {
         }
     }
 
-    /// The same with what its value means.
+    /// Add what its value means.
     pub fn meaning(mut self, words: impl Into<String>) -> Self {
         self.words = words.into();
         self
     }
 }
 
-/// Names of the bits that are set in `value`, of those in `names`, in that order.
+/// The names of the bits that are set in `value`, in the order of `names`.
 pub fn flags(value: u64, names: &[(u32, &str)]) -> String {
     let set = names.iter().filter(|(bit, _)| value >> bit & 1 == 1);
     set.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
 }
 
-/// A number that people and JSON are shown in hexadecimal: JSON's own numbers end at 2^53 for most
-/// who read them.
+/// A number that text and JSON show in hexadecimal: most readers of JSON lose precision above
+/// 2^53.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hex(pub u64);
 

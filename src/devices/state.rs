@@ -1,27 +1,27 @@
-//! What a device is to go on from in another process: bytes that only the device understands.
+//! Saved state of a device: bytes that only the device understands.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-/// A device cannot be saved now, or cannot go on from what it is given; the text goes on behind the
-/// device's name.
+/// A device cannot be saved now, or cannot continue from the given state; the text continues after
+/// the device's name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct StateError(pub String);
 
-/// The bytes of a device's state, which is plain data.
+/// The bytes of a device's state.
 ///
 /// # Errors
-/// The data is of a kind that postcard does not know, such as a map of unknown length.
+/// postcard cannot encode the data, such as a map of unknown length.
 pub fn encode(state: &impl Serialize) -> Result<Vec<u8>, StateError> {
     postcard::to_allocvec(state).map_err(|error| StateError(format!("cannot be saved: {error}")))
 }
 
-/// The state that all of `bytes` say; what is in it still has to be judged.
+/// The state in `bytes`; its values are not checked yet.
 ///
 /// # Errors
-/// They are no such state, or there are more.
+/// It is not such a state, or bytes are left over.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StateError> {
     match postcard::take_from_bytes(bytes) {
         Ok((state, [])) => Ok(state),

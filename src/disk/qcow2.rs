@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_found_by_whoever_opens_the_image_next() {
+    fn written_bytes_are_found_when_the_image_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let [base, top] = ["base", "top"].map(|name| folder.path().join(name));
         std::fs::write(&base, vec![1; 1 << 20]).unwrap();

@@ -104,7 +104,7 @@ fn identity(config: &Config) -> Identity {
 }
 
 #[test]
-fn a_disk_that_nobody_touched_is_the_same_and_so_is_a_copy() {
+fn an_untouched_disk_is_the_same_and_so_is_a_copy() {
     let images = Images::new();
     let raw = images.raw("raw");
     let then = identity(&raw);
@@ -119,7 +119,7 @@ fn a_disk_that_nobody_touched_is_the_same_and_so_is_a_copy() {
 }
 
 #[test]
-fn what_was_written_before_the_machine_was_saved_is_part_of_it() {
+fn writes_before_the_save_are_part_of_the_disk() {
     let images = Images::new();
     let base = images.raw("base");
     for config in [images.raw("raw"), images.qcow2("qcow2", &base)] {
@@ -206,7 +206,7 @@ fn a_disk_that_is_opened_in_another_way_is_refused() {
 }
 
 #[test]
-fn what_is_in_a_temporary_file_is_not_kept() {
+fn temporary_files_are_not_part_of_a_snapshot() {
     let images = Images::new();
     let raw = images.raw("raw");
     let overlay = Config {

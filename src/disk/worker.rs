@@ -88,9 +88,9 @@ impl Service {
                     self.guest.served(ids.into_iter().zip(results).collect());
                 }
                 Next::Forget => {}
-                Next::Rest => {
+                Next::Pause => {
                     let fault = self.write_back();
-                    self.requests.rest(fault);
+                    self.requests.stay_paused(fault);
                 }
                 Next::Wait => {
                     self.look(now);

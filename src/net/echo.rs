@@ -108,7 +108,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_else_is(
+        fn other_frames_are_not_answered(
             data in prop::collection::vec(any::<u8>(), 0..60), at in 12..36usize, bit in 0..8u8,
         ) {
             prop_assert_eq!(answer(&data, GATEWAY), None);

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_lives_next_door() {
+    fn the_guest_gets_the_next_address() {
         let address = |last| Some(Ipv4Addr::new(172, 16, 0, last));
         assert_eq!(neighbour([172, 16, 0, 1], 24), address(2));
         assert_eq!(neighbour([172, 16, 0, 254], 24), address(253));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_random_address_is_a_stations_and_local() {
+    fn a_random_address_is_unicast_and_local() {
         let (one, other) = (random_mac(), random_mac());
         assert_ne!(one, other);
         assert_eq!(one[0] & 3, 2);

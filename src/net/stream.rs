@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_and_ends_are_errors() {
+    fn wrong_lengths_and_ends_are_errors() {
         let (mut stream, far) = pair();
         send(&far, &u32::MAX.to_be_bytes(), SendFlags::NOSIGNAL).expect("room");
         let kind = stream.next().map(drop).map_err(|error| error.kind());

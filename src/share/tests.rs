@@ -205,7 +205,7 @@ fn no_name_leads_out_of_the_folder() {
 }
 
 #[test]
-fn links_are_the_guests_to_follow() {
+fn symbolic_links_are_resolved_by_the_guest() {
     let mut guest = Guest::new(false);
     symlink("../secret", guest.share().join("link")).unwrap();
     symlink("..", guest.share().join("up")).unwrap();
@@ -221,7 +221,7 @@ fn links_are_the_guests_to_follow() {
 }
 
 #[test]
-fn what_the_host_moves_away_leads_nowhere() {
+fn folders_that_the_host_moves_are_unreachable() {
     let mut guest = Guest::new(false);
     let inner = guest.share().join("inner");
     fs::create_dir(&inner).unwrap();
@@ -397,7 +397,7 @@ fn a_read_only_share_changes_nothing() {
 }
 
 #[test]
-fn messages_that_are_none_are_answered_with_an_error() {
+fn invalid_messages_are_answered_with_an_error() {
     let mut guest = Guest::new(false);
     for opcode in [0, 7, 99, 4096, u32::MAX] {
         assert_eq!(guest.ask(opcode, ROOT, b""), Err(libc::ENOSYS), "{opcode}");
@@ -424,7 +424,7 @@ fn messages_that_are_none_are_answered_with_an_error() {
 }
 
 #[test]
-fn what_a_reset_guest_had_open_is_closed() {
+fn a_reset_closes_what_the_guest_had_open() {
     let mut guest = Guest::new(false);
     fs::write(guest.share().join("file"), "content").unwrap();
     let inode = guest.lookup(ROOT, "file").unwrap();
@@ -540,7 +540,7 @@ proptest! {
     }
 
     #[test]
-    fn nor_do_bytes_without_a_header(bytes in prop::collection::vec(any::<u8>(), 40..400)) {
+    fn bytes_without_a_header_do_not_end_it_either(bytes in prop::collection::vec(any::<u8>(), 40..400)) {
         let mut guest = Guest::new(true);
         guest.send(&bytes, ROOM);
     }

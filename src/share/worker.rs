@@ -102,8 +102,8 @@ fn work(
             }
             Next::Forget => service.reset(),
             Next::Wait if served.is_empty() => doorbell.wait(None),
-            Next::Rest if served.is_empty() => requests.rest(None),
-            Next::Wait | Next::Rest => {}
+            Next::Pause if served.is_empty() => requests.stay_paused(None),
+            Next::Wait | Next::Pause => {}
             Next::End => return,
         }
         done(std::mem::take(&mut served));

@@ -1,6 +1,6 @@
-//! The boot timer: a byte by which a guest says "I am up".
+//! The boot timer: a byte by which a guest reports that it has booted.
 //!
-//! Compatible with Firecracker's: init writes 123 to the window's first byte, through /dev/mem.
+//! Compatible with Firecracker's: init writes 123 to the first byte, through /dev/mem.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::devices::{MachineEvents, MarkSource};
 
 /// Bytes of MMIO that it takes from `memory::layout::BOOT_TIMER` on.
 pub const SIZE: u64 = 0x1000;
-/// The byte that counts.
+/// The value that sets a mark.
 pub const MAGIC: u8 = 123;
 
-/// The window, write only.
+/// The boot timer's one register, write only.
 pub struct BootTimer {
     events: Arc<dyn MachineEvents>,
 }

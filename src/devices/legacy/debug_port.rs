@@ -1,6 +1,6 @@
 //! Port 0x80, where firmware shows its POST codes: each byte written is a mark.
 //!
-//! Linux writes there too when it wants a short delay on old buses, so marks must be cheap.
+//! Linux also writes there for a short delay on old buses, so marks must be cheap.
 
 use std::sync::Arc;
 

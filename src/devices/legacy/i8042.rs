@@ -72,7 +72,7 @@ const CONTROL_NAMES: [(u32, &str); 6] = [
 /// The controller's registers: all of its state, plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct I8042State {
-    /// The command byte.
+    /// The command byte (`CTR` in Linux's driver).
     pub control: u8,
     /// A byte for the guest to read.
     pub output: Option<u8>,
@@ -138,7 +138,7 @@ impl I8042 {
         self.raise();
     }
 
-    /// Nobody is plugged in to take the byte: the controller says so itself (0xfe, "resend",
+    /// No device is plugged in to take the byte. The controller answers so itself (0xfe, "resend",
     /// with the timeout bit), which spares drivers their own, much longer, timeouts.
     fn no_device(&mut self) {
         self.state.output = Some(0xfe);
@@ -191,7 +191,7 @@ impl I8042 {
     }
 }
 
-/// Only single bytes mean something; anything else is ignored.
+/// Accesses of more than a byte are ignored.
 impl BusDevice for I8042 {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let [byte] = data else { return };
@@ -335,7 +335,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_saved_one_answers_as_the_first_would(
+        fn a_restored_device_answers_as_the_first(
             before in accesses(8), after in accesses(8), flips in flips(),
         ) {
             goes_on(controller().0, || controller().0, &before, &after, &flips);

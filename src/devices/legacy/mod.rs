@@ -1,4 +1,4 @@
-//! What a PC has at fixed addresses, as far as Linux and our payloads look for it.
+//! Devices of a PC at fixed addresses, as far as Linux and the payloads use them.
 
 pub mod boot_timer;
 pub mod debug_port;

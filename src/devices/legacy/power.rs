@@ -42,9 +42,9 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 /// The registers: all of the state but the clock, plain data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PowerState {
-    /// PM1 status.
+    /// PM1 status (ACPI 6.5, table 4.12).
     pub status: u16,
-    /// PM1 enable.
+    /// PM1 enable (ACPI 6.5, table 4.13).
     pub enable: u16,
     /// PM1 control without its fixed and write-only bits.
     pub control: u16,
@@ -62,8 +62,7 @@ pub struct Power {
 }
 
 impl Power {
-    /// Fixed hardware as after power-on. `uptime` is the time since some moment, never going
-    /// back: the PM timer.
+    /// Fixed hardware as after power-on. `uptime` is a monotonic clock, for the PM timer.
     pub fn new(
         uptime: impl Fn() -> Duration + Send + 'static,
         sci: Arc<dyn Interrupt>,
@@ -80,12 +79,12 @@ impl Power {
         }
     }
 
-    /// All of the state.
+    /// All registers, read without side effects.
     pub fn state(&self) -> PowerState {
         self.state
     }
 
-    /// Press the power button: a guest that listens powers itself off in good order.
+    /// Press the power button: a guest that handles it shuts down.
     pub fn press_power_button(&mut self) {
         self.state.status |= POWER_BUTTON;
         self.raise_if_due();
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sleep_states_are_refused_with_a_line() {
+    fn other_sleep_states_are_refused_with_a_warning() {
         let (mut power, _, _, events) = power();
         outw(&mut power, 4, 0x2401);
         let lines = events.take();
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_goes_on_from_where_it_was() {
+    fn the_restored_timer_continues() {
         let (mut first, nanos, _, _) = power();
         nanos.store(5_000_000_000, Ordering::SeqCst);
         let state = first.save().unwrap();
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_button_that_was_pressed_is_heard_of_after_a_restore() {
+    fn a_pressed_button_is_reported_after_a_restore() {
         let (mut first, _, _, _) = power();
         outw(&mut first, 2, 0x100);
         first.press_power_button();
@@ -392,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_saved_one_answers_as_the_first_would(
+        fn a_restored_device_answers_as_the_first(
             before in accesses(16), after in accesses(16), flips in flips(),
         ) {
             goes_on(power().0, || power().0, &before, &after, &flips);

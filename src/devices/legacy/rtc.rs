@@ -1,4 +1,4 @@
-//! The CMOS clock: an MC146818 that tells the host's time, and its bytes of NVRAM.
+//! The CMOS clock: an MC146818 with the host's time, and its bytes of NVRAM.
 //!
 //! The time of day is computed at each read from the clock that the device was given, so it
 //! cannot be set. Alarm, periodic and update interrupts are not modelled: their enable bits stay
@@ -52,11 +52,11 @@ struct Moment {
     second: u8,
     minute: u8,
     hour: u8,
-    /// 1 is Sunday.
+    /// 1 to 7, of which 1 is Sunday.
     weekday: u8,
     day: u8,
     month: u8,
-    /// 1970 to 9999.
+    /// Within 1970 to 9999.
     year: u16,
 }
 
@@ -150,7 +150,7 @@ impl Rtc {
     }
 }
 
-/// Only single bytes mean something; anything else is ignored.
+/// Accesses of more than a byte are ignored.
 impl BusDevice for Rtc {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         if let (DATA, [byte]) = (offset, data) {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nvram_keeps_its_bytes_and_the_time_goes_on() {
+    fn nvram_keeps_its_bytes_and_the_time_advances() {
         let now = Arc::new(AtomicU64::new(59));
         let clock = now.clone();
         let mut rtc = Rtc::new(move || clock.load(Ordering::SeqCst));
@@ -308,7 +308,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_saved_one_answers_as_the_first_would(
+        fn a_restored_device_answers_as_the_first(
             now: u64, before in accesses(4), after in accesses(4), flips in flips(),
         ) {
             goes_on(Rtc::new(move || now), || Rtc::new(move || now), &before, &after, &flips);

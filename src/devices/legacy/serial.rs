@@ -2,7 +2,7 @@
 //!
 //! The register model of National Semiconductor's PC16550D data sheet as far as drivers can see
 //! it from inside: bytes leave at once, so the transmitter is always empty, and the receive
-//! trigger level counts as one byte. What the baud rate says is kept and ignored.
+//! trigger level counts as one byte. The baud rate is stored and ignored.
 //! Output goes to a [`Sink`]; input comes by [`Serial::enqueue`].
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ pub const PORTS: u64 = 8;
 /// fewer trips around the event loop. A driver never counts them.
 pub const FIFO_BYTES: usize = 64;
 
-/// Where a UART's output goes, and who is told when it takes input again.
+/// Where a UART's output goes, and what is called when it takes input again.
 ///
 /// Called on a vCPU thread with the UART locked: do not block, do not call the UART.
 pub trait Sink: Send {
@@ -83,21 +83,21 @@ const MSR_NAMES: [(u32, &str); 4] = [(4, "CTS"), (5, "DSR"), (6, "RI"), (7, "DCD
 pub struct SerialState {
     /// Divisor latch (DLL, DLM).
     pub divisor: u16,
-    /// Interrupt enable register.
+    /// Interrupt enable register (data sheet, 8.6).
     pub ier: u8,
     /// FIFO control register, the enable bit only.
     pub fcr: u8,
-    /// Line control register.
+    /// Line control register (data sheet, 8.1).
     pub lcr: u8,
-    /// Modem control register.
+    /// Modem control register (data sheet, 8.7).
     pub mcr: u8,
-    /// Scratch register.
+    /// Scratch register, without a function (data sheet, 8.9).
     pub scr: u8,
     /// The "transmitter holding register empty" interrupt waits to be identified.
     pub transmitter_empty_pending: bool,
     /// Input that waits, at most [`FIFO_BYTES`].
     pub input: VecDeque<u8>,
-    /// An `enqueue` was cut short: the sink wants to hear of room.
+    /// An `enqueue` was cut short: the sink is called when there is room.
     pub starved: bool,
 }
 
@@ -118,7 +118,7 @@ impl Default for SerialState {
 }
 
 impl SerialState {
-    /// The state that another chip had, as far as a chip can have it.
+    /// Registers from a saved state, limited to values that a chip can have.
     fn judged(self) -> Self {
         let mut input = self.input;
         input.truncate(FIFO_BYTES);
@@ -152,13 +152,13 @@ impl<S: Sink> Serial<S> {
         }
     }
 
-    /// All of the state.
+    /// All registers, read without side effects.
     pub fn state(&self) -> &SerialState {
         &self.state
     }
 
-    /// Give the guest input: takes what fits, returns how many bytes that was. When it is less
-    /// than `bytes` holds, [`Sink::input_room`] tells when to offer the rest.
+    /// Give the guest input; returns how many bytes fitted. After fewer than all,
+    /// [`Sink::input_room`] is called when there is room for the rest.
     pub fn enqueue(&mut self, bytes: &[u8]) -> usize {
         let room = if self.looped_back() { 0 } else { self.room() };
         let taken = room.min(bytes.len());
@@ -238,7 +238,7 @@ impl<S: Sink> Serial<S> {
         cause
     }
 
-    /// The same without clearing anything.
+    /// As above, without side effects.
     fn cause(&self) -> u8 {
         let fifo = if self.state.fcr & FCR_ENABLE != 0 {
             IIR_FIFO_ENABLED
@@ -256,13 +256,14 @@ impl<S: Sink> Serial<S> {
     }
 
     fn line_status(&self) -> u8 {
-        match self.state.input.is_empty() {
-            true => LSR_TRANSMITTER_EMPTY,
-            false => LSR_TRANSMITTER_EMPTY | LSR_DATA_READY,
+        if self.state.input.is_empty() {
+            LSR_TRANSMITTER_EMPTY
+        } else {
+            LSR_TRANSMITTER_EMPTY | LSR_DATA_READY
         }
     }
 
-    /// A peer that is always there and ready; in loopback, our own outputs.
+    /// A peer that is always connected and ready; in loopback, the UART's own outputs.
     fn modem_status(&self) -> u8 {
         if !self.looped_back() {
             return MSR_DCD | MSR_DSR | MSR_CTS;
@@ -579,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_uart_goes_on() {
+    fn a_restored_uart_continues() {
         let (mut uart, line, interrupt) = uart();
         outb(&mut uart, 1, 0x03);
         uart.enqueue(b"later");
@@ -614,7 +615,7 @@ mod tests {
         }
 
         #[test]
-        fn a_saved_one_answers_as_the_first_would(
+        fn a_restored_device_answers_as_the_first(
             before in accesses(12),
             input in prop::collection::vec(any::<u8>(), 0..100),
             after in accesses(12),

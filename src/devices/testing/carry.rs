@@ -45,9 +45,10 @@ pub fn goes_on<D: BusDevice>(
 ) {
     let access = |device: &mut D, (offset, data, write): &Access| {
         let mut data = data.clone();
-        match write {
-            true => device.write(*offset, &data),
-            false => device.read(*offset, &mut data),
+        if *write {
+            device.write(*offset, &data);
+        } else {
+            device.read(*offset, &mut data);
         }
         data
     };

@@ -1,10 +1,9 @@
-//! The virtio memory balloon (virtio 1.2, 5.5): memory that the guest does not use is the host's.
+//! The virtio memory balloon (virtio 1.2, 5.5): the guest gives unused memory back to the host.
 //!
-//! Three ways lead there. The guest *inflates*: it takes as many pages out of use as the host
-//! asks for. It *reports* pages that are free for the moment and takes them again without a word
-//! (5.5.6.7). And the statistics that it sends let the host ask for the right amount (5.5.6.3).
-//! What is given back goes through [`Release`]; a page that the guest names and uses all the same
-//! is zero, which harms nobody but itself.
+//! The guest *inflates* the balloon: it stops using as many pages as the host asks for. It *reports*
+//! pages that are free for the moment, and uses them again without notice (5.5.6.7). Its statistics
+//! show the host how much to ask for (5.5.6.3). Pages are given back through [`Release`]; a page
+//! that the guest gives back and still uses reads as zeroes, which harms only that guest.
 
 #[cfg(test)]
 mod tests;
@@ -23,12 +22,12 @@ const ID: u32 = 5;
 const QUEUE_SIZE: u16 = 128;
 /// Unit of page numbers, whatever the guest's pages are (5.5.6).
 const PAGE: u64 = 4096;
-/// Most page numbers of one chain: a page of them. Linux sends 256.
-const PAGES_MOST: u64 = 1024;
-/// Most statistics of one buffer; Linux sends 16.
-const STATISTICS_MOST: u64 = 64;
+/// Page numbers of one chain: a page of them. Linux sends 256.
+const MAX_PAGES: u64 = 1024;
+/// Statistics of one buffer; Linux sends 16.
+const MAX_STATISTICS: u64 = 64;
 
-// Queues (5.5.2), as many as there are with all features offered here.
+// Queues (5.5.2) when all offered features are accepted.
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
 const STATISTICS: usize = 2;
@@ -41,7 +40,7 @@ const F_PAGE_REPORTING: u64 = 1 << 5;
 /// Offset of `actual` in the configuration space (5.5.4).
 const ACTUAL: u64 = 4;
 
-/// What a statistic's tag stands for (5.5.6.4, and uapi/linux/virtio_balloon.h from 10 on).
+/// Names of the statistics by their tag (5.5.6.4, and uapi/linux/virtio_balloon.h from 10 on).
 const TAGS: [&str; 16] = [
     "swap_in_bytes",
     "swap_out_bytes",
@@ -61,19 +60,19 @@ const TAGS: [&str; 16] = [
     "direct_reclaims",
 ];
 
-/// Gives guest memory back to the host: so many bytes from this GPA on, which may lie anywhere.
+/// Gives guest memory back to the host: a GPA, unchecked, and a number of bytes.
 pub type Release = Box<dyn FnMut(GuestAddress, u64) + Send>;
 
-/// What is known of the balloon and of the guest's memory.
+/// The balloon's size and the guest's statistics.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct State {
-    /// Bytes that the guest is asked to do without.
+    /// Size that the host asks for.
     pub target_bytes: u64,
-    /// Bytes that it says it does without.
+    /// Size that the guest reports.
     pub actual_bytes: u64,
-    /// Bytes that were given back so far, by inflating or reporting; some of them more than once.
+    /// Bytes given back so far, by inflating or reporting; the same page counts each time.
     pub released_bytes: u64,
-    /// What the guest last said of its memory, by name.
+    /// The guest's last statistics, by name.
     pub statistics: Vec<(&'static str, u64)>,
 }
 
@@ -83,25 +82,24 @@ struct Saved {
     target_bytes: u64,
     actual_pages: u32,
     released_bytes: u64,
-    /// Each by the index of its name.
+    /// By index into [`TAGS`].
     statistics: Vec<(u8, u64)>,
-    /// Head of the chain in which the guest wants to be asked.
-    asked_in: Option<u16>,
+    /// Head of the buffer held for the next request of statistics.
+    statistics_buffer: Option<u16>,
 }
 
-/// The device.
+/// A balloon device.
 pub struct Balloon {
     state: State,
-    /// How often the guest is asked for statistics; it sends the first by itself.
+    /// Time between two requests of statistics; the guest sends the first by itself.
     period: Option<Duration>,
     release: Release,
-    /// The buffer in which the guest wants to be asked for the next statistics.
-    asked_in: Option<Chain>,
+    /// The guest's buffer, held until the next statistics are requested by giving it back.
+    statistics_buffer: Option<Chain>,
 }
 
 impl Balloon {
-    /// A balloon that the guest is to fill with `target_bytes`, asked for statistics once a
-    /// `period`.
+    /// A balloon of `target_bytes`, which requests statistics once a `period`.
     pub fn new(target_bytes: u64, period: Option<Duration>, release: Release) -> Self {
         Self {
             state: State {
@@ -110,29 +108,29 @@ impl Balloon {
             },
             period,
             release,
-            asked_in: None,
+            statistics_buffer: None,
         }
     }
 
-    /// What is known.
+    /// The current state, for reports.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Index of the queue for free pages: behind that for statistics, if there is one.
+    /// Index of the queue of free pages: after that of statistics, if there is one.
     fn reporting(driver: &Driver) -> Option<usize> {
         let index = STATISTICS + usize::from(driver.has(F_STATS_VQ));
         driver.has(F_PAGE_REPORTING).then_some(index)
     }
 
-    /// Page numbers that the guest does without from now on.
+    /// Give back the pages that the guest no longer uses.
     fn inflate(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
         while let Some(chain) = queue.pop()? {
             let pages = chain.readable_len() / 4;
-            if pages > PAGES_MOST {
+            if pages > MAX_PAGES {
                 return Err(queue.refuse(&chain, "carries more than 1024 page numbers"));
             }
-            let mut numbers = [0; 4 * PAGES_MOST as usize];
+            let mut numbers = [0; 4 * MAX_PAGES as usize];
             let read = queue.read(&chain, 0, &mut numbers)?;
             let numbers = numbers.get(..read).unwrap_or_default();
             let numbers = numbers.as_chunks().0.iter().copied();
@@ -144,7 +142,7 @@ impl Balloon {
         Ok(())
     }
 
-    /// Pieces of memory that are free now.
+    /// Give back the memory that is free for the moment.
     fn report(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
         while let Some(chain) = queue.pop()? {
             for segment in chain.writable() {
@@ -160,31 +158,35 @@ impl Balloon {
         (self.release)(start, bytes);
     }
 
-    /// Read what the guest says of its memory, and keep the buffer to ask again.
-    fn listen(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+    /// Read statistics, and hold the buffer for the next request.
+    fn read_statistics(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         let Some(queue) = driver.queue(STATISTICS) else {
             return Ok(());
         };
         while let Some(chain) = queue.pop()? {
-            if self.asked_in.is_some() {
+            if self.statistics_buffer.is_some() {
                 return Err(queue.refuse(&chain, "is a second buffer for statistics")); // 5.5.6.3
             }
-            let count = (chain.readable_len() / 10).min(STATISTICS_MOST);
+            let count = (chain.readable_len() / 10).min(MAX_STATISTICS);
             self.state.statistics.clear();
             for index in 0..count {
                 let mut entry = [0; 10];
                 queue.read(&chain, index * 10, &mut entry)?;
                 let [t0, t1, value @ ..] = entry;
                 let tag = TAGS.get(usize::from(u16::from_le_bytes([t0, t1])));
-                // What is said twice is said once.
+                // The first of two values with the same tag counts.
                 if let Some(&name) = tag
-                    && self.state.statistics.iter().all(|(told, _)| *told != name)
+                    && self
+                        .state
+                        .statistics
+                        .iter()
+                        .all(|(known, _)| *known != name)
                 {
                     let value = u64::from_le_bytes(value);
                     self.state.statistics.push((name, value));
                 }
             }
-            self.asked_in = Some(chain);
+            self.statistics_buffer = Some(chain);
         }
         if let Some(period) = self.period {
             driver.wake_in(period);
@@ -233,14 +235,14 @@ impl Device for Balloon {
     }
 
     fn reset(&mut self) {
-        self.asked_in = None;
+        self.statistics_buffer = None;
         self.state.actual_bytes = 0;
     }
 
     fn process(&mut self, queue: usize, driver: &mut Driver) -> Result<(), DeviceError> {
         let reporting = Self::reporting(driver);
         match queue {
-            STATISTICS if driver.has(F_STATS_VQ) => return self.listen(driver),
+            STATISTICS if driver.has(F_STATS_VQ) => return self.read_statistics(driver),
             _ => {}
         }
         let Some(ring) = driver.queue(queue) else {
@@ -248,7 +250,7 @@ impl Device for Balloon {
         };
         match queue {
             INFLATE => self.inflate(ring),
-            // The pages are zero when they are touched; nothing is to be done before.
+            // The pages read as zeroes when they are touched; there is nothing to do before.
             DEFLATE => {
                 while let Some(chain) = ring.pop()? {
                     ring.finish(chain, 0)?;
@@ -260,9 +262,9 @@ impl Device for Balloon {
         }
     }
 
-    /// Ask for new statistics.
+    /// Request new statistics.
     fn alarm(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
-        match (driver.queue(STATISTICS), self.asked_in.take()) {
+        match (driver.queue(STATISTICS), self.statistics_buffer.take()) {
             (Some(queue), Some(chain)) => queue.finish(chain, 0),
             _ => Ok(()),
         }
@@ -278,7 +280,7 @@ impl Device for Balloon {
             actual_pages: u32::try_from(self.state.actual_bytes / PAGE).unwrap_or(u32::MAX),
             released_bytes: self.state.released_bytes,
             statistics: numbered.collect(),
-            asked_in: self.asked_in.as_ref().map(Chain::head),
+            statistics_buffer: self.statistics_buffer.as_ref().map(Chain::head),
         })
     }
 
@@ -286,15 +288,15 @@ impl Device for Balloon {
         let saved: Saved = decode(state)?;
         let named = |(index, value): (u8, u64)| Some((*TAGS.get(usize::from(index))?, value));
         self.state.actual_bytes = u64::from(saved.actual_pages) * PAGE;
-        // Of a count nothing depends on, as large as it may be.
+        // Only a count for reports; limited so that it cannot overflow.
         self.state.released_bytes = saved.released_bytes.min(u64::MAX / 2);
         let statistics = saved.statistics.into_iter().filter_map(named);
         self.state.statistics = statistics.take(TAGS.len()).collect();
         if saved.target_bytes != self.state.target_bytes {
-            // The target is this run's.
+            // The target is that of this run.
             driver.config_changed();
         }
-        let Some(head) = saved.asked_in else {
+        let Some(head) = saved.statistics_buffer else {
             return Ok(());
         };
         match driver
@@ -302,7 +304,7 @@ impl Device for Balloon {
             .then(|| driver.queue(STATISTICS))
             .flatten()
         {
-            Some(queue) => self.asked_in = Some(queue.reclaim(head)?),
+            Some(queue) => self.statistics_buffer = Some(queue.reclaim(head)?),
             None => {
                 return Err(StateError(
                     "has a buffer of a queue that is not in use".into(),
@@ -316,8 +318,8 @@ impl Device for Balloon {
     }
 }
 
-/// Neighbours among page numbers, which Linux hands out upwards or downwards: the lowest of each
-/// run and how many there are.
+/// Runs of neighbouring page numbers, which Linux gives in ascending or descending order: the lowest
+/// of each run and its length.
 fn runs(pages: impl Iterator<Item = u32>) -> Vec<(u32, u64)> {
     let mut runs: Vec<(u32, u64)> = Vec::new();
     for page in pages {

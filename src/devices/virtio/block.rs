@@ -1,8 +1,8 @@
-//! The virtio block device (virtio 1.2, 5.2): requests are judged here and served elsewhere.
+//! The virtio block device (virtio 1.2, 5.2): requests are checked here and served by a backend.
 //!
-//! [`Block`] is the front end: it takes chains apart, refuses what makes no sense and hands a
-//! [`Request`] to a [`Backend`], which serves it on a thread of its own and reports by
-//! [`Block::complete`]. So a driver never waits for a disk, and nothing here knows what one is.
+//! [`Block`] is the front end: it parses chains, refuses invalid ones and hands a [`Request`] to a
+//! [`Backend`], which serves it on its own thread and reports by [`Block::complete`]. So no vCPU
+//! waits for a disk, and this model does not depend on what a disk is.
 
 #[cfg(test)]
 mod tests;
@@ -24,17 +24,17 @@ const ID: u32 = 2;
 pub const SECTOR: u64 = 512;
 /// Entries of the one queue.
 const QUEUE_SIZE: u16 = 256;
-/// Most data segments of a request: what a chain of the queue's length holds beside header and
-/// status.
-const SEGMENTS_MOST: u32 = QUEUE_SIZE as u32 - 2;
-/// Most bytes of a name (5.2.6, VIRTIO_BLK_T_GET_ID).
+/// Data segments of a request: what a chain of the queue's length holds beside header and status.
+const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+/// Bytes of the longest name (5.2.6, VIRTIO_BLK_T_GET_ID).
 pub const NAME_MOST: usize = 20;
-/// Most sectors of one discarded or zeroed range: 1 GiB.
-const RANGE_MOST: u32 = 1 << 21;
-/// Most ranges of one request to discard.
-const RANGES_MOST: u32 = 16;
-/// And to write zeroes: a host that cannot note them down writes them, for which a reset waits.
-const ZEROED_MOST: u32 = 1;
+/// Sectors of one discarded or zeroed range: 1 GiB.
+const MAX_RANGE: u32 = 1 << 21;
+/// Ranges of one request to discard.
+const MAX_DISCARD_RANGES: u32 = 16;
+/// Ranges of one request to write zeroes: a host that cannot record zeroes writes them, and a reset
+/// waits for that.
+const MAX_ZERO_RANGES: u32 = 1;
 
 // Features (5.2.3).
 const F_SEG_MAX: u64 = 1 << 2;
@@ -57,10 +57,10 @@ const S_OK: u8 = 0;
 const S_IOERR: u8 = 1;
 const S_UNSUPP: u8 = 2;
 
-/// In a range's flags: the sectors may be given back to the host.
+/// Flag of a range: the sectors may be given back to the host.
 const UNMAP: u32 = 1;
 
-/// What begins a request.
+/// struct virtio_blk_req, up to its data (5.2.6).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Default)]
 #[repr(C)]
 struct Header {
@@ -69,7 +69,7 @@ struct Header {
     sector: U64,
 }
 
-/// What a request to discard or to write zeroes carries (5.2.6).
+/// struct virtio_blk_discard_write_zeroes (5.2.6).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Default)]
 #[repr(C)]
 struct RangeEntry {
@@ -100,18 +100,18 @@ struct Space {
     unused1: [u8; 3],
 }
 
-/// Bytes of a disk.
+/// A range of bytes of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// From this byte on.
+    /// Its first byte.
     pub at: u64,
-    /// So many.
+    /// Its length in bytes.
     pub len: u64,
-    /// The host may take back their space: never set in a [`Request::Discard`], whose point it is.
+    /// The host may free their space. Never set in a [`Request::Discard`], which implies it.
     pub unmap: bool,
 }
 
-/// What a guest asks of its disk. Everything in it lies inside of disk and guest memory.
+/// A request to a disk. All of it lies within the disk and within guest memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Fill `to` from byte `at` on.
@@ -127,16 +127,16 @@ pub enum Request {
         at: u64,
         /// Guest memory, a multiple of 512 bytes in all.
         from: Vec<Segment>,
-        /// The driver sends no flushes: it must be on the disk when it is reported.
+        /// The driver sends no flushes: the bytes must be on the disk when the request is reported.
         stable: bool,
     },
     /// All that was reported as written must be on the disk.
     Flush,
-    /// The guest has no use for these bytes any more.
+    /// The guest no longer needs these bytes.
     Discard(Vec<Range>),
-    /// These bytes shall be 0.
+    /// Set these bytes to 0.
     WriteZeroes {
-        /// Which.
+        /// The bytes to set.
         ranges: Vec<Range>,
         /// As in a write.
         stable: bool,
@@ -155,30 +155,30 @@ impl Request {
     }
 }
 
-/// What the driver is told of a disk.
+/// A disk as its driver sees it.
 #[derive(Clone, Debug)]
 pub struct Geometry {
-    /// 512-byte sectors.
+    /// Size in sectors of 512 bytes.
     pub sectors: u64,
     /// Nothing may be written.
     pub read_only: bool,
-    /// Name that the guest finds in /sys/block/vda/serial; at most [`NAME_MOST`] bytes count.
+    /// The serial number, in the guest's /sys/block/vda/serial; cut to [`NAME_MOST`] bytes.
     pub name: String,
 }
 
-/// What is saved of the device; the disk is known again elsewhere.
+/// A device as it is saved; `disk::Identity` has the disk itself.
 #[derive(Serialize, Deserialize)]
 struct State {
     sectors: u64,
     read_only: bool,
 }
 
-/// The device.
+/// A block device.
 pub struct Block {
     geometry: Geometry,
     backend: Box<dyn Backend<Request>>,
-    /// Chains of requests that are being served. An id is never used twice, so what is reported
-    /// after a reset finds nothing here.
+    /// Chains of requests that are being served. An id is never used twice, so a report that comes
+    /// after a reset finds nothing.
     in_flight: BTreeMap<u64, Chain>,
     next_id: u64,
 }
@@ -194,10 +194,10 @@ impl Block {
         }
     }
 
-    /// Request `id` has been served, or could not be for the reason given.
+    /// Request `id` has been served, or failed for the reason given.
     ///
     /// # Errors
-    /// The driver broke the ring meanwhile.
+    /// The driver has broken the ring.
     pub fn complete(
         &mut self,
         driver: &mut Driver,
@@ -222,13 +222,13 @@ impl Block {
         }
     }
 
-    /// The disk has another size (5.2.6.1, VIRTIO_BLK_F_SIZE is none: a capacity may change).
+    /// The disk has another size now (5.2.5: the driver reads the capacity again).
     pub fn resize(&mut self, driver: &mut Driver, sectors: u64) {
         self.geometry.sectors = sectors;
         driver.config_changed();
     }
 
-    /// Take one chain apart: hand it on, or answer it.
+    /// Parse one chain and submit its request, or answer it.
     fn handle(
         &mut self,
         queue: &mut VirtQueue,
@@ -293,12 +293,12 @@ impl Block {
                 stable,
             }),
             T_FLUSH => Ok(Request::Flush),
-            T_DISCARD => match self.ranges(queue, chain, sent, RANGES_MOST)? {
+            T_DISCARD => match self.ranges(queue, chain, sent, MAX_DISCARD_RANGES)? {
                 Ok(ranges) if ranges.iter().any(|range| range.unmap) => Err(S_UNSUPP), // 5.2.6.2
                 ranges => ranges.map(Request::Discard),
             },
             T_WRITE_ZEROES => {
-                let ranges = self.ranges(queue, chain, sent, ZEROED_MOST)?;
+                let ranges = self.ranges(queue, chain, sent, MAX_ZERO_RANGES)?;
                 ranges.map(|ranges| Request::WriteZeroes { ranges, stable })
             }
             _ => Err(S_UNSUPP),
@@ -308,10 +308,10 @@ impl Block {
     /// The byte at which `len` bytes from `sector` on begin, if they are whole sectors of the disk.
     fn bytes(&self, sector: u64, len: u64) -> Result<u64, u8> {
         let end = sector.checked_add(len / SECTOR).ok_or(S_IOERR)?;
-        match len.is_multiple_of(SECTOR) && len > 0 && end <= self.geometry.sectors {
-            true => sector.checked_mul(SECTOR).ok_or(S_IOERR),
-            false => Err(S_IOERR),
+        if !len.is_multiple_of(SECTOR) || len == 0 || end > self.geometry.sectors {
+            return Err(S_IOERR);
         }
+        sector.checked_mul(SECTOR).ok_or(S_IOERR)
     }
 
     /// The ranges of a request to discard or to write zeroes.
@@ -337,7 +337,7 @@ impl Block {
             }
             let len = u64::from(range.sectors.get()) * SECTOR;
             match self.bytes(range.sector.get(), len) {
-                Ok(at) if range.sectors.get() <= RANGE_MOST => ranges.push(Range {
+                Ok(at) if range.sectors.get() <= MAX_RANGE => ranges.push(Range {
                     at,
                     len,
                     unmap: range.flags.get() == UNMAP,
@@ -360,9 +360,10 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let writes = match self.geometry.read_only {
-            true => F_RO,
-            false => F_DISCARD | F_WRITE_ZEROES,
+        let writes = if self.geometry.read_only {
+            F_RO
+        } else {
+            F_DISCARD | F_WRITE_ZEROES
         };
         F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writes
     }
@@ -374,14 +375,14 @@ impl Device for Block {
     fn config(&self, offset: u64, data: &mut [u8]) {
         let space = Space {
             capacity: self.geometry.sectors.into(),
-            seg_max: SEGMENTS_MOST.into(),
+            seg_max: MAX_SEGMENTS.into(),
             blk_size: (SECTOR as u32).into(),
             num_queues: 1.into(),
-            max_discard_sectors: RANGE_MOST.into(),
-            max_discard_seg: RANGES_MOST.into(),
+            max_discard_sectors: MAX_RANGE.into(),
+            max_discard_seg: MAX_DISCARD_RANGES.into(),
             discard_sector_alignment: 8.into(),
-            max_write_zeroes_sectors: RANGE_MOST.into(),
-            max_write_zeroes_seg: ZEROED_MOST.into(),
+            max_write_zeroes_sectors: MAX_RANGE.into(),
+            max_write_zeroes_seg: MAX_ZERO_RANGES.into(),
             write_zeroes_may_unmap: 1,
             ..Space::default()
         };

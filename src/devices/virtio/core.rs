@@ -90,7 +90,7 @@ struct Negotiation {
     config_generation: u32,
 }
 
-/// The machine's side.
+/// What the machine and the host's side of the device call.
 impl Core {
     /// The core of `device`, which uses `memory`, interrupts its driver by `interrupts` and reports
     /// a driver's faults to `reporter`.
@@ -281,7 +281,7 @@ impl Core {
     }
 }
 
-/// The transport's side: what the driver reads and writes.
+/// What transports call: the driver's reads and writes.
 impl Core {
     /// The device's type (virtio 1.2, 5).
     pub fn device_id(&self) -> u32 {
@@ -323,7 +323,7 @@ impl Core {
         self.queues.len()
     }
 
-    /// Queue `index`.
+    /// Queue `index`, if the device has it.
     pub fn queue(&self, index: u32) -> Option<&VirtQueue> {
         self.queues.get(usize::try_from(index).ok()?)
     }

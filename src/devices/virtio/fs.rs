@@ -1,8 +1,8 @@
 //! The virtio file system device (virtio 1.2, 5.11): FUSE messages in, FUSE messages out.
 //!
 //! [`Fs`] is the front end: it checks a chain's shape and hands it as a [`Request`] to a
-//! [`Backend`], which knows what the messages mean, serves them elsewhere and reports by
-//! [`Fs::complete`]. So a driver never waits for a file, and nothing here knows what one is.
+//! [`Backend`], which interprets the messages, serves them on its own thread and reports by
+//! [`Fs::complete`]. So no vCPU waits for a file, and this model does not depend on what a file is.
 
 #[cfg(test)]
 mod tests;
@@ -18,10 +18,9 @@ use crate::devices::state::{self, StateError};
 const ID: u32 = 26;
 /// Bytes of a tag in the configuration space (5.11.4).
 pub const TAG_MOST: usize = 36;
-/// Entries of the queue of requests that go before others (5.11.2), most of them without an answer.
+/// Entries of the queue of high priority (5.11.2): mostly requests without an answer.
 const HIPRIO_SIZE: u16 = 64;
-/// Entries of the one request queue: a chain holds 1 MiB of data in single pages, with FUSE's
-/// headers.
+/// Entries of the one request queue: enough for 1 MiB of data in single pages with FUSE's headers.
 const REQUEST_SIZE: u16 = 512;
 const QUEUE_SIZES: [u16; 2] = [HIPRIO_SIZE, REQUEST_SIZE];
 
@@ -29,45 +28,45 @@ const QUEUE_SIZES: [u16; 2] = [HIPRIO_SIZE, REQUEST_SIZE];
 pub const IN_HEADER: u64 = 40;
 /// struct fuse_out_header, which begins every answer.
 pub const OUT_HEADER: u64 = 16;
-/// Most bytes in one direction: the largest data that FUSE knows of, 256 pages, and a page for
-/// what stands before it.
-pub const MESSAGE_MOST: u64 = (1 << 20) + 4096;
+/// Bytes of a message in one direction: the most data that FUSE allows, 256 pages, and a page for
+/// the headers before it.
+pub const MAX_MESSAGE: u64 = (1 << 20) + 4096;
 
-/// A message and the room for its answer, all of it in guest memory: at least a header of the
-/// message, at most [`MESSAGE_MOST`] bytes each.
+/// A message and the room for its answer, both in guest memory and of at most [`MAX_MESSAGE`] bytes;
+/// the message has at least its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// The message.
+    /// The message, with its header.
     pub readable: Vec<Segment>,
-    /// Where the answer goes; nothing for a message without one.
+    /// Room for the answer; empty for a message without one.
     pub writable: Vec<Segment>,
 }
 
-/// What came of a request.
+/// The answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// Bytes of it.
+    /// Bytes written to guest memory.
     pub written: u32,
-    /// What the user should know, too.
+    /// A warning for the user.
     pub warning: Option<String>,
-    /// The guest has the file system mounted: files and names of it are the backend's to remember.
+    /// The guest has the file system mounted: the backend holds files and names for it.
     pub mounted: bool,
 }
 
-/// The device.
+/// A file system device.
 pub struct Fs {
     /// The configuration space: tag, num_request_queues.
     space: [u8; TAG_MOST + 4],
     backend: Box<dyn Backend<Request>>,
-    /// Queue and chain of requests that are being served. An id is never used twice, so what is
-    /// reported after a reset finds nothing here.
+    /// Queue and chain of requests that are being served. An id is never used twice, so a
+    /// report that comes after a reset finds nothing.
     in_flight: BTreeMap<u64, (usize, Chain)>,
     next_id: u64,
     mounted: bool,
 }
 
 impl Fs {
-    /// A file system that the guest mounts by `tag`, of which [`TAG_MOST`] bytes count.
+    /// A file system that the guest mounts by `tag`, cut to [`TAG_MOST`] bytes.
     pub fn new(tag: &str, backend: Box<dyn Backend<Request>>) -> Self {
         let mut space = [0; TAG_MOST + 4];
         let queues = 1u32.to_le_bytes();
@@ -84,10 +83,10 @@ impl Fs {
         }
     }
 
-    /// Request `id` has been served; or the backend cannot go on, for the reason given.
+    /// Request `id` has been served; or the backend has failed for the reason given.
     ///
     /// # Errors
-    /// The driver broke the ring meanwhile, or the backend cannot go on.
+    /// The driver has broken the ring, or the backend has failed.
     pub fn complete(
         &mut self,
         driver: &mut Driver,
@@ -122,7 +121,7 @@ impl Device for Fs {
     }
 
     fn features(&self) -> u64 {
-        0 // VIRTIO_FS_F_NOTIFICATION (5.11.3) is for what no host sends
+        0 // no VIRTIO_FS_F_NOTIFICATION (5.11.3): no host sends notifications
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -155,7 +154,7 @@ impl Device for Fs {
             if room > 0 && room < OUT_HEADER {
                 return Err(queue.refuse(&chain, "has no room for an answer's header"));
             }
-            if message > MESSAGE_MOST || room > MESSAGE_MOST {
+            if message > MAX_MESSAGE || room > MAX_MESSAGE {
                 return Err(queue.refuse(&chain, "is longer than a FUSE message can be"));
             }
             let most: usize = QUEUE_SIZES.iter().map(|&size| usize::from(size)).sum();
@@ -174,7 +173,7 @@ impl Device for Fs {
         Ok(())
     }
 
-    /// The tag, which the guest has read. Inodes and open files of the host are no data.
+    /// Saves the tag, which the guest has read. Inodes and open files of the host cannot be saved.
     fn save(&self) -> Result<Vec<u8>, StateError> {
         let tag = self.tag();
         if self.mounted {

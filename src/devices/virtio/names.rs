@@ -1,12 +1,11 @@
-//! What the numbers of virtio devices are called (virtio 1.2, 5 and 6).
+//! Names of device types, features and fields (virtio 1.2, 5 and 6).
 
-/// A device type.
+/// A device type with the names of its parts.
 pub struct Kind {
-    /// Its ID.
     id: u32,
-    /// What the specification calls it.
+    /// Its name in the specification.
     pub name: &'static str,
-    /// Its feature bits that hull knows of.
+    /// Bits and names of its features, as far as hull knows them.
     pub features: &'static [(u32, &'static str)],
     /// The fields of its configuration space: name, offset, bytes.
     pub fields: &'static [(&'static str, u64, usize)],
@@ -38,7 +37,7 @@ pub const STATUS: &[(u32, &str)] = &[
 /// Bits of InterruptStatus (virtio 1.2, 4.2.2).
 pub const INTERRUPT: &[(u32, &str)] = &[(0, "used buffer"), (1, "configuration change")];
 
-/// The device type `id`.
+/// The names of the device type `id`.
 pub fn kind(id: u32) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.id == id)
 }

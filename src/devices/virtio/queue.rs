@@ -1,8 +1,8 @@
 //! A split virtqueue as devices use it: chains out, used entries in (virtio 1.2, 2.7).
 //!
-//! [`VirtQueue`] puts over `virtio_queue::Queue` what a hostile driver makes necessary: a
-//! [`Chain`] is checked as a whole before a device sees it, and one call handles at most as many
-//! chains as the ring has entries; more wait for another turn of the event loop.
+//! [`VirtQueue`] adds to `virtio_queue::Queue` what hostile drivers make necessary: a [`Chain`] is
+//! checked as a whole before a device sees it, and one call handles at most as many chains as the
+//! ring has entries; more wait for another turn of the event loop.
 
 mod chain;
 pub(super) mod state;
@@ -26,10 +26,10 @@ use crate::sync::{EventFd, eventfd};
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
-/// A queue's registers as the driver wrote them; judged when it sets QueueReady.
+/// A queue's registers as the driver wrote them; checked when it sets QueueReady.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Setup {
-    /// Entries.
+    /// Entries of the rings.
     pub size: u32,
     /// GPA of the descriptor table.
     pub descriptors: u64,
@@ -39,13 +39,13 @@ pub(super) struct Setup {
     pub used: u64,
 }
 
-/// A request: what the driver wrote for the device and where the device may write. All of it
-/// lies in guest memory. Must be given back by [`VirtQueue::finish`] or [`VirtQueue::put_back`].
+/// A descriptor chain: what the driver wrote for the device and where the device may write, all of
+/// it in guest memory. Must be given back by [`VirtQueue::finish`] or [`VirtQueue::put_back`].
 #[derive(Debug)]
 pub struct Chain {
     head: u16,
     segments: Vec<Segment>,
-    /// The first so many segments are readable.
+    /// Number of readable segments, which come first.
     readable: usize,
 }
 
@@ -65,12 +65,12 @@ impl Chain {
         self.segments.get(self.readable..).unwrap_or_default()
     }
 
-    /// Bytes in [`Chain::readable`].
+    /// Bytes of all readable segments.
     pub fn readable_len(&self) -> u64 {
         total(self.readable())
     }
 
-    /// Bytes in [`Chain::writable`].
+    /// Bytes of all writable segments.
     pub fn writable_len(&self) -> u64 {
         total(self.writable())
     }
@@ -118,9 +118,9 @@ pub struct VirtQueue {
     budget: u16,
     /// The call ended before the ring did.
     again: bool,
-    /// Chains given back since the driver was last considered for an interrupt.
+    /// Chains were given back since the last decision about an interrupt.
     finished: bool,
-    /// The used index when the driver was last considered for an interrupt.
+    /// The used index at the last decision about an interrupt.
     considered: u16,
     event_idx: bool,
 }
@@ -154,23 +154,23 @@ impl VirtQueue {
         self.queue.size()
     }
 
-    /// Whether this call has handled as many chains as it may; then the device is called again.
+    /// Whether this call has handled as many chains as it may; the device is then called again.
     pub fn is_spent(&self) -> bool {
         self.budget == 0
     }
 
-    /// The memory that chains point into.
+    /// Guest memory, which chains point into.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// The next chain, or `None` when there is no more for now; the driver will then notify when
-    /// it adds one.
+    /// The next chain, or `None` when there are no more for now; the driver notifies when it adds
+    /// one.
     ///
     /// # Errors
     /// The ring or the chain is broken.
     pub fn pop(&mut self) -> Result<Option<Chain>, DeviceError> {
-        // A second look, for what the driver added while it was not yet to notify.
+        // Twice, for chains that the driver added before it knew that it has to notify.
         for _ in 0..2 {
             if self.budget == 0 {
                 self.again = true;
@@ -189,13 +189,13 @@ impl VirtQueue {
         Ok(None)
     }
 
-    /// Undo the last [`VirtQueue::pop`]: the chain comes again. For a device that can go on only
-    /// later; it keeps in mind how far it got.
+    /// Undo the last [`VirtQueue::pop`], for a device that can continue only later; the device
+    /// remembers how far it got.
     pub fn put_back(&mut self, _chain: Chain) {
         self.queue.go_to_previous_position();
     }
 
-    /// Have [`super::Device::process`] called again soon: there is more to do than one call may.
+    /// Have the device's `process` called again soon: there is more to do than one call may.
     pub fn process_again(&mut self) {
         self.again = true;
     }
@@ -215,8 +215,8 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// Give `chains` back, which belong together: the driver sees all of them or none (virtio 1.2,
-    /// 5.1.6.4, of buffers that were merged). With each comes what was written.
+    /// Give back `chains`, each with the bytes written, so that the driver sees all of them or none
+    /// (virtio 1.2, 5.1.6.4, merged buffers).
     ///
     /// # Errors
     /// The ring is broken.
@@ -228,7 +228,7 @@ impl VirtQueue {
         let before = chains.len().saturating_sub(1);
         for (n, (chain, written)) in chains.enumerate() {
             if n == before {
-                // Writes the last entry, and then the index that tells of all.
+                // Writes the last entry, and then the index that publishes all of them.
                 self.queue.set_next_used(first.wrapping_add(n as u16));
                 return self.finish(chain, written);
             }
@@ -245,7 +245,7 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// Whoever wrote to `chain`, and however: its pages are no more what they were.
+    /// Mark the writable pages of `chain` as written, however that was done.
     fn mark_dirty(&self, chain: &Chain) {
         if dirty::is_on(&self.memory) {
             for segment in chain.writable() {
@@ -254,10 +254,10 @@ impl VirtQueue {
         }
     }
 
-    /// Read from the readable part of `chain` at byte `offset`; returns how many bytes there were.
+    /// Read from the readable part of `chain` at byte `offset`; returns the number of bytes read.
     ///
     /// # Errors
-    /// The memory is gone.
+    /// A segment no longer lies in memory.
     pub fn read(
         &self,
         chain: &Chain,
@@ -277,10 +277,10 @@ impl VirtQueue {
         Ok(done)
     }
 
-    /// Write to the writable part of `chain` at byte `offset`; returns how many bytes fitted.
+    /// Write to the writable part of `chain` at byte `offset`; returns the number of bytes written.
     ///
     /// # Errors
-    /// The memory is gone.
+    /// A segment no longer lies in memory.
     pub fn write(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, DeviceError> {
         let mut done = 0;
         for (addr, len) in pieces(chain.writable(), offset, data.len()) {
@@ -295,7 +295,7 @@ impl VirtQueue {
         Ok(done)
     }
 
-    /// The error that says what is wrong with `chain`; `reason` continues "descriptor chain 3 ..".
+    /// An error about `chain`; `reason` continues "descriptor chain 3 ".
     pub fn refuse(&self, chain: &Chain, reason: &'static str) -> DeviceError {
         self.bad_chain(chain.head, reason)
     }
@@ -306,13 +306,13 @@ impl VirtQueue {
             Err(error) => return Err(self.broken(error)),
         };
         match next {
-            Some(descriptors) => self.judge(descriptors.head_index(), descriptors).map(Some),
+            Some(descriptors) => self.check(descriptors.head_index(), descriptors).map(Some),
             None => Ok(None),
         }
     }
 
-    /// The chain of `descriptors`, if they make one.
-    fn judge(
+    /// The chain of `descriptors`, if it is valid.
+    fn check(
         &self,
         head: u16,
         descriptors: impl Iterator<Item = Descriptor>,
@@ -323,8 +323,8 @@ impl VirtQueue {
             readable: 0,
         };
         let fault = |reason| Err(self.bad_chain(chain.head, reason));
-        // The iterator ends early, without a word, on what it cannot follow; then the last
-        // descriptor still names a next one.
+        // The iterator ends early on what it cannot follow; the last descriptor then still names
+        // a next one.
         let mut whole = false;
         for (count, descriptor) in descriptors.enumerate() {
             if count >= usize::from(self.queue.size()) {
@@ -370,7 +370,7 @@ impl VirtQueue {
 
 const OUTSIDE: &str = "points outside of memory";
 
-/// The `len` bytes from byte `offset` of `segments`, or what there is of them.
+/// The `len` bytes from byte `offset` of `segments`, or as many as exist.
 pub fn part(segments: &[Segment], offset: u64, len: u64) -> Vec<Segment> {
     let pieces = pieces(segments, offset, len as usize);
     let segment = |(addr, len)| Segment {
@@ -380,7 +380,7 @@ pub fn part(segments: &[Segment], offset: u64, len: u64) -> Vec<Segment> {
     pieces.map(segment).collect()
 }
 
-/// What of `segments` lies in the `len` bytes from byte `offset`.
+/// The parts of `segments` within the `len` bytes from byte `offset`.
 fn pieces(
     segments: &[Segment],
     offset: u64,
@@ -398,7 +398,7 @@ fn pieces(
     })
 }
 
-/// The core's side.
+/// What [`super::core::Core`] calls.
 impl VirtQueue {
     pub(super) fn max_size(&self) -> u16 {
         self.queue.max_size()
@@ -412,7 +412,7 @@ impl VirtQueue {
         &self.event
     }
 
-    /// QueueReady = 1: take the ring over as set up, or say why not.
+    /// QueueReady = 1: use the rings as set up; the error says why not.
     pub(super) fn start(&mut self, event_idx: bool) -> Result<(), String> {
         let Setup {
             size,
@@ -432,7 +432,7 @@ impl VirtQueue {
         self.event_idx = event_idx;
         self.considered = 0;
         self.queue.set_ready(true);
-        // `Queue` takes an available ring at 0 for none.
+        // `Queue` takes an available ring at address 0 for a missing one.
         if available == 0 || !self.queue.is_valid(&self.memory) {
             self.queue.set_ready(false);
             return Err("the rings do not lie in memory above address 0".into());
@@ -440,13 +440,13 @@ impl VirtQueue {
         Ok(())
     }
 
-    /// QueueReady = 0.
+    /// QueueReady = 0: use the rings no more.
     pub(super) fn stop(&mut self) {
         self.queue.reset();
         self.finished = false;
     }
 
-    /// As after power-on.
+    /// Return to the state after power-on.
     pub(super) fn reset(&mut self) {
         self.stop();
         self.setup = Setup::new(self.queue.max_size());
@@ -458,8 +458,8 @@ impl VirtQueue {
         self.again = false;
     }
 
-    /// A call into the device ended: see to it that the rest gets its turn, and say whether the
-    /// driver wants an interrupt (virtio 1.2, 2.7.7).
+    /// A call of the device ended: have what is left processed, and return whether the driver wants
+    /// an interrupt (virtio 1.2, 2.7.7).
     pub(super) fn end(&mut self) -> Result<bool, DeviceError> {
         if self.again {
             self.notify();
@@ -472,10 +472,10 @@ impl VirtQueue {
         Ok(wanted)
     }
 
-    /// Whether the driver wants to be told of what was given back since it was last considered.
+    /// Whether the driver wants an interrupt for what was given back since the last decision.
     fn wants_interrupt(&mut self) -> Result<bool, RingError> {
-        // Each side writes its own index, then reads the other's word on it: keeps the driver's
-        // from being read before the used index is written.
+        // Each side writes its index, then reads the other's event index: the fence keeps the
+        // driver's from being read before the used index is written.
         fence(Ordering::SeqCst);
         let avail = self.queue.avail_ring();
         let load = |addr: Option<u64>| {

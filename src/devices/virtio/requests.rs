@@ -1,15 +1,15 @@
-//! Requests on their way from a device to whoever serves them on a thread of its own.
+//! Requests on their way from a device to the thread of its backend.
 //!
 //! ```text
 //!  guest --- notification --> Doorbell::wait -> Transport::process -> Device -- submit --> Requests
 //!  guest <-- used ring ------ Device::complete <- Transport::with_device <-- serve <-- take -'
 //! ```
-//! The thread waits for the guest's notifications itself, so that a request, for which the guest
-//! mostly waits, costs one switch of threads and not two. A vCPU's thread resets the device
-//! meanwhile: [`Backend::cancel`] waits until nothing touches guest memory any more.
+//! The thread itself waits for the guest's notifications, so that a request, for which the guest
+//! mostly waits, costs one switch of threads and not two. A vCPU's thread may reset the device at
+//! any time: [`Backend::cancel`] waits until no thread touches guest memory for it.
 //!
-//! Before the machine is saved its threads are quieted ([`quiesce`]): each serves what was submitted,
-//! and then stands still in [`Requests::rest`].
+//! Before the machine is saved its threads are paused ([`quiesce`]): each serves what was submitted,
+//! and then waits in [`Requests::stay_paused`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,34 +20,33 @@ use std::time::Duration;
 use crate::sandbox::{Role, spawn};
 use crate::sync::{lock, wait};
 
-/// Who serves a device's requests, elsewhere and later, each with one call of the device's
-/// `complete`.
+/// Serves a device's requests on another thread, and reports each by the device's `complete`.
 pub trait Backend<R>: Send {
-    /// Serve `request`; `id` comes back with it. Those of one queue come in its order.
+    /// Serve `request`, which is reported by `id`. Requests of one queue are submitted in order.
     fn submit(&mut self, id: u64, request: R);
 
-    /// Forget what was submitted, and all that the driver had of it. Returns when nothing touches
-    /// guest memory any more; what was forgotten need not be reported. The one call of a device
-    /// that may wait: for the requests that are being served, at most.
+    /// Forget what was submitted, and all that the driver opened. Returns when guest memory is no
+    /// longer touched; forgotten requests need not be reported. The one call of a device that may
+    /// wait: for the requests that are being served.
     fn cancel(&mut self);
 }
 
-/// How the guest and hull call the thread of a device.
+/// How the guest and hull wake the thread of a device.
 pub trait Doorbell: Send + Sync {
-    /// Wait for a notification of the guest's, or for [`Doorbell::ring`], at most so long, and have
-    /// the device submit what the guest added. May come back early.
-    fn wait(&self, at_most: Option<Duration>);
+    /// Wait for a notification of the guest, for [`Doorbell::ring`] or for `timeout`, and have the
+    /// device submit what the guest added. May return early.
+    fn wait(&self, timeout: Option<Duration>);
 
     /// End [`Doorbell::wait`], or the next one.
     fn ring(&self);
 }
 
-/// What waits to be served; shared by the device, as its [`Backend`], and the thread.
+/// Requests that wait to be served; shared by the device, as its [`Backend`], and the thread.
 pub struct Requests<R>(Arc<Shared<R>>);
 
 struct Shared<R> {
     state: Mutex<State<R>>,
-    /// Something has changed for which another thread waits.
+    /// Notified when the state changes and another thread waits for it.
     changed: Condvar,
 }
 
@@ -55,15 +54,15 @@ struct State<R> {
     waiting: VecDeque<(u64, R)>,
     /// Requests are being served, and may touch guest memory.
     serving: bool,
-    /// Somebody waits for the end of that, whom to tell is a system call.
+    /// A thread waits for the end of that; without one the notification, a system call, is spared.
     awaited: bool,
-    /// The driver has gone since the last request was taken.
+    /// The device was reset since the last request was taken.
     cancelled: bool,
     closed: bool,
-    /// How many want the thread to stand still.
-    quieters: usize,
-    /// It does, and why what it holds is not where it should be.
-    resting: Option<Option<String>>,
+    /// How many want the thread to pause.
+    pause_count: usize,
+    /// It has paused; inside, why what it held could not be written.
+    paused: Option<Option<String>>,
     /// The thread has returned, or panicked.
     ended: bool,
 }
@@ -73,14 +72,14 @@ struct State<R> {
 pub enum Next<R> {
     /// Serve these, then call [`Requests::served`].
     Serve(Vec<(u64, R)>),
-    /// Forget what the driver had opened; another may come.
+    /// Forget what the driver opened; the device was reset.
     Forget,
-    /// Nothing is there that may be served.
+    /// No request may be served now.
     Wait,
-    /// Nothing is there to be served: report all that was, put what is still only in hull where it
-    /// belongs, and call [`Requests::rest`].
-    Rest,
-    /// Return.
+    /// No request is left: report all that were served, write out what only hull holds, and call
+    /// [`Requests::stay_paused`].
+    Pause,
+    /// Return from the thread.
     End,
 }
 
@@ -92,8 +91,8 @@ impl<R> Default for Requests<R> {
             awaited: false,
             cancelled: false,
             closed: false,
-            quieters: 0,
-            resting: None,
+            pause_count: 0,
+            paused: None,
             ended: false,
         };
         Self(Arc::new(Shared {
@@ -114,9 +113,9 @@ impl<R> Requests<R> {
         self.0.state()
     }
 
-    /// What to do next: with `most` requests together, up to the first that `may` says no to. It is
-    /// not asked while the thread is to come to rest.
-    pub fn next(&self, most: usize, mut may: impl FnMut(&R) -> bool) -> Next<R> {
+    /// What to do next: serve up to `max` requests together, up to the first that `may` refuses. `may`
+    /// is not called while the thread has to pause.
+    pub fn next(&self, max: usize, mut may: impl FnMut(&R) -> bool) -> Next<R> {
         let mut state = self.state();
         if state.closed {
             return Next::End;
@@ -125,36 +124,37 @@ impl<R> Requests<R> {
             return Next::Forget;
         }
         let mut taken = Vec::new();
-        while taken.len() < most
+        while taken.len() < max
             && let Some((_, request)) = state.waiting.front()
-            && (state.quieters > 0 || may(request))
+            && (state.pause_count > 0 || may(request))
         {
             taken.extend(state.waiting.pop_front());
         }
         state.serving = !taken.is_empty();
-        match state.serving {
-            true => Next::Serve(taken),
-            false if state.quieters > 0 => Next::Rest,
-            false => Next::Wait,
+        if state.serving {
+            Next::Serve(taken)
+        } else if state.pause_count > 0 {
+            Next::Pause
+        } else {
+            Next::Wait
         }
     }
 
-    /// Stand still for as long as anybody wants that. `fault` says why what the thread held could
-    /// not be put where it belongs.
-    pub fn rest(&self, fault: Option<String>) {
+    /// Wait while the thread has to pause. `fault` says why what it held could not be written.
+    pub fn stay_paused(&self, fault: Option<String>) {
         let mut state = self.state();
-        if state.quieters == 0 || state.closed {
+        if state.pause_count == 0 || state.closed {
             return;
         }
-        state.resting = Some(fault);
+        state.paused = Some(fault);
         self.0.changed.notify_all();
-        while state.quieters > 0 && !state.closed {
+        while state.pause_count > 0 && !state.closed {
             state = self.0.wait(state);
         }
-        state.resting = None;
+        state.paused = None;
     }
 
-    /// What [`Requests::next`] gave out has been served, and is to be reported now.
+    /// The requests that [`Requests::next`] returned have been served; they are reported after this.
     pub fn served(&self) {
         let mut state = self.state();
         state.serving = false;
@@ -176,7 +176,7 @@ impl<R> Shared<R> {
 
 impl<R: Send> Backend<R> for Requests<R> {
     fn submit(&mut self, id: u64, request: R) {
-        // By the thread itself, on its way out of `Doorbell::wait`.
+        // Called by the thread itself, before it returns from `Doorbell::wait`.
         self.state().waiting.push_back((id, request));
     }
 
@@ -199,14 +199,14 @@ pub struct Worker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a [`Worker`] knows of its [`Requests`].
+/// The side of [`Requests`] that a [`Worker`] controls.
 trait Control: Send + Sync {
-    /// Have the thread return, even if it stands still.
+    /// Have the thread return, even if it is paused.
     fn close(&self);
-    /// Have the thread come to rest, or not any more.
-    fn hush(&self, quiet: bool);
-    /// Wait until it rests, or is gone; why what it held is not where it belongs.
-    fn await_rest(&self) -> Option<String>;
+    /// Have the thread pause, or take that back.
+    fn pause(&self, pause: bool);
+    /// Wait until it has paused or ended; returns why it could not write out what it held.
+    fn await_pause(&self) -> Option<String>;
     /// The thread has ended.
     fn end(&self);
 }
@@ -217,33 +217,34 @@ impl<R: Send> Control for Shared<R> {
         self.changed.notify_all();
     }
 
-    fn hush(&self, quiet: bool) {
+    fn pause(&self, pause: bool) {
         let mut state = self.state();
-        state.quieters = match quiet {
-            true => state.quieters.saturating_add(1),
-            false => state.quieters.saturating_sub(1),
+        state.pause_count = if pause {
+            state.pause_count.saturating_add(1)
+        } else {
+            state.pause_count.saturating_sub(1)
         };
         self.changed.notify_all();
     }
 
-    fn await_rest(&self) -> Option<String> {
+    fn await_pause(&self) -> Option<String> {
         let mut state = self.state();
-        while state.resting.is_none() && !state.ended {
+        while state.paused.is_none() && !state.ended {
             state = self.wait(state);
         }
-        state.resting.clone().flatten()
+        state.paused.clone().flatten()
     }
 
     fn end(&self) {
         let mut state = self.state();
         state.ended = true;
-        // Of a thread that panicked while it served; it touches nothing any more.
+        // The thread may have panicked while it served; it touches nothing any more.
         state.serving = false;
         self.changed.notify_all();
     }
 }
 
-/// Tells when its thread is gone, however it goes.
+/// Reports the end of its thread, by a panic, too.
 struct Ended(Arc<dyn Control>);
 
 impl Drop for Ended {
@@ -253,10 +254,10 @@ impl Drop for Ended {
 }
 
 impl Worker {
-    /// Start `work`, which waits for `doorbell` and ends when `requests` says so.
+    /// Start `work`, which waits for `doorbell` and ends on [`Next::End`] of `requests`.
     ///
     /// # Errors
-    /// No thread could be had.
+    /// The host has no thread left.
     pub fn start<R: Send + 'static>(
         role: Role,
         requests: Requests<R>,
@@ -287,17 +288,17 @@ impl Drop for Worker {
     }
 }
 
-/// Have all of `workers` come to rest, however fast their devices may be. Returns when each has
-/// served and reported what was submitted, and stands still; what the guest adds meanwhile is not
-/// looked at. They go on when the [`Quiet`] is dropped.
+/// Pause all of `workers`, whatever their rate limits. Returns when each has served and reported
+/// what was submitted; requests that the guest adds meanwhile wait. The workers continue when the
+/// [`Quiet`] is dropped.
 pub fn quiesce(workers: &[Worker]) -> Quiet<'_> {
     for worker in workers {
-        worker.requests.hush(true);
+        worker.requests.pause(true);
         worker.doorbell.ring();
     }
     let faults = workers
         .iter()
-        .filter_map(|worker| worker.requests.await_rest());
+        .filter_map(|worker| worker.requests.await_pause());
     Quiet {
         faults: faults.collect(),
         workers,
@@ -307,7 +308,7 @@ pub fn quiesce(workers: &[Worker]) -> Quiet<'_> {
 /// While this lives, no worker touches guest memory, a queue or a device.
 #[must_use]
 pub struct Quiet<'a> {
-    /// Why what a worker held of the guest's bytes could not be put where it belongs, a line each.
+    /// Why a worker could not write out the guest's bytes, a line each.
     pub faults: Vec<String>,
     workers: &'a [Worker],
 }
@@ -315,7 +316,7 @@ pub struct Quiet<'a> {
 impl Drop for Quiet<'_> {
     fn drop(&mut self) {
         for worker in self.workers {
-            worker.requests.hush(false);
+            worker.requests.pause(false);
         }
     }
 }

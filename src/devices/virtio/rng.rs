@@ -8,22 +8,22 @@ use crate::devices::rate::{Limit, Limits, Rate};
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 4;
 const QUEUE_SIZE: u16 = 8;
-/// Most bytes of an answer. A pool wants some hundred; whoever asks for more asks again, so that no
+/// Bytes of an answer. A pool needs some hundred; a driver that needs more asks again, so that no
 /// single request keeps the host busy.
-const ANSWER_MOST: u64 = 4096;
-/// And all requests together do not either: they wait.
+const MAX_ANSWER: u64 = 4096;
+/// Rate of all requests together; faster ones wait.
 const CAP: Limit = Limit {
     per_second: 1 << 20,
     burst: 1 << 20,
 };
 
-/// Fills a slice with random bytes, or says that it cannot.
+/// Fills a slice with random bytes; false if it cannot.
 pub type Source = Box<dyn FnMut(&mut [u8]) -> bool + Send>;
 
-/// The time since any fixed moment.
+/// Returns the time since a fixed moment.
 pub type Clock = Box<dyn FnMut() -> Duration + Send>;
 
-/// The device.
+/// An entropy device.
 pub struct Rng {
     source: Source,
     rate: Rate,
@@ -31,7 +31,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// A device that gives out what `source` does, as fast as is good at the times of `clock`.
+    /// A device that gives out the bytes of `source`, limited to [`CAP`] by `clock`.
     pub fn new(source: Source, clock: Clock) -> Self {
         Self {
             source,
@@ -73,17 +73,18 @@ impl Device for Rng {
             if !chain.readable().is_empty() {
                 return Err(queue.refuse(&chain, "is readable: entropy goes one way")); // 5.4.6.1
             }
-            let mut answer = [0; ANSWER_MOST as usize];
-            let room = chain.writable_len().min(ANSWER_MOST) as usize;
+            let mut answer = [0; MAX_ANSWER as usize];
+            let room = chain.writable_len().min(MAX_ANSWER) as usize;
             if let Err(wait) = self.rate.take(room as u64, (self.clock)()) {
                 queue.put_back(chain);
                 driver.wake_in(wait);
                 return Ok(());
             }
             let answer = answer.get_mut(..room).unwrap_or_default();
-            let written = match (self.source)(answer) {
-                true => queue.write(&chain, 0, answer)?,
-                false => 0,
+            let written = if (self.source)(answer) {
+                queue.write(&chain, 0, answer)?
+            } else {
+                0
             };
             queue.finish(chain, written as u32)?;
         }
@@ -122,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_too_much_waits() {
+    fn requests_over_the_rate_wait() {
         let now = Arc::new(AtomicU64::new(0));
         let clock = now.clone();
         let clock = Box::new(move || Duration::from_secs(clock.load(Ordering::Relaxed)));
         let mut guest = Guest::new(Rng::new(Box::new(|_| true), clock));
         guest.start(0, QUEUE_SIZE);
-        for _ in 0..CAP.burst / ANSWER_MOST {
-            guest.lend(0, ANSWER_MOST as u32);
+        for _ in 0..CAP.burst / MAX_ANSWER {
+            guest.lend(0, MAX_ANSWER as u32);
             guest.notify(0);
             assert_eq!(guest.returned(0).len(), 1);
         }
@@ -154,9 +155,9 @@ mod tests {
     #[test]
     fn an_answer_has_an_end() {
         let mut guest = up();
-        guest.lend(0, 3 * ANSWER_MOST as u32);
+        guest.lend(0, 3 * MAX_ANSWER as u32);
         guest.notify(0);
-        assert_eq!(guest.returned(0), [(0, ANSWER_MOST as u32)]);
+        assert_eq!(guest.returned(0), [(0, MAX_ANSWER as u32)]);
         assert_eq!(guest.status(), LIVE);
     }
 
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_to_read_from_ends_the_driver() {
+    fn a_readable_buffer_stops_the_device() {
         let mut guest = up();
         guest.send(0, b"seed", &[], false);
         guest.notify(0);
@@ -179,7 +180,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_saved_one_goes_on_as_the_first_would(
+        fn a_restored_device_behaves_as_the_first(
             before in acts(1, Just(vec![])), after in acts(1, Just(vec![])), flips in flips(),
         ) {
             let new = || Rng::new(Box::new(|_| true), Box::new(|| Duration::ZERO));

@@ -93,10 +93,10 @@ impl Device for Probe {
         script.active = true;
         let features = driver.features;
         script.calls.push(Call::Activate { features });
-        match script.refuse {
-            true => Err(DeviceError::Protocol("cannot work so".into())),
-            false => Ok(()),
+        if script.refuse {
+            return Err(DeviceError::Protocol("cannot work so".into()));
         }
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -58,7 +58,7 @@ pub fn attach(
         loop {
             match end.next(0, |()| false) {
                 Next::End => return,
-                Next::Rest => end.rest(None),
+                Next::Pause => end.stay_paused(None),
                 _ => rung.wait_for(None, |_| {
                     lock(&slot).with_device(|net: &mut Net, driver| net.ready(driver));
                 }),

@@ -107,13 +107,13 @@ fn free_pages_are_given_back_where_they_lie() {
 #[test]
 fn a_guest_that_sends_too_much_is_stopped() {
     let (mut guest, released) = up(0);
-    send(&mut guest, INFLATE, &vec![0; 4 * PAGES_MOST as usize + 4]);
+    send(&mut guest, INFLATE, &vec![0; 4 * MAX_PAGES as usize + 4]);
     assert_eq!(guest.status() & NEEDS_RESET, NEEDS_RESET);
     assert!(released.lock().unwrap().is_empty());
 }
 
 #[test]
-fn a_saved_balloon_asks_in_the_buffer_that_it_has() {
+fn a_restored_balloon_uses_the_buffer_that_it_holds() {
     let (mut guest, _) = up(1 << 20);
     send(&mut guest, STATISTICS, &[3, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     guest
@@ -140,7 +140,7 @@ fn a_saved_balloon_asks_in_the_buffer_that_it_has() {
 
 proptest! {
     #[test]
-    fn a_saved_one_goes_on_as_the_first_would(
+    fn a_restored_device_behaves_as_the_first(
         before in acts(4, prop::collection::vec(any::<u8>(), 10)),
         after in acts(4, prop::collection::vec(any::<u8>(), 10)),
         flips in flips(),
@@ -151,7 +151,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_it_is_told_it_asks_for_no_more_than_it_was_told(
+    fn only_memory_that_the_guest_names_is_released(
         queue in 0usize..4,
         chains in prop::collection::vec(
             (prop::collection::vec(any::<u8>(), 1..600), any::<bool>()), 1..6),

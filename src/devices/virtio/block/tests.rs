@@ -98,7 +98,7 @@ fn a_read_is_answered_when_it_was_served() {
 }
 
 #[test]
-fn a_request_that_failed_is_an_i_o_error_and_is_told() {
+fn a_failed_request_is_an_i_o_error_and_is_reported() {
     let (mut guest, kept) = disk(false);
     let at = send(&mut guest, T_OUT, 0, &[1; 512], 0);
     let [(id, Request::Write { stable: false, .. })] = kept.take()[..] else {
@@ -114,7 +114,7 @@ fn a_request_that_failed_is_an_i_o_error_and_is_told() {
 }
 
 #[test]
-fn requests_that_make_no_sense_are_refused_one_by_one() {
+fn invalid_requests_are_refused_one_by_one() {
     let cases: [(u32, u64, Vec<u8>, u32, u8); 15] = [
         (T_IN, SECTORS, vec![], 512, S_IOERR),
         (T_IN, SECTORS - 1, vec![], 1024, S_IOERR),
@@ -206,7 +206,7 @@ fn a_driver_without_flushes_writes_through() {
 }
 
 #[test]
-fn what_is_reported_after_a_reset_changes_nothing() {
+fn a_report_after_a_reset_changes_nothing() {
     let (mut guest, kept) = disk(false);
     send(&mut guest, T_IN, 0, &[], 512);
     let [(id, _)] = kept.take()[..] else {
@@ -220,7 +220,7 @@ fn what_is_reported_after_a_reset_changes_nothing() {
 }
 
 #[test]
-fn a_chain_without_header_or_status_ends_the_driver() {
+fn a_chain_without_header_or_status_stops_the_device() {
     for pieces in [
         &[(0x7000, 15, false), (0x7100, 1, true)][..],
         &[(0x7000, 16, false)],
@@ -244,7 +244,7 @@ fn another(sectors: u64, read_only: bool) -> (Block, Kept) {
 }
 
 #[test]
-fn a_saved_disk_goes_on_when_nothing_is_being_served() {
+fn a_disk_is_saved_when_no_request_is_being_served() {
     let (mut guest, kept) = disk(false);
     send(&mut guest, T_IN, 3, &[], 512);
     let (id, _) = kept.take()[0];

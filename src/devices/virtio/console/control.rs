@@ -1,21 +1,21 @@
 //! Control messages between console and driver (virtio 1.2, 5.3.6.2).
 
-/// struct virtio_console_control.
+/// struct virtio_console_control, without the bytes that may follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// Port number.
+    /// Number of the port, from 0.
     pub port: u32,
-    /// An [`Event`]'s code, or anything.
+    /// An [`Event`]'s code; from a driver, any number.
     pub event: u16,
     /// 0 or 1, mostly: no or yes.
     pub value: u16,
 }
 
 impl Control {
-    /// Bytes of a message without what may follow it.
+    /// Bytes of an encoded message.
     pub const SIZE: usize = 8;
 
-    /// A message from its bytes.
+    /// The message in these bytes.
     pub fn decode([a, b, c, d, e, f, g, h]: [u8; Self::SIZE]) -> Self {
         Self {
             port: u32::from_le_bytes([a, b, c, d]),
@@ -24,7 +24,7 @@ impl Control {
         }
     }
 
-    /// A message's bytes, to which more can be added.
+    /// The message's bytes, to which more can be added.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::SIZE);
         bytes.extend(self.port.to_le_bytes());
@@ -34,13 +34,13 @@ impl Control {
     }
 }
 
-/// What a message says.
+/// Kinds of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Event {
-    /// Driver: I am up (1) or could not get up (0).
+    /// Driver: it is ready (1) or has failed (0).
     DeviceReady = 0,
-    /// Device: there is this port.
+    /// Device: the port exists.
     DeviceAdd = 1,
     /// Driver: the port is set up (1) or could not be (0).
     PortReady = 3,
@@ -48,15 +48,15 @@ pub enum Event {
     ConsolePort = 4,
     /// Device: the terminal has another size (cols, rows follow).
     Resize = 5,
-    /// Either: somebody has opened the port on my side (1), or closed it (0).
+    /// Either: the port is open on the sender's side (1), or closed (0).
     PortOpen = 6,
     /// Device: the port's name follows.
     PortName = 7,
 }
 
 impl Event {
-    /// What a device sends, in the order in which a driver wants to hear it: Linux makes the
-    /// terminal on CONSOLE_PORT and looks for it on RESIZE.
+    /// The events that a device sends, in order: Linux creates the terminal on CONSOLE_PORT and
+    /// looks for it on RESIZE.
     pub const SENT: [Self; 5] = [
         Self::DeviceAdd,
         Self::ConsolePort,
@@ -65,7 +65,7 @@ impl Event {
         Self::PortOpen,
     ];
 
-    /// The event that a driver means by `code`; `None` for one that only a device sends.
+    /// The event with this code, if a driver may send it.
     pub fn from_code(code: u16) -> Option<Self> {
         [Self::DeviceReady, Self::PortReady, Self::PortOpen]
             .into_iter()

@@ -1,9 +1,9 @@
 //! The console device with several ports (virtio 1.2, 5.3): port 0 is the terminal hvc0, each
 //! further one a named byte stream that the guest finds in /sys/class/virtio-ports.
 //!
-//! A `port` carries bytes between its two queues and a [`PortSink`]; `control` is the
-//! conversation in which the driver learns of ports. Everything about the driver is forgotten by
-//! a reset; only sizes, names and sinks stay.
+//! A `port` carries bytes between its two queues and a [`PortSink`]; `control` has the messages by
+//! which the driver learns of ports. A reset forgets all about the driver; sizes, names and sinks
+//! stay.
 
 mod control;
 mod port;
@@ -51,8 +51,7 @@ impl Console {
         }
     }
 
-    /// The same with one more port, called `name` (at most 64 bytes, which any driver's control
-    /// buffer holds).
+    /// Add a port called `name` (at most 64 bytes, which the control buffers of all drivers hold).
     pub fn with_port(mut self, name: &str, sink: Box<dyn PortSink>) -> Self {
         self.ports.push(Port::new(Some(name.into()), sink));
         self.queue_sizes.extend([QUEUE_SIZE; 2]);
@@ -67,15 +66,15 @@ impl Console {
         }
     }
 
-    /// The queue that carries output of `port`: to be processed when its sink, having taken less
-    /// than there was, takes more.
+    /// The queue that carries output of `port`: to be processed when a sink that took less than all
+    /// takes more.
     pub fn output_queue(port: usize) -> usize {
         Self::input_queue(port) + 1
     }
 
     /// Give `bytes` to the guest on `port`; returns how many of them its buffers took: none while
-    /// it has not opened the port. When that is less than all, [`PortSink::input_room`] tells when
-    /// to offer the rest.
+    /// the port is not open. After fewer than all, [`PortSink::input_room`] is called when there is
+    /// room for the rest.
     ///
     /// # Errors
     /// The driver broke the rules.
@@ -110,9 +109,9 @@ impl Console {
         if let Some(terminal) = self.ports.first_mut()
             && terminal.is_announced()
         {
-            terminal.owe(Event::Resize);
+            terminal.send_later(Event::Resize);
         }
-        self.tell(driver)
+        self.send_messages(driver)
     }
 
     /// Which port a queue belongs to.
@@ -123,8 +122,8 @@ impl Console {
         }
     }
 
-    /// Handle what the driver says on the control queue.
-    fn listen(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+    /// Handle messages of the driver on the control queue.
+    fn receive_messages(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         loop {
             let Some(queue) = driver.queue(CONTROL_TX) else {
                 return Ok(());
@@ -140,22 +139,22 @@ impl Console {
             queue.finish(chain, 0)?;
             if !whole {
                 driver.warn("a control message was too short; ignored");
-            } else if let Err(what) = self.heard(&Control::decode(message)) {
+            } else if let Err(what) = self.handle(&Control::decode(message)) {
                 driver.warn(&what);
             }
         }
     }
 
-    /// React to one message (virtio 1.2, 5.3.6.2), or say why not.
-    fn heard(&mut self, message: &Control) -> Result<(), String> {
+    /// Handle one message (virtio 1.2, 5.3.6.2); the error says why it was ignored.
+    fn handle(&mut self, message: &Control) -> Result<(), String> {
         let yes = message.value == 1;
         match Event::from_code(message.event) {
-            // A driver that could not get ready says so; there is nothing to do about it.
+            // With 0 the driver reports a failure; there is nothing to do about it.
             Some(Event::DeviceReady) => {
                 if yes {
                     self.ports
                         .iter_mut()
-                        .for_each(|port| port.owe(Event::DeviceAdd));
+                        .for_each(|port| port.send_later(Event::DeviceAdd));
                 }
             }
             Some(event @ (Event::PortReady | Event::PortOpen)) => {
@@ -169,7 +168,7 @@ impl Console {
                     }
                     Some(port) if yes => port.announce(message.port == 0),
                     Some(port) => port.withdraw(),
-                    // How Linux says that it could not add a port.
+                    // Linux reports so that it could not add a port.
                     None if !yes => {}
                     None => return Err(format!("there is no port {}; ignored", message.port)),
                 }
@@ -184,13 +183,13 @@ impl Console {
         Ok(())
     }
 
-    /// Send what the driver is still to be told, as far as it has buffers.
-    fn tell(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
+    /// Send the messages that are due, as far as the driver has buffers.
+    fn send_messages(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         let Some(queue) = driver.queue(CONTROL_RX) else {
             return Ok(());
         };
         for (index, port) in (0..).zip(&mut self.ports) {
-            while let Some(event) = port.next_owed() {
+            while let Some(event) = port.next_due() {
                 let Some(chain) = queue.pop()? else {
                     return Ok(());
                 };
@@ -202,7 +201,7 @@ impl Console {
                 .encode();
                 match event {
                     // virtio 1.2, 5.3.6.2: cols, rows. Linux before 6.15 read them as rows, cols;
-                    // its stable series were mended too.
+                    // its stable series were fixed, too.
                     Event::Resize => message.extend(size_bytes(self.cols, self.rows)),
                     Event::PortName => message.extend(port.name().bytes()),
                     _ => {}
@@ -211,7 +210,7 @@ impl Console {
                     return Err(queue.refuse(&chain, "is too short for a control message"));
                 }
                 queue.finish(chain, message.len() as u32)?;
-                port.told(event);
+                port.sent(event);
             }
         }
         Ok(())
@@ -258,8 +257,8 @@ impl Device for Console {
         if !driver.has(F_MULTIPORT)
             && let Some(terminal) = self.ports.first_mut()
         {
-            // Without control messages the one port is there and open from the start. Input that
-            // waits for it comes on the event loop's thread.
+            // Without control messages the one port is open from the start. Input that waits is
+            // passed on by the event loop's thread.
             terminal.set_open(true);
             if let Some(queue) = driver.queue(Self::input_queue(0)) {
                 queue.process_again();
@@ -275,11 +274,11 @@ impl Device for Console {
     fn process(&mut self, queue: usize, driver: &mut Driver) -> Result<(), DeviceError> {
         match queue {
             CONTROL_TX | CONTROL_RX if driver.has(F_MULTIPORT) => {
-                self.listen(driver)?;
-                return self.tell(driver);
+                self.receive_messages(driver)?;
+                return self.send_messages(driver);
             }
             0 | 1 => {}
-            // Without control messages there is but one port.
+            // Without control messages there is only one port.
             _ if !driver.has(F_MULTIPORT) => return Ok(()),
             _ => {}
         }
@@ -319,7 +318,7 @@ impl Device for Console {
         let now = (self.rows, self.cols);
         (self.rows, self.cols) = (rows, cols);
         if now != (0, 0) {
-            // The terminal of this run.
+            // The size of the terminal of this run.
             self.resize(driver, now.0, now.1)?;
         }
         Ok(())

@@ -12,10 +12,10 @@ const PIECE: usize = 4096;
 /// event loop to others.
 pub(super) const OUTPUT_PER_CALL: usize = 256 * 1024;
 
-/// Where a port's output goes, and who hears of changes at the guest's end.
+/// Where a port's output goes, and what is called for changes at the guest's end.
 ///
-/// Called with the transport locked: do not block, do not call the transport. Only
-/// [`PortSink::guest_open`] may come on a vCPU's thread, the others on the event loop's.
+/// Called with the core locked: do not block, do not call the core. Only [`PortSink::guest_open`]
+/// may be called on a vCPU's thread, the others on the event loop's.
 pub trait PortSink: Send {
     /// The guest wrote `bytes` (never empty). Returns how many of them were taken; after fewer than
     /// all, the rest waits in the guest until [`super::Console::output_queue`] is processed again.
@@ -26,27 +26,27 @@ pub trait PortSink: Send {
     fn guest_open(&mut self, _open: bool) {}
 }
 
-/// A port.
+/// One port of a console.
 pub struct Port {
     name: Option<String>,
     sink: Box<dyn PortSink>,
-    /// Input was left over: the sink wants to hear of room.
+    /// Input was left over: the sink is called when there is room.
     starved: bool,
     driver: DriverState,
 }
 
-/// What a port knows of the driver: all that a reset forgets.
+/// State of a port that a reset forgets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct DriverState {
     /// The driver has set the port up (PORT_READY).
     announced: bool,
-    /// Somebody in the guest has it open.
+    /// A program in the guest has it open.
     open: bool,
     /// Bytes of the chain at the head of the output queue that the sink has taken.
     taken: u64,
-    /// Messages the driver is still to get: a bit an [`Event`], so that a driver that asks a
-    /// thousand times without listening is owed one answer.
-    owed: u16,
+    /// Messages to be sent, a bit an [`Event`]: a driver that asks a thousand times before it adds
+    /// buffers gets one answer.
+    due: u16,
 }
 
 /// A port as it is saved.
@@ -65,7 +65,7 @@ impl Port {
         }
     }
 
-    /// Go on from `state`; the sink hears of a port that is open.
+    /// Continue from `state`; the sink is called for a port that is open.
     pub fn load(&mut self, state: PortState) {
         let open = state.driver.open;
         self.starved = state.starved;
@@ -76,7 +76,7 @@ impl Port {
         self.set_open(open);
     }
 
-    /// A port that no driver knows of yet.
+    /// A port that no driver has set up yet.
     pub fn new(name: Option<String>, sink: Box<dyn PortSink>) -> Self {
         Self {
             name,
@@ -86,7 +86,7 @@ impl Port {
         }
     }
 
-    /// What the guest calls the port; "" without a name.
+    /// The port's name in the guest; empty without one.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
     }
@@ -101,23 +101,23 @@ impl Port {
         self.driver.announced
     }
 
-    /// PORT_READY: tell the driver all about the port.
+    /// PORT_READY: send the driver all about the port.
     pub fn announce(&mut self, terminal: bool) {
         self.driver.announced = true;
         if terminal {
-            self.owe(Event::ConsolePort);
-            self.owe(Event::Resize);
+            self.send_later(Event::ConsolePort);
+            self.send_later(Event::Resize);
         }
         if self.name.is_some() {
-            self.owe(Event::PortName);
+            self.send_later(Event::PortName);
         }
-        self.owe(Event::PortOpen);
+        self.send_later(Event::PortOpen);
     }
 
     /// PORT_READY with 0: the driver could not set the port up.
     pub fn withdraw(&mut self) {
         self.driver.announced = false;
-        self.driver.owed = 0;
+        self.driver.due = 0;
         self.set_open(false);
     }
 
@@ -128,28 +128,28 @@ impl Port {
         }
     }
 
-    /// The driver has gone. What was not taken of its output is gone too; input that waits at
-    /// the host goes to the next driver.
+    /// The driver has reset the device. Output that was not taken is lost; input that waits on the
+    /// host goes to the next driver.
     pub fn reset(&mut self) {
         self.set_open(false);
         self.driver = DriverState::default();
     }
 
-    /// Have `event` sent.
-    pub fn owe(&mut self, event: Event) {
-        self.driver.owed |= 1 << event.code();
+    /// Have `event` sent when the driver has a buffer.
+    pub fn send_later(&mut self, event: Event) {
+        self.driver.due |= 1 << event.code();
     }
 
     /// The next event to send.
-    pub fn next_owed(&self) -> Option<Event> {
+    pub fn next_due(&self) -> Option<Event> {
         Event::SENT
             .into_iter()
-            .find(|event| self.driver.owed & 1 << event.code() != 0)
+            .find(|event| self.driver.due & 1 << event.code() != 0)
     }
 
-    /// `event` was sent.
-    pub fn told(&mut self, event: Event) {
-        self.driver.owed &= !(1 << event.code());
+    /// `event` is no longer due.
+    pub fn sent(&mut self, event: Event) {
+        self.driver.due &= !(1 << event.code());
     }
 
     /// The guest may have opened the port or added input buffers.
@@ -181,7 +181,7 @@ impl Port {
         Ok(bytes.len() - rest.len())
     }
 
-    /// Hand the guest's output to the sink until one of them has had enough.
+    /// Hand the guest's output to the sink, until either has no more.
     pub fn output(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
         let mut left = OUTPUT_PER_CALL;
         let mut buffer = [0; PIECE];

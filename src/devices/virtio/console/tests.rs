@@ -153,7 +153,7 @@ const INPUT: [usize; 2] = [0, 4];
 const OUTPUT: [usize; 2] = [1, 5];
 
 #[test]
-fn queues_are_numbered_as_the_standard_has_them() {
+fn queues_are_numbered_as_in_the_standard() {
     // virtio 1.2, 5.3.2.
     for (port, input) in [(0, 0), (1, 4), (2, 6), (3, 8)] {
         assert_eq!(Console::input_queue(port), input);
@@ -170,7 +170,7 @@ fn queues_are_numbered_as_the_standard_has_them() {
 }
 
 #[test]
-fn a_driver_is_told_of_the_ports_as_it_asks() {
+fn a_driver_learns_of_the_ports_when_it_asks() {
     let (mut guest, sinks) = guest();
     resize(&mut guest, 25, 80);
     guest.start(RING | F_SIZE | F_MULTIPORT, ENTRIES);
@@ -252,7 +252,7 @@ fn a_port_that_the_driver_could_not_add_is_left_alone() {
 }
 
 #[test]
-fn messages_that_mean_nothing_are_ignored() {
+fn unknown_messages_are_ignored() {
     let (mut guest, sinks) = up(0);
     tell(&mut guest, 2, Event::PortReady.code(), 1);
     tell(&mut guest, u32::MAX, Event::PortOpen.code(), 1);
@@ -284,7 +284,7 @@ fn messages_that_mean_nothing_are_ignored() {
 }
 
 #[test]
-fn a_new_size_is_told_and_stands_in_configuration_space() {
+fn a_new_size_is_sent_and_is_in_configuration_space() {
     let (mut guest, _) = guest();
     let space = |guest: &mut Guest| {
         let mut data = [0; 8];
@@ -313,7 +313,7 @@ fn a_new_size_is_told_and_stands_in_configuration_space() {
 }
 
 #[test]
-fn many_sizes_without_a_buffer_are_told_as_the_last() {
+fn of_many_sizes_without_a_buffer_the_last_is_sent() {
     let (mut guest, _) = up(0);
     for rows in 1..100 {
         resize(&mut guest, rows, 80);
@@ -376,7 +376,7 @@ fn empty_buffers_for_input_do_not_hold_it_up_for_ever() {
 }
 
 #[test]
-fn output_waits_for_a_sink_that_has_had_enough() {
+fn output_waits_for_a_full_sink() {
     let (mut guest, sinks) = up(0);
     let text: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
     sinks[1].set_room(4_100);
@@ -688,7 +688,7 @@ fn messages() -> impl Strategy<Value = Vec<u8>> + Clone {
 
 proptest! {
     #[test]
-    fn a_saved_one_goes_on_as_the_first_would(
+    fn a_restored_device_behaves_as_the_first(
         before in acts(6, messages()),
         after in acts(6, messages()),
         multiport in any::<bool>(),
@@ -709,7 +709,7 @@ proptest! {
 }
 
 #[test]
-fn a_saved_console_has_its_ports_and_hears_of_another_size() {
+fn a_restored_console_has_its_ports_and_the_new_size() {
     let (mut guest, _) = guest();
     guest.start(F_MULTIPORT | F_SIZE, ENTRIES);
     for _ in 0..20 {

@@ -90,7 +90,7 @@ fn requests_of_both_queues_are_answered_when_they_were_served() {
 }
 
 #[test]
-fn what_is_reported_after_a_reset_changes_nothing() {
+fn a_report_after_a_reset_changes_nothing() {
     let (mut guest, kept) = fs();
     guest.offer(QUEUE, &[MESSAGE, ROOM], false);
     guest.notify(QUEUE);
@@ -105,7 +105,7 @@ fn what_is_reported_after_a_reset_changes_nothing() {
 }
 
 #[test]
-fn a_server_that_failed_stops_the_device_with_a_word() {
+fn a_failed_server_stops_the_device_with_a_message() {
     let (mut guest, kept) = fs();
     guest.offer(QUEUE, &[MESSAGE, ROOM], false);
     guest.notify(QUEUE);
@@ -118,7 +118,7 @@ fn a_server_that_failed_stops_the_device_with_a_word() {
 }
 
 #[test]
-fn a_chain_that_can_be_no_message_ends_the_driver() {
+fn an_invalid_chain_stops_the_device() {
     let long: Vec<Piece> = [(BUFFERS, 0xe000, false); 20].to_vec();
     let roomy = [&[MESSAGE][..], &[(BUFFERS, 0xe000, true); 20]].concat();
     for pieces in [
@@ -158,7 +158,7 @@ fn serve_one(guest: &mut Guest, kept: &Kept, mounted: bool) {
 }
 
 #[test]
-fn only_what_is_not_mounted_is_saved() {
+fn a_mounted_file_system_is_not_saved() {
     let (mut guest, kept) = fs();
     serve_one(&mut guest, &kept, true);
     let new = |tag| Fs::new(tag, Box::new(Kept::default()));
@@ -210,8 +210,8 @@ proptest! {
                 segments.iter().map(|segment| u64::from(segment.len)).sum()
             };
             let (message, room) = (len(&request.readable), len(&request.writable));
-            prop_assert!((IN_HEADER..=MESSAGE_MOST).contains(&message));
-            prop_assert!(room == 0 || (OUT_HEADER..=MESSAGE_MOST).contains(&room));
+            prop_assert!((IN_HEADER..=MAX_MESSAGE).contains(&message));
+            prop_assert!(room == 0 || (OUT_HEADER..=MAX_MESSAGE).contains(&room));
             for segment in request.readable.iter().chain(&request.writable) {
                 use vm_memory::GuestMemoryBackend;
                 prop_assert!(guest.memory.check_range(segment.addr, segment.len as usize));

@@ -61,11 +61,11 @@ pub fn name(offset: u64) -> Option<&'static str> {
     })
 }
 
-/// What MagicValue reads.
+/// The value of MagicValue.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-/// What Version reads: not a legacy device.
+/// The value of Version: not a legacy device.
 pub const VERSION_2: u32 = 2;
-/// What VendorID reads.
+/// The value of VendorID, which hull chose.
 pub const VENDOR: u32 = u32::from_le_bytes(*b"hull");
 
 /// Bit of InterruptStatus: the device has used buffers of a queue.

@@ -41,7 +41,7 @@ const OFFLOADS: u64 = F_CSUM
     | F_HOST_TSO6
     | F_HOST_ECN;
 
-/// VIRTIO_NET_S_LINK_UP (5.1.4).
+/// VIRTIO_NET_S_LINK_UP, a bit of the status (5.1.4).
 const LINK_UP: u16 = 1;
 
 /// What the driver reads of the device.
@@ -66,7 +66,7 @@ struct State {
     held: Vec<u16>,
 }
 
-/// A network device.
+/// A network device on a [`Wire`].
 pub struct Net {
     properties: Properties,
     wire: Box<dyn Wire>,

@@ -15,7 +15,7 @@ pub const MAX_FRAME: usize = HEADER + MAX_ETHERNET + 65535;
 /// Bytes of the shortest frame: two addresses and a type.
 pub(super) const MIN_ETHERNET: usize = 14;
 
-/// An Ethernet address.
+/// An Ethernet address, in the order of transmission.
 pub type Mac = [u8; 6];
 
 /// What the driver can handle in frames that it receives.

@@ -1,4 +1,4 @@
-//! A descriptor chain found by its head, not by the available ring: one that a device had taken when
+//! A descriptor chain found by its head and not by the available ring: one that a device held when
 //! the machine was saved.
 
 use virtio_queue::QueueT;
@@ -14,11 +14,11 @@ const SIZE: u64 = 16;
 
 impl VirtQueue {
     /// The chain that begins with descriptor `head`, which a device took by [`VirtQueue::pop`] and
-    /// kept when it was saved: as `pop` gave it out. The available ring is not looked at, nor does
-    /// the chain count as one of this call.
+    /// held when it was saved. The available ring is not read, and the chain does not count as one
+    /// of this call.
     ///
     /// # Errors
-    /// There is no chain that makes sense.
+    /// The chain is not valid.
     pub fn reclaim(&mut self, head: u16) -> Result<Chain, DeviceError> {
         let descriptors = Descriptors {
             memory: &self.memory,
@@ -29,7 +29,7 @@ impl VirtQueue {
             bytes: 0,
             indirect: false,
         };
-        self.judge(head, descriptors)
+        self.check(head, descriptors)
     }
 }
 

@@ -32,8 +32,8 @@ impl VirtQueue {
         }
     }
 
-    /// Go on from `state`, or say why not. Whether its indices fit the rings is seen when the rings
-    /// are used, as with indices that a driver has written.
+    /// Continue from `state`; the error says why not. Whether its indices fit the rings is checked
+    /// when the rings are used, as with indices that a driver has written.
     pub(in crate::devices::virtio) fn load(
         &mut self,
         state: &QueueState,

@@ -1,7 +1,7 @@
-//! A queue as it lies in guest memory, for who inspects the machine.
+//! A queue as it lies in guest memory, for inspections.
 //!
-//! Everything read here is the guest's and may be anything: rings outside of memory, chains with
-//! loops. So every loop is bounded by a number of this file's.
+//! All that is read here comes from the guest and may have any value: rings outside memory, chains
+//! with loops. So a constant of this file bounds each loop.
 
 use std::sync::atomic::Ordering;
 
@@ -13,10 +13,10 @@ use super::QueueCounters;
 use super::VirtQueue;
 use crate::devices::register::Hex;
 
-/// Most chains that are shown of a queue.
-const CHAINS_MOST: u16 = 8;
-/// Most descriptors that are shown of a chain.
-const DESCRIPTORS_MOST: usize = 64;
+/// Chains shown of a queue.
+const MAX_CHAINS: u16 = 8;
+/// Descriptors shown of a chain.
+const MAX_DESCRIPTORS: usize = 64;
 
 /// Bits of a descriptor's flags (virtio 1.2, 2.7.5).
 const NEXT: u16 = 1;
@@ -25,14 +25,14 @@ const INDIRECT: u16 = 4;
 /// Bytes of a descriptor.
 const SIZE: u64 = 16;
 
-/// A queue.
+/// A queue with its rings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueView {
     /// Its index in the device.
     pub index: usize,
-    /// Entries, as the driver has set it.
+    /// Entries that the driver has set.
     pub size: u32,
-    /// Most entries.
+    /// Most entries that the device allows.
     pub max_size: u16,
     /// Whether the driver has made it ready.
     pub ready: bool,
@@ -42,23 +42,23 @@ pub struct QueueView {
     pub available: Hex,
     /// GPA of the used ring.
     pub used: Hex,
-    /// What the rings say, if the queue is ready.
+    /// The rings, if the queue is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rings: Option<Rings>,
     /// What passed through it.
     pub traffic: QueueCounters,
 }
 
-/// The indices of both rings; they count on and wrap at 65536.
+/// The indices of both rings, which wrap at 65536.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rings {
-    /// The driver's flags.
+    /// Flags of the available ring.
     pub avail_flags: u16,
     /// Where the driver will put the next chain.
     pub avail_idx: u16,
     /// The next chain that the device will take.
     pub next_avail: u16,
-    /// The device's flags.
+    /// Flags of the used ring.
     pub used_flags: u16,
     /// Where the device will give the next chain back, as the driver sees it.
     pub used_idx: u16,
@@ -72,7 +72,7 @@ pub struct Rings {
     pub in_flight: u16,
     /// Chains that wait for the device.
     pub waiting: u16,
-    /// The first of these.
+    /// The first of the waiting chains.
     pub chains: Vec<ChainView>,
     /// What is wrong with the rings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -91,7 +91,7 @@ pub struct ChainView {
     pub fault: Option<String>,
 }
 
-/// A descriptor.
+/// A descriptor of a chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescriptorView {
     /// Its index in its table.
@@ -101,9 +101,9 @@ pub struct DescriptorView {
     pub table: Option<Hex>,
     /// GPA of the buffer, or of an indirect table.
     pub addr: Hex,
-    /// Bytes.
+    /// Length of the buffer or table in bytes.
     pub len: u32,
-    /// NEXT, WRITE, INDIRECT.
+    /// Names of the set flags: NEXT, WRITE, INDIRECT.
     pub flags: String,
 }
 
@@ -146,7 +146,7 @@ impl VirtQueue {
             )),
             Some(_) => None,
         };
-        let shown = waiting.min(size).min(CHAINS_MOST);
+        let shown = waiting.min(size).min(MAX_CHAINS);
         let head = |n: u16| {
             let entry = next_avail.wrapping_add(n) % size;
             self.word(avail, 4 + 2 * u64::from(entry))
@@ -179,7 +179,7 @@ impl VirtQueue {
         }
     }
 
-    /// Follow a chain for as long as it makes sense.
+    /// Follow a chain as far as it is valid.
     fn follow(&self, head: u16, seen: &mut Vec<DescriptorView>) -> Result<(), &'static str> {
         let (mut table, mut entries) = (self.queue.desc_table(), u64::from(self.queue.size()));
         let mut indirect = None;
@@ -193,7 +193,7 @@ impl VirtQueue {
                 return Err("is longer than its table: it has a loop");
             }
             left -= 1;
-            if seen.len() == DESCRIPTORS_MOST {
+            if seen.len() == MAX_DESCRIPTORS {
                 return Err("is not shown any further");
             }
             let at = table.checked_add(SIZE * u64::from(index));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_chains_are_shown_and_stay_where_they_are() {
+    fn waiting_chains_are_shown_and_not_taken() {
         let memory = memory();
         let mut queue = queue(&memory);
         describe(&memory, TABLE, 2, (0x8000, 16, NEXT, 5));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_and_rings_run_wild_are_told() {
+    fn loops_and_invalid_rings_are_reported() {
         let memory = memory();
         let queue = queue(&memory);
         describe(&memory, TABLE, 0, (0, 1, NEXT, 0));
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_guest_writes_is_shown_in_bounds(
+        fn any_guest_memory_is_shown_within_bounds(
             bytes in prop::collection::vec(any::<u8>(), 0x800),
             at in 0u64..0x3000,
         ) {
@@ -355,9 +355,9 @@ mod tests {
             let queue = queue(&memory);
             memory.write_slice(&bytes, GuestAddress(TABLE + at)).unwrap();
             let rings = queue.view().rings.expect("ready");
-            prop_assert!(rings.chains.len() <= usize::from(CHAINS_MOST));
+            prop_assert!(rings.chains.len() <= usize::from(MAX_CHAINS));
             for chain in &rings.chains {
-                prop_assert!(chain.descriptors.len() <= DESCRIPTORS_MOST);
+                prop_assert!(chain.descriptors.len() <= MAX_DESCRIPTORS);
             }
         }
     }

@@ -136,7 +136,7 @@ fn service(may: fn(&u32) -> bool, fault: Option<String>) -> Service {
                 }
                 Next::Forget => {}
                 Next::Wait => rung.submit_to(&mut queue),
-                Next::Rest => queue.rest(fault.clone()),
+                Next::Pause => queue.stay_paused(fault.clone()),
                 Next::End => return,
             }
         }
@@ -157,7 +157,7 @@ impl Service {
 }
 
 #[test]
-fn a_quieted_thread_stands_still_and_then_misses_nothing() {
+fn a_paused_thread_waits_and_then_misses_nothing() {
     const ALL: u32 = 20_000;
     let service = service(|_| true, None);
     let bell = service.bell.clone();
@@ -186,7 +186,7 @@ fn a_quieted_thread_stands_still_and_then_misses_nothing() {
 }
 
 #[test]
-fn what_has_to_wait_for_its_rate_is_served_before() {
+fn requests_that_wait_for_their_rate_are_served_before_a_pause() {
     let mut service = service(|_| false, None);
     for request in 1..10 {
         service.requests.submit(0, request);
@@ -199,21 +199,21 @@ fn what_has_to_wait_for_its_rate_is_served_before() {
 }
 
 #[test]
-fn a_thread_at_rest_does_not_hold_up_a_reset_nor_the_end() {
+fn a_paused_thread_delays_neither_a_reset_nor_the_end() {
     let mut service = service(|_| true, None);
     let quiet = quiesce(&service.workers);
     let again = quiesce(&service.workers);
     service.requests.submit(0, 1);
     service.requests.cancel();
     drop(again);
-    assert!(service.requests.state().resting.is_some(), "still quiet");
+    assert!(service.requests.state().paused.is_some(), "still paused");
     std::mem::forget(quiet);
     service.workers.clear();
     assert!(service.served().is_empty());
 }
 
 #[test]
-fn a_thread_that_is_gone_is_quiet() {
+fn an_ended_thread_counts_as_paused() {
     let service = service(|_| true, None);
     service.bell.add(0);
     drop(quiesce(&service.workers));
@@ -224,7 +224,7 @@ fn a_thread_that_is_gone_is_quiet() {
 }
 
 #[test]
-fn why_something_was_not_written_is_told() {
+fn a_failed_write_out_is_reported() {
     let service = service(|_| true, Some("disk a: full".into()));
     assert_eq!(quiesce(&service.workers).faults, ["disk a: full"]);
 }

@@ -21,7 +21,7 @@ fn saved() -> (Guest, Vec<u8>) {
 }
 
 #[test]
-fn a_window_goes_on_and_nothing_on_its_way_is_lost() {
+fn a_restored_window_loses_nothing() {
     let (first, state) = saved();
     let other = Probe::default();
     other.0.lock().unwrap().active = true;
@@ -39,7 +39,7 @@ fn a_window_goes_on_and_nothing_on_its_way_is_lost() {
 }
 
 #[test]
-fn a_window_without_a_driver_is_as_it_was() {
+fn a_restored_window_without_a_driver_is_as_it_was() {
     let (mut guest, _) = probe();
     guest.negotiate(F_SOME);
     guest.write(reg::QUEUE_SEL, 1);
@@ -54,7 +54,7 @@ fn a_window_without_a_driver_is_as_it_was() {
 }
 
 #[test]
-fn a_state_of_another_device_is_refused_in_words() {
+fn the_state_of_another_device_is_refused_with_a_reason() {
     let (guest, state) = saved();
     let why = |loaded: Result<Guest, StateError>| loaded.err().expect("refused").to_string();
     let rng = || Rng::new(Box::new(|_| true), Box::new(|| std::time::Duration::ZERO));

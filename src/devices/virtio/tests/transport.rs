@@ -12,7 +12,7 @@ const OFFERED: u64 = F_SOME | F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC;
 const UP_TO_FEATURES: u32 = ACKNOWLEDGE | DRIVER | FEATURES_OK;
 
 #[test]
-fn a_driver_finds_out_what_it_has_before_it() {
+fn a_driver_identifies_the_device() {
     let (mut guest, _) = probe();
     assert_eq!(guest.read(reg::MAGIC), 0x7472_6976);
     assert_eq!(guest.read(reg::VERSION), 2);
@@ -211,7 +211,7 @@ fn a_host_call_that_fails_without_a_driver_needs_a_reset_too() {
 }
 
 #[test]
-fn a_queue_that_cannot_be_does_not_become_ready() {
+fn an_invalid_queue_does_not_become_ready() {
     let rings = [table(0), avail(0), used(0)];
     let [desc, driver, device] = rings;
     // Size, areas, whether that can be. Queue 0 has at most 8 entries: 128, 22 and 70 bytes.
@@ -353,7 +353,7 @@ fn an_interrupt_is_pending_until_it_is_acknowledged() {
 }
 
 #[test]
-fn a_change_of_configuration_has_a_new_generation_and_is_told_to_who_is_up() {
+fn a_configuration_change_has_a_new_generation_and_interrupts_a_live_driver() {
     let (mut guest, _) = probe();
     let change = |guest: &mut Guest| {
         let before = guest.read(reg::CONFIG_GENERATION);

@@ -65,7 +65,7 @@ struct Caller {
     line: Vec<u8>,
 }
 
-/// A socket device.
+/// A socket device with its connections.
 pub struct Vsock {
     pub(super) cid: u32,
     pub(super) host: Box<dyn Host>,
@@ -88,7 +88,7 @@ pub struct Vsock {
     /// The guest may have had another CID.
     pub(super) restored: bool,
     ticking: bool,
-    /// [`MAX_DATA`] bytes.
+    /// A buffer of [`MAX_DATA`] bytes.
     scratch: Vec<u8>,
 }
 
@@ -278,7 +278,7 @@ fn wanted_port(line: &[u8]) -> Option<u32> {
     (verb.eq_ignore_ascii_case("connect") && words.next().is_none()).then_some(port)
 }
 
-/// Connections.
+/// The table of connections.
 impl Vsock {
     pub(super) fn add(&mut self, id: Id, connection: Connection) {
         self.ids.insert(connection.ports(), id);

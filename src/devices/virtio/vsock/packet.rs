@@ -13,18 +13,18 @@ pub const NO_SEND: u32 = 1 << 1;
 /// Both flags: the connection is at its end.
 pub const NO_MORE: u32 = NO_RECEIVE | NO_SEND;
 
-/// struct virtio_vsock_hdr.
+/// struct virtio_vsock_hdr (virtio 1.2, 5.10.6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The sender's CID; the upper half is reserved and 0.
     pub src_cid: u64,
-    /// The receiver's CID.
+    /// The receiver's CID, as [`Header::src_cid`].
     pub dst_cid: u64,
-    /// The sender's port.
+    /// Port of the sender's program.
     pub src_port: u32,
-    /// The receiver's port.
+    /// Port of the receiver's program.
     pub dst_port: u32,
-    /// Bytes of data.
+    /// Bytes of data after the header.
     pub len: u32,
     /// [`STREAM`]; in a packet of the guest, any number.
     pub kind: u16,

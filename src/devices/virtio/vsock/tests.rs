@@ -293,7 +293,7 @@ fn a_program_on_the_host_reaches_the_guest() {
 }
 
 #[test]
-fn who_is_refused_is_let_go() {
+fn a_refused_program_is_disconnected() {
     let (mut guest, fake, id, request) = called(b"connect 52\n");
     send(&mut guest, answer(&request, Op::Rst), b"");
     assert!(fake.with(id, |far| far.dropped && far.output.is_empty()));
@@ -301,7 +301,7 @@ fn who_is_refused_is_let_go() {
 }
 
 #[test]
-fn a_line_that_is_none_or_never_ends_closes() {
+fn an_invalid_or_endless_line_closes_the_connection() {
     let endless = [b'5'; 1000];
     let lines: [&[u8]; 8] = [
         b"\n",
@@ -341,7 +341,7 @@ fn a_line_may_come_in_pieces_and_callers_before_the_driver() {
 }
 
 #[test]
-fn the_guest_reaches_who_listens_and_is_reset_elsewhere() {
+fn the_guest_reaches_open_ports_and_is_reset_elsewhere() {
     let (mut guest, fake, id) = connected();
     send(&mut guest, packet(Op::Rw), b"hello");
     assert_eq!(fake.output(id), b"hello");
@@ -359,7 +359,7 @@ fn the_guest_reaches_who_listens_and_is_reset_elsewhere() {
 }
 
 #[test]
-fn what_has_no_connection_is_reset_and_a_reset_is_not_answered() {
+fn packets_without_a_connection_are_reset_and_a_reset_is_not_answered() {
     let (mut guest, fake) = guest_with(8);
     for op in [Op::Response, Op::Shutdown, Op::Rw, Op::CreditRequest] {
         send(&mut guest, packet(op), b"");
@@ -567,7 +567,7 @@ fn the_end_of_what_the_guest_sends_is_passed_on_after_it() {
 }
 
 #[test]
-fn a_guest_that_does_not_answer_is_given_up() {
+fn a_connection_times_out_when_the_guest_does_not_answer() {
     // To a REQUEST.
     let (mut guest, fake, id, _) = called(b"CONNECT 52\n");
     assert_eq!(fake.0.lock().unwrap().ticks, 1);
@@ -648,7 +648,7 @@ fn a_program_that_left_costs_the_guest_no_credit() {
 }
 
 #[test]
-fn there_are_so_many_connections_and_no_more() {
+fn the_number_of_connections_is_limited() {
     let (mut guest, fake) = guest_with(8);
     for src_port in 0..MAX_CONNECTIONS as u32 + 1 {
         send(
@@ -685,7 +685,7 @@ fn there_are_so_many_connections_and_no_more() {
 }
 
 #[test]
-fn a_guest_that_does_not_listen_is_not_listened_to() {
+fn packets_wait_while_resets_wait_for_buffers() {
     let (mut guest, _) = guest_with(0);
     for _ in 0..3 {
         for _ in 0..ENTRIES {
@@ -721,7 +721,7 @@ fn a_reset_forgets_connections() {
 }
 
 #[test]
-fn buffers_that_cannot_be_are_the_drivers_end() {
+fn invalid_buffers_stop_the_device() {
     for pieces in [[(BUFFERS, 44, true)], [(BUFFERS, 4096, false)]] {
         let (mut guest, _) = guest_with(0);
         guest.offer(RX, &pieces, false);
@@ -778,7 +778,7 @@ fn talk(guest: &mut Guest, fake: &Fake) {
 }
 
 #[test]
-fn a_restored_guest_is_told_that_its_connections_are_gone_and_makes_others() {
+fn a_restored_guest_learns_that_its_connections_are_gone_and_opens_new_ones() {
     // However many of its buffers are used, in both rings.
     for used in [0, 1, 5, 70] {
         let (mut guest, old, id) = connected();
@@ -830,7 +830,7 @@ fn nothing_is_connected_before_the_guest_has_read_the_event() {
 }
 
 #[test]
-fn a_guest_without_buffers_for_events_is_not_waited_for_without_end() {
+fn waiting_for_event_buffers_times_out() {
     let (mut guest, _, _) = connected();
     let fake = moved(&mut guest);
     assert_eq!(fake.0.lock().unwrap().ticks, 1);
@@ -877,7 +877,7 @@ fn a_port_is_not_used_again_at_once_and_a_cid_may_be_another() {
 }
 
 #[test]
-fn a_saved_machine_that_goes_on_keeps_its_connections() {
+fn a_saved_machine_that_resumes_keeps_its_connections() {
     let (mut guest, fake, id) = connected();
     use crate::devices::bus::BusDevice;
     let state = guest.transport.save().unwrap();
@@ -888,7 +888,7 @@ fn a_saved_machine_that_goes_on_keeps_its_connections() {
 }
 
 #[test]
-fn no_state_is_believed_that_no_device_has() {
+fn an_impossible_state_is_refused() {
     let (guest, _) = guest_with(0);
     let many: Vec<(u32, u32)> = (0..5000).map(|port| (port, 1)).collect();
     let states = [

@@ -221,7 +221,7 @@ fn what_the_guest_sends_arrives_whole() {
 }
 
 #[test]
-fn what_is_no_frame_is_dropped_and_told() {
+fn an_invalid_frame_is_dropped_and_reported() {
     let (mut guest, fake) = up(LINUX);
     guest.send(TX, &[0; HEADER + MIN_ETHERNET - 1], &[], false);
     guest.send(TX, &vec![0; MAX_FRAME + 1], &[], false);
@@ -412,7 +412,7 @@ fn a_rate_holds_both_directions_up() {
 }
 
 #[test]
-fn a_reset_gives_buffers_back_and_a_new_driver_goes_on() {
+fn a_reset_gives_buffers_back_and_a_new_driver_continues() {
     let (mut guest, fake) = up(LINUX);
     for _ in 0..10 {
         guest.lend(RX, 1526);
@@ -463,7 +463,7 @@ const PROPERTIES: Properties = Properties {
 };
 
 #[test]
-fn a_saved_network_goes_on_with_the_buffers_that_it_had() {
+fn a_restored_network_has_its_buffers() {
     let (mut guest, old) = up(LINUX);
     // Some are taken for the first frame, some are still in the ring.
     for _ in 0..ENTRIES {
@@ -499,7 +499,7 @@ fn a_saved_network_goes_on_with_the_buffers_that_it_had() {
 }
 
 #[test]
-fn another_address_or_link_is_told_and_a_smaller_size_refused() {
+fn another_address_or_link_is_signalled_and_a_smaller_size_refused() {
     let (mut guest, old) = up(LINUX);
     old.with(|world| world.gone = true);
     ready(&mut guest);
@@ -576,7 +576,7 @@ proptest! {
     /// Any descriptors at all: nothing panics, nothing endless, nothing is written outside of
     /// buffers that may be.
     #[test]
-    fn a_driver_that_means_ill_breaks_only_itself(
+    fn a_hostile_driver_harms_only_itself(
         table_rx in prop::collection::vec(descriptor(16), 16),
         table_tx in prop::collection::vec(descriptor(16), 16),
         heads in prop::collection::vec((0..2usize, 0..18u16), 0..40),
@@ -644,7 +644,7 @@ proptest! {
     }
 
     #[test]
-    fn a_saved_one_goes_on_as_the_first_would(
+    fn a_restored_device_behaves_as_the_first(
         before in acts(2, Just(frame(60, 1))), after in acts(2, Just(frame(60, 2))),
         flips in flips(),
     ) {
