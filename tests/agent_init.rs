@@ -387,12 +387,12 @@ fn a_missing_network_interface_is_reported() {
     assert!(stderr.contains("No such device"), "{stderr}");
 }
 
-fn resumed(windows: u8) -> Resumed {
+fn resumed(slots: u8) -> Resumed {
     Resumed {
         unix_ns: 0,
         entropy: [1; 32],
         first_slot: 19,
-        slots: windows,
+        slots,
     }
 }
 
@@ -421,7 +421,7 @@ fn a_slot_without_a_driver_is_reported_and_the_command_does_not_run() {
     run.session.start(Some(resumed(2)));
     let (status, stdout, stderr) = run.finish();
     assert_eq!((status, stdout.as_str()), (125, ""));
-    assert!(stderr.contains("virtio window 19"), "{stderr}");
+    assert!(stderr.contains("virtio slot 19"), "{stderr}");
 }
 
 #[test]

@@ -75,7 +75,7 @@ mod tests {
     use super::Buffer;
 
     #[test]
-    fn bytes_come_out_in_order_and_room_comes_back() {
+    fn bytes_leave_in_order_and_free_their_space() {
         let mut buffer = Buffer::<8>::new();
         assert!(buffer.push(b"abcdef"));
         assert!(!buffer.push(b"xyz"), "nine bytes do not fit");

@@ -41,12 +41,12 @@ fn interfaces() -> impl Strategy<Value = Interface> {
 }
 
 fn resumptions() -> impl Strategy<Value = Resumed> {
-    let windows = (0..=u8::MAX).prop_flat_map(|first| (Just(first), 0..=u8::MAX - first));
-    (any::<u64>(), any::<[u8; 32]>(), windows).prop_map(|(unix_ns, entropy, windows)| Resumed {
+    let slots = (0..=u8::MAX).prop_flat_map(|first| (Just(first), 0..=u8::MAX - first));
+    (any::<u64>(), any::<[u8; 32]>(), slots).prop_map(|(unix_ns, entropy, slots)| Resumed {
         unix_ns,
         entropy,
-        first_slot: windows.0,
-        slots: windows.1,
+        first_slot: slots.0,
+        slots: slots.1,
     })
 }
 
@@ -164,7 +164,7 @@ proptest! {
 }
 
 #[test]
-fn what_cannot_be_mounted_is_neither_sent_nor_taken() {
+fn an_invalid_mount_is_neither_sent_nor_accepted() {
     let long = "x".repeat(4096);
     for (tag, path) in [
         ("", "/a"),
@@ -202,7 +202,7 @@ fn what_cannot_be_mounted_is_neither_sent_nor_taken() {
 }
 
 #[test]
-fn lies_are_errors() {
+fn invalid_messages_are_errors() {
     let long = frame::header(0x03, frame::MAX_PAYLOAD + 1);
     assert_eq!(
         frame::first(&long),
