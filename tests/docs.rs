@@ -155,6 +155,27 @@ fn the_commands_and_flags_of_the_pages_are_hulls() {
 }
 
 #[test]
+fn machines_in_toml_are_accepted() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let mut machines = 0;
+    for (page, text) in pages() {
+        for toml in text.split("```toml\n").skip(1) {
+            machines += 1;
+            let file = scratch.path().join(format!("{machines}.toml"));
+            fs::write(&file, toml.split("```").next().expect("text")).expect("a file");
+            let hull = Command::new(env!("CARGO_BIN_EXE_hull"))
+                .args(["run", "--print-config", "--config"])
+                .arg(file)
+                .output()
+                .expect("hull starts");
+            let error = String::from_utf8_lossy(&hull.stderr);
+            assert!(hull.status.success(), "{}: {error}", page.display());
+        }
+    }
+    assert!(machines > 0);
+}
+
+#[test]
 fn the_readme_is_short() {
     let lines = pages()[Path::new("README.md")].lines().count();
     assert!(lines < MAX_README_LINES, "{lines} lines");

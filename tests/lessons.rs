@@ -69,6 +69,29 @@ fn paths_in_the_lessons_exist() {
 }
 
 #[test]
+fn items_in_the_lessons_are_in_the_files_that_they_name() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for (name, text) in pages() {
+        let pieces: Vec<&str> = text.split('`').collect();
+        for piece in pieces.windows(3) {
+            let [item, between, path] = *piece else {
+                continue;
+            };
+            let file = root.join(path);
+            if ![" in ", " in\n", " (", "\n("].contains(&between) || !file.is_file() {
+                continue;
+            }
+            seen += 1;
+            let item = item.rsplit("::").next().unwrap_or(item);
+            let source = fs::read_to_string(file).expect("text");
+            assert!(source.contains(item), "{name}: no {item} in {path}");
+        }
+    }
+    assert!(seen > 20, "{seen} items");
+}
+
+#[test]
 fn every_way_to_break_a_machine_has_a_lesson() {
     let help = std::process::Command::new(env!("CARGO_BIN_EXE_hull"))
         .args(["run", "--break", "?"])
