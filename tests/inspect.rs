@@ -90,7 +90,7 @@ fn a_name_belongs_to_one_machine_while_it_runs() {
     let unnamed = user.spin(&[]);
     let there = format!("these do: {}, same (process {pid})", unnamed.0.id());
     user.refused(&["inspect", "nobody"], &there);
-    let taken = format!("--name same: a machine of this name runs (process {pid})");
+    let taken = format!("machine same runs already (process {pid})");
     user.refused(&["run", &payload, "--name", "same"], &taken);
     user.refused(
         &["inspect", "same", "registers", "--cpu", "1"],

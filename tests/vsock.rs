@@ -119,7 +119,7 @@ fn an_existing_socket_is_left_alone() {
     let finished = run(&["run", "--vsock", &flag, "--", "true"]);
     assert_eq!(finished.status, Some(125));
     let message = format!(
-        "error: --vsock: {} exists; remove it if no running hull has it, or name another path\n",
+        "error: --vsock {} exists; remove it if no running hull uses it, or name another path\n",
         socket.display()
     );
     assert_eq!(finished.stderr, message);

@@ -1,22 +1,22 @@
-//! What ends a session before the command has ended.
+//! Errors that prevent a session or end it early.
 
 use thiserror::Error;
 
-/// A command that cannot be sent, or a guest that does not keep to the protocol.
+/// The command cannot be sent, or the guest broke the protocol.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum AgentError {
     /// The command has no arguments.
     #[error("the command is empty; name a program after --")]
     NoCommand,
-    /// A NUL ends a string for execve(2), so none can contain one.
+    /// A string contains a NUL, which for execve(2) ends it.
     #[error("{what} {text:?} contains a NUL byte; remove it")]
     Nul {
-        /// Which string: "argument", "variable" or "directory".
+        /// The kind of string: "argument", "variable", "directory", "tag" or "path".
         what: &'static str,
-        /// The string, made readable.
+        /// The string, with invalid UTF-8 replaced.
         text: String,
     },
-    /// More than the guest's init takes.
+    /// The command is longer than the guest's init accepts.
     #[error(
         "the command has {bytes} bytes in {strings} strings; at most {} bytes in {} strings \
          can be sent, so put long input into a file",
@@ -29,56 +29,56 @@ pub enum AgentError {
         /// Arguments and variables together.
         strings: usize,
     },
-    /// What no guest can mount.
-    #[error("nothing can be mounted at {path}: {reason}; name another path in the guest")]
+    /// A mount that no guest can make.
+    #[error("cannot mount at {path}: {reason}; name another path in the guest")]
     Mount {
-        /// Where.
+        /// The path in the guest.
         path: String,
-        /// Why not.
+        /// What is wrong with it.
         reason: hull_agent::Error,
     },
-    /// The guest sent bytes that are no message.
+    /// The guest sent bytes that are not a message.
     #[error("the guest's init does not speak hull's protocol; is /init hull's own?")]
     Protocol(#[from] hull_agent::Error),
-    /// The guest's init was built with another hull.
+    /// The guest's init was built with another version of hull.
     #[error(
         "the guest's init speaks version {version} of the protocol, this hull version {}; \
          build both from one source",
         hull_agent::VERSION
     )]
     Version {
-        /// What the guest named.
+        /// The guest's protocol version.
         version: u32,
     },
-    /// A message at a time when it cannot come.
+    /// A message that is not allowed in the session's state.
     #[error("the guest's init sent {message} out of turn; is /init hull's own?")]
     OutOfTurn {
-        /// The message's name.
+        /// The name of the message.
         message: &'static str,
     },
-    /// The guest acknowledged more standard input than it was sent.
-    #[error("the guest acknowledged {acked} bytes of input, {sent} were on their way")]
+    /// The guest acknowledged more standard input than was sent.
+    #[error("the guest acknowledged {acked} bytes of input, but only {sent} were unacknowledged")]
     FalseAck {
-        /// Bytes it acknowledged.
+        /// Bytes that it acknowledged.
         acked: u32,
         /// Bytes that were sent and not acknowledged.
         sent: usize,
     },
-    /// Bytes were handed in that [`super::Session::receive_room`] did not allow.
-    #[error("{len} bytes arrived with room for {room}; take events out before reading on")]
+    /// The caller passed more bytes than `Session::receive_room` allows.
+    #[error("{len} bytes arrived with room for {room}; take events before receiving more")]
     NoRoom {
-        /// Bytes handed in.
+        /// Bytes that were passed.
         len: usize,
-        /// Bytes there was room for.
+        /// Bytes that are allowed.
         room: usize,
     },
-    /// A session of a snapshot that no session can have been.
-    #[error("the snapshot's session with the guest's init is wrong: {what}; take it anew")]
+    /// A snapshot holds a session in an impossible state.
+    #[error("the snapshot's session with the guest's init is damaged: {what}; take a new snapshot")]
     Saved {
-        /// What is wrong.
+        /// What is wrong with it.
         what: &'static str,
     },
     /// An earlier error ended the session.
-    #[error("the session with the guest's init has ended by an earlier error")]
+    #[error("the session with the guest's init was ended by an earlier error")]
     Ended,
 }

@@ -1,11 +1,11 @@
-//! The command to run, and its bytes.
+//! The command to run, and its encoding for the guest.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use hull_agent::{CommandHeader, FromHost, Interface, MAX_COMMAND, MAX_STRINGS, WindowSize, frame};
 
-use super::AgentError;
+use super::error::AgentError;
 
 /// What the guest's init runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,33 +18,34 @@ pub struct Exec {
     pub cwd: OsString,
     /// Run on a terminal of this size instead of three pipes.
     pub tty: Option<WindowSize>,
-    /// Network interfaces that are set up before.
+    /// Network interfaces that init sets up before the command.
     pub networks: Vec<Interface>,
-    /// Shared folders that are to be mounted before, in this order.
+    /// Shared folders that init mounts before the command, in this order.
     pub mounts: Vec<Mount>,
 }
 
 /// A shared folder in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Of the virtio file system.
+    /// Tag of the virtio file system.
     pub tag: String,
-    /// Absolute, not the root; missing folders are made.
+    /// Absolute path in the guest, not the root; missing folders are created.
     pub path: String,
-    /// Mounted so; the device sees to it, too.
+    /// Mount it read-only; the device enforces that, too.
     pub read_only: bool,
 }
 
 impl Exec {
-    /// Whether it can be sent.
+    /// Check that the command can be sent.
     ///
     /// # Errors
-    /// Why not.
+    /// [`AgentError::NoCommand`], [`AgentError::Nul`], [`AgentError::TooLong`] or
+    /// [`AgentError::Mount`].
     pub fn check(&self) -> Result<(), AgentError> {
         self.frames().map(drop)
     }
 
-    /// The frames that carry the command and what it needs before, one after the other.
+    /// The frames of the networks, the mounts and the command, one after the other.
     pub(super) fn frames(&self) -> Result<Vec<u8>, AgentError> {
         let body = self.encode()?;
         let mut frames = Vec::with_capacity(body.len() + frame::HEADER);
@@ -124,7 +125,7 @@ pub(super) fn append_networks(out: &mut Vec<u8>, networks: &[Interface]) {
     }
 }
 
-/// Append the frame of `message`, whose bytes the caller has cut to fit one.
+/// Append the frame of `message`; the caller has limited its bytes to [`frame::MAX_PAYLOAD`].
 pub(super) fn append(out: &mut Vec<u8>, message: &FromHost<'_>) {
     let payload = match message {
         FromHost::ExecPart(bytes) | FromHost::Exec(bytes) | FromHost::Stdin(bytes) => bytes.len(),
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_execve_cannot_take_is_refused_before_it_is_sent() {
+    fn a_command_that_execve_cannot_take_is_refused_before_it_is_sent() {
         assert_eq!(exec(&[]).frames(), Err(AgentError::NoCommand));
         let text = "a\0b".to_string();
         let what = "argument";

@@ -1,9 +1,9 @@
-//! The host's end of the path by which hull runs a command in the guest.
+//! The host's side of the protocol by which hull runs a command in the guest.
 //!
 //! [`Session`] is a pure model: bytes from the guest go in by [`Session::receive`] and come out
-//! as [`Event`]s; what the guest must get stands in [`Session::outgoing`]. Whoever owns the
-//! channel (a virtio-console port, a UART) moves the bytes. The messages are those of
-//! [`hull_agent`]; the guest's end is `guest/init`.
+//! as [`Event`]s; bytes for the guest are in [`Session::outgoing`]. The owner of the channel (a
+//! virtio-console port, a UART) moves the bytes. The messages are those of [`hull_agent`]; the
+//! guest's side is `guest/init`.
 
 mod error;
 mod exec;
@@ -12,4 +12,5 @@ mod session;
 pub use error::AgentError;
 pub use exec::{Exec, Mount};
 pub use hull_agent::{Exit, Interface, PORT_NAME, Resumed, VERSION, WindowSize};
-pub use session::{Event, MAX_BUFFERED, SavedSession, Session};
+pub use session::saved::SavedSession;
+pub use session::{Event, MAX_BUFFERED, Session};

@@ -10,14 +10,14 @@
 //!                      |                      |
 //!                      +--start(Resumed)--> Resuming
 //! ```
-//! [`Session::new`] and [`Session::waiting`] begin in Greeting; only the second is held, which is
+//! [`Session::new`] and [`Session::waiting`] begin in Greeting; only the second is held, and Held is
 //! the moment for a template. [`Session::restored`] begins in Resuming, for a guest that was in
-//! Held when its snapshot was taken. On the way from Waiting, Held or nowhere to Running or Resuming the
-//! command is sent, behind the `Resumed` if there is one: the guest's further `Ready` answers that
-//! alone. A `Resumed` in Running has no answer.
+//! Held when its snapshot was taken. The command is sent when the session enters Running or Resuming
+//! for the first time, after the `Resumed` if there is one; the guest answers a `Resumed` before
+//! its command by another `Ready`. A `Resumed` in Running has no answer.
 //!
-//! Anything else the guest sends is an [`AgentError`], after which the session is `Failed`. What
-//! is held for either side is bounded, whatever guest and caller do.
+//! Anything else the guest sends is an [`AgentError`], after which the session is `Failed`. All
+//! buffers are bounded, whatever guest and caller do.
 
 use std::collections::VecDeque;
 
@@ -25,27 +25,26 @@ use hull_agent::{
     Exit, FromGuest, FromHost, Interface, Resumed, STDIN_WINDOW, VERSION, WindowSize, frame,
 };
 
-use super::exec::{append, append_networks};
-use super::{AgentError, Exec};
+use super::error::AgentError;
+use super::exec::{Exec, append, append_networks};
 
-mod saved;
-pub use saved::SavedSession;
+pub mod saved;
 
-/// Bytes of events that wait for the caller at which [`Session::receive_room`] is 0. An event
-/// counts 64 bytes more than it carries.
+/// Bytes of waiting events at which [`Session::receive_room`] is 0. An event counts 64 bytes more
+/// than it carries.
 pub const MAX_BUFFERED: usize = 256 * 1024;
 
 /// Bytes of outgoing frames above which signals and sizes wait.
 const OUTGOING_FULL: usize = 128 * 1024;
-/// Memory an event costs beside its bytes.
+/// Memory that an event costs beside its bytes.
 const EVENT_COST: usize = 64;
-/// Most bytes of an error text that are kept.
-const TEXT_MOST: usize = 1024;
+/// Longest error text that is kept, in bytes.
+const MAX_TEXT: usize = 1024;
 
-/// What the guest told.
+/// What the guest has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Init waits for a command, and was sent it unless the session is held. Once a session.
+    /// Init waits for a command, which was sent unless the session is held. Once per session.
     Ready,
     /// The command's standard output, or all output of its terminal.
     Stdout(Vec<u8>),
@@ -53,8 +52,8 @@ pub enum Event {
     Stderr(Vec<u8>),
     /// Why the command could not be run, for the user; without control characters.
     Error(String),
-    /// The command ended; the status as a container engine gives it ([`Exit::status`]). The last
-    /// event.
+    /// The last event: the command ended with this status ([`Exit::status`], as container engines
+    /// report it).
     Exited(u8),
 }
 
@@ -73,32 +72,32 @@ enum State {
 ///
 /// The caller reads at most [`Session::receive_room`] bytes from the channel into
 /// [`Session::receive`], takes all of [`Session::next_event`], and writes
-/// [`Session::outgoing`] to the channel, telling [`Session::sent`] how much went.
+/// [`Session::outgoing`] to the channel, reporting to [`Session::sent`] how much was written.
 #[derive(Debug)]
 pub struct Session {
     state: State,
-    /// The guest's first `Ready` leads to Held.
+    /// Whether the guest's first `Ready` leads to Held.
     hold: bool,
-    /// [`Event::Ready`] was told.
+    /// Whether [`Event::Ready`] was reported.
     ready: bool,
-    /// What the guest is to be told of a restore as soon as it can be.
+    /// A restore that the guest has not been told of yet.
     resumed: Option<Resumed>,
-    /// The command's frames until the guest is ready for them.
+    /// The command's frames, until they are sent.
     exec: Vec<u8>,
     /// The command's name, for messages.
     program: String,
-    /// Bytes from the guest that are no whole frame yet.
+    /// The beginning of a frame from the guest.
     partial: Vec<u8>,
     events: VecDeque<Event>,
     /// Sum of the events' costs.
     buffered: usize,
     outgoing: Vec<u8>,
-    /// Bytes at the front of `outgoing` that went already.
+    /// Bytes at the front of `outgoing` that were written already.
     gone: usize,
-    /// Standard input sent and not acknowledged.
+    /// Bytes of standard input sent and not acknowledged.
     unacked: usize,
     stdin: Stdin,
-    /// Signals that wait, bit N-1 for signal N: two of one kind are one, as in a kernel.
+    /// Pending signals, bit N-1 for signal N: each is pending once, as in a kernel.
     signals: u64,
     size: Option<WindowSize>,
 }
@@ -139,7 +138,7 @@ impl Session {
         })
     }
 
-    /// A session that sends nothing before [`Session::start`], whatever the guest says.
+    /// A session that sends no command before [`Session::start`].
     ///
     /// # Errors
     /// As [`Session::new`].
@@ -151,29 +150,29 @@ impl Session {
         })
     }
 
-    /// A session with a guest of which a snapshot was taken while another session was held: it is
-    /// told that it was `resumed`, and the command.
+    /// A session with a guest restored from a template: it is told what `resumed` says, then the
+    /// command.
     ///
     /// # Errors
     /// As [`Session::new`].
     pub fn restored(exec: Exec, resumed: Resumed) -> Result<Self, AgentError> {
         let mut session = Self::new(exec)?;
         session.resumed = Some(resumed);
-        session.go();
+        session.send_command();
         Ok(session)
     }
 
-    /// End the hold: send the command, after what is to be told of a template's restore. A session
-    /// whose guest is not ready yet will not be held.
+    /// End the hold: send the command, after `resumed` if given. A session whose guest is not ready
+    /// yet will not be held.
     pub fn start(&mut self, resumed: Option<Resumed>) {
         self.hold = false;
         self.resumed = resumed.or(self.resumed);
         if self.state == State::Held {
-            self.go();
+            self.send_command();
         }
     }
 
-    /// Whether [`Event::Ready`] was told.
+    /// Whether [`Event::Ready`] was reported.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
@@ -183,8 +182,8 @@ impl Session {
         self.state == State::Held
     }
 
-    /// The machine goes on from a snapshot: tell the guest as soon as it listens. Of several that
-    /// wait only the last is told, and of the windows those that one of them named last.
+    /// The machine was restored from a snapshot: tell the guest as soon as it listens. Of several that
+    /// wait only the last is sent, with the slots of the last that named any.
     pub fn resumed(&mut self, resumed: Resumed) {
         let mut resumed = resumed;
         if let (0, Some(earlier)) = (resumed.slots, self.resumed) {
@@ -195,8 +194,8 @@ impl Session {
         self.push_waiting();
     }
 
-    /// The machine has other networks than the session was made or saved with: tell the guest,
-    /// before its command if that was not sent yet.
+    /// The machine has other networks than when the session was made or saved: tell the guest, before
+    /// its command if that was not sent yet.
     pub fn set_networks(&mut self, networks: &[Interface]) {
         match self.state {
             State::Greeting | State::Waiting | State::Held => {
@@ -217,16 +216,16 @@ impl Session {
         }
     }
 
-    /// Bytes that [`Session::receive`] takes now; 0 while too many events wait.
+    /// Bytes that [`Session::receive`] accepts now; 0 while too many events wait.
     pub fn receive_room(&self) -> usize {
         MAX_BUFFERED.saturating_sub(self.buffered)
     }
 
-    /// Bytes from the guest, cut anywhere.
+    /// Process bytes from the guest, split anywhere.
     ///
     /// # Errors
     /// The guest breaks the protocol, or there are more bytes than [`Session::receive_room`].
-    /// Events before the fault still come; every later call is [`AgentError::Ended`].
+    /// Events before the error remain; every later call is [`AgentError::Ended`].
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), AgentError> {
         let result = self.receive_frames(bytes);
         if result.is_err() {
@@ -235,7 +234,7 @@ impl Session {
         result
     }
 
-    /// The oldest event that was not taken yet.
+    /// Take the oldest event.
     pub fn next_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.buffered -= cost(&event);
@@ -247,7 +246,7 @@ impl Session {
         self.outgoing.get(self.gone..).unwrap_or_default()
     }
 
-    /// The first `n` bytes of [`Session::outgoing`] are on their way.
+    /// The first `n` bytes of [`Session::outgoing`] were written.
     pub fn sent(&mut self, n: usize) {
         self.gone = (self.gone + n).min(self.outgoing.len());
         if self.gone == self.outgoing.len() {
@@ -257,8 +256,8 @@ impl Session {
         self.push_waiting();
     }
 
-    /// Bytes of standard input that the guest has room for: 0 before it is ready, after the end
-    /// of input, and while a window of [`STDIN_WINDOW`] bytes is unacknowledged.
+    /// Bytes of standard input that can be sent now: 0 before the guest is ready, after the end of
+    /// input, and while [`STDIN_WINDOW`] bytes are unacknowledged.
     pub fn stdin_room(&self) -> usize {
         if self.state == State::Running && self.stdin == Stdin::Open {
             STDIN_WINDOW - self.unacked
@@ -267,7 +266,7 @@ impl Session {
         }
     }
 
-    /// Standard input for the command; how many bytes were taken, at most
+    /// Send standard input to the command. Returns how many bytes were taken, at most
     /// [`Session::stdin_room`].
     pub fn send_stdin(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.stdin_room());
@@ -279,7 +278,7 @@ impl Session {
         taken
     }
 
-    /// The end of standard input (a Ctrl-D, when the command has a terminal).
+    /// Send the end of standard input (a Ctrl-D, when the command has a terminal).
     pub fn close_stdin(&mut self) {
         if self.stdin == Stdin::Open {
             self.stdin = Stdin::Closing;
@@ -287,7 +286,7 @@ impl Session {
         }
     }
 
-    /// The terminal has a new size; of several that wait only the last is sent.
+    /// Send the new size of the terminal; of several that wait only the last is sent.
     pub fn resize(&mut self, size: WindowSize) {
         self.size = Some(size);
         self.push_waiting();
@@ -342,9 +341,9 @@ impl Session {
             (State::Waiting, FromGuest::Ready) => {
                 if self.hold {
                     self.state = State::Held;
-                    self.tell_ready();
+                    self.report_ready();
                 } else {
-                    self.go();
+                    self.send_command();
                 }
             }
             (State::Resuming, FromGuest::Ready) => self.run(),
@@ -378,8 +377,8 @@ impl Session {
         Ok(())
     }
 
-    /// Send the command to a guest that waits for it.
-    fn go(&mut self) {
+    /// Send the command to a guest that waits for it, after a pending `Resumed`.
+    fn send_command(&mut self) {
         let resumed = self.resumed.take();
         if let Some(resumed) = &resumed {
             append(&mut self.outgoing, &FromHost::Resumed(*resumed));
@@ -393,18 +392,18 @@ impl Session {
 
     fn run(&mut self) {
         self.state = State::Running;
-        self.tell_ready();
+        self.report_ready();
         self.push_waiting();
     }
 
-    fn tell_ready(&mut self) {
+    fn report_ready(&mut self) {
         if !self.ready {
             self.ready = true;
             self.push(Event::Ready);
         }
     }
 
-    /// Output goes to the newest event where that is of its kind: many small frames must not
+    /// Append output to the newest event if that is of the same kind: many small frames must not
     /// become many events.
     fn push_output(&mut self, bytes: &[u8], event: fn(Vec<u8>) -> Event) {
         match (self.events.back_mut(), event(Vec::new())) {
@@ -423,7 +422,7 @@ impl Session {
         self.events.push_back(event);
     }
 
-    /// Queue what waits for the command to be there and for room.
+    /// Queue messages that waited for the command to run or for room.
     fn push_waiting(&mut self) {
         if self.outgoing().len() > OUTGOING_FULL {
             return;
@@ -452,7 +451,7 @@ impl Session {
     }
 }
 
-/// Why a command did not begin, if it did not.
+/// Why the command could not be started, if it could not.
 fn why_not_run(exit: Exit, program: &str) -> Option<String> {
     let (what, errno) = match exit {
         Exit::Exited(_) | Exit::Signalled(_) => return None,
@@ -473,9 +472,9 @@ fn cost(event: &Event) -> usize {
         }
 }
 
-/// A guest's text as it may go to a terminal.
+/// A guest's text without control characters, which a terminal would act on.
 fn readable(text: &[u8]) -> String {
-    let text = text.get(..TEXT_MOST).unwrap_or(text);
+    let text = text.get(..MAX_TEXT).unwrap_or(text);
     let text = String::from_utf8_lossy(text);
     text.replace(char::is_control, " ")
 }

@@ -35,6 +35,7 @@ pub fn config(error: ConfigError) -> anyhow::Error {
 pub fn vmm(error: VmmError) -> anyhow::Error {
     match error {
         VmmError::Disk { key, error } => anyhow!("--{key} {error}"),
+        VmmError::Fleet(error) => anyhow!("--name: {error}"),
         VmmError::Net(error) => anyhow!("--net {error}"),
         VmmError::Share(error) => anyhow!("--share {error}"),
         VmmError::Vsock { .. } | VmmError::VsockExists { .. } => anyhow!("--{error}"),

@@ -4,8 +4,10 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
 use super::headings::OUTPUT;
-use crate::gdb::{Address, PATH_MOST, Server};
+use crate::gdb::{Address, MAX_PATH, Server};
 
 /// The flags.
 #[derive(clap::Args)]
@@ -25,7 +27,7 @@ impl Gdb {
         let Some(address) = &self.gdb else {
             return Ok(None);
         };
-        let server = Server::listen(address, self.gdb_wait)?;
+        let server = Server::listen(address, self.gdb_wait).context("--gdb")?;
         let any_port = matches!(address, Address::Tcp(at) if at.port() == 0);
         if (self.gdb_wait || any_port)
             && let Some(address) = server.address()
@@ -74,9 +76,9 @@ fn parse(text: &str) -> Result<Address, String> {
         return Err(form.into());
     }
     match text.len() {
-        0..=PATH_MOST => Ok(Address::Unix(PathBuf::from(text))),
+        0..=MAX_PATH => Ok(Address::Unix(PathBuf::from(text))),
         len => Err(format!(
-            "the path has {len} bytes and a socket's has at most {PATH_MOST}; choose a shorter one"
+            "the path has {len} bytes and a socket's has at most {MAX_PATH}; choose a shorter one"
         )),
     }
 }
@@ -105,7 +107,7 @@ mod tests {
             ("localhost:gdb", "write a port"),
             ("65536", "0 to 65535"),
             (":65536", "0 to 65535"),
-            (&"x".repeat(PATH_MOST + 1), "has 108 bytes"),
+            (&"x".repeat(MAX_PATH + 1), "has 108 bytes"),
         ] {
             let refusal = parse(bad).unwrap_err();
             assert!(refusal.contains(part), "{bad}: {refusal}");

@@ -15,7 +15,7 @@ pub const MAX_REQUEST_BYTES: usize = 4096;
 /// An action with the version of the protocol that it is written in.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// [`VERSION`].
+    /// The sender's [`VERSION`].
     pub version: u32,
     /// What the machine is to do.
     #[serde(rename = "request")]
@@ -40,7 +40,7 @@ pub enum Action {
     Pause,
     /// Let the vCPUs run again.
     Resume,
-    /// Save the machine.
+    /// Save the machine to a folder.
     Snapshot {
         /// Absolute path of the snapshot's folder.
         dir: PathBuf,
@@ -65,7 +65,7 @@ pub enum Action {
     },
 }
 
-/// What comes back.
+/// What a machine answers to an [`Action`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {

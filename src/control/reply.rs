@@ -16,7 +16,7 @@ impl Reply {
         Self(Some(Box::new(receiver)))
     }
 
-    /// Deliver the answer.
+    /// Deliver `answer` to the front end.
     pub fn send(mut self, answer: Answer) {
         if let Some(receiver) = self.0.take() {
             receiver(Some(answer));

@@ -1,8 +1,8 @@
-//! The folders themselves: found, checked, taken and cleared away.
+//! The machines' folders: finding, checking, claiming and removing them.
 //!
-//! Everything is done below a descriptor of a folder that was checked to be a folder and ours, so
-//! that in a /tmp that all may write to nobody leads us elsewhere. A lock counts only if its file
-//! is still the one of that name: it is what whoever clears away removes last.
+//! Every path is opened below a descriptor of a folder that was checked to be this user's, so that
+//! other users of /tmp cannot redirect hull by a link. A lock counts only if its file still has its
+//! name: the lock is the last file of a folder that is removed.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,7 +20,8 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 
-use super::{FleetError, Record, failed};
+use super::error::{FleetError, failed};
+use super::record::Record;
 
 /// Files of a machine's folder.
 const LOCK: &str = "lock";
@@ -28,15 +29,16 @@ const RECORD: &str = "record";
 const SOCKET: &str = "socket";
 const FRESH_RECORD: &str = "record.new";
 
-/// Most bytes of a record.
-const RECORD_MOST: u64 = 4096;
-/// Somebody may just be looking at a folder: how often and how long it is waited for that.
+/// Longest record, in bytes.
+const MAX_RECORD: u64 = 4096;
+/// Attempts to lock a folder while another process holds its lock to look at it.
 const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(5);
-/// Connections that may wait to be taken.
+/// Delay between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
+/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 8;
-/// Most bytes of a socket's path (unix(7)), its NUL not counted.
-const SOCKET_PATH_MOST: usize = 107;
+/// Longest path of a socket (unix(7)), in bytes without the NUL.
+const MAX_SOCKET_PATH: usize = 107;
 
 const FOLDER: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
@@ -44,19 +46,19 @@ const FOLDER: OFlags = OFlags::DIRECTORY
 const FILE: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
-const OURS: Mode = Mode::RWXU;
-const OURS_TO_READ: Mode = Mode::RUSR.union(Mode::WUSR);
+const FOLDER_MODE: Mode = Mode::RWXU;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// The folder in which every machine of this user has one.
+/// The folder that holds the folders of all of this user's machines.
 pub struct Runtime {
     fd: OwnedFd,
     path: PathBuf,
-    /// Folders that hull made for itself and removes again when they are empty, the inner first.
+    /// Folders that hull makes, and removes when they are empty; the innermost first.
     made: Vec<PathBuf>,
 }
 
 impl Runtime {
-    /// Open it, and make it if need be.
+    /// Open the folder, and create it if it does not exist.
     ///
     /// # Errors
     /// [`FleetError::NoRuntime`].
@@ -64,7 +66,7 @@ impl Runtime {
         Self::first(true)
     }
 
-    /// Open it, if it is there.
+    /// Open the folder, if it exists.
     ///
     /// # Errors
     /// [`FleetError::NoRuntime`].
@@ -79,8 +81,8 @@ impl Runtime {
         let places = given.into_iter().chain([format!("/run/user/{uid}").into()]);
         let mut tried = Vec::new();
         for base in places {
-            // One that is not there or another's is no place for us: the next. The first that is ours
-            // is the place, whatever comes of it, so that all commands look at the same one.
+            // Skip a folder that does not exist or belongs to another user. The first that is this
+            // user's is used even if that fails, so that all commands look in the same place.
             match open_ours(fs::CWD, &base) {
                 Ok(_) => {
                     return Self::inside(&base, make).map_err(|error| FleetError::NoRuntime {
@@ -93,15 +95,12 @@ impl Runtime {
         let base = PathBuf::from(format!("/tmp/hull-{uid}"));
         let below = || {
             if make {
-                existing(fs::mkdirat(fs::CWD, &base, OURS))?;
+                existing(fs::mkdirat(fs::CWD, &base, FOLDER_MODE))?;
             }
             let fd = open_ours(fs::CWD, &base)?;
             Self::below(&fd, &base, make, vec![base.clone()])
         };
-        let opened = match make {
-            true => in_turn(below),
-            false => below(),
-        };
+        let opened = if make { retry(below) } else { below() };
         opened.map_err(|error| {
             tried.push(format!("{}: {error}", base.display()));
             FleetError::NoRuntime {
@@ -110,20 +109,17 @@ impl Runtime {
         })
     }
 
-    /// In a folder that is there.
+    /// The folder below the existing folder `base`.
     pub(super) fn inside(base: &Path, make: bool) -> Result<Self> {
         let fd = open_ours(fs::CWD, base)?;
         let below = || Self::below(&fd, base, make, vec![]);
-        match make {
-            true => in_turn(below),
-            false => below(),
-        }
+        if make { retry(below) } else { below() }
     }
 
     fn below(base: &OwnedFd, path: &Path, make: bool, mut made: Vec<PathBuf>) -> Result<Self> {
         let name = Path::new("hull");
         if make {
-            existing(fs::mkdirat(base, name, OURS))?;
+            existing(fs::mkdirat(base, name, FOLDER_MODE))?;
         }
         let path = path.join(name);
         made.insert(0, path.clone());
@@ -131,7 +127,7 @@ impl Runtime {
         Ok(Self { fd, path, made })
     }
 
-    /// The machines that run, by name.
+    /// The running machines, sorted by name.
     pub fn list(&self) -> Vec<Found> {
         let Ok(folder) = fs::Dir::read_from(&self.fd) else {
             return Vec::new();
@@ -146,7 +142,8 @@ impl Runtime {
         all
     }
 
-    /// The machine in the folder `name`, if it lives and has said who it is.
+    /// The machine in the folder `name`, if it runs and its record is complete. The folder of a killed
+    /// machine is removed.
     fn look(&self, name: &OsStr) -> Option<Found> {
         let folder = open_ours(&self.fd, Path::new(name)).ok()?;
         let lock = match fs::openat(&folder, LOCK, FILE | OFlags::RDONLY, Mode::empty()) {
@@ -160,7 +157,7 @@ impl Runtime {
                 }
             },
             Err(_) => {
-                // Made just now, or left by one that was killed at that moment: then it is empty.
+                // Created just now, or left empty by a hull that was killed at that moment.
                 let _ = fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
                 return None;
             }
@@ -182,10 +179,10 @@ impl Runtime {
     }
 }
 
-/// A machine that runs.
+/// A machine that was running when it was looked up.
 #[derive(Debug)]
 pub struct Found {
-    /// Who it is.
+    /// The record as it was when the machine was found.
     pub record: Record,
     path: PathBuf,
     folder: OwnedFd,
@@ -193,10 +190,10 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether its hull has given it up since.
+    /// Whether the machine has ended since.
     pub fn is_gone(&self) -> bool {
-        // Shared: two that look do not take each other for it. A new machine of that name that
-        // comes at this very moment tries again.
+        // A shared lock, so that two observers do not take each other for the machine. A new machine of
+        // this name that fails to lock because of it retries.
         let gone = fs::flock(&self.lock, FlockOperation::NonBlockingLockShared).is_ok();
         if gone {
             let _ = fs::flock(&self.lock, FlockOperation::Unlock);
@@ -204,46 +201,46 @@ impl Found {
         gone
     }
 
-    /// Its hull's process, if it is there and can be watched from here.
+    /// A pidfd of the machine's hull, if the process can be watched from here.
     pub fn process(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(self.record.pid.try_into().ok()?)?;
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Not another's that has got the number since: this one still holds the lock.
+        // The lock is still held: the process id was not reused by another process.
         (!self.is_gone()).then_some(process)
     }
 
-    /// Wait for its hull to give it up and, where that can be watched, for that `process` to end;
-    /// whether it has in time.
-    pub fn wait_until_gone(&self, process: Option<&OwnedFd>, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+    /// Wait for the machine to end and, where it can be watched, for its `process`. Returns whether
+    /// it ended within the timeout.
+    pub fn wait_until_gone(&self, process: Option<&OwnedFd>, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
         if let Some(process) = process {
             let mut fds = [PollFd::new(process, PollFlags::IN)];
-            // Interrupted or not: what counts is the lock.
-            let _ = poll(&mut fds, Timespec::try_from(patience).ok().as_ref());
+            // Even if interrupted: only the lock counts.
+            let _ = poll(&mut fds, Timespec::try_from(timeout).ok().as_ref());
         }
         while !self.is_gone() {
             if Instant::now() >= until {
                 return false;
             }
-            thread::sleep(PAUSE);
+            thread::sleep(RETRY_DELAY);
         }
         true
     }
 
-    /// Connect to it, if it has room for one more in time.
+    /// Connect to the control socket.
     ///
     /// # Errors
-    /// It has no socket (yet), or no longer, or does not take those who have connected.
-    pub fn connect(&self, patience: Duration) -> std::io::Result<OwnedFd> {
+    /// The socket does not exist yet or any more, or its backlog stays full until the timeout.
+    pub fn connect(&self, timeout: Duration) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC)?;
-        // connect(2) waits for as long as send(2) does.
-        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+        // SO_SNDTIMEO is also the timeout of connect(2).
+        sockopt::set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
         net::connect(&socket, &address(&self.folder, &self.path)?)?;
         Ok(socket)
     }
 }
 
-/// A machine's folder, removed when this is dropped.
+/// A machine's claim to its name: the folder, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct Claim {
     name: String,
@@ -251,7 +248,7 @@ pub struct Claim {
     root: OwnedFd,
     made: Vec<PathBuf>,
     folder: OwnedFd,
-    /// Held as long as this lives.
+    /// Held while the machine runs.
     _lock: OwnedFd,
 }
 
@@ -262,7 +259,7 @@ impl Claim {
     ) -> std::result::Result<Self, FleetError> {
         let name = record.name.as_str();
         let path = runtime.path.join(name);
-        let taken = in_turn(|| Self::lock(runtime, name));
+        let taken = retry(|| Self::lock(runtime, name));
         let (root, folder, lock) = match taken {
             Ok(taken) => taken,
             Err(Errno::WOULDBLOCK) => {
@@ -290,18 +287,18 @@ impl Claim {
     }
 
     fn lock(runtime: &Runtime, name: &str) -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
-        // Another hull that ends may have removed the folder around meanwhile.
+        // A hull that has just ended may have removed the outer folder.
         for path in runtime.made.iter().rev() {
-            existing(fs::mkdirat(fs::CWD, path, OURS))?;
+            existing(fs::mkdirat(fs::CWD, path, FOLDER_MODE))?;
         }
         let root = open_ours(fs::CWD, &runtime.path)?;
-        existing(fs::mkdirat(&root, name, OURS))?;
+        existing(fs::mkdirat(&root, name, FOLDER_MODE))?;
         let folder = open_ours(&root, Path::new(name))?;
         let flags = FILE | OFlags::RDWR | OFlags::CREATE;
-        let lock = fs::openat(&folder, LOCK, flags, OURS_TO_READ)?;
+        let lock = fs::openat(&folder, LOCK, flags, FILE_MODE)?;
         fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         if !is_still(&folder, &lock) {
-            return Err(Errno::NOENT); // cleared away before it was ours
+            return Err(Errno::NOENT); // removed before it was locked
         }
         for stale in [SOCKET, RECORD, FRESH_RECORD] {
             let _ = fs::unlinkat(&folder, stale, AtFlags::empty());
@@ -309,32 +306,26 @@ impl Claim {
         Ok((root, folder, lock))
     }
 
-    /// Whole or not at all.
+    /// Write the record atomically.
     fn write(&self, record: &Record) -> Result<()> {
         let text = serde_json::to_vec(record).unwrap_or_default();
         let flags = FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let file = fs::openat(&self.folder, FRESH_RECORD, flags, OURS_TO_READ)?;
+        let file = fs::openat(&self.folder, FRESH_RECORD, flags, FILE_MODE)?;
         let written = File::from(file).write_all(&text);
         written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         fs::renameat(&self.folder, FRESH_RECORD, &self.folder, RECORD)
     }
 
-    /// A socket in the folder, which programs may connect to from now on. It takes the place of an
-    /// earlier one.
+    /// Listen on the control socket; an existing socket is replaced.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The socket cannot be created.
     pub fn listen(&self) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         let _ = fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
         net::bind(&socket, &address(&self.folder, &self.path)?)?;
         net::listen(&socket, BACKLOG)?;
         Ok(socket)
-    }
-
-    /// What the machine is called.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 }
 
@@ -343,13 +334,14 @@ impl Drop for Claim {
         clear(&self.root, OsStr::new(&self.name), &self.folder);
         for path in &self.made {
             if fs::unlinkat(fs::CWD, path, AtFlags::REMOVEDIR).is_err() {
-                return; // others are in it
+                return; // other machines use it
             }
         }
     }
 }
 
-/// Remove a folder whose lock is held by who asks; the lock last, after which it may be another's.
+/// Remove a folder whose lock the caller holds. The lock goes last: afterwards the folder may be
+/// another machine's.
 fn clear(root: &OwnedFd, name: &OsStr, folder: &OwnedFd) {
     for file in [SOCKET, RECORD, FRESH_RECORD, LOCK] {
         let _ = fs::unlinkat(folder, file, AtFlags::empty());
@@ -357,33 +349,34 @@ fn clear(root: &OwnedFd, name: &OsStr, folder: &OwnedFd) {
     let _ = fs::unlinkat(root, name, AtFlags::REMOVEDIR);
 }
 
-/// Whether `lock` is what the folder has under that name.
+/// Whether `lock` is still the folder's lock file.
 fn is_still(folder: &OwnedFd, lock: &OwnedFd) -> bool {
     let of = |stat: Stat| (stat.st_dev, stat.st_ino);
     let named = fs::statat(folder, LOCK, AtFlags::SYMLINK_NOFOLLOW).map(of);
     named.is_ok() && named == fs::fstat(lock).map(of)
 }
 
-/// Do what others may be in the way of for a moment.
-fn in_turn<T>(mut what: impl FnMut() -> Result<T>) -> Result<T> {
+/// Retry while other processes hold the lock or remove the folder.
+fn retry<T>(mut what: impl FnMut() -> Result<T>) -> Result<T> {
     for _ in 1..TRIES {
         match what() {
-            Err(Errno::NOENT | Errno::WOULDBLOCK) => thread::sleep(PAUSE),
+            Err(Errno::NOENT | Errno::WOULDBLOCK) => thread::sleep(RETRY_DELAY),
             done => return done,
         }
     }
     what()
 }
 
-/// Open a folder that belongs to us and that nobody else can write to.
+/// Open a folder that belongs to this user and that no other user can write to.
 fn open_ours(below: impl AsFd, path: &Path) -> Result<OwnedFd> {
     let fd = fs::openat(below, path, FOLDER, Mode::empty())?;
     let stat = fs::fstat(&fd)?;
     let others = Mode::WGRP | Mode::WOTH;
     let closed = !Mode::from_raw_mode(stat.st_mode).intersects(others);
-    match stat.st_uid == geteuid().as_raw() && closed {
-        true => Ok(fd),
-        false => Err(Errno::PERM),
+    if stat.st_uid == geteuid().as_raw() && closed {
+        Ok(fd)
+    } else {
+        Err(Errno::PERM)
     }
 }
 
@@ -398,7 +391,7 @@ fn read_record(folder: &OwnedFd) -> Option<Record> {
     let file = fs::openat(folder, RECORD, FILE | OFlags::RDONLY, Mode::empty()).ok()?;
     let mut text = Vec::new();
     File::from(file)
-        .take(RECORD_MOST)
+        .take(MAX_RECORD)
         .read_to_end(&mut text)
         .ok()?;
     serde_json::from_slice(&text).ok()
@@ -408,10 +401,10 @@ fn socket(flags: SocketFlags) -> Result<OwnedFd> {
     net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// The address of the socket in a machine's folder, however long its path is.
+/// The address of the socket in a machine's folder; through /proc if its path is too long.
 fn address(folder: &OwnedFd, path: &Path) -> Result<SocketAddrUnix> {
     let path = path.join(SOCKET);
-    if path.as_os_str().len() <= SOCKET_PATH_MOST {
+    if path.as_os_str().len() <= MAX_SOCKET_PATH {
         return SocketAddrUnix::new(path);
     }
     SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// How long it may take to connect.
+/// Timeout to connect.
 const SOON: Duration = Duration::from_secs(10);
 
 fn record(name: &str) -> Record {
@@ -39,8 +39,8 @@ fn inside(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn names_are_safe_to_be_files_and_no_numbers() {
-    for good in ["a", "web-1", "A.b_c-9", "1a", &"x".repeat(NAME_MOST)] {
+fn names_are_safe_file_names_and_not_numbers() {
+    for good in ["a", "web-1", "A.b_c-9", "1a", &"x".repeat(MAX_NAME)] {
         assert_eq!(check_name(good), Ok(()), "{good}");
     }
     for bad in [
@@ -58,14 +58,14 @@ fn names_are_safe_to_be_files_and_no_numbers() {
         "123",
         "a\n",
         "a\0",
-        &"x".repeat(NAME_MOST + 1),
+        &"x".repeat(MAX_NAME + 1),
     ] {
         assert!(check_name(bad).is_err(), "{bad:?}");
     }
 }
 
 #[test]
-fn a_machine_is_found_while_it_lives_and_leaves_nothing() {
+fn a_machine_is_found_while_it_runs_and_leaves_nothing() {
     let (folder, runtime) = runtime();
     let claim = Claim::take(&runtime, &record("one")).expect("claimed");
     let found = runtime.list();
@@ -78,7 +78,7 @@ fn a_machine_is_found_while_it_lives_and_leaves_nothing() {
     assert!(found[0].connect(SOON).is_err());
     assert!(inside(folder.path()).is_empty());
     assert!(runtime.list().is_empty());
-    // The folder around has gone, and comes again.
+    // The outer folder was removed, and is created again.
     let again = Claim::take(&runtime, &record("one")).expect("claimed again");
     assert_eq!(inside(folder.path()).len(), 1);
     drop(again);
@@ -86,13 +86,13 @@ fn a_machine_is_found_while_it_lives_and_leaves_nothing() {
 }
 
 #[test]
-fn a_name_is_one_machines_at_a_time() {
+fn a_name_belongs_to_one_machine_at_a_time() {
     let (_folder, runtime) = runtime();
     let one = Claim::take(&runtime, &record("same")).expect("claimed");
     let error = Claim::take(&runtime, &record("same")).expect_err("in use");
     assert_eq!(
         error.to_string(),
-        "--name same: a machine of this name runs (process 4242); stop it, or choose another name"
+        "machine same runs already (process 4242); stop it, or choose another name"
     );
     let other = Claim::take(&runtime, &record("other")).expect("another name");
     drop(one);
@@ -103,7 +103,7 @@ fn a_name_is_one_machines_at_a_time() {
 }
 
 #[test]
-fn what_a_killed_machine_left_is_cleared_away_or_taken_over() {
+fn the_folder_of_a_killed_machine_is_removed_or_reused() {
     let (folder, runtime) = runtime();
     let stale = |name: &str| {
         let path = folder.path().join("hull").join(name);
@@ -125,7 +125,7 @@ fn what_a_killed_machine_left_is_cleared_away_or_taken_over() {
 }
 
 #[test]
-fn a_link_or_a_folder_open_to_others_is_no_place_for_records() {
+fn a_link_or_a_folder_writable_by_others_is_not_used_for_records() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let folder = tempfile::tempdir().expect("a folder");
     let target = folder.path().join("target");
@@ -135,7 +135,7 @@ fn a_link_or_a_folder_open_to_others_is_no_place_for_records() {
     symlink(&target, base.join("hull")).expect("a link");
     assert!(Runtime::inside(&base, true).is_err());
     fs::remove_file(base.join("hull")).expect("removed");
-    let runtime = Runtime::inside(&base, true).expect("a folder of ours");
+    let runtime = Runtime::inside(&base, true).expect("a private folder");
     symlink(&target, base.join("hull/name")).expect("a link");
     assert!(Claim::take(&runtime, &record("name")).is_err());
     assert!(runtime.list().is_empty());
@@ -145,7 +145,7 @@ fn a_link_or_a_folder_open_to_others_is_no_place_for_records() {
 }
 
 #[test]
-fn a_path_too_long_for_a_socket_has_one_all_the_same() {
+fn a_folder_with_a_path_too_long_for_a_socket_still_has_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let deep = folder.path().join("d".repeat(120));
     fs::create_dir(&deep).expect("made");
@@ -156,7 +156,7 @@ fn a_path_too_long_for_a_socket_has_one_all_the_same() {
 }
 
 #[test]
-fn claims_that_race_are_each_others_alone() {
+fn racing_claims_do_not_disturb_each_other() {
     let folder = tempfile::tempdir().expect("a folder");
     std::thread::scope(|scope| {
         for number in 0..4 {
@@ -165,7 +165,7 @@ fn claims_that_race_are_each_others_alone() {
                 for _ in 0..50 {
                     let runtime = Runtime::inside(base, true).expect("a runtime folder");
                     let claim = Claim::take(&runtime, &record(&format!("m{number}")));
-                    let claim = claim.expect("nobody else has this name");
+                    let claim = claim.expect("no other machine has this name");
                     let runtime = Runtime::inside(base, true).expect("a runtime folder");
                     assert!(names(&runtime).contains(&format!("m{number}")));
                     drop(claim);
@@ -177,7 +177,7 @@ fn claims_that_race_are_each_others_alone() {
 }
 
 #[test]
-fn an_unknown_machine_is_told_with_those_that_run() {
+fn the_error_of_an_unknown_machine_lists_those_that_run() {
     let there = vec![record("web"), record("4242")];
     let unknown = |there| FleetError::Unknown {
         wanted: "x".into(),

@@ -1,7 +1,7 @@
-//! An x86_64 processor as gdb sees it: which registers, in which order, and how each looks.
+//! An x86_64 processor as gdb sees it: its registers, their order and their encoding.
 //!
 //! Sources: gdb's manual, "i386 Features" of "Target Descriptions"; the numbers of `$cr0` and the
-//! like are nobody's, so gdb learns them, and their flags, from the description.
+//! like are not standardized: gdb reads them, and their flags, from the description.
 
 use std::fmt::Write;
 use std::num::NonZeroUsize;
@@ -12,7 +12,7 @@ use gdbstub::arch::{Arch, RegId, Registers};
 use crate::kvm::debug;
 use crate::kvm::walk::CR0_PE;
 
-/// Most bytes of a register.
+/// Size of the largest register in bytes.
 pub const LARGEST: usize = 16;
 
 const RIP: usize = 16;
@@ -29,10 +29,10 @@ const XMM15: usize = 55;
 const MXCSR: usize = 56;
 const FS_BASE: usize = 57;
 const EFER: usize = 65;
-/// How many there are.
+/// Number of registers in the description.
 const COUNT: usize = EFER + 1;
 
-/// Where gdb wants each, by its number.
+/// Names by register number.
 const NAMES: [&str; COUNT] = [
     "rax",
     "rbx",
@@ -102,7 +102,7 @@ const NAMES: [&str; COUNT] = [
     "efer",
 ];
 
-/// A type of flags: its name, its bytes, and its fields with their bits.
+/// A type of flags: its name, its size in bytes, and its fields with their bits.
 type Flags = (&'static str, usize, &'static [(&'static str, u32)]);
 
 /// Flags and their bits, for `info registers`.
@@ -205,7 +205,7 @@ const FLAGS: [Flags; 5] = [
     ),
 ];
 
-/// The processor.
+/// The architecture, for gdbstub.
 pub enum X86_64 {}
 
 impl Arch for X86_64 {
@@ -230,7 +230,7 @@ impl RegId for Register {
     }
 }
 
-/// Bytes of a register.
+/// Size of a register in bytes.
 const fn size(id: usize) -> usize {
     match id {
         EFLAGS..=GS | FCTRL..=FOP | MXCSR => 4,
@@ -240,7 +240,7 @@ const fn size(id: usize) -> usize {
     }
 }
 
-/// Bytes of all registers together.
+/// Size of all registers in bytes.
 const ALL: usize = {
     let (mut all, mut id) = (0, 0);
     while id < COUNT {
@@ -250,7 +250,7 @@ const ALL: usize = {
     all
 };
 
-/// All registers, as they go over the wire.
+/// All registers, in the encoding of the `g` packet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Values([u8; ALL]);
 
@@ -281,7 +281,7 @@ impl Registers for Values {
 }
 
 impl Values {
-    /// What the vCPU has.
+    /// The values of a vCPU's registers.
     pub fn of(registers: &debug::Registers) -> Self {
         let mut values = Self::default();
         let mut rest = &mut values.0[..];
@@ -296,7 +296,7 @@ impl Values {
         values
     }
 
-    /// Give the vCPU all that it does not have already. What cannot be set is left out.
+    /// Change the registers that differ. Registers that cannot be set are skipped.
     pub fn apply(&self, registers: &mut debug::Registers) {
         let mut rest = &self.0[..];
         for id in 0..COUNT {
@@ -309,7 +309,7 @@ impl Values {
     }
 }
 
-/// A register's value: its bytes, of which [`bytes_of`] count.
+/// A register's value; the first [`bytes_of`] bytes are valid.
 pub fn read(registers: &debug::Registers, Register(id): Register) -> [u8; LARGEST] {
     let mut bytes = [0; LARGEST];
     let from = match legacy(id) {
@@ -329,7 +329,7 @@ pub fn read(registers: &debug::Registers, Register(id): Register) -> [u8; LARGES
     bytes
 }
 
-/// How many bytes a register has.
+/// Size of a register in bytes.
 pub fn bytes_of(Register(id): Register) -> usize {
     size(id)
 }
@@ -337,8 +337,8 @@ pub fn bytes_of(Register(id): Register) -> usize {
 /// Set a register.
 ///
 /// # Errors
-/// It is a segment's selector, whose base and limit come from a table that gdb does not read; in
-/// real mode they do not.
+/// Outside of real mode, a selector other than the current one: gdb does not read the descriptor
+/// table that has its base and limit.
 pub fn write(
     registers: &mut debug::Registers,
     Register(id): Register,
@@ -377,7 +377,7 @@ pub fn write(
     Ok(())
 }
 
-/// Where in the FXSAVE area a register is (Intel SDM 1, table 10-2).
+/// Offset of a register in the FXSAVE area (Intel SDM 1, table 10-2).
 fn legacy(id: usize) -> Option<usize> {
     Some(match id {
         ST0..=ST7 => 32 + 16 * (id - ST0),
@@ -397,7 +397,7 @@ fn legacy_size(id: usize) -> usize {
 }
 
 fn value(registers: &debug::Registers, id: usize) -> u64 {
-    // A copy, of which nothing is written.
+    // A copy: `place` borrows mutably.
     let mut registers = registers.clone();
     match id {
         CS..=GS => segment(&mut registers, id).selector.into(),
@@ -450,7 +450,7 @@ fn place(registers: &mut debug::Registers, id: usize) -> &mut u64 {
     }
 }
 
-/// The description in XML.
+/// The target description in XML.
 fn description() -> String {
     let mut xml = String::from(
         "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target>\
@@ -475,7 +475,7 @@ fn description() -> String {
             59 => "</feature><feature name=\"hull.x86.system\">",
             _ => "",
         };
-        // A type is known only within its feature.
+        // The scope of a type is its feature.
         let flags = format!("{name}_flags");
         if let Some((flags, size, fields)) = FLAGS.iter().find(|(id, ..)| *id == flags) {
             let _ = write!(xml, "<flags id=\"{flags}\" size=\"{size}\">");
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn an_x87_tag_is_two_bits_wide_to_gdb() {
+    fn an_x87_tag_has_two_bits_for_gdb() {
         let mut registers = debug::Registers::default();
         assert_eq!(read(&registers, Register(FTAG))[..2], [0xff, 0xff]);
         registers.fxsave[4] = 0b1000_0001;
@@ -563,7 +563,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_gdb_reads_it_can_write_back(fxsave in any::<[u8; 32]>(), rax: u64, cr3: u64, gs: u64) {
+        fn values_that_gdb_reads_can_be_written_back(fxsave in any::<[u8; 32]>(), rax: u64, cr3: u64, gs: u64) {
             let mut registers = debug::Registers::default();
             registers.fxsave[..32].copy_from_slice(&fxsave);
             registers.fxsave[5] = 0;

@@ -1,5 +1,5 @@
-//! A machine that stands still for gdb: its registers, its memory by linear address, what it is to
-//! stop at, and how it goes on.
+//! A machine that is stopped for gdb: its registers, its memory by linear address, its breakpoints,
+//! and how it continues.
 
 use std::sync::MutexGuard;
 
@@ -14,34 +14,34 @@ use crate::kvm::walk::{CR0_PG, LOOK, Paging};
 use crate::vmm::debugger::Debugged;
 use crate::vmm::vcpus::{Pause, Stopped};
 
-/// What a vCPU does when the machine goes on.
+/// What a vCPU does when the machine continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Run.
+pub enum ResumeAction {
+    /// Run until a stop.
     Continue,
-    /// Run one instruction.
+    /// Run one instruction, then stop.
     Step,
-    /// Wait.
+    /// Stay stopped while other vCPUs run.
     Stay,
 }
 
-/// The machine.
+/// The machine of a gdb session.
 pub struct Guest {
     machine: Debugged,
     powers: Powers,
     points: Points,
-    /// All vCPUs, while it stands still.
+    /// Holds all vCPUs while the machine is stopped.
     pause: Option<Pause>,
-    /// Those that wait while others run.
+    /// Hold the vCPUs that stay stopped while others run.
     held: Vec<Pause>,
-    /// The vCPU that is looked at when gdb does not say which.
+    /// The vCPU that gdb means when it names none.
     pub focus: usize,
-    /// Stops that no second run would repeat, not told yet.
-    untold: Vec<(usize, Stop)>,
+    /// Stops not reported yet that do not repeat when the vCPU runs again.
+    unreported: Vec<(usize, Stop)>,
 }
 
 impl Guest {
-    /// Stop `machine`.
+    /// Stop all vCPUs of `machine` for a session.
     pub fn stop(machine: Debugged, powers: Powers) -> Self {
         let mut guest = Self {
             powers,
@@ -49,35 +49,35 @@ impl Guest {
             pause: None,
             held: Vec::new(),
             focus: 0,
-            untold: Vec::new(),
+            unreported: Vec::new(),
             machine,
         };
         guest.halt();
         guest
     }
 
-    /// What KVM can do here.
+    /// What this KVM can do.
     pub fn powers(&self) -> Powers {
         self.powers
     }
 
-    /// The machine itself.
+    /// The machine as a debugger sees it.
     pub fn machine(&self) -> &Debugged {
         &self.machine
     }
 
-    /// How many vCPUs there are.
+    /// The number of vCPUs.
     pub fn count(&self) -> usize {
         self.machine.vcpus.count()
     }
 
-    /// Bring all vCPUs to a stop.
+    /// Stop all vCPUs and complete their instructions.
     pub fn halt(&mut self) {
         let pause = self.machine.vcpus.pause();
         self.rest(pause);
     }
 
-    /// Stand still by `pause`. What the instructions under way still have to do is done.
+    /// Stay stopped by `pause`, and complete the instructions under way.
     fn rest(&mut self, pause: Pause) {
         for index in 0..self.count() {
             if let Some(mut vcpu) = pause.vcpu(index) {
@@ -88,8 +88,8 @@ impl Guest {
         self.held.clear();
     }
 
-    /// A vCPU stopped: whether gdb is to be told, and of which. If not, the guest has been given
-    /// what was its own, and the vCPU goes on when `stopped` is dropped.
+    /// A vCPU stopped: returns the stop if it is to be reported. If not, the exception was the guest's
+    /// own and is injected, and the vCPU continues when `stopped` is dropped.
     pub fn stopped(&mut self, stopped: Stopped) -> Result<Option<(usize, Stop)>, KvmError> {
         let Stopped { index, stop, pause } = stopped;
         if !self.is_ours(index, &stop) {
@@ -103,8 +103,7 @@ impl Guest {
         Ok(Some((index, stop)))
     }
 
-    /// Another vCPU had stopped, too, before the machine stood still: a breakpoint comes again, a
-    /// watchpoint does not.
+    /// Another vCPU stopped before the machine did: a breakpoint repeats, a watchpoint does not.
     pub fn also_stopped(&mut self, stopped: &Stopped) -> Result<(), KvmError> {
         let (index, stop) = (stopped.index, stopped.stop);
         if !self.is_ours(index, &stop) {
@@ -112,7 +111,7 @@ impl Guest {
                 vcpu.reinject(&stop)?;
             }
         } else if self.watched(&stop).is_some() {
-            self.untold.push((index, stop));
+            self.unreported.push((index, stop));
         }
         Ok(())
     }
@@ -128,7 +127,7 @@ impl Guest {
         }
     }
 
-    /// The watchpoint of a stop at one.
+    /// The watchpoint that caused `stop`, if one did.
     pub fn watched(&self, stop: &Stop) -> Option<Point> {
         let Cause::Point(index) = stop.cause else {
             return None;
@@ -137,15 +136,15 @@ impl Guest {
         (point.kind != PointKind::Execute).then_some(point)
     }
 
-    /// A stop to tell before the machine goes on.
-    pub fn untold(&mut self) -> Option<(usize, Stop)> {
-        let stop = self.untold.pop()?;
+    /// A stop to report before the machine continues.
+    pub fn unreported(&mut self) -> Option<(usize, Stop)> {
+        let stop = self.unreported.pop()?;
         self.focus = stop.0;
         Some(stop)
     }
 
-    /// Go on as `actions` says, one for each vCPU.
-    pub fn resume(&mut self, actions: &[Action]) -> Result<(), KvmError> {
+    /// Continue; `actions` has one for each vCPU.
+    pub fn resume(&mut self, actions: &[ResumeAction]) -> Result<(), KvmError> {
         let Some(pause) = self.pause.take() else {
             return Ok(());
         };
@@ -153,20 +152,20 @@ impl Guest {
             let control = Control {
                 trap: Some(self.powers.trap),
                 points: self.points.registers(),
-                step: *action == Action::Step,
+                step: *action == ResumeAction::Step,
                 block_interrupts: self.powers.blocks_interrupts,
             };
             if let Some(mut vcpu) = pause.vcpu(index) {
                 vcpu.control(control)?;
             }
-            if *action == Action::Stay {
+            if *action == ResumeAction::Stay {
                 self.held.push(self.machine.vcpus.hold(index..index + 1));
             }
         }
         Ok(())
     }
 
-    /// Take everything of ours out and let the machine go on as if nobody had been there.
+    /// Remove all breakpoints and let the machine continue.
     pub fn release(&mut self) -> Result<(), KvmError> {
         if self.pause.is_none() {
             self.halt();
@@ -183,15 +182,15 @@ impl Guest {
         done
     }
 
-    /// The vCPU `index`, while the machine stands still.
+    /// The vCPU `index`, while the machine is stopped.
     pub fn vcpu(&self, index: usize) -> Option<MutexGuard<'_, Vcpu>> {
         self.pause.as_ref()?.vcpu(index)
     }
 
-    /// Where `linear` lies for the vCPU `index`, and how many bytes from there to the page's end.
+    /// The guest-physical address of `linear` for vCPU `index`, and the bytes to the page's end.
     fn translate(&self, index: usize, linear: u64) -> Option<(u64, u64)> {
         let special = self.machine.vcpus.vcpu(index)?.special().ok()?;
-        // hull's own tables map the first 4 GiB alone; the kernel's names are of where it will be.
+        // hull's boot tables map only the first 4 GiB; the kernel's symbols are linked higher.
         let before_the_kernel = special.cr0 & CR0_PG == 0 || special.cr3 == tables::CR3;
         if before_the_kernel
             && let Some(kernel) = &self.machine.kernel
@@ -206,7 +205,7 @@ impl Guest {
         Some((found.gpa, found.run))
     }
 
-    /// Read as much of `data` as is mapped to RAM from `address` on; how much.
+    /// Read `data` from `address` on, as far as RAM is mapped there. Returns how many bytes.
     pub fn read(&self, index: usize, address: u64, data: &mut [u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -226,9 +225,9 @@ impl Guest {
         done
     }
 
-    /// Write `data` to `address`. What is read-only to the guest is not to gdb.
+    /// Write `data` to `address`, even to pages that are read-only for the guest.
     pub fn write(&mut self, index: usize, address: u64, data: &[u8]) -> Result<(), Refusal> {
-        // All of it or nothing.
+        // All pieces are checked before the first is written.
         let mut pieces = Vec::new();
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
@@ -263,17 +262,17 @@ impl Guest {
         self.points.plant(memory, address, &gpas, instruction)
     }
 
-    /// Take a software breakpoint out; whether there was one.
+    /// Remove a software breakpoint. Returns whether there was one.
     pub fn pull(&mut self, address: u64) -> bool {
         self.points.pull(&self.machine.memory, address)
     }
 
-    /// Use debug registers for `len` bytes from `address` on.
+    /// Set debug registers for `len` bytes from `address` on.
     pub fn arm(&mut self, address: u64, len: u64, kind: PointKind) -> Result<(), Refusal> {
         self.points.arm(&points(address, len, kind)?)
     }
 
-    /// Let go of the debug registers for `len` bytes from `address` on; whether there were any.
+    /// Free the debug registers for `len` bytes from `address` on. Returns whether there were any.
     pub fn disarm(&mut self, address: u64, len: u64, kind: PointKind) -> bool {
         points(address, len, kind).is_ok_and(|points| self.points.disarm(&points))
     }

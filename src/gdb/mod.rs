@@ -1,91 +1,35 @@
 //! gdb's remote protocol over a running machine.
 //!
-//! A [`Server`] has the socket and, for a machine's life, the thread `gdb`, which waits for gdb,
-//! stops the machine when one comes (`session`) and lets it go on as if nobody had been there
-//! when it leaves, however it does. `target` is what the packets mean, `guest` the machine that
-//! stands still, `points` what stops it, `arch` its registers by gdb's numbers. The protocol
-//! itself is gdbstub's.
+//! A [`Server`] has the socket and, while the machine runs, the thread `gdb`, which waits for gdb,
+//! stops the machine when one connects (`session`) and restores it when gdb disconnects, however that
+//! happens. `target` gives the packets their meaning, `guest` is the stopped machine, `points` its
+//! breakpoints, `arch` its registers by gdb's numbers, `listener` the socket and its connections. The
+//! protocol itself is gdbstub's.
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod arch;
 mod guest;
+mod listener;
+mod over;
 mod points;
 mod session;
 mod target;
 
-use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use thiserror::Error;
+pub use address::{Address, GdbError, MAX_PATH};
 
 use crate::sandbox::{Role, spawn};
-use crate::sync::{EventFd, eventfd};
+use crate::sync::eventfd;
 use crate::vmm::debugger::{Debugged, Debugger};
+use listener::Listener;
+use over::Over;
 use session::Worker;
-
-/// Most bytes of a Unix socket's path (sockaddr_un.sun_path, unix(7)), its end not counted.
-pub const PATH_MOST: usize = 107;
-
-/// Where gdb is to find the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// A TCP port.
-    Tcp(SocketAddr),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    /// As gdb's `target remote` takes it.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Tcp(at) if at.ip().is_loopback() && at.is_ipv4() => write!(f, ":{}", at.port()),
-            Self::Tcp(at) => at.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// The socket could not be had.
-#[derive(Debug, Error)]
-pub enum GdbError {
-    /// The port.
-    #[error("--gdb {at}: cannot listen there ({error}); name a port that is free, or 0 for any")]
-    Tcp {
-        /// Where.
-        at: SocketAddr,
-        /// Why not.
-        error: io::Error,
-    },
-    /// Something is at the path.
-    #[error(
-        "--gdb {}: it exists; remove it if no running hull has it, or name another path",
-        path.display()
-    )]
-    Exists {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The path.
-    #[error(
-        "--gdb {}: cannot create the socket ({error}); name a path in a folder that is there and \
-         that you may write to",
-        path.display()
-    )]
-    Unix {
-        /// The path.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-}
 
 /// The socket, and the thread that serves it.
 pub struct Server {
@@ -95,37 +39,13 @@ pub struct Server {
     over: Arc<Over>,
 }
 
-/// A listening socket.
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
-}
-
-/// A socket's name in the file system, for as long as the socket is there.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// The machine's end, as the thread hears of it.
-struct Over {
-    signal: EventFd,
-    status: OnceLock<Option<u8>>,
-}
-
 impl Server {
-    /// Listen at `address`. With `wait` no vCPU runs before gdb has connected and let it.
+    /// Listen at `address`. With `wait` no vCPU runs before gdb has connected and continued it.
     ///
     /// # Errors
-    /// The address is in use or cannot be.
+    /// The address is in use or not allowed.
     pub fn listen(address: &Address, wait: bool) -> Result<Self, GdbError> {
-        let listener = match address {
-            Address::Tcp(at) => TcpListener::bind(at).map(Listener::Tcp),
-            Address::Unix(path) => Listener::unix(path),
-        };
+        let listener = Listener::new(address);
         let signal = listener.and_then(|listener| Ok((listener, eventfd()?)));
         let (listener, signal) = signal.map_err(|error| match address {
             Address::Tcp(at) => GdbError::Tcp { at: *at, error },
@@ -146,19 +66,9 @@ impl Server {
         })
     }
 
-    /// Where it listens: with the port that port 0 became.
+    /// Where it listens: with the port that was chosen for port 0.
     pub fn address(&self) -> Option<Address> {
-        match self.listener.as_ref()? {
-            Listener::Tcp(listener) => listener.local_addr().ok().map(Address::Tcp),
-            Listener::Unix(_, file) => Some(Address::Unix(file.0.clone())),
-        }
-    }
-}
-
-impl Listener {
-    fn unix(path: &Path) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
-        Ok(Self::Unix(listener, SocketFile(path.into())))
+        self.listener.as_ref()?.address()
     }
 }
 
@@ -172,7 +82,7 @@ impl Debugger for Server {
         let (sender, stops) = mpsc::channel();
         let wake = woken.clone();
         machine.vcpus.on_stop(move |stopped| {
-            // When the thread is gone so are its breakpoints, and the vCPU goes on.
+            // Fails when the thread has ended: its breakpoints are gone, and the vCPU continues.
             let _ = sender.send(stopped);
             wake.raise();
         });
@@ -192,7 +102,7 @@ impl Debugger for Server {
         let _ = self.over.status.set(status);
         self.over.signal.raise();
         if let Some(thread) = self.thread.take() {
-            // One that panicked has told so itself.
+            // The panic hook has reported a panic.
             let _ = thread.join();
         }
     }
@@ -203,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_had_once_and_given_back() {
+    fn an_address_is_used_once_and_released() {
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("gdb"));
         let server = Server::listen(&address, false).unwrap();

@@ -1,5 +1,4 @@
-//! Breakpoints: which instructions of ours stand in guest memory, and which debug registers are in
-//! use.
+//! Breakpoints: instructions that were patched into guest memory, and debug registers in use.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +7,16 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::kvm::debug::{POINTS, Point};
 use crate::memory::GuestMemory;
 
-/// A byte of ours in guest memory.
+/// A patched byte in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Patch {
     gpa: u64,
     ours: u8,
-    /// What the guest has there.
+    /// The guest's own byte.
     theirs: u8,
 }
 
-/// All breakpoints.
+/// All breakpoints and watchpoints.
 #[derive(Default)]
 pub struct Points {
     /// Software breakpoints by their linear address.
@@ -25,20 +24,20 @@ pub struct Points {
     registers: [Option<Point>; POINTS],
 }
 
-/// A breakpoint that cannot be.
+/// Why a breakpoint cannot be set.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// No RAM is there.
+    /// The address is not in RAM.
     NotRam,
-    /// Another one's instruction reaches there.
+    /// Another breakpoint's instruction overlaps it.
     Overlap,
     /// All debug registers are in use.
     Full,
 }
 
 impl Points {
-    /// Put `instruction` where a software breakpoint is to be: at the linear `address`, whose bytes
-    /// lie at `gpas`.
+    /// Set a software breakpoint: write `instruction` to the linear `address`, whose bytes are at
+    /// `gpas`.
     pub fn plant(
         &mut self,
         memory: &GuestMemory,
@@ -62,19 +61,19 @@ impl Points {
             });
         }
         for patch in &patches {
-            // It was read from there just now.
+            // It cannot fail: the byte was just read.
             let _ = memory.write_obj(patch.ours, GuestAddress(patch.gpa));
         }
         self.traps.insert(address, patches);
         Ok(())
     }
 
-    /// Take a software breakpoint out; whether there was one.
+    /// Remove a software breakpoint. Returns whether there was one.
     pub fn pull(&mut self, memory: &GuestMemory, address: u64) -> bool {
         let patches = self.traps.remove(&address);
         for patch in patches.iter().flatten() {
             let at = GuestAddress(patch.gpa);
-            // What the guest has written over it since then stays.
+            // A byte that the guest has overwritten stays.
             if memory
                 .read_obj(at)
                 .is_ok_and(|there: u8| there == patch.ours)
@@ -85,7 +84,7 @@ impl Points {
         patches.is_some()
     }
 
-    /// Take all of them out, and let the debug registers go.
+    /// Remove all software breakpoints and free the debug registers.
     pub fn clear(&mut self, memory: &GuestMemory) {
         while let Some(address) = self.traps.keys().next().copied() {
             self.pull(memory, address);
@@ -93,7 +92,7 @@ impl Points {
         self.registers = Default::default();
     }
 
-    /// Whether an instruction at `gpa` is one of ours.
+    /// Whether the instruction at `gpa` is a software breakpoint.
     pub fn is_trap(&self, gpa: u64) -> bool {
         let mut traps = self.traps.values();
         traps.any(|patches| patches.first().is_some_and(|patch| patch.gpa == gpa))
@@ -104,7 +103,7 @@ impl Points {
         all.find(|patch| patch.gpa == gpa)
     }
 
-    /// Put back into `data`, read from `gpa` on, what the guest has where our instructions stand.
+    /// Replace breakpoints in `data`, which was read from `gpa` on, by the guest's own bytes.
     pub fn hide(&self, gpa: u64, data: &mut [u8]) {
         for patch in self.traps.values().flatten() {
             let at = patch
@@ -119,7 +118,8 @@ impl Points {
         }
     }
 
-    /// Write `data` to `gpa`, around our instructions: those have it when they go.
+    /// Write `data` to `gpa`, except where a breakpoint is: there it takes effect when the breakpoint
+    /// is removed.
     pub fn write(&mut self, memory: &GuestMemory, gpa: u64, data: &[u8]) -> Result<(), Refusal> {
         let mut data = data.to_vec();
         for patch in self.traps.values_mut().flatten() {
@@ -135,12 +135,12 @@ impl Points {
         written.map_err(|_| Refusal::NotRam)
     }
 
-    /// The debug registers.
+    /// The points in debug registers, by register.
     pub fn registers(&self) -> [Option<Point>; POINTS] {
         self.registers
     }
 
-    /// Take a debug register for each of `points`, or none at all.
+    /// Use a debug register for each of `points`, or none at all.
     pub fn arm(&mut self, points: &[Point]) -> Result<(), Refusal> {
         let mut registers = self.registers;
         for point in points {
@@ -154,7 +154,7 @@ impl Points {
         Ok(())
     }
 
-    /// Let go of the debug registers of `points`; whether they were in use.
+    /// Free the debug registers of `points`. Returns whether they were in use.
     pub fn disarm(&mut self, points: &[Point]) -> bool {
         let mut found = false;
         for register in &mut self.registers {
@@ -167,8 +167,8 @@ impl Points {
     }
 }
 
-/// The aligned pieces of 1, 2, 4 or 8 bytes that `len` bytes from `address` on fall into, as a
-/// debug register wants them (Intel SDM 3B, 18.2.5); none if that takes more than all registers.
+/// `len` bytes from `address` on as aligned pieces of 1, 2, 4 or 8 bytes, as a debug register needs
+/// them (Intel SDM 3B, 18.2.5); `None` if there are more pieces than registers.
 pub fn pieces(address: u64, len: u64) -> Option<Vec<(u64, u64)>> {
     let mut pieces = Vec::new();
     let (mut at, mut left) = (address, len);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_breakpoint_is_in_memory_and_not_in_what_is_shown() {
+    fn a_breakpoint_is_in_memory_but_hidden_from_gdb() {
         let memory = memory();
         let mut points = Points::default();
         points.plant(&memory, 0xffff_0010, &[0x10], INT3).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guest_wrote_over_a_breakpoint_stays() {
+    fn a_byte_that_the_guest_wrote_over_a_breakpoint_stays() {
         let memory = memory();
         let mut points = Points::default();
         points.plant(&memory, 0x20, &[0x20], INT3).unwrap();
@@ -271,7 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_cover_just_the_bytes(address in 0u64..64, len in 0u64..40) {
+        fn pieces_cover_exactly_the_bytes(address in 0u64..64, len in 0u64..40) {
             match pieces(address, len) {
                 Some(pieces) => {
                     prop_assert!(pieces.len() <= POINTS);
@@ -288,7 +288,7 @@ mod tests {
         }
 
         #[test]
-        fn guest_memory_is_as_before_when_all_are_gone(
+        fn guest_memory_is_restored_when_all_breakpoints_are_removed(
             at in proptest::collection::vec((0u64..0x1002, 1usize..3), 0..20),
         ) {
             let memory = memory();

@@ -1,16 +1,11 @@
 //! The thread that waits for gdb, and for the machine while gdb does.
 
-use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
 
 use gdbstub::common::Signal as GdbSignal;
-use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
@@ -18,45 +13,41 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::guest::Guest;
+use super::listener::{Listener, MAX_PACKET, Wire};
+use super::over::Over;
 use super::target::{Session, tid};
-use super::{Listener, Over};
 use crate::kvm::debug::{Cause, PointKind, Powers, Stop, Trap};
 use crate::kvm::{probe, vm};
 use crate::sync::EventFd;
 use crate::vmm::debugger::Debugged;
 use crate::vmm::vcpus::{Pause, Stopped};
 
-/// How long gdb may take to read an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of a packet: all registers fit, and memory comes in pieces.
-const PACKET: usize = 4096;
-
 type Machine = GdbStubStateMachine<'static, Session, Wire>;
 
-/// The thread's own.
+/// What the thread works with.
 pub struct Worker {
     pub machine: Debugged,
-    /// Holds the machine until a first gdb lets it run.
+    /// Holds the machine until a first gdb continues it.
     pub waiting: Option<Pause>,
     pub stops: Receiver<Stopped>,
-    /// Raised when there is a stop.
+    /// Raised for each stop.
     pub woken: Arc<EventFd>,
     pub over: Arc<Over>,
-    /// What KVM can do, once somebody has asked.
+    /// What this KVM can do, once it was measured.
     pub powers: Option<Powers>,
 }
 
 /// Why a session ended.
 enum End {
-    /// gdb has left, or what came was no gdb.
+    /// gdb has disconnected, or the peer is not a gdb.
     Left,
-    /// It ended the machine.
+    /// gdb ended the machine.
     Kill,
     /// The machine ended.
     Over,
 }
 
-/// What there is to do.
+/// What became ready while waiting.
 #[derive(Default)]
 struct Ready {
     bytes: bool,
@@ -65,7 +56,7 @@ struct Ready {
 }
 
 impl Worker {
-    /// Serve one gdb after the other until the machine ends.
+    /// Serve one gdb after another until the machine ends.
     pub fn serve(mut self, listener: &Listener) {
         loop {
             let ready = match self.wait(listener.as_fd()) {
@@ -75,7 +66,7 @@ impl Worker {
             if ready.over {
                 return;
             }
-            // A stop that a gdb which has left did not see.
+            // Stops that an earlier gdb did not see.
             while self.stops.try_recv().is_ok() {}
             if ready.bytes
                 && let Ok(wire) = listener.accept()
@@ -86,7 +77,7 @@ impl Worker {
         }
     }
 
-    /// Wait for `fd`, for a stop or for the machine's end.
+    /// Wait for `fd`, for a stop, or for the machine's end.
     fn wait(&self, fd: BorrowedFd<'_>) -> io::Result<Ready> {
         let mut fds = [
             PollFd::from_borrowed_fd(fd, PollFlags::IN),
@@ -107,7 +98,7 @@ impl Worker {
         Ok(Ready { bytes, stop, over })
     }
 
-    /// From a gdb's coming to its leaving.
+    /// Serve one gdb from its connection to its disconnection.
     fn session(&mut self, wire: Wire) -> End {
         let powers = self.powers();
         let guest = Guest::stop(self.machine.clone(), powers);
@@ -117,14 +108,14 @@ impl Worker {
             self.waiting = None;
         }
         if let End::Kill = end {
-            // While it stands still: it must not come to an end of its own.
+            // While it is stopped: the guest must not end by itself first.
             self.machine.kill();
         }
         if let Err(error) = session.guest.release() {
             self.machine
-                .warn(&format!("the guest may not go on: {error}"));
+                .warn(&format!("the guest may not continue: {error}"));
         }
-        // Those stops were of breakpoints that are no more.
+        // Stops of breakpoints that were removed.
         while self.stops.try_recv().is_ok() {}
         end
     }
@@ -133,7 +124,7 @@ impl Worker {
         self.waiting.is_some()
     }
 
-    /// What KVM can do, measured when the first gdb comes.
+    /// What this KVM can do, measured when the first gdb connects.
     fn powers(&mut self) -> Powers {
         if let Some(powers) = self.powers {
             return powers;
@@ -165,7 +156,9 @@ impl Worker {
     }
 
     fn converse(&mut self, session: &mut Session, wire: Wire) -> End {
-        let stub = GdbStub::builder(wire).packet_buffer_size(PACKET).build();
+        let stub = GdbStub::builder(wire)
+            .packet_buffer_size(MAX_PACKET)
+            .build();
         let Ok(Ok(mut machine)) = stub.map(|stub| stub.run_state_machine(session)) else {
             return End::Left;
         };
@@ -175,7 +168,7 @@ impl Worker {
                     return match gdb.get_reason() {
                         DisconnectReason::Kill => End::Kill,
                         DisconnectReason::Disconnect => {
-                            // Who detaches wants it to run.
+                            // Detaching continues the machine.
                             session.resumed = true;
                             End::Left
                         }
@@ -204,13 +197,13 @@ impl Worker {
         }
     }
 
-    /// While the machine runs: what comes first, of gdb and of the machine.
+    /// While the machine runs: the next event of gdb or of the machine.
     fn running(&mut self, session: &mut Session, machine: Machine) -> Result<Option<Machine>, End> {
         let GdbStubStateMachine::Running(mut gdb) = machine else {
             return Ok(Some(machine));
         };
         self.waiting = None;
-        if let Some((index, stop)) = session.guest.untold() {
+        if let Some((index, stop)) = session.guest.unreported() {
             session.guest.halt();
             let reason = reason(session, index, &stop);
             return Ok(gdb.report_stop(session, reason).ok());
@@ -237,7 +230,7 @@ impl Worker {
         }
     }
 
-    /// The stop to tell gdb of, among those that came. Then the machine stands still.
+    /// The stop to report to gdb, if any of those that came is; the machine is stopped then.
     fn stopped(&self, session: &mut Session) -> Option<(usize, Stop)> {
         let mut told = None;
         while let Ok(stopped) = self.stops.try_recv() {
@@ -247,14 +240,14 @@ impl Worker {
             };
             if let Err(error) = handled {
                 self.machine
-                    .warn(&format!("the guest may not go on: {error}"));
+                    .warn(&format!("the guest may not continue: {error}"));
             }
         }
         told
     }
 
     fn next_byte(&self, wire: &mut Wire) -> Next {
-        if let Some(byte) = wire.read.pop_front() {
+        if let Some(byte) = wire.take() {
             return Next::Byte(byte);
         }
         match self.wait(wire.as_fd()) {
@@ -262,7 +255,7 @@ impl Worker {
             Ok(ready) if ready.stop => Next::Stop,
             Ok(ready) if ready.bytes => match wire.fill() {
                 Ok(0) | Err(_) => Next::Gone,
-                Ok(_) => wire.read.pop_front().map_or(Next::Gone, Next::Byte),
+                Ok(_) => wire.take().map_or(Next::Gone, Next::Byte),
             },
             Ok(_) => Next::Stop,
             Err(_) => Next::Gone,
@@ -270,16 +263,16 @@ impl Worker {
     }
 }
 
-/// What comes next.
+/// The next event of gdb or of the machine.
 enum Next {
     Byte(u8),
     Stop,
     Over,
-    /// gdb's end is closed.
+    /// gdb has closed the connection.
     Gone,
 }
 
-/// Ctrl-C.
+/// Handle a Ctrl-C of the user.
 fn interrupted(session: &mut Session) -> Option<MultiThreadStopReason<u64>> {
     session.guest.halt();
     Some(MultiThreadStopReason::SignalWithThread {
@@ -305,96 +298,5 @@ fn reason(session: &Session, index: usize, stop: &Stop) -> MultiThreadStopReason
             tid,
             signal: GdbSignal::SIGTRAP,
         },
-    }
-}
-
-impl Listener {
-    fn accept(&self) -> io::Result<Wire> {
-        Ok(Wire::new(match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                Stream::Tcp(stream)
-            }
-            Self::Unix(listener, _) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                Stream::Unix(stream)
-            }
-        }))
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener, _) => listener.as_fd(),
-        }
-    }
-}
-
-/// The connection to gdb: what was read and not taken, and what is not written yet.
-struct Wire {
-    stream: Stream,
-    read: VecDeque<u8>,
-    written: Vec<u8>,
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Wire {
-    fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            read: VecDeque::new(),
-            written: Vec::new(),
-        }
-    }
-
-    /// Read what is there.
-    fn fill(&mut self) -> io::Result<usize> {
-        let mut bytes = [0; PACKET];
-        let read = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(&mut bytes),
-            Stream::Unix(stream) => stream.read(&mut bytes),
-        }?;
-        self.read.extend(bytes.iter().take(read));
-        Ok(read)
-    }
-}
-
-impl AsFd for Wire {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-impl Connection for Wire {
-    type Error = io::Error;
-
-    fn write(&mut self, byte: u8) -> io::Result<()> {
-        self.written.push(byte);
-        Ok(())
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.written.extend(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let bytes = std::mem::take(&mut self.written);
-        match &mut self.stream {
-            Stream::Tcp(stream) => Write::write_all(stream, &bytes),
-            Stream::Unix(stream) => Write::write_all(stream, &bytes),
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! What gdb's packets mean: the traits of gdbstub over a [`Guest`].
+//! The meaning of gdb's packets: the traits of gdbstub over a [`Guest`].
 
 use gdbstub::common::{Signal, Tid};
 use gdbstub::outputln;
@@ -19,27 +19,27 @@ use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOp
 use gdbstub::target::{Target, TargetError, TargetResult};
 
 use super::arch::{self, Register, Values, X86_64};
-use super::guest::{Action, Guest};
+use super::guest::{Guest, ResumeAction};
 use super::points::Refusal;
 use crate::kvm::KvmError;
 use crate::kvm::debug::{PointKind, Registers, Trap};
 
-/// EFAULT, which gdb shows as memory that cannot be accessed.
+/// EFAULT, for which gdb reports memory that cannot be accessed.
 const FAULT: u8 = 14;
 
-/// The machine, and what the packets so far say of its next run.
+/// The machine, and how it is to continue according to the packets so far.
 pub struct Session {
-    /// The machine.
+    /// The stopped machine.
     pub guest: Guest,
-    actions: Vec<Option<Action>>,
-    /// Whether vCPUs without an action wait.
+    actions: Vec<Option<ResumeAction>>,
+    /// Whether vCPUs without an action stay stopped.
     locked: bool,
-    /// Whether it has gone on since gdb came.
+    /// Whether the machine has continued since gdb connected.
     pub resumed: bool,
 }
 
 impl Session {
-    /// Over a machine that stands still.
+    /// A session over a stopped machine.
     pub fn new(guest: Guest) -> Self {
         Self {
             actions: vec![None; guest.count()],
@@ -49,7 +49,7 @@ impl Session {
         }
     }
 
-    fn set(&mut self, tid: Tid, action: Action) {
+    fn set(&mut self, tid: Tid, action: ResumeAction) {
         if let Some(slot) = self.actions.get_mut(index(tid)) {
             *slot = Some(action);
         }
@@ -74,7 +74,7 @@ impl Session {
     }
 }
 
-/// The thread of a vCPU: they count from 1.
+/// gdb's thread of a vCPU: threads count from 1.
 pub fn tid(index: usize) -> Tid {
     Tid::MIN.saturating_add(index)
 }
@@ -198,12 +198,13 @@ impl ThreadExtraInfo for Session {
 
 impl MultiThreadResume for Session {
     fn resume(&mut self) -> Result<(), KvmError> {
-        let rest = match self.locked {
-            true => Action::Stay,
-            false => Action::Continue,
+        let rest = if self.locked {
+            ResumeAction::Stay
+        } else {
+            ResumeAction::Continue
         };
         let actions = self.actions.iter().map(|action| action.unwrap_or(rest));
-        let actions: Vec<Action> = actions.collect();
+        let actions: Vec<ResumeAction> = actions.collect();
         self.resumed = true;
         self.guest.resume(&actions)
     }
@@ -214,9 +215,9 @@ impl MultiThreadResume for Session {
         Ok(())
     }
 
-    // A signal of gdb's has no meaning to a processor.
+    // A processor has no signals: gdb's are ignored.
     fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), KvmError> {
-        self.set(tid, Action::Continue);
+        self.set(tid, ResumeAction::Continue);
         Ok(())
     }
 
@@ -231,7 +232,7 @@ impl MultiThreadResume for Session {
 
 impl MultiThreadSingleStep for Session {
     fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), KvmError> {
-        self.set(tid, Action::Step);
+        self.set(tid, ResumeAction::Step);
         Ok(())
     }
 }
@@ -280,7 +281,8 @@ impl HwBreakpoint for Session {
     }
 }
 
-/// The processor knows no reads alone; gdb itself leaves out the writes that changed something.
+/// The processor cannot watch only reads; gdb itself ignores the stops of writes that changed the
+/// value.
 fn kind(kind: WatchKind) -> PointKind {
     match kind {
         WatchKind::Write => PointKind::Write,

@@ -1,4 +1,4 @@
-//! Interrupt controllers and timer in words.
+//! Interrupt controllers and timer, decoded.
 //!
 //! Sources: Intel 8259A and 8254 data sheets; 82093AA (IOAPIC) data sheet, 3.2.4; Intel SDM 3A,
 //! chapter 11 (local APIC).
@@ -6,69 +6,69 @@
 use kvm_bindings::{kvm_pic_state, kvm_pit_channel_state, kvm_vcpu_events};
 use serde::{Deserialize, Serialize};
 
-use super::{Hex, Register};
+use crate::devices::register::{Hex, Register};
 use crate::kvm::state::{ChipState, CpuState};
 
-/// The lines by their number (GSI), as far as they have a name.
+/// Names of interrupt lines by number (GSI).
 pub type Lines<'a> = &'a [(u32, String)];
 
-/// All of it.
+/// The state of all interrupt controllers and of the timer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interrupts {
     /// The two 8259s' registers.
     pub pics: Vec<Vec<Register>>,
-    /// The IOAPIC's pins.
+    /// The IOAPIC's pins, by number.
     pub ioapic: Vec<Pin>,
     /// The local APICs, one a vCPU.
     pub lapics: Vec<Lapic>,
-    /// The 8254's channels.
+    /// The three channels of the 8254 timer.
     pub pit: Vec<Register>,
-    /// For each vCPU, what is about to be delivered.
+    /// For each vCPU, the exceptions and interrupts that are about to be delivered.
     pub pending: Vec<Vec<String>>,
 }
 
 /// A pin of the IOAPIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
-    /// Its number.
+    /// Number of the pin, 0 to 23.
     pub pin: u32,
-    /// What is connected to it.
+    /// The device that is connected to the pin, if it has a name.
     pub device: String,
-    /// The redirection table's entry.
+    /// The raw entry of the redirection table.
     pub entry: Hex,
-    /// The vector that it raises.
+    /// The vector that the pin raises.
     pub vector: u8,
-    /// The delivery mode.
+    /// The delivery mode, such as `fixed` or `NMI`.
     pub delivery: String,
-    /// Where to.
+    /// The local APICs that receive it, physical or logical.
     pub destination: String,
-    /// `edge` or `level`.
+    /// How the line triggers: `edge` or `level`.
     pub trigger: String,
     /// Whether it is masked.
     pub masked: bool,
     /// Whether its line is raised.
     pub raised: bool,
-    /// Whether an interrupt of a level is being handled (remote IRR).
+    /// Whether a level-triggered interrupt is being handled (remote IRR).
     pub in_service: bool,
 }
 
-/// A local APIC.
+/// The local APIC of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lapic {
-    /// Its vCPU.
+    /// Index of the vCPU.
     pub vcpu: usize,
-    /// Its registers but the three below.
+    /// All registers but ISR, IRR and TMR.
     pub registers: Vec<Register>,
-    /// Vectors in service.
+    /// Vectors in service (ISR).
     pub isr: Vec<u8>,
-    /// Vectors requested.
+    /// Vectors that are requested (IRR).
     pub irr: Vec<u8>,
-    /// Vectors triggered by a level.
+    /// Vectors of level-triggered interrupts (TMR).
     pub tmr: Vec<u8>,
 }
 
 impl Interrupts {
-    /// What these hold.
+    /// Decode the state of the chips and of the vCPUs' local APICs.
     pub fn new(chips: &ChipState, vcpus: &[CpuState], lines: Lines) -> Self {
         let [first, second] = &chips.pics;
         Self {
@@ -130,9 +130,10 @@ fn redirection(pin: u32, entry: u64, lines: Lines) -> Pin {
         entry: Hex(entry),
         vector: entry as u8,
         delivery: delivery(entry).into(),
-        destination: match bit(11) {
-            true => format!("logical {destination:#x}"),
-            false => format!("APIC {destination}"),
+        destination: if bit(11) {
+            format!("logical {destination:#x}")
+        } else {
+            format!("APIC {destination}")
         },
         trigger: if bit(15) { "level" } else { "edge" }.into(),
         masked: bit(16),
@@ -250,7 +251,7 @@ fn channel((number, state): (u32, &kvm_pit_channel_state)) -> Register {
         .meaning(format!("count {}, mode {mode}, gate {gate}", state.count))
 }
 
-/// What is about to be delivered to a vCPU.
+/// The exceptions and interrupts that are about to be delivered to a vCPU.
 pub fn pending(events: &kvm_vcpu_events) -> Vec<String> {
     let mut words = Vec::new();
     let exception = &events.exception;

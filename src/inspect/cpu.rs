@@ -1,4 +1,4 @@
-//! A vCPU's registers in words.
+//! A vCPU's registers, decoded.
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, NasmFormatter};
 use kvm_bindings::{
@@ -7,20 +7,20 @@ use kvm_bindings::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::symbol::symbol;
 use super::tables::{self, Table};
-use super::{Hex, Register, symbol};
-use crate::devices::register::flags;
+use crate::devices::register::{Hex, Register, flags};
 use crate::kvm::msrs;
 use crate::kvm::state::CpuState;
 use crate::kvm::walk::{CR0_PE, EFER_LMA, Paging};
 use crate::memory::GuestMemory;
 use crate::symbols::Symbols;
 
-/// Instructions that are shown.
+/// Number of instructions shown.
 const INSTRUCTIONS: usize = 6;
-/// Most bytes of one (Intel SDM 2A, 2.3.11).
-const INSTRUCTION_MOST: usize = 15;
-/// RFLAGS.VM, virtual-8086 mode.
+/// Longest instruction in bytes (Intel SDM 2A, 2.3.11).
+const MAX_INSTRUCTION: usize = 15;
+/// RFLAGS.VM: the vCPU is in virtual-8086 mode.
 const RFLAGS_VM: u64 = 1 << 17;
 
 /// The MSRs that are shown, with their names in Intel SDM 4.
@@ -97,10 +97,10 @@ const EFER: &[(u32, &str)] = &[
     (12, "SVME"),
 ];
 
-/// A vCPU.
+/// The decoded state of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
-    /// Its number.
+    /// Index of the vCPU, from 0.
     pub index: usize,
     /// Whether it runs, halts or waits to be started.
     pub state: String,
@@ -113,50 +113,50 @@ pub struct Cpu {
     pub code: Vec<Instruction>,
     /// General registers, RIP and RFLAGS.
     pub general: Vec<Register>,
-    /// Segment registers.
+    /// CS to SS, TR and LDTR, with their hidden parts.
     pub segments: Vec<Segment>,
     /// CR0 to CR8, EFER.
     pub control: Vec<Register>,
-    /// DR0 to DR7.
+    /// DR0 to DR3, DR6 and DR7.
     pub debug: Vec<Register>,
-    /// Model-specific registers.
+    /// The model-specific registers of [`MSRS`].
     pub msrs: Vec<Register>,
-    /// The GDT.
+    /// The global descriptor table.
     pub gdt: Table<tables::Descriptor>,
-    /// The IDT, equal gates folded.
+    /// The interrupt descriptor table, runs of equal gates folded.
     pub idt: Table<tables::Gates>,
-    /// What is about to be delivered, see [`super::chips`].
+    /// Exceptions and interrupts that are about to be delivered.
     pub pending: Vec<String>,
 }
 
 /// A segment register with its hidden part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// Its name.
+    /// The register's name, such as `CS`.
     pub name: String,
-    /// The selector.
+    /// Index and privilege: the visible part.
     pub selector: Hex,
     /// Linear address of offset 0.
     pub base: Hex,
-    /// Highest valid offset.
+    /// The highest valid offset in bytes.
     pub limit: Hex,
-    /// Type and attributes.
+    /// Type, size, privilege and presence in words.
     pub kind: String,
 }
 
-/// A disassembled instruction.
+/// One disassembled instruction of the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instruction {
-    /// Its offset in the code segment.
+    /// Offset in the code segment.
     pub address: Hex,
-    /// Its bytes.
+    /// The encoding in hexadecimal.
     pub bytes: String,
     /// In the syntax of NASM.
     pub text: String,
 }
 
 impl Cpu {
-    /// What vCPU `index` holds.
+    /// Decode the state of vCPU `index`.
     pub fn new(index: usize, state: &CpuState, memory: &GuestMemory, symbols: &Symbols) -> Self {
         let (regs, sregs) = (&state.regs, &state.sregs);
         let paging = Paging::new(sregs);
@@ -202,7 +202,7 @@ fn run_state(mp_state: u32) -> &'static str {
         KVM_MP_STATE_INIT_RECEIVED => "waits for its SIPI",
         KVM_MP_STATE_SIPI_RECEIVED => "starting",
         KVM_MP_STATE_HALTED => "halted",
-        _ => "in a state that hull does not know",
+        _ => "in an unknown state",
     }
 }
 
@@ -316,7 +316,7 @@ fn code(
     cs: &kvm_segment,
     bitness: u32,
 ) -> Vec<Instruction> {
-    let mut bytes = [0; INSTRUCTIONS * INSTRUCTION_MOST];
+    let mut bytes = [0; INSTRUCTIONS * MAX_INSTRUCTION];
     let read = paging.look(memory, cs.base.wrapping_add(rip), &mut bytes);
     let bytes = bytes.get(..read).unwrap_or_default();
     let mut decoder = Decoder::with_ip(bitness, bytes, rip, DecoderOptions::NONE);

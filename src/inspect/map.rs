@@ -1,37 +1,37 @@
-//! The memory map: what lies where in the guest-physical addresses.
+//! The memory map: what lies where in guest-physical memory.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::Hex;
+use crate::devices::register::Hex;
 
-/// What a range of addresses is.
+/// The kind of a range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// RAM, of which hull has no more to say.
+    /// RAM that hull has not written to.
     Ram,
-    /// RAM in which hull has put something before the guest started.
+    /// RAM that hull has written to before the guest started.
     Loaded,
     /// Registers of a device.
     Device,
-    /// Nothing.
+    /// Neither RAM nor a device.
     Hole,
 }
 
 /// A range of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Area {
-    /// Its first GPA.
+    /// The first guest-physical address.
     pub start: Hex,
-    /// The first GPA behind it.
+    /// The first guest-physical address behind it.
     pub end: Hex,
-    /// What it is.
+    /// RAM, device or hole.
     pub kind: Kind,
-    /// In words.
+    /// What lies there, in words.
     pub what: String,
-    /// Bytes of it that the host has in memory, of RAM.
+    /// For RAM, how many bytes of it the host has in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident: Option<u64>,
 }
@@ -39,7 +39,7 @@ pub struct Area {
 /// All addresses from 0 to the end of RAM or of the hole below 4 GiB.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Bytes of RAM.
+    /// Size of all RAM in bytes.
     pub bytes: u64,
     /// Bytes of it that the host has in memory.
     pub resident: u64,
@@ -48,8 +48,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// RAM in the ranges `ram`, ascending, with `known` in and beside it. What overlaps something
-    /// before it in the list is cut short, so that each address is one thing.
+    /// A map of the RAM ranges `ram`, ascending, with `known` in and beside them. A known range that
+    /// overlaps an earlier one is cut, so that each address is in one area.
     pub fn new(
         ram: &[Range<u64>],
         known: &[(Range<u64>, Kind, String)],
@@ -75,7 +75,7 @@ impl Memory {
         memory
     }
 
-    /// What lies at `gpa`.
+    /// What lies at the guest-physical address `gpa`.
     pub fn what(&self, gpa: u64) -> String {
         let after = self.areas.partition_point(|area| area.end.0 <= gpa);
         match self.areas.get(after) {

@@ -1,9 +1,9 @@
-//! What a machine holds at one moment, as plain data: what `hull inspect` shows.
+//! The state of a machine at one moment, as plain data: what `hull inspect` shows.
 //!
 //! [`cpu`] decodes vCPUs, [`tables`] their GDT and IDT, [`pages`] a page walk, [`map`] the memory
-//! map, [`chips`] the interrupt controllers; devices and queues tell of themselves. `vmm` gathers
-//! the raw state while the vCPUs stand still and has it decoded here when they run again, `cli`
-//! draws it. All that is read from guest memory is the guest's and may be anything.
+//! map, [`chips`] the interrupt controllers; devices and queues describe themselves. `vmm` gathers
+//! the raw state while the vCPUs are paused and decodes it here when they run again, `cli`
+//! formats it. Nothing that is read from guest memory is trusted.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod chips;
 pub mod cpu;
 pub mod map;
 pub mod pages;
+mod symbol;
 pub mod tables;
 #[cfg(test)]
 mod tests;
@@ -20,42 +21,41 @@ use serde::{Deserialize, Serialize};
 pub use crate::devices::register::{Hex, Register};
 use crate::devices::virtio::QueueCounters;
 pub use crate::devices::virtio::queue::view::{ChainView, DescriptorView, QueueView, Rings};
-use crate::symbols::Symbols;
 
-/// What to look at.
+/// Which part of the state to show.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Topic {
     /// Everything but a page walk.
     All,
-    /// vCPUs.
+    /// Registers, descriptor tables and pending events of the vCPUs.
     Registers,
-    /// The memory map.
+    /// What lies where in guest-physical memory.
     Memory,
-    /// The walk to one address.
+    /// The page walk to one address.
     PageTables {
         /// In hexadecimal, or a symbol with or without an offset (`start_kernel+0x10`).
         address: String,
     },
-    /// Devices.
+    /// Devices on the buses, with their registers.
     Devices,
-    /// Virtqueues.
+    /// Rings and descriptors of the virtqueues.
     Queues,
-    /// Interrupt controllers.
+    /// PICs, IOAPIC, local APICs and PIT.
     Interrupts,
 }
 
-/// What was seen; what was not asked for is not there.
+/// The state that was asked for; other fields are empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inspection {
-    /// vCPUs.
+    /// The vCPUs, by index.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub vcpus: Vec<cpu::Cpu>,
-    /// The memory map.
+    /// Everything that lies in guest-physical memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<map::Memory>,
-    /// The walk.
+    /// The page walk to the address that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub walk: Option<pages::Walk>,
     /// Devices on the buses.
@@ -64,7 +64,7 @@ pub struct Inspection {
     /// Virtio devices with their queues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<Queues>,
-    /// Interrupt controllers.
+    /// PICs, IOAPIC, local APICs and PIT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupts: Option<chips::Interrupts>,
 }
@@ -72,18 +72,18 @@ pub struct Inspection {
 /// A device on a bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// What messages call it.
+    /// Its name in messages and traces.
     pub name: String,
-    /// `ports` or `memory`.
+    /// The bus that it is on: `ports` or `memory`.
     pub bus: String,
-    /// Its first port or GPA.
+    /// The first port or guest-physical address.
     pub base: Hex,
-    /// How many.
+    /// Number of ports, or bytes of addresses.
     pub len: u64,
     /// Its interrupt line, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gsi: Option<u32>,
-    /// Its registers.
+    /// Its registers, by offset, with their values.
     pub registers: Vec<Register>,
     /// What passed through its queues, of a virtio device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,21 +93,8 @@ pub struct Device {
 /// The queues of a virtio device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queues {
-    /// What messages call the device.
+    /// The device's name in messages and traces.
     pub device: String,
-    /// Its queues.
+    /// Its queues, by index, with their rings.
     pub queues: Vec<QueueView>,
-}
-
-/// How far behind a symbol an address still has its name: no kernel's function is larger.
-const SYMBOL_REACH: u64 = 1 << 20;
-
-/// `name+0x10`, if there is a symbol not far below.
-pub fn symbol(symbols: &Symbols, address: u64) -> Option<String> {
-    let (name, offset) = symbols.lookup(address)?;
-    match offset {
-        0 => Some(name.into()),
-        1..SYMBOL_REACH => Some(format!("{name}+{offset:#x}")),
-        _ => None,
-    }
 }

@@ -1,44 +1,45 @@
-//! The walk from a linear address to a page, in words.
+//! The page walk from a linear address, decoded.
 
 use serde::{Deserialize, Serialize};
 
 use super::map::Memory;
-use super::{Hex, symbol};
+use super::symbol::symbol;
+use crate::devices::register::Hex;
 use crate::kvm::walk::steps::{Allowed, End, Step};
 use crate::kvm::walk::{Mode, Paging};
 use crate::memory::GuestMemory;
 use crate::symbols::Symbols;
 
-/// A walk.
+/// The page walk to one linear address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walk {
     /// The vCPU whose tables these are.
     pub vcpu: usize,
-    /// The linear address.
+    /// The linear address that was translated.
     pub address: Hex,
     /// The symbol at or below it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symbol: Option<String>,
-    /// The paging mode.
+    /// The paging mode in words.
     pub mode: String,
-    /// Where the walk starts.
+    /// CR3, where the walk starts.
     pub cr3: Hex,
-    /// The entries on the way, the highest level first.
+    /// The entries on the way, from the highest level.
     pub levels: Vec<Level>,
-    /// Where the address lies; nothing if it is not mapped.
+    /// Its guest-physical address; `None` if it is not mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpa: Option<Hex>,
-    /// Bytes of its page.
+    /// Size of its page in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_size: Option<u64>,
-    /// What lies there.
+    /// What lies at that guest-physical address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub what: Option<String>,
-    /// What the page may be used for, or why there is none.
+    /// The rights of the page, or why the address is not mapped.
     pub end: String,
 }
 
-/// An entry.
+/// One entry of a paging structure on the way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
     /// PML5, PML4, PDPT, PD or PT.
@@ -47,9 +48,9 @@ pub struct Level {
     pub index: u64,
     /// GPA of the entry.
     pub gpa: Hex,
-    /// The entry.
+    /// The raw value of the entry.
     pub entry: Hex,
-    /// Its flags that are set.
+    /// The flags that are set in it.
     pub flags: String,
     /// GPA of the next table or of the page.
     pub target: Hex,

@@ -1,82 +1,83 @@
 //! Descriptor tables: GDT and IDT (Intel SDM 3A, 3.4.5, 3.5 and 6.11).
 //!
-//! Both are wherever the guest says; of what can be read a bounded part is shown.
+//! The guest chooses where both are; a bounded part of what can be read is shown.
 
 use kvm_bindings::{kvm_dtable, kvm_sregs};
 use serde::{Deserialize, Serialize};
 
-use super::{Hex, symbol};
+use super::symbol::symbol;
+use crate::devices::register::Hex;
 use crate::kvm::walk::{CR0_PE, EFER_LMA, Paging};
 use crate::memory::GuestMemory;
 use crate::symbols::Symbols;
 
-/// Most descriptors of a GDT that are shown.
-const DESCRIPTORS_MOST: usize = 64;
-/// Vectors.
+/// Limit of shown GDT descriptors.
+const MAX_DESCRIPTORS: usize = 64;
+/// Number of interrupt vectors.
 const VECTORS: usize = 256;
 
-/// A descriptor table.
+/// A descriptor table (GDT or IDT).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table<T> {
-    /// Its linear address.
+    /// Linear address of the table.
     pub base: Hex,
-    /// Its last byte.
+    /// Offset of the last byte of the table.
     pub limit: Hex,
-    /// What is in it, without empty entries.
+    /// The entries that are not empty.
     pub entries: Vec<T>,
 }
 
 /// A descriptor of a GDT.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
-    /// Its selector.
+    /// The selector that names it, with RPL 0.
     pub selector: Hex,
     /// Linear address of offset 0.
     pub base: Hex,
-    /// Highest valid offset.
+    /// The highest valid offset in bytes.
     pub limit: Hex,
-    /// Type and attributes.
+    /// Type, size, privilege and presence in words.
     pub kind: String,
 }
 
-/// Gates of an IDT that follow one another and differ in their offset alone, by the same step.
+/// Consecutive gates of an IDT that differ only in their offset, by the same step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gates {
-    /// The first vector.
+    /// The first vector of the run.
     pub first: u16,
-    /// The last one.
+    /// The last vector of the run.
     pub last: u16,
-    /// Where the first leads: the code segment.
+    /// Code segment of the handlers.
     pub selector: Hex,
-    /// And the offset in it.
+    /// Offset of the first handler in it.
     pub offset: Hex,
-    /// From one gate's offset to the next one's.
+    /// Distance between the handlers of two neighbouring gates.
     pub step: u64,
     /// The symbol at or below the first offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symbol: Option<String>,
-    /// Type.
+    /// Type of the gates, such as `interrupt`.
     pub kind: String,
-    /// Least privilege of an INT instruction.
+    /// Lowest privilege level whose INT instruction may use the gate.
     pub dpl: u8,
-    /// The stack that it switches to; 0 is none.
+    /// Index of the stack in the TSS; 0 switches to none.
     pub ist: u8,
 }
 
-/// What describes a segment besides where it lies.
+/// The attributes of a segment: everything but base and limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
     /// The type field, 4 bits.
     pub kind: u8,
-    /// S: no system segment.
+    /// S: the segment is code or data, not a system segment.
     pub code_or_data: bool,
-    /// Its privilege.
+    /// DPL: descriptor privilege level.
     pub dpl: u8,
-    /// P.
+    /// P: the segment is present.
     pub present: bool,
-    /// L: 64-bit code.
+    /// L: the segment is 64-bit code.
     pub long: bool,
-    /// D/B.
+    /// D/B: the default operand size is 32 bits.
     pub default_32: bool,
 }
 
@@ -123,7 +124,7 @@ pub fn kind(attributes: &Attributes) -> String {
     format!("{words}, DPL {dpl}{absent}")
 }
 
-/// As many whole entries of `size` bytes as can be read, at most `most`.
+/// The entries of `size` bytes that can be read, at most `most`.
 fn read(
     table: &kvm_dtable,
     size: usize,
@@ -138,13 +139,13 @@ fn read(
     entries
 }
 
-/// The GDT; in real mode there is none that counts.
+/// The GDT; empty in real mode, which does not use it.
 pub fn gdt(sregs: &kvm_sregs, paging: &Paging, memory: &GuestMemory) -> Table<Descriptor> {
     let table = &sregs.gdt;
     let mut entries = Vec::new();
     let bytes = match sregs.cr0 & CR0_PE {
         0 => Vec::new(),
-        _ => read(table, 8, DESCRIPTORS_MOST, paging, memory),
+        _ => read(table, 8, MAX_DESCRIPTORS, paging, memory),
     };
     let long = sregs.efer & EFER_LMA != 0;
     let words: Vec<u64> = bytes
@@ -189,7 +190,7 @@ pub fn gdt(sregs: &kvm_sregs, paging: &Paging, memory: &GuestMemory) -> Table<De
     }
 }
 
-/// From the bytes of an entry to its gate, if there is one.
+/// Decodes the bytes of an entry; `None` for an empty one.
 type Decode = fn(&[u8]) -> Option<Gates>;
 
 /// The IDT, or in real mode the interrupt vector table.
@@ -231,7 +232,7 @@ pub fn idt(
 }
 
 impl Gates {
-    /// Let a run go on with `next`, if that belongs to it.
+    /// Extend the run by `next`, if that continues it.
     fn take(&mut self, next: &Self) -> bool {
         let step = match self.last - self.first {
             0 => next.offset.0.wrapping_sub(self.offset.0),
@@ -240,7 +241,7 @@ impl Gates {
         let count = u64::from(next.first - self.first);
         let fits = self.last + 1 == next.first
             && next.offset.0 == self.offset.0.wrapping_add(step.wrapping_mul(count))
-            // Further apart they are no table of stubs.
+            // Handlers further apart are not a table of stubs.
             && step <= 16
             && (self.selector, self.dpl, self.ist) == (next.selector, next.dpl, next.ist)
             && self.kind == next.kind;
@@ -295,7 +296,7 @@ fn gate(raw: &[u8]) -> Option<Gates> {
     protected(raw, offset, 0, ["32-bit interrupt", "32-bit trap"])
 }
 
-/// Of real mode: offset and segment.
+/// An entry of the real-mode vector table: offset and segment.
 fn vector(raw: &[u8]) -> Option<Gates> {
     let (offset, segment) = (number(raw, 0, 2), number(raw, 2, 2));
     (offset | segment != 0).then(|| Gates {

@@ -5,6 +5,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::*;
 use crate::kvm::walk::Paging;
 use crate::memory::GuestMemory;
+use crate::symbols::Symbols;
 use map::{Kind, Memory};
 
 const SIZE: u64 = 0x2_0000;

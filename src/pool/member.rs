@@ -1,4 +1,4 @@
-//! The machine's end: waits for a command, and tells how it ended.
+//! The machine's side: waits for a command, and reports how it ended.
 
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -13,21 +13,21 @@ use rustix::net::{
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use super::{COMMAND_MOST, Command, PATIENCE, Reply};
+use super::protocol::{Command, MAX_COMMAND, Reply, STEP_TIMEOUT};
 use crate::control::server::is_ours;
 use crate::control::{Action, Answer, MAX_REQUEST_BYTES, Request, Status, VERSION};
 use crate::sandbox::{Role, spawn};
 
-/// Who has brought a command.
-pub struct Customer {
+/// A command that a `hull run` has brought, and its connection.
+pub struct Job {
     stream: UnixStream,
-    /// What to run.
+    /// What the guest is to run.
     pub command: Command,
     streams: [OwnedFd; 3],
 }
 
-/// Wait for a customer at `listener`, and say meanwhile how the machine is. `None` when one of `leave`
-/// is readable, or when the machine was ordered to end.
+/// Wait for a job at `listener`, and meanwhile answer requests for the `status`. `None` when one of
+/// `leave` is readable, or when the machine was asked to stop.
 ///
 /// # Errors
 /// Waiting fails.
@@ -35,7 +35,7 @@ pub fn wait(
     listener: &OwnedFd,
     leave: [BorrowedFd<'_>; 2],
     status: impl Fn() -> Status,
-) -> io::Result<Option<Customer>> {
+) -> io::Result<Option<Job>> {
     loop {
         let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
         fds.extend(leave.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
@@ -46,13 +46,13 @@ pub fn wait(
         if fds.iter().skip(1).any(|fd| !fd.revents().is_empty()) {
             return Ok(None);
         }
-        // One that hangs keeps the next waiting, but not for long; all of them are this user's.
+        // A client that hangs delays the next by the timeouts; all clients are of this user.
         let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC) else {
             continue;
         };
         if is_ours(&socket) {
             match serve(socket.into(), &status) {
-                Ok(Served::Customer(customer)) => return Ok(Some(customer)),
+                Ok(Served::Job(job)) => return Ok(Some(job)),
                 Ok(Served::Stopped) => return Ok(None),
                 Ok(Served::Other) | Err(_) => {}
             }
@@ -61,14 +61,14 @@ pub fn wait(
 }
 
 enum Served {
-    Customer(Customer),
+    Job(Job),
     Stopped,
     Other,
 }
 
 fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Served> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+    stream.set_write_timeout(Some(STEP_TIMEOUT))?;
     let (request, body, streams) = receive(&stream)?;
     let mut answer = |answer: &Answer| {
         let mut line = serde_json::to_vec(answer)?;
@@ -85,7 +85,7 @@ fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Ser
             answer(&Answer::Stopped { killed: false })?;
             return Ok(Served::Stopped);
         }
-        Action::Take { bytes } if bytes <= COMMAND_MOST => {
+        Action::Take { bytes } if bytes <= MAX_COMMAND => {
             let streams: Result<[OwnedFd; 3], _> = streams.try_into();
             let Ok(streams) = streams else {
                 answer(&Answer::Refused("a command has three streams".into()))?;
@@ -93,7 +93,7 @@ fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Ser
             };
             let command = read_command(&mut stream, body, bytes)?;
             stream.write_all(&Reply::Taken.line())?;
-            return Ok(Served::Customer(Customer {
+            return Ok(Served::Job(Job {
                 stream,
                 command,
                 streams,
@@ -106,7 +106,7 @@ fn serve(mut stream: UnixStream, status: &impl Fn() -> Status) -> io::Result<Ser
     Ok(Served::Other)
 }
 
-/// The request, what has come of what follows it, and the descriptors that came with it.
+/// The request, the bytes behind it that have arrived, and the file descriptors that came with it.
 fn receive(stream: &UnixStream) -> io::Result<(Request, Vec<u8>, Vec<OwnedFd>)> {
     let mut input = Vec::new();
     let mut streams = Vec::new();
@@ -142,16 +142,16 @@ fn read_command(stream: &mut UnixStream, begun: Vec<u8>, bytes: u32) -> io::Resu
     postcard::from_bytes(&body).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-impl Customer {
-    /// From now on this process's streams are the customer's, and it ends if the customer does.
+impl Job {
+    /// Make the job's streams this process's own, and kill this process if the client leaves.
     ///
     /// # Errors
-    /// No descriptor or thread is left.
+    /// No file descriptor or thread is left.
     pub fn serve(&self) -> io::Result<()> {
         let [stdin, stdout, stderr] = &self.streams;
         self.stream.set_read_timeout(None)?;
         let mut stream = self.stream.try_clone()?;
-        // Whatever the guest is at: nobody is there any more who could want it.
+        // Whatever the guest is doing: its output has no reader any more.
         let watch = move || {
             let mut scratch = [0; 64];
             while matches!(stream.read(&mut scratch), Ok(read) if read > 0) {}
@@ -163,17 +163,17 @@ impl Customer {
         Ok(dup2_stderr(stderr)?)
     }
 
-    /// The command has ended; this is the process's last word.
+    /// Report the end of the command, which is the last message of this process.
     pub fn ended(mut self, status: u8) {
-        self.say(Reply::Ended(status));
+        self.report(Reply::Ended(status));
     }
 
-    /// The guest was never told of the command.
+    /// Report that the guest was never told of the command.
     pub fn unfit(mut self) {
-        self.say(Reply::Unfit);
+        self.report(Reply::Unfit);
     }
 
-    fn say(&mut self, reply: Reply) {
-        let _ = self.stream.write_all(&reply.line()); // or nobody is there
+    fn report(&mut self, reply: Reply) {
+        let _ = self.stream.write_all(&reply.line()); // fails if the client has left
     }
 }

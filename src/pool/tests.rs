@@ -1,9 +1,12 @@
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 
+use super::protocol::Reply;
 use super::*;
-use crate::agent::Mount;
+use crate::agent::{Exec, Mount, WindowSize};
 use crate::control::Status;
 
 fn exec() -> Exec {
@@ -16,7 +19,7 @@ fn exec() -> Exec {
 }
 
 #[test]
-fn a_command_comes_out_as_it_went_in() {
+fn a_command_survives_its_encoding() {
     let command = Command::of(&exec(), true).unwrap();
     let bytes = postcard::to_allocvec(&command).unwrap();
     let command: Command = postcard::from_bytes(&bytes).unwrap();
@@ -25,7 +28,7 @@ fn a_command_comes_out_as_it_went_in() {
 }
 
 #[test]
-fn what_needs_a_device_is_no_such_command() {
+fn a_command_that_needs_a_device_is_not_for_a_pool() {
     let mut exec = exec();
     exec.mounts.push(Mount {
         tag: "src".into(),
@@ -35,7 +38,7 @@ fn what_needs_a_device_is_no_such_command() {
     assert_eq!(Command::of(&exec, false), None);
 }
 
-/// Let `talk` talk to a machine that waits; what it was left with.
+/// Let `talk` talk to a machine that waits; the command that it got.
 fn waiting(talk: impl FnOnce(&dyn Fn() -> UnixStream) + Send) -> Option<Command> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
@@ -54,8 +57,8 @@ fn waiting(talk: impl FnOnce(&dyn Fn() -> UnixStream) + Send) -> Option<Command>
             resident_bytes: 1,
             uptime_seconds: 2,
         };
-        let customer = wait(&listener.into(), fds, status).unwrap();
-        customer.map(|customer| customer.command)
+        let job = wait(&listener.into(), fds, status).unwrap();
+        job.map(|job| job.command)
     })
 }
 
@@ -68,7 +71,7 @@ fn answer(mut stream: UnixStream, line: &[u8]) -> String {
 }
 
 #[test]
-fn one_that_waits_says_so_and_refuses_the_rest() {
+fn a_waiting_machine_reports_its_status_and_refuses_other_actions() {
     let left_with = waiting(|connect| {
         for (request, part) in [
             ("\"status\"", "\"state\":\"ready\""),
@@ -91,19 +94,19 @@ fn one_that_waits_says_so_and_refuses_the_rest() {
 }
 
 #[test]
-fn it_is_left_with_the_command_and_the_streams() {
+fn a_machine_gets_the_command_and_the_streams() {
     let wanted = Command::of(&exec(), false).unwrap();
     let left_with = waiting(|connect| {
         let null = File::open("/dev/null").unwrap();
         let body = postcard::to_allocvec(&wanted).unwrap();
         let streams = [&null, &null, &null].map(std::os::fd::AsFd::as_fd);
         let len = body.len() as u32;
-        // Nonsense first, which is no command.
-        let nonsense = customer::ask(&mut connect(), 3, b"abc", &streams);
+        // First bytes that are not a command.
+        let nonsense = client::ask(&mut connect(), 3, b"abc", &streams);
         assert!(nonsense.is_err());
-        // Connected only now: those who wait are served in turn.
+        // Connected only now: clients are served in turn.
         let mut stream = connect();
-        let reply = customer::ask(&mut stream, len, &body, &streams);
+        let reply = client::ask(&mut stream, len, &body, &streams);
         assert_eq!(reply.unwrap(), Reply::Taken);
     });
     assert_eq!(left_with, Some(Command::of(&exec(), false).unwrap()));

@@ -9,7 +9,7 @@ use crate::control::{Action, Answer, Reply, Status};
 
 /// Everything that actions need of a machine.
 pub struct Actions {
-    /// For [`Action::Inspect`].
+    /// Reads the state for [`Action::Inspect`].
     pub inspector: Inspector,
     /// For [`Action::Pause`] and [`Action::Resume`].
     pub life: Arc<Life>,

@@ -189,11 +189,7 @@ impl Builder<'_> {
         let mut devices = self.timeline.span("virtio devices", || {
             Devices::attach(config, &mut context, backends)
         })?;
-        let mut consoles = vec![Pipe::Uart(com1)];
-        consoles.extend(devices.terminal.take());
-        if config.machine.console == Console::Virtio {
-            consoles.reverse();
-        }
+        let consoles = consoles(com1, devices.terminal.take(), config.machine.console);
         let mut agent = Vec::from_iter(devices.agent.take());
         if config.machine.command.is_some() {
             let com2 = uart(line("COM2", layout::COM2_GSI), &events);
@@ -380,6 +376,16 @@ fn ports(
         ports.insert(base.into(), len, name, device)?;
     }
     Ok((ports, acpi))
+}
+
+/// The consoles, the one to type on first.
+fn consoles(com1: Uart, virtio: Option<Pipe>, console: Console) -> Vec<Pipe> {
+    let mut consoles = vec![Pipe::Uart(com1)];
+    consoles.extend(virtio);
+    if console == Console::Virtio {
+        consoles.reverse();
+    }
+    consoles
 }
 
 fn mmio(events: &Arc<Events>) -> Result<Bus, VmmError> {

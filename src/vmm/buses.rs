@@ -6,9 +6,9 @@ use crate::trace::{Place, Space};
 
 /// The two buses of a machine.
 pub struct Buses {
-    /// I/O ports.
+    /// Devices at I/O ports.
     pub ports: Bus,
-    /// Guest-physical addresses without RAM.
+    /// Devices at guest-physical addresses without RAM.
     pub mmio: Bus,
 }
 

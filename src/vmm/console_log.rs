@@ -1,24 +1,24 @@
-//! The end of the guest's console output: what a panic said.
+//! The end of the guest's console output, for messages about a panic.
 
 use std::collections::VecDeque;
 
-/// Bytes of console output that are kept.
+/// Size of the kept output, in bytes.
 const KEPT: usize = 16 << 10;
-/// Lines shown of a panic.
+/// Lines shown in a message.
 const SHOWN: usize = 12;
-/// How Linux begins a panic (kernel/panic.c).
+/// The prefix of the line of a Linux panic (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
 
 /// The last bytes of the console.
 #[derive(Default)]
 pub struct ConsoleLog {
     tail: VecDeque<u8>,
-    /// When the first byte came.
+    /// Whether there was output.
     any: bool,
 }
 
 impl ConsoleLog {
-    /// More output; true for the first.
+    /// Add output. Returns whether it is the first.
     pub fn push(&mut self, bytes: &[u8]) -> bool {
         let first = !self.any && !bytes.is_empty();
         self.any |= first;
@@ -28,7 +28,7 @@ impl ConsoleLog {
         first
     }
 
-    /// What the kernel panicked for, if it did: the text behind the words that begin a panic.
+    /// The reason of a kernel panic, if there was one: the text behind the prefix.
     pub fn panic_reason(&self) -> Option<String> {
         let text = self.text();
         let line = text.lines().rev().find(|line| line.contains(PANIC))?;
@@ -36,7 +36,7 @@ impl ConsoleLog {
         Some(printable(reason.trim_start_matches([':', ' '])))
     }
 
-    /// The last lines, without what a terminal would act on.
+    /// The last lines, without control characters.
     pub fn last_lines(&self) -> Vec<String> {
         let text = self.text();
         let lines: Vec<&str> = text
@@ -53,7 +53,7 @@ impl ConsoleLog {
     }
 }
 
-/// A guest's text must not move the cursor of the terminal that shows it in a message.
+/// A guest's text without control characters, which a terminal would act on.
 fn printable(text: &str) -> String {
     text.trim_end()
         .chars()

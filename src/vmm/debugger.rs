@@ -1,4 +1,4 @@
-//! How a debugger comes to a machine: what it is given, and how it hears of a stop.
+//! The interface of a debugger to a machine.
 
 use std::io;
 use std::ops::Range;
@@ -13,37 +13,37 @@ use crate::boot::Loaded;
 use crate::control::{Action, Reply};
 use crate::memory::GuestMemory;
 
-/// Something that stops, looks at and changes a machine from a thread of its own.
+/// A debugger, which stops, inspects and changes a machine from a thread of its own.
 pub trait Debugger {
-    /// The machine stands before its first instruction and its vCPUs have no threads yet. They
-    /// start when this has returned, unless a [`Pause`](super::vcpus::Pause) holds them.
+    /// The machine is before its first instruction, and its vCPUs have no threads yet. The threads
+    /// start when this has returned; the vCPUs run unless a [`Pause`](super::vcpus::Pause) holds them.
     ///
     /// # Errors
-    /// The debugger's thread or descriptors could not be had.
+    /// No thread or file descriptor is left.
     fn attach(&mut self, machine: Debugged) -> io::Result<()>;
-    /// The machine has ended, with this status if the guest came to its end. Nothing of it may be
-    /// touched afterwards.
+    /// The machine has ended, with this status if the guest ended in good order. Nothing of it may be
+    /// used afterwards.
     fn ended(&mut self, status: Option<u8>);
 }
 
 /// A machine as a debugger sees it.
 #[derive(Clone)]
 pub struct Debugged {
-    /// Its vCPUs.
+    /// The vCPUs with their threads.
     pub vcpus: Arc<Vcpus>,
-    /// Its memory.
+    /// The guest's RAM.
     pub memory: GuestMemory,
-    /// Where its kernel will be under page tables of its own, if that is known before the boot.
+    /// Where the kernel's own page tables will map it, if that is known before the boot.
     pub kernel: Option<Linked>,
     pub(super) actions: Arc<Actions>,
 }
 
-/// A kernel that lies in memory as it is linked.
+/// A kernel image that is in memory as it is linked.
 #[derive(Clone, Debug)]
 pub struct Linked {
-    /// Where it is linked to.
+    /// The linear addresses that it is linked to.
     pub linear: Range<u64>,
-    /// Where it lies.
+    /// Its guest-physical address.
     pub gpa: u64,
 }
 
@@ -64,7 +64,7 @@ impl Debugged {
         self.actions.act(Action::Kill, Reply::new(drop));
     }
 
-    /// Tell the user something.
+    /// Log a warning for the user.
     pub fn warn(&self, what: &str) {
         log::warn!("gdb: {what}");
     }
@@ -77,7 +77,7 @@ impl Attached<'_> {
     /// Attach it to `machine`.
     ///
     /// # Errors
-    /// Its thread or descriptors cannot be had.
+    /// No thread or file descriptor is left.
     pub fn attach(
         &mut self,
         machine: &Machine,
@@ -96,7 +96,7 @@ impl Attached<'_> {
         debugger.attach(debugged).map_err(VmmError::Thread)
     }
 
-    /// Tell it how the machine ended.
+    /// Report how the machine ended.
     pub fn ended(&mut self, end: Option<&End>) {
         let status = end.map(status);
         if let Some(debugger) = self.0.take() {
@@ -111,7 +111,7 @@ impl Drop for Attached<'_> {
     }
 }
 
-/// What a debugger reports of how a machine ended.
+/// The status that a debugger reports for the end of a machine.
 fn status(end: &End) -> u8 {
     match end {
         End::Off | End::Quit => 0,

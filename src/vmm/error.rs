@@ -17,122 +17,122 @@ use crate::memory::backing::BackingError;
 use crate::net::NetError;
 use crate::share::ShareError;
 
-/// Why a guest did not run, or not to its end.
+/// Why a machine cannot run, or did not end in good order.
 #[derive(Debug, Error)]
 pub enum VmmError {
-    /// Guest memory.
+    /// Guest memory cannot be allocated or mapped.
     #[error(transparent)]
     Backing(#[from] BackingError),
-    /// The kernel.
+    /// The kernel cannot be loaded.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// KVM.
+    /// KVM refuses an operation.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// An overlap on a bus.
+    /// Two devices overlap on a bus.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// A disk.
+    /// A disk cannot be opened.
     #[error("disk {error}")]
     Disk {
         /// The setting that asked for it, as [`crate::disk::Config::flag`] has it.
         key: &'static str,
-        /// Why it cannot be had.
+        /// What opening it failed with.
         error: DiskError,
     },
-    /// A network.
+    /// A network does not come up.
     #[error("network {0}")]
     Net(#[from] NetError),
-    /// A shared folder.
+    /// A shared folder cannot be served.
     #[error("share {0}")]
     Share(#[from] ShareError),
-    /// The machine's name.
+    /// The machine's name cannot be claimed.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// The machine that was to go on.
+    /// The snapshot cannot be restored.
     #[error(transparent)]
     Saved(#[from] SavedError),
-    /// A machine from a template that has not answered.
-    #[error("the machine that was restored {0}")]
+    /// A machine restored from a template does not run.
+    #[error("the restored machine {0}")]
     Unanswered(String),
-    /// The command cannot be sent, or the guest's init does not keep to the protocol.
+    /// The command cannot be sent, or the guest's init breaks the protocol.
     #[error(transparent)]
     Agent(#[from] AgentError),
     /// More devices than slots or interrupt lines.
-    #[error("more than {most} virtio devices; leave some out")]
+    #[error("more than {max} virtio devices; leave some out")]
     TooManyDevices {
-        /// Most devices.
-        most: usize,
+        /// The limit, from the interrupt lines.
+        max: usize,
     },
-    /// No event file descriptor could be had.
+    /// No file descriptor is left.
     #[error("cannot create an event descriptor ({0}); raise the limit of open files (ulimit -n)")]
     EventFd(io::Error),
-    /// The socket device's socket is there already.
+    /// A file exists at the path of the socket device's socket.
     #[error(
-        "vsock {} exists; remove it if no running hull has it, or name another path",
+        "vsock {} exists; remove it if no running hull uses it, or name another path",
         path.display()
     )]
     VsockExists {
-        /// Its path.
+        /// The socket's path.
         path: PathBuf,
     },
-    /// The socket device's socket could not be created.
+    /// The socket device's socket cannot be created.
     #[error(
-        "vsock {}: cannot create the socket ({error}); name a path in a folder that is there and \
-         that you may write to",
+        "vsock {}: cannot create the socket ({error}); name a path in an existing folder that \
+         you may write to",
         path.display()
     )]
     Vsock {
-        /// Its path.
+        /// The socket's path.
         path: PathBuf,
-        /// Why.
+        /// What creating it failed with.
         error: io::Error,
     },
-    /// No thread could be had.
+    /// No thread can be started.
     #[error("cannot start a thread ({0}); raise the limit of processes (ulimit -u)")]
     Thread(io::Error),
-    /// Signal handlers could not be set.
+    /// Signal handlers cannot be installed.
     #[error("cannot catch signals ({0})")]
     Signals(io::Error),
-    /// Waiting failed.
+    /// The event loop cannot wait.
     #[error("poll failed ({0})")]
     Poll(io::Error),
-    /// The probe of the host's KVM.
+    /// The probe of the host's KVM failed.
     #[error(transparent)]
     Probe(#[from] ProbeError),
-    /// A kernel panic.
+    /// The guest's kernel panicked.
     #[error("the guest kernel panicked: {reason}{place}{log}")]
     Panicked {
-        /// What it said.
+        /// The text behind the prefix of the panic.
         reason: String,
-        /// RIP and symbol.
+        /// RIP, with its symbol if known.
         place: String,
         /// The last lines of the console.
         log: String,
     },
-    /// A reset or power-off without a word, before the command ran.
+    /// A reset or power-off before the command ran, without a panic.
     #[error(
         "the guest ended before it ran the command, and its kernel did not say why; run it with \
          --kernel-log --cmdline earlyprintk=ttyS0 to see its messages from the first on"
     )]
     GuestExitedSilently,
-    /// A triple fault.
+    /// A vCPU shut down by a triple fault.
     #[error(
         "the guest shut down by a triple fault at {place}: an exception that it could not \
          deliver{log}"
     )]
     TripleFault {
-        /// RIP and symbol.
+        /// RIP, with its symbol if known.
         place: String,
         /// The last lines of the console.
         log: String,
     },
-    /// KVM gave up.
+    /// KVM or hull cannot continue.
     #[error("the guest stopped at {place}: {reason}{log}")]
     Failed {
-        /// RIP and symbol.
+        /// RIP, with its symbol if known.
         place: String,
-        /// Why.
+        /// What went wrong.
         reason: String,
         /// The last lines of the console.
         log: String,

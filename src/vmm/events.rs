@@ -1,4 +1,4 @@
-//! What the vCPUs and devices tell the machine, and how the event loop hears of it.
+//! What vCPUs and devices report, and how the event loop is woken for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,28 +12,28 @@ use crate::devices::{MachineEvents, MarkSource};
 use crate::sync::{EventFd, lock};
 use crate::trace::{self, Trace};
 
-/// Marks that are kept; a guest may set any number.
+/// Limit of marks that are kept; a guest may set any number.
 const MAX_MARKS: usize = 64;
 
-/// How a guest ended.
+/// Why no vCPU may enter the guest again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestEnd {
-    /// ACPI S5.
+    /// The guest powered off (ACPI S5).
     PoweredOff,
-    /// i8042 or the ACPI reset register, raised by the vCPU at this RIP.
+    /// The guest reset the machine, by the i8042 or the ACPI reset register.
     Reset,
-    /// A debugger ended it, or hull stop when its time was over.
+    /// [`Action::Kill`], or the timeout of [`Action::Stop`].
     Killed,
-    /// A triple fault.
+    /// A vCPU shut down by a triple fault.
     TripleFault {
-        /// Where.
+        /// RIP of the vCPU.
         rip: u64,
     },
-    /// KVM or hull could not go on.
+    /// KVM or hull cannot continue.
     Failed {
-        /// Where.
+        /// RIP of the vCPU.
         rip: u64,
-        /// Why.
+        /// What went wrong.
         reason: String,
     },
 }
@@ -52,7 +52,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events of a machine with this clock; `wake` is signalled when the event loop should look.
+    /// Events of a machine with this clock; `wake` is signalled to wake the event loop.
     pub fn new(timeline: Arc<Timeline>, wake: EventFd) -> Self {
         Self {
             timeline,
@@ -65,13 +65,13 @@ impl Events {
         }
     }
 
-    /// Have marks recorded in a trace, too.
+    /// Record marks in a trace, too.
     pub fn traced(mut self, trace: Option<Arc<Trace>>) -> Self {
         self.trace = trace;
         self
     }
 
-    /// Have the event loop look.
+    /// Wake the event loop.
     pub fn wake(&self) {
         self.wake.raise();
     }
@@ -81,7 +81,7 @@ impl Events {
         &self.wake
     }
 
-    /// The guest ended; the first end counts.
+    /// Note the guest's end, and stop the vCPUs; the first end counts.
     pub fn finish(&self, end: GuestEnd) {
         lock(&self.end).get_or_insert(end);
         self.stop();

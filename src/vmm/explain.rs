@@ -1,4 +1,4 @@
-//! Exits told in words: the first few of each kind, with the instruction that made them.
+//! Exits explained in words: the first few of each kind, with their instruction.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -13,25 +13,25 @@ use crate::symbols::{Source, Symbols};
 use crate::sync::lock;
 use crate::trace::{Exit, Nanoseconds, Reason, Space};
 
-/// Kinds of exits that are told of; a guest can make any number.
+/// Limit of kinds of exits that are explained; a guest can make any number.
 const MAX_KINDS: usize = 1024;
 
-/// Reason, and address: exits that have both in common are of one kind.
+/// Reason and address, which are the same for all exits of one kind.
 type Kind = (&'static str, u64);
 
-/// Tells of exits.
+/// Explains the exits of all vCPUs.
 pub struct Explain {
     first: u32,
     seen: Mutex<HashMap<Kind, u32>>,
     symbols: Option<Source>,
     loaded: OnceLock<Symbols>,
     events: Arc<Events>,
-    /// Where the text goes. vCPUs wait for it as they do for a UART's.
+    /// Where the text goes. vCPUs wait while it is full, as for a UART.
     pub outbox: Arc<Outbox>,
 }
 
 impl Explain {
-    /// Of the `first` exits of each kind, in a kernel with these `symbols`.
+    /// Explain the `first` exits of each kind, in a kernel with these `symbols`.
     pub fn new(first: u32, symbols: Option<Source>, events: Arc<Events>) -> Self {
         Self {
             first,
@@ -43,7 +43,7 @@ impl Explain {
         }
     }
 
-    /// An exit of the vCPU was handled. Says whether it was told of.
+    /// Explain an exit that was handled, if it is among the first. Returns whether it was.
     pub fn exit(&self, buses: &Buses, (index, vcpu): (usize, &Vcpu), exit: &Exit) -> bool {
         let kind = match exit.reason {
             Reason::Kick | Reason::Debug | Reason::Shutdown | Reason::Failed => return false,

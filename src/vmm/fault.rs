@@ -1,11 +1,11 @@
-//! Where the faults of a machine ([`Fault`]) are built in: KVM's part and the boot tables' part here,
-//! that of COM1's interrupt line in `machine`.
+//! Where the deliberate faults of a machine ([`Fault`]) are injected: KVM's and the boot tables' here,
+//! that of COM1's interrupt line in `builder`.
 
 use crate::boot::TableFaults;
 use crate::config::{Fault, Machine};
 use crate::kvm::vm::MissingFeatures;
 
-/// What KVM is not asked for.
+/// The KVM features that are left out.
 pub fn kvm(machine: &Machine) -> MissingFeatures {
     MissingFeatures {
         irqchip: machine.has_fault(Fault::NoIrqchip),
@@ -13,7 +13,7 @@ pub fn kvm(machine: &Machine) -> MissingFeatures {
     }
 }
 
-/// What is wrong in boot tables.
+/// The faults of the boot tables.
 pub fn boot(machine: &Machine) -> TableFaults {
     TableFaults {
         no_processors: machine.has_fault(Fault::NoMptable),

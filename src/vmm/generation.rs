@@ -1,8 +1,8 @@
-//! The machine's generation: bytes by which a guest sees that it goes on from a snapshot of which
-//! others go on, too, and draws no random numbers that they draw.
+//! The VM generation id: it changes when a machine is restored, so that the copies of a guest reseed
+//! their random number generators.
 //!
-//! They lie at [`VM_GENERATION`], which the DSDT names. A guest that knows no ACPI has hull's init
-//! and the agent's `Resumed` instead.
+//! It is at [`VM_GENERATION`], which the DSDT names. A guest without ACPI is told by the agent's
+//! `Resumed` through hull's init instead.
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Bytes, GuestAddress};
@@ -15,13 +15,13 @@ use crate::memory::layout::VM_GENERATION;
 
 const SIZE: usize = 16;
 
-/// Write the first generation of a machine that boots.
+/// Write the first generation id of a machine that boots.
 ///
 /// # Errors
 /// Memory ends below it.
 pub fn begin(memory: &GuestMemory) -> Result<(), VmmError> {
     let mut id = [0; SIZE];
-    // For so few bytes it neither fails nor falls short (getrandom(2)).
+    // For up to 256 bytes it neither fails nor falls short (getrandom(2)).
     let _ = getrandom(&mut id, GetRandomFlags::empty());
     let outside = BootError::OutsideMemory {
         what: "the VM generation",
@@ -32,12 +32,12 @@ pub fn begin(memory: &GuestMemory) -> Result<(), VmmError> {
     Ok(written.map_err(|_| outside)?)
 }
 
-/// Write another one into a machine that was restored, and raise `line`,
-/// [`crate::memory::layout::VM_GENERATION_GSI`]: after its interrupt controllers were restored, before a
-/// vCPU runs.
+/// Write a new id into a restored machine, and raise `line`,
+/// [`crate::memory::layout::VM_GENERATION_GSI`]. The interrupt controllers must be restored, and no
+/// vCPU may run yet.
 ///
 /// # Errors
-/// Memory ends below it. A line that cannot be raised is one of [`VmmError::EventFd`].
+/// Memory ends below it, or the line cannot be raised ([`VmmError::EventFd`]).
 pub fn renew(memory: &GuestMemory, line: &dyn Interrupt) -> Result<(), VmmError> {
     begin(memory)?;
     line.trigger().map_err(VmmError::EventFd)
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn every_generation_is_another_and_only_a_later_one_is_told() {
+    fn every_generation_differs_and_only_a_new_one_raises_the_line() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
         let read = || {
             let mut id = [0; SIZE];
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_room_for_it_is_told_of() {
+    fn too_little_memory_for_the_generation_is_an_error() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
         let error = begin(&memory).expect_err("outside").to_string();
         assert!(error.contains("the VM generation"), "{error}");

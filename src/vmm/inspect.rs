@@ -1,4 +1,4 @@
-//! Gathers what `hull inspect` shows: all vCPUs stand still for as long as that takes and no longer.
+//! Gathers what `hull inspect` shows. The vCPUs are paused only while their state is read.
 
 use std::ops::{Add, Range};
 use std::sync::Arc;
@@ -24,13 +24,13 @@ use crate::memory::{GuestMemory, backing};
 use crate::symbols::{self, Symbols};
 use crate::sync::lock;
 
-/// The line of the 8254.
+/// Line of the 8254 timer.
 const TIMER_GSI: u32 = 0;
 
-/// Something known to lie in a range of guest-physical addresses.
+/// What is known to be in a range of guest-physical addresses.
 type Known = (Range<u64>, Kind, String);
 
-/// A way to look into one machine.
+/// Reads the state of one machine.
 pub struct Inspector {
     vcpus: Arc<Vcpus>,
     chips: Chips,
@@ -43,7 +43,7 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// For `machine`, whose vCPUs are in `vcpus`.
+    /// An inspector of `machine`, whose vCPUs are in `vcpus`.
     pub fn new(machine: &Machine, vcpus: Arc<Vcpus>, config: &Config) -> Self {
         let slots = machine.devices.slots.list();
         let shared = machine.shared.clone();
@@ -72,10 +72,10 @@ impl Inspector {
         }
     }
 
-    /// Look at `topic`, of vCPU `only` if one is named.
+    /// The state that `topic` asks for; of vCPU `only` if given.
     ///
     /// # Errors
-    /// There is no such vCPU or address, or KVM does not tell.
+    /// There is no such vCPU or address, or KVM does not return the state.
     pub fn inspect(&self, topic: &Topic, only: Option<usize>) -> Result<Inspection, String> {
         let is = |one: Topic| *topic == Topic::All || *topic == one;
         let address = match topic {
@@ -145,9 +145,12 @@ impl Inspector {
                 start..start + region.len()
             })
             .collect();
-        let resident = |range: &Range<u64>| match with_resident {
-            true => backing::resident(&self.memory, range),
-            false => 0,
+        let resident = |range: &Range<u64>| {
+            if with_resident {
+                backing::resident(&self.memory, range)
+            } else {
+                0
+            }
         };
         Memory::new(&ram, &self.known, resident, layout::MMIO_HOLE_END)
     }
@@ -180,7 +183,7 @@ impl Inspector {
     }
 }
 
-/// All vCPUs' states; afterwards each is at rest.
+/// The states of all vCPUs, after completing their instructions.
 fn states(pause: &Pause) -> Result<Vec<CpuState>, String> {
     let msrs: Vec<u32> = cpu::MSRS.iter().map(|(index, _)| *index).collect();
     let vcpus = (0..pause.count()).filter_map(|index| pause.vcpu(index));
@@ -192,7 +195,7 @@ fn states(pause: &Pause) -> Result<Vec<CpuState>, String> {
         .collect()
 }
 
-/// What was put into guest memory before the first instruction.
+/// What hull wrote to guest memory before the first instruction.
 fn loaded(loaded: &Loaded) -> Vec<Known> {
     let put =
         |start: u64, bytes: u64, what: &str| (start..start + bytes, Kind::Loaded, what.to_string());
@@ -229,7 +232,7 @@ fn loaded(loaded: &Loaded) -> Vec<Known> {
     known
 }
 
-/// Registers in memory: hull's devices, KVM's, and KVM's own pages.
+/// The registers of hull's and KVM's devices in memory, and KVM's own pages.
 fn devices(mmio: &Bus) -> Vec<Known> {
     let mut known: Vec<Known> = mmio
         .devices()

@@ -1,13 +1,13 @@
-//! Ctrl-A, the key by which a terminal talks to hull and not to the guest.
+//! Ctrl-A, the key for commands to hull instead of the guest.
 
 const CTRL_A: u8 = 1;
 
-/// What a key asks of hull.
+/// A command to hull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Leave: end the machine.
+    /// End the machine.
     Quit,
-    /// List the keys.
+    /// List the keys on standard error.
     Help,
 }
 
@@ -17,15 +17,15 @@ Ctrl-A h  this list
 Ctrl-A x  end the virtual machine
 Ctrl-A Ctrl-A  send Ctrl-A to the guest";
 
-/// Takes hull's keys out of what is typed.
+/// Separates hull's keys from what is typed for the guest.
 #[derive(Default)]
 pub struct Keys {
     escaped: bool,
 }
 
 impl Keys {
-    /// The guest's bytes of `typed`, and the commands among them in order. A key that means
-    /// nothing behind Ctrl-A goes to the guest, and Ctrl-A with it.
+    /// The bytes of `typed` for the guest, and the commands in order. An unknown key after Ctrl-A goes
+    /// to the guest together with the Ctrl-A.
     pub fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, Vec<Command>) {
         let (mut bytes, mut commands) = (Vec::with_capacity(typed.len()), Vec::new());
         for &byte in typed {

@@ -127,7 +127,7 @@ impl Life {
         }
     }
 
-    /// The current state.
+    /// The state at this moment.
     pub fn state(&self) -> State {
         lock(&self.now).0
     }

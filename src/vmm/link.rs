@@ -1,4 +1,4 @@
-//! The agent's session and the pipe it runs over.
+//! The session with the guest's init, and the pipe that it uses.
 
 use std::collections::VecDeque;
 
@@ -10,22 +10,22 @@ use super::snapshot::restore;
 use super::snapshot::shape::SavedLink;
 use crate::agent::{AgentError, Event, Exec, Session};
 
-/// Most bytes moved at once.
+/// Bytes moved at once.
 const BATCH: usize = 64 << 10;
 
-/// A session and its pipe.
+/// A session with a guest's init, and its pipe.
 pub struct Link {
-    /// The protocol.
+    /// The state of the protocol.
     pub session: Session,
-    /// What the guest's init may speak over.
+    /// The pipes that the guest's init may use.
     pipes: Vec<Pipe>,
-    /// The one on which it spoke first.
+    /// The pipe on which it sent the first byte.
     chosen: Option<usize>,
     greeted: bool,
 }
 
 impl Link {
-    /// `session` over the one of `pipes` on which the guest's init speaks first.
+    /// `session` over the one of `pipes` on which the guest's init sends the first byte.
     pub fn new(session: Session, pipes: Vec<Pipe>) -> Self {
         Self {
             session,
@@ -35,8 +35,8 @@ impl Link {
         }
     }
 
-    /// The session of a guest that was saved, which goes on over the pipe that it had.
-    pub fn going_on(session: Session, pipes: Vec<Pipe>, pipe: usize, greeted: bool) -> Self {
+    /// The session of a restored guest, over the pipe that it used before.
+    pub fn restored(session: Session, pipes: Vec<Pipe>, pipe: usize, greeted: bool) -> Self {
         Self {
             chosen: Some(pipe).filter(|pipe| *pipe < pipes.len()),
             greeted,
@@ -44,7 +44,7 @@ impl Link {
         }
     }
 
-    /// What a snapshot holds of it; without the session if that has not begun.
+    /// The state for a snapshot; without the session if that has not begun.
     pub fn save(&self) -> Option<SavedLink> {
         let session = (!self.session.is_held()).then(|| self.session.save());
         Some(SavedLink {
@@ -53,17 +53,17 @@ impl Link {
         })
     }
 
-    /// Whether the guest's init has said hello.
+    /// Whether the guest's init has reported that it is ready.
     pub fn greeted(&self) -> bool {
         self.greeted
     }
 
-    /// Whether [`Link::receive`] would find something.
+    /// Whether [`Link::receive`] would receive something.
     pub fn has_more(&self) -> bool {
         self.pipes.iter().any(|pipe| !pipe.is_empty())
     }
 
-    /// Take what the guest sent; the events it brought.
+    /// Receive what the guest sent; the events in it.
     ///
     /// # Errors
     /// The guest broke the protocol.
@@ -78,7 +78,7 @@ impl Link {
         received.map(|()| events)
     }
 
-    /// Send what the session has for the guest, as far as there is room.
+    /// Send the session's bytes for the guest, as far as there is room.
     pub fn send(&mut self) {
         if let Some(pipe) = self.chosen.and_then(|index| self.pipes.get(index)) {
             let sent = pipe.put(self.session.outgoing());
@@ -86,8 +86,8 @@ impl Link {
         }
     }
 
-    /// What came on the chosen pipe. What comes on another is nobody's, and taken so that it
-    /// does not hold up the guest.
+    /// The bytes from the chosen pipe. Bytes on another are dropped, so that they do not hold up the
+    /// guest.
     fn incoming(&mut self) -> Vec<u8> {
         let mut incoming = Vec::new();
         for (index, pipe) in self.pipes.iter().enumerate() {
@@ -131,7 +131,7 @@ pub fn connect(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, V
             pipe,
         }) => {
             let session = Session::restored(exec, resumed)?;
-            Link::going_on(session, pipes, *pipe, false)
+            Link::restored(session, pipes, *pipe, false)
         }
         Some(SavedLink {
             session: Some(session),
@@ -141,7 +141,7 @@ pub fn connect(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, V
             session.resumed(resumed);
             session.set_networks(&exec.networks);
             let greeted = session.is_ready();
-            Link::going_on(session, pipes, *pipe, greeted)
+            Link::restored(session, pipes, *pipe, greeted)
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Points in time that a guest marks, and those that hull's own kernel and init mark.
+//! Points in time that a guest marks, by the debug port or the boot timer.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,18 +11,18 @@ pub const INITCALLS: u8 = 0x41;
 pub const EXEC_INIT: u8 = 0x42;
 pub const INIT: u8 = 0x60;
 
-/// A point in time that the guest set.
+/// A point in time that the guest has marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The port or slot.
     pub source: MarkSource,
-    /// The byte written.
+    /// The byte that the guest wrote.
     pub code: u8,
-    /// When, since the machine's clock started.
+    /// Time since the machine's clock started.
     pub at: Duration,
 }
 
-/// What a trace calls a mark: the stages of hull's own guest by their names.
+/// The name of a mark in a trace.
 pub fn name(source: MarkSource, code: u8) -> Cow<'static, str> {
     match (source, code) {
         (MarkSource::BootTimer, _) => "boot timer".into(),

@@ -153,10 +153,9 @@ impl ReadyMachine {
         let link = exec.map(|exec| link::connect(config, exec, &self.machine));
         let link = link.transpose()?;
         let vcpus = std::mem::take(&mut self.machine.vcpus);
-        let sampler = config.attachments.profile.clone();
-        let sampler = sampler.map(|profile| Sampler::new(profile, vcpus.len()));
+        let profile = config.attachments.profile.clone();
+        let sampler = profile.map(|profile| Sampler::new(profile, vcpus.len()));
         let (sampler, samples) = sampler.unzip();
-        let sampler = sampler.map(Arc::new);
         let machine = &self.machine;
         let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
         let life = Arc::new(Life::new(vcpus.clone()));
@@ -185,11 +184,8 @@ impl ReadyMachine {
             // A boot takes a while, and needs little of hull.
             program::release();
         }
-        log::info!(
-            "started: {} vCPUs, {} MiB of memory",
-            config.machine.cpus,
-            config.machine.memory_bytes >> 20
-        );
+        let (cpus, mib) = (config.machine.cpus, config.machine.memory_bytes >> 20);
+        log::info!("started: {cpus} vCPUs, {mib} MiB of memory");
         let ending = event_loop.run();
         if let Ok(ending) = &ending {
             log::info!("stopped: {ending:?}");

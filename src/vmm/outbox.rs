@@ -1,4 +1,4 @@
-//! Bytes from a UART on their way to the event loop, with back pressure on the vCPUs.
+//! Bytes from a UART to the event loop, with back pressure on the vCPUs.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,25 +9,25 @@ use super::events::Events;
 use crate::devices::legacy::serial::Sink;
 use crate::sync::lock;
 
-/// Bytes at which the guest has to wait for the host.
+/// Bytes at which the guest waits for the host.
 const FULL: usize = 64 << 10;
-/// How long a vCPU that waits goes without a look at whether it is to leave.
+/// Interval at which a waiting vCPU checks whether it is to leave.
 const LEAVE_POLL: Duration = Duration::from_millis(50);
 
 /// Bytes that the guest transmitted and the event loop has not taken.
 ///
-/// A device may not block, so it always takes what comes (at most a few bytes an exit); the vCPU
-/// waits in [`Outbox::throttle`] after the exit, with no lock held.
+/// A device must not block, so it accepts all bytes (at most a few per exit); the vCPU waits in
+/// [`Outbox::throttle`] after the exit, without a lock.
 #[derive(Default)]
 pub struct Outbox {
     bytes: Mutex<VecDeque<u8>>,
-    /// `bytes.len()`, to be read without the lock after every exit.
+    /// `bytes.len()`, which is read without the lock after every exit.
     len: AtomicUsize,
     drained: Condvar,
 }
 
 impl Outbox {
-    /// Wait while the event loop cannot get rid of what is here, until `leave`. On a vCPU's thread.
+    /// On a vCPU's thread: wait while the outbox is full, until `leave`.
     pub fn throttle(&self, leave: impl Fn() -> bool) {
         if self.len.load(Ordering::Acquire) < FULL {
             return;
@@ -51,12 +51,12 @@ impl Outbox {
         taken
     }
 
-    /// Whether nothing waits.
+    /// Whether all bytes were taken.
     pub fn is_empty(&self) -> bool {
         self.len.load(Ordering::Acquire) == 0
     }
 
-    /// Add bytes; says whether they are the first, and the event loop is to be woken.
+    /// Add bytes. Returns whether the outbox was empty, so that the event loop must be woken.
     pub fn push(&self, new: &[u8]) -> bool {
         let mut bytes = lock(&self.bytes);
         let was_empty = bytes.is_empty();
@@ -68,9 +68,9 @@ impl Outbox {
 
 /// A UART's end of an [`Outbox`].
 pub struct Transmitter {
-    /// Where the bytes go.
+    /// The other end of it.
     pub outbox: Arc<Outbox>,
-    /// Who is woken for the first of them, and for room in the UART's input.
+    /// Woken for the first bytes, and for room in the UART's input.
     pub events: Arc<Events>,
 }
 

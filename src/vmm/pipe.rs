@@ -1,7 +1,6 @@
 //! A stream of bytes to and from the guest: a UART, or a port of the virtio console.
 //!
-//! The event loop moves bytes through [`Pipe`]s without knowing which it has. A pipe holds a
-//! bounded number of bytes from the guest; then the guest waits.
+//! A pipe holds a bounded number of bytes from the guest; then the guest waits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -13,7 +12,7 @@ use crate::devices::virtio::console::{Console, PortSink};
 use crate::devices::virtio::transport::SharedCore;
 use crate::sync::lock;
 
-/// Bytes from a port at which the guest has to wait for the host.
+/// Bytes from a port at which the guest waits for the host.
 const FULL: usize = 64 << 10;
 
 /// A stream to and from the guest.
@@ -34,8 +33,8 @@ impl Pipe {
         }
     }
 
-    /// Give the guest `bytes`; how many of them it had room for. The event loop wakes when it
-    /// has room for more.
+    /// Give the guest `bytes`. Returns how many it had room for; the event loop is woken when it has
+    /// room for more.
     pub fn put(&self, bytes: &[u8]) -> usize {
         match self {
             Self::Uart(uart) => lock(&uart.chip).enqueue(bytes),
@@ -43,7 +42,7 @@ impl Pipe {
         }
     }
 
-    /// The terminal at the host's end has this size; a UART cannot say so.
+    /// Tell the guest the size of the terminal; a UART cannot.
     pub fn resize(&self, size: WindowSize) {
         if let Self::Port(port) = self {
             lock(&port.slot).with_device(|console: &mut Console, driver| {
@@ -60,7 +59,7 @@ impl Pipe {
         }
     }
 
-    /// Whether the guest wrote nothing that was not taken.
+    /// Whether all that the guest wrote was taken.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Uart(uart) => uart.outbox.is_empty(),
@@ -72,9 +71,9 @@ impl Pipe {
 /// A UART with its host end.
 #[derive(Clone)]
 pub struct Uart {
-    /// The chip, for its input.
+    /// The UART itself, for its input.
     pub chip: Arc<Mutex<Serial<Transmitter>>>,
-    /// What it transmitted.
+    /// What the guest transmitted.
     pub outbox: Arc<Outbox>,
 }
 
@@ -90,7 +89,7 @@ pub struct Port {
 #[derive(Default)]
 pub struct Inbox {
     bytes: VecDeque<u8>,
-    /// The guest has more, for which there was no room.
+    /// Whether the guest has more, for which there was no room.
     held: bool,
 }
 
@@ -127,7 +126,7 @@ impl Port {
     }
 }
 
-/// The port's end of an [`Inbox`].
+/// Writes what the guest sends to a port into its [`Inbox`].
 pub struct InboxSink(pub Arc<Mutex<Inbox>>);
 
 impl PortSink for InboxSink {

@@ -1,4 +1,4 @@
-//! What a run cost, as plain data, and how places in the guest are named.
+//! What a run cost, as plain data; and the names of places in the guest.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::sync::lock;
 /// What a run cost. Times are in milliseconds since hull's `main`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// The first KVM_RUN.
+    /// The first KVM_RUN of a vCPU.
     pub first_instruction_ms: Option<f64>,
     /// The first byte on the console, or the kernel's own mark, whichever came first.
     pub kernel_output_ms: Option<f64>,
@@ -26,17 +26,17 @@ pub struct Report {
     pub initcalls_ms: Option<f64>,
     /// The kernel executes init.
     pub exec_init_ms: Option<f64>,
-    /// Init's first instructions.
+    /// Init runs its first instructions.
     pub init_ms: Option<f64>,
     /// The guest's init was told the command.
     pub command_ms: Option<f64>,
-    /// The command ended.
+    /// The guest reported the end of the command.
     pub command_end_ms: Option<f64>,
     /// The end of the run.
     pub end_ms: f64,
-    /// hull's own work up to the first instruction, by its start.
+    /// hull's own work before the first instruction, sorted by start.
     pub phases: Vec<PhaseReport>,
-    /// Points in time that the guest set, oldest first.
+    /// Points in time that the guest marked, oldest first.
     pub marks: Vec<MarkReport>,
     /// The kernel's command line.
     pub cmdline: String,
@@ -46,36 +46,35 @@ pub struct Report {
     pub bulk_bytes: u64,
     /// Words that hull added to the command line for this host.
     pub added_words: Vec<String>,
-    /// The virtio devices.
+    /// The traffic of each virtio device.
     pub devices: Vec<DeviceReport>,
-    /// What the guest's balloon said, if it has one.
+    /// The state of the guest's balloon, if it has one.
     pub balloon: Option<balloon::State>,
 }
 
 /// A stretch of hull's own work.
 #[derive(Clone, Debug, Serialize)]
 pub struct PhaseReport {
-    /// What was done.
+    /// What hull did, such as `boot tables`.
     pub name: &'static str,
-    /// Whether it went on beside the others, on a thread of its own.
+    /// Whether it ran in parallel, on a thread of its own.
     pub aside: bool,
-    /// From when.
+    /// Start, since the start of `main`.
     pub start_ms: f64,
-    /// Until when.
+    /// End, since the start of `main`.
     pub end_ms: f64,
 }
 
-/// A point in time that the guest set.
+/// A point in time that the guest marked.
 #[derive(Clone, Debug, Serialize)]
 pub struct MarkReport {
     /// `boot timer` (Firecracker's), or `port 0x80`.
     pub source: &'static str,
-    /// The byte written.
+    /// The byte that the guest wrote.
     pub code: u8,
-    /// Who sets a code of this range at port 0x80, as Cloud Hypervisor divides them
-    /// (docs/debug-port.md there).
+    /// The stage that uses codes of this range, as in Cloud Hypervisor's docs/debug-port.md.
     pub stage: &'static str,
-    /// When.
+    /// Time since the start of `main`.
     pub at_ms: f64,
 }
 
@@ -158,7 +157,7 @@ fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// `RIP 0x1000 (symbol+0x10)`.
+/// A place in the guest, such as `RIP 0x1000 (symbol+0x10)`.
 pub fn place(rip: u64, symbols: Option<&symbols::Source>) -> String {
     let symbols = symbols.map(symbols::Source::load).unwrap_or_default();
     match symbols.lookup(rip) {

@@ -1,9 +1,9 @@
 //! Takes a sample of each vCPU at every tick of a profile.
 //!
-//! A thread asks and kicks at the tick; the vCPU's own thread reads registers and stack, which only
-//! it can do without stopping the machine, and hands them back; finding the callers is the first
-//! thread's again. A vCPU that is outside of the guest at a tick answers when it comes back, for
-//! as many ticks as have passed.
+//! A profile thread kicks the vCPUs at each tick; a vCPU's own thread reads registers and stack, which
+//! only it can do without stopping the machine, and sends them back; the profile thread finds the
+//! callers. A vCPU that is outside of the guest at a tick answers at its next exit, for as many ticks
+//! as have passed.
 
 use std::io;
 use std::sync::Arc;
@@ -18,30 +18,30 @@ use crate::memory::GuestMemory;
 use crate::profile::{Profile, STACK_MOST, Sample};
 use crate::sandbox::{Role, spawn};
 
-/// Samples on their way between the threads.
+/// Limit of samples on their way between the threads.
 const MAX_WAITING: usize = 256;
 
-/// The vCPUs' side.
+/// The side of the vCPUs' threads.
 pub struct Sampler {
     profile: Arc<Profile>,
-    /// For each vCPU the ticks that wait for a sample.
+    /// For each vCPU, the ticks that wait for a sample.
     wanted: Vec<AtomicU32>,
     samples: SyncSender<Sample>,
 }
 
 impl Sampler {
-    /// A sampler of so many vCPUs, and where [`run`] gets the samples from.
-    pub fn new(profile: Arc<Profile>, cpus: usize) -> (Self, Receiver<Sample>) {
+    /// A sampler of `cpus` vCPUs, and the receiver of its samples.
+    pub fn new(profile: Arc<Profile>, cpus: usize) -> (Arc<Self>, Receiver<Sample>) {
         let (samples, taken) = sync_channel(MAX_WAITING);
         let sampler = Self {
             profile,
             wanted: (0..cpus).map(|_| AtomicU32::new(0)).collect(),
             samples,
         };
-        (sampler, taken)
+        (Arc::new(sampler), taken)
     }
 
-    /// Take a sample of vCPU `cpu` if one is wanted. On its thread, between two KVM_RUNs.
+    /// On the thread of vCPU `cpu`, between two KVM_RUNs: take a sample if one is wanted.
     pub fn answer(&self, cpu: usize, vcpu: &Vcpu) {
         let Some(wanted) = self.wanted.get(cpu) else {
             return;
@@ -67,7 +67,8 @@ impl Sampler {
         }
     }
 
-    /// It is a tick: whether vCPU `cpu` has to be kicked. One that has not answered the last was.
+    /// Count a tick for vCPU `cpu`. Returns whether it must be kicked: it was already if it has not
+    /// answered the last tick.
     fn tick(&self, cpu: usize) -> bool {
         let wanted = self.wanted.get(cpu);
         wanted.is_some_and(|wanted| wanted.fetch_add(1, Ordering::Relaxed) == 0)
@@ -90,7 +91,7 @@ pub fn start(
         let mut next = Instant::now() + period;
         while !events.stopping() {
             thread::sleep(next.saturating_duration_since(Instant::now()));
-            // Ticks that the host's scheduler made us miss are not made up for.
+            // Ticks that were missed because of the host's scheduler are skipped.
             next = (next + period).max(Instant::now());
             for cpu in 0..sampler.wanted.len() {
                 if sampler.tick(cpu) {

@@ -11,7 +11,7 @@ use crate::trace::Trace;
 
 /// What every vCPU thread shares.
 pub struct Shared {
-    /// The machine's devices.
+    /// The devices of the machine, by address.
     pub buses: Buses,
     /// Where ends and marks go.
     pub events: Arc<Events>,

@@ -1,4 +1,4 @@
-//! Signals to hull, as something the event loop can poll.
+//! Signals to hull, which the event loop can poll.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,10 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
 
-/// What is caught: the terminal's size, and what a container engine hands on to its process.
+/// The caught signals: the terminal's size, and those that a container engine forwards.
 const CAUGHT: [i32; 7] = [SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
 
-/// The signals that came and were not taken.
+/// The signals that have arrived and were not taken.
 pub struct Signals {
     came: Vec<(i32, Arc<AtomicBool>)>,
     pipe: UnixStream,
@@ -32,12 +32,12 @@ impl Signals {
             pipe,
             handlers: Vec::new(),
         };
-        // A file that may not grow (RLIMIT_FSIZE) is an I/O error for the guest and no end of hull's.
+        // A file beyond RLIMIT_FSIZE must be an I/O error for the guest, and not end hull.
         let ignored = signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         signals.handlers.push(ignored);
         for signal in CAUGHT {
             let came = Arc::new(AtomicBool::new(false));
-            // In this order: the flag stands when the pipe wakes the event loop.
+            // In this order: the flag is set before the pipe wakes the event loop.
             let handlers = &mut signals.handlers;
             handlers.push(signal_hook::flag::register(signal, came.clone())?);
             handlers.push(signal_hook::low_level::pipe::register(
@@ -49,20 +49,20 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The descriptor that is readable when signals came.
+    /// The descriptor that is readable when signals have arrived.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 
-    /// Those that come within so much time, or have come.
-    pub fn wait(&mut self, at_most: Duration) -> Vec<i32> {
+    /// The signals that have arrived, or arrive within the timeout.
+    pub fn wait(&mut self, timeout: Duration) -> Vec<i32> {
         let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
-        // An interrupted wait is one that a signal ended.
-        let _ = poll(&mut fds, Timespec::try_from(at_most).ok().as_ref());
+        // A signal interrupts the wait.
+        let _ = poll(&mut fds, Timespec::try_from(timeout).ok().as_ref());
         self.take()
     }
 
-    /// Take the signals that came since the last call, each once.
+    /// Take the signals that have arrived since the last call, each once.
     pub fn take(&mut self) -> Vec<i32> {
         let mut scratch = [0; 64];
         while matches!(self.pipe.read(&mut scratch), Ok(n) if n > 0) {}

@@ -1,8 +1,8 @@
-//! A boot told as it happens: what is done, why, with which values, where the manual has it, and
-//! what would happen without it.
+//! A boot explained as it happens: what is done, why, with which values, where the manual describes
+//! it, and what would happen without it.
 //!
-//! `builder::build` and `run` call [`Story::tell`] after each step; the text of all of them is
-//! here. Nothing is made up when nobody listens.
+//! `builder::build` and `run` call [`Story::tell`] after each step; the texts of all steps are
+//! here. Without a listener no text is made.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ pub struct Step {
     pub what: String,
     /// What would happen if it were left out.
     pub without: &'static str,
-    /// Where to read it.
+    /// Where the manuals describe it.
     pub manual: &'static str,
 }
 
 /// Called with the number of the step, from 1, and the step.
 pub type Tell = dyn Fn(usize, &Step) + Send + Sync;
 
-/// Who listens.
+/// A function that is called with each step.
 #[derive(Clone)]
 pub struct Listener(pub Arc<Tell>);
 
@@ -44,14 +44,14 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Tells steps to a listener, if there is one.
+/// The steps so far, and their listener if there is one.
 pub struct Story {
     listener: Option<Listener>,
     told: AtomicUsize,
 }
 
 impl Story {
-    /// A story for `listener`.
+    /// A story whose steps `listener` is called with.
     pub fn new(listener: Option<Listener>) -> Self {
         Self {
             listener,
@@ -75,7 +75,7 @@ impl Story {
     }
 }
 
-/// /dev/kvm is open.
+/// The step that opens /dev/kvm.
 pub fn open_kvm() -> Step {
     Step {
         title: "open /dev/kvm, KVM_GET_API_VERSION",
@@ -88,7 +88,7 @@ pub fn open_kvm() -> Step {
     }
 }
 
-/// Guest memory is mapped.
+/// The step that maps guest memory.
 pub fn guest_memory(memory: &GuestMemory) -> Step {
     let regions: Vec<String> = memory
         .iter()
@@ -114,7 +114,7 @@ pub fn guest_memory(memory: &GuestMemory) -> Step {
     }
 }
 
-/// The virtual machine exists, with its slots and its chips.
+/// The steps that create the virtual machine, its memory slots and its chips.
 pub fn virtual_machine(memory: &GuestMemory, irqchip: bool) -> Vec<Step> {
     let slots = memory.iter().count();
     let mut steps = vec![
@@ -162,7 +162,7 @@ pub fn virtual_machine(memory: &GuestMemory, irqchip: bool) -> Vec<Step> {
     steps
 }
 
-/// A vCPU exists.
+/// The step that creates `count` vCPUs.
 pub fn vcpu(count: usize) -> Step {
     Step {
         title: "KVM_CREATE_VCPU, KVM_SET_CPUID2, KVM_SET_MSRS, KVM_SET_LAPIC",
@@ -180,7 +180,7 @@ pub fn vcpu(count: usize) -> Step {
     }
 }
 
-/// Devices are on the buses.
+/// The steps that put devices on the buses.
 pub fn devices(ports: &Bus, machine_mmio: &Bus) -> Vec<Step> {
     let list = |bus: &Bus, width: usize| -> String {
         let devices: Vec<String> = bus
@@ -214,72 +214,11 @@ pub fn devices(ports: &Bus, machine_mmio: &Bus) -> Vec<Step> {
     ]
 }
 
-/// The kernel is in memory, and what it will ask for around it.
+/// The steps that load the kernel and write the tables that it reads.
 pub fn loaded(loaded: &Loaded, memory: &GuestMemory) -> Vec<Step> {
-    let kind = match loaded.format {
-        Format::Flat(_) => "A flat payload",
-        Format::Vmlinux => "An ELF vmlinux",
-        Format::Pvh => "An ELF kernel with a PVH entry",
-        Format::BzImage => "A bzImage",
-        Format::BootProtocol => "A kernel of the Linux boot protocol",
-    };
-    let unpacked = match loaded.unpacked {
-        Some(_) => ", unpacked by hull, which is faster than to have the guest do it",
-        None => "",
-    };
-    let initrd = match &loaded.initrd {
-        Some(initrd) => format!(
-            " The initial RAM disk lies at {:#x}, {} KiB, as high as the kernel allows.",
-            initrd.start,
-            (initrd.end - initrd.start) >> 10
-        ),
-        None => String::new(),
-    };
-    let mut steps = vec![Step {
-        title: "the kernel, copied into guest memory",
-        what: format!(
-            "{kind}{unpacked}: {:#x} to {:#x}, to be entered at {:#x}. No firmware runs: hull does what \
-             a boot loader would.{initrd}",
-            loaded.kernel.start, loaded.kernel.end, loaded.entry.rip
-        ),
-        without: "the vCPU would execute zeroes, which are ADD [RAX], AL, up to the end of memory.",
-        manual: "System V ABI, 5; Documentation/arch/x86/boot.rst",
-    }];
+    let mut steps = vec![kernel_copied(loaded)];
     if !matches!(loaded.format, Format::Flat(_)) {
-        steps.push(Step {
-            title: "the command line",
-            what: format!("At {CMDLINE:#x}, ended by a zero byte: {}", loaded.cmdline),
-            without: "the kernel would print to nowhere and not know its init.",
-            manual: "Documentation/admin-guide/kernel-parameters.rst",
-        });
-        let e820: Vec<String> = crate::boot::memory_map(memory)
-            .into_iter()
-            .map(|(range, usable)| {
-                let kind = if usable { "RAM" } else { "reserved" };
-                format!("{:#x}-{:#x} {kind}", range.start, range.end - 1)
-            })
-            .collect();
-        steps.push(Step {
-            title: "boot parameters with the memory map (e820)",
-            what: format!(
-                "At {BOOT_PARAMS:#x} a page that says where command line and initial RAM disk are, and \
-                 what memory there is: {}.",
-                e820.join(", ")
-            ),
-            without: "the kernel would have no memory to manage; with a wrong map it dies when it \
-                      uses what is not there (try --break bad-e820).",
-            manual: "Documentation/arch/x86/zero-page.rst; ACPI 6.5, 15",
-        });
-        steps.push(Step {
-            title: "MP table and ACPI tables",
-            what: format!(
-                "At {EBDA:#x} and {ACPI:#x}: which processors, IOAPICs and interrupt lines there are, \
-                 how to power off, and in the DSDT the virtio windows, for kernels that do not take \
-                 them from the command line."
-            ),
-            without: "one processor, no IOAPIC (try --break no-mptable with --cpus 2).",
-            manual: "MultiProcessor Specification 1.4; ACPI 6.5, 5.2",
-        });
+        steps.extend(boot_data(loaded, memory));
     }
     if !matches!(
         loaded.entry.mode,
@@ -299,7 +238,79 @@ pub fn loaded(loaded: &Loaded, memory: &GuestMemory) -> Vec<Step> {
     steps
 }
 
-/// The first vCPU stands at the entry.
+fn kernel_copied(loaded: &Loaded) -> Step {
+    let kind = match loaded.format {
+        Format::Flat(_) => "A flat payload",
+        Format::Vmlinux => "An ELF vmlinux",
+        Format::Pvh => "An ELF kernel with a PVH entry",
+        Format::BzImage => "A bzImage",
+        Format::BootProtocol => "A kernel of the Linux boot protocol",
+    };
+    let unpacked = match loaded.unpacked {
+        Some(_) => ", unpacked by hull, which is faster than to have the guest do it",
+        None => "",
+    };
+    let initrd = match &loaded.initrd {
+        Some(initrd) => format!(
+            " The initial RAM disk lies at {:#x}, {} KiB, as high as the kernel allows.",
+            initrd.start,
+            (initrd.end - initrd.start) >> 10
+        ),
+        None => String::new(),
+    };
+    Step {
+        title: "the kernel, copied into guest memory",
+        what: format!(
+            "{kind}{unpacked}: {:#x} to {:#x}, to be entered at {:#x}. No firmware runs: hull does what \
+             a boot loader would.{initrd}",
+            loaded.kernel.start, loaded.kernel.end, loaded.entry.rip
+        ),
+        without: "the vCPU would execute zeroes, which are ADD [RAX], AL, up to the end of memory.",
+        manual: "System V ABI, 5; Documentation/arch/x86/boot.rst",
+    }
+}
+
+/// Command line, boot parameters and tables of processors, as Linux reads them.
+fn boot_data(loaded: &Loaded, memory: &GuestMemory) -> Vec<Step> {
+    let e820: Vec<String> = crate::boot::memory_map(memory)
+        .into_iter()
+        .map(|(range, usable)| {
+            let kind = if usable { "RAM" } else { "reserved" };
+            format!("{:#x}-{:#x} {kind}", range.start, range.end - 1)
+        })
+        .collect();
+    vec![
+        Step {
+            title: "the command line",
+            what: format!("At {CMDLINE:#x}, ended by a zero byte: {}", loaded.cmdline),
+            without: "the kernel would print to nowhere and not know its init.",
+            manual: "Documentation/admin-guide/kernel-parameters.rst",
+        },
+        Step {
+            title: "boot parameters with the memory map (e820)",
+            what: format!(
+                "At {BOOT_PARAMS:#x} a page that says where command line and initial RAM disk are, and \
+             what memory there is: {}.",
+                e820.join(", ")
+            ),
+            without: "the kernel would have no memory to manage; with a wrong map it dies when it \
+                  uses what is not there (try --break bad-e820).",
+            manual: "Documentation/arch/x86/zero-page.rst; ACPI 6.5, 15",
+        },
+        Step {
+            title: "MP table and ACPI tables",
+            what: format!(
+                "At {EBDA:#x} and {ACPI:#x}: which processors, IOAPICs and interrupt lines there are, \
+             how to power off, and in the DSDT the virtio windows, for kernels that do not take \
+             them from the command line."
+            ),
+            without: "one processor, no IOAPIC (try --break no-mptable with --cpus 2).",
+            manual: "MultiProcessor Specification 1.4; ACPI 6.5, 5.2",
+        },
+    ]
+}
+
+/// The step that sets the registers of the first vCPU.
 pub fn registers(vcpu: &mut Vcpu, loaded: &Loaded) -> Step {
     let how = match loaded.entry.mode {
         Mode::Linux64 => "long mode, RSI the boot parameters (64-bit boot protocol)",
@@ -334,7 +345,7 @@ pub fn registers(vcpu: &mut Vcpu, loaded: &Loaded) -> Step {
     }
 }
 
-/// The vCPU threads start.
+/// The step that starts the vCPU threads.
 pub fn run(added_words: &[String]) -> Step {
     let added = match added_words {
         [] => String::new(),

@@ -1,5 +1,5 @@
-//! hull's own standard streams, as the event loop drives them: never blocking, never raising
-//! O_NONBLOCK on a file description that the shell shares.
+//! hull's standard streams for the event loop: they never block, although O_NONBLOCK is not set, since
+//! the shell shares their file descriptions.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -8,22 +8,22 @@ use rustix::io::Errno;
 
 use crate::agent::WindowSize;
 
-/// Bytes that may wait for a slow reader before the guest has to.
+/// Bytes that wait for a slow reader before the guest must wait.
 const FULL: usize = 64 << 10;
 /// PIPE_BUF: a pipe that polls writable takes that much without blocking (pipe(7)).
 const CHUNK: usize = 4096;
 
-/// Where the guest's input comes from and its output goes.
+/// Where the guest's input comes from, and where its output goes.
 #[derive(Clone, Copy)]
 pub struct Streams {
     /// Read when the guest has room for it.
     pub stdin: BorrowedFd<'static>,
-    /// The guest's output.
+    /// Takes the guest's output.
     pub stdout: BorrowedFd<'static>,
-    /// The guest's errors, and hull's messages.
+    /// Takes the guest's errors and hull's messages.
     pub stderr: BorrowedFd<'static>,
-    /// Standard input is a terminal in raw mode: Ctrl-A is hull's key, and lines of hull's own
-    /// need a carriage return.
+    /// Whether standard input is a terminal in raw mode: then Ctrl-A is hull's key, and hull's own
+    /// lines need a carriage return.
     pub raw: bool,
 }
 
@@ -70,19 +70,19 @@ impl Output {
         (!self.waiting.is_empty()).then_some(self.fd)
     }
 
-    /// Bytes that may be added before the guest has to wait.
+    /// Bytes that may be added before the guest must wait.
     pub fn room(&self) -> usize {
         FULL.saturating_sub(self.waiting.len())
     }
 
-    /// Add bytes behind those that wait. To nobody, once the reader is gone.
+    /// Add bytes. They are dropped once the reader is gone.
     pub fn push(&mut self, bytes: &[u8]) {
         if !self.closed {
             self.waiting.extend(bytes);
         }
     }
 
-    /// The descriptor polled writable: write some. False when the reader has gone.
+    /// Write some bytes to a descriptor that polled writable. False when the reader is gone.
     pub fn write_some(&mut self) -> bool {
         let (front, _) = self.waiting.as_slices();
         let chunk = front.get(..CHUNK).unwrap_or(front);

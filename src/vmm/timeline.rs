@@ -1,4 +1,4 @@
-//! hull's own work on the way to the first instruction, as named spans on the machine's clock.
+//! hull's own work before the first instruction, as named spans on the machine's clock.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::trace::{self, Trace};
 pub struct Span {
     /// What was done, in a few words.
     pub name: &'static str,
-    /// Whether it went on beside the others, on a thread of its own.
+    /// Whether it ran in parallel, on a thread of its own.
     pub aside: bool,
     /// From when, on the machine's clock.
     pub start: Duration,
-    /// Until when.
+    /// Until when, on the machine's clock.
     pub end: Duration,
 }
 
-/// The machine's clock, and what hull did when. Spans may overlap: two threads work at times.
+/// The machine's clock, and hull's spans on it. Spans of two threads may overlap.
 #[derive(Debug)]
 pub struct Timeline {
     started: Instant,
@@ -42,7 +42,7 @@ impl Timeline {
         self.started.elapsed()
     }
 
-    /// Do `work`, under this name.
+    /// Do `work`, recorded as the span `name`.
     pub fn span<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
         let start = self.now();
         let done = work();
@@ -55,7 +55,7 @@ impl Timeline {
         done
     }
 
-    /// As [`Timeline::span`], for work beside the main thread's.
+    /// As [`Timeline::span`], for work on another thread.
     pub fn span_aside<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
         let start = self.now();
         let done = work();
@@ -68,7 +68,7 @@ impl Timeline {
         done
     }
 
-    /// Add a span that was measured otherwise.
+    /// Add a span that was measured elsewhere.
     pub fn add(&self, span: Span) {
         lock(&self.spans).push(span);
     }
@@ -85,7 +85,7 @@ impl Timeline {
         }
     }
 
-    /// The spans so far, by their start.
+    /// The spans so far, sorted by start.
     pub fn spans(&self) -> Vec<Span> {
         let mut spans = lock(&self.spans).clone();
         spans.sort_by_key(|span| span.start);

@@ -1,5 +1,5 @@
 //! The vCPU threads: one KVM_RUN loop each, until the machine stops; and the gate at which they
-//! wait while somebody looks at the machine.
+//! wait while the machine is paused.
 //!
 //! ```text
 //!   start      gate open                     events.stopping()
@@ -10,9 +10,9 @@
 //!        (outside) (parked: the vCPU's lock is free) ----------------+
 //! ```
 //!
-//! A thread holds its vCPU's lock from when it passes the gate until it parks there, so whoever
-//! has a [`Pause`] and that lock has the vCPU at rest. Lock order: a vCPU's, then a device's; the
-//! gate's is taken with no other held.
+//! A thread holds its vCPU's lock from the gate until it parks there again, so the holder of a
+//! [`Pause`] and of that lock has exclusive access to the vCPU. Lock order: a vCPU's, then a
+//! device's; the gate's is taken with no other held.
 
 use std::io;
 use std::ops::Range;
@@ -35,13 +35,13 @@ pub struct Vcpus {
     shared: Arc<Shared>,
     gate: Gate,
     sampler: Option<Arc<Sampler>>,
-    /// Who hears of stops.
+    /// The listener for stops of a debugger.
     stopped: OnceLock<Box<dyn Fn(Stopped) + Send + Sync>>,
 }
 
 struct Cell {
     vcpu: Mutex<Vcpu>,
-    /// How many [`Pause`]s hold it.
+    /// Number of [`Pause`]s that hold it.
     pauses: AtomicUsize,
     kicker: Kicker,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -69,32 +69,32 @@ impl Gate {
         }
     }
 
-    /// Have all who wait look again.
+    /// Have all waiting threads check again.
     fn notify(&self) {
-        // With the lock: nobody is between a look at the state and the wait for its change.
+        // With the lock, so that no thread is between its check and its wait.
         let _waiting = lock(&self.waiting);
         self.opened.notify_all();
     }
 }
 
-/// While it lives, no vCPU runs, or not the one that it holds.
+/// While it exists, the vCPUs that it holds do not run.
 ///
-/// Several may exist at once, of different owners; a vCPU goes on when the last that holds it is
-/// dropped.
+/// Several may exist at once, of different owners; a vCPU runs again when the last one that holds it
+/// is dropped.
 pub struct Pause {
     vcpus: Arc<Vcpus>,
     held: Range<usize>,
 }
 
 impl Pause {
-    /// The vCPU `index`, as soon as its thread has parked; `None` if there is no such.
+    /// The vCPU `index`, as soon as its thread has parked; `None` if there is no such vCPU.
     ///
     /// Not to be called on a vCPU's thread.
     pub fn vcpu(&self, index: usize) -> Option<MutexGuard<'_, Vcpu>> {
         self.vcpus.vcpu(index)
     }
 
-    /// How many vCPUs there are.
+    /// The number of vCPUs.
     pub fn count(&self) -> usize {
         self.vcpus.cells.len()
     }
@@ -119,14 +119,14 @@ impl Drop for Pause {
 pub struct Stopped {
     /// Index of the vCPU that stopped first.
     pub index: usize,
-    /// Why it stopped.
+    /// The cause, and where.
     pub stop: Stop,
-    /// Holds all vCPUs.
+    /// Holds all vCPUs until it is dropped.
     pub pause: Pause,
 }
 
 impl Vcpus {
-    /// Take `vcpus`, which do not run yet; `sampler` has them sampled.
+    /// Take `vcpus`, which do not run yet; each answers to `sampler`.
     pub fn new(vcpus: Vec<Vcpu>, shared: Arc<Shared>, sampler: Option<Arc<Sampler>>) -> Arc<Self> {
         let cell = |vcpu: Vcpu| Cell {
             kicker: vcpu.kicker(),
@@ -143,10 +143,10 @@ impl Vcpus {
         })
     }
 
-    /// Start a thread for each vCPU. They stand at the gate first if there is a [`Pause`].
+    /// Start a thread for each vCPU. They wait at the gate first if there is a [`Pause`].
     ///
     /// # Errors
-    /// No thread could be had; those that started are stopped again.
+    /// No thread can be started; those that started are stopped again.
     pub fn start(self: &Arc<Self>) -> io::Result<()> {
         for (index, cell) in self.cells.iter().enumerate() {
             let vcpus = self.clone();
@@ -162,12 +162,12 @@ impl Vcpus {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of vCPUs.
     pub fn count(&self) -> usize {
         self.cells.len()
     }
 
-    /// Close the gate and have all vCPUs come to it; does not wait until they have.
+    /// Close the gate to all vCPUs and kick them; does not wait until they have parked.
     pub fn pause(self: &Arc<Self>) -> Pause {
         self.hold(0..self.cells.len())
     }
@@ -191,7 +191,7 @@ impl Vcpus {
         pause
     }
 
-    /// Have `listener` told of each [`Exit::Debug`], on the vCPU's thread. The first counts.
+    /// Call `listener` for each [`Exit::Debug`], on the vCPU's thread. Only the first listener counts.
     pub fn on_stop(&self, listener: impl Fn(Stopped) + Send + Sync + 'static) {
         let _ = self.stopped.set(Box::new(listener));
     }
@@ -203,23 +203,22 @@ impl Vcpus {
         (0..self.cells.len()).for_each(|index| self.kick(index));
         for cell in &self.cells {
             let thread = lock(&cell.thread).take();
-            // One that panicked has told so itself.
+            // The panic hook has reported a panic.
             let _ = thread.map(JoinHandle::join);
         }
     }
 
-    /// The vCPU `index`, when its thread stands at the gate or has ended; `None` if there is no
-    /// such.
+    /// The vCPU `index`, once its thread has parked or ended; `None` if there is no such vCPU.
     pub fn vcpu(&self, index: usize) -> Option<MutexGuard<'_, Vcpu>> {
         self.cells.get(index).map(|cell| lock(&cell.vcpu))
     }
 
-    /// All vCPUs, each when its thread stands at the gate or has ended.
+    /// All vCPUs, each once its thread has parked or ended.
     pub fn all(&self) -> impl Iterator<Item = MutexGuard<'_, Vcpu>> {
         self.cells.iter().map(|cell| lock(&cell.vcpu))
     }
 
-    /// Have vCPU `index` come back from KVM_RUN.
+    /// Bring vCPU `index` out of KVM_RUN.
     pub fn kick(&self, index: usize) {
         if let Some(cell) = self.cells.get(index)
             && let Some(thread) = lock(&cell.thread).as_ref()
@@ -252,8 +251,7 @@ impl Vcpus {
         }
         while !leave() {
             let exit = vcpu.run(watch);
-            let goes_on = matches!(exit, Ok(Exit::Handled | Exit::Interrupted));
-            if goes_on {
+            if matches!(exit, Ok(Exit::Handled | Exit::Interrupted)) {
                 let outboxes = self.shared.outboxes.iter();
                 outboxes.for_each(|outbox| outbox.throttle(leave));
                 if let Some(sampler) = &self.sampler {
@@ -285,7 +283,7 @@ impl Vcpus {
     }
 }
 
-/// Ends the machine when a vCPU's thread does by a panic, which nobody would notice otherwise.
+/// Ends the machine if the thread of a vCPU panics, which would go unnoticed otherwise.
 struct EndOnPanic<'a>(&'a Events);
 
 impl Drop for EndOnPanic<'_> {
@@ -293,7 +291,7 @@ impl Drop for EndOnPanic<'_> {
         if thread::panicking() {
             self.0.finish(GuestEnd::Failed {
                 rip: 0,
-                reason: "hull itself failed in a vCPU's thread, as said above".into(),
+                reason: "hull itself failed in a vCPU's thread; see the output above".into(),
             });
         }
     }

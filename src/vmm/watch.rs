@@ -1,6 +1,6 @@
-//! What watches a vCPU's loop: nothing, or a [`Watched`] that records its exits and tells of them.
+//! Observers of a vCPU's loop: none, or a [`Watched`] that records and explains its exits.
 //!
-//! The loop is compiled once for each, so that a machine that nobody watches pays nothing.
+//! The loop is compiled once for each, so that a machine without an observer pays nothing.
 
 use std::cell::Cell;
 
@@ -11,9 +11,9 @@ use crate::kvm::KvmError;
 use crate::kvm::vcpu::{Accesses, Exit, Vcpu};
 use crate::trace::{self, Nanoseconds, Reason, Space, Track};
 
-/// What a vCPU's loop calls besides the devices.
+/// What a vCPU's loop calls: the devices, and after each exit the observer.
 pub trait Watch: Accesses {
-    /// hull is done with an exit of `vcpu`'s, which came back as `exit`.
+    /// An exit of `vcpu` was handled, with the result `exit`.
     fn handled(&self, _vcpu: &Vcpu, _exit: &Result<Exit, KvmError>) {}
 }
 
@@ -25,12 +25,12 @@ pub struct Watched<'a> {
     index: usize,
     track: Option<&'a Track>,
     explain: Option<&'a Explain>,
-    /// The exit under way, as far as it is known.
+    /// What is known of the current exit.
     exit: Cell<trace::Exit>,
 }
 
 impl<'a> Watched<'a> {
-    /// For vCPU `index`, if anybody wants to know of its exits.
+    /// For vCPU `index`, if its exits are recorded or explained.
     pub fn new(shared: &'a Shared, index: usize) -> Option<Self> {
         let track = shared.trace.as_ref();
         let track = track.and_then(|trace| trace.vcpu(index));
@@ -66,7 +66,7 @@ impl<'a> Watched<'a> {
         self.exit.set(exit);
     }
 
-    /// The guest reads or writes; `access` does it.
+    /// Carry out an access of the guest by `access`, and note it.
     fn access<D: AsRef<[u8]>>(
         &self,
         (reason, addr): (Reason, u64),
@@ -74,7 +74,7 @@ impl<'a> Watched<'a> {
         access: impl FnOnce(&mut D),
     ) {
         let bus = self.shared.buses.of(reason.space().unwrap_or(Space::Port));
-        // Before: which register it is may change by the access (a UART's DLAB).
+        // Before the access, which may change the register at this address (a UART's DLAB).
         let register = bus.register(addr, reason.is_write());
         access(&mut data);
         let data = data.as_ref();
@@ -110,7 +110,7 @@ impl Accesses for Watched<'_> {
 
     fn entering(&self) {
         self.set(|exit| {
-            // The end of the last exit is the beginning of this stay: one look at the clock less.
+            // The end of the last exit is the entry: this saves reading the clock.
             exit.entered = match exit.handled {
                 0 => self.now(),
                 handled => handled,
@@ -153,7 +153,7 @@ impl Watch for Watched<'_> {
         if let Some(explain) = self.explain
             && explain.exit(&self.shared.buses, (self.index, vcpu), &exit)
         {
-            // The time that it took to tell is nobody's.
+            // The time of explaining belongs to no exit.
             self.set(|exit| exit.handled = 0);
         }
     }

@@ -6,20 +6,20 @@ use hull_agent::{
 use serde::{Deserialize, Serialize};
 
 use super::{OUTGOING_FULL, Session, State, Stdin};
-use crate::agent::AgentError;
+use crate::agent::error::AgentError;
 
-/// Most bytes of a command's frames: the command, and some thousands of networks and mounts.
-const EXEC_MOST: usize = 2 * MAX_COMMAND;
-/// Most bytes for the guest: a command, what makes the queue full, and what one call adds then.
-const OUTGOING_MOST: usize = EXEC_MOST + 2 * OUTGOING_FULL;
+/// Limit of a command's frames in bytes: the command, and some thousands of networks and mounts.
+const MAX_EXEC: usize = 2 * MAX_COMMAND;
+/// Limit of the queue for the guest in bytes: a command, a full queue, and what one call may add.
+const MAX_OUTGOING: usize = MAX_EXEC + 2 * OUTGOING_FULL;
 
-/// All of a session but its events, which its owner has taken.
+/// A session without its events, which its owner has taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedSession {
     state: SavedState,
     hold: bool,
     ready: bool,
-    /// The payload of the message that was not sent yet.
+    /// The payload of a `Resumed` that was not sent yet.
     resumed: Option<Vec<u8>>,
     exec: Vec<u8>,
     program: String,
@@ -28,7 +28,7 @@ pub struct SavedSession {
     unacked: u32,
     stdin: SavedStdin,
     signals: u64,
-    /// Rows and columns.
+    /// The terminal's rows and columns.
     size: Option<(u16, u16)>,
 }
 
@@ -39,7 +39,7 @@ enum SavedState {
     Held,
     Resuming,
     Running,
-    /// The frame by which the guest told it.
+    /// The guest's `Exit` frame.
     Exited(Vec<u8>),
     Failed,
 }
@@ -52,7 +52,7 @@ enum SavedStdin {
 }
 
 impl Session {
-    /// The session as it stands. Events that were not taken are not in it.
+    /// The session as it is now, without events that were not taken.
     pub fn save(&self) -> SavedSession {
         SavedSession {
             state: match self.state {
@@ -82,10 +82,10 @@ impl Session {
         }
     }
 
-    /// The session that was saved.
+    /// The session of a snapshot.
     ///
     /// # Errors
-    /// [`AgentError::Saved`]: no session can have been so.
+    /// [`AgentError::Saved`]: the state is impossible.
     pub fn load(saved: SavedSession) -> Result<Self, AgentError> {
         saved.check()?;
         let state = match saved.state {
@@ -105,7 +105,7 @@ impl Session {
                 None => None,
                 Some(Ok(resumed)) => Some(resumed),
                 Some(Err(_)) => {
-                    let what = "what was to be told of a restore is none";
+                    let what = "the pending restore message is invalid";
                     return Err(AgentError::Saved { what });
                 }
             },
@@ -135,17 +135,17 @@ impl SavedSession {
             SavedState::Greeting | SavedState::Waiting | SavedState::Held
         );
         let what = if unsent && !is_command(&self.exec) {
-            "its command is none"
+            "its command is invalid"
         } else if !unsent && self.state != SavedState::Failed && !self.exec.is_empty() {
-            "its command was sent and was not"
+            "its command is sent and unsent at once"
         } else if self.program.len() > MAX_COMMAND {
-            "its program's name is too long"
+            "the program name is too long"
         } else if self.partial.len() >= frame::HEADER + frame::MAX_PAYLOAD {
-            "it holds too much from the guest"
-        } else if self.outgoing.len() > OUTGOING_MOST {
-            "it holds too much for the guest"
+            "too many bytes from the guest"
+        } else if self.outgoing.len() > MAX_OUTGOING {
+            "too many bytes for the guest"
         } else if self.unacked as usize > STDIN_WINDOW {
-            "it sent more input than it may"
+            "too much unacknowledged input"
         } else {
             return Ok(());
         };
@@ -153,7 +153,7 @@ impl SavedSession {
     }
 }
 
-/// Whether `frames` are those of a command, with its networks and mounts before it.
+/// Whether `frames` are networks and mounts, then one command.
 fn is_command(frames: &[u8]) -> bool {
     let mut rest = frames;
     let mut parts = false;
@@ -162,7 +162,7 @@ fn is_command(frames: &[u8]) -> bool {
         match FromHost::decode(frame) {
             Ok(FromHost::Interface(_) | FromHost::Mount(_)) if !parts => {}
             Ok(FromHost::ExecPart(_)) => parts = true,
-            Ok(FromHost::Exec(_)) => return rest.is_empty() && frames.len() <= EXEC_MOST,
+            Ok(FromHost::Exec(_)) => return rest.is_empty() && frames.len() <= MAX_EXEC,
             _ => return false,
         }
     }
@@ -181,7 +181,7 @@ fn decode(bytes: &[u8]) -> Result<Exit, AgentError> {
     match frame.map(FromGuest::decode) {
         Some(Ok(FromGuest::Exit(exit))) => Ok(exit),
         _ => Err(AgentError::Saved {
-            what: "its command's end is none",
+            what: "the exit of its command is invalid",
         }),
     }
 }

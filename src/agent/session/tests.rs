@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::saved::SavedSession;
 use super::*;
 
 fn session() -> Session {

@@ -1,4 +1,4 @@
-//! A virtio console in its slot.
+//! A virtio console in a slot.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,10 @@ use crate::devices::virtio::console::Console;
 use crate::vmm::error::VmmError;
 use crate::vmm::pipe::{Inbox, InboxSink, Pipe, Port};
 
-/// The pipes of a console: its terminal, and a port for the agent if there is to be one.
+/// Attach a console. Returns the pipes of its terminal and, `with_agent`, of the agent's port.
+///
+/// # Errors
+/// No slot or file descriptor is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,

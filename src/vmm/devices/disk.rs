@@ -1,9 +1,8 @@
-//! A disk's device in its slot, and the thread behind it.
+//! A disk: its virtio block device in a slot, and the thread that serves it.
 
 use std::io;
-use std::sync::Arc;
 
-use super::bell::Bell;
+use super::bell::attach_worker;
 use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::requests::{Requests, Worker};
@@ -12,7 +11,10 @@ use crate::disk::{self, Disk};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 
-/// A virtio block device, and the thread that serves it.
+/// Attach `disk` and start its thread.
+///
+/// # Errors
+/// No slot, file descriptor or thread is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
@@ -21,13 +23,12 @@ pub fn attach(
     let requests = Requests::default();
     let device = Block::new(disk.geometry.clone(), Box::new(requests.clone()));
     let name = format!("disk {}", disk.geometry.name);
-    let (slot, notifications) = slots.attach_unwatched(context, &name, Box::new(device))?;
-    let bell = Arc::new(Bell::new(slot.clone(), notifications)?);
+    let (slot, bell) = attach_worker(slots, context, &name, Box::new(device))?;
     let memory = context.vm.memory().clone();
     disk::start(disk, memory, requests, bell, Guest(slot)).map_err(VmmError::Thread)
 }
 
-/// A block device as the thread of its disk sees it.
+/// The block device, for the thread of its disk.
 struct Guest(SharedCore);
 
 impl disk::Guest for Guest {

@@ -1,8 +1,8 @@
-//! The virtio devices of a machine and their host ends: one file a kind, put into slots one after
-//! the other by [`Devices::attach`].
+//! The virtio devices of a machine and their backends: one file for each kind, put into slots in order
+//! by [`Devices::attach`].
 //!
-//! The event loop processes the queues of most ([`slots`]); a device that waits for something
-//! slow has a thread ([`bell`]).
+//! The event loop processes the queues of most devices ([`slots`]); a device whose backend is slow has
+//! a thread ([`bell`]).
 
 mod balloon;
 mod bell;
@@ -28,21 +28,21 @@ pub use balloon::{REPORTING_ORDER, reporting_order};
 pub use net::assigned;
 use slots::{AttachContext, LATE_SLOTS, Slots};
 
-/// What of the host is behind devices, opened before anything else is done.
+/// What serves the devices on the host, opened before the machine is created.
 pub struct Backends {
-    /// Disks, /dev/vda first.
+    /// Open images, /dev/vda first.
     pub disks: Vec<Disk>,
-    /// Folders.
+    /// Shared folders, in the order of their slots.
     pub shares: Vec<Share>,
-    /// Networks, eth0 first.
+    /// Open networks, eth0 first.
     pub networks: Vec<Network>,
 }
 
 impl Backends {
-    /// Open disks and shares; networks are open, since the guest's init is told of them.
+    /// Open disks and shares; the networks are already open, for the configuration of the guest's init.
     ///
     /// # Errors
-    /// One of them cannot be had.
+    /// One of them cannot be opened.
     pub fn open(config: &Config, networks: Vec<Network>) -> Result<Self, VmmError> {
         let open = |config: &images::Config| {
             Disk::open(config).map_err(|error| VmmError::Disk {
@@ -62,33 +62,31 @@ impl Backends {
     }
 }
 
-/// The devices.
+/// The virtio devices that a machine has.
 pub struct Devices {
-    /// Threads of disks, networks and shares. Before the slots: they go first.
+    /// Threads of disks, networks and shares; dropped before the slots.
     workers: Vec<Worker>,
-    /// All of them.
     pub slots: Slots,
-    /// The virtio console's terminal.
+    /// The pipe of the virtio console's terminal.
     pub terminal: Option<Pipe>,
-    /// The virtio console's port for the agent.
+    /// The pipe of the virtio console's port for the agent.
     pub agent: Option<Pipe>,
-    /// The memory balloon.
     pub balloon: Option<SharedCore>,
-    /// The socket device's end on the host.
+    /// The host's sockets of the socket device.
     pub vsock: Option<vsock::Link>,
-    /// What the disks are, /dev/vda first: a snapshot has to know them again.
+    /// Where the disks came from, /dev/vda first: a restore checks that they are the same.
     pub disks: Vec<Origin>,
-    /// The networks' addresses, eth0's first: those of a restored machine are the same, unless it
-    /// is one of several.
+    /// The networks' MAC addresses, eth0 first; a restored machine has the same, unless it is one of
+    /// several copies.
     pub macs: Vec<Mac>,
 }
 
 impl Devices {
-    /// Put on `context` what `config` asks for.
+    /// Attach the devices that `config` asks for.
     ///
     /// # Errors
-    /// More than there are slots or interrupt lines for, or no descriptor or thread is left, or
-    /// a host end does not come up.
+    /// There are too few slots or interrupt lines, no file descriptor or thread is left, or a backend
+    /// does not come up.
     pub fn attach(
         config: &Config,
         context: &mut AttachContext,
@@ -144,9 +142,9 @@ impl Devices {
         })
     }
 
-    /// Have the threads of disks, networks and shares finish what they were given, whatever rate
-    /// they may have, write out what hull holds of images, and stand still until the [`Quiet`] is
-    /// dropped. The vCPUs are to be paused before: what they add is not looked at.
+    /// Stop the threads of disks, networks and shares until the [`Quiet`] is dropped: they finish their
+    /// requests regardless of rate limits, and write cached image data. The caller must have paused the
+    /// vCPUs: requests that are added later are not seen.
     pub fn quiesce(&self) -> Quiet<'_> {
         requests::quiesce(&self.workers)
     }

@@ -1,13 +1,12 @@
-//! A network's device in its slot, and the thread that moves its frames: one of its own, so that
-//! frames wait for no console and no console for frames.
+//! A network: its virtio network device in a slot, and a thread that moves its frames, so that frames
+//! and consoles do not wait for each other.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
-use super::bell::{Bell, FIRST_OTHER};
+use super::bell::{FIRST_OTHER, attach_worker};
 use super::slots::{AttachContext, Slots, no_descriptor};
 use crate::agent::Interface;
 use crate::devices::virtio::net::{Clock, Net};
@@ -17,14 +16,14 @@ use crate::sandbox::Role;
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 
-/// Tokens of what the thread waits for beside the queues.
+/// Tokens of the descriptors that the thread waits for beside the queues.
 const WIRE: u64 = FIRST_OTHER;
 const TIMER: u64 = FIRST_OTHER + 1;
 
-/// Put a network device into the next slot, and start its thread.
+/// Attach `network` and start its thread.
 ///
 /// # Errors
-/// The network does not come up, or no slot, descriptor or thread is left.
+/// The network does not come up, or no slot, file descriptor or thread is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
@@ -43,17 +42,15 @@ pub fn attach(
     };
     let wire = network.wire()?;
     let device = Net::new(network.properties, &network.limits, wire, Box::new(clock));
-    let (slot, notifications) = slots.attach_unwatched(context, &network.name, Box::new(device))?;
-
-    let bell = Arc::new(Bell::new(slot.clone(), notifications)?);
+    let (slot, bell) = attach_worker(slots, context, &network.name, Box::new(device))?;
     bell.watch(&network, WIRE)?;
     bell.watch(&expiry, TIMER)?;
-    // The device moves the frames itself: nothing is ever requested but the end.
+    // The device moves the frames itself: the only request is the end.
     let requests = Requests::<()>::default();
     let (end, rung) = (requests.clone(), bell.clone());
     let work = move || {
         let _expiry = expiry;
-        // Gone when the thread is, and a process behind it, too.
+        // Dropped with the thread: a process that serves it ends, too.
         let _network = network;
         loop {
             match end.next(0, |()| false) {
@@ -68,7 +65,7 @@ pub fn attach(
     Worker::start(Role::Net, requests, bell, work).map_err(VmmError::Thread)
 }
 
-/// The clock of one network.
+/// The clock of one network device.
 struct Timer {
     started: Instant,
     timer: OwnedFd,
@@ -80,7 +77,7 @@ impl Clock for Timer {
     }
 
     fn wake_in(&mut self, wait: Duration) {
-        // A time of 0 would switch it off.
+        // A time of 0 would disarm it.
         let wait = wait.max(Duration::from_nanos(1));
         let wait = Timespec::try_from(wait).unwrap_or(Timespec {
             tv_sec: i64::from(u32::MAX),
@@ -90,13 +87,13 @@ impl Clock for Timer {
             it_interval: Timespec::default(),
             it_value: wait,
         };
-        // With a descriptor and a time that are right it does not fail.
+        // It cannot fail with a valid descriptor and time.
         let _ = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 }
 
-/// What hull's init is told of the networks, eth0's first. In a machine that was `restored` a driver
-/// goes by the address that it read before, which is another's in a copy: init then sets it.
+/// The networks as hull's init is told of them, eth0 first. The drivers of a `restored` machine keep
+/// the MAC address that they read before, which a copy must change: init sets it then.
 pub fn assigned(networks: &[Network], restored: bool) -> Vec<Interface> {
     let interface = |(index, network): (u8, &Network)| {
         let Assigned {
@@ -114,6 +111,6 @@ pub fn assigned(networks: &[Network], restored: bool) -> Vec<Interface> {
             index: restored.then_some(index),
         })
     };
-    // There are fewer slots than indexes.
+    // `u8` suffices: there are fewer slots.
     (0..).zip(networks).filter_map(interface).collect()
 }

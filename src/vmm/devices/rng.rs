@@ -1,4 +1,4 @@
-//! An entropy device in its slot.
+//! A virtio entropy device in a slot.
 
 use std::time::Instant;
 
@@ -8,7 +8,10 @@ use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::rng::Rng;
 use crate::vmm::error::VmmError;
 
-/// The host's entropy for the guest.
+/// Attach a device that gives the guest entropy of the host.
+///
+/// # Errors
+/// No slot or file descriptor is left.
 pub fn attach(slots: &mut Slots, context: &mut AttachContext) -> Result<(), VmmError> {
     let source = |bytes: &mut [u8]| {
         let wanted = bytes.len();

@@ -1,8 +1,6 @@
-//! A share's device in its slot, and the thread behind it.
+//! A share: its virtio file system device in a slot, and the thread that serves it.
 
-use std::sync::Arc;
-
-use super::bell::Bell;
+use super::bell::attach_worker;
 use super::files;
 use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::fs::Fs;
@@ -11,7 +9,10 @@ use crate::share::{self, Served, Share};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 
-/// A virtio file system device, and the thread that serves it.
+/// Attach `share` and start its thread.
+///
+/// # Errors
+/// No slot, file descriptor or thread is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
@@ -21,8 +22,7 @@ pub fn attach(
     let requests = Requests::default();
     let device = Box::new(Fs::new(&share.tag, Box::new(requests.clone())));
     let name = format!("share {}", share.tag);
-    let (slot, notifications) = slots.attach_unwatched(context, &name, device)?;
-    let bell = Arc::new(Bell::new(slot.clone(), notifications)?);
+    let (slot, bell) = attach_worker(slots, context, &name, device)?;
     let done = move |served: Vec<Served>| {
         lock(&slot).with_device(|fs: &mut Fs, driver| {
             let mut each = served.into_iter();

@@ -1,4 +1,5 @@
-//! The machine's virtio devices: a slot each on the MMIO bus, their queues in the event loop.
+//! The slots of virtio devices: virtio-mmio windows with interrupt lines, and their queues in the
+//! event loop.
 
 use std::io;
 use std::ops::{Add, Range};
@@ -23,48 +24,48 @@ use crate::vmm::irq::line;
 
 /// Notifications taken from the kernel at once.
 const BATCH: usize = 16;
-/// In a token, for the queue: the slot's timer.
+/// In a token in place of the queue: the slot's timer.
 const TIMER: u32 = u32::MAX;
 
-/// Slots of a machine whose devices are to be found only later, beside those that are found at
-/// boot: so many devices can be added to one that was saved before.
+/// Slots that are hidden at boot and revealed later: so many devices can be added to a machine that
+/// was restored from a template.
 pub const LATE_SLOTS: usize = 6;
 
-/// What devices are put on.
+/// What attaching a device needs of the machine.
 pub struct AttachContext<'a> {
-    /// The machine, for notifications and interrupts.
+    /// For notifications (ioeventfd) and interrupt lines.
     pub vm: &'a Vm,
-    /// The bus that slots are on.
+    /// The bus for the registers.
     pub mmio: &'a mut Bus,
-    /// Where a device's faults are told.
+    /// Where devices report faults.
     pub events: &'a Arc<Events>,
-    /// Where to record what happens, if anybody wants to know.
+    /// Where to record interrupts and notifications, for `--trace`.
     pub trace: Option<&'a Arc<Trace>>,
 }
 
 /// A device in its slot.
 struct Slot {
-    /// What messages call it.
+    /// The device's name in messages.
     name: String,
     core: SharedCore,
     transport: Arc<Mutex<dyn Transport>>,
 }
 
-/// The slots in use, and one descriptor that is readable when a queue is to be processed.
+/// All slots, and one descriptor that is readable when a queue is to be processed.
 pub struct Slots {
     epoll: OwnedFd,
     slots: Vec<Slot>,
-    /// From this one on they are hidden from the guest, once that was asked for.
+    /// The first hidden slot, if slots are hidden.
     hidden_from: Option<usize>,
-    /// Behind them, slots with nothing in them.
+    /// Number of empty slots behind those in use.
     absent: usize,
 }
 
 impl Slots {
-    /// No devices yet.
+    /// No slots yet.
     ///
     /// # Errors
-    /// No more file descriptors.
+    /// No file descriptor is left.
     pub fn new() -> Result<Self, VmmError> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
@@ -74,23 +75,22 @@ impl Slots {
         })
     }
 
-    /// Have the guest not find the devices that are attached from now on, until
-    /// [`Slots::reveal`].
+    /// Hide the devices that are attached from now on, until [`Slots::reveal`].
     pub fn hide_from_here(&mut self) {
         self.hidden_from = Some(self.slots.len());
     }
 
-    /// Index of the first slot that was hidden; as many as there are, without one.
+    /// Index of the first hidden slot; the number of slots if none is hidden.
     pub fn hidden_from(&self) -> usize {
         self.hidden_from.unwrap_or(self.slots.len())
     }
 
-    /// Put slots with nothing in them behind those in use, until there are `total`.
+    /// Add empty slots until there are `total`.
     ///
     /// # Errors
-    /// More are in use, or there cannot be so many.
+    /// More are in use, or `total` exceeds the interrupt lines.
     pub fn fill(&mut self, context: &mut AttachContext, total: usize) -> Result<(), VmmError> {
-        let too_many = |most| VmmError::TooManyDevices { most };
+        let too_many = |max| VmmError::TooManyDevices { max };
         let used = self.slots.len();
         self.absent = total.checked_sub(used).ok_or(too_many(total))?;
         for index in used..total {
@@ -103,7 +103,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Have the guest find the devices that were hidden; in which slots they are.
+    /// Reveal the hidden devices to the guest. Returns their slots.
     pub fn reveal(&self) -> Range<usize> {
         let hidden = self.hidden_from()..self.slots.len();
         for slot in self.slots.iter().skip(hidden.start) {
@@ -112,9 +112,8 @@ impl Slots {
         hidden
     }
 
-    /// Put `device`, which messages call `name`, into the next slot: its registers on the
-    /// bus, an ioeventfd for each queue's notifications, a line for its interrupt. The event
-    /// loop processes its queues.
+    /// Attach `device`, named `name`, to the next slot: its registers to the bus, an ioeventfd to each
+    /// queue, and an interrupt line. The event loop processes its queues.
     ///
     /// # Errors
     /// No slot, interrupt line or file descriptor is left.
@@ -145,11 +144,11 @@ impl Slots {
         Ok(core)
     }
 
-    /// As [`Slots::attach`], but a thread of the device's own processes the queues, each when its
-    /// eventfd of those returned is readable.
+    /// As [`Slots::attach`], but the caller has the queues processed, each when its returned eventfd is
+    /// readable.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Slots::attach`].
     pub fn attach_unwatched(
         &mut self,
         context: &mut AttachContext,
@@ -157,7 +156,7 @@ impl Slots {
         device: Box<dyn Device>,
     ) -> Result<(SharedCore, Vec<OwnedFd>), VmmError> {
         let place = virtio_slot(self.slots.len()).ok_or(VmmError::TooManyDevices {
-            most: VIRTIO_GSIS.len(),
+            max: VIRTIO_GSIS.len(),
         })?;
         let reporter = Reporter::new(context.events.clone(), name);
         let recorder = context.trace.map(|trace| Recorder::new(trace, name));
@@ -193,14 +192,14 @@ impl Slots {
         Ok((core, notifications))
     }
 
-    /// The slots, those with nothing in them included, for boot tables and the kernel command
+    /// Addresses and lines of all slots, empty ones included, for boot tables and the kernel command
     /// line.
     pub fn places(&self) -> Vec<MmioSlot> {
         let all = 0..self.slots.len() + self.absent;
         all.filter_map(virtio_slot).collect()
     }
 
-    /// The slots with their names and places.
+    /// The devices with their names, addresses and lines.
     pub fn list(&self) -> Vec<(String, MmioSlot, SharedCore)> {
         let slots = (0..).map_while(virtio_slot).zip(&self.slots);
         slots
@@ -208,7 +207,7 @@ impl Slots {
             .collect()
     }
 
-    /// What passed through each device, by name.
+    /// The traffic of each device.
     pub fn traffic(&self) -> Vec<DeviceReport> {
         let device = |slot: &Slot| DeviceReport {
             name: slot.name.clone(),
@@ -219,12 +218,12 @@ impl Slots {
         self.slots.iter().map(device).collect()
     }
 
-    /// Have every device handle the queues that were notified, one turn each; what a turn leaves
-    /// over makes [`Slots::as_fd`] readable again.
+    /// Process each queue that was notified, for one turn. A queue with more work makes
+    /// [`Slots::as_fd`] readable again.
     pub fn process(&self) {
         let mut ready: Vec<epoll::Event> = Vec::with_capacity(BATCH);
         let now = rustix::event::Timespec::default();
-        // An interrupted look finds the same notifications next time.
+        // After EINTR the next call finds the same notifications.
         let _ = epoll::wait(
             &self.epoll,
             rustix::buffer::spare_capacity(&mut ready),
@@ -242,12 +241,12 @@ impl Slots {
     }
 }
 
-/// A virtio device and what passed through its queues.
+/// The traffic of a virtio device.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceReport {
-    /// What messages call it.
+    /// The device's name in messages.
     pub name: String,
-    /// All of its queues.
+    /// Sum over its queues.
     #[serde(flatten)]
     pub traffic: QueueCounters,
 }
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn late_devices_are_found_when_they_are_revealed() {
+    fn hidden_devices_are_found_once_they_are_revealed() {
         let memory = backing::allocate(16 << 20).unwrap();
         let vm = Vm::new(vm::open().unwrap(), memory).unwrap();
         let timeline = Arc::new(Timeline::new(Instant::now()));

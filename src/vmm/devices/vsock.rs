@@ -1,7 +1,7 @@
-//! The host's end of the socket device: AF_UNIX sockets, polled with the event loop's others.
+//! The backend of the socket device: AF_UNIX sockets, polled by the event loop.
 //!
-//! Every descriptor is registered edge-triggered: the device remembers what it could not do, so
-//! nothing needs to be switched on and off but the wait for room in a socket that is full.
+//! Every descriptor is registered edge-triggered: the device remembers what it could not do, so only
+//! the wait for room in a full socket is switched on and off.
 
 use std::ffi::OsString;
 use std::io;
@@ -24,25 +24,25 @@ use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 
-/// Programs that may wait to be let in.
+/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 /// Events taken from the kernel at once.
 const BATCH: usize = 16;
-/// Between two ticks of the device; two of them are its patience. A guest whose kernel is
-/// emulated takes seconds to answer while it is busy.
+/// Seconds between two ticks of the device; its timeout is two ticks. A guest whose kernel is emulated
+/// takes seconds to answer while it is busy.
 const TICK_S: i64 = 5;
 
-/// Tokens that are no stream's, which count from 1.
+/// Tokens beside those of streams, which count from 1.
 const LISTENER: Id = Id::MAX;
 const TIMER: Id = Id::MAX - 1;
 
-/// What is always waited for.
+/// The events of every descriptor.
 const READABLE: EventFlags = EventFlags::IN
     .union(EventFlags::RDHUP)
     .union(EventFlags::ET);
 const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
-/// The sockets before the device has a slot.
+/// The sockets of a device that has no slot yet.
 pub struct Sockets {
     shared: Arc<Shared>,
     path: SocketPath,
@@ -62,20 +62,20 @@ struct Shared {
     path: PathBuf,
 }
 
-/// A socket's file, removed in the end.
+/// The file of a socket, removed when this is dropped.
 struct SocketPath(PathBuf);
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        // Somebody may have removed it before.
+        // It fails if the file was removed already.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Put a socket device into the next slot.
+/// Attach a socket device.
 ///
 /// # Errors
-/// Its socket cannot be made, or no slot or descriptor is left.
+/// Its socket cannot be created, or no slot or file descriptor is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
@@ -91,7 +91,7 @@ impl Sockets {
     /// Create the socket `path` and listen on it.
     ///
     /// # Errors
-    /// There is something at `path`, it cannot be there, or no file descriptor is left.
+    /// A file exists at `path`, the socket cannot be created, or no file descriptor is left.
     pub fn new(path: &Path) -> Result<Self, VmmError> {
         let failed = |errno: Errno| match errno {
             Errno::ADDRINUSE => VmmError::VsockExists { path: path.into() },
@@ -123,7 +123,7 @@ impl Sockets {
         })
     }
 
-    /// What the device has of them.
+    /// The sockets for the device.
     pub fn host(&self) -> Box<dyn Host> {
         Box::new(Peers(self.shared.clone()))
     }
@@ -139,11 +139,11 @@ impl Sockets {
 }
 
 impl Link {
-    /// Have the device do what its sockets are ready for.
+    /// Have the device handle the sockets that are ready.
     pub fn process(&self) {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
         let now = Timespec::default();
-        // An interrupted look finds the same next time.
+        // After EINTR the next call finds the same events.
         let _ = epoll::wait(
             &self.shared.epoll,
             rustix::buffer::spare_capacity(&mut events),
@@ -172,17 +172,18 @@ impl Shared {
         epoll::add(&self.epoll, fd, EventData::new_u64(token), READABLE)
     }
 
-    /// Tell of room in `fd`, too, or no more. Whether there is any is looked at now.
+    /// Switch the notification of room in `fd` on or off; room that exists already is notified.
     fn poll_room(&self, fd: impl AsFd, token: Id, wanted: bool) -> rustix::io::Result<()> {
-        let flags = match wanted {
-            true => READABLE | EventFlags::OUT,
-            false => READABLE,
+        let flags = if wanted {
+            READABLE | EventFlags::OUT
+        } else {
+            READABLE
         };
         epoll::modify(&self.epoll, fd, EventData::new_u64(token), flags)
     }
 }
 
-/// The programs that the device can reach.
+/// The programs on the host that the device can reach.
 struct Peers(Arc<Shared>);
 
 impl Peers {
@@ -208,7 +209,7 @@ impl Host for Peers {
         path.push(format!("_{port}"));
         let address = SocketAddrUnix::new(Path::new(&path))?;
         let fd = socket()?;
-        // Done at once, or refused: with EAGAIN while the listener's backlog is full.
+        // It does not block: EAGAIN while the listener's backlog is full.
         net::connect(&fd, &address)?;
         self.stream(fd, id)
     }
@@ -219,7 +220,7 @@ impl Host for Peers {
             it_interval: seconds(0),
             it_value: seconds(TICK_S),
         };
-        // With a descriptor and a time that are right it does not fail.
+        // It cannot fail with a valid descriptor and time.
         let _ = rustix::time::timerfd_settime(&self.0.timer, TimerfdTimerFlags::empty(), &once);
     }
 }
@@ -228,12 +229,12 @@ fn socket() -> rustix::io::Result<OwnedFd> {
     net::socket_with(AddressFamily::UNIX, net::SocketType::STREAM, NEW, None)
 }
 
-/// A connected socket.
+/// A socket that is connected to a program on the host.
 struct Socket {
     fd: OwnedFd,
     id: Id,
-    /// It took nothing when it was last written to, and room in it is waited for. Otherwise each
-    /// read of the program's would wake hull.
+    /// Whether the last write found no room: only then room is waited for, since otherwise each read by
+    /// the program would wake hull.
     full: bool,
     shared: Arc<Shared>,
 }
@@ -260,7 +261,7 @@ impl Stream for Socket {
             Shutdown::Write => net::Shutdown::Write,
             Shutdown::Both => net::Shutdown::Both,
         };
-        // An error says that the other end has gone.
+        // It fails if the peer has closed the connection.
         let _ = net::shutdown(&self.fd, how);
     }
 }
@@ -273,19 +274,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_taken_once_and_given_back() {
+    fn a_path_is_used_once_and_released() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
         let sockets = Sockets::new(&path).unwrap();
         let again = Sockets::new(&path).map(drop);
         assert!(matches!(again, Err(VmmError::VsockExists { .. })));
-        assert!(path.exists(), "taken away from who has it");
+        assert!(path.exists(), "removed while it is in use");
         drop(sockets);
         assert!(!path.exists());
     }
 
     #[test]
-    fn programs_come_in_and_are_reached() {
+    fn programs_connect_and_are_connected_to() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
         let sockets = Sockets::new(&path).unwrap();
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!(kind(host.connect(53, 2)), ErrorKind::NotFound);
         let server = UnixListener::bind(folder.path().join("v_53")).unwrap();
         host.connect(53, 2).unwrap();
-        // Who listens and never accepts does not hold hull up.
+        // A listener that never accepts does not block hull.
         let full = (3..10_000).find_map(|id| host.connect(53, id).err());
         assert_eq!(full.unwrap().kind(), ErrorKind::WouldBlock);
         drop(server);
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_told_of_once_there_was_none() {
+    fn room_is_notified_after_there_was_none() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
         let sockets = Sockets::new(&path).unwrap();

@@ -12,7 +12,7 @@ use crate::agent::WindowSize;
 /// Bytes of standard input that are read ahead of the guest.
 const MAX_TYPED: usize = 16 << 10;
 
-/// The standard streams.
+/// The standard streams with their buffers.
 pub struct Stdio {
     streams: Streams,
     pub stdout: Output,

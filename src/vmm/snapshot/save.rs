@@ -1,8 +1,8 @@
-//! Saves a machine while it stands still: everything but what is on its way through hull itself.
+//! Saves a machine while it is stopped: everything but the bytes on their way through hull itself.
 //!
-//! On the thread of the event loop, to which consoles, sockets and the session with hull's init
-//! belong. [`Still`] holds all others: vCPUs at the gate, then the threads of disks, networks and
-//! shares, which finish what the vCPUs have asked for.
+//! This runs on the thread of the event loop, which owns consoles, sockets and the session with
+//! hull's init. [`Still`] stops all others: first the vCPUs, then the threads of disks, networks and
+//! shares, which finish their requests.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,47 +30,47 @@ use crate::vmm::life::NotAllowed;
 use crate::vmm::machine::Machine;
 use crate::vmm::vcpus::{Pause, Vcpus};
 
-/// How long a guest that has just said that it waits may take until it does.
+/// How long a guest whose init has reported that it waits may take until its vCPUs halt.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Between two looks.
-const LOOK: Duration = Duration::from_micros(200);
+/// Delay between two checks for halted vCPUs.
+const IDLE_POLL: Duration = Duration::from_micros(200);
 
-/// A machine was not saved.
+/// Why a machine was not saved.
 #[derive(Debug, Error)]
 pub enum SaveError {
-    /// The files.
+    /// The files cannot be written.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// KVM.
+    /// KVM does not return the state.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// A device.
+    /// A device cannot be saved.
     #[error("{device} {error}")]
     Device {
-        /// What messages call it.
+        /// The device's name in messages.
         device: String,
-        /// Why it cannot be saved.
+        /// What prevents it.
         error: StateError,
     },
-    /// A disk.
+    /// A disk cannot be identified.
     #[error(transparent)]
     Disk(#[from] crate::disk::DiskError),
     /// The machine is ending, for example.
     #[error(transparent)]
     State(#[from] NotAllowed),
-    /// Something that is not to be saved.
+    /// There is nothing that can be saved, for this reason.
     #[error("{0}")]
     Unfit(String),
 }
 
-/// What of the machine's memory is saved.
+/// Which part of the machine's memory is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// All that was touched; what is lost with the host's power is made again.
+    /// All touched pages; not synced to disk, since a lost template is made again.
     Template,
-    /// All that was touched, and from then on changes are logged.
+    /// All touched pages; changes are logged from then on.
     Whole,
-    /// What has changed since this snapshot.
+    /// The pages that have changed since this snapshot.
     ChangesSince(Id),
 }
 
@@ -85,14 +85,14 @@ impl What {
             (true, Some(last)) => Ok(Self::ChangesSince(last)),
             (true, None) => Err(SaveError::Unfit(
                 "there is no snapshot of this run that it could be a difference to; take a \
-                 whole one first, without --diff"
+                 whole one first"
                     .into(),
             )),
         }
     }
 }
 
-/// While it lives, nothing of the machine moves but the caller.
+/// While it exists, no thread of the machine runs but the caller's.
 pub struct Still<'a> {
     quiet: Quiet<'a>,
     pause: Pause,
@@ -100,11 +100,11 @@ pub struct Still<'a> {
 }
 
 impl<'a> Still<'a> {
-    /// As soon as the vCPUs have parked and the devices' threads are done.
+    /// Stop the machine: returns when all vCPUs have parked and the devices' threads are idle.
     pub fn new(machine: &'a Machine, vcpus: &Arc<Vcpus>) -> Self {
         let since = Instant::now();
         let pause = vcpus.pause();
-        // Their last accesses reach the devices now.
+        // The devices must see the last accesses of the vCPUs.
         (0..pause.count())
             .filter_map(|index| pause.vcpu(index))
             .for_each(|mut vcpu| vcpu.complete());
@@ -115,8 +115,8 @@ impl<'a> Still<'a> {
         }
     }
 
-    /// As [`Still::new`], when every vCPU waits for an interrupt, or after some patience.
-    /// `meanwhile` is called while they do not yet.
+    /// As [`Still::new`], once every vCPU waits for an interrupt, or after [`IDLE_TIMEOUT`].
+    /// `meanwhile` is called between two checks.
     pub fn when_idle(
         machine: &'a Machine,
         vcpus: &Arc<Vcpus>,
@@ -134,7 +134,7 @@ impl<'a> Still<'a> {
             }
             drop(still);
             meanwhile();
-            thread::sleep(LOOK);
+            thread::sleep(IDLE_POLL);
         }
     }
 
@@ -146,7 +146,7 @@ impl<'a> Still<'a> {
     /// Save the machine. `link` is the session with its init.
     ///
     /// # Errors
-    /// [`SaveError`]; nothing is left then, and an older snapshot at the same place is whole.
+    /// [`SaveError`]; no files are left then, and an older snapshot in `dir` stays complete.
     pub fn save(
         &self,
         machine: &Machine,
@@ -171,21 +171,7 @@ impl<'a> Still<'a> {
         section(&mut writer, CHIPS, &chips)?;
         section(&mut writer, DEVICES, &devices)?;
         section(&mut writer, AGENT, &link)?;
-        let memory = machine.vm.memory();
-        let pages = match what {
-            What::Template => Pages::touched(memory),
-            What::Whole => {
-                machine.vm.track_dirty()?;
-                machine.vm.take_dirty()?;
-                Pages::touched(memory)
-            }
-            What::ChangesSince(_) => machine.vm.take_dirty()?,
-        };
-        let base = match what {
-            What::ChangesSince(base) => Some(base),
-            What::Template | What::Whole => None,
-        };
-        writer.memory(memory, &pages, base)?;
+        save_memory(&mut writer, machine, what)?;
         let memory_bytes = writer.memory_bytes();
         let id = writer.commit()?;
         let saved = Saved {
@@ -205,14 +191,28 @@ impl<'a> Still<'a> {
     }
 }
 
+fn save_memory(writer: &mut Writer, machine: &Machine, what: What) -> Result<(), SaveError> {
+    let memory = machine.vm.memory();
+    let (pages, base) = match what {
+        What::Template => (Pages::touched(memory), None),
+        What::Whole => {
+            machine.vm.track_dirty()?;
+            machine.vm.take_dirty()?;
+            (Pages::touched(memory), None)
+        }
+        What::ChangesSince(base) => (machine.vm.take_dirty()?, Some(base)),
+    };
+    Ok(writer.memory(memory, &pages, base)?)
+}
+
 fn section(writer: &mut Writer, tag: [u8; 4], content: &impl Serialize) -> Result<(), SaveError> {
     let bytes = state::encode(content).map_err(|error| SaveError::Unfit(error.to_string()))?;
     writer.section(tag, bytes);
     Ok(())
 }
 
-/// Those that have something to save. A slot that the guest has not been shown has not, and its name
-/// is what the user wants there, which a template must not tell.
+/// Save the devices of a bus that have a state. A hidden slot has none; its name would reveal in a
+/// template what the user has attached.
 fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), SaveError> {
     for (base, _, name, device) in bus.devices() {
         let state = lock(device).save().map_err(|error| SaveError::Device {
@@ -231,7 +231,7 @@ fn save_devices(bus: &Bus, port: bool, to: &mut Vec<SavedDevice>) -> Result<(), 
     Ok(())
 }
 
-/// Of the machine with its devices, if its guest has `begun` to know them: any later run may use a
+/// The shape; with the devices only if the guest has `begun` to use them, since any later run may use a
 /// template.
 fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveError> {
     let devices = &machine.devices;
@@ -273,7 +273,7 @@ fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveE
     Ok(shape)
 }
 
-/// Who goes on may be in another folder.
+/// Make a path absolute: the restoring process may be in another folder.
 fn from_root(path: &mut PathBuf) {
     if let Ok(absolute) = std::path::absolute(&*path) {
         *path = absolute;

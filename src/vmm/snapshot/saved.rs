@@ -17,56 +17,56 @@ use crate::memory::backing::{self, BackingError};
 use crate::memory::layout::MAX_CPUS;
 use crate::snapshot::{Snapshot, SnapshotError};
 
-/// A snapshot that no machine can go on from.
+/// Why a snapshot cannot be restored.
 #[derive(Debug, Error)]
 pub enum SavedError {
-    /// Its files.
+    /// Its files are missing or damaged.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// This host.
+    /// This host cannot run it.
     #[error("snapshot {}: {error}; restore it on a host like the one it was made on", dir.display())]
     Host {
-        /// The snapshot.
+        /// The snapshot's folder.
         dir: PathBuf,
-        /// What is not as there.
+        /// What this host lacks.
         error: LoadError,
     },
-    /// A section.
-    #[error("snapshot {}: {what}; make it anew", dir.display())]
+    /// A section is damaged.
+    #[error("snapshot {}: {what}; take a new snapshot", dir.display())]
     Content {
-        /// The snapshot.
+        /// The snapshot's folder.
         dir: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         what: String,
     },
-    /// A device.
+    /// A device cannot load its state.
     #[error("snapshot {}: {device} {error}", dir.display())]
     Device {
-        /// The snapshot.
+        /// The snapshot's folder.
         dir: PathBuf,
-        /// What messages call it.
+        /// The device's name in messages.
         device: String,
-        /// Why it does not go on.
+        /// What prevents it.
         error: StateError,
     },
-    /// A disk that does not tell what it is.
+    /// A disk cannot be identified.
     #[error(transparent)]
     Image(DiskError),
-    /// A disk.
+    /// A disk has changed since.
     #[error("snapshot {}: {error}", dir.display())]
     Disk {
-        /// The snapshot.
+        /// The snapshot's folder.
         dir: PathBuf,
-        /// What is not as it was.
+        /// What has changed.
         error: disk::Changed,
     },
 }
 
-/// A snapshot that has been read and judged but for its memory.
+/// A snapshot that has been read and checked, but for its memory.
 pub struct Saved {
     pub(super) dir: PathBuf,
     snapshot: Snapshot,
-    /// What the machine is made of.
+    /// How the machine was built.
     pub shape: Shape,
     pub(super) vcpus: Vec<SavedVcpu>,
     pub(super) chips: SavedChips,
@@ -85,7 +85,7 @@ impl Saved {
     /// Read the snapshot in `dir`.
     ///
     /// # Errors
-    /// It is none, damaged, of another version, or not whole.
+    /// There is no snapshot, or it is damaged, of another version, or incomplete.
     pub fn open(dir: &Path) -> Result<Self, SavedError> {
         let snapshot = crate::snapshot::open(dir)?;
         let shape: Shape = section(&snapshot, dir, SHAPE)?;
@@ -103,7 +103,7 @@ impl Saved {
         let loaded = saved.shape.loaded.as_ref();
         match () {
             () if !(1..=MAX_CPUS).contains(&saved.shape.machine.cpus) => {
-                Err(saved.wrong("a machine has 1 to 32 vCPUs, and this one has not"))
+                Err(saved.wrong("the number of vCPUs is not 1 to 32"))
             }
             () if loaded.is_some_and(|loaded| {
                 upside_down(&loaded.kernel) || loaded.initrd.as_ref().is_some_and(upside_down)
@@ -112,34 +112,34 @@ impl Saved {
                 Err(saved.wrong("its kernel or initial RAM disk ends before it begins"))
             }
             () if saved.vcpus.len() != usize::from(saved.shape.machine.cpus) => {
-                Err(saved.wrong("the number of vCPUs is not that of its machine"))
+                Err(saved.wrong("it does not hold the state of every vCPU"))
             }
             () if bytes != saved.shape.machine.memory_bytes => {
-                Err(saved.wrong("the memory is not as large as its machine's"))
+                Err(saved.wrong("the size of the memory is not that of its machine"))
             }
             () => Ok(saved),
         }
     }
 
-    /// Whether its guest waits for its first command.
+    /// Whether it is a template, whose guest waits for its first command.
     pub fn is_template(&self) -> bool {
         matches!(&self.link, Some(link) if link.session.is_none())
     }
 
-    /// Read all of the memory, which is not done otherwise.
+    /// Read all of the memory and check it, which [`Saved::open`] does not.
     ///
     /// # Errors
-    /// It is not what was written.
+    /// The memory is damaged.
     pub fn verify(&self) -> Result<(), SavedError> {
         Ok(self.snapshot.check_memory()?)
     }
 
-    /// Its memory, nothing of which is read before it is touched.
+    /// Map the memory; no page is read before it is touched.
     pub fn map_memory(&self) -> Result<GuestMemory, BackingError> {
         backing::map_file(self.snapshot.memory())
     }
 
-    /// Whether this host can run it, asked before any vCPU is made.
+    /// Check that this host can run it, before vCPUs are created.
     pub fn fits(&self, vm: &Vm) -> Result<(), SavedError> {
         let host = |error| self.host(error);
         let past_kvm = self.shape.processor.as_ref();

@@ -41,7 +41,7 @@ pub struct Shape {
     pub processor: Option<Features>,
 }
 
-/// A device on a bus.
+/// The state of a device on a bus.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedDevice {
     /// Whether it is at a port.
@@ -54,11 +54,11 @@ pub struct SavedDevice {
     pub state: Vec<u8>,
 }
 
-/// The way to hull's init.
+/// The state of the link to hull's init.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedLink {
-    /// The protocol; none of a template, whose guest waits for its first command.
+    /// The session; `None` in a template, whose guest waits for its first command.
     pub session: Option<SavedSession>,
-    /// Which pipe it goes over.
+    /// Index of the pipe that it uses.
     pub pipe: usize,
 }

@@ -1,4 +1,4 @@
-//! The end of `hull run`: finds a machine, hands it a command, and waits for its end.
+//! The side of `hull run`: finds a machine, hands it a command, and waits for its end.
 
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -9,50 +9,50 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{COMMAND_MOST, Command, PATIENCE, Reply};
+use super::protocol::{Command, MAX_COMMAND, Reply, STEP_TIMEOUT};
 use crate::control::{Action, Request, VERSION};
 use crate::fleet::{self, Found};
 
-/// How long a machine may take to be connected to: one that waits does so at once.
-const CONNECT: Duration = Duration::from_millis(200);
+/// Timeout to connect to a machine: one that waits accepts at once.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A machine that runs a command for us.
+/// A machine that runs our command.
 pub struct Taken {
     stream: UnixStream,
     process: OwnedFd,
-    /// Its process.
+    /// Process id of the machine's hull.
     pub pid: u32,
 }
 
-/// What came of it.
+/// What became of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It ended with this status.
+    /// The command ended with this status.
     Ended(u8),
     /// The guest was never told of the command.
     Unfit,
-    /// The machine is gone.
+    /// The machine is gone without a report.
     Lost,
 }
 
-/// Machines that wait, or waited, with the template `key`.
+/// Machines of the template `key` that wait for a command, or have got one.
 pub fn ready(key: &str) -> Vec<Found> {
     let mut found = fleet::list();
     found.retain(|machine| machine.record.ready_with.as_deref() == Some(key));
     found
 }
 
-/// Have the first of `machines` that still waits run `command` on these streams. `None` if none
-/// does, for whatever reason.
+/// Hand `command` and these streams to the first of `machines` that still waits. `None` if none took
+/// them.
 pub fn take(machines: &[Found], command: &Command, streams: [BorrowedFd<'_>; 3]) -> Option<Taken> {
     let body = postcard::to_allocvec(command).ok()?;
     let bytes = u32::try_from(body.len()).ok()?;
-    if bytes > COMMAND_MOST {
+    if bytes > MAX_COMMAND {
         return None;
     }
     machines.iter().find_map(|machine| {
         let process = machine.process()?;
-        let mut stream = UnixStream::from(machine.connect(CONNECT).ok()?);
+        let mut stream = UnixStream::from(machine.connect(CONNECT_TIMEOUT).ok()?);
         let taken = ask(&mut stream, bytes, &body, &streams).ok()?;
         (taken == Reply::Taken).then_some(Taken {
             stream,
@@ -68,8 +68,8 @@ pub(super) fn ask(
     body: &[u8],
     streams: &[BorrowedFd<'_>],
 ) -> io::Result<Reply> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(STEP_TIMEOUT))?;
+    stream.set_read_timeout(Some(STEP_TIMEOUT))?;
     let request = Request {
         version: VERSION,
         action: Action::Take { bytes },
@@ -91,14 +91,14 @@ pub(super) fn ask(
 }
 
 impl Taken {
-    /// A signal that came to us.
+    /// Forward a signal to the machine's hull.
     pub fn signal(&self, number: i32) {
         if let Some(signal) = Signal::from_named_raw(number) {
             let _ = pidfd_send_signal(&self.process, signal); // it may just have ended
         }
     }
 
-    /// What came of it, which can be read when this is readable.
+    /// Wait for the report; it is there once this is readable.
     pub fn outcome(mut self) -> Outcome {
         match Reply::read(&mut self.stream) {
             Ok(Reply::Ended(status)) => Outcome::Ended(status),

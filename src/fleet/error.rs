@@ -1,0 +1,79 @@
+//! Why a machine's folder cannot be had, or a machine not be found.
+
+use std::io;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::record::Record;
+
+/// A failure of [`super::claim`] or [`super::find`].
+#[derive(Debug, Error)]
+pub enum FleetError {
+    /// Another machine has the name.
+    #[error(
+        "machine {name} runs already{}; stop it, or choose another name",
+        pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    InUse {
+        /// The name that was to be claimed.
+        name: String,
+        /// Its process, if its record is complete.
+        pid: Option<u32>,
+    },
+    /// There is no place for records.
+    #[error(
+        "no folder for records of running machines ({tried}); set XDG_RUNTIME_DIR to a folder of \
+         yours, or run the machine without a name"
+    )]
+    NoRuntime {
+        /// Each folder that was tried, with its error.
+        tried: String,
+    },
+    /// The folder of the machine cannot be made.
+    #[error(
+        "machine {name}: cannot create {} ({error}); run it without a name",
+        path.display()
+    )]
+    Folder {
+        /// The machine's name.
+        name: String,
+        /// The folder or file that failed.
+        path: PathBuf,
+        /// What creating it failed with.
+        error: io::Error,
+    },
+    /// No running machine has the name or process id.
+    #[error("no machine {wanted} runs; {}", running(there))]
+    Unknown {
+        /// The name or process id that was asked for.
+        wanted: String,
+        /// The machines that run.
+        there: Vec<Record>,
+    },
+}
+
+/// An error about `path` in the folder of `name`.
+pub fn failed(name: &str, path: PathBuf) -> impl FnOnce(Errno) -> FleetError {
+    let name = name.into();
+    move |error| FleetError::Folder {
+        name,
+        path,
+        error: error.into(),
+    }
+}
+
+fn running(there: &[Record]) -> String {
+    if there.is_empty() {
+        return "none does".into();
+    }
+    let each = there.iter().map(|Record { name, pid, .. }| {
+        if *name == pid.to_string() {
+            name.clone()
+        } else {
+            format!("{name} (process {pid})")
+        }
+    });
+    format!("these do: {}", each.collect::<Vec<_>>().join(", "))
+}
