@@ -234,9 +234,13 @@ fn compressed_and_backed_images_read_like_their_source() {
 
     // hull opens only backing files that the user names.
     let flag = based.display().to_string();
-    assert_refused(&flag, "", "add backing=FILE if it is what you want");
+    assert_refused(&flag, "", "add backing=FILE if you want it");
     let unnamed = format!(",backing={},backing={}", compressed.display(), flag);
-    assert_refused(&flag, &unnamed, "it is based on no other image; leave out");
+    assert_refused(
+        &flag,
+        &unnamed,
+        "it is not based on another image; leave out",
+    );
     assert_refused(&raw.flag(""), ",backing=/etc/passwd", "leave out backing=");
 }
 
@@ -576,7 +580,7 @@ fn files_that_are_no_disk_are_refused_by_name() {
             at("odd"),
             "1000 bytes, which are no whole number of 512-byte sectors",
         ),
-        (at("image"), "image: no usable qcow2 image ("),
+        (at("image"), "image: not a usable qcow2 image ("),
         (at("vmdk"), "a VMDK image, which hull does not read"),
         (at("vdi"), "a VDI image, which hull does not read"),
         (at("uncounted"), "cluster is counted as free"),

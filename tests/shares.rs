@@ -168,19 +168,13 @@ fn impossible_shares_are_refused_before_the_boot() {
         ),
         (
             share(&file, "/s"),
-            "not a folder; share the folder that it is in",
+            "not a folder; share the folder that contains it",
         ),
-        (
-            share(Path::new("/"), "/s"),
-            "that is / and with it the whole host",
-        ),
-        (
-            share(&root, "/s:ro"),
-            "that is / and with it the whole host",
-        ),
+        (share(Path::new("/"), "/s"), "this is /, the whole host"),
+        (share(&root, "/s:ro"), "this is /, the whole host"),
         (
             share(Path::new("/usr/.."), "/s"),
-            "that is / and with it the whole host",
+            "this is /, the whole host",
         ),
     ] {
         let finished = run(&["run", &flag, "--", "true"]);

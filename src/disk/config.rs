@@ -8,10 +8,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::NAME_MOST;
 use crate::config::size;
 use crate::config::table::Table;
 use crate::devices::rate::Limits;
+use crate::devices::virtio::block::MAX_NAME;
 
 /// A disk in a file as a table.
 pub const TABLE: Table = Table::new(
@@ -57,7 +57,7 @@ impl Source {
         };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let printable = stem.chars().filter(char::is_ascii_graphic);
-        printable.take(NAME_MOST).collect()
+        printable.take(MAX_NAME).collect()
     }
 }
 
@@ -290,11 +290,11 @@ fn split_path(text: &str) -> (String, &str) {
 }
 
 fn serial(name: &str) -> Result<String, String> {
-    let fits = (1..=NAME_MOST).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+    let fits = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
     match fits {
         true => Ok(name.into()),
         false => Err(format!(
-            "id={name}: a disk's name is 1 to {NAME_MOST} letters, digits or signs of ASCII"
+            "id={name}: a disk's name is 1 to {MAX_NAME} letters, digits or signs of ASCII"
         )),
     }
 }

@@ -1,5 +1,5 @@
-//! How a snapshot knows a disk again, of which it holds nothing but this: a machine that goes on
-//! with other bytes under its file system's cache destroys them.
+//! The identity of a disk, by which a restore recognizes it: a snapshot has no bytes of disks, and a
+//! machine that resumes with other bytes under its file system's cache destroys them.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -9,94 +9,97 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Cache, Config, DiskError, Format, Image, Source};
+use super::config::{Cache, Config, Format, Source};
+use super::error::DiskError;
+use super::image::Image;
 
-/// An image that is open, by the name that the user gave.
+/// A file of a disk that is open.
 pub(super) struct Opened {
+    /// Absolute, from the name that the user gave.
     pub path: PathBuf,
-    /// The same open file as the image's own.
+    /// The same open file description as the image's.
     pub file: File,
 }
 
-/// What serves a disk and what tells of it share this.
+/// Shared by the thread that serves a disk and by its [`Origin`].
 pub(super) struct Shared {
     pub image: Box<dyn Image>,
-    /// The guest has changed something, or tried to.
+    /// The guest has written to it, or tried to.
     pub written: bool,
 }
 
-/// A disk, for who wants to know it again while it is being served.
+/// A handle by which to identify a disk while it is being served.
 #[derive(Clone)]
 pub struct Origin {
     shared: Arc<Mutex<Shared>>,
     files: Arc<[Opened]>,
     cache: Cache,
-    /// All but what changes.
+    /// Without the parts that change: size and files.
     identity: Identity,
 }
 
-/// What a disk is, as plain data.
+/// A disk as a snapshot records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Bytes of the disk.
+    /// Size of the disk in bytes.
     pub size: u64,
-    /// What the image is; `None` for a scratch disk.
+    /// Format of the image; `None` for a scratch disk.
     pub format: Option<Format>,
     /// The guest may not write.
     pub read_only: bool,
     /// The guest's writes go to a temporary image.
     pub overlay: bool,
-    /// The image and what it is based on, the nearest first; nothing of a scratch disk.
+    /// The image and its bases, the nearest first; empty for a scratch disk.
     pub files: Vec<FileIdentity>,
 }
 
-/// One file of a disk.
+/// One file of a disk, as a snapshot records it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileIdentity {
-    /// Where it was, from the root on.
+    /// Its absolute path.
     pub path: PathBuf,
-    /// Bytes of the file; 0 of a block device.
+    /// Size of the file in bytes; 0 for a block device.
     pub len: u64,
-    /// When it was last written, in nanoseconds since 1970; `None` of a block device, which does
-    /// not say.
+    /// Time of the last write in nanoseconds since 1970; `None` for a block device, which has none.
     pub modified_ns: Option<i64>,
-    /// Device and inode: those of a copy are others, and nothing is wrong with a copy.
+    /// Device and inode. A copy has others and is accepted.
     pub inode: (u64, u64),
 }
 
-/// A disk is not the one that the machine had when it was saved.
+/// A disk is not the one that the machine had when it was saved. The text continues after the
+/// disk's name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Changed {
-    /// Other bytes, in all likelihood.
+    /// It was written to, so its bytes probably differ.
     #[error(
-        "{path}: written to since the snapshot was taken, and the machine remembers what it held \
+        "{path}: written to since the snapshot was taken, and the machine has cached what it held \
          then; put the image back as it was (`cp -p` keeps the time of a copy), or boot afresh"
     )]
     Written {
-        /// The image, or what it is based on.
+        /// Path of the image or of a base.
         path: PathBuf,
     },
-    /// Grown or cut.
+    /// It has another size.
     #[error(
         "{path}: {now} bytes, and {then} when the snapshot was taken; put the image back as it was \
          (`cp -p` keeps the time of a copy), or boot afresh"
     )]
     Size {
-        /// The image, or what it is based on.
+        /// Path of the image or of a base.
         path: PathBuf,
-        /// Bytes in the snapshot.
+        /// Bytes when the snapshot was taken.
         then: u64,
-        /// Bytes that it has.
+        /// Bytes that it has now.
         now: u64,
     },
-    /// Opened in another way.
+    /// It is opened in another way.
     #[error("{path}: {now}, and {then} when the snapshot was taken; give the disk as it was then")]
     Kind {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// What it was.
+        /// Format and mode when the snapshot was taken.
         then: String,
-        /// What it is.
+        /// Format and mode now.
         now: String,
     },
 }
@@ -156,12 +159,11 @@ impl Origin {
         }
     }
 
-    /// What the disk is now, with all that was written to it on the host's disk, if the
-    /// user wants that at all. Asked for while
-    /// nothing is being served: waits for it otherwise.
+    /// The disk's identity now, after all that was written is on the host's disk (in the file, for
+    /// [`Cache::Unsafe`]). Waits while requests are being served.
     ///
     /// # Errors
-    /// The guest's writes are in a file that ends with hull; or they cannot be written to the disk.
+    /// The guest's writes are in a temporary file, or cannot be written to the disk.
     pub fn identity(&self) -> Result<Identity, DiskError> {
         let path = self.path();
         let fault = |reason| DiskError::Open {
@@ -170,10 +172,8 @@ impl Origin {
             hint: "",
         };
         let Ok(mut shared) = self.shared.lock() else {
-            // Who served it has panicked.
-            return Err(fault(std::io::Error::other(
-                "hull cannot serve it any more",
-            )));
+            // The thread that served it has panicked.
+            return Err(fault(std::io::Error::other("hull can no longer serve it")));
         };
         if shared.written {
             match self.files.first() {
@@ -200,11 +200,11 @@ impl Origin {
 }
 
 impl Identity {
-    /// Whether a machine that was saved with this disk can go on with `now`; where its files lie is
-    /// of no importance.
+    /// Check that a machine that was saved with this disk can resume with `now`, whose files may lie
+    /// elsewhere.
     ///
     /// # Errors
-    /// It is, or may be, another.
+    /// It is, or may be, another disk.
     pub fn check(&self, now: &Self) -> Result<(), Changed> {
         let path = || {
             let file = now.files.first().or(self.files.first());
@@ -219,7 +219,7 @@ impl Identity {
             });
         }
         let files = self.files.iter().zip(&now.files);
-        // An image that grew has grown in both; the size of its file says less to the user.
+        // The disk first: an image that grew has grown in both, and the user knows its size better.
         let disk = (path(), self.size, now.size);
         let of_file =
             |(then, now): (&FileIdentity, &FileIdentity)| (now.path.clone(), then.len, now.len);
@@ -238,7 +238,7 @@ impl Identity {
         Ok(())
     }
 
-    /// How it is opened, in words.
+    /// Format and mode in words.
     fn kind(&self) -> String {
         let format = match self.format {
             None => "a scratch disk",

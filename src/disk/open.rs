@@ -1,23 +1,127 @@
-//! From what the user named to an image that is open and locked.
+//! From a configuration to a disk: an image, opened and locked.
 
-use std::fs::{File, FileType};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
-
-use super::identity::Opened;
+use super::config::{Cache, Config, Format, Source};
+use super::error::DiskError;
+use super::file::{no_temporary, open_image, scratch};
+use super::identity::{Opened, Origin, Shared};
+use super::image::Image;
 use super::qcow2::{self, Qcow2};
-use super::raw::{self, Raw};
-use super::{Config, DiskError, Format, Image, SECTOR, Source};
+use super::raw::Raw;
+use crate::devices::rate::Limits;
+use crate::devices::virtio::block::{Geometry, Request, SECTOR};
+use crate::memory::GuestMemory;
+use crate::sync::lock;
 
-/// An image, its size in bytes, and its format if it is one of the user's.
-pub type Open = (Box<dyn Image>, u64, Option<Format>);
+/// An image, open and locked while this lives: shared by readers, or for one writer.
+pub struct Disk {
+    shared: Arc<Mutex<Shared>>,
+    origin: Origin,
+    cache: Cache,
+    pub(super) limits: Limits,
+    /// The disk as the guest sees it.
+    pub geometry: Geometry,
+}
 
-/// The image of `config`; it and what it is based on are added to `files`.
-pub fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
+impl Disk {
+    /// Open and lock the image, or make the file.
+    ///
+    /// # Errors
+    /// It is not a disk, cannot be opened or made, or another machine uses it.
+    pub fn open(config: &Config) -> Result<Self, DiskError> {
+        let mut files = Vec::new();
+        let (image, bytes, format) = open(config, &mut files)?;
+        let written = false;
+        let shared = Arc::new(Mutex::new(Shared { image, written }));
+        Ok(Self {
+            origin: Origin::new(config, shared.clone(), format, files),
+            shared,
+            cache: config.cache,
+            limits: config.limits,
+            geometry: Geometry {
+                sectors: bytes / SECTOR,
+                read_only: config.read_only,
+                name: config.name.clone().unwrap_or_else(|| config.source.name()),
+            },
+        })
+    }
+
+    /// A handle by which to identify the disk while it is being served.
+    pub fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    /// The number of sectors, if it has changed since the last call.
+    pub(super) fn new_size(&mut self) -> Option<u64> {
+        let sectors = self.with(|shared| shared.image.size()).ok()? / SECTOR;
+        let changed = sectors != self.geometry.sectors;
+        self.geometry.sectors = sectors;
+        changed.then_some(sectors)
+    }
+
+    /// Put all that the guest has written into the image's file.
+    pub(super) fn write_back(&self) -> io::Result<()> {
+        self.with(|shared| shared.image.write_back())
+    }
+
+    /// Serve requests that do not depend on each other; returns the results in the same order.
+    pub(super) fn serve(&self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
+        let reads = requests.iter().filter_map(|request| match request {
+            Request::Read { at, to } => Some((*at, to.as_slice())),
+            _ => None,
+        });
+        let reads: Vec<_> = reads.collect();
+        self.with(|shared| {
+            let mut read = shared.image.read(memory, &reads).into_iter();
+            let mut serve = |request: &Request| match request {
+                // As many results as reads.
+                Request::Read { .. } => read.next().unwrap_or(Ok(())),
+                other => shared.change(memory, other, self.cache),
+            };
+            requests.iter().map(&mut serve).collect()
+        })
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Shared) -> R) -> R {
+        act(&mut lock(&self.shared))
+    }
+}
+
+impl Shared {
+    fn change(&mut self, memory: &GuestMemory, request: &Request, cache: Cache) -> io::Result<()> {
+        self.written |= !matches!(request, Request::Read { .. } | Request::Flush);
+        let image = &mut self.image;
+        let flush = match request {
+            Request::Read { .. } => false,
+            Request::Write { at, from, stable } => {
+                image.write(memory, *at, from)?;
+                *stable
+            }
+            Request::Flush => true,
+            Request::Discard(ranges) => {
+                ranges.iter().try_for_each(|range| image.discard(range))?;
+                false
+            }
+            Request::WriteZeroes { ranges, stable } => {
+                ranges.iter().try_for_each(|range| image.zero(range))?;
+                *stable
+            }
+        };
+        if flush && cache != Cache::Unsafe {
+            image.flush()?;
+        }
+        Ok(())
+    }
+}
+
+/// An image, its size in bytes, and its format unless it is a scratch disk.
+type Open = (Box<dyn Image>, u64, Option<Format>);
+
+/// The image of `config`; its file and those of its bases are added to `files`.
+fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
     let path = match &config.source {
         Source::Scratch(bytes) => return Ok((Box::new(Raw::new(scratch(*bytes)?)), *bytes, None)),
         Source::Image(path) => path,
@@ -47,7 +151,7 @@ pub fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError>
     }
 }
 
-/// An image whose size a disk can have.
+/// The image, if a disk can have its size.
 fn sized(image: Box<dyn Image>, path: &Path, format: Format) -> Result<Open, DiskError> {
     let path = || path.to_path_buf();
     let bytes = image.size().map_err(|reason| DiskError::Open {
@@ -63,91 +167,4 @@ fn sized(image: Box<dyn Image>, path: &Path, format: Format) -> Result<Open, Dis
         }),
         bytes => Ok((image, bytes, Some(format))),
     }
-}
-
-/// The file of an image, locked, and its format.
-pub fn open_image(
-    image: &Path,
-    read_only: bool,
-    format: Option<Format>,
-) -> Result<(File, Format), DiskError> {
-    let path = || image.to_path_buf();
-    let fault = |reason: io::Error| {
-        let hint = match reason.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
-                "; with ,ro or ,overlay it need only be readable"
-            }
-            io::ErrorKind::NotFound => {
-                "; name an image that is there, or make one with `truncate -s 1G FILE`"
-            }
-            // A socket cannot be opened at all, a directory not for writing.
-            _ if image.metadata().is_ok_and(|it| !is_disk(it.file_type())) => {
-                return DiskError::NotADisk { path: path() };
-            }
-            _ => "",
-        };
-        let path = path();
-        DiskError::Open { path, reason, hint }
-    };
-    // Nonblocking: a FIFO that nobody writes would hold up the open itself.
-    let mut options = File::options();
-    options.read(true).write(!read_only);
-    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-    let file = options.open(image).map_err(fault)?;
-    let metadata = file.metadata().map_err(fault)?;
-    if !is_disk(metadata.file_type()) {
-        return Err(DiskError::NotADisk { path: path() });
-    }
-    lock(&file, image, read_only)?;
-    let format = match (format, raw::magic(&file)) {
-        (Some(format), _) => format,
-        (None, None) => Format::Raw,
-        (None, Some(raw::QCOW2)) => Format::Qcow2,
-        (None, Some(format)) => {
-            return Err(DiskError::Foreign {
-                path: path(),
-                format,
-            });
-        }
-    };
-    Ok((file, format))
-}
-
-/// A file without a name in the folder for temporary files.
-fn scratch(bytes: u64) -> Result<File, DiskError> {
-    let made = tempfile::tempfile().and_then(|file| {
-        file.set_len(bytes)?;
-        Ok(file)
-    });
-    made.map_err(no_temporary)
-}
-
-fn no_temporary(reason: io::Error) -> DiskError {
-    DiskError::Temporary {
-        folder: std::env::temp_dir(),
-        reason,
-    }
-}
-
-fn is_disk(kind: FileType) -> bool {
-    kind.is_file() || kind.is_block_device()
-}
-
-/// A lock of the file (flock(2)), which goes with the descriptor, however hull ends.
-fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), DiskError> {
-    let (operation, how) = match read_only {
-        true => (FlockOperation::NonBlockingLockShared, " and writes to it"),
-        false => (FlockOperation::NonBlockingLockExclusive, ""),
-    };
-    flock(file, operation).map_err(|errno| match errno {
-        Errno::WOULDBLOCK => DiskError::InUse {
-            path: path.into(),
-            how,
-        },
-        errno => DiskError::Open {
-            path: path.into(),
-            reason: errno.into(),
-            hint: "; it cannot be locked",
-        },
-    })
 }

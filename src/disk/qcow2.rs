@@ -1,5 +1,5 @@
-//! qcow2 images, by the imago crate. It opens no file by itself: what an image is based on is
-//! handed to it, and only what the user named ([`access`]).
+//! qcow2 images, by the imago crate. The crate opens no file itself: it is given the bases of an
+//! image, and only those that the user named ([`access`]).
 
 use std::fs::File;
 use std::io;
@@ -10,9 +10,11 @@ use imago::storage::StorageOpenOptions;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
+use super::config::Format;
+use super::error::DiskError;
+use super::file::open_image;
 use super::identity::Opened;
-use super::open::open_image;
-use super::{DiskError, Format, Image};
+use super::image::Image;
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::bitmap::Part;
@@ -21,20 +23,20 @@ use crate::memory::transfer::Segment;
 type Storage = imago::file::File;
 type Access = FormatAccess<Storage>;
 
-/// Images that one may be based on, one behind the other.
-const BASES_MOST: usize = 16;
+/// Images in a chain of bases.
+const MAX_BASES: usize = 16;
 /// Offset of crypt_method, which is 0 for none, in a header (QEMU, docs/interop/qcow2.rst).
 const CRYPT_METHOD: u64 = 32;
-/// Offset of refcount_table_offset; refcount_table_clusters is behind it.
+/// Offset of refcount_table_offset; refcount_table_clusters follows it.
 const REFCOUNT_TABLE: u64 = 48;
 /// Offset of refcount_order, from version 3 on.
 const REFCOUNT_ORDER: u64 = 96;
 
-/// The image.
+/// A qcow2 image.
 pub struct Qcow2(Access);
 
 impl Qcow2 {
-    /// The image that imago has opened.
+    /// An image that imago has opened.
     pub fn new(access: Access) -> Self {
         Self(access)
     }
@@ -52,11 +54,11 @@ impl Qcow2 {
     }
 }
 
-/// The image at `path`, which is open as `file`, based on the images `backing` and on no other;
-/// these are added to `files`.
+/// Access to the image at `path`, open as `file`, with the bases `backing` and no others, which are
+/// added to `files`.
 ///
 /// # Errors
-/// It is no such image, or names another to be based on than the user, or one of those cannot be
+/// It is not such an image, or has a base though none was given or the reverse, or a base cannot be
 /// used.
 pub fn access(
     (file, format): (File, Format),
@@ -84,55 +86,62 @@ pub fn access(
         return Err(fault(io::Error::other(reason)));
     }
     if !plain {
-        // The crate would hand out, and mix with plain bytes, what is encrypted.
+        // The crate would return encrypted bytes as they are, and mix them with plain ones.
         return Err(DiskError::Encrypted { path: path.into() });
     }
     if image.requires_external_data_file() {
         return Err(DiskError::DataFile { path: path.into() });
     }
     image.set_data_file(None);
-    let base = match (image.implicit_backing_file(), backing.split_first()) {
-        (None, None) => None,
-        (None, Some((backing, _))) => {
-            return Err(DiskError::NoBacking {
-                path: path.into(),
-                backing: backing.clone(),
-            });
-        }
-        (Some(backing), None) => {
-            return Err(DiskError::BackingUnnamed {
-                path: path.into(),
-                backing: backing.clone(),
-            });
-        }
+    let base = base_of(&image, path, backing, files)?;
+    image.set_backing(base);
+    Ok(FormatAccess::new(image))
+}
+
+/// The base of `image`, which must be given exactly if the header names one.
+fn base_of(
+    image: &imago::qcow2::Qcow2<Storage>,
+    path: &Path,
+    backing: &[PathBuf],
+    files: &mut Vec<Opened>,
+) -> Result<Option<Access>, DiskError> {
+    match (image.implicit_backing_file(), backing.split_first()) {
+        (None, None) => Ok(None),
+        (None, Some((backing, _))) => Err(DiskError::NoBacking {
+            path: path.into(),
+            backing: backing.clone(),
+        }),
+        (Some(backing), None) => Err(DiskError::BackingUnnamed {
+            path: path.into(),
+            backing: backing.clone(),
+        }),
         (Some(_), Some((base, rest))) => {
             let format = match image.implicit_backing_format().map(String::as_str) {
                 Some("raw") => Some(Format::Raw),
                 Some("qcow2") => Some(Format::Qcow2),
                 _ => None,
             };
-            let rest = rest.get(..rest.len().min(BASES_MOST)).unwrap_or_default();
+            let rest = rest.get(..rest.len().min(MAX_BASES)).unwrap_or_default();
             let opened = open_image(base, true, format).and_then(|(file, format)| {
                 files.push(Opened::new(base, &file)?);
                 access((file, format), base, false, rest, files)
             });
-            Some(opened.map_err(|base| DiskError::Backing {
+            let opened = opened.map_err(|base| DiskError::Backing {
                 path: path.into(),
                 base: Box::new(base),
-            })?)
+            });
+            opened.map(Some)
         }
-    };
-    image.set_backing(base);
-    Ok(FormatAccess::new(image))
+    }
 }
 
 /// Whether the cluster that the header is in has a refcount (QEMU, docs/interop/qcow2.rst, "Host
-/// cluster management"). In an image where it has none the crate would allocate that cluster for
-/// something else, or look for a place for its refcounts without end.
+/// cluster management"). Without one the crate would allocate that cluster for something else, or
+/// search for a place for its refcounts without end.
 fn header_is_counted(file: &File) -> bool {
     let read = |at: u64| {
         let mut bytes = [0; 8];
-        // As the crate does, which takes for 0 what is behind the end.
+        // Bytes beyond the end count as 0, as in the crate.
         let _ = file.read_at(&mut bytes, at);
         u64::from_be_bytes(bytes)
     };
@@ -147,7 +156,7 @@ fn header_is_counted(file: &File) -> bool {
     }
     let first = read(block);
     match order {
-        // Below a byte the first is in the lowest bits.
+        // Of refcounts below a byte, the first is in the lowest bits.
         0..3 => (first >> 56) & ((1 << (1 << order)) - 1) != 0,
         3..6 => first >> (64 - (1 << order)) != 0,
         _ => first != 0,
@@ -184,7 +193,7 @@ impl Image for Qcow2 {
     }
 
     fn write_back(&mut self) -> io::Result<()> {
-        // Tables and refcounts that the crate holds; onto the host's disk they need not go.
+        // Writes the tables and refcounts that the crate caches, without a sync of the file.
         self.0.flush()
     }
 
@@ -196,14 +205,15 @@ impl Image for Qcow2 {
     }
 
     fn zero(&mut self, range: &Range) -> io::Result<()> {
-        match range.unmap {
-            true => self.0.discard_to_zero(range.at, range.len),
-            false => self.0.write_zeroes(range.at, range.len),
+        if range.unmap {
+            self.0.discard_to_zero(range.at, range.len)
+        } else {
+            self.0.write_zeroes(range.at, range.len)
         }
     }
 }
 
-/// A piece of guest memory.
+/// A contiguous part of guest memory.
 type Slice<'a> = VolatileSlice<'a, Part<'a>>;
 
 fn slices<'a>(memory: &'a GuestMemory, segments: &[Segment]) -> io::Result<Vec<Slice<'a>>> {

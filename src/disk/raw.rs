@@ -7,21 +7,21 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::Image;
+use super::image::Image;
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::ring::Ring;
 use crate::memory::transfer::{Pieces, Segment};
 
-/// Most zeroes that are written at once.
+/// Bytes of zeroes written at once.
 const CHUNK: u64 = 1 << 20;
 
-/// The format that has a module of its own.
+/// The name of the one format besides raw that hull reads.
 pub const QCOW2: &str = "qcow2";
 
-/// What an image begins with that is not raw: taken for raw, it would look like an empty disk, and
-/// a guest could write a header that names a file of the host (the reason why formats are told
-/// apart here, not guessed at by whoever reads the image next).
+/// Magic numbers of formats that are not raw. Read as raw, such an image would look like an empty
+/// disk; and a guest could write a header that names a file of the host, for the next program that
+/// guesses the format.
 const FORMATS: [(usize, &[u8], &str); 8] = [
     (0, b"QFI\xfb", QCOW2),
     (0, b"KDMV", "VMDK"),
@@ -33,7 +33,7 @@ const FORMATS: [(usize, &[u8], &str); 8] = [
     (0x40, b"\x7f\x10\xda\xbe", "VDI"),
 ];
 
-/// The name of the format that the image begins as, if it has one.
+/// The name of the format whose magic number the file has.
 pub fn magic(file: &File) -> Option<&'static str> {
     let mut head = [0; 0x44];
     let _ = file.read_at(&mut head, 0).ok()?;
@@ -44,24 +44,24 @@ pub fn magic(file: &File) -> Option<&'static str> {
     known.map(|(_, _, name)| *name)
 }
 
-/// The image.
+/// A raw image.
 pub struct Raw {
     file: File,
-    /// Not known before two reads come together.
+    /// Found out when two reads come together for the first time.
     several: Option<Several>,
 }
 
-/// How several reads are done.
+/// How several reads are made.
 enum Several {
-    /// At once.
+    /// All at once, by io_uring.
     Ring(Box<Ring>),
-    /// One behind the other: the kernel has no io_uring, or only by way of another thread for each
-    /// read, which is what it does where the file system cannot read without waiting.
+    /// One after the other: the kernel has no io_uring, or would use a thread for each read, as it
+    /// does where the file system cannot read without waiting.
     InTurn,
 }
 
 impl Raw {
-    /// The image in `file`.
+    /// The raw image in `file`.
     pub fn new(file: File) -> Self {
         Self {
             file,
@@ -94,7 +94,7 @@ impl Image for Raw {
             Ok(reads) => reads,
             Err(fault) => return parts.iter().map(|_| Err(fault.kind().into())).collect(),
         };
-        // What came at once already; the rest of it, or the reason why nothing came, is had below.
+        // The rest of a read that came short, or its error, follows below.
         if reads.len() > 1
             && let Several::Ring(ring) = self.several.get_or_insert_with(|| Several::of(&self.file))
         {
@@ -117,7 +117,7 @@ impl Image for Raw {
         self.file.sync_data()
     }
 
-    /// A host that cannot need not (virtio 1.2, 5.2.6.2: discard is a hint).
+    /// Does nothing on a host that cannot: discard is a hint (virtio 1.2, 5.2.6.2).
     fn discard(&mut self, range: &Range) -> io::Result<()> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, mode, range.at, range.len) {
@@ -127,10 +127,11 @@ impl Image for Raw {
     }
 
     fn zero(&mut self, range: &Range) -> io::Result<()> {
-        let mode = match range.unmap {
-            true => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            false => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
-        };
+        let mode = if range.unmap {
+            FallocateFlags::PUNCH_HOLE
+        } else {
+            FallocateFlags::ZERO_RANGE
+        } | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, mode, range.at, range.len) {
             Err(Errno::OPNOTSUPP | Errno::NODEV) => {}
             other => return Ok(other?),

@@ -1,4 +1,4 @@
-//! What is known of a disk again.
+//! How a restore recognizes a disk.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -12,6 +12,9 @@ use vm_memory::GuestAddress;
 use std::path::Path;
 
 use super::*;
+use crate::devices::virtio::block::Request;
+use crate::memory::GuestMemory;
+use crate::memory::transfer::Segment;
 
 const SIZE: u64 = 1 << 20;
 

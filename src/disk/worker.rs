@@ -1,42 +1,41 @@
-//! The thread of a disk: takes requests in order, serves those that are there together, reports
-//! them together (`devices::virtio::requests` draws the way of a request).
+//! The thread of a disk: takes requests in order, serves those that are there together and reports
+//! them together (`devices::virtio::requests` has a picture).
 //!
-//! A device may have one request served while another waits behind it: what the guest was told to
-//! be written before it asked for a flush is behind that flush, which is all that it may count on
-//! (virtio 1.2, 5.2.6.2).
+//! Requests may be reordered, except that a flush covers all writes reported before it was submitted:
+//! that is all that a guest may rely on (virtio 1.2, 5.2.6.2).
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Disk;
+use super::open::Disk;
 use crate::devices::rate::Rate;
 use crate::devices::virtio::block::Request;
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
 use crate::sandbox::Role;
 
-/// Most requests that are served together: a driver that has more is told of the first ones while
-/// the others are served.
-const TOGETHER: usize = 32;
-/// How often the size of an image is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// Requests that are served together: of more, the first ones are reported while the others are
+/// served.
+const MAX_BATCH: usize = 32;
+/// Time between two checks of an image's size.
+const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The device that is served. No request is being served while it is called, so that it may wait
-/// for whoever waits for that.
+/// The device that is served. It is called while no request is being served, so it may wait for
+/// other threads.
 pub trait Guest: Send {
-    /// What came of requests.
+    /// Report the results of requests.
     fn served(&self, results: Vec<(u64, io::Result<()>)>);
 
-    /// The disk has another size.
+    /// The disk has this size now.
     fn resized(&self, sectors: u64);
 }
 
 /// Serve `requests` of `guest` on `disk`.
 ///
 /// # Errors
-/// No thread could be had.
+/// The host has no thread left.
 pub fn start(
     disk: Disk,
     memory: GuestMemory,
@@ -52,13 +51,13 @@ pub fn start(
         doorbell: doorbell.clone(),
         guest: Box::new(guest),
         started: Instant::now(),
-        looked: Duration::ZERO,
+        checked: Duration::ZERO,
     };
     Worker::start(Role::Disk, requests, doorbell, move || service.run())
 }
 
 struct Service {
-    /// Gone once serving it has panicked: nobody knows what state it is in.
+    /// `None` after a panic: its state is unknown then.
     disk: Option<Disk>,
     rate: Rate,
     memory: GuestMemory,
@@ -66,18 +65,18 @@ struct Service {
     doorbell: Arc<dyn Doorbell>,
     guest: Box<dyn Guest>,
     started: Instant,
-    /// When the image's size was looked at last, since `started`.
-    looked: Duration,
+    /// Time of the last check of the image's size, since `started`.
+    checked: Duration,
 }
 
 impl Service {
     fn run(&mut self) {
         loop {
             let now = self.started.elapsed();
-            let (rate, mut wait) = (&mut self.rate, LOOK);
-            let next = self.requests.next(TOGETHER, |request| {
+            let (rate, mut wait) = (&mut self.rate, SIZE_INTERVAL);
+            let next = self.requests.next(MAX_BATCH, |request| {
                 let passed = rate.take(request.bytes(), now);
-                wait = passed.err().map_or(wait, |left| left.min(LOOK));
+                wait = passed.err().map_or(wait, |left| left.min(SIZE_INTERVAL));
                 passed.is_ok()
             });
             match next {
@@ -93,7 +92,7 @@ impl Service {
                     self.requests.stay_paused(fault);
                 }
                 Next::Wait => {
-                    self.look(now);
+                    self.check_size(now);
                     self.doorbell.wait(Some(wait));
                 }
                 Next::End => return,
@@ -101,7 +100,7 @@ impl Service {
         }
     }
 
-    /// Have the image be what the guest has written; or why it is not.
+    /// Put all that the guest has written into the image's file; returns why that failed.
     fn write_back(&mut self) -> Option<String> {
         let disk = self.disk.as_mut()?;
         let name = disk.geometry.name.clone();
@@ -111,24 +110,24 @@ impl Service {
             Ok(Err(error)) => error.to_string(),
             Err(_) => {
                 self.disk = None;
-                "hull cannot serve it any more".into()
+                "hull can no longer serve it".into()
             }
         };
         Some(format!("disk {name}: {why}"))
     }
 
-    /// Tell the guest of an image that has grown or shrunk.
-    fn look(&mut self, now: Duration) {
-        if now.saturating_sub(self.looked) < LOOK {
+    /// Report a new size of the image to the guest.
+    fn check_size(&mut self, now: Duration) {
+        if now.saturating_sub(self.checked) < SIZE_INTERVAL {
             return;
         }
-        self.looked = now;
+        self.checked = now;
         if let Some(sectors) = self.disk.as_mut().and_then(Disk::new_size) {
             self.guest.resized(sectors);
         }
     }
 
-    /// What came of each of `requests`, whatever happens.
+    /// Serve `requests`; there is a result for each, after a panic, too.
     fn serve(&mut self, requests: &[Request]) -> Vec<io::Result<()>> {
         let served = self.disk.as_mut().and_then(|disk| {
             let serve = || disk.serve(&self.memory, requests);
@@ -136,7 +135,7 @@ impl Service {
         });
         served.unwrap_or_else(|| {
             self.disk = None;
-            let fault = || io::Error::other("hull cannot serve this disk any more");
+            let fault = || io::Error::other("hull can no longer serve this disk");
             requests.iter().map(|_| Err(fault())).collect()
         })
     }

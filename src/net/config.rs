@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mac, NAME_MOST};
+use super::ioctl::MAX_NAME;
 use crate::config::table::Table;
 use crate::devices::rate::{Limits, RATE};
+use crate::devices::virtio::net::Mac;
 
 /// A network in a file as a table.
 pub const TABLE: Table = Table::new(
@@ -33,7 +34,7 @@ pub struct Config {
 pub enum Kind {
     /// To a tap device that is there.
     Tap {
-        /// Its name, at most [`NAME_MOST`] bytes.
+        /// Its name, at most [`MAX_NAME`] bytes.
         name: String,
         /// The guest's address; `None` for the one behind the host's, if the host has one there.
         address: Option<Subnet>,
@@ -243,13 +244,13 @@ fn tap(name: &str) -> Result<String, String> {
     // What the kernel takes (net/core/dev.c, dev_valid_name), without what nobody can type.
     let valid = |b: u8| b.is_ascii_graphic() && !b"/:%".contains(&b);
     match name.len() {
-        1..=NAME_MOST if name.bytes().all(valid) && name != "." && name != ".." => Ok(name.into()),
+        1..=MAX_NAME if name.bytes().all(valid) && name != "." && name != ".." => Ok(name.into()),
         0 => Err(FORM.into()),
-        1..=NAME_MOST => Err(format!(
+        1..=MAX_NAME => Err(format!(
             "tap={name}: an interface's name has no space, /, : or % and is not . or .."
         )),
         len => Err(format!(
-            "tap={name}: {len} bytes, and an interface's name has at most {NAME_MOST}"
+            "tap={name}: {len} bytes, and an interface's name has at most {MAX_NAME}"
         )),
     }
 }

@@ -1,5 +1,5 @@
-//! Answers to a guest's ping of the gateway, which passt does not give (as libslirp has it): an
-//! ICMP echo (RFC 792) over IPv4 (RFC 791) over Ethernet.
+//! Answers to a guest's ping of the gateway, which passt does not answer (libslirp does): an ICMP
+//! echo (RFC 792) over IPv4 (RFC 791) over Ethernet.
 
 use std::net::Ipv4Addr;
 
@@ -9,11 +9,11 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 const ICMP: u8 = 1;
 const ECHO: [u8; 2] = [8, 0];
 const ETHERNET: usize = 14;
-/// Of an IPv4 header without options.
+/// Bytes of an IPv4 header without options.
 const IP: usize = 20;
 
-/// The answer to `frame` if that asks `gateway` for an echo. Whole packets without options alone:
-/// others go on to passt.
+/// The answer to `frame` if it is an echo request to `gateway`: a whole packet without options.
+/// Others are left to passt.
 pub fn answer(frame: &[u8], gateway: Ipv4Addr) -> Option<Vec<u8>> {
     let (ethernet, packet) = frame.split_at_checked(ETHERNET)?;
     let (ip, icmp) = packet.split_at_checked(IP)?;
@@ -24,7 +24,7 @@ pub fn answer(frame: &[u8], gateway: Ipv4Addr) -> Option<Vec<u8>> {
     };
     let (source, target) = ip.get(12..)?.split_first_chunk::<4>()?;
     let whole = usize::from(u16::from_be_bytes([len0, len1])) == packet.len();
-    // Neither more fragments nor an offset; "don't fragment" may be there.
+    // Neither more fragments nor an offset; "don't fragment" may be set.
     let in_one = part0 & 0x3f == 0 && part1 == 0;
     let &[kind0, code, sum0, sum1, ..] = icmp else {
         return None;
@@ -33,8 +33,8 @@ pub fn answer(frame: &[u8], gateway: Ipv4Addr) -> Option<Vec<u8>> {
     if !(asks && whole && in_one && *target == gateway.octets()) {
         return None;
     }
-    // The header's checksum is the same with the addresses the other way round; the message's is
-    // that of a type of 0 instead of 8 (RFC 1624, in ones' complement).
+    // Swapping the addresses does not change the header's checksum; the message's changes with its
+    // type from 8 to 0 (RFC 1624, in ones' complement).
     let (sum, carry) = u16::from_be_bytes([sum0, sum1]).overflowing_add(u16::from_be_bytes(ECHO));
     let sum = sum.wrapping_add(carry.into());
     let mut answer = Vec::with_capacity(frame.len());

@@ -1,4 +1,4 @@
-//! The ioctls of network interfaces, which no crate of the set has: the only `unsafe` here.
+//! The ioctls of network interfaces, which none of the crates has: the only `unsafe` in `net`.
 
 #![allow(unsafe_code)]
 
@@ -16,10 +16,10 @@ const TUNSETIFF: Opcode = 0x4004_54ca;
 const TUNSETOFFLOAD: Opcode = 0x4004_54d0;
 const TUNSETVNETHDRSZ: Opcode = 0x4004_54d8;
 
-/// Most bytes of an interface's name (IFNAMSIZ, its NUL not counted).
-pub const NAME_MOST: usize = 15;
+/// Bytes of the longest interface name (IFNAMSIZ without its NUL).
+pub const MAX_NAME: usize = 15;
 
-/// struct ifreq: a name, and what is asked or told of the interface (netdevice(7)).
+/// struct ifreq: a name, and a value to get or set (netdevice(7)).
 #[repr(C, align(8))]
 struct Request {
     name: [u8; 16],
@@ -32,7 +32,7 @@ impl Request {
             name: [0; 16],
             value: [0; 24],
         };
-        for (to, from) in request.name.iter_mut().zip(name.bytes().take(NAME_MOST)) {
+        for (to, from) in request.name.iter_mut().zip(name.bytes().take(MAX_NAME)) {
             *to = from;
         }
         request
@@ -43,24 +43,24 @@ impl Request {
     }
 }
 
-/// What an interface is asked.
+/// A property of an interface.
 #[derive(Clone, Copy)]
 pub enum Question {
-    /// Its flags (IFF_UP, ..).
+    /// Flags such as IFF_UP.
     Flags,
-    /// Its IPv4 address.
+    /// The first IPv4 address.
     Address,
-    /// The mask of that.
+    /// Netmask of that address.
     Netmask,
-    /// Most bytes of a packet.
+    /// Bytes of the longest packet.
     Mtu,
 }
 
-/// The first bytes of the answer of interface `name`, asked over any `socket`: a sockaddr_in for
-/// addresses, a native integer for the rest.
+/// The first bytes of a property of interface `name`, by any `socket`: a sockaddr_in for addresses,
+/// a native integer for the others.
 ///
 /// # Errors
-/// There is no such interface, or it has no such thing.
+/// There is no such interface, or it has no such property.
 pub fn ask(socket: impl AsFd, name: &str, question: Question) -> io::Result<[u8; 8]> {
     let mut request = Request::new(name);
     // SAFETY: these calls read and write one struct ifreq and keep nothing of it.
@@ -75,7 +75,7 @@ pub fn ask(socket: impl AsFd, name: &str, question: Question) -> io::Result<[u8;
     Ok(request.first())
 }
 
-/// Make an open /dev/net/tun the far end of interface `name`.
+/// Attach an open /dev/net/tun to the interface `name`.
 ///
 /// # Errors
 /// Those of TUNSETIFF (drivers/net/tun.c).
@@ -89,20 +89,20 @@ pub fn attach(tun: impl AsFd, name: &str, flags: u16) -> io::Result<()> {
     Ok(())
 }
 
-/// Have `bytes` of a header before each frame.
+/// Set the size in bytes of the header before each frame.
 ///
 /// # Errors
-/// `tun` is attached to nothing.
+/// `tun` is not attached.
 pub fn set_header(tun: impl AsFd, bytes: i32) -> io::Result<()> {
     // SAFETY: the call reads one int.
     unsafe { ioctl(tun, Setter::<TUNSETVNETHDRSZ, i32>::new(bytes)) }?;
     Ok(())
 }
 
-/// What the frames that are read may need (TUN_F_..).
+/// Set what frames that are read may need (TUN_F_..).
 ///
 /// # Errors
-/// The kernel does not know it.
+/// The kernel does not support it.
 pub fn set_offload(tun: impl AsFd, offload: usize) -> io::Result<()> {
     // SAFETY: the call takes a number.
     unsafe { ioctl(tun, IntegerSetter::<TUNSETOFFLOAD>::new_usize(offload)) }?;

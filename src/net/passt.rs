@@ -1,7 +1,7 @@
-//! Networks without privileges: passt(1), a program of its own that makes sockets of the host out
-//! of what the guest sends. One process a network, at the other end of a socket pair.
+//! Networks without privileges: passt(1), a program that turns the guest's packets into sockets of
+//! the host. One process a network, at the other end of a socket pair.
 //!
-//! It ends by itself when hull's end of the pair is closed, by whatever end of hull's.
+//! It ends by itself when hull's end of the pair is closed, however hull ends.
 
 use std::io::{ErrorKind, Read};
 use std::net::Ipv4Addr;
@@ -16,24 +16,25 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::config::{Protocol, Publish, Subnet};
+use super::error::NetError;
 use super::stream::Stream;
-use super::{NetError, Protocol, Publish, Subnet};
 use crate::devices::virtio::net::{Mac, Wire};
 
-/// Most bytes of a packet: what passt takes. Long ones are few, and there is nothing to cut.
+/// Bytes of the longest packet that passt takes: with long packets there is nothing to segment.
 pub const MTU: u16 = 65520;
-/// How long passt may take to come up.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Most bytes of its messages that are shown.
-const TEXT_MOST: usize = 2000;
+/// Time for passt to start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of its messages that are shown.
+const MAX_TEXT: usize = 2000;
 
 /// A running passt.
 #[derive(Debug)]
 pub struct Passt {
     child: Child,
-    /// Frames, as a [`Stream`] has them.
+    /// Carries frames in the format of [`Stream`].
     pub socket: Arc<OwnedFd>,
-    /// Nonblocking on both sides: whoever says much is not held up.
+    /// Standard error of passt. Nonblocking on both sides, so that passt never waits for hull.
     messages: std::fs::File,
     publish: Vec<Publish>,
 }
@@ -41,19 +42,19 @@ pub struct Passt {
 /// The addresses of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// The guest's.
+    /// The guest's address.
     pub guest: Subnet,
-    /// The host's.
+    /// The host, as the guest sees it.
     pub gateway: Ipv4Addr,
-    /// Queries to it go to the host's own server.
+    /// Queries to it are forwarded to the host's name server.
     pub dns: Ipv4Addr,
 }
 
 impl Passt {
-    /// Start it; [`Passt::wait`] says when it is up.
+    /// Start it; [`Passt::wait`] returns when it is up.
     ///
     /// # Errors
-    /// It is not installed, or no process or descriptor can be had.
+    /// It is not installed, or no process or file descriptor is left.
     pub fn start(addresses: &Addresses, publish: &[Publish]) -> Result<Self, NetError> {
         let failed = |errno: Errno| NetError::Passt {
             error: errno.into(),
@@ -63,41 +64,11 @@ impl Passt {
         let (socket, far) = pair.map_err(failed)?;
         let (messages, writer) =
             pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(failed)?;
-        // The one descriptor that it inherits; nothing else is started meanwhile.
+        // The one descriptor that it inherits; no other program is started at the same time.
         fcntl_setfd(&far, FdFlags::empty()).map_err(failed)?;
-        let mut command = Command::new("passt");
-        command.args(["--foreground", "--quiet", "--fd"]);
-        command.arg(far.as_raw_fd().to_string());
-        command
-            .arg("--address")
-            .arg(addresses.guest.address.to_string());
-        command
-            .arg("--netmask")
-            .arg(addresses.guest.prefix.to_string());
-        command.arg("--gateway").arg(addresses.gateway.to_string());
-        command.arg("--dns-forward").arg(addresses.dns.to_string());
-        command.arg("--mtu").arg(MTU.to_string());
-        for (protocol, flag) in [(Protocol::Tcp, "-t"), (Protocol::Udp, "-u")] {
-            let mut some = false;
-            for publish in publish
-                .iter()
-                .filter(|publish| publish.protocol == protocol)
-            {
-                let Publish {
-                    address,
-                    host,
-                    guest,
-                    ..
-                } = publish;
-                command.arg(flag).arg(format!("{address}/{host}:{guest}"));
-                some = true;
-            }
-            if !some {
-                command.args([flag, "none"]);
-            }
-        }
+        let mut command = command(addresses, publish, &far);
         let child = command
-            // A Ctrl-C is for hull to make something of.
+            // Ctrl-C signals only hull.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -116,11 +87,11 @@ impl Passt {
         })
     }
 
-    /// Wait until it answers: somebody at `mac` asks for the gateway's address (RFC 826), which
-    /// it does once all ports are open. Its frames are the guest's from then on.
+    /// Wait until all ports are open: from then on passt answers a request for the gateway's address
+    /// (RFC 826), made from `mac`. Later frames are the guest's.
     ///
     /// # Errors
-    /// It ended, with its reason; or it does not answer.
+    /// It has ended, with its messages; or it does not answer.
     pub fn wait(&mut self, mac: Mac, addresses: &Addresses) -> Result<Box<dyn Wire>, NetError> {
         let started = Instant::now();
         let mut stream = Stream::new(self.socket.clone(), addresses.gateway);
@@ -133,7 +104,7 @@ impl Passt {
                 Ok(true) => return Ok(Box::new(stream)),
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let left = PATIENCE.saturating_sub(started.elapsed());
+                    let left = START_TIMEOUT.saturating_sub(started.elapsed());
                     if left.is_zero() {
                         return Err(self.failed());
                     }
@@ -153,19 +124,20 @@ impl Passt {
         }
     }
 
-    /// Why it is not up: its own words.
+    /// End it; the error has its messages.
     fn failed(&mut self) -> NetError {
-        // Of one that still runs there may be no words; it has had its time.
+        // If it still runs, its time is over.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let mut text = vec![0; TEXT_MOST];
+        let mut text = vec![0; MAX_TEXT];
         let len = self.messages.read(&mut text).unwrap_or(0);
         let text = String::from_utf8_lossy(text.get(..len).unwrap_or_default());
         let lines = text.lines().map(|line| line.replace(char::is_control, " "));
         let lines: Vec<String> = lines.filter(|line| is_a_reason(line)).collect();
-        let reason = match lines.is_empty() {
-            true => "it does not answer, and says nothing".into(),
-            false => lines.join("; "),
+        let reason = if lines.is_empty() {
+            "it does not answer, without a message".into()
+        } else {
+            lines.join("; ")
         };
         let publish = self.publish.iter().map(|publish| format!(",{publish}"));
         NetError::PasstFailed {
@@ -173,6 +145,41 @@ impl Passt {
             reason,
         }
     }
+}
+
+/// The command line of passt, which serves frames on the descriptor `far`.
+fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command {
+    let mut command = Command::new("passt");
+    command.args(["--foreground", "--quiet"]);
+    for (flag, value) in [
+        ("--fd", far.as_raw_fd().to_string()),
+        ("--address", addresses.guest.address.to_string()),
+        ("--netmask", addresses.guest.prefix.to_string()),
+        ("--gateway", addresses.gateway.to_string()),
+        ("--dns-forward", addresses.dns.to_string()),
+        ("--mtu", MTU.to_string()),
+    ] {
+        command.arg(flag).arg(value);
+    }
+    for (protocol, flag) in [(Protocol::Tcp, "-t"), (Protocol::Udp, "-u")] {
+        let mut ports = publish
+            .iter()
+            .filter(|it| it.protocol == protocol)
+            .peekable();
+        if ports.peek().is_none() {
+            command.args([flag, "none"]);
+        }
+        for Publish {
+            address,
+            host,
+            guest,
+            ..
+        } in ports
+        {
+            command.arg(flag).arg(format!("{address}/{host}:{guest}"));
+        }
+    }
+    command
 }
 
 impl Drop for Passt {
@@ -183,13 +190,13 @@ impl Drop for Passt {
     }
 }
 
-/// Whether a line of passt's tells of more than that it changes its user or has no syslog.
+/// Whether a line of passt is about more than a change of its user or a missing syslog.
 fn is_a_reason(line: &str) -> bool {
     let chatter = ["Failed to send ", "Don't run as root", "Started as root"];
     !line.trim().is_empty() && !chatter.iter().any(|start| line.starts_with(start))
 }
 
-/// Who has the gateway's address? (RFC 826, over Ethernet.)
+/// An ARP request for the gateway's address (RFC 826, over Ethernet).
 fn question(mac: Mac, addresses: &Addresses) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
     frame.extend(mac);
@@ -201,7 +208,7 @@ fn question(mac: Mac, addresses: &Addresses) -> Vec<u8> {
     frame
 }
 
-/// Whether a frame is an answer to such a question.
+/// Whether a frame is an ARP reply.
 fn is_answer(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[0x08, 0x06]) && frame.get(20..22) == Some(&[0, 2])
 }

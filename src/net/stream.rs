@@ -1,5 +1,5 @@
-//! Frames on a stream socket, as QEMU's `-netdev stream` has them: a length of four bytes, big
-//! endian, then the frame (QEMU, net/stream.c). There are no headers of virtio.
+//! Frames on a stream socket in the format of QEMU's `-netdev stream`: a length of four bytes, big
+//! endian, then the frame without a virtio header (QEMU, net/stream.c).
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -15,35 +15,35 @@ use crate::devices::virtio::net::{HEADER, MAX_FRAME, Offloads, Wire};
 use crate::memory::transfer::Pieces;
 
 const LENGTH: usize = 4;
-/// Bytes on their way at which no further frame is taken.
-const OUT_FULL: usize = 256 << 10;
-/// Answers to pings that wait for the guest; others are lost.
-const ECHOES_MOST: usize = 16;
-/// Bytes that are read ahead: several of the longest frame.
-const IN_MOST: usize = 256 << 10;
+/// Bytes not yet sent at which no further frame is taken.
+const MAX_OUT: usize = 256 << 10;
+/// Answers to pings that wait for the guest; further ones are lost.
+const MAX_ECHOES: usize = 16;
+/// Bytes that are read ahead: several of the longest frames.
+const MAX_IN: usize = 256 << 10;
 
 /// A connected, non-blocking socket with frames on it.
 pub struct Stream {
     socket: Arc<OwnedFd>,
     out: VecDeque<u8>,
-    /// What was read; frames before `start` are the guest's, after `end` is nothing.
+    /// Bytes read from the socket: those from `start` to `end` are still to be received.
     input: Box<[u8]>,
     start: usize,
     end: usize,
     scratch: Vec<u8>,
-    /// Who answers pings here.
+    /// Address whose pings are answered here.
     gateway: Ipv4Addr,
-    /// The answers.
+    /// Answers that wait for the guest.
     echoes: VecDeque<Vec<u8>>,
 }
 
 impl Stream {
-    /// Frames over `socket`. Pings of `gateway` are answered without a frame on it.
+    /// Frames over `socket`. Pings of `gateway` are answered here and not sent.
     pub fn new(socket: Arc<OwnedFd>, gateway: Ipv4Addr) -> Self {
         Self {
             socket,
             out: VecDeque::new(),
-            input: vec![0; IN_MOST].into(),
+            input: vec![0; MAX_IN].into(),
             start: 0,
             end: 0,
             scratch: Vec::new(),
@@ -52,16 +52,16 @@ impl Stream {
         }
     }
 
-    /// Put a frame on its way, whatever else is.
+    /// Queue a frame to be sent, however many are queued.
     pub fn push(&mut self, frame: &[u8]) {
         self.out.extend((frame.len() as u32).to_be_bytes());
         self.out.extend(frame);
     }
 
-    /// Send what is on its way, as far as the socket takes it.
+    /// Send queued frames, as far as the socket takes them.
     ///
     /// # Errors
-    /// `BrokenPipe`.
+    /// `BrokenPipe` when the other end is closed.
     pub fn push_out(&mut self) -> io::Result<()> {
         while !self.out.is_empty() {
             let (bytes, _) = self.out.as_slices();
@@ -74,10 +74,10 @@ impl Stream {
         Ok(())
     }
 
-    /// The next whole frame.
+    /// Receive the next whole frame.
     ///
     /// # Errors
-    /// `WouldBlock`; or the other end has gone, or speaks something else.
+    /// `WouldBlock`; or the other end is closed, or sends something else.
     pub fn next(&mut self) -> io::Result<&[u8]> {
         let len = loop {
             if let Some(len) = self.whole()? {
@@ -97,7 +97,7 @@ impl Stream {
         Ok(self.input.get(start..start + len).unwrap_or_default())
     }
 
-    /// The length of the frame at `start`, if all of it is here.
+    /// The length of the frame at `start`, if all of it has been read.
     fn whole(&self) -> io::Result<Option<usize>> {
         let rest = self.input.get(self.start..self.end).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<LENGTH>() else {
@@ -117,17 +117,17 @@ impl Stream {
 
 impl Wire for Stream {
     fn send(&mut self, frame: &Pieces) -> io::Result<()> {
-        if self.out.len() >= OUT_FULL {
+        if self.out.len() >= MAX_OUT {
             self.push_out()?;
         }
-        if self.out.len() >= OUT_FULL {
+        if self.out.len() >= MAX_OUT {
             return Err(ErrorKind::WouldBlock.into());
         }
         self.scratch.clear();
         frame.append_to(HEADER, &mut self.scratch);
         let frame = std::mem::take(&mut self.scratch);
         match echo::answer(&frame, self.gateway) {
-            Some(answer) if self.echoes.len() < ECHOES_MOST => self.echoes.push_back(answer),
+            Some(answer) if self.echoes.len() < MAX_ECHOES => self.echoes.push_back(answer),
             Some(_) => {}
             None => self.push(&frame),
         }

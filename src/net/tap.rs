@@ -1,12 +1,13 @@
-//! A tap device of the host: what the guest sends arrives there as if from a cable.
+//! A tap device of the host: frames of the guest arrive there as if from a cable.
 //!
-//! hull makes none and changes none: whoever administers the host does, and says whose it is.
-//! The headers before frames are those of the guest, unread: the kernel judges them as it does
-//! any program's (include/linux/virtio_net.h, virtio_net_hdr_to_skb; SKB_GSO_DODGY).
+//! hull neither creates nor configures tap devices; the administrator does, and assigns an owner.
+//! The headers before frames are the guest's, unread: the kernel checks them as it does those of any
+//! program (include/linux/virtio_net.h, virtio_net_hdr_to_skb; SKB_GSO_DODGY).
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
+use super::config::Subnet;
+use super::error::NetError;
 use super::ioctl::{self, Question};
-use super::{NetError, Subnet};
 use crate::devices::virtio::net::{HEADER, Offloads, Wire};
 use crate::memory::transfer::Pieces;
 
@@ -35,21 +37,22 @@ const IFF_UP: u16 = 1;
 /// An attached tap device.
 #[derive(Debug)]
 pub struct Tap {
-    /// Where its frames are read and written.
+    /// Reads and writes frames.
     pub file: Arc<File>,
-    /// Most bytes of a packet.
+    /// Bytes of the longest packet.
     pub mtu: u16,
-    /// The host's address on it.
+    /// The host's address on this interface.
     pub subnet: Option<Subnet>,
-    /// It carries packets.
+    /// The interface is up (IFF_UP).
     pub up: bool,
 }
 
 impl Tap {
-    /// Attach to the tap device `name`, which must be there.
+    /// Attach to the tap device `name`, which must exist.
     ///
     /// # Errors
-    /// It is not there, no tap device, in use or not ours; or /dev/net/tun is missing.
+    /// It does not exist, is not a tap device, is in use or belongs to another user; or
+    /// /dev/net/tun is missing.
     pub fn open(name: &str) -> Result<Self, NetError> {
         let other = |error: io::Error| NetError::Tap {
             name: name.into(),
@@ -58,72 +61,78 @@ impl Tap {
         let (family, kind) = (AddressFamily::INET, SocketType::DGRAM);
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None);
         let socket = socket.map_err(|errno| other(errno.into()))?;
-        // Without this look TUNSETIFF would make one.
+        // Otherwise TUNSETIFF would make one.
         match netdevice::name_to_index(&socket, name) {
             Ok(_) => {}
             Err(Errno::NODEV) => return Err(NetError::TapMissing { name: name.into() }),
             Err(errno) => return Err(other(errno.into())),
         }
-        let mut options = File::options();
-        options.read(true).write(true);
-        options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-        let file = options.open(TUN).map_err(|error| NetError::Tun {
-            name: name.into(),
-            hint: match error.kind() {
-                ErrorKind::PermissionDenied => {
-                    "`chmod 666 /dev/net/tun` (as root) lets users at the devices that are theirs"
-                }
-                _ => "`modprobe tun` (as root) makes it; a container must be given it",
-            },
-            error,
-        })?;
-        ioctl::attach(&file, name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR).map_err(|error| {
-            let name = name.into();
-            match Errno::from_io_error(&error) {
-                Some(Errno::BUSY) => NetError::TapInUse { name },
-                Some(Errno::PERM) => NetError::TapNotOurs { name },
-                Some(Errno::INVAL) => NetError::NotATap { name },
-                _ => NetError::Tap { name, error },
-            }
-        })?;
+        let file = attach(name)?;
         ioctl::set_header(&file, HEADER as i32).map_err(other)?;
         ioctl::set_offload(&file, 0).map_err(other)?;
-
         let integer = |question| {
             let answer = ioctl::ask(&socket, name, question);
             answer.map(|[a, b, c, d, ..]| i32::from_ne_bytes([a, b, c, d]))
         };
-        // struct sockaddr_in: family, port, address.
-        let address = |question| {
-            let answer = ioctl::ask(&socket, name, question);
-            answer
-                .map(|[.., a, b, c, d]| Ipv4Addr::new(a, b, c, d))
-                .ok()
-        };
         let mtu = integer(Question::Mtu).map_err(other)?;
         let flags = integer(Question::Flags).map_err(other)?;
-        let netmask = address(Question::Netmask);
-        let subnet = address(Question::Address).zip(netmask).map(|(host, mask)| {
-            let prefix = mask.to_bits().leading_ones() as u8;
-            Subnet {
-                address: host,
-                prefix,
-            }
-        });
-        // A host without a network of its own there has no neighbours.
-        let subnet = subnet.filter(|subnet| subnet.prefix > 0);
         Ok(Self {
             file: Arc::new(file),
             mtu: mtu.clamp(68, 65535) as u16,
-            subnet,
+            subnet: subnet(&socket, name),
             up: flags as u16 & IFF_UP != 0,
         })
     }
 
-    /// What the device has of it.
+    /// The wire for the network device.
     pub fn wire(&self) -> Box<dyn Wire> {
         Box::new(TapWire(self.file.clone()))
     }
+}
+
+/// An open /dev/net/tun, attached to the tap device `name`.
+fn attach(name: &str) -> Result<File, NetError> {
+    let mut options = File::options();
+    options.read(true).write(true);
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(TUN).map_err(|error| NetError::Tun {
+        name: name.into(),
+        hint: match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "`chmod 666 /dev/net/tun` (as root) lets users open the devices that are theirs"
+            }
+            _ => "`modprobe tun` (as root) makes it; a container must be given it",
+        },
+        error,
+    })?;
+    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    let attached = ioctl::attach(&file, name, flags).map_err(|error| {
+        let name = name.into();
+        match Errno::from_io_error(&error) {
+            Some(Errno::BUSY) => NetError::TapInUse { name },
+            Some(Errno::PERM) => NetError::TapNotOurs { name },
+            Some(Errno::INVAL) => NetError::NotATap { name },
+            _ => NetError::Tap { name, error },
+        }
+    });
+    attached.map(|()| file)
+}
+
+/// The host's address on the interface `name`, if it is in a network with others.
+fn subnet(socket: impl AsFd + Copy, name: &str) -> Option<Subnet> {
+    // struct sockaddr_in: family, port, address.
+    let address = |question| {
+        let answer = ioctl::ask(socket, name, question);
+        answer
+            .map(|[.., a, b, c, d]| Ipv4Addr::new(a, b, c, d))
+            .ok()
+    };
+    let address_and_mask = address(Question::Address).zip(address(Question::Netmask));
+    let subnet = address_and_mask.map(|(address, mask)| Subnet {
+        address,
+        prefix: mask.to_bits().leading_ones() as u8,
+    });
+    subnet.filter(|subnet| subnet.prefix > 0)
 }
 
 struct TapWire(Arc<File>);
@@ -131,7 +140,7 @@ struct TapWire(Arc<File>);
 impl Wire for TapWire {
     fn send(&mut self, frame: &Pieces) -> io::Result<()> {
         match frame.write(&*self.0) {
-            // The device has been deleted.
+            // The tap device has been deleted.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::BADFD) => {
                 Err(ErrorKind::BrokenPipe.into())
             }
@@ -169,7 +178,7 @@ impl Wire for TapWire {
     }
 }
 
-/// Once more after a signal.
+/// Read again after a signal.
 fn again(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     let read =
         retry_on_intr(|| read().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)));

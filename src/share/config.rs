@@ -6,14 +6,14 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::TAG_MOST;
 use crate::config::table::Table;
+use crate::devices::virtio::fs::MAX_TAG;
 
 /// A share in a file as a table.
 pub const TABLE: Table = Table::new("share", &["folder", "path"], &["ro"]).with_colons();
 
 /// PATH_MAX (uapi/linux/limits.h).
-const PATH_MOST: usize = 4096;
+const MAX_PATH: usize = 4096;
 
 /// A share as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct Config {
     pub guest_path: String,
     /// The guest may not change anything.
     pub read_only: bool,
-    /// By which the guest mounts it; at most [`TAG_MOST`] bytes.
+    /// By which the guest mounts it; at most [`MAX_TAG`] bytes.
     pub tag: String,
 }
 
@@ -63,8 +63,8 @@ impl FromStr for Config {
             return Err("the path in the guest has no . and no ..".into());
         }
         let guest_path = format!("/{}", parts.join("/"));
-        if guest_path.len() >= PATH_MOST {
-            return Err(format!("a path has less than {PATH_MOST} bytes"));
+        if guest_path.len() >= MAX_PATH {
+            return Err(format!("a path has less than {MAX_PATH} bytes"));
         }
         Ok(Config {
             folder: folder.into(),
@@ -99,7 +99,7 @@ pub fn name(mut shares: Vec<Config>) -> Result<Vec<Config>, String> {
         }
         let taken = |tag: &str| before.iter().any(|share| share.tag == tag);
         let last = path.rsplit('/').next().unwrap_or_default();
-        let fits = last.len() <= TAG_MOST && !taken(last);
+        let fits = last.len() <= MAX_TAG && !taken(last);
         let numbered = (index..).map(|n| format!("share{n}"));
         let tag = std::iter::once(last.to_string())
             .filter(|_| fits)
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn tags_are_last_parts_and_differ() {
-        let long = "x".repeat(TAG_MOST + 1);
+        let long = "x".repeat(MAX_TAG + 1);
         let paths = ["/src", "/b/src", "/share1", "/share2", &format!("/{long}")];
         let shares = paths.map(|path| parse(&format!("/a:{path}")).unwrap());
         let named = name(shares.to_vec()).unwrap();

@@ -1,9 +1,9 @@
-//! The file system that a guest reaches: fuse-backend-rs's passthrough, less what a guest has no
-//! business with.
+//! The file system that a guest reaches: fuse-backend-rs's passthrough, without what a guest must
+//! not do.
 //!
-//! Only what stands here is served; for the rest the trait's own answer is ENOSYS, which Linux
-//! takes as "not there": locks (so they are the guest's own), extended attributes, polling, and
-//! FUSE_FLUSH, for nothing is left to write when a file is closed.
+//! The operations below are served; for others the trait answers ENOSYS, which Linux takes as "not
+//! supported": locks (so they are local to the guest), extended attributes, polling, and FUSE_FLUSH
+//! (nothing is left to write when a file is closed).
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -20,46 +20,46 @@ use fuse_backend_rs::api::filesystem::{
 use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 use rustix::process::Resource;
 
-/// How long the guest may rely on names and attributes without asking: what the host changes is
-/// seen as late as that. Data is asked for at every open.
+/// How long the guest may cache names and attributes, and so how late it sees changes of the host.
+/// Data is read again at every open.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Descriptors that are left for the rest of hull, whatever the guest holds.
+/// Descriptors that the guest must leave for the rest of hull.
 const SPARE: u64 = 128;
-/// Descriptors are counted once in so many that a guest may take.
+/// Descriptors that a guest may take between two checks of the limit.
 const COUNTED: u32 = 32;
 
-/// Bits of a mode: set-user-ID and set-group-ID, which no guest gives to a file of the host.
+/// Bits of a mode: set-user-ID and set-group-ID, which a guest cannot give to a file of the host.
 const SET_ID: u32 = 0o6000;
 const TYPE: u32 = libc::S_IFMT;
 
-/// Flags of open(2) that are passed on: the others are the guest kernel's own affair, or would
-/// have another object opened than was asked for.
+/// Flags of open(2) that are passed on: the others only matter to the guest's kernel, or would open
+/// another object than the requested one.
 const OPEN_FLAGS: u32 = (libc::O_ACCMODE
     | libc::O_APPEND
     | libc::O_TRUNC
     | libc::O_EXCL
     | libc::O_SYNC
     | libc::O_DSYNC) as u32;
-/// Of these, what an open file keeps.
+/// Those of them that apply to an open file.
 const FILE_FLAGS: u32 = OPEN_FLAGS & !(libc::O_TRUNC | libc::O_EXCL) as u32;
 
-/// A folder of the host.
+/// The file system of one shared folder.
 pub struct Confined {
     inner: PassthroughFs,
     read_only: bool,
-    /// hull is the superuser: files become those of the guest's users.
+    /// hull is the superuser: files belong to the guest's users.
     superuser: bool,
-    /// The folder itself; what the names in the crate's configuration lead to.
+    /// The folder itself, to which the name in the crate's configuration leads.
     folder: File,
-    /// Taken since descriptors were last counted.
+    /// Descriptors taken since the last check of the limit.
     taken: AtomicU32,
-    /// Most descriptors of the process.
+    /// The limit of open files of the process.
     pub(super) limit: u64,
-    /// The guest was refused for want of descriptors.
+    /// The guest was refused because no descriptor was left.
     full: AtomicBool,
-    /// The user knows, for as long as this guest has its files.
-    told: AtomicBool,
+    /// The warning about that was given for this mount.
+    warned: AtomicBool,
     /// Between FUSE_INIT and FUSE_DESTROY.
     mounted: AtomicBool,
 }
@@ -69,22 +69,22 @@ fn errno(number: i32) -> io::Error {
 }
 
 impl Confined {
-    /// `folder`, by a descriptor: whatever happens to its name, it stays the same.
+    /// The file system of `folder`, which may be renamed.
     ///
     /// # Errors
-    /// /proc is not there.
+    /// /proc is not mounted.
     pub fn new(folder: File, read_only: bool) -> io::Result<Self> {
         let config = Config {
-            // The dot at the end has the link followed, which is not followed as a last part.
+            // The dot has the link followed, which is not done for a path's last part.
             root_dir: format!("/proc/self/fd/{}/.", folder.as_raw_fd()),
             entry_timeout: FRESH,
             attr_timeout: FRESH,
             cache_policy: CachePolicy::Auto,
-            // The host changes files too.
+            // The host may change files, too.
             writeback: false,
-            // By file handle, what a descriptor does not lead to would be reached.
+            // A file handle can open files to which no descriptor leads.
             inode_file_handles: false,
-            // Otherwise each file that was ever seen is kept in mind.
+            // Otherwise the crate remembers each file that it ever saw.
             use_host_ino: true,
             ..Config::default()
         };
@@ -97,57 +97,57 @@ impl Confined {
             taken: AtomicU32::new(COUNTED),
             limit: limit.current.unwrap_or(u64::MAX),
             full: AtomicBool::new(false),
-            told: AtomicBool::new(false),
+            warned: AtomicBool::new(false),
             mounted: AtomicBool::new(false),
         };
         files.inner.import()?;
         Ok(files)
     }
 
-    /// Whether the guest may know of files.
+    /// Whether the guest may hold files.
     pub fn is_mounted(&self) -> bool {
         self.mounted.load(Ordering::Relaxed)
     }
 
-    /// What the user should know of, once.
+    /// A warning for the user, once a mount.
     pub fn warning(&self) -> Option<String> {
         let full = self.full.load(Ordering::Relaxed);
-        let now = full && !self.told.swap(true, Ordering::Relaxed);
+        let now = full && !self.warned.swap(true, Ordering::Relaxed);
         now.then(|| {
             format!(
-                "the guest knows of as many files as hull may hold open ({}); raise the limit \
+                "the guest holds as many files as hull may have open ({}); raise the limit \
                  (ulimit -Hn), or have the guest forget some (echo 2 > /proc/sys/vm/drop_caches)",
                 self.limit
             )
         })
     }
 
-    /// On whose behalf: the guest's user where hull may act as one, else hull's own.
+    /// The user to act as: the guest's where hull may act as one, else hull's own.
     fn caller(&self, context: &Context) -> Context {
-        match self.superuser {
-            true => *context,
-            false => Context {
-                uid: 0, // the crate changes nothing then
-                gid: 0,
-                ..*context
-            },
+        if self.superuser {
+            return *context;
+        }
+        Context {
+            uid: 0, // the crate changes nothing then
+            gid: 0,
+            ..*context
         }
     }
 
     fn writable(&self) -> io::Result<()> {
-        match self.read_only {
-            true => Err(errno(libc::EROFS)),
-            false => Ok(()),
+        if self.read_only {
+            return Err(errno(libc::EROFS));
         }
+        Ok(())
     }
 
-    /// A descriptor is about to be taken: is there one?
+    /// Refuse to take another descriptor when too few are left.
     fn room(&self) -> io::Result<()> {
         let taken = self.taken.fetch_add(1, Ordering::Relaxed);
         if taken < COUNTED {
             return Ok(());
         }
-        // The kernel gives out the lowest that is free.
+        // The kernel returns the lowest free number.
         let next: OwnedFd = rustix::io::dup(&self.folder)?;
         if next.as_raw_fd() as u64 + SPARE >= self.limit {
             self.full.store(true, Ordering::Relaxed);
@@ -157,7 +157,7 @@ impl Confined {
         Ok(())
     }
 
-    /// Flags for an open file, if the guest may have it.
+    /// The flags to open a file with, if the guest may open it so.
     fn open_flags(&self, flags: u32) -> io::Result<u32> {
         let flags = flags & OPEN_FLAGS;
         let access = flags & libc::O_ACCMODE as u32;
@@ -171,7 +171,7 @@ impl Confined {
     }
 }
 
-/// A name in a folder, and nothing that leads out of it.
+/// Refuse a name that leads out of its folder.
 fn name(name: &CStr) -> io::Result<&CStr> {
     match name.to_bytes() {
         b"" | b"." | b".." => Err(errno(libc::EINVAL)),
@@ -200,7 +200,7 @@ impl FileSystem for Confined {
         self.inner.destroy();
         self.taken.store(COUNTED, Ordering::Relaxed);
         self.full.store(false, Ordering::Relaxed);
-        self.told.store(false, Ordering::Relaxed);
+        self.warned.store(false, Ordering::Relaxed);
         self.mounted.store(false, Ordering::Relaxed);
     }
 
@@ -236,7 +236,7 @@ impl FileSystem for Confined {
     ) -> io::Result<(stat64, Duration)> {
         self.writable()?;
         if valid.intersects(SetattrValid::MODE | SetattrValid::UID | SetattrValid::GID) {
-            // Who may use a device is the host's business.
+            // The guest must not change who may use a device.
             let (now, _) = self.inner.getattr(context, inode, None)?;
             if matches!(now.st_mode & TYPE, libc::S_IFCHR | libc::S_IFBLK) {
                 return Err(errno(libc::EPERM));

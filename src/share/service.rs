@@ -1,9 +1,8 @@
-//! From a request in guest memory to the crate that speaks FUSE, and back.
+//! From a request in guest memory to the FUSE server of fuse-backend-rs, and back.
 //!
-//! The crate takes messages as descriptor chains of the virtio-queue that it was built with.
-//! [`Ring`] is a table of descriptors of ours, in memory that no guest sees: the segments of a
-//! request, already checked, stand in it for as long as the request is served. So file data goes
-//! straight between guest memory and the host's files.
+//! The crate takes messages as descriptor chains of its own version of virtio-queue. [`Ring`] is a
+//! table of descriptors in memory that no guest sees; it holds the checked segments of the request
+//! being served. So file data is copied straight between guest memory and the host's files.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +33,7 @@ const AVAILABLE: u64 = RING + 16 * ENTRIES as u64;
 const USED: u64 = AVAILABLE + 0x1000;
 const RING_BYTES: usize = 0x8000;
 
-/// struct virtq_desc.
+/// struct virtq_desc (virtio 1.2, 2.7.5).
 #[derive(IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct Descriptor {
@@ -53,7 +52,7 @@ struct InHeader {
     unique: u64,
 }
 
-/// struct fuse_out_header.
+/// struct fuse_out_header (uapi/linux/fuse.h).
 #[derive(IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct OutHeader {
@@ -92,9 +91,9 @@ impl Service {
     /// Serve one request.
     ///
     /// # Errors
-    /// The file system cannot go on until it was [reset](Service::reset).
+    /// The file system has failed and needs a [reset](Service::reset).
     pub fn serve(&mut self, request: &Request) -> Result<Answer, String> {
-        // A guest must not end hull with a message that the crate did not reckon with.
+        // A message on which the crate panics must not end hull.
         let served = catch_unwind(AssertUnwindSafe(|| self.handle(request)));
         let lost = |_| "the file server failed at a request".to_string();
         let answered = served.map_err(lost)?;
@@ -118,8 +117,8 @@ impl Service {
         u32::try_from(written).map_err(io::Error::other)
     }
 
-    /// Answer a message that makes no sense; the crate leaves some of them without an answer, for
-    /// which the guest's process would wait for ever.
+    /// Answer an invalid message with an error. The crate does not answer some of them, and the
+    /// guest's process would wait for ever.
     fn refuse(&self, request: &Request) -> u32 {
         let mut header = InHeader::default();
         let mut at = 0;
@@ -155,18 +154,18 @@ impl Service {
         OUT_HEADER as u32
     }
 
-    /// Forget all that the guest had opened.
+    /// Close and forget all that the guest has opened.
     pub fn reset(&mut self) {
-        // What a failure left behind may fail again; then so does what is asked for next.
+        // After a failure this may fail again; the next request then fails, too.
         let _ = catch_unwind(AssertUnwindSafe(|| self.files.destroy()));
     }
 }
 
 type Memory = GuestMemoryMmap<()>;
 
-/// One chain of descriptors at a time.
+/// A ring with one chain at a time.
 struct Ring {
-    /// Guest memory, and the ring behind it.
+    /// Guest memory with the ring at [`RING`].
     memory: Memory,
     queue: Queue,
 }
@@ -186,14 +185,14 @@ impl Ring {
         };
         set(&mut queue).map_err(io::Error::other)?;
         queue.set_ready(true);
-        // For ever one entry, which is descriptor 0: flags, idx, ring.
+        // The available ring has one entry for good, descriptor 0: flags, idx, ring.
         memory
             .write_slice(&[0, 0, 1, 0, 0, 0], GuestAddress(AVAILABLE))
             .map_err(io::Error::other)?;
         Ok(Self { memory, queue })
     }
 
-    /// The chain of `request`, and the memory that it is in.
+    /// The chain of `request`, and the memory that contains it.
     fn chain(&mut self, request: &Request) -> io::Result<(&Memory, DescriptorChain<&Memory>)> {
         let readable = request.readable.iter().map(|segment| (segment, 0));
         let writable = request.writable.iter().map(|segment| (segment, WRITE));

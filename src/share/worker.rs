@@ -1,32 +1,32 @@
 //! The thread of a share: takes requests in order, serves one at a time, reports several at once
-//! (`devices::virtio::requests` draws the way of a request).
+//! (`devices::virtio::requests` has a picture).
 
 use std::io;
 use std::sync::{Arc, mpsc};
 
 use super::confined::Confined;
+use super::error::ShareError;
+use super::folder::Share;
 use super::service::Service;
-use super::{Share, ShareError};
 use crate::devices::virtio::fs::{Answer, Request};
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
-use crate::sandbox;
-use crate::sandbox::Role;
+use crate::sandbox::{self, Role};
 
-/// Answers that are reported together while more requests wait: one interrupt for all of them.
-const TOGETHER: usize = 16;
-/// So many bytes of answers do not wait for others.
-const TOGETHER_BYTES: u32 = 64 << 10;
+/// Answers that are reported together while more requests wait, with one interrupt.
+const MAX_BATCH: usize = 16;
+/// Bytes of answers that are reported without waiting for more.
+const MAX_BATCH_BYTES: u32 = 64 << 10;
 
-/// A request's id, and its answer or why there is none.
+/// A request's id, and its answer or the reason why there is none.
 pub type Served = (u64, Result<Answer, String>);
 
-/// Serve `requests` on `share`; `done` learns what came of each, of several at once where more
-/// were waiting. It is called while no request is being served, so that it may wait for whoever
-/// waits for that.
+/// Serve `requests` on `share`; `done` is called with the answers, several at once where more
+/// requests were waiting. It is called while no request is being served, so it may wait for other
+/// threads.
 ///
 /// # Errors
-/// No thread could be had, or it could not be confined to its folder.
+/// The host has no thread left, or it could not be confined to its folder.
 pub fn start(
     share: Share,
     memory: GuestMemory,
@@ -36,7 +36,7 @@ pub fn start(
 ) -> Result<Worker, ShareError> {
     let (tell, told) = mpsc::channel();
     let (queue, bell) = (requests.clone(), doorbell.clone());
-    // Who starts the thread waits for what is told.
+    // The result of the preparations goes to the caller, which waits for it.
     let serve = move || match prepare(share, memory) {
         Ok(service) => {
             let _ = tell.send(Ok(()));
@@ -53,7 +53,7 @@ pub fn start(
     Ok(worker)
 }
 
-/// The thread's first steps: give up what it does not need, and open the folder in between.
+/// The thread's first steps: give up rights, open the folder, and confine itself to it.
 fn prepare(share: Share, memory: GuestMemory) -> Result<Service, ShareError> {
     let Share {
         folder,
@@ -72,7 +72,7 @@ fn prepare(share: Share, memory: GuestMemory) -> Result<Service, ShareError> {
     };
     sandbox::give_up_rights().map_err(confine)?;
     let bounds = folder.try_clone().map_err(serve)?;
-    // The crate reads of mounts in /proc, which is out of reach afterwards.
+    // The crate reads mounts in /proc, which is out of reach afterwards.
     let service = Confined::new(folder, read_only)
         .and_then(|files| Service::new(files, memory))
         .map_err(serve)?;
@@ -96,7 +96,7 @@ fn work(
                     served.push((id, answer));
                 }
                 requests.served();
-                if served.len() < TOGETHER && bytes < TOGETHER_BYTES {
+                if served.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
                     continue;
                 }
             }

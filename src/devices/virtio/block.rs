@@ -27,7 +27,7 @@ const QUEUE_SIZE: u16 = 256;
 /// Data segments of a request: what a chain of the queue's length holds beside header and status.
 const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
 /// Bytes of the longest name (5.2.6, VIRTIO_BLK_T_GET_ID).
-pub const NAME_MOST: usize = 20;
+pub const MAX_NAME: usize = 20;
 /// Sectors of one discarded or zeroed range: 1 GiB.
 const MAX_RANGE: u32 = 1 << 21;
 /// Ranges of one request to discard.
@@ -162,7 +162,7 @@ pub struct Geometry {
     pub sectors: u64,
     /// Nothing may be written.
     pub read_only: bool,
-    /// The serial number, in the guest's /sys/block/vda/serial; cut to [`NAME_MOST`] bytes.
+    /// The serial number, in the guest's /sys/block/vda/serial; cut to [`MAX_NAME`] bytes.
     pub name: String,
 }
 
@@ -244,11 +244,11 @@ impl Block {
         }
         let request = match header.kind.get() {
             T_GET_ID => {
-                let mut name = [0; NAME_MOST];
+                let mut name = [0; MAX_NAME];
                 for (to, from) in name.iter_mut().zip(self.geometry.name.bytes()) {
                     *to = from;
                 }
-                let room = (chain.writable_len() - 1).min(NAME_MOST as u64) as usize;
+                let room = (chain.writable_len() - 1).min(MAX_NAME as u64) as usize;
                 let written = queue.write(&chain, 0, name.get(..room).unwrap_or_default())?;
                 return finish(queue, chain, S_OK, written as u32);
             }

@@ -17,7 +17,7 @@ use crate::devices::state::{self, StateError};
 /// Device type (virtio 1.2, 5).
 const ID: u32 = 26;
 /// Bytes of a tag in the configuration space (5.11.4).
-pub const TAG_MOST: usize = 36;
+pub const MAX_TAG: usize = 36;
 /// Entries of the queue of high priority (5.11.2): mostly requests without an answer.
 const HIPRIO_SIZE: u16 = 64;
 /// Entries of the one request queue: enough for 1 MiB of data in single pages with FUSE's headers.
@@ -56,7 +56,7 @@ pub struct Answer {
 /// A file system device.
 pub struct Fs {
     /// The configuration space: tag, num_request_queues.
-    space: [u8; TAG_MOST + 4],
+    space: [u8; MAX_TAG + 4],
     backend: Box<dyn Backend<Request>>,
     /// Queue and chain of requests that are being served. An id is never used twice, so a
     /// report that comes after a reset finds nothing.
@@ -66,11 +66,11 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// A file system that the guest mounts by `tag`, cut to [`TAG_MOST`] bytes.
+    /// A file system that the guest mounts by `tag`, cut to [`MAX_TAG`] bytes.
     pub fn new(tag: &str, backend: Box<dyn Backend<Request>>) -> Self {
-        let mut space = [0; TAG_MOST + 4];
+        let mut space = [0; MAX_TAG + 4];
         let queues = 1u32.to_le_bytes();
-        let bytes = tag.bytes().chain(std::iter::repeat(0)).take(TAG_MOST);
+        let bytes = tag.bytes().chain(std::iter::repeat(0)).take(MAX_TAG);
         for (to, from) in space.iter_mut().zip(bytes.chain(queues)) {
             *to = from;
         }
@@ -109,7 +109,7 @@ impl Fs {
     }
 
     fn tag(&self) -> String {
-        let tag = self.space.get(..TAG_MOST).unwrap_or_default();
+        let tag = self.space.get(..MAX_TAG).unwrap_or_default();
         let tag = tag.split(|byte| *byte == 0).next().unwrap_or_default();
         String::from_utf8_lossy(tag).into_owned()
     }

@@ -1,0 +1,33 @@
+//! What all formats of images have in common.
+
+use std::io;
+
+use crate::devices::virtio::block::Range;
+use crate::memory::GuestMemory;
+use crate::memory::transfer::Segment;
+
+/// An open image. Positions and lengths are whole sectors within its size.
+pub trait Image: Send {
+    /// Size of the disk now, in bytes.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fill each part from its byte of the disk on; returns the results in the same order.
+    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>>;
+
+    /// Write `from` at byte `at`.
+    fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()>;
+
+    /// Put all that was written on the host's disk.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Put all that was written into the file, so that a program that opens the image finds it.
+    fn write_back(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Free the space if that is possible; the bytes are undefined afterwards.
+    fn discard(&mut self, range: &Range) -> io::Result<()>;
+
+    /// Set the bytes to 0.
+    fn zero(&mut self, range: &Range) -> io::Result<()>;
+}

@@ -1,0 +1,179 @@
+//! A machine's networks: tap devices and processes of passt, with the addresses of the guest.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::address::random_mac;
+use super::config::{Config, Kind, Publish, Subnet};
+use super::error::NetError;
+use super::passt::{self, Addresses, Passt};
+use super::tap::Tap;
+use crate::devices::rate::Limits;
+use crate::devices::virtio::net::{Mac, Properties, Wire};
+
+/// The configuration that hull's init gives an interface of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// The address by which init finds the interface.
+    pub mac: Mac,
+    /// Its IPv4 address.
+    pub subnet: Subnet,
+    /// Router to other networks.
+    pub gateway: Option<Ipv4Addr>,
+    /// Name server.
+    pub dns: Option<Ipv4Addr>,
+}
+
+/// A network that is open.
+#[derive(Debug)]
+pub struct Network {
+    /// Its name in messages.
+    pub name: String,
+    /// What the driver reads of the device.
+    pub properties: Properties,
+    /// Rate limits of each direction.
+    pub limits: Limits,
+    /// The guest's configuration, if hull assigns one.
+    pub assigned: Option<Assigned>,
+    /// A warning for the user.
+    pub warning: Option<String>,
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Tap(Tap),
+    User(Passt, Addresses),
+}
+
+/// Open the networks of a machine, in order.
+///
+/// # Errors
+/// One of them cannot be used; the others are closed again.
+pub fn open<'a>(configs: impl Iterator<Item = &'a Config>) -> Result<Vec<Network>, NetError> {
+    let mut networks = Vec::new();
+    let mut users = 0;
+    for config in configs {
+        let mac = config.mac.unwrap_or_else(random_mac);
+        networks.push(match &config.kind {
+            Kind::Tap {
+                name,
+                address,
+                gateway,
+            } => tap_network(config, name, (*address, *gateway), mac)?,
+            Kind::User { publish } => {
+                users += 1;
+                user_network(config, publish, mac, users)?
+            }
+        });
+    }
+    // The guest has one router and one name server: the first of each.
+    let assigned = networks
+        .iter_mut()
+        .filter_map(|network| network.assigned.as_mut());
+    let (mut gateway, mut dns) = (false, false);
+    for assigned in assigned {
+        assigned.gateway = assigned.gateway.filter(|_| !gateway);
+        assigned.dns = assigned.dns.filter(|_| !dns);
+        gateway |= assigned.gateway.is_some();
+        dns |= assigned.dns.is_some();
+    }
+    Ok(networks)
+}
+
+fn tap_network(
+    config: &Config,
+    name: &str,
+    (address, gateway): (Option<Subnet>, Option<Ipv4Addr>),
+    mac: Mac,
+) -> Result<Network, NetError> {
+    let tap = Tap::open(name)?;
+    let (subnet, gateway) = match (address, tap.subnet) {
+        (Some(subnet), _) => (Some(subnet), gateway),
+        (None, Some(host)) => {
+            let next = host.neighbour().ok_or_else(|| NetError::NoAddress {
+                name: name.into(),
+                host: format!("{}/{}", host.address, host.prefix),
+            })?;
+            (Some(next), gateway.or(Some(host.address)))
+        }
+        (None, None) => (None, None),
+    };
+    let down = || format!("the tap device is down; `ip link set {name} up` (as root) changes that");
+    Ok(Network {
+        name: format!("net {name}"),
+        properties: Properties {
+            mac,
+            mtu: tap.mtu,
+            offloads: true,
+        },
+        limits: config.limits,
+        assigned: subnet.map(|subnet| Assigned {
+            mac,
+            subnet,
+            gateway,
+            dns: None,
+        }),
+        warning: (!tap.up).then(down),
+        backend: Backend::Tap(tap),
+    })
+}
+
+/// The `number`th network of its kind in this machine, from 1.
+fn user_network(
+    config: &Config,
+    publish: &[Publish],
+    mac: Mac,
+    number: u8,
+) -> Result<Network, NetError> {
+    let station = |last| Ipv4Addr::new(10, 0, number.saturating_add(1), last);
+    let addresses = Addresses {
+        guest: Subnet {
+            address: station(15),
+            prefix: 24,
+        },
+        gateway: station(2),
+        dns: station(3),
+    };
+    let passt = Passt::start(&addresses, publish)?;
+    Ok(Network {
+        name: "net user".into(),
+        properties: Properties {
+            mac,
+            mtu: passt::MTU,
+            offloads: false,
+        },
+        limits: config.limits,
+        assigned: Some(Assigned {
+            mac,
+            subnet: addresses.guest,
+            gateway: Some(addresses.gateway),
+            dns: Some(addresses.dns),
+        }),
+        warning: None,
+        backend: Backend::User(passt, addresses),
+    })
+}
+
+impl Network {
+    /// The wire for the device, when the backend is up.
+    ///
+    /// # Errors
+    /// passt does not come up.
+    pub fn wire(&mut self) -> Result<Box<dyn Wire>, NetError> {
+        match &mut self.backend {
+            Backend::Tap(tap) => Ok(tap.wire()),
+            Backend::User(passt, addresses) => passt.wait(self.properties.mac, addresses),
+        }
+    }
+}
+
+/// Readable when there are frames, writable when there is room.
+impl AsFd for Network {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.backend {
+            Backend::Tap(tap) => tap.file.as_fd(),
+            Backend::User(passt, _) => passt.socket.as_fd(),
+        }
+    }
+}
