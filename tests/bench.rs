@@ -1,4 +1,4 @@
-//! `hull bench`: figures, who is left out of them, and what has changed between two reports.
+//! `hull bench`: figures, programs that are left out, and changes between two reports.
 
 mod machine;
 
@@ -21,7 +21,7 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// `hull bench WORDS --json FILE`, and what is in the file.
+/// Runs `hull bench WORDS --json FILE`, and reads the file.
 fn bench(words: &[&str]) -> (Finished, Value) {
     let folder = folder();
     let file = folder.path().join("report.json");
@@ -58,7 +58,7 @@ fn figures_have_all_samples_a_host_and_warnings() {
         assert!(done.stdout_text().contains(name), "{name}");
     }
     assert!(report["host"]["kernel"].is_string());
-    let few = "2 runs are few: ask for --runs 10 or more";
+    let few = "2 runs are few; use --runs 10 or more";
     assert!(
         report["warnings"]
             .as_array()
@@ -90,8 +90,8 @@ fn memory_beyond_the_guests_is_a_part_of_a_process() {
 }
 
 #[test]
-fn whoever_hangs_fails_or_is_missing_is_left_out_by_name() {
-    if !kvm("whoever_hangs_fails_or_is_missing_is_left_out_by_name") {
+fn a_program_that_hangs_fails_or_is_missing_is_left_out() {
+    if !kvm("a_program_that_hangs_fails_or_is_missing_is_left_out") {
         return;
     }
     let folder = folder();
@@ -127,8 +127,8 @@ fn whoever_hangs_fails_or_is_missing_is_left_out_by_name() {
 }
 
 #[test]
-fn another_hull_takes_turns_and_one_without_such_a_figure_says_so() {
-    if !kvm("another_hull_takes_turns_and_one_without_such_a_figure_says_so") {
+fn another_hull_takes_turns_and_a_program_without_figures_is_left_out() {
+    if !kvm("another_hull_takes_turns_and_a_program_without_figures_is_left_out") {
         return;
     }
     let vs = format!("hull={}", env!("CARGO_BIN_EXE_hull"));
@@ -150,28 +150,25 @@ fn another_hull_takes_turns_and_one_without_such_a_figure_says_so() {
 }
 
 #[test]
-fn bad_flags_are_told_with_a_way_out() {
+fn wrong_flags_are_refused() {
     for (words, message) in [
         (
             &["exit", "--runs", "0"][..],
-            "--runs 0 measures nothing; ask for --runs 10",
+            "invalid value '0' for '--runs <N>'",
         ),
-        (&["exit", "--timeout", "0"], "--timeout 0 leaves no time"),
+        (
+            &["exit", "--timeout", "0"],
+            "invalid value '0' for '--timeout <S>'",
+        ),
         (
             &["exit", "--vs", "firecracker"],
-            "it has the form NAME=PATH, NAME one of firecracker, ",
+            "give NAME=PATH, with one of the names firecracker, ",
         ),
-        (
-            &["exit", "--vs", "firecracker="],
-            "it has the form NAME=PATH",
-        ),
-        (
-            &["exit", "--vs", "nobody=/bin/true"],
-            "it has the form NAME=PATH",
-        ),
+        (&["exit", "--vs", "firecracker="], "give NAME=PATH"),
+        (&["exit", "--vs", "nobody=/bin/true"], "give NAME=PATH"),
         (
             &["exit", "--vs", "kvmtool=/a", "--vs", "kvmtool=/b"],
-            "--vs kvmtool=...: it is there twice",
+            "--vs kvmtool: given twice",
         ),
         (&["speed"], "invalid value 'speed'"),
         (&[], "<TOPIC>"),
@@ -195,7 +192,7 @@ fn bad_flags_are_told_with_a_way_out() {
     }
 }
 
-/// A report as `--json` writes it, with one figure of hull's.
+/// A report as `--json` writes it, with one figure of hull.
 fn report(samples: &[f64]) -> Value {
     json!({
         "format": 1,
@@ -268,23 +265,26 @@ fn nothing_is_real_between_two_machines() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_told() {
+fn reports_that_cannot_be_compared_are_refused() {
     let good = report(&[1.0; 6]);
     let mut newer = good.clone();
     newer["format"] = json!(2);
     let mut boot = good.clone();
     boot["topic"] = json!("boot");
     for (old, message) in [
-        (&newer, "its format is 2, and this hull reads 1"),
+        (&newer, "its format is 2, and this hull ("),
         (
             &boot,
-            "the old report is of `boot` and the new one of `exit`",
+            "the old report is about `boot` and the new one about `exit`",
         ),
         (
             &json!({"format": 1}),
-            "take one that its --json wrote: missing field",
+            "it is not a report of `hull bench --json`",
         ),
-        (&json!([]), "not a report of hull bench"),
+        (
+            &json!({"format": 1, "figures": []}),
+            "it is damaged: missing field",
+        ),
     ] {
         let done = compare(old, &good, &[]);
         assert_eq!((done.status, done.stdout.len()), (Some(125), 0));
@@ -293,7 +293,8 @@ fn what_cannot_be_compared_is_told() {
     let done = run(&["bench", "--compare", "/none/old.json"]);
     assert_eq!(done.status, Some(125));
     assert!(
-        done.stderr.contains("cannot read /none/old.json: "),
+        done.stderr
+            .contains("--compare /none/old.json: No such file"),
         "{}",
         done.stderr
     );

@@ -1,6 +1,6 @@
-//! `hull compare`, with scripts in the place of runtimes: what is known of them is what is measured.
+//! `hull compare`, with scripts instead of runtimes, whose times are known.
 //!
-//! No test asserts a time from above but by a limit that only a hang reaches.
+//! Upper bounds of times are limits that only a hang reaches.
 
 mod machine;
 
@@ -15,7 +15,7 @@ use machine::{Finished, LIMIT, kvm};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// A command of the guest's that ends at once; scripts do not look at it.
+/// A command of the guest that ends at once; scripts ignore it.
 const ECHO: [&str; 4] = ["--", "/bin/busybox", "echo", "hi"];
 
 /// A folder with scripts that stand for runtimes, and another for hull's temporary files.
@@ -40,7 +40,7 @@ impl Place {
         fs::read_to_string(self.path(name)).ok()
     }
 
-    /// A script, as `--subjects` takes it.
+    /// A script, in the form of `--subjects`.
     fn subject(&self, name: &str, script: &str) -> String {
         let path = self.path(name);
         fs::write(
@@ -74,7 +74,7 @@ impl Place {
         }
     }
 
-    /// The report of a comparison that ends well, and what was printed.
+    /// The report of a comparison that succeeds, and its output.
     #[track_caller]
     fn report(&self, arguments: &[&str]) -> (Value, Finished) {
         let json = self.path("report.json");
@@ -94,7 +94,7 @@ impl Place {
         self.assert_clean();
     }
 
-    /// Nothing is left of hull's.
+    /// hull has left no files.
     #[track_caller]
     fn assert_clean(&self) {
         let left: Vec<_> = fs::read_dir(self.tmp.path()).expect("a folder").collect();
@@ -102,7 +102,7 @@ impl Place {
     }
 }
 
-/// The cell of a subject in a row's figure, both of which begin so.
+/// The cell of a subject; `row` and `figure` are beginnings of names.
 #[track_caller]
 fn cell<'a>(report: &'a Value, row: &str, figure: &str, subject: &str) -> &'a Value {
     let named = |list: &'a Value, key: &str, name: &str| {
@@ -141,7 +141,7 @@ fn runs(pid: &str) -> bool {
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Processes that have all of `words` on their command line.
+/// Processes with `words` on their command line.
 fn processes(words: &str) -> Vec<String> {
     let entries = fs::read_dir("/proc").expect("proc").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -155,7 +155,7 @@ fn processes(words: &str) -> Vec<String> {
 }
 
 #[test]
-fn known_delays_are_what_is_measured() {
+fn known_delays_are_measured() {
     let place = Place::new();
     let slow = place.subject("slow", "sleep 0.3; echo hi; sleep 0.2");
     let subjects = format!("process,{slow}");
@@ -186,7 +186,7 @@ fn known_delays_are_what_is_measured() {
     assert_eq!(report["runs"], 3);
     let warnings = report["warnings"].to_string();
     assert!(warnings.contains("3 runs are few"), "{warnings}");
-    // Nobody looks at standard error: a line a row.
+    // Standard error is not a terminal: a line for each row.
     assert_eq!(
         finished.stderr,
         "hull: measuring: warm-up\nhull: measuring: startup time\n"
@@ -199,7 +199,7 @@ fn known_delays_are_what_is_measured() {
 }
 
 #[test]
-fn who_does_not_do_is_named_with_the_reason_and_left_out() {
+fn a_subject_that_fails_is_left_out_with_the_reason() {
     let place = Place::new();
     let hang = "sleep 1000 & echo $! > child; echo $$ > hang.pid; wait";
     let subjects = [
@@ -240,7 +240,7 @@ fn who_does_not_do_is_named_with_the_reason_and_left_out() {
 }
 
 #[test]
-fn a_run_that_fails_later_is_counted_and_told() {
+fn a_run_that_fails_later_is_noted() {
     let place = Place::new();
     // Two warm-up runs, and the second of three.
     let script = "n=$(($(cat n 2> /dev/null) + 1)); echo $n > n; echo hi; [ $n != 4 ]";
@@ -259,7 +259,7 @@ fn a_run_that_fails_later_is_counted_and_told() {
 }
 
 #[test]
-fn nobody_alone_is_an_error_that_says_why() {
+fn no_subjects_at_all_is_an_error_with_the_reason() {
     let place = Place::new();
     let subject = place.subject("fails", "exit 3");
     let flags = ["--rows", "startup", "--subjects", &subject];
@@ -278,7 +278,7 @@ fn wrong_flags_are_refused_before_anything_starts() {
         (&["--timeout", "0"], "0 is not in 1..=3600"),
         (
             &["--subjects", "nobody"],
-            "--subjects nobody: not a subject that hull knows, which are process,",
+            "--subjects nobody: unknown; the known subjects are process,",
         ),
         (
             &["--subjects", "process=/bin/sh"],
@@ -286,7 +286,7 @@ fn wrong_flags_are_refused_before_anything_starts() {
         ),
         (
             &["--subjects", "process,process"],
-            "--subjects process: named twice",
+            "--subjects process: given twice",
         ),
         (
             &["--subjects", "mine="],
@@ -294,7 +294,7 @@ fn wrong_flags_are_refused_before_anything_starts() {
         ),
         (
             &["--rows", "speed"],
-            "--rows \"speed\": the beginning of no single row's name; the rows are",
+            "--rows \"speed\": not the beginning of exactly one row's name; the rows are",
         ),
         (
             &["--bzimage", "/none"],
@@ -321,7 +321,7 @@ fn wrong_flags_are_refused_before_anything_starts() {
 }
 
 #[test]
-fn names_that_could_do_harm_are_refused() {
+fn hostile_names_are_refused() {
     let place = Place::new();
     let program = place.subject("mine", "echo hi");
     let program = program.split_once('=').expect("a path").1;
@@ -349,7 +349,7 @@ fn names_that_could_do_harm_are_refused() {
 }
 
 #[test]
-fn words_that_could_do_harm_stay_words() {
+fn hostile_output_stays_text() {
     let place = Place::new();
     let subject = place.subject(
         "mine",
@@ -468,7 +468,7 @@ fn a_signal_ends_it_and_leaves_nothing_behind() {
 #[test]
 fn idle_instances_end_with_a_signal() {
     let place = Place::new();
-    // Each says its number, becomes a sleep that can be told from others, and the sixth never comes up.
+    // Each becomes a sleep with a unique argument; the sixth does not print "up".
     let script = format!(
         "[ \"$3\" = hi ] && exec echo hi; n=$(($(cat n 2> /dev/null) + 1)); echo $n > n; \
          [ $n -gt 5 ] || echo up; exec sleep 1000.{}",
@@ -531,7 +531,7 @@ fn a_process_is_measured_in_every_way() {
     let idle = of_resources("idle CPU over 10 s")[0];
     assert!((0.0..0.5).contains(&idle), "a sleep takes {idle} of a CPU");
     assert!(of_resources("echo, CPU time")[0] > 0.0);
-    for figure in ["CPU loop, a turn", "system calls, a call"] {
+    for figure in ["CPU loop, an iteration", "system calls, a call"] {
         let micros = of_resources(figure);
         assert!(
             micros.len() == 2 && micros.iter().all(|one| *one > 0.0),
@@ -553,7 +553,7 @@ fn a_process_is_measured_in_every_way() {
 }
 
 #[test]
-fn who_does_not_run_the_command_has_notes_instead_of_figures() {
+fn a_subject_that_does_not_run_the_command_has_notes() {
     let place = Place::new();
     let subject = place.subject("deaf", "echo hi");
     let flags = [
@@ -571,20 +571,17 @@ fn who_does_not_run_the_command_has_notes_instead_of_figures() {
         cell["note"].as_str().unwrap_or_default().to_owned()
     };
     let memory = note("resource usage", "idle, proportional");
-    assert_eq!(
-        memory,
-        "it did not print what it should have, but \"hi\\n\""
-    );
+    assert_eq!(memory, "it did not print the expected text, but \"hi\\n\"");
     let turn = note("resource usage", "CPU loop");
-    assert_eq!(turn, "it takes no longer when it is asked for more turns");
+    assert_eq!(turn, "more iterations take no more time");
     let up = note("density", "10 up at once");
-    assert!(up.starts_with("the next one did not print"), "{up}");
+    assert!(up.starts_with("at the next one, it did not print"), "{up}");
 }
 
 #[test]
-fn an_engine_has_neither_image_nor_container_of_ours_afterwards() {
+fn an_engine_keeps_neither_image_nor_container() {
     let place = Place::new();
-    // It has the client's words written down, and for a container an echo.
+    // It logs its arguments, and prints what the container would.
     let script = "echo $* >> words; [ $1 != run ] || echo hi";
     let subject = place.subject("docker", script);
     let flags = ["--runs", "1", "--rows", "startup", "--subjects", &subject];
@@ -606,7 +603,7 @@ fn an_engine_has_neither_image_nor_container_of_ours_afterwards() {
 }
 
 #[test]
-fn an_engine_without_a_daemon_is_left_out_with_its_own_words() {
+fn an_engine_without_a_daemon_is_left_out_with_its_message() {
     let place = Place::new();
     let docker = place.subject("docker", "echo 'Is the daemon running?' >&2; exit 1");
     let subjects = format!("process,{docker}");

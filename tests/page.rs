@@ -13,11 +13,11 @@ use machine::run;
 use serde_json::Value;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/compare-v1.json");
-/// Debian's; a snap or another's may not see files under /tmp.
+/// Debian's package; that of a snap may not see files in /tmp.
 const BROWSER: &str = "chromium";
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A page in a folder of its own, with a browser that has never seen anything else.
+/// A page in a folder of its own, for a browser with a new profile.
 struct Shown {
     folder: tempfile::TempDir,
     page: PathBuf,
@@ -31,7 +31,7 @@ impl Shown {
         Self { folder, page }
     }
 
-    /// What the browser prints when it is started with `flags` for the file.
+    /// The output of the browser with `flags` and the file.
     fn browse(&self, file: &Path, flags: &[&str]) -> Vec<u8> {
         let profile = self.folder.path().join("profile");
         let output = assert_cmd::Command::new(BROWSER)
@@ -61,13 +61,13 @@ impl Shown {
         output.stdout
     }
 
-    /// The document after its load, as text.
+    /// The document after loading, as text.
     fn dom(&self) -> String {
         let dom = self.browse(&self.page, &["--dump-dom"]);
         String::from_utf8(dom).expect("UTF-8")
     }
 
-    /// A picture of it, a PNG. Of the schemes, 0 is dark and 1 is light.
+    /// A screenshot, as a PNG. Scheme 0 is dark, 1 is light.
     fn picture(&self, scheme: u8) -> Vec<u8> {
         let file = self.folder.path().join("picture.png");
         let (scheme, screenshot) = (
@@ -81,8 +81,7 @@ impl Shown {
         std::fs::read(&file).expect("a picture")
     }
 
-    /// How wide the document is in a frame of that width. The page's own policy runs no script, so that
-    /// one around it has to measure.
+    /// The width of the document in a frame. The page's policy forbids scripts, so a page around it measures.
     fn width_in(&self, frame: usize) -> usize {
         let outer = self.folder.path().join("outer.html");
         let html = format!(
@@ -113,7 +112,7 @@ fn golden() -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
-/// The page that hull makes of a report.
+/// The page that hull renders from a report.
 fn rendered(report: &Value) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let [json, html] = ["a.json", "a.html"].map(|name| folder.path().join(name));
@@ -125,7 +124,7 @@ fn rendered(report: &Value) -> String {
     std::fs::read_to_string(html).expect("the page is there")
 }
 
-/// Put `text` before every text of a report that somebody could choose.
+/// Puts `text` before every text of a report that is not a keyword.
 fn spoilt(value: &mut Value, text: &str) {
     match value {
         Value::String(one) => one.insert_str(0, text),
@@ -145,7 +144,7 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
     Some(text.split_once(start)?.1.split_once(end)?.0)
 }
 
-/// Figure, subject and value of each element of that tag which has them, in the document's order.
+/// Figure, subject and value of each element with this tag that has them, in the document's order.
 fn figures(dom: &str, tag: &str) -> Vec<[String; 3]> {
     let open = format!("<{tag} ");
     let tags = dom
@@ -170,7 +169,7 @@ fn figures(dom: &str, tag: &str) -> Vec<[String; 3]> {
     tags.filter_map(|(tag, _)| figure(tag)).collect()
 }
 
-/// The same of the JSON; of the cells with samples alone, if `numbers`.
+/// The same from the JSON; only cells with samples if `numbers`.
 fn expected(report: &Value, numbers: bool) -> Vec<[String; 3]> {
     let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -225,17 +224,17 @@ fn a_saved_report_is_shown_again() {
 }
 
 #[test]
-fn what_is_no_report_is_refused_with_its_name() {
+fn a_file_that_is_not_a_report_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("other.json");
     let path = file.to_str().expect("UTF-8");
     let mut newer = golden();
     newer["format"] = 99.into();
     for (text, told) in [
-        ("hull".to_owned(), "it is no JSON, or was cut off: "),
+        ("hull".to_owned(), "it is not JSON, or was cut off: "),
         (
             "{\"a\": 1}".to_owned(),
-            "it is no report of `hull compare --json`: ",
+            "it is not a report of `hull compare --json`: ",
         ),
         (newer.to_string(), "its format is 99, and this hull ("),
     ] {
@@ -283,7 +282,7 @@ fn hostile_texts_run_nothing_and_load_nothing() {
     let hostile = format!(
         "'\"></title></style></svg></td><script>document.title='owned'</script><img src=http://{address}/>"
     );
-    // What does it where nobody defends: else the test would see nothing at all.
+    // Without any defence it does: the test would notice.
     let dom = Shown::new(&format!(
         "<!DOCTYPE html><title>x</title><p title=\"{hostile}\">"
     ))
@@ -304,7 +303,7 @@ fn hostile_texts_run_nothing_and_load_nothing() {
     assert_eq!(figures(&dom, "td").len(), expected(&report, false).len());
     assert_eq!(connections.swap(0, Ordering::SeqCst), 0);
 
-    // Were one text not escaped, the policy would still hold.
+    // If one text were not escaped, the policy would still hold.
     let dom = Shown::new(&page.replace("<main>", &format!("<main>{hostile}"))).dom();
     assert!(
         dom.contains("<script") && dom.contains("<img"),
@@ -314,8 +313,7 @@ fn hostile_texts_run_nothing_and_load_nothing() {
     assert_eq!(connections.swap(0, Ordering::SeqCst), 0);
 }
 
-/// A place in a network, and how often somebody has gone there. It hangs up at once: a page is not loaded
-/// before its pictures.
+/// A listener and its number of connections. It closes them at once: a page waits for its pictures.
 fn network() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -355,8 +353,7 @@ fn both_colour_schemes_have_a_picture() {
     );
 }
 
-/// Red, green and blue of a PNG's first pixel, before which no filter finds anything to add (PNG, third
-/// edition, 9.2).
+/// Red, green and blue of a PNG's first pixel, to which every filter adds 0 (PNG, third edition, 9.2).
 fn corner(png: &[u8]) -> [u8; 3] {
     let mut data = Vec::new();
     let mut rest = &png[8..];
@@ -376,7 +373,7 @@ fn corner(png: &[u8]) -> [u8; 3] {
 #[test]
 fn the_page_does_not_scroll_sideways_on_a_phone() {
     let mut report = golden();
-    // Of a width that has no place to break.
+    // A word without a place to break.
     spoilt(&mut report, &"0123456789".repeat(12));
     for (name, report) in [("golden", golden()), ("long words", report)] {
         let shown = Shown::new(&rendered(&report));

@@ -1,5 +1,4 @@
-//! The subjects of a comparison, as far as this machine has them; monitors that it does not have are played
-//! by scripts.
+//! The subjects of a comparison that this machine has; scripts stand for monitors that it does not have.
 
 mod machine;
 
@@ -8,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hull::compare::measure::timed::{Limits, RunError, Timed};
+use hull::compare::measure::error::RunError;
+use hull::compare::measure::timed::{Limits, Timed};
 use hull::compare::subject::{self, Stage, Subject, by_name, guest};
 use machine::{built, kvm, lab};
 
@@ -22,7 +22,7 @@ fn run(subject: &mut dyn Subject, words: &[&str]) -> Result<Timed, RunError> {
     subject::run(subject, &words, "once", LIMITS)
 }
 
-/// A stage, with hull's kernel as a bzImage; `None` if this hull carries no guest.
+/// A stage with hull's kernel as a bzImage; `None` if this hull was built without a guest.
 fn stage(test: &str) -> Option<Stage> {
     if hull::guest::embedded().is_none() {
         println!("skipped: {test}: built without a guest");
@@ -32,14 +32,14 @@ fn stage(test: &str) -> Option<Stage> {
 }
 
 /// A program that is this script.
-fn played(folder: &Path, script: &str) -> PathBuf {
+fn monitor_script(folder: &Path, script: &str) -> PathBuf {
     let path = folder.join("monitor");
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
     path
 }
 
-/// What is said of a subject that cannot take part.
+/// Why a subject cannot take part.
 #[track_caller]
 fn left_out(name: &str, program: &Path, stage: &Stage) -> String {
     let mut subject = by_name(name, Some(program), stage).expect("a name");
@@ -47,8 +47,8 @@ fn left_out(name: &str, program: &Path, stage: &Stage) -> String {
 }
 
 #[test]
-fn what_is_missing_is_named() {
-    let Some(stage) = stage("what_is_missing_is_named") else {
+fn a_missing_program_is_named() {
+    let Some(stage) = stage("a_missing_program_is_named") else {
         return;
     };
     for name in ["firecracker", "cloud-hypervisor", "qemu-microvm", "kvmtool"] {
@@ -59,18 +59,18 @@ fn what_is_missing_is_named() {
     let said = left_out("kvmtool", Path::new("/bin/true"), &bare);
     assert_eq!(
         said,
-        "it boots bzImages alone: name one of hull's kernel with --bzimage"
+        "it boots only bzImages: give hull's kernel as one with --bzimage"
     );
 }
 
 #[test]
-fn a_monitor_is_judged_by_what_its_machine_says() {
-    let Some(stage) = stage("a_monitor_is_judged_by_what_its_machine_says") else {
+fn a_monitor_is_judged_by_its_console() {
+    let Some(stage) = stage("a_monitor_is_judged_by_its_console") else {
         return;
     };
     let folder = tempfile::tempdir().expect("a folder");
     let program = folder.path().join("monitor");
-    let play = |script: &str| played(folder.path(), script);
+    let play = |script: &str| monitor_script(folder.path(), script);
     play(r"printf 'hi\r\n\006'");
     let mut subject = by_name("cloud-hypervisor", Some(&program), &stage).expect("a name");
     subject.prepare().expect("its machine ends well");
@@ -87,17 +87,17 @@ fn a_monitor_is_judged_by_what_its_machine_says() {
     };
     play(r"printf 'hi\n\025'");
     let said = refused(&mut *subject);
-    assert_eq!(said, "ended well, but the command in it did not");
+    assert_eq!(said, "ended with status 0, but the command in it failed");
     play("echo hi; echo '[ 0.1] Kernel panic'");
     let said = refused(&mut *subject);
     assert_eq!(
         said,
-        "ended before the command in it; its console's last line: [ 0.1] Kernel panic"
+        "ended before the command in it; the last line on its console: [ 0.1] Kernel panic"
     );
     play("exit 0");
     assert_eq!(
         refused(&mut *subject),
-        "ended before the command in it, and its console said nothing"
+        "ended before the command in it, without console output"
     );
     play("echo no machine >&2; exit 1");
     assert_eq!(refused(&mut *subject), "ended with status 1: no machine");
@@ -106,13 +106,13 @@ fn a_monitor_is_judged_by_what_its_machine_says() {
 }
 
 #[test]
-fn firecracker_runs_without_its_filters_only_where_they_kill_it() {
-    let Some(stage) = stage("firecracker_runs_without_its_filters_only_where_they_kill_it") else {
+fn firecracker_runs_without_its_filters_only_if_they_kill_it() {
+    let Some(stage) = stage("firecracker_runs_without_its_filters_only_if_they_kill_it") else {
         return;
     };
     let folder = tempfile::tempdir().expect("a folder");
     let caveats = |script: &str| {
-        let program = played(folder.path(), script);
+        let program = monitor_script(folder.path(), script);
         let mut subject = by_name("firecracker", Some(&program), &stage).expect("a name");
         subject.prepare().expect("its machine ends well");
         subject.caveats().concat()
@@ -123,7 +123,7 @@ fn firecracker_runs_without_its_filters_only_where_they_kill_it() {
     assert!(caveats(fits).contains("with its own seccomp filters"));
 }
 
-/// The guest of other monitors, in hull: what its init says of `words`.
+/// Runs the guest of the monitors in hull: what its init reports of `words`, and their output.
 fn in_hull(stage: &Stage, words: &[&str]) -> (Result<(), String>, String) {
     let initrd = stage.path("initrd");
     let initramfs = stage.initramfs().expect("unpacks");
@@ -141,20 +141,20 @@ fn in_hull(stage: &Stage, words: &[&str]) -> (Result<(), String>, String) {
 }
 
 #[test]
-fn the_guest_of_other_monitors_tells_how_its_command_ended() {
-    let test = "the_guest_of_other_monitors_tells_how_its_command_ended";
+fn the_guest_reports_how_its_command_ended() {
+    let test = "the_guest_reports_how_its_command_ended";
     if !kvm(test) {
         return;
     }
     let Some(stage) = stage(test) else {
         return;
     };
-    // Nothing to read, the file systems that programs expect, words as they are.
+    // No input, the file systems that programs expect, unchanged words.
     let script = "cat; [ -c /dev/null ] && [ -d /proc/1 ] && [ -d /sys/kernel ] && echo \"$0\"";
     let words = ["/bin/busybox", "sh", "-c", script, "two  \"words\""];
     let (judged, output) = in_hull(&stage, &words);
     assert_eq!((judged, output.as_str()), (Ok(()), "two  \"words\"\n"));
-    let failed = "ended well, but the command in it did not";
+    let failed = "ended with status 0, but the command in it failed";
     for words in [&["/bin/busybox", "false"][..], &["/none"]] {
         let (judged, output) = in_hull(&stage, words);
         assert_eq!((judged, output.as_str()), (Err(failed.into()), ""));

@@ -1,30 +1,27 @@
-//! `hull compare`: flags to [`compare::measure()`], and its report to a table and files.
+//! `hull compare`: a process, a container and a virtual machine, measured side by side.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::termios::tcgetwinsize;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::bar::Bar;
+use super::measuring::{Caught, bar, own_command};
 use super::output::{print, say};
 use super::output_file::OutputFile;
-use crate::compare::measure::timed::{self, Limits};
-use crate::compare::report::saved::{Report, Workload};
+use crate::compare::comparison::{CompareError, measure};
+use crate::compare::measure::timed::Limits;
+use crate::compare::report::comparison::{Report, Workload};
 use crate::compare::report::{markdown, page, table};
+use crate::compare::rows::session::Session;
+use crate::compare::rows::{self, ROWS};
 use crate::compare::subject::second::SecondKernel;
-use crate::compare::subject::{self, NAMES, Stage, Subject};
-use crate::compare::turns::{Progress, Turns};
-use crate::compare::{self, CompareError, rows};
+use crate::compare::subject::{self, Stage};
+use crate::compare::turns::{OnProgress, Turns};
 
-/// Longest name of a subject of the user's, for the heads of columns.
-const NAME_MOST: usize = 24;
-/// Columns of text where there is no terminal to ask.
-const WIDTH: usize = 100;
+/// Width of the text if standard output is not a terminal.
+const DEFAULT_WIDTH: usize = 100;
 
 /// The flags.
 #[derive(clap::Args)]
@@ -32,16 +29,16 @@ const WIDTH: usize = 100;
 Examples:
   hull compare                               all that is there, ten runs each
   hull compare --subjects process,runc,hull-warm --rows startup
-  hull compare --html report.html            the same as a page, with charts
-  hull compare --from old.json --html old.html   a report of --json, shown again
+  hull compare --html report.html            also as a page with charts
+  hull compare --from old.json --html old.html   show a report of --json again
   hull compare --subjects process,mine=./run-it -- /bin/busybox uname -a
 
 Subjects: process, bwrap, runc, crun, docker, podman, hull-warm, hull-cold,
-firecracker, cloud-hypervisor, qemu-microvm, kvmtool. What is not on PATH is
-left out, and said so. mine=./run-it is a program of yours that runs the
-command it is given as arguments.")]
+firecracker, cloud-hypervisor, qemu-microvm, kvmtool. Those that are not on PATH
+are left out, and named. mine=./run-it is a program of yours that runs the
+command in its arguments.")]
 pub struct Compare {
-    /// Runs of each subject for each time that is measured.
+    /// Runs of each subject for each figure of times.
     #[arg(
         long,
         value_name = "COUNT",
@@ -49,13 +46,13 @@ pub struct Compare {
         value_parser = clap::value_parser!(u16).range(1..=1000)
     )]
     runs: u16,
-    /// Who takes part; NAME=PATH has the program of a subject there.
+    /// The participants; with NAME=PATH, the subject's program is there.
     #[arg(long, value_name = "NAME[=PATH],..", value_delimiter = ',')]
     subjects: Vec<String>,
-    /// What is measured, by the beginnings of the rows' names: startup,density.
+    /// What to measure, by the beginnings of the rows' names: startup,density.
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     rows: Vec<String>,
-    /// Seconds that a run of the command may take.
+    /// Time limit of one run, in seconds.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -63,14 +60,14 @@ pub struct Compare {
         value_parser = clap::value_parser!(u16).range(1..=3600)
     )]
     timeout: u16,
-    /// hull's kernel as a bzImage, for monitors that take no other.
+    /// hull's kernel as a bzImage, for monitors that boot nothing else.
     #[arg(long, value_name = "FILE")]
     bzimage: Option<PathBuf>,
-    /// Another kernel than hull's own, to run at the same time: the newest
-    /// /boot/vmlinuz-* that can be read, if none is named.
+    /// A kernel other than hull's, to run at the same time (default: the newest
+    /// readable /boot/vmlinuz-*).
     #[arg(long, value_name = "FILE")]
     second_kernel: Option<SecondKernel>,
-    /// Show a report of --json again, and measure nothing.
+    /// Show a report of --json again instead of measuring.
     #[arg(
         long,
         value_name = "FILE",
@@ -86,21 +83,28 @@ pub struct Compare {
     /// Write a table for a README.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
-    /// The command whose start is measured, instead of an echo, a loop and a
-    /// walk through memory.
+    /// Measure the start of this command instead of an echo, a loop and a walk
+    /// through memory.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
 }
 
 impl Compare {
-    /// Measure and tell; the status to exit with.
+    /// Measures and shows the report; returns the exit status.
     pub fn execute(self) -> anyhow::Result<u8> {
+        let read = |path: &Path| Ok::<_, anyhow::Error>(Report::read(&std::fs::read(path)?)?);
         if let Some(path) = &self.from {
-            let report = saved(path).with_context(|| format!("--from {}", path.display()))?;
-            return tell(&report, Files::prepare(&self)?).map(|()| 0);
+            let report = read(path).with_context(|| format!("--from {}", path.display()))?;
+            return self.files()?.show(&report);
         }
-        let rows = rows::chosen(&self.rows).map_err(|word| no_such_row(&word))?;
-        let named = self.named()?;
+        let rows = rows::chosen(&self.rows).map_err(|word| {
+            let names = ROWS.each_ref().map(|row| row.name).join(", ");
+            anyhow!(
+                "--rows {word:?}: not the beginning of exactly one row's name; the rows are {names}"
+            )
+        })?;
+        let choices = subject::choices(&self.subjects);
+        let choices = choices.map_err(|error| anyhow!("--subjects {error}"))?;
         let second = self.second_kernel.as_ref().map(|kernel| &kernel.0);
         for (flag, path) in [
             ("--bzimage", self.bzimage.as_ref()),
@@ -111,150 +115,40 @@ impl Compare {
                 open.with_context(|| format!("{flag} {}", path.display()))?;
             }
         }
-        let files = Files::prepare(&self)?;
-        // Before there is anything that one must not leave behind.
-        let signal = catch()?;
+        let files = self.files()?;
+        // Before anything exists that a signal must not leave behind.
+        let caught = Caught::new()?;
         let stage = Stage::new(self.bzimage.clone())?;
-        let command = match self.command.is_empty() {
-            true => None,
-            false => Some(stage.command(&self.command)?),
-        };
-        let subjects = subjects_of(&named, &stage)?;
-        let mut turns = Turns::new(
+        let mut session = Session::new(
             &stage,
-            subjects,
-            usize::from(self.runs),
-            Limits {
-                time: Duration::from_secs(self.timeout.into()),
-                ..Limits::default()
-            },
-            progress(),
+            Limits::of_time(Duration::from_secs(self.timeout.into())),
         );
-        turns.second_kernel = self.second_kernel.or_else(SecondKernel::usual);
-        if let Some(words) = command {
-            turns.workloads = vec![Workload {
+        if let Some(kernel) = self.second_kernel {
+            session.second_kernel = Some(kernel);
+        }
+        if !self.command.is_empty() {
+            session.workloads = vec![Workload {
                 name: "the command".into(),
-                words,
+                words: stage.command(&self.command)?,
             }];
         }
-        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-        let measured = compare::measure(&mut turns, &rows, words.collect());
-        drop(turns); // its bar, before anything is printed
+        let subjects = subject::chosen(&choices, &stage);
+        let subjects = subjects.map_err(|error| anyhow!("--subjects {error}"))?;
+        let mut turns = Turns::new(subjects, self.runs.into(), on_progress());
+        let measured = measure(&mut turns, &mut session, &rows, own_command());
+        // Removes the bar before anything is printed.
+        drop(turns);
         match measured {
-            Ok(report) => tell(&report, files).map(|()| 0),
+            Ok(report) => files.show(&report),
             Err(CompareError::Stopped) => {
                 say(&CompareError::Stopped.to_string());
-                Ok(128 + signal.load(Ordering::Relaxed) as u8)
+                Ok(caught.exit_status())
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The subjects' names and paths; all that are known if none are named.
-    fn named(&self) -> anyhow::Result<Vec<(String, Option<PathBuf>)>> {
-        let mut named: Vec<(String, Option<PathBuf>)> = Vec::new();
-        for word in &self.subjects {
-            let (name, path) = match word.split_once('=') {
-                Some((name, path)) => (name, Some(PathBuf::from(path))),
-                None => (word.as_str(), None),
-            };
-            check_name(name)?;
-            if path.is_none() && !NAMES.contains(&name) {
-                bail!(
-                    "--subjects {name}: not a subject that hull knows, which are {}; {name}=PATH is a \
-                     program of yours",
-                    NAMES.join(", ")
-                );
-            }
-            if path.as_deref() == Some(Path::new("")) {
-                bail!("--subjects {name}=: no path after the =");
-            }
-            if named.iter().any(|(other, _)| other == name) {
-                bail!("--subjects {name}: named twice; give the second one another name");
-            }
-            named.push((name.into(), path));
-        }
-        if named.is_empty() {
-            named.extend(NAMES.map(|name| (name.into(), None)));
-        }
-        Ok(named)
-    }
-}
-
-/// A report of an earlier run.
-fn saved(path: &Path) -> anyhow::Result<Report> {
-    Ok(Report::read(&std::fs::read(path)?)?)
-}
-
-/// Names stand in tables, in file names and on a terminal.
-fn check_name(name: &str) -> anyhow::Result<()> {
-    let fit = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-    if name.is_empty() || name.len() > NAME_MOST || !name.chars().all(fit) {
-        bail!(
-            "--subjects {name:?}: a subject's name has 1 to {NAME_MOST} letters, digits, or characters of \
-             -_.+"
-        );
-    }
-    Ok(())
-}
-
-fn no_such_row(word: &str) -> anyhow::Error {
-    let names: Vec<&str> = rows::ROWS.iter().map(|(name, _)| *name).collect();
-    anyhow::anyhow!(
-        "--rows {word:?}: the beginning of no single row's name; the rows are {}",
-        names.join(", ")
-    )
-}
-
-fn subjects_of<'a>(
-    named: &[(String, Option<PathBuf>)],
-    stage: &'a Stage,
-) -> anyhow::Result<Vec<Box<dyn Subject + 'a>>> {
-    let subject = |(name, path): &(String, Option<PathBuf>)| {
-        subject::by_name(name, path.as_deref(), stage).with_context(|| {
-            format!("--subjects {name}=: it has no program of its own; leave out the path")
-        })
-    };
-    named.iter().map(subject).collect()
-}
-
-/// Have signals end what runs, from now on; which one it was.
-pub(super) fn catch() -> anyhow::Result<Arc<AtomicUsize>> {
-    let which = Arc::new(AtomicUsize::new(0));
-    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
-        // In this order: whoever sees that it is to stop can see why.
-        signal_hook::flag::register_usize(signal, which.clone(), signal as usize)
-            .and_then(|_| signal_hook::flag::register(signal, timed::stop()))
-            .context("cannot catch signals")?;
-    }
-    Ok(which)
-}
-
-/// A bar on a terminal, elsewhere a line a row.
-fn progress() -> Box<dyn FnMut(Progress)> {
-    if io::stderr().is_terminal() {
-        let mut bar = Bar::new("comparing");
-        return Box::new(move |progress| bar.step(progress.share, progress.what));
-    }
-    let mut last = String::new();
-    Box::new(move |progress| {
-        if progress.row != last {
-            last = progress.row.into();
-            say(&format!("measuring: {last}"));
-        }
-    })
-}
-
-/// The reports that were asked for, in files that can be written.
-#[derive(Default)]
-struct Files {
-    html: Option<OutputFile>,
-    json: Option<OutputFile>,
-    markdown: Option<OutputFile>,
-}
-
-impl Files {
-    fn prepare(flags: &Compare) -> anyhow::Result<Self> {
+    fn files(&self) -> anyhow::Result<Files> {
         let mut taken: Vec<PathBuf> = Vec::new();
         let mut prepare = |flag, path: &Option<PathBuf>| {
             let Some(path) = path else { return Ok(None) };
@@ -265,29 +159,54 @@ impl Files {
             taken.push(file.path().into());
             Ok(Some(file))
         };
-        Ok(Self {
-            html: prepare("--html", &flags.html)?,
-            json: prepare("--json", &flags.json)?,
-            markdown: prepare("--markdown", &flags.markdown)?,
+        Ok(Files {
+            html: prepare("--html", &self.html)?,
+            json: prepare("--json", &self.json)?,
+            markdown: prepare("--markdown", &self.markdown)?,
         })
     }
 }
 
-/// The files first: who reads standard output may have left.
-fn tell(report: &Report, files: Files) -> anyhow::Result<()> {
-    if let Some(json) = files.json {
-        json.write(serde_json::to_string_pretty(report)? + "\n")?;
+/// A bar on a terminal, otherwise a line for each row.
+fn on_progress() -> OnProgress<'static> {
+    if io::stderr().is_terminal() {
+        return Box::new(bar("comparing"));
     }
-    if let Some(html) = files.html {
-        html.write(page::render(report))?;
+    let mut last = String::new();
+    Box::new(move |progress| {
+        if progress.part != last {
+            last = progress.part.into();
+            say(&format!("measuring: {last}"));
+        }
+    })
+}
+
+/// The files of the report.
+struct Files {
+    html: Option<OutputFile>,
+    json: Option<OutputFile>,
+    markdown: Option<OutputFile>,
+}
+
+impl Files {
+    /// Writes the files, then prints the table: the reader of standard output may have gone.
+    fn show(self, report: &Report) -> anyhow::Result<u8> {
+        if let Some(json) = self.json {
+            json.write(serde_json::to_string_pretty(report)? + "\n")?;
+        }
+        if let Some(html) = self.html {
+            html.write(page::render(report))?;
+        }
+        if let Some(markdown) = self.markdown {
+            markdown.write(markdown::render(report))?;
+        }
+        let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let size = tcgetwinsize(rustix::stdio::stdout()).ok();
+        let width = size
+            .map(|size| usize::from(size.ws_col))
+            .filter(|columns| *columns > 0);
+        let table = table::render(report, width.unwrap_or(DEFAULT_WIDTH), coloured);
+        print(table.as_bytes())?;
+        Ok(0)
     }
-    if let Some(markdown) = files.markdown {
-        markdown.write(markdown::render(report))?;
-    }
-    let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let width = match tcgetwinsize(rustix::stdio::stdout()) {
-        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
-        _ => WIDTH,
-    };
-    print(table::render(report, width, coloured).as_bytes())
 }

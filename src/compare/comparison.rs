@@ -1,126 +1,144 @@
-//! A comparison from its warm-up to its report.
+//! A comparison, from its warm-up to its report.
 
 use thiserror::Error;
 
-use super::report::saved::{FORMAT, Report, Row};
-use super::rows;
-use super::turns::Turns;
-use crate::compare::figure::{Figure, Unit};
-use crate::compare::measure::host::Host;
-use crate::compare::measure::timed;
-use crate::compare::warning::Warning;
+use super::figure::{Figure, Unit};
+use super::measure::host::Host;
+use super::measure::stop::is_stopped;
+use super::report::comparison::{FORMAT, Report, Row};
+use super::report::participant::Participant;
+use super::rows::Question;
+use super::rows::session::{Session, Subjects};
+use super::subject::Subject;
+use super::warning::Warning;
 
-/// So many figures are called noisy by name; of more, only how many there are and the worst.
-const NAMED: usize = 5;
+/// More noisy figures than this are reported by their number and the worst one.
+const MAX_NAMED: usize = 5;
 
 /// Why there is no report.
 #[derive(Debug, Error)]
 pub enum CompareError {
-    /// There is nothing to be said of nobody.
     #[error("no subject takes part: {0}; see hull compare --help for --subjects and --timeout")]
-    Nobody(String),
-    /// By a signal.
+    NoSubjects(String),
     #[error("stopped before its end: nothing is reported")]
     Stopped,
 }
 
-/// Warm up, and measure `rows` in their order. `command` is what the user typed.
-///
-/// # Errors
-/// Nobody can take part, or a signal came.
+/// Warms up and measures `rows`. `command` is the command line for the report.
 pub fn measure(
-    turns: &mut Turns,
-    rows: &[rows::Measure],
+    turns: &mut Subjects,
+    session: &mut Session,
+    rows: &[&Question],
     command: Vec<String>,
 ) -> Result<Report, CompareError> {
     let host = Host::examine();
-    // The warm-up counts as a row, of which there is one more then.
-    turns.begin("warm-up", 0, rows.len() + 1);
-    turns.warm_up();
+    let parts = rows.len() + 1;
+    turns.begin("warm-up", 0, parts);
+    turns.warm_up(|subject| session.warm_up(&mut **subject));
     check(turns)?;
     let mut measured = Vec::new();
-    for (number, (name, row)) in rows.iter().enumerate() {
-        turns.begin(name, number + 1, rows.len() + 1);
-        measured.push(row(turns));
+    for (number, row) in rows.iter().enumerate() {
+        turns.begin(row.name, number + 1, parts);
+        measured.push(row.answer(turns, session));
         check(turns)?;
     }
     let of_run = Warning::of_run(&host, turns.runs);
     let mut warnings: Vec<String> = of_run.iter().map(ToString::to_string).collect();
     warnings.extend(of_figures(&measured));
+    let subjects = turns.all();
+    let subjects = subjects.map(|(_, subject, left_out)| participant(&**subject, left_out));
     Ok(Report {
         format: FORMAT,
         command,
         host,
         runs: turns.runs,
-        workloads: turns.workloads.clone(),
-        subjects: turns.participants(),
+        workloads: session.workloads.clone(),
+        subjects: subjects.collect(),
         warnings,
         rows: measured,
     })
 }
 
-fn check(turns: &Turns) -> Result<(), CompareError> {
-    if timed::is_stopped() {
+fn check(turns: &Subjects) -> Result<(), CompareError> {
+    if is_stopped() {
         return Err(CompareError::Stopped);
     }
-    match turns.entrants().is_empty() {
-        true => Err(CompareError::Nobody(turns.left_out().join("; "))),
-        false => Ok(()),
+    if !turns.indices().is_empty() {
+        return Ok(());
     }
+    let reasons = turns.all();
+    let reasons = reasons.filter_map(|(name, _, reason)| Some(format!("{name}: {}", reason?)));
+    let reasons: Vec<String> = reasons.collect();
+    Err(CompareError::NoSubjects(reasons.join("; ")))
 }
 
-/// What the samples of times say against themselves, the noisiest first; those that are too many to be
-/// read, in one line.
-fn of_figures(rows: &[Row]) -> Vec<String> {
-    let is_time = |figure: &&Figure| {
-        use Unit::{Microseconds, Milliseconds, Seconds};
-        matches!(figure.unit, Milliseconds | Microseconds | Seconds)
+fn participant(subject: &dyn Subject, left_out: Option<&str>) -> Participant {
+    let about = subject.about();
+    let mut participant = Participant {
+        name: about.name.clone(),
+        kind: Some(about.kind),
+        parts: Some(Vec::new()),
+        left_out: left_out.map(Into::into),
+        ..Participant::default()
     };
+    if left_out.is_none() {
+        participant.version = subject.version();
+        participant.parts = Some(subject.parts());
+        participant.caveats = subject.caveats();
+    }
+    participant
+}
+
+/// The warnings about figures of times, the noisiest first; one line if there are too many.
+fn of_figures(rows: &[Row]) -> Vec<String> {
+    use Unit::{Microseconds, Milliseconds, Seconds};
+    let is_time = |figure: &&Figure| matches!(figure.unit, Milliseconds | Microseconds | Seconds);
     let mut found: Vec<(f64, String)> = Vec::new();
     for row in rows {
         for figure in row.figures.iter().filter(is_time) {
-            for cell in &figure.cells {
-                let Some(summary) = &cell.summary else {
-                    continue;
-                };
+            found.extend(figure.cells.iter().filter_map(|cell| {
                 let name = format!("{}: {}, {}", row.name, figure.name, cell.subject);
-                let warning = Warning::of_figure(&name, summary);
-                found.extend(warning.map(|warning| (summary.spread(), warning.to_string())));
-            }
+                let summary = cell.summary?;
+                let warning = Warning::of_figure(&name, &summary)?;
+                Some((summary.spread(), warning.to_string()))
+            }));
         }
     }
     found.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-    match found.len() > NAMED {
-        true => vec![format!(
+    if found.len() > MAX_NAMED {
+        return vec![format!(
             "{} figures are noisy or have runs far from the others; the worst is {}",
             found.len(),
             found[0].1
-        )],
-        false => found.into_iter().map(|(_, warning)| warning).collect(),
+        )];
     }
+    found.into_iter().map(|(_, warning)| warning).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::compare::figure::Better;
-    use crate::compare::report::saved::Verdict;
+    use crate::compare::report::comparison::Verdict;
 
-    fn row(unit: Unit, samples: &[&[f64]]) -> Row {
+    fn warnings(unit: Unit, samples: &[&[f64]]) -> Vec<String> {
         let names: Vec<String> = (0..samples.len()).map(|at| format!("s{at}")).collect();
-        let cells = names.iter().map(String::as_str);
-        let cells = cells.zip(samples.iter().map(|samples| samples.to_vec()));
-        Row {
+        let samples: Vec<_> = names
+            .iter()
+            .map(String::as_str)
+            .zip(samples.iter().copied())
+            .collect();
+        of_figures(&[Row {
             name: "row".into(),
             claim_machine: String::new(),
             claim_container: String::new(),
             method: String::new(),
-            figures: vec![Figure::of_samples("figure", unit, Better::Less, cells)],
+            figures: vec![Figure::of_samples(unit, Better::Less, &samples)],
             verdict: Verdict {
                 text: String::new(),
                 contradicts: false,
             },
-        }
+        }])
     }
 
     const QUIET: &[f64] = &[1.0; 5];
@@ -128,21 +146,18 @@ mod tests {
     const NOISIER: &[f64] = &[1.0, 2.0, 3.0, 9.0, 99.0];
 
     #[test]
-    fn a_noisy_cell_is_told_with_its_subject() {
-        let warnings = of_figures(&[row(Unit::Seconds, &[QUIET, NOISY])]);
-        assert_eq!(
-            warnings,
-            ["row: figure, s1: noisy, half of the runs differ by 67 % of the median"]
-        );
-        assert!(of_figures(&[row(Unit::Bytes, &[NOISY])]).is_empty());
+    fn a_noisy_cell_is_named_with_its_subject() {
+        let warning = "row: it, s1: noisy, the middle half of the runs spans 67 % of the median";
+        assert_eq!(warnings(Unit::Seconds, &[QUIET, NOISY]), [warning]);
+        assert!(warnings(Unit::Bytes, &[NOISY]).is_empty());
     }
 
     #[test]
     fn many_noisy_cells_are_one_line_with_the_worst() {
         let cells = [NOISY, NOISY, NOISIER, NOISY, NOISY, NOISY];
-        let warnings = of_figures(&[row(Unit::Milliseconds, &cells)]);
+        let warnings = warnings(Unit::Milliseconds, &cells);
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].starts_with("6 figures are"), "{warnings:?}");
-        assert!(warnings[0].contains("the worst is row: figure, s2: noisy"));
+        assert!(warnings[0].contains("the worst is row: it, s2: noisy"));
     }
 }

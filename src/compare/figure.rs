@@ -1,149 +1,161 @@
-//! A figure for several subjects side by side: what the reports of `hull compare` and `hull bench` consist
-//! of.
+//! A figure: one quantity, measured for several subjects side by side. The reports of both verbs consist of
+//! figures.
 
 use serde::{Deserialize, Serialize};
 
 use crate::compare::statistics::{Ratio, Summary};
 
-/// In what a figure is given. Samples are plain numbers of that unit.
+/// The unit of a figure's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// Milliseconds.
     Milliseconds,
-    /// Microseconds.
     Microseconds,
-    /// Seconds.
     Seconds,
-    /// Bytes.
     Bytes,
-    /// Bytes a second.
     BytesPerSecond,
-    /// How many.
     Count,
-    /// How many a second.
     PerSecond,
-    /// A share, of 1.
+    /// A fraction of 1.
     Share,
-    /// No number: a text, or a probe that passed or failed.
+    /// The cells hold texts or the outcomes of probes.
     Text,
 }
 
-/// Which way is good.
+/// The direction in which a figure improves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
-    /// Less of it.
     Less,
-    /// More of it.
     More,
-    /// Neither: it tells what something is.
     Neither,
 }
 
-/// One thing that was measured, of each subject that took part.
+/// A figure with a cell for each subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// "echo, exec to first output byte".
     pub name: String,
-    /// Of its samples.
     pub unit: Unit,
-    /// Which way is good.
     pub better: Better,
-    /// One a subject, in the report's order; a subject of which it could not be measured has a note.
+    /// In the order of the report's subjects.
     pub cells: Vec<Cell>,
 }
 
 /// What was measured of one subject.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Its name.
     pub subject: String,
-    /// Every sample, in the order in which they were taken.
+    /// In the order in which they were taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<f64>,
-    /// Of the samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// This subject's median by the one of the figure's first subject with samples.
+    /// The ratio of this median to that of the figure's first cell with samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Ratio>,
-    /// In words, where there is no number or beside it.
+    /// Stands instead of a number, or explains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Of a probe: whether it passed, which is to the good of the host.
+    /// The outcome of a probe; true is the one that protects the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passed: Option<bool>,
-    /// Computed from other figures, not measured.
+    /// Computed from other figures instead of measured.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub extrapolated: bool,
-    /// Why there is nothing, or what speaks against it; of runs that failed, how many and how the last did.
+    /// Why there is no value, or why to distrust it: for example the number of failed runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Figure {
-    /// With a cell for each of `subjects`, from their samples.
-    pub fn of_samples<'a>(
-        name: impl Into<String>,
-        unit: Unit,
-        better: Better,
-        subjects: impl IntoIterator<Item = (&'a str, Vec<f64>)>,
-    ) -> Self {
-        let cells = subjects.into_iter().map(|(subject, samples)| Cell {
-            subject: subject.into(),
-            summary: Summary::of(&samples),
-            samples,
-            ..Cell::default()
-        });
-        let mut figure = Self {
+    /// Computes the summary of each cell, and its ratio to the first cell with samples.
+    pub fn new(name: impl Into<String>, unit: Unit, better: Better, mut cells: Vec<Cell>) -> Self {
+        for cell in &mut cells {
+            cell.summary = Summary::of(&cell.samples);
+        }
+        let mut with_samples = cells.iter_mut().filter(|cell| !cell.samples.is_empty());
+        if let Some(first) = with_samples.next() {
+            for cell in with_samples {
+                cell.ratio = Ratio::of(&cell.samples, &first.samples);
+            }
+        }
+        Self {
             name: name.into(),
             unit,
             better,
-            cells: cells.collect(),
-        };
-        figure.compare();
-        figure
-    }
-
-    /// Give each cell its ratio to the first with samples.
-    fn compare(&mut self) {
-        let first = self.cells.iter().position(|cell| !cell.samples.is_empty());
-        let Some(first) = first else { return };
-        let base = self.cells[first].samples.clone();
-        for cell in self.cells.iter_mut().skip(first + 1) {
-            cell.ratio = Ratio::of(&cell.samples, &base);
+            cells,
         }
     }
 
-    /// The cell of that subject.
     pub fn cell(&self, subject: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.subject == subject)
     }
 
-    /// The median of that subject's samples.
     pub fn median(&self, subject: &str) -> Option<f64> {
-        Some(self.cell(subject)?.summary?.median)
+        self.cell(subject)?.median()
+    }
+
+    /// A made-up figure of texts and probes.
+    #[cfg(test)]
+    pub fn of_texts(name: impl Into<String>, cells: Vec<Cell>) -> Self {
+        Self::new(name, Unit::Text, Better::Neither, cells)
+    }
+
+    /// A figure from made-up samples of each subject.
+    #[cfg(test)]
+    pub fn of_samples(unit: Unit, better: Better, samples: &[(&str, &[f64])]) -> Self {
+        let cell = |(subject, samples): &(&str, &[f64])| Cell::samples(*samples).of(subject);
+        Self::new("it", unit, better, samples.iter().map(cell).collect())
     }
 }
 
 impl Cell {
-    /// A word instead of a number.
-    pub fn text(subject: &str, text: impl Into<String>) -> Self {
+    pub fn samples(samples: impl Into<Vec<f64>>) -> Self {
         Self {
-            subject: subject.into(),
+            samples: samples.into(),
+            ..Self::default()
+        }
+    }
+
+    /// One sample, or the reason why there is none.
+    pub fn sample_or_note(sample: Result<f64, String>) -> Self {
+        sample.map_or_else(Self::missing, |sample| Self::samples([sample]))
+    }
+
+    pub fn text(text: impl Into<String>) -> Self {
+        Self {
             text: Some(text.into()),
             ..Self::default()
         }
     }
 
-    /// Nothing, and why.
-    pub fn missing(subject: &str, note: impl Into<String>) -> Self {
+    pub fn probe(passed: bool, text: impl Into<String>) -> Self {
+        Self {
+            passed: Some(passed),
+            ..Self::text(text)
+        }
+    }
+
+    /// An empty cell, and the reason.
+    pub fn missing(note: impl Into<String>) -> Self {
+        Self::default().with_note(Some(note.into()))
+    }
+
+    pub fn with_note(self, note: Option<String>) -> Self {
+        Self { note, ..self }
+    }
+
+    /// The same cell for the subject of this name.
+    pub fn of(self, subject: &str) -> Self {
         Self {
             subject: subject.into(),
-            note: Some(note.into()),
-            ..Self::default()
+            ..self
         }
+    }
+
+    pub fn median(&self) -> Option<f64> {
+        Some(self.summary?.median)
     }
 }
 
@@ -152,30 +164,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_are_to_the_first_that_has_samples() {
-        let figure = Figure::of_samples(
-            "it",
-            Unit::Milliseconds,
-            Better::Less,
-            [
-                ("none", vec![]),
-                ("one", vec![2.0, 2.0]),
-                ("two", vec![3.0, 3.0]),
-            ],
+    fn ratios_are_to_the_first_cell_with_samples() {
+        let samples: &[(&str, &[f64])] = &[("none", &[]), ("one", &[2.0; 2]), ("two", &[3.0; 2])];
+        let figure = Figure::of_samples(Unit::Milliseconds, Better::Less, samples);
+        assert_eq!(
+            (figure.median("none"), figure.median("one")),
+            (None, Some(2.0))
         );
-        assert_eq!(figure.median("one"), Some(2.0));
-        assert_eq!(figure.cell("none").and_then(|cell| cell.summary), None);
-        assert_eq!(figure.cell("one").and_then(|cell| cell.ratio), None);
-        let ratio = figure
-            .cell("two")
-            .and_then(|cell| cell.ratio)
-            .expect("a ratio");
-        assert_eq!(ratio.ratio, 1.5);
+        let ratio = |subject| Some(figure.cell(subject)?.ratio?.ratio);
+        assert_eq!((ratio("one"), ratio("two")), (None, Some(1.5)));
     }
 
     #[test]
     fn a_figure_survives_its_json() {
-        let figure = Figure::of_samples("x", Unit::Bytes, Better::Less, [("a", vec![1.5, 2.5])]);
+        let figure = Figure::of_samples(Unit::Bytes, Better::Less, &[("a", &[1.5, 2.5])]);
         let text = serde_json::to_string(&figure).expect("written");
         assert_eq!(serde_json::from_str::<Figure>(&text).expect("read"), figure);
         assert!(

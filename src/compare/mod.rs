@@ -1,30 +1,31 @@
-//! The harness for measuring that `hull compare` and `hull bench` use.
+//! The harness for measuring that `hull compare` and `hull bench` share.
 //!
 //! How a figure comes about:
 //!
 //! ```text
-//! subject   what can run a command: process, container, virtual machine
-//!    |
-//! turns     warm-up, then N rounds; the order alternates; limits, progress
-//!    |  measure: one sample (time, processor, memory, system calls)
-//!    v
-//! figure    samples -> statistics (median, quartiles, ratio with its range) -> warning
-//!    |
-//! rows      `hull compare`: figures of one question, claim and verdict
-//! bench     `hull bench`: figures of one topic
-//!    |
-//! report    JSON, table, Markdown, page; the change between two reports
+//!  subject      what runs a command: a process, a container, a virtual machine
+//!     |         stage: one root file system and one kernel for all of them
+//!     v
+//!  turns        warm-up, then rounds in alternating order; limits, progress, participants left out
+//!     |         measure: one sample (times, processor time, memory, system calls)
+//!     v
+//!  figure       samples -> statistics (median, quartiles, ratio with its range) -> warning
+//!     |
+//!     v
+//!  rows         `hull compare`: the figures of one question, a claim, a verdict
+//!  bench        `hull bench`: the figures of one topic
+//!     |
+//!     v
+//!  report       JSON, text, Markdown, a page; the change between two reports
 //! ```
 
-pub mod bench;
-mod comparison;
-pub mod figure;
+pub(crate) mod bench;
+pub(crate) mod comparison;
+pub(crate) mod figure;
 pub mod measure;
-pub mod report;
-pub mod rows;
+pub(crate) mod report;
+pub(crate) mod rows;
 pub mod statistics;
 pub mod subject;
-pub mod turns;
-pub mod warning;
-
-pub use comparison::{CompareError, measure};
+pub(crate) mod turns;
+pub(crate) mod warning;

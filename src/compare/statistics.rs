@@ -1,46 +1,45 @@
-//! What many runs of the same thing say, together.
+//! Summaries of samples, and ratios between them.
 //!
-//! Times of processes have a floor and a long tail: the figure is the median, with quartiles and
-//! percentiles for its spread, and claims are ratios of medians within one run, with the range that a
-//! bootstrap gives them.
+//! Times of processes have a lower bound and a long tail. Therefore a figure is a median, with quartiles and
+//! percentiles for its spread, and a comparison is a ratio of medians with its bootstrap range.
 
 use serde::{Deserialize, Serialize};
 
-/// From this modified Z-score on, a run counts as an outlier (Iglewicz and Hoaglin, "How to Detect and
+/// A sample with a higher modified Z-score is an outlier (Iglewicz and Hoaglin, "How to Detect and
 /// Handle Outliers", 1993).
 const OUTLIER: f64 = 3.5;
-/// What makes a median absolute deviation comparable to a standard deviation, of normal noise.
+/// Ratio of the median absolute deviation to the standard deviation of a normal distribution.
 const MAD_TO_DEVIATION: f64 = 0.6745;
-/// Draws of the bootstrap.
+/// Number of resamples of the bootstrap.
 const DRAWS: usize = 2000;
 
-/// Samples of one figure, all in one unit.
+/// The summary of samples of one unit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many samples there are.
     pub runs: usize,
-    /// The least of them.
+    /// The minimum of all samples.
     pub least: f64,
-    /// A quarter is no more than this.
+    /// A quarter of the samples are at most this.
     pub quartile_1: f64,
-    /// The middle one; of an even number, the mean of the two.
+    /// The middle sample; of an even number, the mean of the two.
     pub median: f64,
-    /// A quarter is no less than this.
+    /// Three quarters of the samples are at most this.
     pub quartile_3: f64,
-    /// The least sample that 99 of 100 do not exceed: the most of all, below 100 samples.
+    /// The 99th percentile; with fewer than 100 samples, the maximum.
     pub p99: f64,
-    /// The most of them.
+    /// The maximum of all samples.
     pub most: f64,
-    /// Their mean.
+    /// The sum divided by the number of samples.
     pub mean: f64,
-    /// Standard deviation of the sample, with n - 1; 0 of one sample.
+    /// The sample standard deviation, with n - 1; 0 for one sample.
     pub deviation: f64,
-    /// Samples with a modified Z-score above 3.5. They are reported, never left out.
+    /// Number of samples with a modified Z-score above 3.5. They are kept in the summary.
     pub outliers: usize,
 }
 
 impl Summary {
-    /// Of all `samples`; `None` of none.
+    /// Returns `None` without samples.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let sorted = sorted(samples);
         let (&least, &most) = (sorted.first()?, sorted.last()?);
@@ -62,31 +61,31 @@ impl Summary {
         })
     }
 
-    /// Half of the samples lie within so much, as a share of the median.
+    /// The interquartile range, as a fraction of the median.
     pub fn spread(&self) -> f64 {
-        match self.median == 0.0 {
-            true => 0.0,
-            false => (self.quartile_3 - self.quartile_1) / self.median,
+        if self.median == 0.0 {
+            0.0
+        } else {
+            (self.quartile_3 - self.quartile_1) / self.median
         }
     }
 }
 
-/// A ratio of medians, and between what it lies in 95 of 100 cases.
+/// A ratio of medians with its 95 % range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// Of the medians.
+    /// The ratio of the two medians.
     pub ratio: f64,
-    /// The low end of the range.
+    /// The lower end of the range.
     pub low: f64,
-    /// The high end.
+    /// The upper end of the range.
     pub high: f64,
 }
 
 impl Ratio {
-    /// Of the medians of `one` and `other`, with the range that comes out when as many runs are drawn
-    /// from those there were, with repetition, again and again (the percentile bootstrap; Efron and
-    /// Tibshirani, 1993, 13). The same samples give the same range. `None` without samples, or if
-    /// `other`'s median is 0.
+    /// The median of `one` divided by the median of `other`, with the range of the percentile bootstrap
+    /// (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). The same samples give
+    /// the same range. Returns `None` without samples, or if the median of `other` is 0.
     pub fn of(one: &[f64], other: &[f64]) -> Option<Self> {
         let of_medians = |one: &[f64], other: &[f64]| {
             let ratio = median(&sorted(one))? / median(&sorted(other))?;
@@ -110,7 +109,7 @@ impl Ratio {
         })
     }
 
-    /// Whether it differs from 1 by more than chance.
+    /// Whether the range excludes 1.
     pub fn is_real(&self) -> bool {
         self.low > 1.0 || self.high < 1.0
     }
@@ -123,20 +122,19 @@ impl std::fmt::Display for Ratio {
     }
 }
 
-/// In order. NaN is last.
+/// In ascending order, with NaN at the end.
 pub fn sorted(samples: &[f64]) -> Vec<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
 }
 
-/// The middle of `sorted` samples; of an even number, the mean of the two.
 fn median(sorted: &[f64]) -> Option<f64> {
     (!sorted.is_empty()).then(|| quantile(sorted, 0.5))
 }
 
-/// Between the two nearest of `sorted` samples, of which there is one at least (Hyndman and Fan, "Sample
-/// Quantiles in Statistical Packages", 1996, definition 7).
+/// Interpolates between the two nearest samples (Hyndman and Fan, "Sample Quantiles in Statistical
+/// Packages", 1996, definition 7). `sorted` is not empty.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[at as usize], sorted[at.ceil() as usize]);
@@ -152,7 +150,7 @@ fn outliers(sorted_samples: &[f64], middle: f64) -> usize {
     deviations.iter().filter(score).count()
 }
 
-/// The same numbers each time, so that the same figures have the same range.
+/// A generator with a fixed seed, so that the same samples have the same range.
 fn xorshift() -> impl FnMut() -> usize {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     move || {
@@ -173,18 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_is_as_computed_by_hand() {
+    fn a_summary_agrees_with_a_calculation_by_hand() {
         let of = summary(&[4.0, 1.0, 3.0, 2.0]);
         assert_eq!((of.runs, of.least, of.most), (4, 1.0, 4.0));
         assert_eq!((of.median, of.mean, of.p99), (2.5, 2.5, 4.0));
         assert_eq!((of.quartile_1, of.quartile_3), (1.75, 3.25));
-        // Squares of 1.5, 0.5, 0.5, 1.5 are 5 in all; by 3.
+        // The squares of 1.5, 0.5, 0.5 and 1.5 add up to 5; n - 1 is 3.
         assert!((of.deviation - (5.0_f64 / 3.0).sqrt()).abs() < 1e-12);
         assert!((of.spread() - 0.6).abs() < 1e-12);
     }
 
     #[test]
-    fn one_sample_is_all_there_is_and_none_is_nothing() {
+    fn one_sample_is_every_quantile_and_no_sample_is_none() {
         let of = summary(&[7.0]);
         assert_eq!((of.least, of.median, of.p99, of.most), (7.0, 7.0, 7.0, 7.0));
         assert_eq!((of.deviation, of.outliers), (0.0, 0));
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_99th_percentile_leaves_one_in_a_hundred() {
+    fn the_99th_percentile_leaves_out_one_in_a_hundred() {
         let samples: Vec<f64> = (1..=200).map(f64::from).collect();
         assert_eq!(summary(&samples).p99, 198.0);
         assert_eq!(summary(&samples[..99]).p99, 99.0);
@@ -202,14 +200,14 @@ mod tests {
 
     #[test]
     fn an_outlier_is_counted_and_kept() {
-        // Median 10, deviations 1 0 1 0 90: their median is 1; 90 * 0.6745 is above 3.5.
+        // Median 10, deviations 1 0 1 0 90, their median 1; 90 * 0.6745 is above 3.5.
         let of = summary(&[9.0, 10.0, 11.0, 10.0, 100.0]);
         assert_eq!((of.outliers, of.most), (1, 100.0));
         assert_eq!(summary(&[5.0, 5.0, 5.0]).outliers, 0);
     }
 
     #[test]
-    fn a_ratio_without_spread_is_certain() {
+    fn a_ratio_without_spread_has_no_range() {
         let ratio = Ratio::of(&[3.0; 5], &[2.0; 5]).expect("samples");
         assert_eq!((ratio.ratio, ratio.low, ratio.high), (1.5, 1.5, 1.5));
         assert!(ratio.is_real());
@@ -220,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn figures_are_in_order(samples in prop::collection::vec(0.001_f64..1e6, 1..50)) {
+        fn quantiles_are_in_order(samples in prop::collection::vec(0.001_f64..1e6, 1..50)) {
             let of = summary(&samples);
             let order = [of.least, of.quartile_1, of.median, of.quartile_3, of.most];
             prop_assert!(order.is_sorted());
@@ -229,7 +227,7 @@ mod tests {
         }
 
         #[test]
-        fn a_ratio_lies_in_its_range(
+        fn the_range_of_a_ratio_is_within_the_samples(
             one in prop::collection::vec(0.1_f64..1e3, 1..12),
             other in prop::collection::vec(0.1_f64..1e3, 1..12),
         ) {

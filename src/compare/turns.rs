@@ -1,408 +1,310 @@
-//! One comparison: who takes part, and how they take turns.
+//! The scheduler of both verbs: participants take turns.
 //!
-//! A row asks the [`Turns`] for runs of a command or for idle instances and never starts anything itself:
-//! here is the one place where instances get names, limits and an end.
+//! A participant that fails at its warm-up is left out, with the reason. The others then run round after
+//! round, in an order that is reversed after each round, so that none always follows the same other one.
 
-use std::time::Duration;
+use std::fmt::Display;
 
-use super::report::saved::{Participant, Workload};
-use super::rows::sides::Side;
-use crate::compare::figure::{Better, Figure, Unit};
-use crate::compare::measure::calls::{self, Calls, CallsError};
-use crate::compare::measure::timed::{self, Limits, RunError, Running, Timed};
-use crate::compare::subject::second::SecondKernel;
-use crate::compare::subject::{self, Kind, Stage, Subject};
+use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::measure::stop::is_stopped;
 
-/// The command of an idle instance, and what it says when it is up.
-pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 100000"];
-/// What [`IDLE`] prints.
-pub const UP: &str = "up\n";
-
-/// To what the workload counts that only computes.
-const COUNTED: u32 = 20_000;
-
-/// How far a comparison is.
+/// How far a measurement is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress<'a> {
-    /// Of all, from 0 to 1.
+    /// The share of all work that is done, from 0 to 1.
     pub share: f64,
-    /// The row that is measured.
-    pub row: &'a str,
-    /// What is being done: "startup time: echo, crun".
-    pub what: &'a str,
+    /// The row or the topic that is measured.
+    pub part: &'a str,
+    /// The current step: "startup time: echo, crun".
+    pub step: &'a str,
 }
 
-/// The subjects, and who is told how far it is.
-pub struct Turns<'a> {
-    /// What all start from.
-    pub stage: &'a Stage,
-    /// How many runs a figure of times has.
+pub type OnProgress<'a> = Box<dyn FnMut(Progress) + 'a>;
+
+/// The participants, each with the driver by which it is measured.
+pub struct Turns<'a, D> {
+    /// The number of rounds.
     pub runs: usize,
-    /// Of one run.
-    pub limits: Limits,
-    /// The commands whose start is measured; the first is the warm-up too.
-    pub workloads: Vec<Workload>,
-    /// What proves that two machines run two kernels.
-    pub second_kernel: Option<SecondKernel>,
-    subjects: Vec<Entrant<'a>>,
-    /// Commands that all have run, and what came of it.
-    ran: Vec<(Vec<String>, Vec<Runs>)>,
-    progress: Box<dyn FnMut(Progress) + 'a>,
-    /// Of the row that is measured: its name, its number, how many there are.
-    row: (String, usize, usize),
-    instances: usize,
+    participants: Vec<Participant<D>>,
+    on_progress: OnProgress<'a>,
+    part: Part,
 }
 
-struct Entrant<'a> {
-    subject: Box<dyn Subject + 'a>,
+struct Participant<D> {
+    name: String,
+    driver: D,
     left_out: Option<String>,
 }
 
-/// What came of the runs of one subject.
-#[derive(Clone, Debug, Default)]
-pub struct Runs {
-    /// Those that ended well, in their order.
-    pub timed: Vec<Timed>,
-    /// How many did not.
-    pub failed: usize,
-    /// How the last of them failed.
-    pub trouble: Option<String>,
+/// A row or a topic, and its place among all.
+#[derive(Default)]
+struct Part {
+    name: String,
+    number: usize,
+    count: usize,
 }
 
-impl Runs {
-    /// What speaks against them.
-    pub fn note(&self) -> Option<String> {
-        let trouble = self.trouble.as_ref()?;
-        let all = self.failed + self.timed.len();
-        Some(format!(
-            "{} of {all} runs failed: it {trouble}",
-            self.failed
-        ))
-    }
+/// What was measured of each participant, with the participant's number.
+pub type Each<T> = Vec<(usize, T)>;
 
-    /// One more, that ended well or not.
-    pub fn add(&mut self, outcome: Result<Timed, RunError>) {
+/// The runs of one participant.
+#[derive(Clone, Debug)]
+pub struct Runs<T> {
+    /// What each successful run gave, in their order.
+    pub done: Vec<T>,
+    failed: usize,
+    last_error: Option<String>,
+}
+
+impl<T> Default for Runs<T> {
+    fn default() -> Self {
+        Self {
+            done: Vec::new(),
+            failed: 0,
+            last_error: None,
+        }
+    }
+}
+
+impl<T> Runs<T> {
+    pub fn add(&mut self, outcome: Result<T, impl Display>) {
         match outcome {
-            Ok(timed) => self.timed.push(timed),
+            Ok(done) => self.done.push(done),
             Err(error) => {
                 self.failed += 1;
-                self.trouble = Some(error.to_string());
+                self.last_error = Some(error.to_string());
             }
         }
     }
 
-    /// A figure of each.
-    pub fn samples(&self, figure: impl Fn(&Timed) -> f64) -> Vec<f64> {
-        self.timed.iter().map(figure).collect()
+    /// How many runs failed, and how the last of them did.
+    pub fn note(&self) -> Option<String> {
+        let error = self.last_error.as_ref()?;
+        let (failed, all) = (self.failed, self.failed + self.done.len());
+        Some(format!("{failed} of {all} runs failed: {error}"))
     }
 }
 
-/// An instance that is up. Ended by [`Turns::end`].
-pub struct Instance {
-    subject: usize,
-    id: String,
-    running: Running,
-}
-
-impl Instance {
-    /// Since its start.
-    pub fn elapsed(&self) -> Duration {
-        self.running.elapsed()
-    }
-}
-
-impl<'a> Turns<'a> {
-    /// With `subjects` in the order of the columns; `progress` hears of each step.
+impl<'a, D> Turns<'a, D> {
+    /// `participants` are pairs of a name and a driver, in the order of the report.
     pub fn new(
-        stage: &'a Stage,
-        subjects: Vec<Box<dyn Subject + 'a>>,
+        participants: impl IntoIterator<Item = (String, D)>,
         runs: usize,
-        limits: Limits,
-        progress: Box<dyn FnMut(Progress) + 'a>,
+        on_progress: OnProgress<'a>,
     ) -> Self {
-        let entrants = subjects.into_iter().map(|subject| Entrant {
-            subject,
+        let participants = participants.into_iter().map(|(name, driver)| Participant {
+            name,
+            driver,
             left_out: None,
         });
         Self {
-            stage,
             runs,
-            limits,
-            workloads: default_workloads(),
-            second_kernel: None,
-            subjects: entrants.collect(),
-            ran: Vec::new(),
-            progress,
-            row: (String::new(), 0, 1),
-            instances: 0,
+            participants: participants.collect(),
+            on_progress,
+            part: Part::default(),
         }
     }
 
-    /// Prepare all, and have each run the first workload twice: what is read is in memory afterwards, hull's
-    /// template is made, and who cannot take part is known.
-    pub fn warm_up(&mut self) {
-        let all = self.subjects.len();
-        let words = self.workloads[0].words.clone();
-        for index in 0..all {
-            self.step(index, all, index, "prepared");
-            let prepared = self.subjects[index].subject.prepare();
-            let outcome = prepared.map_err(|error| error.to_string());
-            let outcome = outcome.and_then(|()| {
-                (0..2).try_for_each(|_| match self.once(index, &words) {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(format!("it {error}")),
-                })
-            });
-            self.subjects[index].left_out = outcome.err();
-        }
+    /// Begins part `number` of `count`.
+    pub fn begin(&mut self, name: &str, number: usize, count: usize) {
+        let name = name.into();
+        self.part = Part {
+            name,
+            number,
+            count,
+        };
     }
 
-    /// What follows is row `number` of `of`.
-    pub fn begin(&mut self, row: &str, number: usize, of: usize) {
-        self.row = (row.into(), number, of);
-    }
-
-    /// Say that `done` of `of` parts of this row are done, and that `subject` does `what` now.
-    pub fn step(&mut self, done: usize, of: usize, subject: usize, what: &str) {
-        let (row, number, rows) = &self.row;
+    /// Reports that `done` of `of` steps of this part are done, and that participant `index` does `what`.
+    pub fn step(&mut self, done: usize, of: usize, index: usize, what: &str) {
+        let Part {
+            name,
+            number,
+            count,
+        } = &self.part;
         let inside = done as f64 / of.max(1) as f64;
-        let name = self.subjects[subject].subject.name();
-        (self.progress)(Progress {
-            share: (*number as f64 + inside) / *rows as f64,
-            row,
-            what: &format!("{row}: {what}, {name}"),
+        (self.on_progress)(Progress {
+            share: (*number as f64 + inside) / (*count).max(1) as f64,
+            part: name,
+            step: &format!("{name}: {what}, {}", self.participants[index].name),
         });
     }
 
-    /// The numbers of those that take part.
-    pub fn entrants(&self) -> Vec<usize> {
-        let takes_part = |index: &usize| self.subjects[*index].left_out.is_none();
-        (0..self.subjects.len()).filter(takes_part).collect()
-    }
-
-    /// Those that do not take part, each with its reason.
-    pub fn left_out(&self) -> Vec<String> {
-        let reason = |entrant: &Entrant| {
-            let reason = entrant.left_out.as_ref()?;
-            Some(format!("{}: {reason}", entrant.subject.name()))
-        };
-        self.subjects.iter().filter_map(reason).collect()
-    }
-
-    /// A subject's name.
-    pub fn name(&self, index: usize) -> String {
-        self.subjects[index].subject.name().into()
-    }
-
-    /// On which side it stands.
-    pub fn kind(&self, index: usize) -> Kind {
-        self.subjects[index].subject.kind()
-    }
-
-    /// Those that take part, and where they stand.
-    pub fn sides(&self) -> Vec<Side> {
-        let side = |index| Side {
-            name: self.name(index),
-            kind: self.kind(index),
-        };
-        self.entrants().into_iter().map(side).collect()
-    }
-
-    /// The subject itself.
-    pub fn subject(&mut self, index: usize) -> &mut (dyn Subject + 'a) {
-        &mut *self.subjects[index].subject
-    }
-
-    /// Run `words` once to the end.
-    ///
-    /// # Errors
-    /// As of [`subject::run`].
-    pub fn once(&mut self, index: usize, words: &[String]) -> Result<Timed, RunError> {
-        let id = self.id();
-        let subject = &mut *self.subjects[index].subject;
-        subject::run(subject, words, &id, self.limits)
-    }
-
-    /// Have all that take part run `words`, one after the other, again and again. What they have run
-    /// before, they do not run again.
-    pub fn in_turns(&mut self, what: &str, words: &[String]) -> Vec<Runs> {
-        if let Some((_, runs)) = self.ran.iter().find(|(ran, _)| ran == words) {
-            return runs.clone();
+    /// Calls `prepare` with each driver, and leaves out the participants for which it fails.
+    pub fn warm_up<E: Display>(&mut self, prepare: impl FnMut(&mut D) -> Result<(), E>) {
+        for (index, prepared) in self.each("prepared", prepare) {
+            if let Err(reason) = prepared {
+                self.leave_out(index, reason);
+            }
         }
-        let mut all = vec![Runs::default(); self.subjects.len()];
-        self.rounds(what, |turns, index| {
-            let outcome = turns.once(index, words);
-            all[index].add(outcome);
-        });
-        self.ran.push((words.to_vec(), all.clone()));
-        all
     }
 
-    /// Call `turn` with each that takes part, one after the other, as often as there are runs. The order
-    /// is reversed each time, so that nobody is always behind the same one.
-    pub fn rounds(&mut self, what: &str, mut turn: impl FnMut(&mut Self, usize)) {
-        let mut order = self.entrants();
+    /// Calls `measure` once with each driver.
+    pub fn each<T>(&mut self, what: &str, mut measure: impl FnMut(&mut D) -> T) -> Each<T> {
+        let indices = self.indices();
+        let mut results = Vec::new();
+        for (done, index) in indices.iter().enumerate() {
+            self.step(done, indices.len(), *index, what);
+            results.push((*index, measure(self.driver_mut(*index))));
+        }
+        results
+    }
+
+    /// Calls `turn` with each participant's number and driver in rounds.
+    pub fn rounds(&mut self, what: &str, mut turn: impl FnMut(usize, &mut D)) {
+        let mut order = self.indices();
         for round in 0..self.runs {
             for (done, index) in order.iter().enumerate() {
-                if timed::is_stopped() {
+                if is_stopped() {
                     return;
                 }
                 let (done, of) = (round * order.len() + done, self.runs * order.len());
                 self.step(done, of, *index, what);
-                turn(self, *index);
+                turn(*index, self.driver_mut(*index));
             }
             order.reverse();
         }
     }
 
-    /// A figure with a cell for each that takes part: samples, and what speaks against them.
-    pub fn figure(
+    /// As [`rounds`](Self::rounds), collecting what each turn gives.
+    pub fn runs<T, E: Display>(
+        &mut self,
+        what: &str,
+        mut turn: impl FnMut(&mut D) -> Result<T, E>,
+    ) -> Each<Runs<T>> {
+        let runs = self.indices().into_iter().map(|at| (at, Runs::default()));
+        let mut all: Each<Runs<T>> = runs.collect();
+        self.rounds(what, |index, driver| {
+            let outcome = turn(driver);
+            if let Some((_, runs)) = all.iter_mut().find(|(at, _)| *at == index) {
+                runs.add(outcome);
+            }
+        });
+        all
+    }
+
+    /// A figure with a cell for each participant.
+    pub fn figure<T>(
         &self,
         name: impl Into<String>,
         (unit, better): (Unit, Better),
-        mut cell: impl FnMut(usize) -> (Vec<f64>, Option<String>),
+        results: &[(usize, T)],
+        cell: impl Fn(&T) -> Cell,
     ) -> Figure {
-        let (names, cells): (Vec<String>, Vec<_>) = self
-            .entrants()
-            .into_iter()
-            .map(|index| (self.name(index), cell(index)))
-            .unzip();
-        let samples = names.iter().map(String::as_str);
-        let samples = samples.zip(cells.iter().map(|(samples, _)| samples.clone()));
-        let mut figure = Figure::of_samples(name, unit, better, samples);
-        for (cell, (_, note)) in figure.cells.iter_mut().zip(cells) {
-            cell.note = note;
-        }
-        figure
+        let results = results.iter().filter(|(index, _)| self.takes_part(*index));
+        let cells = results.map(|(index, result)| cell(result).of(self.name(*index)));
+        Figure::new(name, unit, better, cells.collect())
     }
 
-    /// Start an instance that runs `words`, and wait until it has said `text`.
-    ///
-    /// # Errors
-    /// It ends or hangs before.
-    pub fn start(
-        &mut self,
-        index: usize,
-        words: &[String],
-        text: &str,
-    ) -> Result<Instance, RunError> {
-        let id = self.id();
-        let limits = self.limits;
-        let subject = &mut self.subjects[index].subject;
-        let command = subject.command(words, &id).map_err(RunError::Start);
-        let up = command.and_then(|mut command| {
-            let mut running = Running::start(&mut command, limits)?;
-            running.until(text)?;
-            Ok(running)
-        });
-        match up {
-            Ok(running) => Ok(Instance {
-                subject: index,
-                id,
-                running,
-            }),
-            Err(error) => {
-                subject.clear(&id);
-                Err(error)
+    /// A figure of texts and probes with a cell for each participant.
+    pub fn texts<T>(
+        &self,
+        name: impl Into<String>,
+        results: &[(usize, T)],
+        cell: impl Fn(&T) -> Cell,
+    ) -> Figure {
+        self.figure(name, (Unit::Text, Better::Neither), results, cell)
+    }
+
+    /// The numbers of those that take part.
+    pub fn indices(&self) -> Vec<usize> {
+        let all = 0..self.participants.len();
+        all.filter(|index| self.takes_part(*index)).collect()
+    }
+
+    pub fn leave_out(&mut self, index: usize, reason: impl Display) {
+        self.participants[index].left_out = Some(reason.to_string());
+    }
+
+    fn takes_part(&self, index: usize) -> bool {
+        self.participants[index].left_out.is_none()
+    }
+
+    pub fn name(&self, index: usize) -> &str {
+        &self.participants[index].name
+    }
+
+    pub fn driver(&self, index: usize) -> &D {
+        &self.participants[index].driver
+    }
+
+    pub fn driver_mut(&mut self, index: usize) -> &mut D {
+        &mut self.participants[index].driver
+    }
+
+    /// Name, driver, and the reason of each that is left out.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &D, Option<&str>)> {
+        let all = self.participants.iter();
+        all.map(|one| (&*one.name, &one.driver, one.left_out.as_deref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four runs of "a" and "b", each of which fails at the given turns, the warm-up being turn 0: the
+    /// scheduler, the order of all turns, and the results.
+    fn measured(
+        failures: [&'static [usize]; 2],
+    ) -> (Turns<'static, (usize, usize)>, String, Each<Runs<usize>>) {
+        let drivers = [("a".to_owned(), (0, 0)), ("b".to_owned(), (1, 0))];
+        let mut turns = Turns::new(drivers, 4, Box::new(|_| {}));
+        let mut order = String::new();
+        let mut turn = |(index, next): &mut (usize, usize)| {
+            order += ["a", "b"][*index];
+            let number = *next;
+            *next += 1;
+            if failures[*index].contains(&number) {
+                return Err(format!("turn {number}"));
             }
-        }
-    }
-
-    /// Start an [`IDLE`] instance.
-    ///
-    /// # Errors
-    /// What it did instead of coming up.
-    pub fn idle(&mut self, index: usize) -> Result<Instance, String> {
-        let instance = self.start(index, &words(&IDLE), UP);
-        instance.map_err(|error| match error {
-            RunError::Hung { limit, .. } => format!("was not up within {} s", limit.as_secs()),
-            error => error.to_string(),
-        })
-    }
-
-    /// Run `words` once under ptrace, and count its system calls.
-    ///
-    /// # Errors
-    /// As of [`calls::count`].
-    pub fn traced(&mut self, index: usize, words: &[String]) -> Result<Calls, CallsError> {
-        let id = self.id();
-        let limit = self.limits.time;
-        let subject = &mut self.subjects[index].subject;
-        let command = subject.command(words, &id).map_err(CallsError::Trace);
-        let calls = command.and_then(|command| calls::count(&command, limit));
-        subject.clear(&id);
-        calls
-    }
-
-    /// Run `words` on the second kernel; `None` if there is none.
-    pub fn on_second_kernel(&mut self, words: &[String]) -> Option<Result<Timed, RunError>> {
-        let kernel = self.second_kernel.clone()?;
-        let id = self.id();
-        let command = kernel
-            .command(self.stage, words, &id)
-            .map_err(RunError::Start);
-        Some(command.and_then(|mut command| timed::run(&mut command, self.limits)))
-    }
-
-    /// All processes of an instance.
-    pub fn processes(&self, instance: &Instance) -> Vec<u32> {
-        let subject = &self.subjects[instance.subject].subject;
-        subject.processes(instance.running.id(), &instance.id)
-    }
-
-    /// End an instance.
-    pub fn end(&mut self, instance: Instance) {
-        drop(instance.running);
-        self.subjects[instance.subject].subject.clear(&instance.id);
-    }
-
-    /// Everyone, as the report has them.
-    pub fn participants(&self) -> Vec<Participant> {
-        let participant = |entrant: &Entrant| {
-            let (subject, left_out) = (&entrant.subject, entrant.left_out.clone());
-            let takes_part = left_out.is_none();
-            Participant {
-                name: subject.name().into(),
-                kind: subject.kind(),
-                version: takes_part.then(|| subject.version()).flatten(),
-                parts: match takes_part {
-                    true => subject.parts(),
-                    false => Vec::new(),
-                },
-                caveats: match takes_part {
-                    true => subject.caveats(),
-                    false => Vec::new(),
-                },
-                left_out,
-            }
+            Ok(number)
         };
-        self.subjects.iter().map(participant).collect()
+        turns.warm_up(|driver| turn(driver).map(drop));
+        let results = turns.runs("run", turn);
+        (turns, order, results)
     }
 
-    /// A name that no other instance has.
-    fn id(&mut self) -> String {
-        self.instances += 1;
-        format!("hull-{}-{}", std::process::id(), self.instances)
+    #[test]
+    fn the_order_is_reversed_after_each_round() {
+        let (_, order, results) = measured([&[], &[]]);
+        assert_eq!(order, "ababbaabba");
+        let done = &results[0].1.done;
+        assert_eq!(*done, [1, 2, 3, 4], "without the warm-up");
     }
-}
 
-/// The words of a command.
-pub fn words<S: AsRef<str>>(words: &[S]) -> Vec<String> {
-    words.iter().map(|word| word.as_ref().to_owned()).collect()
-}
+    #[test]
+    fn a_participant_that_fails_at_its_warm_up_is_left_out() {
+        let (turns, order, _) = measured([&[], &[0]]);
+        assert_eq!(order, "abaaaa");
+        let left_out: Vec<_> = turns.all().map(|(_, _, left_out)| left_out).collect();
+        assert_eq!(left_out, [None, Some("turn 0")]);
+    }
 
-/// What is run when the user names no command.
-fn default_workloads() -> Vec<Workload> {
-    let workload = |name: &str, command: &[&str]| Workload {
-        name: name.into(),
-        words: words(command),
-    };
-    let counting = format!("i=0; while [ $i -lt {COUNTED} ]; do i=$((i+1)); done; echo done");
-    // Not more: a software KVM takes milliseconds for each page of a guest.
-    let touching = "dd if=/dev/zero of=/dev/null bs=2M count=1 2>&1";
-    vec![
-        workload("echo", &["/bin/busybox", "echo", "hi"]),
-        workload("CPU loop", &["/bin/busybox", "sh", "-c", &counting]),
-        workload("2 MiB touched", &["/bin/busybox", "sh", "-c", touching]),
-    ]
+    #[test]
+    fn later_failures_are_noted() {
+        let (turns, _, results) = measured([&[], &[2, 3]]);
+        let figure = turns.figure("it", (Unit::Count, Better::Less), &results, |runs| {
+            let samples: Vec<f64> = runs.done.iter().map(|number| *number as f64).collect();
+            Cell::samples(samples).with_note(runs.note())
+        });
+        assert_eq!(figure.cells[1].samples, [1.0, 4.0]);
+        let note = figure.cells[1].note.as_deref();
+        assert_eq!(note, Some("2 of 4 runs failed: turn 3"));
+        assert_eq!(figure.cells[0].note, None);
+    }
+
+    #[test]
+    fn progress_is_a_share_of_all_parts() {
+        let mut shares = Vec::new();
+        let on_progress = Box::new(|progress: Progress| {
+            shares.push((progress.share, progress.step.to_owned()));
+        });
+        let mut turns = Turns::new([("a".to_owned(), ())], 2, on_progress);
+        turns.begin("part", 1, 2);
+        turns.rounds("run", |_, ()| {});
+        drop(turns);
+        let step = "part: run, a".to_owned();
+        assert_eq!(shares, [(0.5, step.clone()), (0.75, step)]);
+    }
 }

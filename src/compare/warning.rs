@@ -1,51 +1,44 @@
-//! What speaks against believing a figure.
+//! Reasons to distrust a figure.
 
 use std::fmt;
 
 use crate::compare::measure::host::Host;
 use crate::compare::statistics::Summary;
 
-/// With fewer runs than this, a median says little.
-pub const FEW: usize = 5;
-/// A spread (see [`Summary::spread`]) from which on a figure is noisy.
-const NOISY: f64 = 0.25;
+/// Fewer runs than this are too few for a median.
+pub const MIN_RUNS: usize = 5;
+/// A figure with a higher [`Summary::spread`] is noisy.
+const MAX_SPREAD: f64 = 0.25;
 
-/// Said in every output: terminal, JSON and page.
+/// Shown in every output: text, JSON and page.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Warning {
-    /// Fewer than [`FEW`] runs.
+    /// There were fewer than [`MIN_RUNS`].
     FewRuns(usize),
-    /// The middle half of a figure's samples differs by more than a quarter.
+    /// The interquartile range is above [`MAX_SPREAD`].
     Noisy {
-        /// Of what.
         figure: String,
-        /// The range of the middle half, as a share of the median.
         spread: f64,
     },
-    /// Some runs took far longer or shorter than the others.
     Outliers {
-        /// Of what.
         figure: String,
-        /// How many runs.
         outliers: usize,
-        /// Of how many.
         runs: usize,
     },
-    /// hull is not built for speed.
     DebugBuild,
-    /// The KVM of this machine emulates the guest's kernel.
+    /// KVM on this machine emulates the kernels of its guests.
     SoftwareKvm,
-    /// The machine itself is emulated, by this program.
+    /// This machine is emulated by the named program.
     Emulated(String),
-    /// The machine itself is a virtual one.
+    /// This machine is a virtual machine under the named hypervisor.
     Nested(String),
 }
 
 impl Warning {
-    /// What holds for all that is measured here by `runs` runs.
+    /// The warnings that concern all figures of `runs` runs on `host`.
     pub fn of_run(host: &Host, runs: usize) -> Vec<Self> {
         let mut warnings = Vec::new();
-        if runs < FEW {
+        if runs < MIN_RUNS {
             warnings.push(Self::FewRuns(runs));
         }
         if cfg!(debug_assertions) {
@@ -62,10 +55,10 @@ impl Warning {
         warnings
     }
 
-    /// What the samples of `figure` say against themselves.
+    /// The warning, if any, that follows from the samples of `figure`.
     pub fn of_figure(figure: &str, summary: &Summary) -> Option<Self> {
         let figure = figure.to_owned();
-        if summary.runs >= 3 && summary.spread() > NOISY {
+        if summary.runs >= 3 && summary.spread() > MAX_SPREAD {
             return Some(Self::Noisy {
                 figure,
                 spread: summary.spread(),
@@ -82,11 +75,11 @@ impl Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FewRuns(1) => write!(f, "one run alone: it may be any; ask for --runs 10"),
-            Self::FewRuns(runs) => write!(f, "{runs} runs are few: ask for --runs 10 or more"),
+            Self::FewRuns(1) => write!(f, "one run says little; use --runs 10"),
+            Self::FewRuns(runs) => write!(f, "{runs} runs are few; use --runs 10 or more"),
             Self::Noisy { figure, spread } => write!(
                 f,
-                "{figure}: noisy, half of the runs differ by {:.0} % of the median",
+                "{figure}: noisy, the middle half of the runs spans {:.0} % of the median",
                 spread * 100.0
             ),
             Self::Outliers {
@@ -102,18 +95,18 @@ impl fmt::Display for Warning {
             }
             Self::SoftwareKvm => write!(
                 f,
-                "this machine's KVM emulates the kernels of its guests: virtual machines are many \
+                "KVM on this machine emulates the kernels of its guests: virtual machines are many \
                  times slower than on hardware"
             ),
             Self::Emulated(by) => write!(
                 f,
-                "this machine is itself emulated ({by}): compare figures with each other, not with \
+                "this machine is emulated ({by}): compare its figures with each other, not with \
                  those of real machines"
             ),
             Self::Nested(by) => write!(
                 f,
-                "this machine is itself a virtual machine ({by}): exits of its guests cost more than \
-                 on hardware"
+                "this machine is a virtual machine ({by}): exits of its guests cost more than on \
+                 hardware"
             ),
         }
     }
@@ -124,13 +117,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn noise_is_told_once_by_its_worst() {
+    fn a_figure_has_one_warning_noise_before_outliers() {
         let of = |samples: &[f64]| {
             let summary = Summary::of(samples).expect("samples");
             Warning::of_figure("it", &summary)
         };
         assert_eq!(of(&[1.0; 9]), None);
-        assert_eq!(of(&[1.0, 9.0]), None, "two runs have no spread to speak of");
+        assert_eq!(of(&[1.0, 9.0]), None, "two runs have no spread");
         assert!(matches!(of(&[1.0, 2.0, 3.0]), Some(Warning::Noisy { .. })));
         let one_off = [10.0, 10.0, 10.1, 9.9, 10.0, 10.1, 9.9, 30.0];
         assert!(matches!(

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use super::Bench;
-use super::hull;
-use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
-use crate::compare::figure::{Better, Unit};
-use crate::compare::measure::timed::{RunError, Running, run};
-use crate::compare::subject::{self, Subject};
+use super::error::BenchError;
+use super::hull::{number, run_with_report};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use crate::compare::figure::Unit::Milliseconds;
+use crate::compare::measure::error::RunError;
+use crate::compare::subject::{self, Subject, words};
 use crate::kvm::probe;
 
-/// What the guest of all monitors runs, and prints.
+/// The command in the guest of all monitors, and its output.
 const COMMAND: [&str; 3] = ["/bin/busybox", "echo", "hi"];
 const PRINTED: &str = "hi\n";
-/// Points of a cold boot, in hull's own report.
+/// The points of a cold boot in hull's report.
 const POINTS: [&str; 4] = [
     "first_instruction_ms",
     "kernel_output_ms",
@@ -23,75 +23,45 @@ const POINTS: [&str; 4] = [
 
 pub const PLAN: Plan = Plan {
     method: "Same guest: hull's kernel, its initial RAM disk with an init that runs `/bin/busybox echo hi`, \
-             1 vCPU, 128 MiB, a quiet serial console, under every monitor; the clock starts before exec and \
+             1 vCPU, 128 MiB and a quiet serial console, under every monitor; the clock starts before exec and \
              stops at the command's output, and when the monitor has ended. Cold and warm: `hull run -- \
-             /bin/true` with and without --cold; points in it are hull's own, by --json, since its main. \
-             Bare calls: /dev/kvm, a machine, its interrupt controllers, a vCPU, and nothing else, in a \
-             process that runs already.",
+             /bin/true` with and without --cold; the points in it are those of hull's --json, since its main. \
+             Bare calls: /dev/kvm, a machine, its interrupt controllers and a vCPU only, in a process that is \
+             already running.",
     figures: &[
-        (
-            "same guest: exec to its output",
-            Unit::Milliseconds,
-            Better::Less,
-        ),
-        (
-            "same guest: exec to the end",
-            Unit::Milliseconds,
-            Better::Less,
-        ),
-        (
-            "cold: to the first instruction",
-            Unit::Milliseconds,
-            Better::Less,
-        ),
-        (
-            "cold: to the kernel's output",
-            Unit::Milliseconds,
-            Better::Less,
-        ),
-        ("cold: to init", Unit::Milliseconds, Better::Less),
-        ("cold: to the guest's end", Unit::Milliseconds, Better::Less),
-        ("cold: exec to the end", Unit::Milliseconds, Better::Less),
-        (
-            "warm: to the first instruction",
-            Unit::Milliseconds,
-            Better::Less,
-        ),
-        ("warm: exec to the end", Unit::Milliseconds, Better::Less),
-        (
-            "bare calls to KVM, to a vCPU",
-            Unit::Milliseconds,
-            Better::Less,
-        ),
+        Wanted::less("same guest: exec to its output", Milliseconds),
+        Wanted::less("same guest: exec to the end", Milliseconds),
+        Wanted::less("cold: to the first instruction", Milliseconds),
+        Wanted::less("cold: to the kernel's output", Milliseconds),
+        Wanted::less("cold: to init", Milliseconds),
+        Wanted::less("cold: to the guest's end", Milliseconds),
+        Wanted::less("cold: exec to the end", Milliseconds),
+        Wanted::less("warm: to the first instruction", Milliseconds),
+        Wanted::less("warm: exec to the end", Milliseconds),
+        Wanted::less("bare calls to KVM, to a vCPU", Milliseconds),
     ],
     warms_up: true,
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
-    let name = match who.kind {
-        Kind::Own | Kind::Hull => "hull",
-        _ => who.name.as_str(),
-    };
-    let subject = subject::by_name(name, Some(&who.program), &bench.stage)
-        .ok_or_else(|| Trouble::Other(format!("this hull cannot drive {name}")))?;
+fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
     Ok(Box::new(Boot {
         bench,
-        who,
-        subject,
+        program,
+        subject: bench.subject(program)?,
         boots: 0,
     }))
 }
 
 struct Boot<'a> {
     bench: &'a Bench,
-    who: &'a Who,
+    program: &'a Program,
     subject: Box<dyn Subject + 'a>,
     boots: usize,
 }
 
 impl Contender for Boot<'_> {
-    fn prepare(&mut self) -> Result<(), Trouble> {
+    fn prepare(&mut self) -> Result<(), BenchError> {
         Ok(self.subject.prepare()?)
     }
 
@@ -99,80 +69,64 @@ impl Contender for Boot<'_> {
         self.subject.version()
     }
 
-    fn turn(&mut self) -> Result<Samples, Trouble> {
-        let mut samples = self.same_guest()?;
-        match self.who.kind {
-            Kind::Own | Kind::Hull => {
-                samples.extend(self.cold()?);
-                samples.extend(self.warm()?);
-            }
-            _ => samples.extend([None; 7]),
+    fn turn(&mut self) -> Result<Samples, BenchError> {
+        let mut samples = Samples::from(self.same_guest()?.map(Some));
+        if self.program.is_hull() {
+            samples.extend(self.cold()?.map(Some));
+            samples.extend(self.warm()?.map(Some));
+        } else {
+            samples.extend([None; 7]);
         }
-        samples.push(match self.who.kind {
-            Kind::Own => Some(bare()?),
-            _ => None,
-        });
+        let this_hull = self.program.kind == Kind::ThisHull;
+        samples.push(this_hull.then(bare_calls).transpose()?);
         Ok(samples)
     }
 
     fn caveats(&self) -> Vec<String> {
-        match self.who.kind {
-            Kind::Own | Kind::Hull => Vec::new(),
-            _ => self.subject.caveats(),
+        if self.program.is_hull() {
+            return Vec::new();
         }
+        self.subject.caveats()
     }
 }
 
 impl Boot<'_> {
-    fn same_guest(&mut self) -> Result<Samples, Trouble> {
+    fn same_guest(&mut self) -> Result<[f64; 2], BenchError> {
         self.boots += 1;
         let id = format!("boot-{}-{}", std::process::id(), self.boots);
-        let words = COMMAND.map(String::from);
-        let mut command = self.subject.command(&words, &id)?;
-        let timed = Running::start(&mut command, self.bench.limits).and_then(|mut running| {
-            let output = running.until(PRINTED)?;
-            Ok((output, running.finish()?))
-        });
-        self.subject.clear(&id);
-        let (output, mut timed) = timed?;
-        let judged = self.subject.judge(&mut timed.output);
-        judged.map_err(RunError::Judged)?;
-        Ok([output, timed.end]
-            .map(|time| Some(time.as_secs_f64() * 1e3))
-            .into())
+        let (subject, limits) = (&mut *self.subject, self.bench.limits);
+        let mut running = subject::start(subject, &words(&COMMAND), PRINTED, &id, limits)?;
+        let output = running.until(PRINTED)?;
+        let timed = running.finish();
+        subject.clear(&id);
+        let mut timed = timed?;
+        subject.judge(&mut timed.output).map_err(RunError::Judged)?;
+        Ok([output, timed.end].map(|time| time.as_secs_f64() * 1e3))
     }
 
-    fn cold(&self) -> Result<Samples, Trouble> {
-        let (report, end) = self.own(&["run", "--cold", "--json"])?;
-        let mut samples = Samples::new();
-        for point in POINTS {
-            samples.push(Some(hull::ms(&report, point)?));
+    fn cold(&self) -> Result<[f64; 5], BenchError> {
+        let (report, end) = self.run_true(&["run", "--cold"])?;
+        let mut samples = [end; 5];
+        for (sample, point) in samples.iter_mut().zip(POINTS) {
+            *sample = number(&report, point)?;
         }
-        samples.push(Some(end));
         Ok(samples)
     }
 
-    fn warm(&self) -> Result<Samples, Trouble> {
-        let (report, end) = self.own(&["run", "--json"])?;
-        Ok(vec![
-            Some(hull::ms(&report, "first_instruction_ms")?),
-            Some(end),
-        ])
+    fn warm(&self) -> Result<[f64; 2], BenchError> {
+        let (report, end) = self.run_true(&["run"])?;
+        Ok([number(&report, "first_instruction_ms")?, end])
     }
 
-    /// hull's own guest: its report, and milliseconds to the end.
-    fn own(&self, words: &[&str]) -> Result<(serde_json::Value, f64), Trouble> {
-        let path = self.bench.path("report");
-        let program: &Path = &self.who.program;
-        let mut hull = hull::command(self.bench, program, words);
-        hull.arg(&path).args(["--", "/bin/true"]);
-        let timed = run(&mut hull, self.bench.limits)?;
-        Ok((hull::report(&path)?, timed.end.as_secs_f64() * 1e3))
+    /// `/bin/true` in hull's own guest: its report, and milliseconds to the end.
+    fn run_true(&self, run: &[&str]) -> Result<(serde_json::Value, f64), BenchError> {
+        let command = ["--", "/bin/true"].map(Path::new);
+        run_with_report(self.bench, self.program, run, &command)
     }
 }
 
-/// What no monitor can do without.
-fn bare() -> Result<f64, Trouble> {
-    let bare = probe::bare_machine().map_err(|error| Trouble::Other(error.to_string()))?;
-    Ok(bare.as_secs_f64() * 1e3)
+/// Milliseconds of the system calls that every monitor needs.
+fn bare_calls() -> Result<f64, BenchError> {
+    let time = probe::bare_machine().map_err(|error| BenchError::Other(error.to_string()))?;
+    Ok(time.as_secs_f64() * 1e3)
 }

@@ -1,67 +1,68 @@
-//! `hull bench disk`: a raw image of the host's behind the guest's disk.
+//! `hull bench disk`: a raw image of the host behind the guest's disk.
 
 use std::io::Read;
 use std::time::Instant;
 
-use super::Bench;
-use super::machines::{Devices, Machines};
-use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
-use crate::compare::figure::{Better, Unit};
+use super::error::BenchError;
+use super::machines::{Equipment, Machines};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use crate::compare::figure::Unit::{BytesPerSecond, PerSecond};
 
-/// As the guest has them.
+/// As in guest/bench: bytes in order, and accesses at random.
 const BYTES: f64 = (64 << 20) as f64;
-const RANDOM: f64 = 3000.0;
+const ACCESSES: f64 = 3000.0;
 
 pub const PLAN: Plan = Plan {
-    method: "A raw image of 128 MiB in memory (/dev/shm), a new machine each turn, past all caches of the \
-             guest's (O_DIRECT): 64 MiB in order by 256 KiB, 3000 times 4 KiB here and there, one at a time \
-             or 16 at once. The host's clock, from an order to the guest to its answer.",
-    // In the order in which a machine does it.
+    method: "A raw image of 128 MiB in memory (/dev/shm), a new machine for each turn, without the guest's \
+             caches (O_DIRECT): 64 MiB in order by 256 KiB, 3000 times 4 KiB at random, one at a time or 16 \
+             at once. The clock is the host's, from a request to the guest to its answer.",
+    // In the order in which the guest does it.
     figures: &[
-        ("written in order", Unit::BytesPerSecond, Better::More),
-        ("read in order", Unit::BytesPerSecond, Better::More),
-        ("4 KiB written at random", Unit::PerSecond, Better::More),
-        ("4 KiB read at random", Unit::PerSecond, Better::More),
-        (
-            "4 KiB read at random, 16 at once",
-            Unit::PerSecond,
-            Better::More,
-        ),
+        Wanted::more("written in order", BytesPerSecond),
+        Wanted::more("read in order", BytesPerSecond),
+        Wanted::more("4 KiB written at random", PerSecond),
+        Wanted::more("4 KiB read at random", PerSecond),
+        Wanted::more("4 KiB read at random, 16 at once", PerSecond),
     ],
     warms_up: false,
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
-    match who.kind {
-        Kind::Other => Err(Trouble::Other("its devices are not measured".into())),
-        _ => Ok(Box::new(Disk(Machines::new(bench, who, Devices::Disk)))),
+fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
+    if program.kind == Kind::Other {
+        return Err(BenchError::Other("its devices are not measured".into()));
     }
+    let machines = Machines::new(bench, program, Equipment::Disk);
+    Ok(Box::new(Disk { program, machines }))
 }
 
-struct Disk<'a>(Machines<'a>);
+struct Disk<'a> {
+    program: &'a Program,
+    machines: Machines<'a>,
+}
 
 impl Contender for Disk<'_> {
-    fn prepare(&mut self) -> Result<(), Trouble> {
-        self.0.prepare()
+    fn prepare(&mut self) -> Result<(), BenchError> {
+        self.machines.prepare()
     }
 
-    fn turn(&mut self) -> Result<Samples, Trouble> {
-        let mut machine = self.0.start()?;
+    fn turn(&mut self) -> Result<Samples, BenchError> {
+        let mut machine = self.machines.start()?;
         let mut samples = Samples::new();
-        for order in *b"wryxd" {
-            let mut stream = machine.order(order)?;
+        for request in *b"wryxd" {
+            let mut stream = machine.request(request)?;
             let started = Instant::now();
             stream.read_exact(&mut [0])?;
-            let amount = match order {
+            let amount = match request {
                 b'w' | b'r' => BYTES,
-                _ => RANDOM,
+                _ => ACCESSES,
             };
             samples.push(Some(amount / started.elapsed().as_secs_f64()));
         }
         Ok(samples)
     }
+
     fn caveats(&self) -> Vec<String> {
-        self.0.caveats()
+        self.program.caveats()
     }
 }

@@ -1,4 +1,4 @@
-//! Firecracker over its API socket: HTTP/1.1, a connection for each request.
+//! Firecracker over its API socket: HTTP/1.1, with a connection for each request.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,36 +9,34 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::Bench;
-use super::hull::{SETTLE, idle_initrd, idle_words};
-use super::restore::{Clone, Saved};
-use super::turns::Trouble;
+use super::error::BenchError;
+use super::plan::{Bench, Program};
+use super::resumed::{ResumedGuest, SETTLE_TIME, SavedGuest, idle_machine};
+use crate::compare::measure::stop::pause;
 use crate::compare::measure::stream::Stream;
-use crate::compare::measure::timed::{self, Running};
-use crate::compare::subject::MEMORY_MIB;
+use crate::compare::measure::timed::Running;
+use crate::compare::subject::firecracker::config;
 use crate::compare::subject::guest::{LINE, TYPED};
 
-/// How it is run here, and in machines.rs.
-pub const CAVEAT: &str = "with its own seccomp filters; not in its jailer";
-/// Bytes of a complaint that are read.
-const MOST: usize = 4096;
+/// Bytes of an error message that are read.
+const MAX_MESSAGE: usize = 4096;
 
-/// The program, and the idle guest that it has saved.
-pub struct Firecracker<'a> {
+/// The idle guest as a snapshot of Firecracker.
+pub struct Snapshot<'a> {
     bench: &'a Bench,
-    program: &'a Path,
+    program: &'a Program,
 }
 
-impl<'a> Firecracker<'a> {
-    /// Nothing saved yet.
-    pub fn new(bench: &'a Bench, program: &'a Path) -> Self {
+impl<'a> Snapshot<'a> {
+    pub fn new(bench: &'a Bench, program: &'a Program) -> Self {
         Self { bench, program }
     }
 
-    fn start(&self, name: &str, input: &str) -> Result<(Running, PathBuf), Trouble> {
+    fn start(&self, name: &str, input: &str) -> Result<(Running, PathBuf), BenchError> {
         let socket = self.socket(name);
-        let _ = fs::remove_file(&socket); // of the one before, which was killed
-        let mut command = Command::new(self.program);
+        // A killed Firecracker leaves its socket.
+        let _ = fs::remove_file(&socket);
+        let mut command = Command::new(&self.program.path);
         command.arg("--api-sock").arg(&socket);
         let running = Running::start_with(&mut command, self.bench.limits, input)?;
         Ok((running, socket))
@@ -48,44 +46,47 @@ impl<'a> Firecracker<'a> {
         self.bench.path(&format!("firecracker.{name}"))
     }
 
-    /// Save what runs behind `socket`, as `[state, memory]`.
-    fn order_save(&self, socket: &Path, [state, memory]: [PathBuf; 2]) -> Result<(), Trouble> {
-        let create = json!({"snapshot_path": state, "mem_file_path": memory});
-        self.request(socket, "PUT", "snapshot/create", &create)
-    }
-
     fn request(
         &self,
         socket: &Path,
         method: &str,
         path: &str,
         body: &Value,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), BenchError> {
         let stream = Stream::unix(UnixStream::connect(socket)?, self.bench.limits.time)?;
         exchange(stream, method, path, body)
     }
 
+    /// The paths of state and memory of a snapshot.
     fn files(&self, which: &str) -> [PathBuf; 2] {
         ["state", "memory"].map(|part| self.bench.path(&format!("firecracker.{which}.{part}")))
     }
+
+    /// Pauses the machine and saves it.
+    fn save_to(&self, socket: &Path, which: &str) -> Result<(), BenchError> {
+        self.request(socket, "PATCH", "vm", &json!({"state": "Paused"}))?;
+        let [state, memory] = self.files(which);
+        let create = json!({"snapshot_path": state, "mem_file_path": memory});
+        self.request(socket, "PUT", "snapshot/create", &create)
+    }
 }
 
-impl Saved for Firecracker<'_> {
-    fn save(&mut self) -> Result<(), Trouble> {
+impl SavedGuest for Snapshot<'_> {
+    fn save(&mut self) -> Result<(), BenchError> {
         let (mut running, socket) = self.start("first", "")?;
         running.connect(&socket)?;
-        for (path, body) in machine(self.bench)? {
-            self.request(&socket, "PUT", path, &body)?;
+        let config = config(&idle_machine(self.bench)?);
+        for resource in ["boot-source", "machine-config"] {
+            self.request(&socket, "PUT", resource, &config[resource])?;
         }
         let start = json!({"action_type": "InstanceStart"});
         self.request(&socket, "PUT", "actions", &start)?;
         running.until(LINE)?;
-        timed::pause(SETTLE)?;
-        self.request(&socket, "PATCH", "vm", &json!({"state": "Paused"}))?;
-        self.order_save(&socket, self.files("saved"))
+        pause(SETTLE_TIME)?;
+        self.save_to(&socket, "saved")
     }
 
-    fn go_on(&mut self, name: &str) -> Result<Clone, Trouble> {
+    fn restore(&mut self, name: &str) -> Result<ResumedGuest, BenchError> {
         let (mut running, socket) = self.start(name, TYPED)?;
         let [state, memory] = self.files("saved");
         let load = json!({
@@ -96,69 +97,49 @@ impl Saved for Firecracker<'_> {
         let stream = running.connect(&socket)?;
         exchange(stream, "PUT", "snapshot/load", &load)?;
         let answered = running.elapsed();
-        Ok(Clone { running, answered })
+        Ok(ResumedGuest { running, answered })
     }
 
-    fn save_again(&mut self, name: &str) -> Result<[f64; 2], Trouble> {
+    fn save_again(&mut self, name: &str) -> Result<[f64; 2], BenchError> {
         let socket = self.socket(name);
         let started = Instant::now();
-        self.request(&socket, "PATCH", "vm", &json!({"state": "Paused"}))?;
-        self.order_save(&socket, self.files("again"))?;
+        self.save_to(&socket, "again")?;
         self.request(&socket, "PATCH", "vm", &json!({"state": "Resumed"}))?;
-        // It stands still from the first request to the last.
+        // The guest is paused from the first request to the last.
         Ok([started.elapsed().as_secs_f64() * 1e3; 2])
     }
 
-    fn first_run(&mut self, _: &str, _: Clone) -> Result<Option<f64>, Trouble> {
+    fn first_run(&mut self, _: &str, _: ResumedGuest) -> Result<Option<f64>, BenchError> {
         Ok(None)
     }
-
-    fn caveats(&self) -> Vec<String> {
-        vec![CAVEAT.into()]
-    }
 }
 
-/// What it is told of a machine with the idle guest, resource by resource.
-pub fn machine(bench: &Bench) -> Result<[(&'static str, Value); 2], Trouble> {
-    let boot = json!({
-        "kernel_image_path": bench.stage.vmlinux()?,
-        "initrd_path": idle_initrd(bench)?,
-        "boot_args": idle_words(),
-    });
-    let machine = json!({"vcpu_count": 1, "mem_size_mib": MEMORY_MIB});
-    Ok([("boot-source", boot), ("machine-config", machine)])
-}
-
-/// A request on a new connection, and its answer.
-fn exchange(mut stream: Stream, method: &str, path: &str, body: &Value) -> Result<(), Trouble> {
+/// Sends a request and reads the answer.
+fn exchange(mut stream: Stream, method: &str, path: &str, body: &Value) -> Result<(), BenchError> {
     let body = body.to_string();
-    let head = format!(
+    write!(
+        stream,
         "{method} /{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
-    );
-    stream.write_all(format!("{head}{body}").as_bytes())?;
-    let head = head_of_answer(&mut stream)?;
-    if head.starts_with("HTTP/1.1 20") {
-        return Ok(());
-    }
-    // What is wrong stands in the body.
-    let length = head.to_ascii_lowercase();
-    let length = length
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    let mut rest = vec![0; length.unwrap_or(0).min(MOST)];
-    stream.read_exact(&mut rest)?;
-    let rest = String::from_utf8_lossy(&rest);
-    Err(Trouble::Other(format!("{method} /{path}: {}", rest.trim())))
-}
-
-fn head_of_answer(stream: &mut Stream) -> std::io::Result<String> {
+    )?;
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    Ok(String::from_utf8_lossy(&head).into_owned())
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    if head.starts_with("http/1.1 20") {
+        return Ok(());
+    }
+    // The body has the error message.
+    let mut fields = head.lines();
+    let length =
+        fields.find_map(|field| field.strip_prefix("content-length:")?.trim().parse().ok());
+    let mut message = vec![0; MAX_MESSAGE.min(length.unwrap_or(0))];
+    stream.read_exact(&mut message)?;
+    let message = String::from_utf8_lossy(&message);
+    let message = message.trim();
+    Err(BenchError::Other(format!("{method} /{path}: {message}")))
 }

@@ -1,141 +1,129 @@
-//! hull as a program that is measured: its flags, its report, its snapshots.
+//! hull as a measured program: its reports and its snapshots.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Bench;
-use super::restore::{Clone, Saved};
-use super::turns::Trouble;
-use crate::compare::measure::timed::{self, Running, run};
+use super::error::BenchError;
+use super::plan::{Bench, Program};
+use super::resumed::{ResumedGuest, SETTLE_TIME, SavedGuest, idle_machine};
+use crate::compare::measure::stop::pause;
+use crate::compare::measure::timed::{Running, run};
 use crate::compare::subject::guest::{LINE, TYPED};
-use crate::compare::subject::{self, MEMORY_MIB, guest};
+use crate::compare::subject::hull::{Bare, command};
+use crate::compare::subject::monitor::{Launch, Monitor};
 
-/// How long a guest that is to be idle has for that, before it is saved.
-pub const SETTLE: Duration = Duration::from_secs(2);
+/// The machine that is saved.
 const IDLE: &str = "idle";
 
-/// `program` with these flags. Templates, records and temporary files are this run's own.
-pub fn command(bench: &Bench, program: &Path, words: &[&str]) -> Command {
-    let mut hull = Command::new(program);
-    hull.args(words).env("HULL_CACHE", bench.path("cache"));
-    hull.env("XDG_RUNTIME_DIR", bench.path("run"));
-    hull.env("TMPDIR", bench.path("tmp"));
-    hull
+/// Runs hull with `--json` for its report, and the given words after it.
+pub fn run_with_report(
+    bench: &Bench,
+    program: &Program,
+    words: &[&str],
+    rest: &[&Path],
+) -> Result<(Value, f64), BenchError> {
+    let path = bench.path("report");
+    let mut hull = command(&bench.stage, &program.path, words);
+    hull.arg("--json").arg(&path).args(rest);
+    let end = run(&mut hull, bench.limits)?.end;
+    Ok((report(&path)?, end.as_secs_f64() * 1e3))
 }
 
-/// What a run says in its `--json`, when it is over.
-pub fn report(path: &Path) -> Result<Value, Trouble> {
-    let text = fs::read(path)?;
-    serde_json::from_slice(&text).map_err(|error| Trouble::Other(format!("its --json: {error}")))
+fn report(path: &Path) -> Result<Value, BenchError> {
+    parse(&fs::read(path)?)
 }
 
-/// A time of a report, in milliseconds.
-pub fn ms(report: &Value, key: &str) -> Result<f64, Trouble> {
-    let missing = || Trouble::Other(format!("its --json has no {key}"));
+fn parse(json: &[u8]) -> Result<Value, BenchError> {
+    let invalid = |error| BenchError::Other(format!("the report of its --json: {error}"));
+    serde_json::from_slice(json).map_err(invalid)
+}
+
+/// A number of a report.
+pub fn number(report: &Value, key: &str) -> Result<f64, BenchError> {
+    let missing = || BenchError::Other(format!("the report of its --json has no {key}"));
     report[key].as_f64().ok_or_else(missing)
 }
 
-/// The initial RAM disk of an idle guest, written when it is first asked for.
-pub fn idle_initrd(bench: &Bench) -> Result<PathBuf, Trouble> {
-    let path = bench.path("initrd.idle");
-    if !path.exists() {
-        let initramfs = bench.stage.initramfs()?;
-        fs::write(&path, guest::initrd(&initramfs, &guest::idle())?)?;
-    }
-    Ok(path)
-}
-
-/// The command line of its kernel.
-pub fn idle_words() -> String {
-    format!("{} rdinit=/{}", subject::CMDLINE, guest::INIT)
-}
-
-/// `hull run` of the idle guest as all monitors have it, as the machine `name`.
-pub fn idle(bench: &Bench, program: &Path, name: &str) -> Result<Command, Trouble> {
-    let mut hull = command(bench, program, &["run", "--name", name]);
-    hull.arg("--memory").arg(format!("{MEMORY_MIB}M"));
-    hull.arg("--cmdline").arg(idle_words());
-    hull.arg("--initrd").arg(idle_initrd(bench)?);
-    hull.arg(bench.stage.vmlinux()?);
-    Ok(hull)
-}
-
-/// The idle guest as a snapshot of hull's.
+/// The idle guest as a snapshot of hull.
 pub struct Snapshot<'a> {
     bench: &'a Bench,
-    program: &'a Path,
-    dir: PathBuf,
+    program: &'a Program,
+    folder: PathBuf,
 }
 
 impl<'a> Snapshot<'a> {
-    /// Of `column`'s program, nothing saved yet.
-    pub fn new(bench: &'a Bench, program: &'a Path, column: &str) -> Self {
+    pub fn new(bench: &'a Bench, program: &'a Program) -> Self {
         Self {
             bench,
             program,
-            dir: bench.path(&format!("{column}.snapshot")),
+            folder: bench.path(&format!("{}.snapshot", program.name)),
         }
     }
 
-    /// How long it took and the guest stood still.
-    fn order_save(&self, name: &str, dir: &Path) -> Result<[f64; 2], Trouble> {
-        let mut hull = command(self.bench, self.program, &["snapshot", name, "--json"]);
-        let timed = run(hull.arg(dir), self.bench.limits)?;
-        let took = timed.end.as_secs_f64() * 1e3;
-        let told: Value = serde_json::from_slice(&timed.output)
-            .map_err(|error| Trouble::Other(format!("hull snapshot --json: {error}")))?;
-        Ok([took, ms(&told, "stood_still_us")? / 1e3])
+    fn hull(&self, words: &[&str]) -> Command {
+        command(&self.bench.stage, &self.program.path, words)
     }
 
-    fn socket(&self, name: &str) -> PathBuf {
-        self.bench
-            .path("run")
-            .join("hull")
-            .join(name)
-            .join("socket")
+    fn save_to(&self, name: &str, folder: &Path) -> Result<[f64; 2], BenchError> {
+        let mut hull = self.hull(&["snapshot", name, "--json"]);
+        let timed = run(hull.arg(folder), self.bench.limits)?;
+        let paused_us = number(&parse(&timed.output)?, "stood_still_us")?;
+        Ok([timed.end.as_secs_f64() * 1e3, paused_us / 1e3])
+    }
+
+    fn report(&self, name: &str) -> PathBuf {
+        self.bench.path(&format!("{name}.json"))
     }
 }
 
-impl Saved for Snapshot<'_> {
-    fn save(&mut self) -> Result<(), Trouble> {
-        let mut hull = idle(self.bench, self.program, IDLE)?;
+impl SavedGuest for Snapshot<'_> {
+    fn save(&mut self) -> Result<(), BenchError> {
+        let mut hull = Bare.command(&Launch {
+            program: &self.program.path,
+            machine: &idle_machine(self.bench)?,
+            stage: &self.bench.stage,
+            id: IDLE,
+        })?;
         let mut running = Running::start(&mut hull, self.bench.limits)?;
         running.until(LINE)?;
-        timed::pause(SETTLE)?;
-        self.order_save(IDLE, &self.dir)?;
+        pause(SETTLE_TIME)?;
+        self.save_to(IDLE, &self.folder)?;
         Ok(running.terminate()?)
     }
 
-    fn go_on(&mut self, name: &str) -> Result<Clone, Trouble> {
-        let report = self.bench.path(&format!("{name}.json"));
-        let words = ["restore", "--name", name, "--json"];
-        let mut hull = command(self.bench, self.program, &words);
-        hull.arg(&report).arg(&self.dir);
+    fn restore(&mut self, name: &str) -> Result<ResumedGuest, BenchError> {
+        let mut hull = self.hull(&["restore", "--name", name, "--json"]);
+        hull.arg(self.report(name)).arg(&self.folder);
         let mut running = Running::start_with(&mut hull, self.bench.limits, TYPED)?;
-        // Until somebody at its socket knows that the guest runs.
-        let mut stream = running.connect(&self.socket(name))?;
+        let socket = self
+            .bench
+            .path("run")
+            .join("hull")
+            .join(name)
+            .join("socket");
+        let mut stream = running.connect(&socket)?;
         stream.write_all(b"{\"version\":1,\"request\":\"status\"}\n")?;
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer)?;
         let answered = running.elapsed();
         if !answer.contains("running") {
-            return Err(Trouble::Other(format!("its status is {}", answer.trim())));
+            let status = answer.trim();
+            return Err(BenchError::Other(format!("its status is {status}")));
         }
-        Ok(Clone { running, answered })
+        Ok(ResumedGuest { running, answered })
     }
 
-    fn save_again(&mut self, name: &str) -> Result<[f64; 2], Trouble> {
-        self.order_save(name, &self.dir.with_extension("again"))
+    fn save_again(&mut self, name: &str) -> Result<[f64; 2], BenchError> {
+        self.save_to(name, &self.folder.with_extension("again"))
     }
 
-    fn first_run(&mut self, name: &str, clone: Clone) -> Result<Option<f64>, Trouble> {
-        clone.running.terminate()?;
-        let report = report(&self.bench.path(&format!("{name}.json")))?;
-        ms(&report, "first_instruction_ms").map(Some)
+    fn first_run(&mut self, name: &str, guest: ResumedGuest) -> Result<Option<f64>, BenchError> {
+        guest.running.terminate()?;
+        let report = report(&self.report(name))?;
+        number(&report, "first_instruction_ms").map(Some)
     }
 }

@@ -1,156 +1,114 @@
-//! `hull bench memory`: what a machine takes beyond its guest's memory.
+//! `hull bench memory`: what a machine uses beyond its guest's memory.
 
 use std::fs;
 use std::time::Duration;
 
-use super::Bench;
-use super::machines::{Devices, Machines};
-use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
-use crate::compare::figure::{Better, Unit};
-use crate::compare::measure::timed::{self, Running};
+use super::error::BenchError;
+use super::machines::{Equipment, Machines};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use crate::compare::figure::Unit::Bytes;
+use crate::compare::measure::stop::pause;
 use crate::compare::measure::tree;
-use crate::compare::subject::{self, MEMORY_MIB, Subject};
+use crate::compare::subject::{self, IDLE, MEMORY_MIB, Subject, UP, words};
 
-/// Until a monitor that has booted a guest has nothing to do any more.
-const SETTLE: Duration = Duration::from_millis(500);
-/// The command of a guest that is idle, and what it says when it is up.
-const IDLE: [&str; 4] = [
-    "/bin/busybox",
-    "sh",
-    "-c",
-    "echo up; exec /bin/busybox sleep 100000",
-];
-const UP: &str = "up\n";
+/// Time for a monitor to become idle after its guest has booted.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 
 pub const PLAN: Plan = Plan {
-    method: "Resident memory (RSS) of all of a monitor's processes, half a second after its guest has become \
-             idle, in all mappings but those as large as the guest's memory of 128 MiB (smaps of proc(5)). \
-             Without devices: kernel, initial RAM disk, 1 vCPU, a serial console. With one of each: disk of \
-             128 MiB, socket, entropy source, balloon, and of hull a shared folder, a scratch disk and a \
-             virtio console besides; the guest uses none but the socket, by which it says that it is up.",
+    method: "Resident memory (RSS) of all processes of a monitor, half a second after its guest has become \
+             idle, in all mappings except those as large as the guest's memory of 128 MiB (smaps of proc(5)). \
+             Without devices: kernel, initial RAM disk, 1 vCPU and a serial console. With one of each: a disk \
+             of 128 MiB, a socket, an entropy source and a balloon, and under hull also a shared folder, a \
+             scratch disk and a virtio console; the guest uses only the socket, by which it reports that it is \
+             up.",
     figures: &[
-        (
-            "no devices: resident beyond the guest",
-            Unit::Bytes,
-            Better::Less,
-        ),
-        (
-            "no devices: of it no pages of a file",
-            Unit::Bytes,
-            Better::Less,
-        ),
-        (
-            "all devices: resident beyond the guest",
-            Unit::Bytes,
-            Better::Less,
-        ),
-        (
-            "all devices: of it no pages of a file",
-            Unit::Bytes,
-            Better::Less,
-        ),
-        ("the program's file", Unit::Bytes, Better::Less),
+        Wanted::less("no devices: resident beyond the guest", Bytes),
+        Wanted::less("no devices: of it no pages of a file", Bytes),
+        Wanted::less("all devices: resident beyond the guest", Bytes),
+        Wanted::less("all devices: of it no pages of a file", Bytes),
+        Wanted::less("the program's file", Bytes),
     ],
     warms_up: false,
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
-    let name = match who.kind {
-        Kind::Own | Kind::Hull => "hull",
-        _ => who.name.as_str(),
-    };
-    let subject = subject::by_name(name, Some(&who.program), &bench.stage)
-        .ok_or_else(|| Trouble::Other(format!("this hull cannot drive {name}")))?;
-    let machines = match who.kind {
-        Kind::Other => None,
-        _ => Some(Machines::new(bench, who, Devices::All)),
-    };
+fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
+    let has_devices = program.kind != Kind::Other;
+    let machines = has_devices.then(|| Machines::new(bench, program, Equipment::All));
     Ok(Box::new(Memory {
         bench,
-        who,
-        subject,
+        program,
+        subject: bench.subject(program)?,
         machines,
     }))
 }
 
 struct Memory<'a> {
     bench: &'a Bench,
-    who: &'a Who,
+    program: &'a Program,
     subject: Box<dyn Subject + 'a>,
     machines: Option<Machines<'a>>,
 }
 
 impl Contender for Memory<'_> {
-    fn prepare(&mut self) -> Result<(), Trouble> {
+    fn prepare(&mut self) -> Result<(), BenchError> {
         self.subject.prepare()?;
-        match &mut self.machines {
-            Some(machines) => machines.prepare(),
-            None => Ok(()),
-        }
+        self.machines.as_mut().map_or(Ok(()), Machines::prepare)
     }
 
     fn version(&self) -> Option<String> {
         self.subject.version()
     }
 
-    fn turn(&mut self) -> Result<Samples, Trouble> {
-        let mut samples = Samples::from(self.without()?.map(Some));
+    fn turn(&mut self) -> Result<Samples, BenchError> {
+        let mut samples = Samples::from(self.without_devices()?.map(Some));
         samples.extend(match &mut self.machines {
             Some(machines) => {
                 let mut machine = machines.start()?;
-                let stream = machine.wait()?;
-                timed::pause(SETTLE)?;
-                let beyond = beyond(&tree::descendants(machine.id()));
-                drop((stream, machine));
-                beyond.map(Some)
+                let _stream = machine.wait()?;
+                pause(SETTLE_TIME)?;
+                beyond_guest(&tree::descendants(machine.id())).map(Some)
             }
             None => [None; 2],
         });
-        samples.push(Some(fs::metadata(&self.who.program)?.len() as f64));
+        samples.push(Some(fs::metadata(&self.program.path)?.len() as f64));
         Ok(samples)
     }
 
     fn caveats(&self) -> Vec<String> {
-        match self.who.kind {
-            Kind::Own | Kind::Hull => Vec::new(),
-            _ => self.subject.caveats(),
+        if self.program.is_hull() {
+            return Vec::new();
         }
+        self.subject.caveats()
     }
 }
 
 impl Memory<'_> {
-    fn without(&mut self) -> Result<[f64; 2], Trouble> {
+    fn without_devices(&mut self) -> Result<[f64; 2], BenchError> {
         let id = format!("idle-{}", std::process::id());
-        let mut command = self.subject.command(&IDLE.map(String::from), &id)?;
-        let up = Running::start(&mut command, self.bench.limits).and_then(|mut running| {
-            running.until(UP)?;
-            timed::pause(SETTLE)?;
-            Ok(running)
-        });
-        let beyond = up.map(|running| {
-            let processes = self.subject.processes(running.id(), &id);
-            beyond(&processes)
-        });
-        self.subject.clear(&id);
-        Ok(beyond?)
+        let (subject, limits) = (&mut *self.subject, self.bench.limits);
+        let running = subject::start(subject, &words(&IDLE), UP, &id, limits)?;
+        let settled = pause(SETTLE_TIME);
+        let beyond = beyond_guest(&subject.processes(running.id(), &id));
+        drop(running);
+        subject.clear(&id);
+        settled?;
+        Ok(beyond)
     }
 }
 
-/// Bytes resident beyond the guest's memory, and of them those that are no pages of a file.
-fn beyond(processes: &[u32]) -> [f64; 2] {
+/// Resident bytes beyond the guest's memory, and those of them that are not pages of a file.
+fn beyond_guest(processes: &[u32]) -> [f64; 2] {
     let mut all = [0.0; 2];
     for pid in processes {
         let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
-        let of_one = of_smaps(&smaps);
-        all.iter_mut()
-            .zip(of_one)
-            .for_each(|(all, one)| *all += one);
+        let of_process = of_smaps(&smaps);
+        all = [all[0] + of_process[0], all[1] + of_process[1]];
     }
     all
 }
 
-/// Of a process. Mappings of the guest's size are the guest's memory, or nothing that is used.
+/// Of one process. A mapping of the guest's size is the guest's memory, or unused.
 fn of_smaps(smaps: &str) -> [f64; 2] {
     const GUEST_KIB: f64 = (MEMORY_MIB * 1024) as f64 * 0.75;
     let (mut all, mut anonymous, mut size) = (0.0, 0.0, 0.0);
@@ -175,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guests_own_memory_is_left_out() {
+    fn the_guests_memory_is_not_counted() {
         let smaps = "\
 00400000-00402000 r-xp 00000000 00:01 1 /bin/monitor\nSize: 8 kB\nRss: 8 kB\nAnonymous: 0 kB\n\
 00600000-08600000 rw-p 00000000 00:00 0 \nSize: 131072 kB\nRss: 20000 kB\nAnonymous: 20000 kB\n\

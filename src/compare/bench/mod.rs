@@ -1,229 +1,221 @@
 //! hull's own figures, beside those of other monitors and of another hull.
 //!
-//! Each [`Topic`] is a file with a `Plan`: which figures, and who can give them.
-//! `turns` has all of them take turns; what comes of it is a [`Report`], and of two
-//! reports [`change`] says what has become better or worse.
-
-use std::path::PathBuf;
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-use crate::compare::measure::host::Host;
-use crate::compare::measure::timed::Limits;
-use crate::compare::subject::{Stage, StageError};
-use crate::compare::warning::Warning;
+//! Each topic is a file with a [`Plan`]: the figures, and a contender for each program that can have them.
 
 mod boot;
 mod density;
 mod disk;
+mod error;
 mod exit;
 mod firecracker;
 mod hull;
 mod machines;
 mod memory;
 mod net;
-pub mod report;
+mod plan;
 mod restore;
-mod turns;
+mod resumed;
 
-use report::{FORMAT, Report, Rival, Settings};
-use turns::{Kind, Plan, Who};
+use std::time::Duration;
 
-/// The names that `--vs` knows.
-pub const RIVALS: [&str; 5] = [
-    "firecracker",
-    "cloud-hypervisor",
-    "qemu-microvm",
-    "kvmtool",
-    "hull",
-];
-/// What another hull is called beside this one.
+pub use error::BenchError;
+use plan::{Bench, Kind, Made, Plan, Program, Samples};
+
+use crate::compare::figure::{Cell, Figure};
+use crate::compare::measure::host::Host;
+use crate::compare::measure::stop::is_stopped;
+use crate::compare::measure::timed::Limits;
+use crate::compare::report::bench::{FORMAT, RIVALS, Report, Rival, Settings, Topic};
+use crate::compare::report::participant::Participant;
+use crate::compare::subject::{Stage, first_line};
+use crate::compare::turns::{Each, OnProgress, Runs, Turns};
+use crate::compare::warning::Warning;
+
+/// The name of another hull in a report.
 const OTHER_HULL: &str = "other hull";
 
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Topic {
-    /// From exec to a guest's output and end.
-    Boot,
-    /// From exec to a guest that goes on from a snapshot, and saving it.
-    Restore,
-    /// The way of one exit.
-    Exit,
-    /// What a machine takes beyond its guest's memory.
-    Memory,
-    /// What each of many machines from one snapshot takes.
-    Density,
-    /// A guest's disk.
-    Disk,
-    /// A guest's network and sockets.
-    Net,
-}
-
-impl Topic {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Boot,
-        Self::Restore,
-        Self::Exit,
-        Self::Memory,
-        Self::Density,
-        Self::Disk,
-        Self::Net,
-    ];
-
-    fn plan(self) -> &'static Plan {
-        match self {
-            Self::Boot => &boot::PLAN,
-            Self::Restore => &restore::PLAN,
-            Self::Exit => &exit::PLAN,
-            Self::Memory => &memory::PLAN,
-            Self::Density => &density::PLAN,
-            Self::Disk => &disk::PLAN,
-            Self::Net => &net::PLAN,
-        }
-    }
-
-    /// As the command line has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Boot => "boot",
-            Self::Restore => "restore",
-            Self::Exit => "exit",
-            Self::Memory => "memory",
-            Self::Density => "density",
-            Self::Disk => "disk",
-            Self::Net => "net",
-        }
-    }
-}
-
-/// Why there is no report.
-#[derive(Debug, Error)]
-pub enum BenchError {
-    /// A name that nobody knows how to drive.
-    #[error("--vs {0}=...: no such program to compare with; the names are {names}", names = RIVALS.join(", "))]
-    Unknown(String),
-    /// Two columns of one name.
-    #[error("--vs {0}=...: it is there twice; compare one after the other")]
-    Twice(String),
-    /// No turns.
-    #[error("--runs 0 measures nothing; ask for --runs 10")]
-    NoRuns,
-    /// No time.
-    #[error("--timeout 0 leaves no time; leave it out, or give seconds")]
-    NoTime,
-    /// What all start from.
-    #[error(transparent)]
-    Stage(#[from] StageError),
-    /// The program does not find itself.
-    #[error("cannot find this program's own file: {0}")]
-    Program(std::io::Error),
-    /// Nobody has a figure.
-    #[error("nothing could be measured: {0}")]
-    Nothing(String),
-    /// A signal came.
-    #[error("stopped; nothing is left, and no figure is kept")]
-    Stopped,
-}
-
-/// Hears how far it is: so many steps of so many are done, and whose turn it is.
-pub type Progress<'a> = dyn FnMut(usize, usize, &str) + 'a;
-
-/// What all turns share.
-pub struct Bench {
-    stage: Stage,
-    limits: Limits,
-}
-
-/// Measure `topic`. `command` is what the report says that it was printed by.
-///
-/// # Errors
-/// See [`BenchError`].
+/// Measures `topic`. `command` is the command line for the report.
 pub fn measure(
     topic: Topic,
     settings: &Settings,
     command: Vec<String>,
-    progress: &mut Progress,
+    on_progress: OnProgress,
 ) -> Result<Report, BenchError> {
-    let who = takers(settings)?;
+    let programs = participants(settings)?;
     let bench = Bench {
-        // In memory, where the disk has no part in it.
+        // In memory, so that disks have no part in the figures.
         stage: Stage::within("/dev/shm".as_ref(), settings.bzimage.clone())?,
-        limits: Limits {
-            time: Duration::from_secs(settings.timeout),
-            ..Limits::default()
-        },
+        limits: Limits::of_time(Duration::from_secs(settings.timeout)),
     };
-    let plan = topic.plan();
+    let plan = plan(topic);
     let host = Host::examine();
-    let (subjects, figures) = turns::take(&bench, plan, &who, settings.runs, progress)?;
-    let samples = figures.iter().flat_map(|figure| &figure.cells);
-    if samples.clone().all(|cell| cell.samples.is_empty()) {
-        let why = subjects.iter().filter_map(|one| one.left_out.as_deref());
-        return Err(BenchError::Nothing(why.take(1).collect()));
-    }
-    let mut warnings = Warning::of_run(&host, settings.runs);
-    for figure in &figures {
-        warnings.extend(figure.cells.iter().filter_map(|cell| {
-            let name = format!("{}, {}", figure.name, cell.subject);
-            Warning::of_figure(&name, &cell.summary?)
-        }));
+    let entrants = programs.iter().map(|program| {
+        let entrant = Entrant::new(&bench, plan, program);
+        (program.name.clone(), entrant)
+    });
+    let mut turns = Turns::new(entrants, settings.runs, on_progress);
+    let figures = take_turns(&mut turns, topic, plan)?;
+    let subjects = turns
+        .all()
+        .map(|(_, entrant, left_out)| entrant.participant(left_out));
+    let subjects: Vec<Participant> = subjects.collect();
+    let mut cells = figures.iter().flat_map(|figure| &figure.cells);
+    if cells.all(|cell| cell.samples.is_empty()) {
+        let reason = subjects.iter().find_map(|one| one.left_out.clone());
+        return Err(BenchError::Nothing(reason.unwrap_or_default()));
     }
     Ok(Report {
         format: FORMAT,
         topic,
         command,
+        warnings: warnings(&host, settings.runs, &figures),
         host,
         settings: settings.clone(),
         method: plan.method.into(),
         subjects,
-        warnings: warnings.iter().map(ToString::to_string).collect(),
         figures,
     })
 }
 
-/// hull, and who it is compared with.
-fn takers(settings: &Settings) -> Result<Vec<Who>, BenchError> {
-    if settings.runs == 0 {
-        return Err(BenchError::NoRuns);
+fn plan(topic: Topic) -> &'static Plan {
+    match topic {
+        Topic::Boot => &boot::PLAN,
+        Topic::Restore => &restore::PLAN,
+        Topic::Exit => &exit::PLAN,
+        Topic::Memory => &memory::PLAN,
+        Topic::Density => &density::PLAN,
+        Topic::Disk => &disk::PLAN,
+        Topic::Net => &net::PLAN,
     }
-    if settings.timeout == 0 {
-        return Err(BenchError::NoTime);
-    }
-    let mut who = vec![Who {
-        name: "hull".into(),
-        kind: Kind::Own,
-        program: std::env::current_exe().map_err(BenchError::Program)?,
-    }];
-    for Rival { name, program } in &settings.rivals {
-        let kind = match name.as_str() {
-            "hull" => Kind::Hull,
-            "firecracker" => Kind::Firecracker,
-            known if RIVALS.contains(&known) => Kind::Other,
-            unknown => return Err(BenchError::Unknown(unknown.into())),
-        };
-        let column = match kind {
-            Kind::Hull => OTHER_HULL,
-            _ => name,
-        };
-        if who.iter().any(|one| one.name == column) {
-            return Err(BenchError::Twice(name.clone()));
-        }
-        who.push(Who {
-            name: column.into(),
-            kind,
-            program: program.clone(),
-        });
-    }
-    Ok(who)
 }
 
-impl Bench {
-    /// A file of this run's own, in memory.
-    fn path(&self, name: &str) -> PathBuf {
-        self.stage.path(name)
+/// This program and its rivals.
+fn participants(settings: &Settings) -> Result<Vec<Program>, BenchError> {
+    let mut programs = vec![Program {
+        name: "hull".into(),
+        kind: Kind::ThisHull,
+        path: std::env::current_exe().map_err(BenchError::OwnPath)?,
+    }];
+    for Rival { name, program } in &settings.rivals {
+        let (column, kind) = match name.as_str() {
+            "hull" => (OTHER_HULL, Kind::OtherHull),
+            "firecracker" => ("firecracker", Kind::Firecracker),
+            known if RIVALS.contains(&known) => (known, Kind::Other),
+            unknown => return Err(BenchError::UnknownRival(unknown.into())),
+        };
+        if programs.iter().any(|one| one.name == column) {
+            return Err(BenchError::GivenTwice(name.clone()));
+        }
+        programs.push(Program {
+            name: column.into(),
+            kind,
+            path: program.clone(),
+        });
+    }
+    Ok(programs)
+}
+
+fn take_turns(
+    turns: &mut Turns<Entrant>,
+    topic: Topic,
+    plan: &Plan,
+) -> Result<Vec<Figure>, BenchError> {
+    turns.begin(topic.name(), 0, 2);
+    turns.warm_up(|entrant| entrant.prepare(plan.warms_up));
+    turns.begin(topic.name(), 1, 2);
+    let runs = turns.runs("measured", Entrant::turn);
+    if is_stopped() {
+        return Err(BenchError::Stopped);
+    }
+    for (index, _) in &runs {
+        if let Some(reason) = turns.driver(*index).hopeless.clone() {
+            turns.leave_out(*index, reason);
+        }
+    }
+    Ok(figures(turns, plan, &runs))
+}
+
+fn figures(turns: &Turns<Entrant>, plan: &Plan, runs: &Each<Runs<Samples>>) -> Vec<Figure> {
+    let figures = plan.figures.iter().enumerate().map(|(at, wanted)| {
+        turns.figure(wanted.name, (wanted.unit, wanted.better), runs, |runs| {
+            let samples = runs.done.iter().filter_map(|samples| *samples.get(at)?);
+            let samples: Vec<f64> = samples.collect();
+            if samples.is_empty() {
+                Cell::missing("it does not have this figure")
+            } else {
+                Cell::samples(samples).with_note(runs.note())
+            }
+        })
+    });
+    figures.collect()
+}
+
+fn warnings(host: &Host, runs: usize, figures: &[Figure]) -> Vec<String> {
+    let mut warnings = Warning::of_run(host, runs);
+    for figure in figures {
+        warnings.extend(figure.cells.iter().filter_map(|cell| {
+            let name = format!("{}, {}", figure.name, cell.subject);
+            Warning::of_figure(&name, &cell.summary?)
+        }));
+    }
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+/// A program with its contender.
+struct Entrant<'a> {
+    program: &'a Program,
+    contender: Made<'a>,
+    has_succeeded: bool,
+    /// The error of its first turn. It has no more turns, since each may take as long as the limits allow.
+    hopeless: Option<String>,
+}
+
+impl<'a> Entrant<'a> {
+    fn new(bench: &'a Bench, plan: &Plan, program: &'a Program) -> Self {
+        Self {
+            program,
+            contender: (plan.contender)(bench, program),
+            has_succeeded: false,
+            hopeless: None,
+        }
+    }
+
+    fn prepare(&mut self, warms_up: bool) -> Result<(), String> {
+        let contender = self.contender.as_mut().map_err(|error| error.to_string())?;
+        let mut prepared = contender.prepare();
+        if warms_up {
+            prepared = prepared.and_then(|()| contender.turn().map(drop));
+        }
+        prepared.map_err(|error| error.to_string())
+    }
+
+    fn turn(&mut self) -> Result<Samples, String> {
+        if let Some(reason) = &self.hopeless {
+            return Err(reason.clone());
+        }
+        let contender = self.contender.as_mut().map_err(|error| error.to_string())?;
+        let turn = contender.turn().map_err(|error| error.to_string());
+        match &turn {
+            Ok(_) => self.has_succeeded = true,
+            Err(reason) if !self.has_succeeded => self.hopeless = Some(reason.clone()),
+            Err(_) => {}
+        }
+        turn
+    }
+
+    fn participant(&self, left_out: Option<&str>) -> Participant {
+        let contender = self.contender.as_ref().ok().filter(|_| left_out.is_none());
+        let version = contender.and_then(|one| {
+            let version = one.version();
+            version.or_else(|| first_line(&self.program.path, "--version"))
+        });
+        Participant {
+            name: self.program.name.clone(),
+            program: Some(self.program.path.clone()),
+            version,
+            caveats: contender.map_or(Vec::new(), |one| one.caveats()),
+            left_out: left_out.map(Into::into),
+            ..Participant::default()
+        }
     }
 }

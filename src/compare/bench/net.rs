@@ -1,134 +1,123 @@
-//! `hull bench net`: bytes between programs of the guest's and the host's, over a tap device and over the
+//! `hull bench net`: bytes between programs of the guest and the host, over a tap device and over the
 //! machine's socket.
 
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use super::Bench;
-use super::machines::{Devices, Machines};
-use super::turns::{Contender, Kind, Made, Plan, Samples, Trouble, Who};
-use crate::compare::figure::{Better, Unit};
+use super::error::BenchError;
+use super::machines::{Equipment, Machines};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use crate::compare::figure::Unit::{BytesPerSecond, Microseconds};
 use crate::compare::measure::stream::Stream;
 
-/// As the guest has it.
+/// Amounts as guest/bench has them.
 const BYTES: usize = 64 << 20;
 const ROUND_TRIPS: u32 = 500;
 
 pub const PLAN: Plan = Plan {
-    method: "A new machine each turn: 64 MiB each way and 500 round trips of a byte, between a program of \
-             the guest's and this one, by TCP over a tap device (which takes root) and by the machine's \
-             socket, where once the guest connects and once the host. The host's clock, from an order to \
-             the guest, or the first byte, to its answer.",
-    // In the order in which a machine does it.
+    method: "A new machine for each turn: 64 MiB each way and 500 round trips of a byte, between a program of \
+             the guest and this one, by TCP over a tap device (which needs root) and by the machine's socket, \
+             where once the guest connects and once the host. The clock is the host's, from a request to the \
+             guest, or the first byte, to its answer.",
+    // In the order in which the guest does it.
     figures: &[
-        ("TCP, guest to host", Unit::BytesPerSecond, Better::More),
-        ("TCP, host to guest", Unit::BytesPerSecond, Better::More),
-        (
-            "TCP, round trip of a byte",
-            Unit::Microseconds,
-            Better::Less,
-        ),
-        ("socket, guest to host", Unit::BytesPerSecond, Better::More),
-        ("socket, host to guest", Unit::BytesPerSecond, Better::More),
-        (
-            "socket, round trip of a byte",
-            Unit::Microseconds,
-            Better::Less,
-        ),
-        (
-            "socket, host connects, guest to host",
-            Unit::BytesPerSecond,
-            Better::More,
-        ),
-        (
-            "socket, host connects, host to guest",
-            Unit::BytesPerSecond,
-            Better::More,
-        ),
-        (
-            "socket, host connects, round trip",
-            Unit::Microseconds,
-            Better::Less,
-        ),
+        Wanted::more("TCP, guest to host", BytesPerSecond),
+        Wanted::more("TCP, host to guest", BytesPerSecond),
+        Wanted::less("TCP, round trip of a byte", Microseconds),
+        Wanted::more("socket, guest to host", BytesPerSecond),
+        Wanted::more("socket, host to guest", BytesPerSecond),
+        Wanted::less("socket, round trip of a byte", Microseconds),
+        Wanted::more("socket, host connects, guest to host", BytesPerSecond),
+        Wanted::more("socket, host connects, host to guest", BytesPerSecond),
+        Wanted::less("socket, host connects, round trip", Microseconds),
     ],
     warms_up: false,
     contender,
 };
 
-fn contender<'a>(bench: &'a Bench, who: &'a Who) -> Made<'a> {
-    if who.kind == Kind::Other {
-        return Err(Trouble::Other("its devices are not measured".into()));
+fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
+    if program.kind == Kind::Other {
+        return Err(BenchError::Other("its devices are not measured".into()));
     }
-    let root = rustix::process::geteuid().is_root();
+    let is_root = rustix::process::geteuid().is_root();
     Ok(Box::new(Net {
-        tap: root.then(|| Machines::new(bench, who, Devices::Net)),
-        socket: Machines::new(bench, who, Devices::Vsock),
+        program,
+        tap: is_root.then(|| Machines::new(bench, program, Equipment::Tap)),
+        socket: Machines::new(bench, program, Equipment::Vsock),
     }))
 }
 
 struct Net<'a> {
+    program: &'a Program,
     tap: Option<Machines<'a>>,
     socket: Machines<'a>,
 }
 
 impl Contender for Net<'_> {
-    fn turn(&mut self) -> Result<Samples, Trouble> {
+    fn prepare(&mut self) -> Result<(), BenchError> {
+        self.socket.prepare()
+    }
+
+    fn turn(&mut self) -> Result<Samples, BenchError> {
         let mut samples = match &mut self.tap {
             Some(machines) => {
-                // Both kinds of machines have one configuration at a time.
-                machines.prepare()?;
                 let mut machine = machines.start()?;
-                all(|order| machine.order(order))?.into()
+                all_transfers(|request| machine.request(request))?.into()
             }
             None => vec![None; 3],
         };
-        self.socket.prepare()?;
         let mut machine = self.socket.start()?;
-        samples.extend(all(|order| machine.order(order))?);
-        samples.extend(all(|order| machine.order_by_host(order))?);
+        samples.extend(all_transfers(|request| machine.request(request))?);
+        samples.extend(all_transfers(|request| machine.request_by_host(request))?);
         Ok(samples)
     }
 
     fn caveats(&self) -> Vec<String> {
-        let mut caveats = self.socket.caveats();
+        let mut caveats = self.program.caveats();
         if self.tap.is_none() {
-            caveats.push("no TCP: only root can make a tap device; run it as root".into());
+            caveats.push("no TCP: only root can create a tap device; run it as root".into());
         }
         caveats
     }
 }
 
-/// Up, down, to and fro, each on a connection of its own.
-fn all(mut order: impl FnMut(u8) -> Result<Stream, Trouble>) -> Result<[Option<f64>; 3], Trouble> {
+/// To the host, to the guest and round trips, each over a connection of its own.
+fn all_transfers(
+    mut request: impl FnMut(u8) -> Result<Stream, BenchError>,
+) -> Result<[Option<f64>; 3], BenchError> {
     let mut buffer = vec![0; 1 << 16];
 
-    let mut stream = order(b'S')?;
+    let mut stream = request(b'S')?;
     let started = Instant::now();
     let mut left = BYTES;
     while left > 0 {
         match stream.read(&mut buffer)? {
-            0 => return Err(Trouble::Other("its guest hung up early".into())),
+            0 => {
+                return Err(BenchError::Other(
+                    "its guest closed the connection early".into(),
+                ));
+            }
             length => left -= length.min(left),
         }
     }
-    let up = BYTES as f64 / started.elapsed().as_secs_f64();
+    let to_host = BYTES as f64 / started.elapsed().as_secs_f64();
     drop(stream);
 
-    let mut stream = order(b'R')?;
+    let mut stream = request(b'R')?;
     let started = Instant::now();
     for _ in 0..BYTES / buffer.len() {
         stream.write_all(&buffer)?;
     }
     stream.read_exact(&mut buffer[..1])?;
-    let down = BYTES as f64 / started.elapsed().as_secs_f64();
+    let to_guest = BYTES as f64 / started.elapsed().as_secs_f64();
     drop(stream);
 
-    let mut stream = order(b'P')?;
+    let mut stream = request(b'P')?;
     let started = Instant::now();
     for _ in 0..ROUND_TRIPS {
         stream.write_all(b"p")?;
         stream.read_exact(&mut buffer[..1])?;
     }
     let round_trip = started.elapsed().as_secs_f64() * 1e6 / f64::from(ROUND_TRIPS);
-    Ok([up, down, round_trip].map(Some))
+    Ok([to_host, to_guest, round_trip].map(Some))
 }

@@ -1,7 +1,7 @@
-//! System calls of a command and of all that it starts, counted by ptrace(2).
+//! Counts the system calls of a command and its descendants with ptrace(2).
 //!
-//! What a container's workload asks of the host's kernel is in this count as it is; of a virtual machine
-//! there is what its monitor asks, `ioctl(KVM_RUN)` among it, by which it hands the processor to the guest.
+//! The count of a container includes the system calls of its workload. The count of a virtual machine has
+//! those of its monitor, including `ioctl(KVM_RUN)`, which enters the guest.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,47 +24,43 @@ use crate::sandbox::{Role, spawn_scoped};
 const IOCTL: u64 = 16;
 const KVM_RUN: u64 = 0xae80;
 
-/// Children and tracees of this thread, of any kind (wait4(2)).
-const MINE: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
+/// wait4(2) on all children and tracees of this thread.
+const OF_THIS_THREAD: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 
-/// How often which system call was made.
+/// System calls by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// By number (`<asm/unistd_64.h>`).
+    /// Numbers are those of `<asm/unistd_64.h>`.
     pub by_number: BTreeMap<u64, u64>,
-    /// Of them, ioctl(KVM_RUN).
+    /// How many of them were ioctl(KVM_RUN).
     pub kvm_runs: u64,
 }
 
 impl Calls {
-    /// All of them.
     pub fn total(&self) -> u64 {
         self.by_number.values().sum()
     }
 
-    /// How many different ones.
-    pub fn different(&self) -> usize {
+    /// The number of distinct system calls.
+    pub fn distinct(&self) -> usize {
         self.by_number.len()
     }
 }
 
-/// Why they were not counted.
+/// Each message continues the sentence "it ...".
 #[derive(Debug, Error)]
 pub enum CallsError {
-    /// ptrace is not allowed, or the command could not be started.
-    #[error("cannot trace it: {0}")]
+    /// The kernel refused ptrace, or the command could not be spawned.
+    #[error("cannot be traced: {0}")]
     Trace(io::Error),
-    /// It did not end.
+    /// The command ran into the time limit.
     #[error("did not end within {} s under ptrace", .0.as_secs())]
     Hung(Duration),
 }
 
-/// Run `command` to its end or for `limit`, and count. Its output goes nowhere.
-///
-/// # Errors
-/// ptrace is not allowed here, or it hangs.
+/// Runs `command` to its end, for no longer than `limit`, and discards its output.
 pub fn count(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
-    // In a thread of its own, which waits for what it started and nobody else's children.
+    // A thread of its own waits for its own children only.
     std::thread::scope(|scope| {
         let thread = spawn_scoped(scope, Role::Tracer, || count_here(command, limit));
         thread
@@ -76,7 +72,7 @@ pub fn count(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
 
 fn count_here(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
     let trace = |error: Errno| CallsError::Trace(error.into());
-    // A shell that stands still until it is traced, and then becomes the command.
+    // A shell stops until it is traced, and then executes the command.
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]);
     shell.arg(command.get_program()).args(command.get_args());
@@ -110,7 +106,7 @@ fn count_here(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
     calls
 }
 
-/// All that runs under the trace; killed when dropped.
+/// The traced process group. Dropping it kills the group.
 struct Traced {
     root: Pid,
 }
@@ -121,8 +117,8 @@ impl Traced {
         let mut calls = Calls::default();
         let mut counting = false;
         loop {
-            let all = MINE | WaitPidFlag::WNOHANG;
-            // Not by nix, which knows no real-time signals and reports an error where one comes.
+            let all = OF_THIS_THREAD | WaitPidFlag::WNOHANG;
+            // nix fails with EINVAL when a real-time signal arrives.
             let all = WaitOptions::from_bits_retain(all.bits() as u32);
             let (pid, status) = match rustix::process::wait(all) {
                 Ok(Some((pid, status))) => (pid.as_raw_nonzero().get(), status.as_raw()),
@@ -137,7 +133,7 @@ impl Traced {
             match Stop::of(status) {
                 Stop::Call if counting => note(Pid::from_raw(pid), &mut calls),
                 Stop::Call => {}
-                // The shell has become the command.
+                // The shell has executed the command.
                 Stop::Event(event) => counting |= event == libc::PTRACE_EVENT_EXEC,
                 Stop::Signal(signal) => {
                     resume(pid, signal);
@@ -151,19 +147,19 @@ impl Traced {
     }
 }
 
-/// Why a thread under the trace stands still, or that it has ended (ptrace(2)).
+/// Why a traced thread stopped (ptrace(2)), or that it ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
     Call,
     Event(i32),
-    /// It is to be given the signal, if it is not 0.
+    /// The signal to deliver; 0 is none.
     Signal(i32),
     End,
 }
 
 impl Stop {
     fn of(status: i32) -> Self {
-        // With PTRACE_O_TRACESYSGOOD.
+        // PTRACE_O_TRACESYSGOOD sets bit 7.
         const CALL: i32 = libc::SIGTRAP | 0x80;
         if !libc::WIFSTOPPED(status) {
             return Self::End;
@@ -195,13 +191,13 @@ fn note(pid: Pid, calls: &mut Calls) {
 impl Drop for Traced {
     fn drop(&mut self) {
         let _ = killpg(self.root, Signal::SIGKILL);
-        // What is left of the tree, zombies of tracees among it.
+        // Reap what is left of the tree, including zombies of tracees.
         let deadline = Instant::now() + Duration::from_secs(2);
-        let all = MINE | WaitPidFlag::WNOHANG;
+        let all = OF_THIS_THREAD | WaitPidFlag::WNOHANG;
         while Instant::now() < deadline {
             match waitpid(None, Some(all)) {
                 Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(1)),
-                // Also a real-time signal.
+                // nix reports a real-time signal as EINVAL.
                 Ok(_) | Err(Errno::EINVAL) => {}
                 Err(_) => break,
             }
@@ -214,19 +210,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_real_time_signal_is_delivered_and_counting_goes_on() {
+    fn counting_continues_after_a_real_time_signal() {
         assert_eq!(Stop::of(34 << 8 | 0x7f), Stop::Signal(34));
-        // bash, since dash knows no real-time signals by name; getppid is what comes after the signal.
+        // dash has no names for real-time signals.
         let mut command = Command::new("bash");
         command.args(["-c", "trap '/bin/true' RTMIN; kill -RTMIN $$; (:); (:)"]);
         let with = count(&command, Duration::from_secs(60)).expect("counted");
         let execve = 59;
-        assert_eq!(with.by_number.get(&execve), Some(&1), "that of /bin/true");
+        assert_eq!(
+            with.by_number.get(&execve),
+            Some(&1),
+            "the one of /bin/true"
+        );
     }
 
     #[test]
-    fn a_child_is_counted_with_its_parent() {
-        // One group of processes at a time: the waits would be each other's.
+    fn children_are_counted_with_their_parent() {
         let calls = |script: &str| {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", script]);
@@ -234,11 +233,11 @@ mod tests {
         };
         let (getppid, one) = (110, calls(":").expect("counted"));
         let more = calls("(:); (:); (:); :").expect("counted");
-        assert!(one.total() > 10 && one.different() > 3, "{one:?}");
+        assert!(one.total() > 10 && one.distinct() > 3, "{one:?}");
         assert!(more.total() > one.total());
         assert!(
             one.by_number.contains_key(&getppid),
-            "dash asks for its parent"
+            "dash calls getppid at its start"
         );
         assert_eq!(one.kvm_runs, 0);
         let mut sleep = Command::new("sleep");

@@ -1,4 +1,4 @@
-//! The machine on which figures were taken.
+//! The machine on which figures were measured.
 
 use std::fs;
 use std::time::SystemTime;
@@ -10,33 +10,32 @@ use crate::kvm::probe;
 use crate::kvm::processor::Kind;
 use crate::kvm::processor::Processor;
 
-/// A machine, and when.
+/// A machine at a point in time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {
-    /// UTC, RFC 3339.
+    /// UTC, in the format of RFC 3339.
     pub date: String,
-    /// hull's version.
     pub hull: String,
-    /// The processor's name.
+    /// The processor's brand string.
     pub processor: String,
-    /// Processors that run.
+    /// Number of processors available to this process.
     pub cpus: usize,
-    /// Bytes of memory.
+    /// MemTotal of proc_meminfo(5), in bytes.
     pub memory: u64,
-    /// Release of its kernel.
+    /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// What its KVM is, in a few words; `None` if there is none for us.
+    /// Kind of KVM; `None` if /dev/kvm cannot be used.
     pub kvm: Option<String>,
-    /// Whether its KVM emulates kernels of guests.
+    /// Whether KVM emulates the kernels of its guests.
     pub software_kvm: bool,
-    /// The hypervisor under it.
+    /// The hypervisor that this machine runs on.
     pub hypervisor: Option<String>,
-    /// Whether that emulates its instructions.
+    /// Whether that hypervisor emulates the processor.
     pub emulated: bool,
 }
 
 impl Host {
-    /// This machine, now. Takes what [`probe::measure`] takes.
+    /// Describes this machine. Takes as long as [`probe::measure`].
     pub fn examine() -> Self {
         let processor = Processor::of_host();
         let measured = Kvm::new().ok().and_then(|kvm| probe::measure(kvm).ok());
@@ -65,12 +64,11 @@ impl Host {
     }
 }
 
-/// Bytes that new programs could have without swapping: MemAvailable of proc_meminfo(5).
+/// MemAvailable of proc_meminfo(5), in bytes.
 pub fn memory_available() -> Option<u64> {
     meminfo("MemAvailable:")
 }
 
-/// A line of proc_meminfo(5), in bytes.
 fn meminfo(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -1,17 +1,14 @@
-//! One run of a command: when its first byte came, when it ended, what CPU time it and its children
-//! took.
+//! One run of a command: when its first byte came, when it ended, how much CPU time it and its children took.
 //!
-//! The clock starts right before the child is made (fork, exec) and stops when its output is closed and
-//! it was waited for. It runs in a process group of its own, which is killed when it takes too long or
-//! prints too much; and what it left behind with it.
+//! The clock starts right before the child is created (fork, exec) and stops when its output is closed and
+//! it was waited for. The command has its own process group, which is killed when a limit is reached and
+//! when the command has ended.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -19,142 +16,62 @@ use nix::sys::time::TimeVal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
-use thiserror::Error;
 
+use super::error::RunError;
+use super::stop::{POLL_INTERVAL, is_stopped};
 use super::stream::Stream;
 
-/// Between two looks at whether this process was told to stop.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which a socket is tried that does not exist yet.
+const CONNECT_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Raised by a signal to this process: no run goes on then, and none begins.
-static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// What a handler of signals raises: every run ends with [`RunError::Stopped`] then, at once, and so do
-/// those that would follow.
-pub fn stop() -> Arc<AtomicBool> {
-    STOP.clone()
-}
-
-/// Whether [`stop`] was raised.
-pub fn is_stopped() -> bool {
-    STOP.load(Ordering::Relaxed)
-}
-
-/// Do nothing for so long.
-///
-/// # Errors
-/// [`RunError::Stopped`].
-pub fn pause(time: Duration) -> Result<(), RunError> {
-    let start = Instant::now();
-    while !is_stopped() {
-        let left = time.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::sleep(left.min(LOOK));
-    }
-    Err(RunError::Stopped)
-}
-
-/// How long a run may take, and how much it may say.
+/// The limits of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From its start to its end.
+    /// From start to end.
     pub time: Duration,
     /// Bytes on standard output.
     pub output: usize,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            time: Duration::from_secs(60),
-            output: 1 << 20,
-        }
+impl Limits {
+    /// The usual limit of output, 1 MiB, with this limit of time.
+    pub fn of_time(time: Duration) -> Self {
+        let output = 1 << 20;
+        Self { time, output }
     }
 }
 
-/// A run that ended well.
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of_time(Duration::from_secs(60))
+    }
+}
+
+/// The times of a run that ended with status 0.
 #[derive(Clone, Debug)]
 pub struct Timed {
-    /// From the start to the first byte on standard output; `None` if there was none.
+    /// From the start to the first byte on standard output; `None` without output.
     pub first_byte: Option<Duration>,
-    /// From the start to the last byte, or the last few that came at once.
+    /// From the start to the last read that returned bytes.
     pub last_byte: Option<Duration>,
     /// From the start to the end.
     pub end: Duration,
-    /// CPU time of it and of its children that were waited for, user and system.
+    /// CPU time, user and system, of the command and of all its children that it waited for.
     pub cpu: Duration,
-    /// All of its standard output, without the carriage returns of a serial terminal.
+    /// Standard output, without carriage returns, which a serial terminal adds.
     pub output: Vec<u8>,
 }
 
-/// Why there is no figure.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// It could not be started.
-    #[error("cannot be started: {0}")]
-    Start(io::Error),
-    /// It did not end.
-    #[error("did not end within {} s and was killed{}", limit.as_secs(), said(stderr))]
-    Hung {
-        /// What it was given.
-        limit: Duration,
-        /// The last line of its standard error.
-        stderr: String,
-    },
-    /// It printed without end.
-    #[error("printed more than {limit} bytes and was killed")]
-    Flooded {
-        /// What it was given.
-        limit: usize,
-    },
-    /// It ended with another status than 0.
-    #[error("ended with {}{}", how(*status), said(stderr))]
-    Failed {
-        /// The status.
-        status: ExitStatus,
-        /// The last line of its standard error.
-        stderr: String,
-    },
-    /// It ended well, but what ran in it did not; how, in words that "it" may stand before.
-    #[error("{0}")]
-    Judged(String),
-    /// It did not print what it should have.
-    #[error("did not print what it should have, but {0:?}")]
-    Output(String),
-    /// This process was told to stop.
-    #[error("was stopped")]
-    Stopped,
-    /// The host's kernel refused.
-    #[error("cannot watch it: {0}")]
-    Watch(#[from] io::Error),
-}
-
-fn how(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("status {code}"),
-        (None, signal) => format!("signal {}", signal.unwrap_or(0)),
-    }
-}
-
-fn said(stderr: &str) -> String {
-    match stderr.is_empty() {
-        true => String::new(),
-        false => format!(": {stderr}"),
-    }
-}
-
-/// Run `command` to its end, with its standard input closed.
+/// Runs `command` to its end, with its standard input closed.
 ///
 /// # Errors
-/// It hangs, floods, fails; see [`RunError`].
+/// See [`RunError`].
 pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
     Running::start(command, limits)?.finish()
 }
 
-/// A command that runs; killed with its process group when dropped.
-pub struct Running {
+/// A running command. Dropping it kills its process group.
+pub(crate) struct Running {
     child: Child,
     started: Instant,
     limits: Limits,
@@ -162,27 +79,26 @@ pub struct Running {
     last_byte: Option<Duration>,
     output: Vec<u8>,
     stderr: std::fs::File,
-    /// Its number may be another's.
+    /// Whether the process was waited for, so that its number may belong to another.
     waited: bool,
-    /// What children had taken of the processor before.
+    /// CPU time of all children before the start.
     cpu_before: Duration,
 }
 
 impl Running {
-    /// Start `command`, with its standard input closed.
+    /// Starts `command` with its standard input closed.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// It could not be spawned.
     pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
         command.stdin(Stdio::null());
         Self::spawn(command, limits)
     }
 
-    /// Start `command`, with `input` for it, of a few bytes, behind which more could come: its standard
-    /// input stays open.
+    /// Starts `command` with a few bytes of `input`; its standard input stays open.
     ///
     /// # Errors
-    /// It cannot be started, or takes no input.
+    /// It could not be spawned, or closed its standard input.
     pub fn start_with(
         command: &mut Command,
         limits: Limits,
@@ -221,89 +137,83 @@ impl Running {
         })
     }
 
-    /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Since its start.
+    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Wait until `text` is in its output; how long that took since its start.
+    /// Waits until the output contains `text`, and returns the time since the start.
     ///
     /// # Errors
-    /// It ended, hung or flooded before.
+    /// The command ended or reached a limit first.
     pub fn until(&mut self, text: &str) -> Result<Duration, RunError> {
         let text = text.as_bytes();
         while !self.output.windows(text.len()).any(|window| window == text) {
             if !self.read()? {
                 let (status, _) = self.wait()?;
-                return Err(match status.success() {
-                    true => RunError::Output(String::from_utf8_lossy(&self.output).into()),
-                    false => self.failed(status),
+                return Err(if status.success() {
+                    RunError::Output(String::from_utf8_lossy(&self.output).into())
+                } else {
+                    self.failed(status)
                 });
             }
         }
         Ok(self.started.elapsed())
     }
 
-    /// Let it run to its end.
+    /// Waits for the end.
     ///
     /// # Errors
-    /// It hangs, floods, fails.
+    /// The command failed or reached a limit.
     pub fn finish(mut self) -> Result<Timed, RunError> {
         while self.read()? {}
         let (status, end) = self.wait()?;
-        match status.success() {
-            true => Ok(Timed {
-                first_byte: self.first_byte,
-                last_byte: self.last_byte,
-                end,
-                cpu: cpu_of_children()?.saturating_sub(self.cpu_before),
-                output: std::mem::take(&mut self.output),
-            }),
-            false => Err(self.failed(status)),
+        if !status.success() {
+            return Err(self.failed(status));
         }
+        Ok(Timed {
+            first_byte: self.first_byte,
+            last_byte: self.last_byte,
+            end,
+            cpu: cpu_of_children()?.saturating_sub(self.cpu_before),
+            output: std::mem::take(&mut self.output),
+        })
     }
 
-    /// Ask it to end (SIGTERM), and let it, however it does.
+    /// Sends SIGTERM and waits for the end; any exit status will do.
     ///
     /// # Errors
-    /// It does not.
+    /// The command reached a limit.
     pub fn terminate(mut self) -> Result<(), RunError> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(io::Error::from)?;
         while self.read()? {}
         self.wait().map(drop)
     }
 
-    /// Connect to its socket as soon as it is there.
+    /// Connects to the command's socket as soon as it exists.
     ///
     /// # Errors
-    /// It ends, or has none in time.
+    /// The command ended, or reached the limit of time.
     pub fn connect(&mut self, socket: &Path) -> Result<Stream, RunError> {
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
                 return Ok(Stream::unix(stream, self.limits.time)?);
             }
-            self.alive()?;
-            std::thread::sleep(Duration::from_micros(200));
+            self.check_alive()?;
+            std::thread::sleep(CONNECT_INTERVAL);
         }
     }
 
-    /// Whether it is as it should be while somebody waits for something else than its output.
+    /// For loops that wait for something other than output.
     ///
     /// # Errors
-    /// It has ended, or took too long, or this process was told to stop.
-    pub fn alive(&mut self) -> Result<(), RunError> {
-        let left = self.limits.time.saturating_sub(self.started.elapsed());
-        if is_stopped() {
-            return Err(RunError::Stopped);
-        }
-        if left.is_zero() {
-            return Err(self.hung());
-        }
+    /// The command has ended or reached the limit of time, or the stop flag is set.
+    pub fn check_alive(&mut self) -> Result<(), RunError> {
+        self.time_left()?;
         let pid = Pid::from_child(&self.child);
         let end = pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?;
         let now = Some(&Timespec::default());
@@ -316,17 +226,29 @@ impl Running {
         }
     }
 
-    fn failed(&mut self, status: ExitStatus) -> RunError {
-        let stderr = self.complaint();
+    fn time_left(&mut self) -> Result<Duration, RunError> {
+        if is_stopped() {
+            return Err(RunError::Stopped);
+        }
+        let left = self.limits.time.saturating_sub(self.started.elapsed());
+        if left.is_zero() {
+            let (limit, stderr) = (self.limits.time, self.last_complaint());
+            return Err(RunError::Hung { limit, stderr });
+        }
+        Ok(left)
+    }
+
+    fn failed(&self, status: ExitStatus) -> RunError {
+        let stderr = self.last_complaint();
         RunError::Failed { status, stderr }
     }
 
-    /// Read more of its output; whether there may be still more.
+    /// Reads more output. Returns false at its end.
     fn read(&mut self) -> Result<bool, RunError> {
         let Some(mut stdout) = self.child.stdout.take() else {
             return Ok(false);
         };
-        self.ready(&stdout)?;
+        self.wait_for(&stdout)?;
         let mut buffer = [0; 4096];
         let read = stdout.read(&mut buffer)?;
         if read == 0 {
@@ -337,18 +259,17 @@ impl Running {
         self.first_byte = self.first_byte.or(self.last_byte);
         self.output
             .extend(buffer[..read].iter().filter(|byte| **byte != b'\r'));
-        match self.output.len() > self.limits.output {
-            true => Err(RunError::Flooded {
-                limit: self.limits.output,
-            }),
-            false => Ok(true),
+        if self.output.len() > self.limits.output {
+            let limit = self.limits.output;
+            return Err(RunError::Flooded { limit });
         }
+        Ok(true)
     }
 
-    /// Its output is closed: whoever does that is about to end. How it ended, and when.
+    /// Waits for a command whose output is closed. Returns its status and the time of its end.
     fn wait(&mut self) -> Result<(ExitStatus, Duration), RunError> {
         let pid = Pid::from_child(&self.child);
-        self.ready(&pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?)?;
+        self.wait_for(&pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from)?)?;
         let end = self.started.elapsed();
         self.kill_group();
         let status = self.child.wait()?;
@@ -356,49 +277,32 @@ impl Running {
         Ok((status, end))
     }
 
-    /// Wait until there is something to read from it, or it has ended.
-    fn ready(&mut self, what: &impl AsFd) -> Result<(), RunError> {
+    /// Waits until `fd` is readable: there is output, or the process has ended.
+    fn wait_for(&mut self, fd: &impl AsFd) -> Result<(), RunError> {
         loop {
-            if is_stopped() {
-                return Err(RunError::Stopped);
-            }
-            let left = self.limits.time.saturating_sub(self.started.elapsed());
-            if left.is_zero() {
-                return Err(self.hung());
-            }
-            let timeout = left.min(LOOK).try_into().map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(what, PollFlags::IN)], Some(&timeout)) {
+            let timeout = self.time_left()?.min(POLL_INTERVAL);
+            let timeout = timeout.try_into().map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                ready => {
-                    return ready
-                        .map(drop)
-                        .map_err(|errno| RunError::Watch(errno.into()));
-                }
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(RunError::Watch(errno.into())),
             }
         }
     }
 
-    /// It and what it left behind. It was not waited for: its number is nobody else's.
+    /// Kills the process group. The process was not waited for, so its number is still its own.
     fn kill_group(&self) {
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
     }
 
-    fn hung(&mut self) -> RunError {
-        RunError::Hung {
-            limit: self.limits.time,
-            stderr: self.complaint(),
-        }
-    }
-
-    /// The last line of its standard error, cut to what fits a line, without control characters.
-    fn complaint(&mut self) -> String {
+    /// The last line on standard error, at most 300 characters, without control characters.
+    fn last_complaint(&self) -> String {
         use std::os::unix::fs::FileExt;
-        const MOST: u64 = 4096;
+        const MAX_BYTES: u64 = 4096;
         let length = self.stderr.metadata().map_or(0, |file| file.len());
-        let mut end = vec![0; MOST.min(length) as usize];
-        let _ = self
-            .stderr
-            .read_exact_at(&mut end, length.saturating_sub(MOST));
+        let mut end = vec![0; MAX_BYTES.min(length) as usize];
+        let start = length.saturating_sub(MAX_BYTES);
+        let _ = self.stderr.read_exact_at(&mut end, start);
         let text = String::from_utf8_lossy(&end);
         let line = text.lines().rfind(|line| !line.trim().is_empty());
         let line = line.unwrap_or_default().trim();
@@ -415,7 +319,7 @@ impl Drop for Running {
     }
 }
 
-/// Of all children that were waited for, so far.
+/// CPU time of all children that were waited for so far.
 fn cpu_of_children() -> Result<Duration, RunError> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(io::Error::from)?;
     let of = |time: TimeVal| {
@@ -443,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_are_measured_where_they_are() {
+    fn delays_before_output_and_end_are_measured() {
         let timed = run(&mut sh("sleep 0.2; echo hi; sleep 0.3"), limits(60_000)).expect("ends");
         let first = timed.first_byte.expect("a byte").as_secs_f64();
         assert!(
@@ -455,13 +359,13 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_one_has_no_first_byte() {
+    fn a_silent_command_has_no_first_byte() {
         let timed = run(&mut sh("exit 0"), limits(60_000)).expect("ends");
         assert_eq!((timed.first_byte, timed.output.len()), (None, 0));
     }
 
     #[test]
-    fn what_hangs_is_killed_with_its_children() {
+    fn a_hung_command_is_killed_with_its_children() {
         let folder = tempfile::tempdir().expect("a folder");
         let pid = folder.path().join("pid");
         let script = format!(
@@ -469,16 +373,14 @@ mod tests {
             pid.display()
         );
         let error = run(&mut sh(&script), limits(500)).expect_err("hangs");
-        assert_eq!(
-            error.to_string(),
-            "did not end within 0 s and was killed: trouble"
-        );
+        let expected = "did not end within 0 s and was killed: trouble";
+        assert_eq!(error.to_string(), expected);
         let child = std::fs::read_to_string(pid).expect("a number");
         assert_gone(child.trim());
     }
 
     #[test]
-    fn what_it_left_behind_is_killed_with_it() {
+    fn a_background_process_is_killed_at_the_end() {
         let folder = tempfile::tempdir().expect("a folder");
         for (script, milliseconds) in [
             ("sleep 1000 > /dev/null & echo $! > pid; echo hi", 60_000),
@@ -506,27 +408,25 @@ mod tests {
     }
 
     #[test]
-    fn what_floods_fails_or_dies_is_told_from_the_others() {
+    fn each_way_to_fail_has_its_own_message() {
         let message = |script: &str| {
-            let error = run(&mut sh(script), limits(20_000)).expect_err("no figure");
+            let error = run(&mut sh(script), limits(20_000)).expect_err("no sample");
             error.to_string()
         };
-        assert_eq!(
-            message("yes"),
-            "printed more than 1000 bytes and was killed"
-        );
+        let flooded = "printed more than 1000 bytes and was killed";
+        assert_eq!(message("yes"), flooded);
         assert_eq!(message("echo no >&2; exit 3"), "ended with status 3: no");
         assert_eq!(message("kill -9 $$"), "ended with signal 9");
-        let missing = run(&mut Command::new("/none"), limits(100)).expect_err("is not there");
+        let missing = run(&mut Command::new("/none"), limits(100)).expect_err("does not exist");
         assert!(missing.to_string().starts_with("cannot be started: "));
     }
 
     #[test]
-    fn a_line_is_waited_for() {
-        let mut running =
-            Running::start(&mut sh("echo up; exec sleep 1000"), limits(60_000)).expect("starts");
-        running.until("up\n").expect("comes up");
-        let mut ended = Running::start(&mut sh("echo down"), limits(60_000)).expect("starts");
-        assert!(matches!(ended.until("up\n"), Err(RunError::Output(text)) if text == "down\n"));
+    fn until_waits_for_a_text() {
+        let start = |script| Running::start(&mut sh(script), limits(60_000)).expect("starts");
+        let mut up = start("echo up; exec sleep 1000");
+        up.until("up\n").expect("comes up");
+        let ended = start("echo down").until("up\n");
+        assert!(matches!(ended, Err(RunError::Output(text)) if text == "down\n"));
     }
 }

@@ -1,24 +1,21 @@
-//! Memory and processor time of a process and of all its descendants.
+//! Memory and CPU time of a process and all its descendants.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde::{Deserialize, Serialize};
-
-/// What some processes hold at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// How many processes.
+/// The sum over a set of processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
     pub processes: usize,
-    /// Bytes resident; shared ones count in each.
+    /// RSS, in bytes: a shared page counts in each process.
     pub resident: u64,
-    /// Bytes resident, shared ones divided among those that share them (PSS).
+    /// PSS, in bytes: a shared page is divided among the processes that map it.
     pub proportional: u64,
-    /// CPU time so far, user and system, in clock ticks of 10 ms (proc_pid_stat(5)).
+    /// CPU time, user and system, in clock ticks of 10 ms (proc_pid_stat(5)).
     pub ticks: u64,
 }
 
-/// A process and its descendants. One that ends meanwhile is not there.
+/// `root` and its descendants, as far as they are running.
 pub fn descendants(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -36,14 +33,13 @@ pub fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
-/// The parent of a process.
 pub fn parent(pid: u32) -> Option<u32> {
     stat(pid)?.first()?.parse().ok()
 }
 
-/// What `processes` hold (proc_pid_smaps(5), smaps_rollup).
-pub fn held(processes: &[u32]) -> Held {
-    let mut all = Held::default();
+/// Reads smaps_rollup of proc_pid_smaps(5) and proc_pid_stat(5).
+pub fn usage(processes: &[u32]) -> Usage {
+    let mut all = Usage::default();
     for pid in processes {
         let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
             continue;
@@ -59,7 +55,7 @@ pub fn held(processes: &[u32]) -> Held {
         all.resident += kib("Rss:") * 1024;
         all.proportional += kib("Pss:") * 1024;
         let fields = stat(*pid).unwrap_or_default();
-        // utime and stime, fields 14 and 15; the parent is the 4th.
+        // utime and stime are fields 14 and 15; `fields` starts with the 4th.
         let ticks = |at: usize| {
             fields
                 .get(at - 4)
@@ -70,8 +66,7 @@ pub fn held(processes: &[u32]) -> Held {
     all
 }
 
-/// The fields of /proc/PID/stat from the parent on: what is before has the name in it, which may hold
-/// anything.
+/// The fields of /proc/PID/stat from the 4th, the parent. The name before them may contain anything.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
@@ -81,46 +76,36 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
+    use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
     use super::*;
 
     #[test]
-    fn a_child_of_a_child_counts() {
-        let mut child = Command::new("sh")
-            .args(["-c", "(sleep 1000; :) & sleep 0.2; echo up; wait"])
-            .process_group_and_pipe();
+    fn a_grandchild_counts() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "(sleep 1000; :) & sleep 0.2; echo up; wait"]);
+        let command = command.process_group(0).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("sh starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let tree = descendants(child.id());
-        let held = held(&tree);
+        let usage = usage(&tree);
         let group = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = child.wait();
         assert_eq!(
-            (tree.len(), held.processes),
+            (tree.len(), usage.processes),
             (3, 3),
             "sh, its subshell, sleep"
         );
-        assert!(held.resident >= held.proportional && held.proportional > 0);
-    }
-
-    trait Piped {
-        fn process_group_and_pipe(&mut self) -> std::process::Child;
-    }
-
-    impl Piped for Command {
-        fn process_group_and_pipe(&mut self) -> std::process::Child {
-            use std::os::unix::process::CommandExt;
-            let child = self.process_group(0).stdout(Stdio::piped()).spawn();
-            child.expect("sh starts")
-        }
+        assert!(usage.resident >= usage.proportional && usage.proportional > 0);
     }
 
     #[test]
-    fn nobody_holds_nothing() {
-        assert_eq!(held(&[]), Held::default());
+    fn no_processes_use_nothing() {
+        assert_eq!(usage(&[]), Usage::default());
         assert_eq!(descendants(u32::MAX), [u32::MAX]);
     }
 }

@@ -1,71 +1,59 @@
-//! What two reports of one topic say has changed.
+//! The changes between two reports of `hull bench` about one topic.
 //!
-//! Of each figure of each subject in both: the ratio of the new samples' median to the old ones', with its
-//! range. A change is real if that range excludes 1, all samples together being enough to tell, and both
-//! reports being of one machine. Two runs are never in turns, however: what drifted meanwhile is in the
-//! ratio, too, and `--vs hull=OLD` is free of that.
+//! A change is the ratio of the new median to the old one, for each figure and subject in both reports. It is
+//! real if the range of the ratio excludes 1, both reports have enough runs, and both are from one machine.
+//! The two did not take turns, so a drift of the machine counts as a change; `--vs hull=OLD` avoids this.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::compare::bench::report::Report;
+use super::bench::{FORMAT, Report};
+use super::quantity::value;
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::host::Host;
 use crate::compare::statistics::Ratio;
-use crate::compare::warning::FEW;
+use crate::compare::warning::MIN_RUNS;
 
-/// What came of a comparison: `--json` has it, with both reports.
+/// All changes, as `--compare --json` writes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
-    /// As of [`crate::compare::bench::report::FORMAT`].
     pub format: u32,
-    /// What speaks against believing it.
+    /// Reasons to distrust the changes.
     pub warnings: Vec<String>,
-    /// Of all figures that are in both.
     pub changes: Vec<Change>,
-    /// The old report.
     pub old: Report,
-    /// The new one.
     pub new: Report,
 }
 
-/// Of one figure of one subject.
+/// The change of one figure of one subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// The figure.
     pub figure: String,
-    /// Of its medians.
     pub unit: Unit,
-    /// Whose.
     pub subject: String,
-    /// The old median.
+    /// The medians in the two reports.
     pub old: f64,
-    /// The new one.
     pub new: f64,
-    /// The new one by the old one.
+    /// The new median divided by the old one.
     pub ratio: Option<Ratio>,
-    /// What that says.
     pub verdict: Verdict,
 }
 
-/// What a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// For real, and to the good.
     Improved,
-    /// For real, and to the bad.
     Worse,
-    /// Within what chance does.
+    /// The range of the ratio includes 1.
     NotReal,
-    /// Too few runs or another machine: nobody can tell.
+    /// There are too few runs, or two machines.
     Unknown,
 }
 
-/// Why two reports cannot be compared.
+/// The two reports have different topics.
 #[derive(Debug, Error)]
 #[error(
-    "the old report is of `{old}` and the new one of `{new}`: only two of one topic can be compared"
+    "the old report is about `{old}` and the new one about `{new}`: compare two reports about one topic"
 )]
 pub struct OtherTopic {
     old: &'static str,
@@ -73,10 +61,6 @@ pub struct OtherTopic {
 }
 
 impl Changes {
-    /// From `old` to `new`.
-    ///
-    /// # Errors
-    /// They are of different topics.
     pub fn between(old: Report, new: Report) -> Result<Self, OtherTopic> {
         if old.topic != new.topic {
             return Err(OtherTopic {
@@ -97,7 +81,7 @@ impl Changes {
             }));
         }
         Ok(Self {
-            format: crate::compare::bench::report::FORMAT,
+            format: FORMAT,
             warnings: warnings(&old, &new, &differences),
             changes,
             old,
@@ -105,7 +89,7 @@ impl Changes {
         })
     }
 
-    /// Whether anything became worse for real.
+    /// Whether a figure really became worse.
     pub fn is_worse(&self) -> bool {
         let mut changes = self.changes.iter();
         changes.any(|change| change.verdict == Verdict::Worse)
@@ -114,7 +98,7 @@ impl Changes {
 
 fn change(figure: &Figure, old: &Cell, new: &Cell, same_host: bool) -> Option<Change> {
     let ratio = Ratio::of(&new.samples, &old.samples);
-    let enough = old.samples.len().min(new.samples.len()) >= FEW;
+    let enough = old.samples.len().min(new.samples.len()) >= MIN_RUNS;
     let verdict = match (ratio, figure.better) {
         _ if !enough || !same_host => Verdict::Unknown,
         (Some(ratio), _) if !ratio.is_real() => Verdict::NotReal,
@@ -127,14 +111,14 @@ fn change(figure: &Figure, old: &Cell, new: &Cell, same_host: bool) -> Option<Ch
         figure: figure.name.clone(),
         unit: figure.unit,
         subject: new.subject.clone(),
-        old: old.summary?.median,
-        new: new.summary?.median,
+        old: old.median()?,
+        new: new.median()?,
         ratio,
         verdict,
     })
 }
 
-/// In what two machines differ, as far as it matters to a figure: "kernel (6.1, then 6.12)".
+/// The differences between two machines that affect figures: "kernel (6.1, then 6.12)".
 fn differences(old: &Host, new: &Host) -> Vec<String> {
     let of = |host: &Host| {
         let none = || "none".to_string();
@@ -152,30 +136,31 @@ fn differences(old: &Host, new: &Host) -> Vec<String> {
         .filter(|(old, new)| old != new)
         .map(|((what, old), (_, new))| format!("{what} ({old}, then {new})"))
         .collect();
-    // The same memory is a little more or less to each kernel and hypervisor.
-    let mib = |host: &Host| host.memory >> 20;
-    if mib(old).abs_diff(mib(new)) > mib(old) / 20 {
-        found.push(format!("memory ({} MiB, then {} MiB)", mib(old), mib(new)));
+    // Kernels and hypervisors report slightly different sizes of the same memory.
+    if old.memory.abs_diff(new.memory) > old.memory / 20 {
+        let memory = |host: &Host| value(Unit::Bytes, host.memory as f64);
+        found.push(format!("memory ({}, then {})", memory(old), memory(new)));
     }
     found
 }
 
 fn warnings(old: &Report, new: &Report, differences: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();
-    match differences.is_empty() {
-        true => warnings.push(
-            "the two did not take turns: what drifted on the machine meanwhile counts as a change; with \
-             the old program at hand, --vs hull=PATH measures both in turns"
+    if differences.is_empty() {
+        warnings.push(
+            "the two did not take turns, so a drift of the machine counts as a change; if you have the old \
+             program, --vs hull=PATH measures both in turns"
                 .into(),
-        ),
-        false => warnings.push(format!(
-            "the two are of different machines, so no change is called real: they differ in {}",
-            differences.join(", ")
-        )),
-    }
-    if old.settings.runs.min(new.settings.runs) < FEW {
+        );
+    } else {
         warnings.push(format!(
-            "no change is called real with fewer than {FEW} runs: there were {}, then {}",
+            "the two are from different machines, so no change counts as real: they differ in {}",
+            differences.join(", ")
+        ));
+    }
+    if old.settings.runs.min(new.settings.runs) < MIN_RUNS {
+        warnings.push(format!(
+            "no change counts as real with fewer than {MIN_RUNS} runs: there were {}, then {}",
             old.settings.runs, new.settings.runs
         ));
     }

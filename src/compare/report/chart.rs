@@ -1,39 +1,45 @@
 //! A figure as horizontal bars, in SVG.
 //!
-//! Places are in per cent and letters in pixels, so that a chart is as readable on a phone as on a desk. A
-//! side is told by its pattern, and each bar by the name and the value above it: colours say nothing alone.
+//! Positions are in per cent and text sizes in pixels, so that a chart is readable on a phone, too. Patterns
+//! tell the sides apart, and each bar has its name and value above it: nothing depends on colours alone.
 
 use maud::{Markup, html};
 
-use super::saved::Report;
-use super::words::{self, Shown, clean};
+use super::comparison::Report;
+use super::participant::Participant;
+use super::quantity::round;
+use super::words::{self, clean};
 use crate::compare::figure::{Figure, Unit};
 use crate::compare::statistics::Summary;
 use crate::compare::subject::Kind;
 
-/// Pixels from one bar to the next.
+/// Distance between two bars, in pixels.
 const STEP: usize = 42;
-/// From the top of a bar's place to the bar, with its name and value between.
+/// Height of the name and the value above a bar, in pixels.
 const BAR: usize = 19;
-/// Of a bar.
+/// Height of a bar, in pixels.
 const HEIGHT: usize = 12;
-/// Beneath the bars of a logarithmic scale.
+/// Height of the axis below a logarithmic scale, in pixels.
 const AXIS: usize = 22;
-/// A figure whose greatest is so many times its least has a logarithmic scale: on another, a bar of the
-/// least is thinner than a line.
-const FAR_APART: f64 = 100.0;
-/// Most names of ticks that have room on a phone.
-const TICKS: usize = 4;
+/// With a larger ratio of maximum to minimum, the scale is logarithmic: on a linear scale, the bar of the
+/// minimum would be thinner than a line.
+const MAX_LINEAR: f64 = 100.0;
+/// The number of tick labels for which a phone has room.
+const MAX_LABELS: usize = 4;
 
-/// Where values stand.
 enum Scale {
-    /// From 0 to this.
-    Linear { most: f64 },
-    /// From one power of `base` to another.
-    Logarithmic { base: f64, low: i32, high: i32 },
+    Linear {
+        most: f64,
+    },
+    /// From `base` to the power of `low` to `base` to the power of `high`.
+    Logarithmic {
+        base: f64,
+        low: i32,
+        high: i32,
+    },
 }
 
-/// The bars of `figure`, if it has numbers. `id` is the only one of its kind on the page.
+/// The chart of `figure`, if it has numbers. `id` is unique on the page.
 pub fn render(report: &Report, figure: &Figure, id: &str) -> Option<Markup> {
     let scale = Scale::of(figure)?;
     let name = clean(&figure.name);
@@ -59,24 +65,25 @@ pub fn render(report: &Report, figure: &Figure, id: &str) -> Option<Markup> {
                     }
                 }
                 @for (number, one) in columns.iter().enumerate() {
-                    (bar(figure, &one.name, one.kind, &scale, number * STEP))
+                    (bar(figure, one, &scale, number * STEP))
                 }
             }
         }
     })
 }
 
-/// A subject's name and value, and beneath them its bar and its whisker.
-fn bar(figure: &Figure, subject: &str, kind: Kind, scale: &Scale, top: usize) -> Markup {
+/// A subject's name and value, and below them its bar and its whisker.
+fn bar(figure: &Figure, one: &Participant, scale: &Scale, top: usize) -> Markup {
+    let subject = one.name.as_str();
     let cell = figure.cell(subject);
     let shown = words::shown(figure, subject);
     let extrapolated = cell.is_some_and(|cell| cell.extrapolated);
     let summary = cell.and_then(|cell| cell.summary);
-    let class = match (kind, extrapolated) {
-        (_, true) => "bar guess",
-        (Kind::Process, _) => "bar process",
-        (Kind::Container, _) => "bar container",
-        (Kind::Machine, _) => "bar machine",
+    let class = match one.kind {
+        _ if extrapolated => "bar guess",
+        Some(Kind::Container) => "bar container",
+        Some(Kind::Machine) => "bar machine",
+        _ => "bar process",
     };
     html! {
         text.bar-name x="0" y=(top + 13) { (clean(subject)) }
@@ -93,8 +100,8 @@ fn bar(figure: &Figure, subject: &str, kind: Kind, scale: &Scale, top: usize) ->
     }
 }
 
-/// The bar of a median, or on a logarithmic scale, which has no 0 to begin at, a point; with the range
-/// from the least to the 99th percentile.
+/// The bar of a median, or a point on a logarithmic scale, which has no 0 to begin at; with a whisker from
+/// the minimum to the 99th percentile.
 fn mark(scale: &Scale, summary: &Summary, class: &str, top: usize) -> Markup {
     let at = |value: f64| scale.percent(value);
     let (least, most, median) = (at(summary.least), at(summary.p99), at(summary.median));
@@ -122,47 +129,35 @@ fn mark(scale: &Scale, summary: &Summary, class: &str, top: usize) -> Markup {
     }
 }
 
-fn with_ratio(shown: &Shown) -> String {
-    match &shown.ratio {
-        Some(ratio) => format!("{} ({ratio})", shown.value),
-        None => shown.value.clone(),
-    }
-}
-
-/// What somebody is told who does not see the bars.
+/// The text for screen readers.
 fn describe(report: &Report, figure: &Figure, scale: &Scale) -> String {
     let names = report.columns().map(|one| {
         let shown = words::shown(figure, &one.name);
         let name = clean(&one.name);
         match figure.cell(&one.name).and_then(|cell| cell.summary) {
-            Some(_) => format!("{name} {}", with_ratio(&shown)),
+            Some(_) => format!("{name} {}", shown.with_ratio()),
             None => format!("{name} not measured"),
         }
     });
     let names: Vec<String> = names.collect();
-    let scale = scale.words();
-    let scale = if scale.is_empty() {
-        "linear scale"
-    } else {
-        scale
+    let scale = match scale.words() {
+        "" => "linear scale",
+        words => words,
     };
     format!("Horizontal bars, {scale}: {}.", names.join(", "))
 }
 
 impl Scale {
-    /// The one for all numbers of `figure`; `None` if it has none.
+    /// The scale for all numbers of `figure`; `None` if it has none.
     fn of(figure: &Figure) -> Option<Self> {
-        let summaries: Vec<Summary> = figure
-            .cells
-            .iter()
-            .filter_map(|cell| cell.summary)
-            .collect();
+        let summaries = figure.cells.iter().filter_map(|cell| cell.summary);
+        let summaries: Vec<Summary> = summaries.collect();
         let all = |take: fn(f64, f64) -> f64, of: fn(&Summary) -> f64| {
             summaries.iter().map(of).reduce(take)
         };
         let least = all(f64::min, |one| one.least.min(one.median))?;
         let most = all(f64::max, |one| one.p99.max(one.median))?;
-        let far = least > 0.0 && most.is_finite() && most / least > FAR_APART;
+        let far = least > 0.0 && most.is_finite() && most / least > MAX_LINEAR;
         if !far {
             return Some(Self::Linear { most });
         }
@@ -170,7 +165,7 @@ impl Scale {
             Unit::Bytes | Unit::BytesPerSecond => 16.0,
             _ => 10.0,
         };
-        // Of a subnormal least the ratio is infinite.
+        // The logarithm of a subnormal minimum is out of range.
         let exponent = |value: f64| (value.ln() / base.ln()).clamp(-300.0, 300.0);
         let low = exponent(least).floor() as i32;
         let high = exponent(most).ceil() as i32;
@@ -181,7 +176,7 @@ impl Scale {
         })
     }
 
-    /// Where `value` stands: "12.50%".
+    /// The position of `value`: "12.50%".
     fn percent(&self, value: f64) -> String {
         let share = match self {
             Self::Linear { most } if *most > 0.0 => value / most,
@@ -201,14 +196,17 @@ impl Scale {
         }
     }
 
-    /// The powers, and the names of as many as have room.
+    /// The exponents of the ticks, with labels for as many as there is room.
     fn ticks(&self, unit: Unit) -> Vec<(i32, Option<String>)> {
         let Self::Logarithmic { low, high, .. } = *self else {
             return Vec::new();
         };
-        let every = (high - low).unsigned_abs().div_ceil(TICKS as u32).max(1) as i32;
+        let every = (high - low)
+            .unsigned_abs()
+            .div_ceil(MAX_LABELS as u32)
+            .max(1) as i32;
         let named = |exponent: i32| (exponent - low) % every == 0;
-        let name = |exponent| words::round(unit, self.power(exponent));
+        let name = |exponent| round(unit, self.power(exponent));
         let tick = |exponent| (exponent, named(exponent).then(|| name(exponent)));
         (low..=high).map(tick).collect()
     }

@@ -1,24 +1,23 @@
-//! A report as one table in Markdown, as the README has it.
+//! A comparison as one table in Markdown, for a README.
 
-use super::saved::{Participant, Report, Row};
-use super::words::{self, NOTHING, clean};
+use super::comparison::{Report, Row};
+use super::participant::Participant;
+use super::words::{self, CONTRADICTS, NOTHING, clean};
 use crate::compare::subject::Kind;
 
-/// One table, a line for each row; above it where and how, beneath it what speaks against it.
+/// A table with one line for each row, between the conditions and the warnings.
 pub fn render(report: &Report) -> String {
-    let of_kind = |kind: Kind| report.columns().filter(move |one| one.kind == kind);
-    let alone: Vec<&Participant> = of_kind(Kind::Process).collect();
-    let machines: Vec<&Participant> = of_kind(Kind::Machine).collect();
-    let mut heads: Vec<String> = ["", "virtual machine, they say", "container, they say"]
-        .map(String::from)
-        .into();
-    heads.extend(alone.iter().map(|one| escaped(&one.name)));
+    let processes: Vec<&Participant> = report.side(Kind::Process).collect();
+    let machines: Vec<&Participant> = report.side(Kind::Machine).collect();
+    let heads = ["", "virtual machine, claimed", "container, claimed"];
+    let mut heads: Vec<String> = heads.map(String::from).into();
+    heads.extend(processes.iter().map(|one| escaped(&one.name)));
     heads.push("best container".into());
     heads.extend(machines.iter().map(|one| escaped(&one.name)));
     heads.push("measured".into());
     let mut text = head(report) + "\n\n" + &line(&heads) + &line(&vec!["---".into(); heads.len()]);
     for row in &report.rows {
-        text += &line(&cells(report, row, &alone, &machines));
+        text += &line(&cells(report, row, &processes, &machines));
     }
     let notes: Vec<String> = report.warnings.iter().map(|one| escaped(one)).collect();
     if !notes.is_empty() {
@@ -29,16 +28,13 @@ pub fn render(report: &Report) -> String {
 
 fn head(report: &Report) -> String {
     let host = &report.host;
-    let runs = match report.runs {
-        1 => "one run".into(),
-        runs => format!("{runs} runs"),
-    };
     format!(
-        "{}: {}; KVM: {}; hull {}; {runs} of each, medians; `~` is extrapolated. {}",
+        "{}: {}; KVM: {}; hull {}; {} of each, medians; `~` is extrapolated. {}",
         escaped(&host.date),
-        escaped(&words::machine(report)),
-        escaped(&words::kvm(report)),
+        escaped(&words::machine(host)),
+        escaped(&words::kvm(host)),
         escaped(&host.hull),
+        words::runs(report.runs),
         code(&words::command_line(&report.command)),
     )
 }
@@ -46,7 +42,7 @@ fn head(report: &Report) -> String {
 fn cells(
     report: &Report,
     row: &Row,
-    alone: &[&Participant],
+    processes: &[&Participant],
     machines: &[&Participant],
 ) -> Vec<String> {
     let figure = |one: &&Participant| escaped(&words::headline(row, &one.name));
@@ -57,16 +53,17 @@ fn cells(
         escaped(&row.claim_machine),
         escaped(&row.claim_container),
     ];
-    cells.extend(alone.iter().map(figure));
+    cells.extend(processes.iter().map(figure));
     let best = words::best(report, row, Kind::Container);
     let best = best.map(|one| format!("{} ({})", figure(&one), escaped(&one.name)));
     cells.push(best.unwrap_or_else(|| NOTHING.into()));
     cells.extend(machines.iter().map(figure));
-    let mark = match row.verdict.contradicts {
-        true => "**Against the standard answer:** ",
-        false => "",
-    };
-    cells.push(format!("{mark}{}", escaped(&row.verdict.text)));
+    let verdict = escaped(&row.verdict.text);
+    cells.push(if row.verdict.contradicts {
+        format!("**{CONTRADICTS}:** {verdict}")
+    } else {
+        verdict
+    });
     cells
 }
 
@@ -74,7 +71,7 @@ fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// `text` as a text, with no meaning in Markdown.
+/// `text` without any meaning in Markdown.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in clean(text).chars() {
@@ -91,7 +88,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// In a code span, which a run of backticks as long as its own would end (CommonMark 0.31, 6.1).
+/// A code span, which ends at a run of as many backticks as it begins with (CommonMark 0.31, 6.1).
 fn code(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest + 1);
@@ -110,9 +107,9 @@ mod tests {
         let text = render(&report());
         for part in [
             "2026-11-01T12:00:00Z: AMD EPYC 7B13, 2 CPUs, 8.00 GiB, Linux 6.12.9-amd64; KVM: hardware, SVM",
-            "`hull compare --runs 5 --json compare.json`\n\n|  | virtual machine, they say |",
+            "`hull compare --runs 5 --json compare.json`\n\n|  | virtual machine, claimed |",
             "| process | best container | hull-warm | hull-cold | firecracker | measured |\n| --- |",
-            "| **startup time**: echo, exec to first output byte | slow, minutes | fast, seconds | 2.00 ms | 20.0 ms (crun) | 20.5 ms | 150 ms | 190 ms | **Against the standard answer:** A virtual",
+            "| **startup time**: echo, exec to first output byte | slow, minutes | fast, seconds | 2.00 ms | 20.0 ms (crun) | 20.5 ms | 150 ms | 190 ms | **Contradicts the standard answer:** A virtual",
             "| 0 of 4 pass | 1 of 4 pass (runc) | 4 of 4 pass |",
             "| \\~3,400 | \\~1,100 (crun) |",
             "\nWarnings: this machine is itself",
@@ -122,17 +119,17 @@ mod tests {
     }
 
     #[test]
-    fn a_code_span_holds_backticks() {
+    fn a_code_span_can_contain_backticks() {
         assert_eq!(code("a"), "`a`");
         assert_eq!(code("a``b`"), "``` a``b` ```");
     }
 
     proptest! {
-        // A whole report each.
+        // Each case renders a whole report.
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn no_text_makes_cells_or_tags(text in any::<String>()) {
+        fn no_text_adds_cells_or_tags(text in any::<String>()) {
             let lines = |text: &str| -> Vec<usize> {
                 let bars = |line: &str| line.replace("\\\\", "").replace("\\|", "").matches('|').count();
                 let table = render(&report_of(text));

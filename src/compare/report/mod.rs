@@ -1,17 +1,24 @@
-//! What a reader gets of a measurement.
+//! What a reader gets: the reports of both verbs, as JSON and in other formats.
 //!
-//! [`saved`] is the report of `hull compare` as JSON has it. It is shown as a [`table`] on a terminal, as a
-//! table in [`markdown`], and as a [`page`] with charts for a browser. [`change`] says what two reports of
-//! `hull bench` differ in.
+//! [`comparison`] is the report of `hull compare`, which [`table`] shows on a terminal, [`markdown`] as one
+//! table and [`page`] in a browser, with the bars of [`chart`]. [`bench`] is the report of `hull bench`, and
+//! [`change`] is the difference between two of them; [`text`] shows both. [`words`] and [`quantity`] turn
+//! data into words and numbers.
 
+pub mod bench;
 pub mod change;
 mod chart;
+pub mod comparison;
+mod grid;
 pub mod markdown;
 pub mod page;
-pub mod saved;
+pub mod participant;
+pub mod quantity;
+pub mod read;
 pub mod table;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod text;
 mod words;

@@ -1,24 +1,25 @@
-//! A report as a page for a browser: one file that asks for nothing else and runs nothing.
+//! A comparison as a page for a browser: one file that loads nothing and runs nothing.
 //!
-//! Every text is put in by [`maud`], which escapes it; the policy in the head forbids what would be left.
+//! [`maud`] escapes every text; should one not be escaped, the policy in the head forbids its effects.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::chart;
-use super::saved::{Participant, Report, Row};
-use super::words::{self, NOTHING, Shown, clean, side};
+use super::comparison::{Report, Row};
+use super::participant::Participant;
+use super::quantity::{range, value};
+use super::words::{self, CONTRADICTS, NOTHING, Shown, clean, side};
 use crate::compare::figure::{Cell, Figure, Unit};
 use crate::compare::subject::Kind;
 
-/// Nothing is loaded and nothing is run (Content Security Policy Level 3).
+/// No resources and no scripts (Content Security Policy Level 3).
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 const STYLE: &str = include_str!("page.css");
-/// Rows whose first figures answer the question in short.
+/// Rows whose headlines stand at the top of the page.
 const IN_SHORT: [&str; 4] = ["startup time", "resource usage", "isolation", "footprint"];
 const SIDES: [Kind; 3] = [Kind::Process, Kind::Container, Kind::Machine];
 
-/// The page of `report`.
 pub fn render(report: &Report) -> String {
     let title = "Container or virtual machine: what is the difference?";
     let page = html! {
@@ -46,8 +47,8 @@ pub fn render(report: &Report) -> String {
                     (conditions(report))
                 }
                 footer {
-                    p { "Made by " code { "hull compare" } " " (clean(&report.host.hull))
-                        ". This page loads nothing and runs nothing; its JSON has every sample." }
+                    p { "Made with " code { "hull compare" } " " (clean(&report.host.hull))
+                        ". This page loads nothing and runs nothing; the JSON of --json has every sample." }
                 }
             }
         }
@@ -55,7 +56,7 @@ pub fn render(report: &Report) -> String {
     page.into_string()
 }
 
-/// What the bars of a side are filled with, for all charts.
+/// The fill patterns of the bars in all charts.
 fn patterns() -> Markup {
     html! {
         svg.patterns aria-hidden="true" width="0" height="0" {
@@ -76,20 +77,16 @@ fn day(report: &Report) -> String {
 
 fn head(report: &Report) -> Markup {
     let takes_part = report.columns().count();
-    let runs = match report.runs {
-        1 => "once".into(),
-        runs => format!("{runs} times"),
-    };
     html! {
         header {
             p.kicker { "Measured " time datetime=(clean(&report.host.date)) { (day(report)) } " by hull" }
             h1 { "What is the difference between a container and a virtual machine?" }
             p.lede {
-                "The standard answer is a table of claims. Here each claim stands beside what was measured: the same \
-                 program as a plain process, in containers and in virtual machines, " (takes_part)
-                " subjects in turns, " (runs) " each, on one machine."
+                "The standard answer is a table of claims. This page compares each claim with measurements of the same \
+                 program as a plain process, in containers and in virtual machines: " (takes_part)
+                " subjects taking turns on one machine, " (words::runs(report.runs)) " each."
             }
-            p.host { (words::machine(report)) ". KVM: " (words::kvm(report)) "." }
+            p.host { (words::machine(&report.host)) ". KVM: " (words::kvm(&report.host)) "." }
         }
     }
 }
@@ -98,26 +95,23 @@ fn warnings(report: &Report) -> Markup {
     html! {
         @if !report.warnings.is_empty() {
             section.warnings aria-labelledby="warnings" {
-                h2 #warnings { "Before you believe it" }
+                h2 #warnings { "Reasons for doubt" }
                 ul { @for warning in &report.warnings { li { (clean(warning)) } } }
             }
         }
     }
 }
 
-/// The few numbers that answer the question.
+/// The headlines of the main rows.
 fn in_short(report: &Report) -> Markup {
-    let rows = report
-        .rows
-        .iter()
-        .filter(|row| IN_SHORT.contains(&row.name.as_str()));
-    let rows: Vec<&Row> = rows.collect();
+    let mut rows: Vec<&Row> = report.rows.iter().collect();
+    rows.retain(|row| IN_SHORT.contains(&row.name.as_str()));
     html! {
         @if !rows.is_empty() {
             section aria-labelledby="in-short" {
                 h2 #in-short { "In short" }
                 div.tiles { @for row in rows { (tile(report, row)) } }
-                p.small { "The best of each side by the median; all subjects are below." }
+                p.small { "The best subject of each side by its median; all subjects are listed below." }
             }
         }
     }
@@ -133,8 +127,8 @@ fn tile(report: &Report, row: &Row) -> Markup {
                     @if let Some(best) = words::best(report, row, kind) {
                         div class=(class(kind)) {
                             dt {
-                                (swatch(kind)) (side(kind))
-                                @if kind != Kind::Process { " " span.who { (clean(&best.name)) } }
+                                (swatch(kind)) (side(Some(kind)))
+                                @if kind != Kind::Process { " " span.name { (clean(&best.name)) } }
                             }
                             dd { (words::headline(row, &best.name)) }
                         }
@@ -153,7 +147,7 @@ fn class(kind: Kind) -> &'static str {
     }
 }
 
-/// What the bars of a side look like.
+/// A sample of the bars of a side.
 fn swatch(kind: Kind) -> Markup {
     html! {
         svg.swatch aria-hidden="true" width="14" height="12" {
@@ -163,25 +157,23 @@ fn swatch(kind: Kind) -> Markup {
 }
 
 fn show(report: &Report, row: &Row, id: &str) -> Markup {
-    let charts = row
-        .figures
-        .iter()
-        .enumerate()
-        .filter_map(|(number, figure)| {
-            chart::render(report, figure, &format!("{id}-chart-{}", number + 1))
-        });
+    let figures = row.figures.iter().enumerate();
+    let charts = figures.filter_map(|(number, figure)| {
+        chart::render(report, figure, &format!("{id}-chart-{}", number + 1))
+    });
     let charts: Vec<Markup> = charts.collect();
     html! {
         section.row aria-labelledby=(id) data-row=(clean(&row.name)) {
             h2 id=(id) { (clean(&row.name)) }
             dl.claims {
-                div { dt { "They say: container" } dd { (clean(&row.claim_container)) } }
-                div { dt { "They say: virtual machine" } dd { (clean(&row.claim_machine)) } }
+                div { dt { "Claimed: container" } dd { (clean(&row.claim_container)) } }
+                div { dt { "Claimed: virtual machine" } dd { (clean(&row.claim_machine)) } }
             }
             p.verdict {
-                @match row.verdict.contradicts {
-                    true => strong.against { "Against the standard answer" },
-                    false => strong { "Measured" },
+                @if row.verdict.contradicts {
+                    strong.against { (CONTRADICTS) }
+                } @else {
+                    strong { "Measured" }
                 }
                 " " (clean(&row.verdict.text))
             }
@@ -200,34 +192,31 @@ fn show(report: &Report, row: &Row, id: &str) -> Markup {
 }
 
 fn legend(report: &Report) -> Markup {
-    let takes_part = |kind: &&Kind| report.columns().any(|one| one.kind == **kind);
+    let takes_part = |kind: &&Kind| report.side(**kind).next().is_some();
     html! {
         p.legend aria-hidden="true" {
             @for kind in SIDES.iter().filter(takes_part) {
-                span { (swatch(*kind)) (side(*kind)) }
+                span { (swatch(*kind)) (side(Some(*kind))) }
             }
             span { "bar or point: median" }
-            span { "whisker: least to 99th percentile" }
+            span { "whisker: minimum to 99th percentile" }
         }
     }
 }
 
-/// The figures of a row, by subjects.
+/// The figures of a row by subjects.
 fn table(report: &Report, row: &Row, id: &str) -> Markup {
     let mut notes: Vec<String> = Vec::new();
     let columns: Vec<&Participant> = report.columns().collect();
-    let lines: Vec<Markup> = row
-        .figures
-        .iter()
-        .map(|figure| {
-            html! {
-                tr {
-                    th scope="row" { (clean(&figure.name)) }
-                    @for one in &columns { (cell(figure, &one.name, &mut notes)) }
-                }
+    let mut line = |figure: &Figure| {
+        html! {
+            tr {
+                th scope="row" { (clean(&figure.name)) }
+                @for one in &columns { (cell(figure, &one.name, &mut notes)) }
             }
-        })
-        .collect();
+        }
+    };
+    let lines: Vec<Markup> = row.figures.iter().map(&mut line).collect();
     let caption = format!("{id}-table");
     html! {
         div.scroll role="region" aria-labelledby=(caption) tabindex="0" {
@@ -260,25 +249,24 @@ fn cell(figure: &Figure, subject: &str, notes: &mut Vec<String>) -> Markup {
         None if shown.prose => "prose",
         None => "number",
     };
-    let numbers: Vec<usize> = shown
-        .notes
-        .iter()
-        .map(|note| note_number(notes, note))
+    let numbers = shown.notes.iter();
+    let numbers: Vec<usize> = numbers
+        .map(|note| words::note_number(notes, note.clone()))
         .collect();
     html! {
         td class=(class) data-figure=(clean(&figure.name)) data-subject=(clean(subject)) data-value=(data(cell, &shown)) {
             span.value { (shown.value) }
             @if let Some(ratio) = &shown.ratio { " " span.ratio { (ratio) } }
             @if let Some(summary) = cell.summary.filter(|one| one.least < one.p99) {
-                span.range { (words::range(figure.unit, summary.least, summary.p99)) }
+                span.range { (range(figure.unit, summary.least, summary.p99)) }
             }
             @for number in numbers { " " sup { "[" (number) "]" } }
         }
     }
 }
 
-/// What a cell is for those who read the page by a program: the number of the JSON, "pass" or "fail", a
-/// text, or nothing.
+/// The value of a cell for programs that read the page: the number of the JSON, "pass" or "fail", a text, or
+/// nothing.
 fn data(cell: &Cell, shown: &Shown) -> String {
     match (cell.passed, cell.summary) {
         (Some(passed), _) => words::outcome(passed).into(),
@@ -288,28 +276,16 @@ fn data(cell: &Cell, shown: &Shown) -> String {
     }
 }
 
-/// From 1; a note that several cells have stands once.
-fn note_number(notes: &mut Vec<String>, note: &str) -> usize {
-    let known = notes.iter().position(|one| one == note);
-    known.unwrap_or_else(|| {
-        notes.push(note.into());
-        notes.len() - 1
-    }) + 1
-}
-
 fn subjects(report: &Report) -> Markup {
-    let out: Vec<&Participant> = report
-        .subjects
-        .iter()
-        .filter(|one| one.left_out.is_some())
-        .collect();
+    let mut out: Vec<&Participant> = report.subjects.iter().collect();
+    out.retain(|one| !one.takes_part());
     html! {
         section aria-labelledby="subjects" {
-            h2 #subjects { "Who took part" }
+            h2 #subjects { "Participants" }
             div.scroll role="region" aria-labelledby="subjects-table" tabindex="0" {
                 table.subjects {
                     caption #subjects-table { "Subjects, their versions and files" }
-                    thead { tr { @for head in ["subject", "side", "version", "files", "to know"] { th scope="col" { (head) } } } }
+                    thead { tr { @for head in ["subject", "side", "version", "files", "notes"] { th scope="col" { (head) } } } }
                     tbody { @for one in report.columns() { (subject(one)) } }
                 }
             }
@@ -332,8 +308,8 @@ fn subject(one: &Participant) -> Markup {
             td.prose { (side(one.kind)) }
             td.prose { (one.version.as_deref().map_or_else(|| NOTHING.into(), clean)) }
             td.prose {
-                @for part in &one.parts {
-                    div { (clean(&part.what)) " " (words::value(Unit::Bytes, part.bytes as f64))
+                @for part in one.parts.iter().flatten() {
+                    div { (clean(&part.what)) " " (value(Unit::Bytes, part.bytes as f64))
                         span.range { (clean(&part.path.display().to_string())) } }
                 }
             }
@@ -342,7 +318,7 @@ fn subject(one: &Participant) -> Markup {
     }
 }
 
-/// Where, by what and how often: what somebody needs who wants to do it again.
+/// The conditions under which the measurement can be repeated.
 fn conditions(report: &Report) -> Markup {
     html! {
         section aria-labelledby="again" {
@@ -350,8 +326,8 @@ fn conditions(report: &Report) -> Markup {
             pre tabindex="0" { code { (words::command_line(&report.command)) } }
             dl.conditions {
                 div { dt { "date" } dd { (clean(&report.host.date)) } }
-                div { dt { "host" } dd { (words::machine(report)) } }
-                div { dt { "KVM" } dd { (words::kvm(report)) } }
+                div { dt { "host" } dd { (words::machine(&report.host)) } }
+                div { dt { "KVM" } dd { (words::kvm(&report.host)) } }
                 div { dt { "hull" } dd { (clean(&report.host.hull)) } }
                 div { dt { "runs" } dd { (report.runs) } }
                 @for workload in &report.workloads {
@@ -360,8 +336,8 @@ fn conditions(report: &Report) -> Markup {
             }
             p.small {
                 "Figures are medians. A ratio, such as 2.00x, is to the first subject of its line, and shown only \
-                 where 95 of 100 draws of the runs agree that there is a difference. \"~\" marks what was computed \
-                 from other figures. Absolute times of one machine say little of another: compare within this page."
+                 if its 95 % range excludes 1. \"~\" marks a value that was computed from other figures. Absolute \
+                 times of one machine say little about another: compare within this page."
             }
         }
     }
@@ -373,7 +349,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How often the page of that text has each of the characters that make tags and attributes.
+    /// How often the page contains each character that makes tags and attributes.
     fn special(text: &str) -> Vec<usize> {
         let page = render(&report_of(text));
         ['<', '>', '"']
@@ -383,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_alone() {
+    fn the_page_refers_to_no_other_file() {
         let page = render(&report());
         for foreign in [
             "http:", "https:", "<script", "<img", "<link", "url(h", "@import", "src=",
@@ -406,11 +382,11 @@ mod tests {
     }
 
     proptest! {
-        // A whole report each.
+        // Each case renders a whole report.
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn no_text_makes_tags_or_attributes(text in "[a-z]\\PC*[a-z]|[a-z<>&\"'/=]{1,40}") {
+        fn no_text_adds_tags_or_attributes(text in "[a-z]\\PC*[a-z]|[a-z<>&\"'/=]{1,40}") {
             let harmless = text.replace(['<', '>', '&', '"', '\''], "x");
             prop_assert_eq!(special(&text), special(&harmless));
         }

@@ -1,22 +1,20 @@
-//! A report for a terminal.
+//! A comparison as text for a terminal.
 
-use super::saved::{Report, Row};
-use super::words::{self, Shown, clean};
+use super::comparison::{Report, Row};
+use super::grid::{Grid, Text, painted, wrap};
+use super::words::{self, CONTRADICTS, Shown, clean};
 use crate::compare::figure::Figure;
 
-mod grid;
-
-use grid::{Grid, Text, wrap};
-
-/// What is shown on a narrower terminal is as wide as this.
-const NARROWEST: usize = 40;
-/// In which a figure's table stands below the row's name.
+/// A narrower terminal gets lines of this width.
+const MIN_WIDTH: usize = 40;
+/// The indent of all below a row's name.
 const INDENT: usize = 2;
-/// Most characters of the line of a cell, widest first: a narrower table is better than one that is cut
-/// into blocks, up to a point.
-const CELLS: [usize; 3] = [30, 20, 16];
-/// Most characters of the line of a figure's name.
-const NAME: usize = 28;
+/// The widths of cells that are tried, widest first: a narrower table is better than one in more blocks.
+const CELL_WIDTHS: [usize; 3] = [30, 20, 16];
+/// The largest width of a figure's name.
+const MAX_NAME: usize = 28;
+/// The width of names in the head.
+const HEAD_NAME: usize = 10;
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
@@ -24,19 +22,24 @@ const RED: &str = "31";
 const GREEN: &str = "32";
 const YELLOW: &str = "33";
 
-/// All of `report`, in lines of no more than `width` characters, or 40 if that is less.
+/// The whole report, in lines of at most `width` characters.
 pub fn render(report: &Report, width: usize, coloured: bool) -> String {
     let mut sheet = Sheet {
         text: String::new(),
-        width: width.max(NARROWEST),
+        width: width.max(MIN_WIDTH),
         coloured,
     };
     head(&mut sheet, report);
     for row in &report.rows {
         show(&mut sheet, report, row);
     }
-    subjects(&mut sheet, report);
-    warnings(&mut sheet, report);
+    left_out(&mut sheet, report);
+    if !report.warnings.is_empty() {
+        sheet.blank();
+    }
+    for warning in &report.warnings {
+        sheet.paragraph(0, &format!("warning: {}", clean(warning)), YELLOW);
+    }
     sheet.text
 }
 
@@ -44,8 +47,8 @@ fn head(sheet: &mut Sheet, report: &Report) {
     sheet.paragraph(0, "Process, container, virtual machine: measured", BOLD);
     for (name, text) in [
         ("date", clean(&report.host.date)),
-        ("host", words::machine(report)),
-        ("KVM", words::kvm(report)),
+        ("host", words::machine(&report.host)),
+        ("KVM", words::kvm(&report.host)),
         ("hull", clean(&report.host.hull)),
         ("runs", report.runs.to_string()),
         ("command", words::command_line(&report.command)),
@@ -56,14 +59,11 @@ fn head(sheet: &mut Sheet, report: &Report) {
         let text = words::command_line(&workload.words);
         sheet.entry(&clean(&workload.name), &text, "");
     }
-    let caveats = report.columns().flat_map(|one| {
-        let name = clean(&one.name);
-        one.caveats
-            .iter()
-            .map(move |caveat| format!("{name}: {}", clean(caveat)))
-    });
-    for caveat in caveats {
-        sheet.entry("", &caveat, DIM);
+    for one in report.columns() {
+        for caveat in &one.caveats {
+            let caveat = format!("{}: {}", clean(&one.name), clean(caveat));
+            sheet.entry("", &caveat, DIM);
+        }
     }
 }
 
@@ -71,12 +71,12 @@ fn show(sheet: &mut Sheet, report: &Report, row: &Row) {
     sheet.blank();
     sheet.paragraph(0, &clean(&row.name).to_uppercase(), BOLD);
     let (machine, container) = (clean(&row.claim_machine), clean(&row.claim_container));
-    let claim = format!("They say: virtual machine: {machine}; container: {container}.");
+    let claim = format!("Claimed: virtual machine: {machine}; container: {container}.");
     sheet.paragraph(INDENT, &claim, DIM);
     let mut notes = Vec::new();
-    let grid = grid(report, row, sheet.width - INDENT, &mut notes);
+    let blocks = blocks(report, row, sheet.width - INDENT, &mut notes);
     sheet.blank();
-    for block in grid {
+    for block in blocks {
         for line in block.lines(sheet.coloured) {
             sheet.line(INDENT, &line);
         }
@@ -85,102 +85,73 @@ fn show(sheet: &mut Sheet, report: &Report, row: &Row) {
     for (number, note) in notes.iter().enumerate() {
         sheet.paragraph(INDENT, &format!("[{}] {note}", number + 1), DIM);
     }
-    let (mark, paint) = match row.verdict.contradicts {
-        true => ("Against the standard answer: ", YELLOW),
-        false => ("Measured: ", ""),
+    let (mark, paint) = if row.verdict.contradicts {
+        (CONTRADICTS, YELLOW)
+    } else {
+        ("Measured", "")
     };
-    sheet.paragraph(
-        INDENT,
-        &format!("{mark}{}", clean(&row.verdict.text)),
-        paint,
-    );
+    let verdict = format!("{mark}: {}", clean(&row.verdict.text));
+    sheet.paragraph(INDENT, &verdict, paint);
     sheet.paragraph(INDENT, &format!("How: {}", clean(&row.method)), DIM);
 }
 
-/// The figures of a row by subjects, or turned, in blocks that fit in `room`.
-fn grid(report: &Report, row: &Row, room: usize, notes: &mut Vec<String>) -> Vec<Grid> {
-    let names: Vec<String> = report.columns().map(|one| one.name.clone()).collect();
-    let shown = |figure: &Figure| -> Vec<Text> {
-        let cells = names.iter().map(|name| words::shown(figure, name));
-        cells.map(|cell| text(cell, notes)).collect()
-    };
-    let cells: Vec<Vec<Text>> = row.figures.iter().map(shown).collect();
-    let upright = Grid {
-        columns: names.iter().map(|name| clean(name)).collect(),
-        lines: row
-            .figures
+/// The figures of a row by subjects, or transposed, in the layout with the fewest blocks.
+fn blocks(report: &Report, row: &Row, width: usize, notes: &mut Vec<String>) -> Vec<Grid> {
+    let names: Vec<&str> = report.columns().map(|one| one.name.as_str()).collect();
+    let heads = names.iter().map(|name| Text::prose(clean(name)));
+    let mut rows = vec![[Text::default()].into_iter().chain(heads).collect()];
+    let mut line = |figure: &Figure| -> Vec<Text> {
+        let cells = names
             .iter()
-            .map(|figure| clean(&figure.name))
-            .collect(),
-        cells,
-        name: NAME.min(room / 2 - 1),
-        cell: 0,
+            .map(|name| text(words::shown(figure, name), notes));
+        let name = Text::prose(clean(&figure.name));
+        [name].into_iter().chain(cells).collect()
     };
-    let turned = upright.turned();
-    // Half of the narrowest room, less the gap, is left for a column.
-    let most = room / 2 - 1;
-    let tries = CELLS.map(|cell| cell.min(most));
-    let all = tries
-        .iter()
-        .flat_map(|cell| [upright.with(*cell), turned.with(*cell)]);
-    let blocks = all.map(|grid| grid.blocks(room));
-    // Of those in as few blocks, the first: upright before turned, wide before narrow.
-    blocks.min_by_key(Vec::len).unwrap_or_default()
+    rows.extend(row.figures.iter().map(&mut line));
+    let grid = Grid::new(rows);
+    let transposed = grid.transposed();
+    // At the smallest width, a name and a cell fit side by side.
+    let half = width / 2 - 1;
+    let layouts = CELL_WIDTHS.iter().flat_map(|cell| {
+        let limits = (MAX_NAME.min(half), (*cell).min(half));
+        [&grid, &transposed].map(|grid| grid.with_limits(limits.0, limits.1).blocks(width))
+    });
+    layouts.min_by_key(Vec::len).unwrap_or_default()
 }
 
 fn text(cell: Shown, notes: &mut Vec<String>) -> Text {
-    let paint = match cell.passed {
-        Some(true) => GREEN,
-        Some(false) => RED,
-        None => "",
-    };
-    let mut text = cell.value;
-    if let Some(ratio) = cell.ratio {
-        text += &format!(" ({ratio})");
-    }
+    let mut text = cell.with_ratio();
     for note in cell.notes {
-        let known = notes.iter().position(|one| *one == note);
-        let number = known.unwrap_or_else(|| {
-            notes.push(note);
-            notes.len() - 1
-        });
-        text += &format!(" [{}]", number + 1);
+        text += &format!(" [{}]", words::note_number(notes, note));
     }
     Text {
         text,
-        paint,
+        paint: match cell.passed {
+            Some(true) => GREEN,
+            Some(false) => RED,
+            None => "",
+        },
         prose: cell.prose,
     }
 }
 
-fn subjects(sheet: &mut Sheet, report: &Report) {
-    let out: Vec<_> = report
-        .subjects
-        .iter()
-        .filter(|one| one.left_out.is_some())
-        .collect();
-    if out.is_empty() {
+fn left_out(sheet: &mut Sheet, report: &Report) {
+    let left_out = report.subjects.iter().filter_map(|one| {
+        let reason = one.left_out.as_deref()?;
+        Some(format!("{}: {}", clean(&one.name), clean(reason)))
+    });
+    let left_out: Vec<String> = left_out.collect();
+    if left_out.is_empty() {
         return;
     }
     sheet.blank();
     sheet.paragraph(0, "LEFT OUT", BOLD);
-    for one in out {
-        let why = one.left_out.as_deref().map(clean).unwrap_or_default();
-        sheet.paragraph(INDENT, &format!("{}: {why}", clean(&one.name)), "");
+    for line in left_out {
+        sheet.paragraph(INDENT, &line, "");
     }
 }
 
-fn warnings(sheet: &mut Sheet, report: &Report) {
-    if report.warnings.is_empty() {
-        return;
-    }
-    sheet.blank();
-    for warning in &report.warnings {
-        sheet.paragraph(0, &format!("warning: {}", clean(warning)), YELLOW);
-    }
-}
-
-/// What is written so far.
+/// The text written so far.
 struct Sheet {
     text: String,
     width: usize,
@@ -193,7 +164,7 @@ impl Sheet {
         self.text.push('\n');
     }
 
-    /// One blank line, whatever is above it.
+    /// Adds a blank line unless there is one.
     fn blank(&mut self) {
         if !self.text.ends_with("\n\n") {
             self.text.push('\n');
@@ -202,21 +173,19 @@ impl Sheet {
 
     fn paragraph(&mut self, indent: usize, text: &str, paint: &str) {
         for line in wrap(text, self.width - indent) {
-            self.line(indent, &grid::painted(&line, paint, self.coloured));
+            self.line(indent, &painted(&line, paint, self.coloured));
         }
     }
 
-    /// A name, and what belongs to it beside it.
+    /// A name with a text beside it.
     fn entry(&mut self, name: &str, text: &str, paint: &str) {
-        const ROOM: usize = 10;
-        let at = INDENT + ROOM;
-        let names = wrap(name, ROOM - 1);
-        let lines = wrap(text, self.width - at);
+        let names = wrap(name, HEAD_NAME - 1);
+        let lines = wrap(text, self.width - INDENT - HEAD_NAME);
         for number in 0..names.len().max(lines.len()) {
             let name = names.get(number).map_or("", String::as_str);
             let line = lines.get(number).map_or("", String::as_str);
-            let line = grid::painted(line, paint, self.coloured);
-            self.line(INDENT, &format!("{name:<ROOM$}{line}"));
+            let line = painted(line, paint, self.coloured);
+            self.line(INDENT, &format!("{name:<HEAD_NAME$}{line}"));
         }
     }
 }

@@ -1,35 +1,35 @@
-//! That the JSON stays what it is.
+//! The format of the JSON is stable.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::saved::{FORMAT, Report};
-use super::testing::report;
+use super::comparison::{FORMAT, Report};
+use super::testing::{GOLDEN, report};
+use crate::compare::figure::Figure;
 
-/// The golden is what this hull writes of this report, and reads again.
+/// The golden is read and written again without a change; a format with other fields needs another golden.
 #[test]
-fn the_format_is_that_of_the_golden() {
-    let golden = include_str!("../../../tests/golden/compare-v1.json");
-    let written = serde_json::to_string_pretty(&report()).expect("written") + "\n";
-    if std::env::var_os("HULL_GOLDEN").is_some_and(|what| what == "write") {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/compare-v1.json");
-        std::fs::write(path, &written).expect("the golden is written");
-        return;
-    }
+fn the_golden_is_written_as_it_was_read() {
     assert_eq!(
         FORMAT, 1,
-        "a new format has a golden of its own, beside the old one"
+        "a new format has another golden, beside the old one"
     );
-    let read = Report::read(golden.as_bytes()).expect("the golden is a report");
-    assert_eq!(read, report(), "the golden is read as what it was");
-    assert!(
-        written == golden,
-        "HULL_GOLDEN=write writes it anew; is a reader of the old one misled?"
-    );
+    let written = serde_json::to_string_pretty(&report()).expect("written") + "\n";
+    assert!(written == GOLDEN, "is a reader of the old format misled?");
 }
 
-/// Every field of the golden; a report without one that ends in `?` can be read all the same.
+/// The statistics of the golden are what this hull computes from its samples.
+#[test]
+fn the_statistics_of_the_golden_are_those_of_its_samples() {
+    for figure in report().rows.into_iter().flat_map(|row| row.figures) {
+        let cells = figure.cells.clone();
+        let computed = Figure::new(figure.name.clone(), figure.unit, figure.better, cells);
+        assert_eq!(computed, figure);
+    }
+}
+
+/// Every field of the golden. A report can be read without those that end in `?`.
 const FIELDS: &[&str] = &[
     "/command",
     "/format",
@@ -95,9 +95,9 @@ const FIELDS: &[&str] = &[
     "/workloads/words",
 ];
 
-/// Where a field that is gone, renamed, of another unit or of another meaning is read by an old hull or of
-/// an old report, figures are wrong and nobody is told: raise [`FORMAT`], and keep what is read of the old
-/// one. A new field that readers may miss (`#[serde(default)]`, `?` here) needs no new format.
+/// A field that is removed or renamed, or whose unit or meaning changes, makes figures wrong between two
+/// versions of hull without an error: raise [`FORMAT`], and keep reading the old one. A new field that
+/// readers may miss (`#[serde(default)]`, `?` here) needs no new format.
 #[test]
 fn a_change_of_fields_is_a_new_format_unless_readers_may_miss_it() {
     let report = serde_json::to_value(report()).expect("written");
@@ -111,7 +111,7 @@ fn a_change_of_fields_is_a_new_format_unless_readers_may_miss_it() {
         format!("{path}{mark}")
     });
     assert_eq!(marked.collect::<Vec<_>>(), FIELDS);
-    // What an old hull does with a field that it does not know.
+    // An old hull ignores a field that it does not know.
     let mut with = report.clone();
     with["rows"][0]["figures"][0]["cells"][0]["new"] = 1.into();
     let json = serde_json::to_vec(&with).expect("written");
@@ -132,7 +132,7 @@ fn collect(value: &Value, above: &str, paths: &mut BTreeSet<String>) {
     }
 }
 
-/// Take a field out wherever it is.
+/// Removes a field wherever it is.
 fn remove(value: &mut Value, path: &str) {
     match value {
         Value::Array(all) => all.iter_mut().for_each(|one| remove(one, path)),
@@ -148,4 +148,55 @@ fn remove(value: &mut Value, path: &str) {
         },
         _ => {}
     }
+}
+
+/// What [`Report::read`] says of the golden after `change`.
+fn error_after(change: fn(&mut Value)) -> String {
+    let mut value = serde_json::to_value(report()).expect("written");
+    change(&mut value);
+    let json = serde_json::to_vec(&value).expect("written");
+    Report::read(&json).expect_err("no report").to_string()
+}
+
+#[test]
+fn what_is_not_a_report_is_refused() {
+    let error = |text: &str| {
+        Report::read(text.as_bytes())
+            .expect_err("no report")
+            .to_string()
+    };
+    assert!(error("<html>").starts_with("it is not JSON, or was cut off: expected value"));
+    assert!(error(&GOLDEN[..GOLDEN.len() / 2]).contains("cut off: EOF while parsing"));
+    for other in [
+        "1",
+        "[]",
+        "{}",
+        r#"{"format": "x", "rows": []}"#,
+        r#"{"format": 1}"#,
+    ] {
+        assert!(error(other).starts_with("it is not a report of"), "{other}");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let error = error_after(|report| report["format"] = (FORMAT + 1).into());
+    assert!(
+        error.starts_with("its format is 2, and this hull ("),
+        "{error}"
+    );
+}
+
+#[test]
+fn damage_is_reported_with_its_place() {
+    let error = error_after(|report| report["host"]["cpus"] = "many".into());
+    assert!(
+        error.contains("damaged: invalid type: string \"many\""),
+        "{error}"
+    );
+    let error =
+        error_after(|report| report["rows"][2]["figures"][0]["cells"][1]["subject"] = "x".into());
+    let expected = "it is damaged: \"echo, exec to first output byte\" has a cell of \"x\", which is not \
+                    among its subjects";
+    assert_eq!(error, expected);
 }

@@ -2,114 +2,89 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::figure::{Better, Figure, Unit};
-use crate::compare::report::saved::{Row, Verdict};
-use crate::compare::subject::{Kind, Part};
-use crate::compare::turns::{IDLE, Turns, UP, words};
+use super::session::{Measured, Session, Subjects};
+use super::verdict::{Side, Unclear, ranked, sides};
+use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::report::comparison::Verdict;
+use crate::compare::report::quantity::value;
+use crate::compare::subject::{Kind, Subject};
 
-/// Bytes of the standard answer's "gigabytes".
+/// The standard answer's "gigabytes", in bytes.
 const GIGABYTE: f64 = 1e9;
 
-/// In the report.
-pub const NAME: &str = "footprint";
+/// Bytes on disk of one subject.
+struct Files {
+    image: u64,
+    /// Programs and libraries, or why they are unknown.
+    programs: Result<u64, String>,
+}
 
-/// Add up the files.
-pub fn measure(turns: &mut Turns) -> Row {
-    let entrants = turns.entrants();
-    let (mut all, mut images, mut programs) = (Vec::new(), Vec::new(), Vec::new());
-    let mut notes = Vec::new();
-    for (done, index) in entrants.iter().copied().enumerate() {
-        turns.step(done, entrants.len(), index, "files");
-        let name = turns.name(index);
-        let parts = turns.subject(index).parts();
-        let is_image = |part: &&Part| !part.what.starts_with("program");
-        let image: u64 = parts.iter().filter(is_image).map(|part| part.bytes).sum();
-        let mapped = mapped(turns, index, &parts);
-        let sizes = mapped.as_ref().ok().map(|bytes| *bytes as f64);
-        images.push((name.clone(), vec![image as f64]));
-        all.push((
-            name.clone(),
-            sizes.iter().map(|bytes| bytes + image as f64).collect(),
-        ));
-        programs.push((name, sizes.into_iter().collect()));
-        notes.push(mapped.err());
-    }
-    let figure = |name: &str, samples: &[(String, Vec<f64>)]| {
-        let samples = samples
+/// Adds up the files of each subject.
+pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
+    let files = turns.each("files", |subject| {
+        let parts = subject.parts();
+        let image = parts
             .iter()
-            .map(|(name, samples)| (name.as_str(), samples.clone()));
-        let mut figure = Figure::of_samples(name, Unit::Bytes, Better::Less, samples);
-        for (cell, note) in figure.cells.iter_mut().zip(&notes) {
-            cell.note = note.clone().filter(|_| cell.samples.is_empty());
+            .filter(|part| !part.what.starts_with("program"));
+        Files {
+            image: image.map(|part| part.bytes).sum(),
+            programs: program_bytes(&mut **subject, session),
         }
-        figure
+    });
+    let figure = |name: &str, bytes: fn(&Files) -> Result<u64, String>| {
+        turns.figure(name, (Unit::Bytes, Better::Less), &files, |files| {
+            Cell::sample_or_note(bytes(files).map(|bytes| bytes as f64))
+        })
     };
     let figures = vec![
-        figure("bytes on disk, in all", &all),
+        figure("bytes on disk, in all", |files| {
+            Ok(files.image + files.programs.clone()?)
+        }),
         figure(
             "of them, image: files of the guest or container, its kernel, template",
-            &images,
+            |files| Ok(files.image),
         ),
-        figure("of them, programs and libraries that run", &programs),
+        figure("of them, programs and libraries that run", |files| {
+            files.programs.clone()
+        }),
     ];
-    let sides = turns.sides();
-    Row {
-        name: NAME.into(),
-        claim_machine: "gigabytes".into(),
-        claim_container: "megabytes".into(),
-        method: "Blocks on disk. The image is the root file system that all subjects share in content \
-                 (one busybox), of a virtual machine the kernel and initial RAM disk that its monitor is \
-                 given; hull's are packed inside of its program. hull-warm's template, the saved machine, \
-                 is counted as image. Programs and libraries are the files that the processes of an idle \
-                 instance have mapped executable (/proc/PID/maps), each once. An engine's daemon is not \
-                 in it."
+    Measured {
+        method: "Blocks on disk. The image is the root file system, the same for all subjects (one busybox), \
+                 and for a virtual machine the kernel and initial RAM disk that its monitor boots; hull's are \
+                 packed in its program. hull-warm's template, the saved machine, counts as image. Programs and \
+                 libraries are the files that the processes of an idle instance have mapped executable \
+                 (/proc/PID/maps), each once. An engine's daemon is not counted."
             .into(),
-        verdict: verdict(&figures[0], &sides),
+        verdict: verdict(&figures[0], &sides(turns)).into(),
         figures,
     }
 }
 
-/// Bytes of the files that run, beside those that are in `parts` as images.
-fn mapped(turns: &mut Turns, index: usize, parts: &[Part]) -> Result<u64, String> {
-    let instance = turns
-        .start(index, &words(&IDLE), UP)
-        .map_err(|error| format!("it {error}"))?;
-    let processes = turns.processes(&instance);
-    let root = turns.stage.root();
+/// Bytes of the programs and libraries of an idle instance, without files of the image.
+fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<u64, String> {
+    let instance = session.idle(subject)?;
+    let processes = instance.processes(subject);
     let mut files: BTreeSet<PathBuf> = processes.into_iter().flat_map(executables).collect();
-    turns.end(instance);
-    files.extend(
-        parts
-            .iter()
-            .filter(|part| part.what.starts_with("program"))
-            .map(|part| part.path.clone()),
-    );
-    let bytes = |file: &PathBuf| {
-        use std::os::unix::fs::MetadataExt;
-        fs::metadata(file).map_or(0, |file| file.blocks() * 512)
-    };
-    Ok(files
-        .iter()
-        .filter(|file| !file.starts_with(&root))
-        .map(bytes)
-        .sum())
+    session.end(subject, instance);
+    let parts = subject.parts().into_iter();
+    let programs = parts.filter(|part| part.what.starts_with("program"));
+    files.extend(programs.map(|part| part.path));
+    let root = session.stage.root();
+    let files = files.iter().filter(|file| !file.starts_with(&root));
+    let blocks = |file| fs::metadata(file).map_or(0, |file| file.blocks());
+    Ok(files.map(blocks).sum::<u64>() * 512)
 }
 
-/// The files that a process has mapped executable, as the host sees them: what is in another root of a
-/// container is of its image.
+/// The files that a process has mapped executable. Those of a process with another root belong to its image.
 fn executables(pid: u32) -> Vec<PathBuf> {
-    let same_root = || {
-        let root = |who: &str| fs::metadata(format!("/proc/{who}/root/."));
-        use std::os::unix::fs::MetadataExt;
-        match (root(&pid.to_string()), root("self")) {
-            (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-            _ => false,
-        }
+    let root = |process: &str| {
+        let root = fs::metadata(format!("/proc/{process}/root/.")).ok()?;
+        Some((root.dev(), root.ino()))
     };
-    if !same_root() {
+    if root(&pid.to_string()).is_none_or(|theirs| Some(theirs) != root("self")) {
         return Vec::new();
     }
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
@@ -122,65 +97,56 @@ fn executables(pid: u32) -> Vec<PathBuf> {
     maps.lines().filter_map(file).collect()
 }
 
-fn verdict(all: &Figure, sides: &[Side]) -> Verdict {
-    let bytes = |subject: &str| all.median(subject);
-    let (containers, machines) = (
-        ranked(sides, Kind::Container, bytes),
-        ranked(sides, Kind::Machine, bytes),
-    );
-    let (Some((machine, least)), Some((biggest, most))) = (machines.first(), machines.last())
+fn verdict(all: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+    let rank = |kind| ranked(sides, kind, |subject| all.median(subject));
+    let (containers, machines) = (rank(Kind::Container), rank(Kind::Machine));
+    let (Some((machine, least)), Some((largest, most))) = (machines.first(), machines.last())
     else {
-        return cannot_tell(sides, "was counted");
+        return Err(Unclear::missing(sides, "was counted"));
     };
-    let mib = |bytes: f64| format!("{:.1} MiB", bytes / f64::from(1 << 20));
+    let size = |bytes: f64| value(Unit::Bytes, bytes);
     let contradicts = *least < GIGABYTE;
-    let mut text = match contradicts {
-        true => format!("{machine} takes {}", mib(*least)),
-        false => format!(
-            "As they say: {machine}, the smallest machine, takes {}",
-            mib(*least)
-        ),
+    let mut text = if contradicts {
+        format!("{machine} takes {}", size(*least))
+    } else {
+        format!(
+            "As claimed: {machine}, the smallest machine, takes {}",
+            size(*least)
+        )
     };
-    if machine != biggest {
-        text += &format!(", {biggest}, the largest, {}", mib(*most));
+    if machine != largest {
+        text += &format!(", {largest}, the largest, {}", size(*most));
     }
     if let Some((container, bytes)) = containers.first() {
-        text += &format!("; {container} takes {}, of the same files", mib(*bytes));
+        text += &format!("; {container} takes {}, with the same files", size(*bytes));
     }
-    Verdict {
+    Ok(Verdict {
         text: text + ".",
         contradicts,
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::tests::sides;
     use super::*;
-    use crate::compare::rows::sides;
-
-    fn told(machine: f64) -> Verdict {
-        let sides = sides::of([("crun", Kind::Container), ("hull-cold", Kind::Machine)]);
-        let samples = [("crun", vec![2e6]), ("hull-cold", vec![machine])];
-        verdict(
-            &Figure::of_samples("x", Unit::Bytes, Better::Less, samples),
-            &sides,
-        )
-    }
 
     #[test]
-    fn a_gigabyte_is_the_measure() {
-        let small = told(10.0 * 1024.0 * 1024.0);
+    fn less_than_a_gigabyte_contradicts() {
+        let verdict_with = |machine: f64| {
+            let samples: &[(&str, &[f64])] = &[("crun", &[2e6]), ("hull-cold", &[machine])];
+            let figure = Figure::of_samples(Unit::Bytes, Better::Less, samples);
+            Verdict::from(verdict(&figure, &sides()))
+        };
+        let small = verdict_with(10.0 * 1024.0 * 1024.0);
         assert!(small.contradicts);
-        assert!(
-            small
-                .text
-                .starts_with("hull-cold takes 10.0 MiB; crun takes 1.9 MiB")
-        );
-        assert!(!told(2e9).contradicts);
+        let start = "hull-cold takes 10.0 MiB; crun takes 1.91 MiB";
+        assert!(small.text.starts_with(start), "{}", small.text);
+        assert!(!verdict_with(2e9).contradicts);
     }
 
     #[test]
-    fn this_program_is_among_what_runs() {
+    fn this_program_is_mapped_executable() {
         let own = std::env::current_exe().expect("a program");
         assert!(executables(std::process::id()).contains(&own));
         assert!(executables(u32::MAX).is_empty());

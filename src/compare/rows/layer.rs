@@ -1,137 +1,106 @@
-//! What the workload runs on, by the instruction that leaves it.
+//! What the workload runs on: the instruction by which it leaves its own code.
 
-use super::sides::{Side, cannot_tell, ranked};
+use super::session::{Measured, Session, Subjects};
+use super::verdict::{Side, Unclear, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::calls::Calls;
-use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
-use crate::compare::turns::Turns;
 
-/// In the report.
-pub const NAME: &str = "abstraction layer";
-
-/// Count the system calls of the first workload, once for each subject.
-pub fn measure(turns: &mut Turns) -> Row {
-    let words = turns.workloads[0].words.clone();
-    let entrants = turns.entrants();
-    let mut counted = Vec::new();
-    for (done, index) in entrants.iter().copied().enumerate() {
-        turns.step(done, entrants.len(), index, "system calls");
-        let calls = turns
-            .traced(index, &words)
-            .map_err(|error| error.to_string());
-        counted.push((turns.name(index), calls));
-    }
-    let sides = turns.sides();
-    let figure = |name: &str, better, number: fn(&Calls) -> f64| {
-        let samples = counted.iter().map(|(subject, calls)| {
-            let number = calls.as_ref().map(number);
-            (subject.as_str(), number.into_iter().collect())
-        });
-        let mut figure = Figure::of_samples(name, Unit::Count, better, samples);
-        for (cell, (_, calls)) in figure.cells.iter_mut().zip(&counted) {
-            cell.note = calls.as_ref().err().cloned();
-        }
-        figure
-    };
-    let leaves = counted.iter().map(|(subject, calls)| match calls {
-        Ok(calls) if calls.kvm_runs > 0 => Cell::text(
-            subject,
-            format!("VM exit: {} came to the monitor", calls.kvm_runs),
-        ),
-        Ok(calls) => Cell::text(subject, format!("SYSCALL: {} times", calls.total())),
-        Err(error) => Cell::missing(subject, error.as_str()),
+/// Counts the system calls of the first workload, once for each subject.
+pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
+    let words = session.workloads[0].words.clone();
+    let counted = turns.each("system calls", |subject| {
+        let calls = session.count_calls(&mut **subject, &words);
+        calls.map_err(|error| format!("it {error}"))
     });
+    let count = |name: &str, better, number: fn(&Calls) -> f64| {
+        turns.figure(name, (Unit::Count, better), &counted, |calls| {
+            Cell::sample_or_note(calls.as_ref().map(number).map_err(Clone::clone))
+        })
+    };
     let figures = vec![
-        figure("system calls of the host's kernel", Better::Less, |calls| {
+        count("system calls of the host's kernel", Better::Less, |calls| {
             calls.total() as f64
         }),
-        Figure {
-            name: "what leaves the workload's world".into(),
-            unit: Unit::Text,
-            better: Better::Neither,
-            cells: leaves.collect(),
-        },
-        figure("different ones", Better::Less, |calls| {
-            calls.different() as f64
+        turns.texts("instruction that leaves the workload", &counted, leaves_by),
+        count("distinct ones", Better::Less, |calls| {
+            calls.distinct() as f64
         }),
-        figure("of them, KVM_RUN", Better::Neither, |calls| {
+        count("KVM_RUN among them", Better::Neither, |calls| {
             calls.kvm_runs as f64
         }),
     ];
-    Row {
-        name: NAME.into(),
-        claim_machine: "the hardware (a hypervisor)".into(),
-        claim_container: "the operating system (an engine)".into(),
+    Measured {
         method: format!(
-            "`{}` and all that its subject starts for it, once, under ptrace(2): each system call is \
-             counted when it is entered, from the subject's exec to its end. ioctl(KVM_RUN) is the one \
-             by which a monitor hands the processor to a guest; it returns at each VM exit that the \
-             host's kernel does not handle itself. What an engine's daemon does is not in it.",
+            "`{}` runs once under ptrace(2), with all processes that the subject starts for it: each system \
+             call is counted at its entry, from the subject's exec to its end. ioctl(KVM_RUN) is the system \
+             call by which a monitor enters a guest; it returns at each VM exit that the host's kernel does \
+             not handle itself. The system calls of an engine's daemon are not counted.",
             words.join(" ")
         ),
-        verdict: verdict(&figures, &sides),
+        verdict: verdict(&figures, &sides(turns)).into(),
         figures,
     }
 }
 
-fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
+fn leaves_by(calls: &Result<Calls, String>) -> Cell {
+    match calls {
+        Ok(calls) if calls.kvm_runs > 0 => {
+            Cell::text(format!("VM exit: {} reached the monitor", calls.kvm_runs))
+        }
+        Ok(calls) => Cell::text(format!("SYSCALL: {} times", calls.total())),
+        Err(error) => Cell::missing(error.as_str()),
+    }
+}
+
+fn verdict(figures: &[Figure], sides: &[Side]) -> Result<Verdict, Unclear> {
     let calls = |subject: &str| figures[0].median(subject);
     let runs = |subject: &str| figures[3].median(subject).unwrap_or(0.0);
-    let (containers, machines) = (
-        ranked(sides, Kind::Container, calls),
-        ranked(sides, Kind::Machine, calls),
-    );
-    let entered = machines.iter().filter(|(name, _)| runs(name) > 0.0);
-    let entered: Vec<_> = entered.collect();
-    let process = calls("process");
-    match (entered.first(), containers.first(), machines.is_empty()) {
-        (Some((machine, _)), container, _) => {
-            let runs = runs(machine);
-            let beside = match (container, process) {
-                (Some((name, calls)), Some(process)) => format!(
-                    "; {name}'s workload leaves by SYSCALL into the host's kernel, as a process does \
-                     ({calls:.0} calls with the runtime's own, {process:.0} without a container)"
-                ),
-                (Some((name, calls)), None) => {
-                    format!(
-                        "; {name}'s leaves by SYSCALL into the host's kernel ({calls:.0} calls)"
-                    )
-                }
-                _ => String::new(),
-            };
-            Verdict {
-                text: format!(
-                    "As they say: {machine}'s workload leaves by VM exits, {runs:.0} of which came to its \
-                     monitor{beside}."
-                ),
-                contradicts: false,
-            }
-        }
-        (None, _, false) => Verdict {
-            text: "No monitor was seen to enter a guest, which contradicts what a machine is."
-                .into(),
-            contradicts: true,
-        },
-        (None, ..) => cannot_tell(sides, "was traced"),
+    let machines = ranked(sides, Kind::Machine, calls);
+    if machines.is_empty() {
+        return Err(Unclear::missing(sides, "was traced"));
     }
+    let Some((machine, _)) = machines.iter().find(|(name, _)| runs(name) > 0.0) else {
+        return Ok(Verdict {
+            text: "No monitor entered a guest, which contradicts what a virtual machine is.".into(),
+            contradicts: true,
+        });
+    };
+    let containers = ranked(sides, Kind::Container, calls);
+    let container = match (containers.first(), calls("process")) {
+        (Some((name, calls)), Some(process)) => format!(
+            "; the workload in {name} leaves by SYSCALL into the host's kernel, as a process does \
+             ({calls:.0} calls including the runtime's own, {process:.0} without a container)"
+        ),
+        (Some((name, calls)), None) => format!(
+            "; the workload in {name} leaves by SYSCALL into the host's kernel ({calls:.0} calls)"
+        ),
+        (None, _) => String::new(),
+    };
+    Ok(Verdict {
+        text: format!(
+            "As claimed: the workload in {machine} leaves by VM exits, {:.0} of which reached its \
+             monitor{container}.",
+            runs(machine)
+        ),
+        contradicts: false,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::tests::sides;
     use super::*;
-    use crate::compare::rows::sides;
 
-    fn told(machine_runs: f64) -> Verdict {
-        let sides = sides::of([
-            ("process", Kind::Process),
-            ("crun", Kind::Container),
-            ("hull-warm", Kind::Machine),
-        ]);
-        let figure = |samples: [f64; 3]| {
-            let names = ["process", "crun", "hull-warm"];
-            let samples = names.into_iter().zip(samples.map(|sample| vec![sample]));
-            Figure::of_samples("x", Unit::Count, Better::Less, samples)
+    fn verdict_with(machine_runs: f64) -> Verdict {
+        let figure = |[process, crun, warm]: [f64; 3]| {
+            let samples: &[(&str, &[f64])] = &[
+                ("process", &[process]),
+                ("crun", &[crun]),
+                ("hull-warm", &[warm]),
+            ];
+            Figure::of_samples(Unit::Count, Better::Less, samples)
         };
         let figures = [
             figure([20.0, 700.0, 300.0]),
@@ -139,14 +108,14 @@ mod tests {
             figure([0.0; 3]),
             figure([0.0, 0.0, machine_runs]),
         ];
-        verdict(&figures, &sides)
+        verdict(&figures, &sides()).into()
     }
 
     #[test]
-    fn exits_are_what_makes_a_machine() {
-        let verdict = told(40.0);
+    fn a_machine_is_one_by_its_exits() {
+        let verdict = verdict_with(40.0);
         assert!(!verdict.contradicts);
         assert!(verdict.text.contains("40 of which") && verdict.text.contains("700 calls"));
-        assert!(told(0.0).contradicts);
+        assert!(verdict_with(0.0).contradicts);
     }
 }

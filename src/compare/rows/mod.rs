@@ -1,5 +1,4 @@
-//! The rows of the standard answer's table, a file each: what is measured for it, and what that says to the
-//! claim.
+//! The rows of the standard answer's table, a file each: what it claims, what is measured, and a verdict.
 
 mod density;
 mod footprint;
@@ -7,43 +6,99 @@ mod isolation;
 mod layer;
 mod portability;
 mod resources;
-pub mod sides;
+pub mod session;
 mod startup;
 mod system;
+mod verdict;
 
-use super::report::saved::Row;
-use super::turns::Turns;
+use session::{Measured, Session, Subjects};
 
-/// A row: its name, and what measures it.
-pub type Measure = (&'static str, fn(&mut Turns) -> Row);
+use crate::compare::report::comparison::Row;
 
-/// In the order of the table.
-pub const ROWS: &[Measure] = &[
-    (layer::NAME, layer::measure),
-    (system::NAME, system::measure),
-    (startup::NAME, startup::measure),
-    (resources::NAME, resources::measure),
-    (isolation::NAME, isolation::measure),
-    (portability::NAME, portability::measure),
-    (footprint::NAME, footprint::measure),
-    (density::NAME, density::measure),
+/// A row before it is measured.
+pub struct Question {
+    pub name: &'static str,
+    claim_machine: &'static str,
+    claim_container: &'static str,
+    measure: fn(&mut Subjects, &mut Session) -> Measured,
+}
+
+/// In the order of the standard answer.
+pub const ROWS: [Question; 8] = [
+    Question {
+        name: "abstraction layer",
+        claim_machine: "the hardware (a hypervisor)",
+        claim_container: "the operating system (an engine)",
+        measure: layer::measure,
+    },
+    Question {
+        name: "operating system",
+        claim_machine: "a full one of its own",
+        claim_container: "the host's kernel, shared",
+        measure: system::measure,
+    },
+    Question {
+        name: "startup time",
+        claim_machine: "slow, minutes",
+        claim_container: "fast, seconds",
+        measure: startup::measure,
+    },
+    Question {
+        name: "resource usage",
+        claim_machine: "high",
+        claim_container: "low",
+        measure: resources::measure,
+    },
+    Question {
+        name: "isolation",
+        claim_machine: "strong, by hardware",
+        claim_container: "moderate, by process",
+        measure: isolation::measure,
+    },
+    Question {
+        name: "portability",
+        claim_machine: "OS and applications, large",
+        claim_container: "application and its dependencies, small",
+        measure: portability::measure,
+    },
+    Question {
+        name: "footprint",
+        claim_machine: "gigabytes",
+        claim_container: "megabytes",
+        measure: footprint::measure,
+    },
+    Question {
+        name: "density",
+        claim_machine: "resource usage high: few",
+        claim_container: "resource usage low: many",
+        measure: density::measure,
+    },
 ];
 
-/// Those whose names begin with one of `words`, or all of none; the first word that fits no row, or no
-/// single one.
+impl Question {
+    pub fn answer(&self, turns: &mut Subjects, session: &mut Session) -> Row {
+        let measured = (self.measure)(turns, session);
+        Row {
+            name: self.name.into(),
+            claim_machine: self.claim_machine.into(),
+            claim_container: self.claim_container.into(),
+            method: measured.method,
+            figures: measured.figures,
+            verdict: measured.verdict,
+        }
+    }
+}
+
+/// The rows whose names begin with one of `words`; without words, all rows.
 ///
 /// # Errors
-/// That word.
-pub fn chosen(words: &[String]) -> Result<Vec<Measure>, String> {
-    let fits = |word: &String| {
-        let fitting = ROWS.iter().filter(|(name, _)| name.starts_with(word));
-        fitting.count()
-    };
-    if let Some(word) = words.iter().find(|word| fits(word) != 1) {
+/// The first word with which not exactly one name begins.
+pub fn chosen(words: &[String]) -> Result<Vec<&'static Question>, String> {
+    let begins = |row: &Question, word: &String| row.name.starts_with(word.as_str());
+    let ambiguous = |word: &&String| ROWS.iter().filter(|row| begins(row, word)).count() != 1;
+    if let Some(word) = words.iter().find(ambiguous) {
         return Err(word.clone());
     }
-    let wanted =
-        |name: &str| words.is_empty() || words.iter().any(|word| name.starts_with(word.as_str()));
-    let rows = ROWS.iter().copied();
-    Ok(rows.filter(|(name, _)| wanted(name)).collect())
+    let chosen = |row: &&Question| words.is_empty() || words.iter().any(|word| begins(row, word));
+    Ok(ROWS.iter().filter(chosen).collect())
 }

@@ -1,77 +1,62 @@
-//! What must be the same on another machine that a workload is taken to.
+//! What another machine must have to run the workload.
 
-use super::sides::{Side, cannot_tell, ranked};
+use super::session::{Measured, Session, Subjects};
+use super::verdict::{Side, Unclear, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
-use crate::compare::report::saved::{Row, Verdict};
-use crate::compare::subject::{Kind, Part};
-use crate::compare::turns::{Turns, words};
+use crate::compare::report::comparison::Verdict;
+use crate::compare::report::quantity::value;
+use crate::compare::subject::{About, Kind, Subject};
 
-/// In the report.
-pub const NAME: &str = "portability";
-
-/// Look at what the workload sees of the machine it is on.
-pub fn measure(turns: &mut Turns) -> Row {
+/// Reads what the workload sees of the processor.
+pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let host = flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
-    let entrants = turns.entrants();
-    let (mut needs, mut seen, mut images) = (Vec::new(), Vec::new(), Vec::new());
-    for (done, index) in entrants.iter().copied().enumerate() {
-        turns.step(done, entrants.len(), index, "processor features");
-        let name = turns.name(index);
-        let carried = turns.subject(index).parts();
-        let carried: u64 = carried
-            .iter()
-            .filter(is_carried)
-            .map(|part| part.bytes)
-            .sum();
-        images.push((name.clone(), vec![carried as f64]));
-        needs.push(Cell::text(&name, what_it_needs(turns, index)));
-        let cpuinfo = "cat /proc/cpuinfo || { mount -t proc proc /proc && cat /proc/cpuinfo; }";
-        let words = words(&["/bin/busybox", "sh", "-c", cpuinfo]);
-        seen.push(match turns.once(index, &words) {
-            Ok(timed) => {
-                let inside = flags(&String::from_utf8_lossy(&timed.output));
-                let of_host = inside.iter().filter(|flag| host.contains(flag)).count();
-                Cell::text(&name, format!("{of_host} of the host's {}", host.len()))
-            }
-            Err(error) => Cell::missing(&name, format!("it {error}")),
-        });
-    }
-    let text = |name: &str, cells| Figure {
-        name: name.into(),
-        unit: Unit::Text,
-        better: Better::Neither,
-        cells,
-    };
-    let images = images
-        .iter()
-        .map(|(name, bytes)| (name.as_str(), bytes.clone()));
+    let cpuinfo = "cat /proc/cpuinfo || { mount -t proc proc /proc && cat /proc/cpuinfo; }";
+    let seen = turns.each("processor features", |subject| {
+        let timed = session.once(&mut **subject, &["/bin/busybox", "sh", "-c", cpuinfo])?;
+        Ok::<_, String>(flags(&String::from_utf8_lossy(&timed.output)))
+    });
+    let images = turns.each("files", |subject| carried_bytes(&**subject) as f64);
+    let needs = turns.each("needs", |subject| needs(subject.about()));
     let figures = vec![
-        Figure::of_samples("bytes to carry along", Unit::Bytes, Better::Less, images),
-        text("must be the same there", needs),
-        text("processor features that the workload sees", seen),
+        turns.figure(
+            "bytes to carry",
+            (Unit::Bytes, Better::Less),
+            &images,
+            |bytes| Cell::samples([*bytes]),
+        ),
+        turns.texts("must be the same there", &needs, |needs| Cell::text(*needs)),
+        turns.texts(
+            "processor features that the workload sees",
+            &seen,
+            |seen| match seen {
+                Ok(inside) => {
+                    let common = inside.iter().filter(|flag| host.contains(flag)).count();
+                    Cell::text(format!("{common} of the host's {}", host.len()))
+                }
+                Err(error) => Cell::missing(error.as_str()),
+            },
+        ),
     ];
-    let sides = turns.sides();
-    Row {
-        name: NAME.into(),
-        claim_machine: "OS and applications, large".into(),
-        claim_container: "application and its dependencies, small".into(),
+    Measured {
         method: "Bytes of the image, and for a machine of its kernel and, with hull, of the program that \
-                 carries both. Whether the kernel must be the same kind is what the row on the operating \
-                 system has shown: who runs on the host's needs one with the same system calls there. \
-                 Features are the flags of /proc/cpuinfo inside that the host's has, too."
+                 contains both. What runs on the host's kernel (see the row on the operating \
+                 system) needs one with the same system calls there. Features are the flags of /proc/cpuinfo inside \
+                 that the host has, too."
             .into(),
-        verdict: verdict(&figures[0], &sides),
+        verdict: verdict(&figures[0], &sides(turns)).into(),
         figures,
     }
 }
 
-/// Not a runtime or monitor that the other machine has its own of.
-fn is_carried(part: &&Part) -> bool {
-    part.what != "program"
+/// Without a runtime or monitor, which the other machine has itself.
+fn carried_bytes(subject: &dyn Subject) -> u64 {
+    let parts = subject.parts();
+    let carried = parts.iter().filter(|part| part.what != "program");
+    carried.map(|part| part.bytes).sum()
 }
 
-fn what_it_needs(turns: &Turns, index: usize) -> &'static str {
-    match (turns.kind(index), turns.name(index).as_str()) {
+fn needs(about: &About) -> &'static str {
+    match (about.kind, about.name.as_str()) {
         (Kind::Process, _) => "a Linux kernel with the same system calls; the file",
         (Kind::Container, _) => "a Linux kernel with the same system calls; a runtime",
         (Kind::Machine, "hull-warm") => {
@@ -84,56 +69,44 @@ fn what_it_needs(turns: &Turns, index: usize) -> &'static str {
 
 /// The features of the first processor (proc_cpuinfo(5)).
 fn flags(cpuinfo: &str) -> Vec<String> {
-    let line = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("flags")?.split_once(':'));
-    line.map_or(Vec::new(), |(_, flags)| {
-        flags.split_whitespace().map(Into::into).collect()
-    })
+    let mut lines = cpuinfo.lines();
+    let line = lines.find_map(|line| line.strip_prefix("flags")?.split_once(':'));
+    let flags = line.map_or("", |(_, flags)| flags);
+    flags.split_whitespace().map(Into::into).collect()
 }
 
-fn verdict(images: &Figure, sides: &[Side]) -> Verdict {
-    let bytes = |subject: &str| images.median(subject);
-    let (containers, machines) = (
-        ranked(sides, Kind::Container, bytes),
-        ranked(sides, Kind::Machine, bytes),
-    );
+fn verdict(images: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+    let rank = |kind| ranked(sides, kind, |subject| images.median(subject));
+    let (containers, machines) = (rank(Kind::Container), rank(Kind::Machine));
     let (Some((container, small)), Some((machine, large))) = (containers.first(), machines.first())
     else {
-        return cannot_tell(sides, "was counted");
+        return Err(Unclear::missing(sides, "was counted"));
     };
-    let mib = |bytes: f64| bytes / f64::from(1 << 20);
     let larger = large > small;
-    Verdict {
+    let [large, small] = [large, small].map(|bytes| value(Unit::Bytes, *bytes));
+    Ok(Verdict {
         text: format!(
-            "{}{machine} carries {:.1} MiB, its own kernel in it, and needs no kernel in particular \
-             there, but KVM; {container} carries {:.1} MiB and needs the kernel.",
-            if larger { "As they say, by size: " } else { "" },
-            mib(*large),
-            mib(*small)
+            "{}{machine} carries {large}, including its own kernel, and needs KVM there, but no particular \
+             kernel; {container} carries {small} and needs the kernel.",
+            if larger { "As claimed, by size: " } else { "" },
         ),
         contradicts: !larger,
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::tests::sides;
     use super::*;
-    use crate::compare::rows::sides;
-
-    fn told(machine: f64) -> Verdict {
-        let sides = sides::of([("crun", Kind::Container), ("hull-cold", Kind::Machine)]);
-        let samples = [("crun", vec![2e6]), ("hull-cold", vec![machine])];
-        verdict(
-            &Figure::of_samples("x", Unit::Bytes, Better::Less, samples),
-            &sides,
-        )
-    }
 
     #[test]
-    fn what_is_larger_is_said() {
-        assert!(!told(1e7).contradicts);
-        assert!(told(1e6).contradicts);
+    fn the_larger_image_is_the_machines_as_claimed() {
+        let contradicts = |machine: f64| {
+            let samples: &[(&str, &[f64])] = &[("crun", &[2e6]), ("hull-cold", &[machine])];
+            let figure = Figure::of_samples(Unit::Bytes, Better::Less, samples);
+            Verdict::from(verdict(&figure, &sides())).contradicts
+        };
+        assert!(!contradicts(1e7) && contradicts(1e6));
     }
 
     #[test]

@@ -1,204 +1,168 @@
 //! Whose kernel the workload runs on.
 
-use super::sides::{Side, cannot_tell, ranked};
-use crate::compare::figure::{Better, Cell, Figure, Unit};
-use crate::compare::report::saved::{Row, Verdict};
-use crate::compare::subject::Kind;
-use crate::compare::turns::{IDLE, Turns, UP, words};
+use super::session::{Measured, Session, Subjects};
+use super::verdict::{Ranking, Side, Unclear, ranked, sides};
+use crate::compare::figure::{Cell, Figure};
+use crate::compare::report::comparison::Verdict;
+use crate::compare::subject::{Kind, Subject};
 
-/// In the report.
-pub const NAME: &str = "operating system";
+const UNAME: [&str; 3] = ["/bin/busybox", "uname", "-rv"];
 
-/// Ask each subject's kernel for its name.
-pub fn measure(turns: &mut Turns) -> Row {
-    let host = rustix::system::uname();
-    let host = format!(
-        "{} {}",
-        host.release().to_string_lossy(),
-        host.version().to_string_lossy()
-    );
-    let entrants = turns.entrants();
-    let (mut names, mut owners) = (Vec::new(), Vec::new());
-    for (done, index) in entrants.iter().copied().enumerate() {
-        turns.step(done, entrants.len(), index, "uname");
-        let subject = turns.name(index);
-        match turns.once(index, &words(&["/bin/busybox", "uname", "-rv"])) {
-            Ok(timed) => {
-                let kernel = String::from_utf8_lossy(&timed.output).trim().to_owned();
-                let own = kernel != host;
-                owners.push(Cell {
-                    passed: Some(own),
-                    ..Cell::text(&subject, if own { "its own" } else { "the host's" })
-                });
-                names.push(Cell::text(&subject, kernel));
-            }
-            Err(error) => {
-                let note = format!("it {error}");
-                owners.push(Cell::missing(&subject, note.as_str()));
-                names.push(Cell::missing(&subject, note));
-            }
+/// Asks each subject's kernel for its name.
+pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
+    let host = host_kernel();
+    let kernels = turns.each("uname", |subject| {
+        let timed = session.once(&mut **subject, &UNAME)?;
+        Ok(String::from_utf8_lossy(&timed.output).trim().to_owned())
+    });
+    let second = turns.each("second kernel", |subject| {
+        second_kernel(&mut **subject, session)
+    });
+    let with = |cell: fn(&str, &str) -> Cell| {
+        let host = &host;
+        move |kernel: &Result<String, String>| match kernel {
+            Ok(kernel) => cell(kernel, host),
+            Err(error) => Cell::missing(error.as_str()),
         }
-    }
-    let second = second_kernel(turns);
-    let sides = turns.sides();
-    let text = |name: &str, cells| Figure {
-        name: name.into(),
-        unit: Unit::Text,
-        better: Better::Neither,
-        cells,
     };
+    let owner = with(|kernel, host| {
+        let own = kernel != host;
+        Cell::probe(own, if own { "its own" } else { "the host's" })
+    });
     let figures = vec![
-        text("kernel", owners),
-        text("its release and version", names),
-        text("another kernel at the same time", second),
-    ];
-    Row {
-        name: NAME.into(),
-        claim_machine: "a full one of its own".into(),
-        claim_container: "the host's kernel, shared".into(),
-        method: format!(
-            "`uname -rv` inside, beside the host's: {host}. A kernel of the same release and version is \
-             taken for the host's own. A machine of hull's with another kernel ({}) says its name while an \
-             instance of the subject is up.",
-            match &turns.second_kernel {
-                Some(kernel) => kernel.0.display().to_string(),
-                None => "there is none here: --second-kernel names one".into(),
-            }
+        turns.texts("kernel", &kernels, owner),
+        turns.texts(
+            "its release and version",
+            &kernels,
+            with(|kernel, _| Cell::text(kernel)),
         ),
-        verdict: verdict(&figures[0], &sides),
+        turns.texts("another kernel at the same time", &second, Cell::clone),
+    ];
+    let second_kernel = match &session.second_kernel {
+        Some(kernel) => kernel.0.display().to_string(),
+        None => "there is none here: see --second-kernel".into(),
+    };
+    Measured {
+        method: format!(
+            "`uname -rv` inside, compared with the host's: {host}. A kernel with the same release and \
+             version counts as the host's own. A machine of hull with another kernel ({second_kernel}) \
+             prints its name while an instance of the subject is up."
+        ),
+        verdict: verdict(&figures[0], &sides(turns)).into(),
         figures,
     }
 }
 
-/// Have a second kernel say its name while a machine of hull's runs the first; of others it would prove
-/// nothing that hull's does not.
-fn second_kernel(turns: &mut Turns) -> Vec<Cell> {
-    let entrants = turns.entrants().into_iter();
-    let cell = |index: usize| {
-        let name = turns.name(index);
-        if !name.starts_with("hull-") {
-            return Cell::missing(&name, "tried with hull alone");
-        }
-        let first = match turns.start(index, &words(&IDLE), UP) {
-            Ok(first) => first,
-            Err(error) => return Cell::missing(&name, format!("it {error}")),
-        };
-        let second = turns.on_second_kernel(&words(&["/bin/busybox", "uname", "-rv"]));
-        turns.end(first);
-        match second {
-            Some(Ok(timed)) => {
-                let kernel = String::from_utf8_lossy(&timed.output).trim().to_owned();
-                Cell {
-                    passed: Some(true),
-                    ..Cell::text(&name, kernel)
-                }
-            }
-            Some(Err(error)) => Cell::missing(&name, format!("the second kernel {error}")),
-            None => Cell::missing(&name, "there is no second kernel"),
-        }
-    };
-    entrants.map(cell).collect()
+/// Release and version of the host's kernel, as `uname -rv` prints them.
+pub fn host_kernel() -> String {
+    let system = rustix::system::uname();
+    let [release, version] =
+        [system.release(), system.version()].map(|text| text.to_string_lossy());
+    format!("{release} {version}")
 }
 
-/// Of the figure that says whether the kernel is its own.
-fn verdict(owners: &Figure, sides: &[Side]) -> Verdict {
-    let own = |subject: &str| {
-        let cell = owners.cell(subject)?;
-        cell.passed.map(|own| f64::from(u8::from(own)))
+/// Boots a second kernel while an instance of `subject`, which is hull, runs the first. With other subjects
+/// it would prove nothing more.
+fn second_kernel(subject: &mut dyn Subject, session: &mut Session) -> Cell {
+    if !subject.about().name.starts_with("hull-") {
+        return Cell::missing("tried with hull only");
+    }
+    let first = match session.idle(subject) {
+        Ok(first) => first,
+        Err(error) => return Cell::missing(error),
     };
-    let (containers, machines) = (
-        ranked(sides, Kind::Container, own),
-        ranked(sides, Kind::Machine, own),
-    );
+    let second = session.on_second_kernel(&UNAME);
+    session.end(subject, first);
+    match second {
+        Some(Ok(timed)) => Cell::probe(true, String::from_utf8_lossy(&timed.output).trim()),
+        Some(Err(error)) => Cell::missing(format!("the second kernel {error}")),
+        None => Cell::missing("there is no second kernel"),
+    }
+}
+
+/// `owners` is the figure that says whether the kernel is the subject's own.
+fn verdict(owners: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+    let own = |subject: &str| Some(f64::from(u8::from(owners.cell(subject)?.passed?)));
+    let containers = ranked(sides, Kind::Container, own);
+    let machines = ranked(sides, Kind::Machine, own);
     if containers.is_empty() && machines.is_empty() {
-        return cannot_tell(sides, "said its kernel's name");
+        return Err(Unclear::missing(sides, "printed its kernel's name"));
     }
-    let named = |of: &[(&str, f64)], own: f64| {
-        let names = of
-            .iter()
-            .filter(|(_, its)| *its == own)
-            .map(|(name, _)| *name);
-        names.collect::<Vec<_>>().join(", ")
+    let names = |ranking: &Ranking, own: f64| {
+        let names = ranking.iter().filter(|(_, its)| *its == own);
+        names.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     };
-    let (odd_containers, odd_machines) = (named(&containers, 1.0), named(&machines, 0.0));
-    if odd_containers.is_empty() && odd_machines.is_empty() {
-        let mut text = String::from("As they say:");
-        if !machines.is_empty() {
-            text += &format!(" {} a kernel of its own", each(&machines));
-        }
-        if !containers.is_empty() {
-            let joint = if machines.is_empty() { "" } else { "," };
-            text += &format!("{joint} {} the host's", each(&containers));
-        }
-        return Verdict {
-            text: text + ".",
-            contradicts: false,
-        };
-    }
-    let mut text = String::new();
+    let (odd_containers, odd_machines) = (names(&containers, 1.0), names(&machines, 0.0));
+    let mut text = Vec::new();
     if !odd_containers.is_empty() {
-        text += &format!(" There is a kernel of its own under {odd_containers}.");
+        text.push(format!(
+            "The kernel under {odd_containers} is not the host's."
+        ));
     }
     if !odd_machines.is_empty() {
-        text += &format!(
-            " The kernel is the same inside and outside under {odd_machines} (or another of the same version)."
-        );
+        text.push(format!(
+            "The kernel under {odd_machines} is the host's (or another of the same version)."
+        ));
     }
-    Verdict {
-        text: text.trim_start().into(),
-        contradicts: true,
+    let contradicts = !text.is_empty();
+    if !contradicts {
+        let mut parts = Vec::new();
+        if !machines.is_empty() {
+            parts.push(format!("{} a kernel of its own", each_has(&machines)));
+        }
+        if !containers.is_empty() {
+            parts.push(format!("{} the host's", each_has(&containers)));
+        }
+        text.push(format!("As claimed: {}.", parts.join(", ")));
     }
+    Ok(Verdict {
+        text: text.join(" "),
+        contradicts,
+    })
 }
 
-fn each(subjects: &[(&str, f64)]) -> String {
-    match subjects {
-        [(name, _)] => format!("{name} has"),
-        _ => {
-            let names: Vec<&str> = subjects.iter().map(|(name, _)| *name).collect();
-            format!("each of {} has", names.join(", "))
-        }
+fn each_has(ranking: &Ranking) -> String {
+    let names: Vec<&str> = ranking.iter().map(|(name, _)| *name).collect();
+    match names[..] {
+        [name] => format!("{name} has"),
+        _ => format!("each of {} has", names.join(", ")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::verdict::tests::sides;
     use super::*;
-    use crate::compare::rows::sides;
 
-    fn told(container: Option<bool>, machine: Option<bool>) -> Verdict {
-        let sides = sides::of([("runc", Kind::Container), ("hull-cold", Kind::Machine)]);
+    fn verdict_with(container: Option<bool>, machine: Option<bool>) -> Verdict {
         let cell = |subject: &str, passed| Cell {
             passed,
-            ..Cell::text(subject, "")
+            ..Cell::text("").of(subject)
         };
-        let figure = Figure {
-            name: "kernel".into(),
-            unit: Unit::Text,
-            better: Better::Neither,
-            cells: vec![cell("runc", container), cell("hull-cold", machine)],
-        };
-        verdict(&figure, &sides)
+        let cells = vec![cell("runc", container), cell("hull-cold", machine)];
+        verdict(&Figure::of_texts("kernel", cells), &sides()).into()
     }
 
     #[test]
-    fn whose_kernel_it_is_decides() {
-        let agrees = told(Some(false), Some(true));
+    fn the_owner_of_the_kernel_decides() {
+        let agrees = verdict_with(Some(false), Some(true));
         assert_eq!(
             agrees.text,
-            "As they say: hull-cold has a kernel of its own, runc has the host's."
+            "As claimed: hull-cold has a kernel of its own, runc has the host's."
         );
         assert!(!agrees.contradicts);
-        let shared = told(Some(false), Some(false));
+        let shared = verdict_with(Some(false), Some(false));
         assert!(
             shared.contradicts && shared.text.contains("hull-cold"),
             "{shared:?}"
         );
-        let own = told(Some(true), Some(true));
+        let own = verdict_with(Some(true), Some(true));
         assert!(own.contradicts && own.text.contains("runc"), "{own:?}");
-        assert!(told(None, None).text.starts_with("This run cannot tell"));
+        let none = verdict_with(None, None);
+        assert!(none.text.starts_with("This run cannot tell"));
         assert_eq!(
-            told(None, Some(true)).text,
-            "As they say: hull-cold has a kernel of its own."
+            verdict_with(None, Some(true)).text,
+            "As claimed: hull-cold has a kernel of its own."
         );
     }
 }

@@ -4,57 +4,39 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Kind, LeftOut, Part, Stage, Subject, find, first_line, part};
+use super::contract::{About, Subject};
+use super::program::LeftOut;
+use super::stage::Stage;
 
 /// `bwrap --unshare-all ... CMD`
-pub struct Bwrap<'a> {
-    stage: &'a Stage,
-    program: PathBuf,
-}
+pub struct Bwrap<'a>(About<'a>);
 
 impl<'a> Bwrap<'a> {
     pub fn new(stage: &'a Stage, program: PathBuf) -> Self {
-        Self { stage, program }
+        Self(About::container(stage, "bwrap", program))
     }
 }
 
 impl Subject for Bwrap<'_> {
-    fn name(&self) -> &str {
-        "bwrap"
-    }
-
-    fn kind(&self) -> Kind {
-        Kind::Container
+    fn about(&self) -> &About<'_> {
+        &self.0
     }
 
     fn prepare(&mut self) -> Result<(), LeftOut> {
-        self.program = find(&self.program)?;
-        Ok(())
+        self.0.find()
     }
 
     fn command(&mut self, words: &[String], _id: &str) -> io::Result<Command> {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.0.program);
         command.args(["--unshare-all", "--die-with-parent", "--bind"]);
-        command.arg(self.stage.root()).arg("/");
+        command.arg(self.0.stage.root()).arg("/");
         command.args(["--proc", "/proc", "--dev", "/dev", "--clearenv"]);
-        command
-            .args(["--setenv", "PATH", "/bin:/sbin", "--"])
-            .args(words);
+        command.args(["--setenv", "PATH", "/bin:/sbin", "--"]);
+        command.args(words);
         Ok(command)
     }
 
-    fn parts(&self) -> Vec<Part> {
-        vec![
-            part("program", &self.program),
-            part("image", &self.stage.root()),
-        ]
-    }
-
-    fn version(&self) -> Option<String> {
-        first_line(&self.program, "--version")
-    }
-
     fn caveats(&self) -> Vec<String> {
-        vec!["namespaces alone: no cgroup, no seccomp filter, unless asked for".into()]
+        vec!["namespaces only: by default bwrap sets up no cgroup and no seccomp filter".into()]
     }
 }

@@ -1,10 +1,10 @@
 //! Cloud Hypervisor.
 
 use std::io;
-use std::path::Path;
 use std::process::Command;
 
-use super::monitors::{MEMORY_MIB, Machine, Monitor};
+use super::monitor::{Launch, Monitor};
+use super::stage::MEMORY_MIB;
 
 /// `cloud-hypervisor --kernel KERNEL --initramfs IMAGE --serial tty`
 pub struct CloudHypervisor;
@@ -18,8 +18,9 @@ impl Monitor for CloudHypervisor {
         &["cloud-hypervisor"]
     }
 
-    fn command(&self, program: &Path, machine: &Machine, _scratch: &Path) -> io::Result<Command> {
-        let mut command = Command::new(program);
+    fn command(&self, launch: &Launch) -> io::Result<Command> {
+        let machine = launch.machine;
+        let mut command = Command::new(launch.program);
         command.arg("--kernel").arg(&machine.kernel);
         command.arg("--initramfs").arg(&machine.initrd);
         command.args(["--cpus", "boot=1", "--memory"]);

@@ -1,48 +1,44 @@
-//! A program of the user's that runs what it is given as arguments, as `runsc do` or a script does.
+//! A program of the user that runs the command in its arguments, as `runsc do` or a script does.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Kind, LeftOut, Part, Subject, find, part};
+use super::contract::{About, Kind, Subject};
+use super::program::{LeftOut, Part, part};
+use super::stage::Stage;
 
-/// `PATH CMD ARG...`
-pub struct Custom {
-    name: String,
-    program: PathBuf,
-}
+/// Runs `PATH CMD ARG...` for the command `CMD ARG...`.
+pub struct Custom<'a>(About<'a>);
 
-impl Custom {
-    pub fn new(name: &str, program: &Path) -> Self {
-        Self {
+impl<'a> Custom<'a> {
+    pub fn new(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
+        Self(About {
+            stage,
             name: name.into(),
-            program: program.into(),
-        }
+            kind: Kind::Process,
+            program,
+        })
     }
 }
 
-impl Subject for Custom {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kind(&self) -> Kind {
-        Kind::Process
+impl Subject for Custom<'_> {
+    fn about(&self) -> &About<'_> {
+        &self.0
     }
 
     fn prepare(&mut self) -> Result<(), LeftOut> {
-        self.program = find(&self.program)?;
-        Ok(())
+        self.0.find()
     }
 
     fn command(&mut self, words: &[String], _id: &str) -> io::Result<Command> {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.0.program);
         command.args(words);
         Ok(command)
     }
 
     fn parts(&self) -> Vec<Part> {
-        vec![part("program", &self.program)]
+        vec![part("program", &self.0.program)]
     }
 
     fn version(&self) -> Option<String> {
@@ -50,6 +46,6 @@ impl Subject for Custom {
     }
 
     fn caveats(&self) -> Vec<String> {
-        vec!["a program of the user's: hull does not know how it runs the command".into()]
+        vec!["a program of the user: hull does not know how it runs the command".into()]
     }
 }

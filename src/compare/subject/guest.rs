@@ -1,23 +1,24 @@
-//! The guest of monitors that know nothing of hull: its initial RAM disk with another init, which runs one
-//! command, says how that ended and ends the machine.
+//! The guest under all monitors: hull's initial RAM disk with another init, which runs one command, reports
+//! how it ended, and ends the machine.
 //!
-//! Such an init is generated as a program of a few hundred bytes: it has one command in it, starts it
-//! without a shell, and no other would do it with less. What it says is one byte, the last of the console's
-//! output, `DONE` or `FAILED`; a machine that went down before says neither. [`judge`] takes it off.
+//! The init is generated: a program of a few hundred bytes that contains its one command and starts it
+//! without a shell, so that it adds as little as possible to the measured times. It reports by one byte,
+//! `DONE` or `FAILED`, the last one on the console; a machine that ended early prints neither. [`judge`]
+//! removes the byte.
 
 use std::io::{self, Write};
 
-/// The init's place; the kernel's command line names it.
+/// The path of the init, for the kernel's `rdinit=`.
 pub const INIT: &str = "bare-init";
 /// What the idle guest prints when it is up.
-pub const LINE: &str = "user space\n";
-/// What is typed to it by who wants to know whether it still runs. No monitor says that of its own accord.
-pub const TYPED: &str = "~~";
-/// The last byte on the console: the command's status was 0 (ASCII's ACK), or it was another (NAK).
+pub(crate) const LINE: &str = "user space\n";
+/// Input for the idle guest, whose echo shows that it runs. No monitor prints this text itself.
+pub(crate) const TYPED: &str = "~~";
+/// The last byte on the console: the command's status was 0 (ACK in ASCII), or it was not (NAK).
 const DONE: u8 = 0x06;
 const FAILED: u8 = 0x15;
 
-/// `initramfs` with a console and `init` in it.
+/// Adds a console and `init` to `initramfs`.
 ///
 /// # Errors
 /// `init` does not fit a newc archive.
@@ -27,7 +28,7 @@ pub fn initrd(initramfs: &[u8], init: &[u8]) -> io::Result<Vec<u8>> {
     with_init(archive, INIT, init)
 }
 
-/// `archive`, which ends where an entry may begin, with a console and `init` at the path `name` in it.
+/// Adds a console and `init`, at the path `name`, to `archive`, whose length is a multiple of 4.
 ///
 /// # Errors
 /// `init` does not fit a newc archive.
@@ -47,31 +48,31 @@ pub fn with_init(mut archive: Vec<u8>, name: &str, init: &[u8]) -> io::Result<Ve
     cpio::newc::trailer(archive)
 }
 
-/// Take what the init of [`runs`] says off the end of `output`.
+/// Removes the report of the init of [`runs`] from the end of `output`.
 ///
 /// # Errors
-/// The command failed, or the machine ended before it did.
+/// The command failed, or the machine ended before it; the text continues the sentence "it ...".
 pub fn judge(output: &mut Vec<u8>) -> Result<(), String> {
     match output.pop() {
         Some(DONE) => Ok(()),
-        Some(FAILED) => Err("ended well, but the command in it did not".into()),
+        Some(FAILED) => Err("ended with status 0, but the command in it failed".into()),
         last => {
             output.extend(last);
             let text = String::from_utf8_lossy(output);
             let line = text.lines().rfind(|line| !line.trim().is_empty());
             let Some(line) = line else {
-                return Err("ended before the command in it, and its console said nothing".into());
+                return Err("ended before the command in it, without console output".into());
             };
             let line = line.trim().chars().filter(|c| !c.is_control()).take(200);
             Err(format!(
-                "ended before the command in it; its console's last line: {}",
+                "ended before the command in it; the last line on its console: {}",
                 line.collect::<String>()
             ))
         }
     }
 }
 
-/// Numbers of system calls (`<asm/unistd_64.h>`).
+/// System call numbers (`<asm/unistd_64.h>`).
 mod nr {
     pub const READ: u32 = 0;
     pub const WRITE: u32 = 1;
@@ -87,15 +88,15 @@ mod nr {
     pub const IOPL: u32 = 172;
 }
 
-/// An init that runs the program at `path` as `words`, without a shell and with nothing to read, waits for
-/// its end, says how that was, and ends the machine.
+/// An init that runs the program at `path` with the arguments `words` and /dev/null as its input, waits for
+/// its end, reports how it ended, and ends the machine.
 pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
     let mut init = Program::default();
     for (kind, place) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         let (kind, place) = (init.text(kind), init.text(place));
         init.call(nr::MOUNT, &[kind, place, kind, 0, 0]);
     }
-    // Nothing to read, as the other subjects have it. Read and write: 2.
+    // /dev/null as file descriptor 0, open for reading and writing (2).
     let null = init.text("/dev/null");
     init.call(nr::CLOSE, &[0]).call(nr::OPEN, &[null, 2]);
 
@@ -111,23 +112,22 @@ pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
     init.code(&[0x85, 0xc0, 0x75, child.code.len() as u8]); // test eax, eax; jnz over the child
     init.code(&child.code);
 
-    // Not 0, should there be no child.
+    // Not 0, in case there is no child.
     let status = init.data(&[0xff; 4]);
     init.code(&[0x89, 0xc7]); // mov edi, eax
     init.set(ESI, status).set(EDX, 0).set(R10, 0);
     init.syscall(nr::WAIT4);
     let (done, failed) = (init.data(&[DONE]), init.data(&[FAILED]));
     init.code(&[0x83, 0x3c, 0x25]).code(&status.to_le_bytes());
-    init.code(&[0]).set(ESI, done); // cmp dword [status], 0; its flags outlast the mov
+    init.code(&[0]).set(ESI, done); // cmp dword [status], 0; mov keeps the flags
     init.code(&[0x74, 5]).set(ESI, failed); // je over it
     init.set(EDI, 1).set(EDX, 1).syscall(nr::WRITE);
     init.end();
     init.file()
 }
 
-/// An init that prints [`LINE`] and then reads the console for ever: what is typed there, the kernel's
-/// terminal echoes.
-pub fn idle() -> Vec<u8> {
+/// An init that prints [`LINE`] and then reads the console for ever. The kernel's terminal echoes the input.
+pub(crate) fn idle() -> Vec<u8> {
     let mut init = Program::default();
     let line = init.data(LINE.as_bytes());
     init.call(nr::WRITE, &[1, line, LINE.len() as u32]);
@@ -138,7 +138,7 @@ pub fn idle() -> Vec<u8> {
     init.file()
 }
 
-/// Opcodes of `mov REGISTER, imm32`.
+/// The opcode of `mov REGISTER, imm32`.
 const EAX: &[u8] = &[0xb8];
 const EDX: &[u8] = &[0xba];
 const ESI: &[u8] = &[0xbe];
@@ -146,11 +146,11 @@ const EDI: &[u8] = &[0xbf];
 const R8: &[u8] = &[0x41, 0xb8];
 const R10: &[u8] = &[0x41, 0xba];
 
-/// Where a program lies, and its ELF and program header before it.
+/// The address of a program, and the size of its ELF header and program header.
 const BASE: u64 = 0x40_0000;
 const HEADERS: u64 = 64 + 56;
 
-/// A static program of one segment: its data, then its code, which so knows the addresses of the data.
+/// A static program with one segment: the data, then the code, which contains addresses of the data.
 #[derive(Default)]
 struct Program {
     data: Vec<u8>,
@@ -158,21 +158,21 @@ struct Program {
 }
 
 impl Program {
-    /// Add data; its address.
+    /// Adds data and returns its address.
     fn data(&mut self, bytes: &[u8]) -> u32 {
         let address = BASE + HEADERS + self.data.len() as u64;
         self.data.extend(bytes);
         address as u32
     }
 
-    /// Add a string as C has it.
+    /// Adds a string that ends with NUL.
     fn text(&mut self, text: &str) -> u32 {
         let address = self.data(text.as_bytes());
         self.data(&[0]);
         address
     }
 
-    /// Add an array of pointers that ends with none.
+    /// Adds an array of pointers that ends with a null pointer.
     fn pointers(&mut self, addresses: &[u32]) -> u32 {
         let all = addresses.iter().chain([&0]);
         let bytes: Vec<u8> = all.flat_map(|at| u64::from(*at).to_le_bytes()).collect();
@@ -192,7 +192,6 @@ impl Program {
         self.set(EAX, number).code(&[0x0f, 0x05])
     }
 
-    /// A system call with its arguments.
     fn call(&mut self, number: u32, arguments: &[u32]) -> &mut Self {
         for (register, value) in [EDI, ESI, EDX, R10, R8].iter().zip(arguments) {
             self.set(register, *value);
@@ -200,9 +199,9 @@ impl Program {
         self.syscall(number)
     }
 
-    /// Wait until all is printed, and end the machine, in the way that the monitor at hand knows: by
-    /// ACPI's S5 where Cloud Hypervisor has it (port 0x600, SLP_EN and type 5; to the others it is no
-    /// port), by the keyboard controller's reset (port 0x64), or as the kernel's command line says.
+    /// Waits until all output is printed, and ends the machine in the way that the monitor supports: by ACPI
+    /// S5 under Cloud Hypervisor (port 0x600, SLP_EN and type 5; the others have no such port), by the
+    /// keyboard controller's reset (port 0x64), or by `reboot=` of the kernel's command line.
     fn end(&mut self) {
         const TCSBRK: u32 = 0x5409; // with 1, it is tcdrain(3)
         self.call(nr::IOCTL, &[1, TCSBRK, 1]).call(nr::IOPL, &[3]);
@@ -234,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_byte_tells_how_the_command_ended() {
+    fn the_last_byte_reports_how_the_command_ended() {
         let judged = |bytes: &[u8]| {
             let mut output = bytes.to_vec();
             let judged = judge(&mut output);
@@ -246,15 +245,15 @@ mod tests {
         assert!(failed.is_err() && output == b"hi\n");
         let (panicked, output) = judged(b"\x06\nKernel panic\n\n");
         assert_eq!(
-            panicked.expect_err("it is not over"),
-            "ended before the command in it; its console's last line: Kernel panic"
+            panicked.expect_err("ended early"),
+            "ended before the command in it; the last line on its console: Kernel panic"
         );
-        assert!(output.ends_with(b"panic\n\n"), "what it said stays");
+        assert!(output.ends_with(b"panic\n\n"), "the output is kept");
         assert!(judged(b"").0.is_err());
     }
 
     #[test]
-    fn words_reach_the_command_as_they_are() {
+    fn words_are_stored_unchanged() {
         let words = ["echo", "two  words", "", "$HOME \"quoted\"\n"];
         let program = runs("/bin/busybox", &words);
         for word in words {

@@ -1,69 +1,59 @@
-//! hull itself: a machine that goes on from a template, and one that boots.
+//! hull itself: with a command, from a template or booted; and as a monitor like the others.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::monitors::{MEMORY_MIB, Machine, Monitor};
-use super::{Kind, LeftOut, Part, Stage, Subject, part};
+use super::contract::{About, Kind, Subject};
+use super::monitor::{Launch, Monitor, SCRATCH_BYTES};
+use super::program::{LeftOut, Part, part};
+use super::stage::{MEMORY_MIB, Stage};
 
-/// `hull run -- CMD`, with or without `--cold`.
-pub struct Hull<'a> {
-    stage: &'a Stage,
-    name: String,
-    program: PathBuf,
-}
-
-/// `hull run --name ID`, with a cache and records of its own: templates of the user's are neither used nor
-/// pushed out.
-pub fn run(stage: &Stage, program: &Path, id: &str) -> Command {
+/// `program` with its cache, its records and its temporary files in the stage: it neither uses nor evicts
+/// templates of the user.
+pub fn command(stage: &Stage, program: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.env("HULL_CACHE", stage.path("cache"));
     command.env("XDG_RUNTIME_DIR", stage.path("run"));
     command.env("TMPDIR", stage.path("tmp"));
-    command.args(["run", "--name", id]);
+    command.args(words);
     command
 }
 
+/// `hull run -- CMD`, with or without `--cold`.
+pub struct Hull<'a>(About<'a>);
+
 impl<'a> Hull<'a> {
     pub fn new(stage: &'a Stage, name: &str) -> Self {
-        Self {
+        Self(About {
             stage,
             name: name.into(),
+            kind: Kind::Machine,
             program: PathBuf::new(),
-        }
+        })
     }
 
     fn is_warm(&self) -> bool {
-        self.name == "hull-warm"
+        self.0.name == "hull-warm"
     }
 }
 
 impl Subject for Hull<'_> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kind(&self) -> Kind {
-        Kind::Machine
+    fn about(&self) -> &About<'_> {
+        &self.0
     }
 
     fn prepare(&mut self) -> Result<(), LeftOut> {
-        self.program = std::env::current_exe()?;
-        match std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-        {
-            Ok(_) => Ok(()),
-            Err(error) => Err(LeftOut::Unfit(format!(
-                "/dev/kvm: {error}; see hull doctor"
-            ))),
-        }
+        self.0.program = std::env::current_exe()?;
+        let mut open = OpenOptions::new();
+        let kvm = open.read(true).write(true).open("/dev/kvm");
+        let unfit = |error| LeftOut::Unfit(format!("/dev/kvm: {error}; see hull doctor"));
+        kvm.map(drop).map_err(unfit)
     }
 
     fn command(&mut self, words: &[String], id: &str) -> io::Result<Command> {
-        let mut command = run(self.stage, &self.program, id);
+        let mut command = command(self.0.stage, &self.0.program, &["run", "--name", id]);
         if !self.is_warm() {
             command.arg("--cold");
         }
@@ -72,9 +62,9 @@ impl Subject for Hull<'_> {
     }
 
     fn parts(&self) -> Vec<Part> {
-        let mut parts = vec![part("program, kernel and image", &self.program)];
+        let mut parts = vec![part("program, kernel and image", &self.0.program)];
         if self.is_warm() {
-            parts.push(part("template", &self.stage.path("cache")));
+            parts.push(part("template", &self.0.stage.path("cache")));
         }
         parts
     }
@@ -84,16 +74,13 @@ impl Subject for Hull<'_> {
     }
 
     fn caveats(&self) -> Vec<String> {
-        match self.is_warm() {
-            true => {
-                vec!["starts from a machine that has booted before; the warm-up made it".into()]
-            }
-            false => Vec::new(),
-        }
+        let caveat = "starts from a template, which the warm-up made";
+        let caveat = self.is_warm().then(|| caveat.into());
+        caveat.into_iter().collect()
     }
 }
 
-/// `hull run KERNEL`, with the machine that the other monitors have.
+/// `hull run KERNEL`, with the machine of the other monitors.
 pub struct Bare;
 
 impl Monitor for Bare {
@@ -105,20 +92,34 @@ impl Monitor for Bare {
         &["hull"]
     }
 
-    fn command(&self, program: &Path, machine: &Machine, scratch: &Path) -> io::Result<Command> {
-        let mut command = Command::new(program);
-        let stage = scratch.parent().unwrap_or(scratch);
-        command.env("HULL_CACHE", stage.join("cache"));
-        command.env("XDG_RUNTIME_DIR", stage.join("run"));
-        command.arg("run").arg(&machine.kernel);
-        command.arg("--initrd").arg(&machine.initrd);
-        command.args(["--cmdline", &machine.cmdline]);
-        command.args(["--memory", &format!("{MEMORY_MIB}M")]);
-        Ok(command)
+    fn command(&self, launch: &Launch) -> io::Result<Command> {
+        let machine = launch.machine;
+        let words = ["run", "--name", launch.id];
+        let mut hull = command(launch.stage, launch.program, &words);
+        hull.arg("--memory").arg(format!("{MEMORY_MIB}M"));
+        hull.arg("--cmdline").arg(&machine.cmdline);
+        hull.arg("--initrd").arg(&machine.initrd);
+        let devices = &machine.devices;
+        if let Some(tap) = &devices.tap {
+            hull.arg("--net").arg(format!("tap={tap}"));
+        }
+        if let Some(socket) = &devices.vsock {
+            let vsock = format!("cid=3,socket={}", socket.display());
+            hull.arg("--vsock").arg(vsock);
+        }
+        if let Some(disk) = &devices.disk {
+            hull.arg("--disk").arg(disk);
+        }
+        if let Some(all) = &devices.all {
+            let share = format!("{}:/share:ro", all.share.display());
+            hull.args(["--balloon", "--console", "virtio", "--share", &share]);
+            hull.args(["--scratch", &SCRATCH_BYTES.to_string()]);
+        }
+        hull.arg(&machine.kernel);
+        Ok(hull)
     }
 
-    /// It runs wherever it is measured, however slowly.
-    fn is_tried(&self) -> bool {
+    fn is_tried_out(&self) -> bool {
         false
     }
 

@@ -1,10 +1,10 @@
 //! kvmtool, whose program has had several names.
 
 use std::io;
-use std::path::Path;
 use std::process::Command;
 
-use super::monitors::{MEMORY_MIB, Machine, Monitor};
+use super::monitor::{Launch, Monitor};
+use super::stage::MEMORY_MIB;
 
 /// `lkvm run --kernel BZIMAGE --initrd IMAGE`
 pub struct Kvmtool;
@@ -18,20 +18,16 @@ impl Monitor for Kvmtool {
         &["lkvm", "vm", "kvmtool"]
     }
 
-    fn command(&self, program: &Path, machine: &Machine, _scratch: &Path) -> io::Result<Command> {
-        let mut command = Command::new(program);
-        command.args(["run", "--nodefaults", "--kernel"]);
-        command
-            .arg(&machine.kernel)
-            .arg("--initrd")
-            .arg(&machine.initrd);
-        command
-            .args(["--cpus", "1", "--mem"])
-            .arg(MEMORY_MIB.to_string());
+    fn command(&self, launch: &Launch) -> io::Result<Command> {
+        let machine = launch.machine;
+        let mut command = Command::new(launch.program);
+        command.args(["run", "--nodefaults", "--cpus", "1", "--mem"]);
+        command.arg(MEMORY_MIB.to_string());
+        command.arg("--kernel").arg(&machine.kernel);
+        command.arg("--initrd").arg(&machine.initrd);
         command.args(["--console", "serial", "--network", "mode=none"]);
-        command
-            .args(["--loglevel", "error", "--params"])
-            .arg(&machine.cmdline);
+        command.args(["--loglevel", "error", "--params"]);
+        command.arg(&machine.cmdline);
         Ok(command)
     }
 
@@ -39,11 +35,11 @@ impl Monitor for Kvmtool {
         "version"
     }
 
-    fn takes_bzimage(&self) -> bool {
+    fn needs_bzimage(&self) -> bool {
         true
     }
 
     fn caveats(&self) -> Vec<String> {
-        vec!["from a bzImage, which unpacks itself in the guest; no seccomp filter".into()]
+        vec!["boots a bzImage, which unpacks itself in the guest; no seccomp filter".into()]
     }
 }

@@ -1,151 +1,41 @@
-//! What can run a command: a process, containers, virtual machines.
+//! The subjects: what runs a command, as a process, in a container, in a virtual machine.
 //!
-//! All of them run the same file: the busybox of hull's initial RAM disk, which a [`Stage`] unpacks. A
-//! [`Subject`] knows how; what is measured, and how often, is its callers' business.
+//! All subjects run the same file, the busybox of hull's initial RAM disk, which a [`Stage`] unpacks. Each
+//! file here configures one subject. [`contract`] says what a subject must do; [`monitor`] is the common part
+//! of the virtual machine monitors, which boot the [`guest`].
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
-
-use crate::compare::measure::timed::{self, Limits, RunError, Timed};
-use crate::compare::measure::tree;
 
 mod bwrap;
+mod choice;
 mod cloud_hypervisor;
+mod contract;
 mod custom;
-mod engines;
-mod firecracker;
+mod engine;
+pub(crate) mod firecracker;
 pub mod guest;
-mod hull;
+pub(crate) mod hull;
 mod kvmtool;
-mod monitors;
+pub(crate) mod monitor;
 mod process;
+mod program;
 mod qemu;
-mod runtimes;
-pub mod second;
+mod runtime;
+pub(crate) mod second;
 mod stage;
 
-pub use monitors::CMDLINE;
-pub use stage::{MEMORY_MIB, Stage, StageError};
+use choice::{Choice, ChoiceError};
+pub use contract::{About, Kind, Subject, run};
+pub(crate) use contract::{IDLE, UP, start, words};
+pub(crate) use program::first_line;
+pub use program::{LeftOut, Part};
+pub use stage::Stage;
+pub(crate) use stage::{MEMORY_MIB, StageError};
 
-/// On which side of the comparison a subject stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// The host's own.
-    Process,
-    /// Processes in namespaces of the host's kernel.
-    Container,
-    /// A kernel of its own on a processor that is its own, virtually.
-    Machine,
-}
+use monitor::{Monitor, Monitored};
 
-/// A file that a subject cannot do without.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// "program", "kernel", "image".
-    pub what: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Bytes on disk; of a folder, of all in it.
-    pub bytes: u64,
-}
-
-/// Why a subject does not take part, and what can be done.
-#[derive(Debug, Error)]
-pub enum LeftOut {
-    /// No such program on PATH.
-    #[error("{program} is not on PATH")]
-    Missing {
-        /// Its name.
-        program: String,
-    },
-    /// It is there, but does not do.
-    #[error("{0}")]
-    Unfit(String),
-    /// What it starts from could not be made.
-    #[error("cannot prepare it: {0}")]
-    Prepare(#[from] io::Error),
-}
-
-/// One that runs commands. Callers [`prepare`](Self::prepare) it first, once; every
-/// [`command`](Self::command) they start is waited for or killed before they [`clear`](Self::clear).
-pub trait Subject {
-    /// As in `--subjects`.
-    fn name(&self) -> &str;
-
-    /// Its side.
-    fn kind(&self) -> Kind;
-
-    /// Find its programs, and make what its runs start from.
-    ///
-    /// # Errors
-    /// It cannot take part on this machine.
-    fn prepare(&mut self) -> Result<(), LeftOut>;
-
-    /// A command of the host that runs `words` in an instance of its own, named `id`: its standard output
-    /// is theirs, and its status is 0 if theirs is. The first word is a path in the [`Stage`]'s root.
-    ///
-    /// # Errors
-    /// Its files could not be written.
-    fn command(&mut self, words: &[String], id: &str) -> io::Result<Command>;
-
-    /// Whether `words` themselves ended with status 0, after their [`command`](Self::command) did: a monitor
-    /// whose own status is that of the machine tells by its `output`, from which it is taken away.
-    ///
-    /// # Errors
-    /// They did not, in words that "it" may stand before.
-    fn judge(&self, _output: &mut Vec<u8>) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// All processes that an instance needs beside the host's kernel, given the process of its command.
-    fn processes(&self, root: u32, _id: &str) -> Vec<u32> {
-        tree::descendants(root)
-    }
-
-    /// End and remove what is left of instance `id`, if anything is; after its command was killed.
-    fn clear(&mut self, _id: &str) {}
-
-    /// The files that it needs on disk.
-    fn parts(&self) -> Vec<Part>;
-
-    /// What it says of itself when asked for its version.
-    fn version(&self) -> Option<String>;
-
-    /// What a reader has to know of how it is run.
-    fn caveats(&self) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-/// Run `words` once to their end, in an instance named `id` of which nothing is left.
-///
-/// # Errors
-/// As of [`timed::run`]; or `words` failed in a machine that did not.
-pub fn run(
-    subject: &mut dyn Subject,
-    words: &[String],
-    id: &str,
-    limits: Limits,
-) -> Result<Timed, RunError> {
-    let command = subject.command(words, id).map_err(RunError::Start);
-    let timed = command.and_then(|mut command| timed::run(&mut command, limits));
-    subject.clear(id);
-    let mut timed = timed?;
-    subject.judge(&mut timed.output).map_err(RunError::Judged)?;
-    if timed.output.is_empty() {
-        // All that came was what was judged by.
-        (timed.first_byte, timed.last_byte) = (None, None);
-    }
-    Ok(timed)
-}
-
-/// The names that [`by_name`] knows, in the order in which they are shown.
-pub const NAMES: [&str; 12] = [
+/// The names that `--subjects` knows, in the order of the report.
+pub(crate) const NAMES: [&str; 12] = [
     "process",
     "bwrap",
     "runc",
@@ -160,81 +50,67 @@ pub const NAMES: [&str; 12] = [
     "kvmtool",
 ];
 
-/// The subject of that name; with a path, its program is there and not on PATH, and a name of the user's
-/// own is a program that runs the command it is given as arguments.
+/// The subject `name`, which is in [`NAMES`] or "hull". Its program is found on PATH, or is at `path`. With a
+/// path, any other name is a program of the user that runs the command in its arguments.
 pub fn by_name<'a>(
     name: &str,
     path: Option<&Path>,
     stage: &'a Stage,
 ) -> Option<Box<dyn Subject + 'a>> {
-    let program = |usual: &str| path.map_or_else(|| PathBuf::from(usual), Path::to_path_buf);
+    let program = || path.map_or_else(|| PathBuf::from(name), Path::to_path_buf);
+    if let Some(monitor) = monitor(name)
+        && (name != "hull" || path.is_some())
+    {
+        return Some(Box::new(Monitored::new(stage, monitor, path)));
+    }
     Some(match (name, path) {
         ("process", None) => Box::new(process::Process::new(stage)),
-        ("bwrap", _) => Box::new(bwrap::Bwrap::new(stage, program("bwrap"))),
-        ("runc" | "crun", _) => Box::new(runtimes::Runtime::new(stage, name, program(name))),
-        ("docker" | "podman", _) => Box::new(engines::Engine::new(stage, name, program(name))),
+        ("bwrap", _) => Box::new(bwrap::Bwrap::new(stage, program())),
+        ("runc" | "crun", _) => Box::new(runtime::Runtime::new(stage, name, program())),
+        ("docker" | "podman", _) => Box::new(engine::Engine::new(stage, name, program())),
         ("hull-warm" | "hull-cold", None) => Box::new(hull::Hull::new(stage, name)),
-        ("hull", Some(path)) => Box::new(monitors::Monitored::new(stage, hull::Bare, Some(path))),
-        ("firecracker", _) => {
-            let monitor = firecracker::Firecracker::default();
-            Box::new(monitors::Monitored::new(stage, monitor, path))
+        (name, Some(_)) if !NAMES.contains(&name) => {
+            Box::new(custom::Custom::new(stage, name, program()))
         }
-        ("cloud-hypervisor", _) => {
-            let monitor = cloud_hypervisor::CloudHypervisor;
-            Box::new(monitors::Monitored::new(stage, monitor, path))
-        }
-        ("qemu-microvm", _) => Box::new(monitors::Monitored::new(stage, qemu::Qemu, path)),
-        ("kvmtool", _) => Box::new(monitors::Monitored::new(stage, kvmtool::Kvmtool, path)),
-        (name, Some(path)) if !NAMES.contains(&name) => Box::new(custom::Custom::new(name, path)),
         _ => return None,
     })
 }
 
-/// Where `program` is: itself if it is a path, else the first file of that name on PATH that can be
-/// executed.
-fn find(program: &Path) -> Result<PathBuf, LeftOut> {
-    let executable = |path: &Path| {
-        let allowed = rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
-        path.is_file() && allowed
+/// Parses subjects that a user gives as `NAME` or `NAME=PATH`; without words, all of [`NAMES`].
+///
+/// # Errors
+/// See [`ChoiceError`].
+pub(crate) fn choices(words: &[String]) -> Result<Vec<Choice>, ChoiceError> {
+    if words.is_empty() {
+        return choice::parse(&NAMES.map(String::from), &NAMES);
+    }
+    choice::parse(words, &NAMES)
+}
+
+/// The subject of each choice, with its name.
+///
+/// # Errors
+/// A choice has a path, and the subject takes none.
+pub(crate) fn chosen<'a>(
+    choices: &[Choice],
+    stage: &'a Stage,
+) -> Result<Vec<(String, Box<dyn Subject + 'a>)>, ChoiceError> {
+    let subject = |Choice { name, path }: &Choice| {
+        let subject = by_name(name, path.as_deref(), stage);
+        let subject = subject.ok_or_else(|| ChoiceError::NoProgram(name.clone()))?;
+        Ok((name.clone(), subject))
     };
-    let found = match program.components().count() {
-        1 => {
-            let paths = std::env::var_os("PATH").unwrap_or_default();
-            let mut paths = std::env::split_paths(&paths).map(|folder| folder.join(program));
-            paths.find(|path| executable(path))
-        }
-        _ => executable(program).then(|| program.to_path_buf()),
-    };
-    found.ok_or_else(|| LeftOut::Missing {
-        program: program.display().to_string(),
+    choices.iter().map(subject).collect()
+}
+
+/// The virtual machine monitor `name`.
+pub(crate) fn monitor(name: &str) -> Option<Box<dyn Monitor>> {
+    Some(match name {
+        "hull" => Box::new(hull::Bare),
+        "firecracker" => Box::new(firecracker::Firecracker::default()),
+        "cloud-hypervisor" => Box::new(cloud_hypervisor::CloudHypervisor),
+        "qemu-microvm" => Box::new(qemu::Qemu),
+        "kvmtool" => Box::new(kvmtool::Kvmtool),
+        _ => return None,
     })
-}
-
-/// A part of one file or folder.
-fn part(what: &str, path: &Path) -> Part {
-    fn bytes(path: &Path) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(file) = std::fs::symlink_metadata(path) else {
-            return 0;
-        };
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        match file.is_dir() {
-            true => entries.map(|entry| bytes(&entry.path())).sum(),
-            false => file.blocks() * 512,
-        }
-    }
-    let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    Part {
-        what: what.into(),
-        bytes: bytes(&real),
-        path: real,
-    }
-}
-
-/// The first line that `program` prints when it is asked with `flag`.
-pub fn first_line(program: &Path, flag: &str) -> Option<String> {
-    let output = Command::new(program).arg(flag).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().next()?.trim();
-    (!line.is_empty()).then(|| line.chars().filter(|c| !c.is_control()).take(80).collect())
 }

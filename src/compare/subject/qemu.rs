@@ -1,14 +1,14 @@
 //! QEMU with its smallest machine, microvm.
 
 use std::io;
-use std::path::Path;
 use std::process::Command;
 
-use super::monitors::{MEMORY_MIB, Machine, Monitor};
+use super::monitor::{Launch, Monitor};
+use super::stage::MEMORY_MIB;
 
-/// What of a microvm this guest can do without (docs/system/i386/microvm.rst): option ROMs; the timer, the
-/// interrupt controller and the clock of a PC, as KVM gives it better ones; words about virtio devices, of
-/// which there are none; and ACPI, which its kernel does not have, so that the quicker firmware is taken.
+/// microvm without what this guest does not need (docs/system/i386/microvm.rst): option ROMs; PIT, PIC and
+/// RTC, which KVM's clock and interrupt controllers replace; kernel arguments about virtio devices, of which
+/// there are none; ACPI, which the guest's kernel lacks, so that QEMU takes the faster firmware.
 const MACHINE: &str = "microvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=on,\
     auto-kernel-cmdline=off,acpi=off";
 
@@ -24,25 +24,21 @@ impl Monitor for Qemu {
         &["qemu-system-x86_64"]
     }
 
-    fn command(&self, program: &Path, machine: &Machine, _scratch: &Path) -> io::Result<Command> {
-        let mut command = Command::new(program);
-        command.args([
-            "-M", MACHINE, "-accel", "kvm", "-cpu", "host", "-smp", "1", "-m",
-        ]);
-        command.arg(format!("{MEMORY_MIB}M"));
+    fn command(&self, launch: &Launch) -> io::Result<Command> {
+        let machine = launch.machine;
+        let mut command = Command::new(launch.program);
+        command.args(["-M", MACHINE, "-accel", "kvm", "-cpu", "host"]);
+        command.args(["-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);
         command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
-        command.args(["-display", "none", "-serial", "stdio", "-kernel"]);
-        command
-            .arg(&machine.kernel)
-            .arg("-initrd")
-            .arg(&machine.initrd);
+        command.args(["-display", "none", "-serial", "stdio"]);
+        command.arg("-kernel").arg(&machine.kernel);
+        command.arg("-initrd").arg(&machine.initrd);
         command.arg("-append").arg(&machine.cmdline);
         Ok(command)
     }
 
     fn caveats(&self) -> Vec<String> {
-        vec![format!(
-            "-M {MACHINE}; without its seccomp filter, as is its default"
-        )]
+        let caveat = format!("-M {MACHINE}; without its seccomp filter, as is its default");
+        vec![caveat]
     }
 }

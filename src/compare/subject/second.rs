@@ -1,17 +1,17 @@
-//! A second kernel, another than hull's own, in hull: that two machines run two kernels at the same time
-//! shows that each has its own.
+//! A second kernel: two machines that run two kernels at the same time show that each has its own.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Stage, hull};
+use super::hull;
+use super::stage::Stage;
 
-/// What a distribution's kernel needs: it and hull's initial RAM disk fit into less, not much less.
+/// Memory for a distribution's kernel and hull's initial RAM disk.
 const MEMORY: &str = "256M";
 
-/// Such a kernel's file.
+/// The path of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecondKernel(pub PathBuf);
 
@@ -22,14 +22,14 @@ impl From<std::ffi::OsString> for SecondKernel {
 }
 
 impl SecondKernel {
-    /// The one that is taken when none is named.
-    pub fn usual() -> Option<Self> {
+    /// The kernel that is used if the user gives none.
+    pub fn from_boot() -> Option<Self> {
         Self::newest(Path::new("/boot"))
     }
 
-    /// The newest of this machine's kernels in `boot` ("/boot") that this user can read. None in many
-    /// containers, and where only root may read them.
-    pub fn newest(boot: &Path) -> Option<Self> {
+    /// The newest readable kernel in the folder `boot`. Many containers have none, and on some distributions
+    /// only root can read them.
+    fn newest(boot: &Path) -> Option<Self> {
         let entries = fs::read_dir(boot).ok()?.flatten();
         let kernels = entries.filter(|entry| {
             let name = entry.file_name();
@@ -42,14 +42,12 @@ impl SecondKernel {
         newest.map(|entry| Self(entry.path()))
     }
 
-    /// Boot it with hull's initial RAM disk, in a machine named `id` that runs `words`. On a software KVM
-    /// that takes minutes or does not end: the caller sets the limit.
-    ///
-    /// # Errors
-    /// hull's own program cannot be found.
+    /// A command that boots it with hull's initial RAM disk, in a machine named `id` that runs `words`. On a
+    /// software KVM this takes minutes or hangs: the caller sets the limit.
     pub fn command(&self, stage: &Stage, words: &[String], id: &str) -> io::Result<Command> {
-        let mut command = hull::run(stage, &std::env::current_exe()?, id);
-        command.args(["--cold", "--memory", MEMORY]).arg(&self.0);
+        let words_of_hull = ["run", "--name", id, "--cold", "--memory", MEMORY];
+        let mut command = hull::command(stage, &std::env::current_exe()?, &words_of_hull);
+        command.arg(&self.0);
         command.arg("--").args(words);
         Ok(command)
     }
@@ -62,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_kernel_that_can_be_read_is_taken() {
+    fn the_newest_readable_kernel_is_used() {
         let boot = tempfile::tempdir().expect("a folder");
         assert_eq!(SecondKernel::newest(boot.path()), None);
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);

@@ -1,4 +1,4 @@
-//! What all subjects start from: one root file system, one kernel, a folder for their files.
+//! The stage: one root file system, one kernel and a folder for files, common to all subjects.
 
 use std::fs;
 use std::io::{self, Read};
@@ -8,36 +8,39 @@ use std::process::Command;
 
 use thiserror::Error;
 
-use crate::guest::{self, Guest, GuestError};
+use super::guest;
+use crate::guest::{Guest, GuestError, required};
 
-/// Memory of a virtual machine, as `hull run` has it when nothing is said.
+/// Memory of each virtual machine, the default of `hull run`.
 pub const MEMORY_MIB: u64 = 128;
-/// The one program there.
+/// The only program in the root file system.
 const BUSYBOX: &str = "/bin/busybox";
-/// Types of files, in an entry's mode (cpio(5)).
+/// File types in the mode of an entry (cpio(5)).
 const TYPE: u32 = 0o170_000;
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 const LINK: u32 = 0o120_000;
+/// The longest chain of symbolic links that is followed.
+const MAX_LINKS: usize = 8;
 
-/// Why there is no stage.
+/// Why a stage or a command on it cannot be made.
 #[derive(Debug, Error)]
 pub enum StageError {
-    /// Nothing to run.
+    /// hull was built without a guest, or its program file is damaged.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// A file could not be written.
+    /// A file of the stage could not be written.
     #[error("cannot unpack the initial RAM disk: {0}")]
     Write(#[from] io::Error),
-    /// A command that no subject would find.
+    /// The command is not in the root file system.
     #[error(
-        "{0} is not in hull's initial RAM disk, of which all subjects run it: that has busybox alone, \
-         whose applets `hull run -- busybox --list` lists"
+        "{0} is not in hull's initial RAM disk, which all subjects use; it contains only busybox, whose \
+         applets `hull run -- busybox --list` prints"
     )]
     NoCommand(String),
 }
 
-/// A folder with all of it, gone when dropped.
+/// The folder. Dropping it removes the folder.
 pub struct Stage {
     folder: tempfile::TempDir,
     guest: Guest,
@@ -45,21 +48,21 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Unpack hull's initial RAM disk into a new folder. `bzimage`, if there is one, is the kernel for
-    /// monitors that take no other.
+    /// Unpacks hull's initial RAM disk into a new temporary folder. `bzimage` is the kernel for monitors that
+    /// boot no ELF file.
     ///
     /// # Errors
-    /// hull carries no guest, or the folder cannot be written.
+    /// hull was built without a guest, or the folder cannot be written.
     pub fn new(bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         Self::within(&std::env::temp_dir(), bzimage)
     }
 
-    /// As [`new`](Self::new), in a new folder of `place`; what lies there may be not executable.
+    /// As [`new`](Self::new), with the new folder in `place`. Files there need not be executable.
     ///
     /// # Errors
-    /// As of [`new`](Self::new).
+    /// See [`new`](Self::new).
     pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
-        let guest = guest::required()?;
+        let guest = required()?;
         let folder = tempfile::Builder::new()
             .prefix("hull-stage-")
             .tempdir_in(place)?;
@@ -76,32 +79,30 @@ impl Stage {
         Ok(stage)
     }
 
-    /// A file of the stage's own folder, which only its owner can enter.
+    /// A path in the stage's folder, which has the mode 0700.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The root file system: what the guest's initial RAM disk has, but for device nodes.
+    /// The root file system: the guest's initial RAM disk without device nodes.
     pub fn root(&self) -> PathBuf {
         self.path("root")
     }
 
-    /// hull's kernel as an ELF file, written when it is first asked for.
+    /// hull's kernel as an ELF file, which the first call writes.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be unpacked or written.
     pub fn vmlinux(&self) -> Result<PathBuf, StageError> {
         let path = self.path("vmlinux");
         if !path.exists() {
-            fs::write(
-                &path,
-                self.guest.vmlinux.unpack().map_err(GuestError::from)?,
-            )?;
+            let kernel = self.guest.vmlinux.unpack().map_err(GuestError::from)?;
+            fs::write(&path, kernel)?;
         }
         Ok(path)
     }
 
-    /// The same kernel as a bzImage, if one was named.
+    /// The kernel that the user gave as a bzImage.
     pub fn bzimage(&self) -> Option<&Path> {
         self.bzimage.as_deref()
     }
@@ -109,15 +110,31 @@ impl Stage {
     /// hull's initial RAM disk, a newc archive.
     ///
     /// # Errors
-    /// The program's file is damaged.
+    /// The program file is damaged.
     pub fn initramfs(&self) -> Result<Vec<u8>, StageError> {
         Ok(self.guest.initramfs.unpack().map_err(GuestError::from)?)
     }
 
-    /// `words` as all subjects can run them: the first is a path in the root; of an applet, busybox's.
+    /// hull's initial RAM disk with another init in the file `name`, which the first call writes.
     ///
     /// # Errors
-    /// There is no such command.
+    /// It cannot be unpacked or written.
+    pub fn initrd(
+        &self,
+        name: &str,
+        init: impl FnOnce() -> Vec<u8>,
+    ) -> Result<PathBuf, StageError> {
+        let path = self.path(name);
+        if !path.exists() {
+            fs::write(&path, guest::initrd(&self.initramfs()?, &init())?)?;
+        }
+        Ok(path)
+    }
+
+    /// `words` with a first word that is a path in the root. An applet is preceded by busybox's path.
+    ///
+    /// # Errors
+    /// The command does not exist.
     pub fn command(&self, words: &[String]) -> Result<Vec<String>, StageError> {
         let [first, rest @ ..] = words else {
             return Err(StageError::NoCommand("nothing".into()));
@@ -142,22 +159,18 @@ impl Stage {
         Ok(list.lines().map(Into::into).collect())
     }
 
-    /// The host's file of `path` in the root, with links followed, none of which leads out of the root.
+    /// The path on the host of the file `path` in the root. Links are followed within the root.
     ///
     /// # Errors
-    /// There is none.
+    /// The file does not exist.
     pub fn find(&self, path: &str) -> Result<PathBuf, StageError> {
-        let found = self
-            .follow(Path::new(path), 8)
-            .filter(|file| file.is_file());
+        let found = self.follow(Path::new(path), MAX_LINKS);
+        let found = found.filter(|file| file.is_file());
         found.ok_or_else(|| StageError::NoCommand(path.into()))
     }
 
     fn follow(&self, place: &Path, links: usize) -> Option<PathBuf> {
-        let inside: PathBuf = place
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_)))
-            .collect();
+        let inside = normal(place);
         let path = self.root().join(&inside);
         match fs::read_link(&path) {
             Ok(target) if links > 0 => {
@@ -170,7 +183,15 @@ impl Stage {
     }
 }
 
-/// Folders, files and links of a newc archive, below `root`.
+/// `path` without its root and without `..`.
+fn normal(path: &Path) -> PathBuf {
+    let parts = path.components();
+    parts
+        .filter(|part| matches!(part, Component::Normal(_)))
+        .collect()
+}
+
+/// Writes the folders, files and links of a newc archive below `root`.
 fn unpack(archive: &[u8], root: &Path) -> io::Result<()> {
     let mut rest = archive;
     loop {
@@ -182,11 +203,7 @@ fn unpack(archive: &[u8], root: &Path) -> io::Result<()> {
         let mut content = Vec::new();
         entry.read_to_end(&mut content)?;
         rest = entry.finish()?;
-        let inside: PathBuf = Path::new(&name)
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_)))
-            .collect();
-        let path = root.join(inside);
+        let path = root.join(normal(Path::new(&name)));
         match mode & TYPE {
             FOLDER => fs::create_dir_all(&path)?,
             FILE => {
@@ -204,13 +221,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_found_as_the_guest_finds_them() {
+    fn commands_are_found_in_the_root() {
+        const NAME: &str = "commands_are_found_in_the_root";
         let stage = match Stage::new(None) {
             Ok(stage) => stage,
             Err(StageError::Guest(GuestError::None)) => {
-                println!(
-                    "skipped: commands_are_found_as_the_guest_finds_them: built without a guest"
-                );
+                println!("skipped: {NAME}: built without a guest");
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -226,15 +242,11 @@ mod tests {
         assert_eq!(command("sh -c :").expect("a link"), ["/bin/sh", "-c", ":"]);
         assert_eq!(command("/bin/busybox").expect("a file"), ["/bin/busybox"]);
         let shell = stage.find("/bin/sh").expect("a link");
-        assert_eq!(
-            shell,
-            stage.root().join("bin/busybox"),
-            "links are followed in the root"
-        );
+        assert_eq!(shell, stage.root().join("bin/busybox"));
         let outside = stage.find("../../../../bin/sh").expect("stays in the root");
         assert!(outside.starts_with(stage.root()));
         for missing in ["no-such", "/bin/no-such", "/bin", ""] {
-            let error = command(missing).expect_err("is not there");
+            let error = command(missing).expect_err("does not exist");
             assert!(
                 error.contains(" is not in hull's initial RAM disk"),
                 "{error}"

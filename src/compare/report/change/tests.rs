@@ -1,6 +1,5 @@
+use super::super::bench::{Settings, Topic};
 use super::*;
-use crate::compare::bench::Topic;
-use crate::compare::bench::report::{FORMAT, Settings};
 
 fn host() -> Host {
     Host {
@@ -17,14 +16,9 @@ fn host() -> Host {
     }
 }
 
-/// A report with one figure of hull's.
+/// A report with one figure of hull.
 fn report(samples: &[f64], better: Better) -> Report {
-    let figure = Figure::of_samples(
-        "it",
-        Unit::Milliseconds,
-        better,
-        [("hull", samples.to_vec())],
-    );
+    let figure = Figure::of_samples(Unit::Milliseconds, better, &[("hull", samples)]);
     Report {
         format: FORMAT,
         topic: Topic::Exit,
@@ -49,7 +43,7 @@ fn verdict(old: &[f64], new: &[f64], better: Better) -> Verdict {
 }
 
 #[test]
-fn a_change_is_real_if_chance_does_not_do_it() {
+fn a_change_is_real_if_its_range_excludes_1() {
     // Without spread the range is the ratio itself: 1.5 one way, 0.67 the other.
     let (two, three) = ([2.0; 5], [3.0; 5]);
     assert_eq!(verdict(&two, &three, Better::Less), Verdict::Worse);
@@ -57,7 +51,7 @@ fn a_change_is_real_if_chance_does_not_do_it() {
     assert_eq!(verdict(&two, &three, Better::More), Verdict::Improved);
     assert_eq!(verdict(&three, &two, Better::More), Verdict::Worse);
     assert_eq!(verdict(&two, &two, Better::Less), Verdict::NotReal);
-    // Medians 3 and 3.5, but each run is somewhere between 1 and 6.
+    // The medians are 3 and 3.5, the runs between 1 and 6.
     let noisy = [1.0, 2.0, 3.0, 4.0, 5.0];
     let same = [1.5, 2.5, 3.5, 4.5, 5.5];
     assert_eq!(verdict(&noisy, &same, Better::Less), Verdict::NotReal);
@@ -77,7 +71,7 @@ fn the_ratio_is_of_the_new_median_to_the_old() {
 }
 
 #[test]
-fn nobody_can_tell_from_few_runs_or_from_another_machine() {
+fn few_runs_or_another_machine_leave_a_change_unknown() {
     let few = verdict(&[2.0; 4], &[3.0; 9], Better::Less);
     assert_eq!(few, Verdict::Unknown);
     let mut other = report(&[3.0; 9], Better::Less);
@@ -93,7 +87,7 @@ fn nobody_can_tell_from_few_runs_or_from_another_machine() {
 }
 
 #[test]
-fn another_day_and_a_little_other_memory_is_the_same_machine() {
+fn another_date_and_slightly_different_memory_are_the_same_machine() {
     let mut later = host();
     later.date = "2026-02-02T00:00:00Z".into();
     later.hull = "0.2.0".into();
@@ -102,17 +96,19 @@ fn another_day_and_a_little_other_memory_is_the_same_machine() {
     later.memory = 4 << 30;
     assert_eq!(
         differences(&host(), &later),
-        ["memory (8192 MiB, then 4096 MiB)"]
+        ["memory (8.00 GiB, then 4.00 GiB)"]
     );
 }
 
 #[test]
-fn topics_do_not_mix_and_what_is_in_one_alone_has_no_change() {
+fn topics_must_agree_and_a_figure_of_one_report_has_no_change() {
     let mut boot = report(&[1.0; 5], Better::Less);
     boot.topic = Topic::Boot;
     let error = Changes::between(boot, report(&[1.0; 5], Better::Less)).expect_err("two topics");
     assert!(
-        error.to_string().starts_with("the old report is of `boot`"),
+        error
+            .to_string()
+            .starts_with("the old report is about `boot`"),
         "{error}"
     );
     let mut renamed = report(&[1.0; 5], Better::Less);

@@ -1,43 +1,34 @@
 use super::super::testing::{report, report_of};
 use super::*;
+use crate::compare::figure::Cell;
 use proptest::prelude::*;
 
-/// `text` without its colours.
+/// `text` without SGR sequences.
 fn plain(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |all, part| {
-        all + part.split_once('m').expect("a colour ends").1
+        all + part.split_once('m').expect("a sequence ends").1
     })
 }
 
-/// The report of [`report`] with so many subjects.
-fn crowd(subjects: usize) -> Report {
+/// The report with another number of subjects.
+fn report_with(subjects: usize) -> Report {
     let mut report = report();
     let name = |at: usize| format!("subject-{at}");
     let model = report.subjects[1].clone();
-    report.subjects.retain(|one| one.left_out.is_some());
-    for at in 0..subjects {
+    report.subjects.retain(|one| !one.takes_part());
+    report.subjects.extend((0..subjects).map(|at| {
         let mut one = model.clone();
         one.name = name(at);
-        report.subjects.push(one);
-    }
+        one
+    }));
     for figure in report.rows.iter_mut().flat_map(|row| &mut row.figures) {
-        let model = figure.cells[1].clone();
-        let cell = |at| words_cell(&model, name(at));
-        figure.cells = (0..subjects).map(cell).collect();
+        let model: Cell = figure.cells[1].clone();
+        let cells = (0..subjects).map(|at| model.clone().of(&name(at)));
+        figure.cells = cells.collect();
     }
     report
-}
-
-fn words_cell(
-    model: &crate::compare::figure::Cell,
-    subject: String,
-) -> crate::compare::figure::Cell {
-    crate::compare::figure::Cell {
-        subject,
-        ..model.clone()
-    }
 }
 
 #[test]
@@ -47,10 +38,10 @@ fn a_row_has_claim_figures_verdict_and_method() {
         "  date      2026-11-01T12:00:00Z\n",
         "  host      AMD EPYC 7B13, 2 CPUs, 8.00 GiB, Linux 6.12.9-amd64\n",
         "  KVM       hardware, SVM, itself under KVM\n",
-        "\nSTARTUP TIME\n  They say: virtual machine: slow, minutes; container: fast, seconds.\n",
+        "\nSTARTUP TIME\n  Claimed: virtual machine: slow, minutes; container: fast, seconds.\n",
         "echo, exec to first output",
         "49.0 ms (24.5x)",
-        "Against the standard answer: A virtual machine that goes on from a template",
+        "Contradicts the standard answer: A virtual machine that goes on from a template",
         "How: How startup time was measured",
         "Measured: As they say: of 4 probes",
         "~3,400",
@@ -60,17 +51,15 @@ fn a_row_has_claim_figures_verdict_and_method() {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
     let notes = text.matches("] it sees 212 processes").count();
-    assert_eq!(notes, 1, "a note of several cells stands once:\n{text}");
+    assert_eq!(notes, 1, "equal notes stand once:\n{text}");
 }
 
 #[test]
 fn columns_are_aligned() {
     let text = render(&report(), 120, false);
     let lines: Vec<&str> = text.lines().collect();
-    let at = lines
-        .iter()
-        .position(|line| *line == "FOOTPRINT")
-        .expect("the row");
+    let at = lines.iter().position(|line| *line == "FOOTPRINT");
+    let at = at.expect("the row");
     let (head, figures) = (lines[at + 3], lines[at + 4]);
     for (subject, bytes) in [("process", "977 KiB"), ("firecracker", "11.4 MiB (12.0x)")] {
         let end = |line: &str, part: &str| line.find(part).map(|start| start + part.len());
@@ -79,49 +68,39 @@ fn columns_are_aligned() {
 }
 
 #[test]
-fn a_crowd_is_shown_whole_on_80_columns() {
-    let report = crowd(12);
+fn twelve_subjects_are_shown_in_80_columns() {
+    let report = report_with(12);
     let text = render(&report, 80, false);
     for row in &report.rows {
-        let start = text.find(&row.name.to_uppercase()).expect("the row");
-        let end = text[start..].find("How: ").expect("its method") + start;
+        let (_, shown) = text.split_once(&row.name.to_uppercase()).expect("the row");
+        let (shown, _) = shown.split_once("How: ").expect("its method");
         for subject in report.columns() {
-            assert!(
-                text[start..end].contains(&subject.name),
-                "{}: {text}",
-                row.name
-            );
+            assert!(shown.contains(&subject.name), "{}: {text}", row.name);
         }
     }
 }
 
 #[test]
-fn colours_add_nothing_but_colours() {
+fn colours_change_nothing_else() {
     let (with, without) = (render(&report(), 100, true), render(&report(), 100, false));
     assert!(with.contains("\x1b[32mpass\x1b[0m") && with.contains("\x1b[31mfail"));
     assert_eq!(plain(&with), without);
 }
 
-#[test]
-fn words_are_kept_whole_where_they_fit() {
-    assert_eq!(wrap("ab cd efghijk l", 5), ["ab cd", "efghi", "jk l"]);
-    assert_eq!(wrap("", 5), [""; 0]);
-}
-
 proptest! {
-    // A whole report each.
+    // Each case renders a whole report.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn lines_keep_to_the_width(width in 40_usize..200, subjects in 1_usize..14) {
-        let text = render(&crowd(subjects), width, false);
+    fn no_line_is_wider_than_asked(width in 40_usize..200, subjects in 1_usize..14) {
+        let text = render(&report_with(subjects), width, false);
         for line in text.lines() {
             prop_assert!(line.chars().count() <= width, "{width}: {line:?}");
         }
     }
 
     #[test]
-    fn hostile_texts_steer_no_terminal(text in any::<String>()) {
+    fn hostile_texts_have_no_control_characters(text in any::<String>()) {
         let shown = render(&report_of(&text), 80, false);
         prop_assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
     }

@@ -4,20 +4,23 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use super::{Outcome, Probe};
-use crate::compare::measure::timed::RunError;
-use crate::compare::turns::{Turns, words};
+use super::outcome::{Outcome, Probe};
+use crate::compare::measure::error::RunError;
+use crate::compare::rows::session::Session;
+use crate::compare::rows::system::host_kernel;
+use crate::compare::subject::Subject;
 
-/// `ioprio_get`, which the applet ionice makes (`<asm/unistd_64.h>`).
+/// `ioprio_get`, which the applet ionice calls (`<asm/unistd_64.h>`).
 const RARE_CALL: u64 = 252;
-/// What the workload takes of memory: more than a machine has.
+/// Memory that the workload takes, more than a machine has.
 const TAKEN_MIB: u64 = 256;
-/// For the script, which does more than any workload.
-const PATIENCE: Duration = Duration::from_secs(180);
-/// The script says these, `key=value`, a line each.
+/// The script runs longer than any other workload.
+const MIN_SCRIPT_TIMEOUT: Duration = Duration::from_secs(180);
+const MAX_MEMORY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Prints lines of the form `key=value`. Commands that fail are expected to.
 ///
-/// Hardly anything of it is a process of its own, which takes a guest of a software KVM a second.
-const SCRIPT: &str = r#"
+/// It avoids new processes, which take a guest of a software KVM a second each.
+const SCRIPT: &str = r#"PATH=/bin:/sbin:/usr/bin:/usr/sbin; exec 2>/dev/null
 echo "kernel=$(uname -rv)"
 set -- /proc/[0-9]*
 echo "processes=$#"
@@ -36,169 +39,127 @@ echo "written=$written of $all"
 echo end=yes
 "#;
 
-/// Have subject `index` try everything.
-pub fn probe(turns: &mut Turns, index: usize) -> Vec<Probe> {
-    let mut probes = by_script(turns, index);
-    probes.push((
-        "its system calls reach the host's kernel",
-        calls(turns, index),
-    ));
-    probes.push(("takes 256 MiB of memory", memory(turns, index)));
+const SCRIPT_PROBES: [&str; 8] = [
+    "sees the host's kernel",
+    "sees a process of the host",
+    "signals a process of the host",
+    "reads a file of the host",
+    "connects to a port of the host's loopback",
+    "opens /proc/sys of the host for writing",
+    "reads the host's kernel log",
+    "reads the host's physical memory",
+];
+
+pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<Probe> {
+    let outcomes = run_script(subject, session)
+        .unwrap_or_else(|error| std::array::from_fn(|_| Outcome::Untried(error.clone())));
+    let mut probes: Vec<Probe> = SCRIPT_PROBES.into_iter().zip(outcomes).collect();
+    let calls = calls(subject, session);
+    probes.push(("its system calls reach the host's kernel", calls));
+    probes.push(("takes 256 MiB of memory", memory(subject, session)));
     probes
 }
 
-/// The host, as the script looks for it.
+/// What the script looks for on the host.
 struct Host {
     kernel: String,
+    /// The start time of this process, which is field 22 of its stat.
     started: String,
+    /// The content of a file.
     secret: String,
+    /// A listener on a port that only the script knows.
     port: TcpListener,
 }
 
-fn by_script(turns: &mut Turns, index: usize) -> Vec<Probe> {
-    let names = [
-        "sees the host's kernel",
-        "sees a process of the host",
-        "signals a process of the host",
-        "reads a file of the host",
-        "connects to a port of the host's loopback",
-        "opens /proc/sys of the host for writing",
-        "reads the host's kernel log",
-        "reads the host's physical memory",
-    ];
-    let said = host(turns).and_then(|host| {
-        let script = script(turns, &host)?;
-        let limits = turns.limits;
-        turns.limits.time = limits.time.max(PATIENCE);
-        let timed = turns.once(index, &words(&["/bin/busybox", "sh", "-c", &script]));
-        turns.limits = limits;
-        let output = timed.map_err(|error| format!("it {error}"))?.output;
-        let said = String::from_utf8_lossy(&output).into_owned();
-        match said.contains("end=yes") {
-            true => Ok((host, said)),
-            false => Err("its script did not come to an end".into()),
-        }
-    });
-    match said {
-        Ok((host, said)) => names.into_iter().zip(outcomes(&host, &said)).collect(),
-        Err(why) => {
-            let untried = |name| (name, Outcome::Untried(why.clone()));
-            names.into_iter().map(untried).collect()
-        }
-    }
-}
-
-fn host(turns: &Turns) -> Result<Host, String> {
-    let system = rustix::system::uname();
-    let stat = fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
-    // The start time is field 22; the name, in which anything may be, ends with the last ')'.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let started = fields.split_whitespace().nth(19).unwrap_or_default();
-    let secret = format!("{:x}", std::process::id() as u64 * 0x9e37_79b9);
-    let file = turns.stage.path("secret");
-    fs::write(&file, format!("{secret}\n")).map_err(|error| error.to_string())?;
-    let port = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| error.to_string())?;
-    port.set_nonblocking(true)
-        .map_err(|error| error.to_string())?;
-    Ok(Host {
-        kernel: format!(
-            "{} {}",
-            system.release().to_string_lossy(),
-            system.version().to_string_lossy()
-        ),
-        started: started.into(),
-        secret,
-        port,
-    })
-}
-
-fn script(turns: &Turns, host: &Host) -> Result<String, String> {
-    let port = host
-        .port
-        .local_addr()
-        .map_err(|error| error.to_string())?
-        .port();
+fn run_script(subject: &mut dyn Subject, session: &mut Session) -> Result<[Outcome; 8], String> {
+    let file = session.stage.path("secret").display().to_string();
+    let host = Host::new(&file).map_err(|error| error.to_string())?;
+    let port = host.port.local_addr().map_err(|error| error.to_string())?;
     let script = SCRIPT
         .replace("PID", &std::process::id().to_string())
-        .replace("FILE", &turns.stage.path("secret").display().to_string())
-        .replace("PORT", &port.to_string());
-    // Applets by their names, wherever the links to busybox are; what fails is expected to.
-    Ok(format!(
-        "PATH=/bin:/sbin:/usr/bin:/usr/sbin; exec 2>/dev/null\n{script}"
-    ))
+        .replace("FILE", &file)
+        .replace("PORT", &port.port().to_string());
+    let timeout = session.limits.time.max(MIN_SCRIPT_TIMEOUT);
+    let words = ["/bin/busybox", "sh", "-c", &script];
+    let timed = session.once_within(subject, &words, timeout);
+    let output = timed.map_err(|error| format!("it {error}"))?.output;
+    let printed = String::from_utf8_lossy(&output);
+    if !printed.contains("end=yes") {
+        return Err("its script did not reach its end".into());
+    }
+    Ok(host.outcomes(&printed))
 }
 
-/// In the order of the names.
-fn outcomes(host: &Host, said: &str) -> [Outcome; 8] {
-    let value = |key: &str| {
-        let mut lines = said.lines().filter_map(|line| line.split_once('='));
-        lines
-            .find(|(its, _)| *its == key)
-            .map_or("", |(_, value)| value.trim())
-    };
-    let probe = |reached: bool, yes: &str, no: &str| match reached {
-        true => Outcome::Failed(yes.into()),
-        false => Outcome::Passed(no.into()),
-    };
-    let shared = value("kernel") == host.kernel;
-    let seen = !host.started.is_empty() && value("process") == host.started;
-    let processes = value("processes");
-    // Nobody else knows the port.
-    let connected = host.port.accept().is_ok();
-    let written = value("written");
-    let writes = !written.is_empty() && !written.starts_with("0 ");
-    // Of a kernel of its own it may read and write what it likes.
-    let own = |what: &str| format!("{what} of its own kernel");
-    [
-        probe(
-            shared,
-            &format!("yes: {}", value("kernel")),
-            &format!("no: {}", value("kernel")),
-        ),
-        probe(
-            seen,
-            &format!("yes, among {processes}"),
-            &format!("no: {processes} processes are there"),
-        ),
-        probe(seen && value("signal") == "yes", "yes", "no"),
-        probe(value("file") == host.secret, "yes", "no"),
-        probe(connected, "yes", "no"),
-        match (writes, shared) {
-            (true, true) => Outcome::Failed(format!("yes: {written}")),
-            (true, false) => Outcome::Passed(own(&format!("no: {written},"))),
+impl Host {
+    /// Writes `file` and opens a port.
+    fn new(file: &str) -> std::io::Result<Self> {
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        // The name before the last ')' may contain anything.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let started = fields.split_whitespace().nth(19).unwrap_or_default();
+        let secret = format!("{:x}", u64::from(std::process::id()) * 0x9e37_79b9);
+        fs::write(file, format!("{secret}\n"))?;
+        let port = TcpListener::bind(("127.0.0.1", 0))?;
+        port.set_nonblocking(true)?;
+        Ok(Self {
+            kernel: host_kernel(),
+            started: started.into(),
+            secret,
+            port,
+        })
+    }
+
+    /// In the order of [`SCRIPT_PROBES`].
+    fn outcomes(&self, printed: &str) -> [Outcome; 8] {
+        let value = |key: &str| {
+            let mut lines = printed.lines().filter_map(|line| line.split_once('='));
+            let line = lines.find(|(its_key, _)| *its_key == key);
+            line.map_or("", |(_, value)| value.trim())
+        };
+        let (kernel, processes) = (value("kernel"), value("processes"));
+        let shared = kernel == self.kernel;
+        let seen = !self.started.is_empty() && value("process") == self.started;
+        let written = value("written");
+        let writes = !written.is_empty() && !written.starts_with("0 ");
+        // A workload may do with a kernel of its own what it likes.
+        let of_kernel = |done: bool, yes: String, own: String| match (done, shared) {
+            (true, true) => Outcome::Failed(yes),
+            (true, false) => Outcome::Passed(format!("no: {own} of its own kernel")),
             (false, _) => Outcome::Passed("no".into()),
-        },
-        log(value("log") == "yes", shared, &own("no: the log")),
-        log(value("mem") == "yes", shared, &own("no: memory")),
-    ]
-}
-
-fn log(read: bool, shared: bool, own: &str) -> Outcome {
-    match (read, shared) {
-        (true, true) => Outcome::Failed("yes".into()),
-        (true, false) => Outcome::Passed(own.into()),
-        (false, _) => Outcome::Passed("no".into()),
+        };
+        [
+            Outcome::with(shared, format!("yes: {kernel}"), format!("no: {kernel}")),
+            Outcome::with(
+                seen,
+                format!("yes, among {processes}"),
+                format!("no: {processes} processes are visible"),
+            ),
+            Outcome::reached(seen && value("signal") == "yes"),
+            Outcome::reached(value("file") == self.secret),
+            Outcome::reached(self.port.accept().is_ok()),
+            of_kernel(writes, format!("yes: {written}"), format!("{written},")),
+            of_kernel(value("log") == "yes", "yes".into(), "the log".into()),
+            of_kernel(value("mem") == "yes", "yes".into(), "memory".into()),
+        ]
     }
 }
 
 /// Whether the host's kernel sees a system call of the workload.
-fn calls(turns: &mut Turns, index: usize) -> Outcome {
-    match turns.traced(index, &words(&["/bin/busybox", "ionice"])) {
-        Ok(calls) => match calls.by_number.contains_key(&RARE_CALL) {
-            true => Outcome::Failed("yes, each as it is".into()),
-            false => Outcome::Passed(format!(
-                "no; its monitor makes {} different ones",
-                calls.different()
-            )),
-        },
-        Err(error) => Outcome::Untried(error.to_string()),
+fn calls(subject: &mut dyn Subject, session: &mut Session) -> Outcome {
+    match session.count_calls(subject, &["/bin/busybox", "ionice"]) {
+        Ok(calls) => Outcome::with(
+            calls.by_number.contains_key(&RARE_CALL),
+            "yes, unchanged",
+            format!("no; its monitor makes {} distinct ones", calls.distinct()),
+        ),
+        Err(error) => Outcome::Untried(format!("it {error}")),
     }
 }
 
-/// Whether it gets more memory than a machine is given.
-fn memory(turns: &mut Turns, index: usize) -> Outcome {
+/// Whether the workload gets more memory than a machine has.
+fn memory(subject: &mut dyn Subject, session: &mut Session) -> Outcome {
     let size = format!("bs={TAKEN_MIB}M");
-    let take = [
+    let dd = [
         "/bin/busybox",
         "dd",
         "if=/dev/zero",
@@ -206,12 +167,9 @@ fn memory(turns: &mut Turns, index: usize) -> Outcome {
         &size,
         "count=1",
     ];
-    let limits = turns.limits;
-    turns.limits.time = limits.time.min(Duration::from_secs(60));
-    let taken = turns.once(index, &words(&take));
-    turns.limits = limits;
-    match taken {
-        Ok(_) => Outcome::Failed("yes: nothing limits it".into()),
+    let timeout = session.limits.time.min(MAX_MEMORY_TIMEOUT);
+    match session.once_within(subject, &dd, timeout) {
+        Ok(_) => Outcome::Failed("yes: there is no limit".into()),
         Err(RunError::Failed { .. } | RunError::Judged(_)) => Outcome::Passed("no".into()),
         Err(error) => Outcome::Untried(format!("it {error}")),
     }
@@ -233,20 +191,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_decides() {
+    fn the_script_decides_what_was_reached() {
         let open = "kernel=6.1 #1\nprocesses=90\nprocess=4711\nsignal=yes\nfile=abc\n\
                     written=3 of 900\nlog=yes\nmem=yes\nend=yes\n";
-        let host_1 = host();
-        let _caller = std::net::TcpStream::connect(host_1.port.local_addr().expect("bound"));
+        let reached = host();
+        let _caller = std::net::TcpStream::connect(reached.port.local_addr().expect("bound"));
         let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
-        assert!(outcomes(&host_1, open).iter().all(failed));
+        assert!(reached.outcomes(open).iter().all(failed));
         let shut =
             "kernel=6.12 #9\nprocesses=9\nprocess=\nfile=\nwritten=8 of 8\nlog=yes\nend=yes\n";
-        let passed = outcomes(&host(), shut);
+        let passed = host().outcomes(shut);
         assert!(!passed.iter().any(failed), "{passed:?}");
-        assert_eq!(
-            passed[5],
-            Outcome::Passed("no: 8 of 8, of its own kernel".into())
-        );
+        let own = "no: 8 of 8, of its own kernel";
+        assert_eq!(passed[5], Outcome::Passed(own.into()));
     }
 }

@@ -1,216 +1,149 @@
-//! What a hostile workload can see and reach, tried.
+//! What a hostile workload can see and reach.
 //!
-//! [`inside`] is what the workload tries; [`outside`] is read of the process that the host's kernel knows
-//! it by. Each probe passes if the host is not seen or reached.
+//! [`inside`] is what the workload tries; [`outside`] reads what the host's kernel knows of its process. A
+//! probe passes if the host was neither seen nor reached.
 
 mod inside;
+mod outcome;
 mod outside;
 
-use super::sides::{Side, cannot_tell, ranked};
+use outcome::{Outcome, Probe};
+
+use super::session::{Measured, Session, Subjects};
+use super::verdict::{Side, Unclear, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
-use crate::compare::report::saved::{Row, Verdict};
+use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
-use crate::compare::turns::Turns;
+use crate::compare::turns::Each;
 
-/// What came of one probe of one subject.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The host was not seen or reached; in a few words.
-    Passed(String),
-    /// It was.
-    Failed(String),
-    /// It says something, but neither.
-    Told(String),
-    /// It could not be tried.
-    Untried(String),
-}
-
-/// A probe's name, and what came of it.
-type Probe = (&'static str, Outcome);
-
-/// In the report.
-pub const NAME: &str = "isolation";
-
-/// Try everything with each subject.
-pub fn measure(turns: &mut Turns) -> Row {
-    let entrants = turns.entrants();
-    let mut tried: Vec<(String, Vec<Probe>)> = Vec::new();
-    for (done, index) in entrants.iter().copied().enumerate() {
-        turns.step(2 * done, 2 * entrants.len(), index, "probes inside");
-        let mut probes = inside::probe(turns, index);
-        turns.step(
-            2 * done + 1,
-            2 * entrants.len(),
-            index,
-            "probes from outside",
-        );
-        probes.extend(outside::probe(turns, index));
-        tried.push((turns.name(index), probes));
-    }
-    let sides = turns.sides();
-    let passed = |probes: &[Probe]| {
-        let passed = |probe: &&Probe| matches!(probe.1, Outcome::Passed(_));
-        probes.iter().filter(passed).count() as f64
-    };
-    let counts = tried
-        .iter()
-        .map(|(subject, probes)| (subject.as_str(), vec![passed(probes)]));
-    let mut count = Figure::of_samples(
-        "probes that did not reach the host",
-        Unit::Count,
-        Better::More,
-        counts,
-    );
-    for (cell, (_, probes)) in count.cells.iter_mut().zip(&tried) {
-        let untried = |probe: &&Probe| matches!(probe.1, Outcome::Untried(_));
-        let untried = probes.iter().filter(untried).count();
-        cell.note = (untried > 0).then(|| format!("{untried} could not be tried"));
-    }
-    let mut figures = vec![count];
-    figures.extend(each(&tried));
-    Row {
-        name: NAME.into(),
-        claim_machine: "strong, by hardware".into(),
-        claim_container: "moderate, by process".into(),
-        method: "A workload tries what a hostile one would try first, by the shell and by applets of \
-                 busybox, as root inside; nothing is exploited. A probe passes if the host was not seen \
-                 or reached, and fails if it was: the kernel by its version; a process by its number and \
-                 start time; a file outside of the image by its path; a port of the host's loopback by \
-                 connecting; entries of /proc/sys by opening them for writing; memory by taking 256 MiB. \
-                 What reaches the host's kernel is seen by ptrace: the workload makes a system call that \
-                 hardly any program makes (ioprio_get). Capabilities, namespaces, the seccomp \
-                 filter and the limits are read from /proc and the control groups, of the process that \
-                 the workload is for the host's kernel: of a virtual machine, its monitor. hull runs as \
-                 the user who started it, here with the rights that the capabilities show."
+/// Runs all probes with each subject.
+pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
+    let probed = turns.each("probes", |subject| {
+        let mut probes = inside::probe(&mut **subject, session);
+        probes.extend(outside::probe(&mut **subject, session));
+        probes
+    });
+    let name = "probes that did not reach the host";
+    let mut figures = vec![turns.figure(name, (Unit::Count, Better::More), &probed, count)];
+    figures.extend(each_probe(turns, &probed));
+    Measured {
+        method: "A workload tries what a hostile one would try first, with the shell and applets of busybox, \
+                 as root inside; nothing is exploited. A probe fails if the host was seen or reached: the \
+                 kernel by its version; a process by its number and start time; a file outside the image by \
+                 its path; a port of the host's loopback by connecting; entries of /proc/sys by opening them \
+                 for writing; memory by taking 256 MiB. ptrace shows whether a system call that hardly any \
+                 program makes (ioprio_get) reaches the host's kernel. Capabilities, namespaces, the seccomp \
+                 filter and the limits are read from /proc and the control groups, for the process that the \
+                 host's kernel sees: of a virtual machine, its monitor. hull runs as the user who started it, \
+                 here with the rights that the capabilities show."
             .into(),
-        verdict: verdict(&figures, &sides),
+        verdict: verdict(&figures[1..], &sides(turns)).into(),
         figures,
     }
 }
 
-/// A figure for each probe, in the order of the first subject's.
-fn each(tried: &[(String, Vec<Probe>)]) -> Vec<Figure> {
-    let names = tried.first().map_or(Vec::new(), |(_, probes)| {
-        probes.iter().map(|(name, _)| *name).collect()
-    });
-    let figure = |name: &str| Figure {
-        name: name.into(),
-        unit: Unit::Text,
-        better: Better::Neither,
-        cells: tried
-            .iter()
-            .map(|(subject, probes)| {
-                let outcome = probes
-                    .iter()
-                    .find(|probe| probe.0 == name)
-                    .map(|probe| &probe.1);
-                cell(subject, outcome)
-            })
-            .collect(),
+/// How many probes passed, and how many could not be tried.
+fn count(probes: &Vec<Probe>) -> Cell {
+    let number = |counts: fn(&Outcome) -> bool| {
+        let counted = probes.iter().filter(|(_, outcome)| counts(outcome));
+        counted.count()
     };
-    names.into_iter().map(figure).collect()
+    let untried = number(|outcome| matches!(outcome, Outcome::Untried(_)));
+    let note = (untried > 0).then(|| format!("{untried} could not be tried"));
+    let passed = number(|outcome| matches!(outcome, Outcome::Passed(_)));
+    Cell::samples([passed as f64]).with_note(note)
 }
 
-fn cell(subject: &str, outcome: Option<&Outcome>) -> Cell {
-    let with = |text: &str, passed| Cell {
-        passed,
-        ..Cell::text(subject, text)
+/// A figure for each probe.
+fn each_probe(turns: &Subjects, probed: &Each<Vec<Probe>>) -> Vec<Figure> {
+    let probes = probed.first().map_or(&[][..], |(_, probes)| probes);
+    let figure = |(name, _): &Probe| {
+        turns.texts(*name, probed, |probes| {
+            let mut probes = probes.iter();
+            let probe = probes.find(|(its_name, _)| its_name == name);
+            probe.map_or_else(|| Cell::missing("not tried"), |(_, outcome)| outcome.cell())
+        })
     };
-    match outcome {
-        Some(Outcome::Passed(text)) => with(text, Some(true)),
-        Some(Outcome::Failed(text)) => with(text, Some(false)),
-        Some(Outcome::Told(text)) => with(text, None),
-        Some(Outcome::Untried(why)) => Cell::missing(subject, why.as_str()),
-        None => Cell::missing(subject, "not tried"),
-    }
+    probes.iter().map(figure).collect()
 }
 
-fn verdict(figures: &[Figure], sides: &[Side]) -> Verdict {
-    // Of the probes that could be tried with everyone: who was asked less has not reached less.
-    let asked = |side: &&Side, figure: &Figure| {
-        figure
-            .cell(&side.name)
-            .is_some_and(|cell| cell.passed.is_some())
-    };
+/// `probes` has a figure for each probe. Only those that were tried with all containers and machines count.
+fn verdict(probes: &[Figure], sides: &[Side]) -> Result<Verdict, Unclear> {
+    let passed = |figure: &Figure, side: &Side| figure.cell(&side.name)?.passed;
     let judged = |side: &&Side| side.kind != Kind::Process;
-    let common = figures[1..].iter().filter(|figure| {
-        let mut sides = sides.iter().filter(judged);
-        sides.all(|side| asked(&side, figure))
+    let common = probes.iter().filter(|figure| {
+        let mut judged = sides.iter().filter(judged);
+        judged.all(|side| passed(figure, side).is_some())
     });
     let common: Vec<&Figure> = common.collect();
-    let open = |subject: &str| {
-        let cells = common.iter().filter(|figure| {
-            figure
-                .cell(subject)
-                .is_some_and(|cell| cell.passed == Some(false))
-        });
-        cells.map(|figure| figure.name.as_str()).collect::<Vec<_>>()
+    let failed = |subject: &str| -> Vec<&str> {
+        let failed = |figure: &&&Figure| {
+            let cell = figure.cell(subject);
+            cell.is_some_and(|cell| cell.passed == Some(false))
+        };
+        let failed = common.iter().filter(failed);
+        failed.map(|figure| figure.name.as_str()).collect()
     };
-    let failed = |subject: &str| Some(open(subject).len() as f64);
-    let containers = ranked(sides, Kind::Container, failed);
-    let machines = ranked(sides, Kind::Machine, failed);
-    let (Some((container, doors)), Some((machine, leaks))) = (containers.first(), machines.last())
+    let rank = |kind| ranked(sides, kind, |subject| Some(failed(subject).len() as f64));
+    let (containers, machines) = (rank(Kind::Container), rank(Kind::Machine));
+    let (Some((container, container_failed)), Some((machine, machine_failed))) =
+        (containers.first(), machines.last())
     else {
-        return cannot_tell(sides, "probes were tried");
+        return Err(Unclear::missing(sides, "probes were tried"));
     };
     if common.is_empty() {
-        return cannot_tell(sides, "probes were tried with all");
+        return Err(Unclear::missing(
+            sides,
+            "probes were tried with all subjects",
+        ));
     }
-    let stronger = leaks < doors;
-    let of = |name: &str| match open(name) {
-        open if open.is_empty() => format!("{name} reached the host by none"),
-        open => format!("{name} by {} ({})", open.len(), open.join("; ")),
+    let stronger = machine_failed < container_failed;
+    let of = |subject: &str| match &failed(subject)[..] {
+        [] => format!("{subject} reached the host by none"),
+        failed => format!("{subject} by {} ({})", failed.len(), failed.join("; ")),
     };
-    Verdict {
+    Ok(Verdict {
         text: format!(
-            "{}of {} probes that were tried with all, the most open machine, {}; the tightest container, \
-             {}. Probes find what is open, not what is safe: a monitor's own faults are not in them.",
-            if stronger { "As they say: " } else { "" },
+            "{}of {} probes that were tried with all subjects, the least isolated machine, {}; the best \
+             isolated container, {}. Probes find what is open, not what is safe: faults of a monitor are not \
+             among them.",
+            if stronger { "As claimed: " } else { "" },
             common.len(),
             of(machine),
             of(container),
         ),
         contradicts: !stronger,
-    }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::rows::sides;
 
-    fn told(container: [bool; 2], machine: [bool; 2]) -> Verdict {
-        let sides = sides::of([("crun", Kind::Container), ("hull-warm", Kind::Machine)]);
-        let outcome = |passed| match passed {
-            true => Outcome::Passed("no".into()),
-            false => Outcome::Failed("yes".into()),
+    fn verdict_of(container: [bool; 2], machine: [bool; 2]) -> Verdict {
+        let side = |name: &str, kind| Side {
+            name: name.into(),
+            kind,
         };
-        let probes = |[first, second]: [bool; 2]| {
-            vec![("first", outcome(first)), ("second", outcome(second))]
-        };
-        let tried = vec![
-            ("crun".to_owned(), probes(container)),
-            ("hull-warm".to_owned(), probes(machine)),
+        let sides = [
+            side("crun", Kind::Container),
+            side("hull-warm", Kind::Machine),
         ];
-        let mut figures = vec![Figure::of_samples(
-            "x",
-            Unit::Count,
-            Better::More,
-            [("crun", vec![1.0])],
-        )];
-        figures.extend(each(&tried));
-        verdict(&figures, &sides)
+        let figures = [0, 1].map(|probe| {
+            let cell = |name, passed: [bool; 2]| Cell::probe(passed[probe], "").of(name);
+            let cells = vec![cell("crun", container), cell("hull-warm", machine)];
+            Figure::of_texts(["first", "second"][probe], cells)
+        });
+        verdict(&figures, &sides).into()
     }
 
     #[test]
-    fn fewer_open_doors_are_stronger() {
-        let agrees = told([true, false], [true, true]);
+    fn fewer_failed_probes_are_stronger() {
+        let agrees = verdict_of([true, false], [true, true]);
         assert!(!agrees.contradicts);
         assert!(agrees.text.contains("crun by 1 (second)"), "{agrees:?}");
-        assert!(told([true, true], [true, false]).contradicts);
-        assert!(
-            told([true, true], [true, true]).contradicts,
-            "no stronger is not as said"
-        );
+        assert!(verdict_of([true, true], [true, false]).contradicts);
+        let equal = verdict_of([true, true], [true, true]);
+        assert!(equal.contradicts, "equal is not stronger");
     }
 }

@@ -1,0 +1,125 @@
+//! What a topic measures, and of which programs.
+
+use std::path::PathBuf;
+
+use super::error::BenchError;
+use crate::compare::figure::{Better, Unit};
+use crate::compare::measure::timed::Limits;
+use crate::compare::subject::firecracker::CAVEAT;
+use crate::compare::subject::{self, Stage, Subject};
+
+/// What all turns share.
+pub struct Bench {
+    pub stage: Stage,
+    pub limits: Limits,
+}
+
+/// A program that takes part.
+pub struct Program {
+    /// As in the figures.
+    pub name: String,
+    pub kind: Kind,
+    pub path: PathBuf,
+}
+
+/// What a program is, and so how it is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    ThisHull,
+    OtherHull,
+    Firecracker,
+    /// A monitor that only runs commands.
+    Other,
+}
+
+impl Program {
+    pub fn is_hull(&self) -> bool {
+        matches!(self.kind, Kind::ThisHull | Kind::OtherHull)
+    }
+
+    /// What a reader must know about how a monitor runs the machines of a topic.
+    pub fn caveats(&self) -> Vec<String> {
+        match self.kind {
+            Kind::Firecracker => vec![CAVEAT.into()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Bench {
+    /// The path of a temporary file of this process.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.stage.path(name)
+    }
+
+    /// `program` as a subject.
+    pub fn subject<'a>(
+        &'a self,
+        program: &'a Program,
+    ) -> Result<Box<dyn Subject + 'a>, BenchError> {
+        let name = if program.is_hull() {
+            "hull"
+        } else {
+            &program.name
+        };
+        let subject = subject::by_name(name, Some(&program.path), &self.stage);
+        subject.ok_or_else(|| BenchError::Other(format!("this hull cannot run {name}")))
+    }
+}
+
+/// The figures of a topic.
+pub struct Plan {
+    /// What starts and stops a clock, and what is counted.
+    pub method: &'static str,
+    /// In the order of the samples.
+    pub figures: &'static [Wanted],
+    /// Whether a turn precedes the first one that counts, to bring files into memory.
+    pub warms_up: bool,
+    /// The contender of a program, unless it has no figures of this topic.
+    pub contender: for<'a> fn(&'a Bench, &'a Program) -> Made<'a>,
+}
+
+/// A figure before it is measured.
+pub struct Wanted {
+    pub name: &'static str,
+    pub unit: Unit,
+    pub better: Better,
+}
+
+impl Wanted {
+    pub const fn less(name: &'static str, unit: Unit) -> Self {
+        let better = Better::Less;
+        Self { name, unit, better }
+    }
+
+    pub const fn more(name: &'static str, unit: Unit) -> Self {
+        let better = Better::More;
+        Self { name, unit, better }
+    }
+}
+
+/// A sample of each figure of the topic; none of a figure that the program does not have.
+pub type Samples = Vec<Option<f64>>;
+
+pub type Made<'a> = Result<Box<dyn Contender + 'a>, BenchError>;
+
+/// A program that takes turns. Whatever it starts has ended after a turn, or when it is dropped.
+pub trait Contender {
+    /// Makes what the turns start from.
+    fn prepare(&mut self) -> Result<(), BenchError> {
+        Ok(())
+    }
+
+    /// Measures each figure once.
+    fn turn(&mut self) -> Result<Samples, BenchError>;
+
+    /// The version of a program that does not print it with --version.
+    fn version(&self) -> Option<String> {
+        None
+    }
+
+    /// What a reader must know about how it was run. Called after all turns.
+    fn caveats(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

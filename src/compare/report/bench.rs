@@ -1,0 +1,103 @@
+//! The report of `hull bench`: plain data, as `--json` writes it and `--compare` reads it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::participant::Participant;
+use super::read::{ReportError, read};
+use crate::compare::figure::Figure;
+use crate::compare::measure::host::Host;
+
+/// The version of the JSON. It rises when a reader of the old format would misunderstand the new one.
+pub const FORMAT: u32 = 1;
+
+/// The names that `--vs` knows.
+pub const RIVALS: [&str; 5] = [
+    "firecracker",
+    "cloud-hypervisor",
+    "qemu-microvm",
+    "kvmtool",
+    "hull",
+];
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub format: u32,
+    pub topic: Topic,
+    /// The command line that produced it.
+    pub command: Vec<String>,
+    pub host: Host,
+    pub settings: Settings,
+    /// What starts and stops a clock, and what is counted.
+    pub method: String,
+    /// In the order of the cells, including those left out.
+    pub subjects: Vec<Participant>,
+    /// Reasons to distrust the figures; shown in every format.
+    pub warnings: Vec<String>,
+    pub figures: Vec<Figure>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Topic {
+    Boot,
+    Restore,
+    Exit,
+    Memory,
+    Density,
+    Disk,
+    Net,
+}
+
+impl Topic {
+    pub const ALL: [Self; 7] = [
+        Self::Boot,
+        Self::Restore,
+        Self::Exit,
+        Self::Memory,
+        Self::Density,
+        Self::Disk,
+        Self::Net,
+    ];
+
+    /// As on the command line and in the JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Restore => "restore",
+            Self::Exit => "exit",
+            Self::Memory => "memory",
+            Self::Density => "density",
+            Self::Disk => "disk",
+            Self::Net => "net",
+        }
+    }
+}
+
+/// The settings by which `--compare` measures again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Runs of each participant.
+    pub runs: usize,
+    /// Time limit of one process, in seconds.
+    pub timeout: u64,
+    /// The participants besides hull.
+    pub rivals: Vec<Rival>,
+    /// hull's kernel as a bzImage.
+    pub bzimage: Option<PathBuf>,
+}
+
+/// A program that takes turns with hull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rival {
+    pub name: String,
+    pub program: PathBuf,
+}
+
+impl Report {
+    /// From the JSON that `hull bench --json` writes.
+    pub fn read(json: &[u8]) -> Result<Self, ReportError> {
+        read(json, "hull bench --json", "figures", FORMAT)
+    }
+}

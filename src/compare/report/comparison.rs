@@ -1,0 +1,96 @@
+//! The report of `hull compare`: plain data, as `--json` writes it.
+
+use serde::{Deserialize, Serialize};
+
+use super::participant::Participant;
+use super::read::{ReportError, read};
+use crate::compare::figure::Figure;
+use crate::compare::measure::host::Host;
+use crate::compare::subject::Kind;
+
+/// The version of the JSON. It rises when a reader of the old format would misunderstand the new one.
+pub const FORMAT: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub format: u32,
+    /// The command line that produced it.
+    pub command: Vec<String>,
+    pub host: Host,
+    /// Runs of each subject for each figure of times.
+    pub runs: usize,
+    pub workloads: Vec<Workload>,
+    /// In the order of the columns, including those left out.
+    pub subjects: Vec<Participant>,
+    /// Reasons to distrust the figures; shown in every format.
+    pub warnings: Vec<String>,
+    /// In the order of the standard answer.
+    pub rows: Vec<Row>,
+}
+
+/// A command that all subjects ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Workload {
+    pub name: String,
+    pub words: Vec<String>,
+}
+
+/// A row of the standard answer's table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub name: String,
+    /// What the standard answer says about virtual machines.
+    pub claim_machine: String,
+    /// What it says about containers.
+    pub claim_container: String,
+    /// What starts and stops a clock, and what is counted.
+    pub method: String,
+    /// A table with one line for each row shows the first figure.
+    pub figures: Vec<Figure>,
+    pub verdict: Verdict,
+}
+
+/// What the figures of a row say about its claims.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// A sentence or two.
+    pub text: String,
+    /// Whether it contradicts the standard answer.
+    pub contradicts: bool,
+}
+
+impl Report {
+    /// From the JSON that `hull compare --json` writes.
+    pub fn read(json: &[u8]) -> Result<Self, ReportError> {
+        let report: Self = read(json, "hull compare --json", "rows", FORMAT)?;
+        for one in &report.subjects {
+            let incomplete = |what| Err(ReportError::Incomplete(one.name.clone(), what));
+            match (&one.kind, &one.parts) {
+                (None, _) => return incomplete("kind"),
+                (_, None) => return incomplete("parts"),
+                _ => {}
+            }
+        }
+        // No format would show such a cell.
+        let known = |name: &str| report.subjects.iter().any(|one| one.name == name);
+        for figure in report.rows.iter().flat_map(|row| &row.figures) {
+            if let Some(cell) = figure.cells.iter().find(|cell| !known(&cell.subject)) {
+                return Err(ReportError::UnknownSubject {
+                    figure: figure.name.clone(),
+                    subject: cell.subject.clone(),
+                });
+            }
+        }
+        Ok(report)
+    }
+
+    /// The subjects that take part.
+    pub fn columns(&self) -> impl Iterator<Item = &Participant> {
+        self.subjects.iter().filter(|one| one.takes_part())
+    }
+
+    /// The subjects of one side that take part.
+    pub fn side(&self, kind: Kind) -> impl Iterator<Item = &Participant> {
+        self.columns().filter(move |one| one.kind == Some(kind))
+    }
+}

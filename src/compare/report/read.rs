@@ -1,0 +1,47 @@
+//! Reads a report from its JSON.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use thiserror::Error;
+
+/// Why a text is not a report.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    #[error("it is not JSON, or was cut off: {0}")]
+    NotJson(serde_json::Error),
+    #[error("it is not a report of `{command}`: it has no format and no {field}")]
+    NotReport {
+        command: &'static str,
+        field: &'static str,
+    },
+    #[error(
+        "its format is {format}, and this hull ({version}) reads up to {max}: use the hull that wrote it or a \
+         newer one",
+        version = env!("CARGO_PKG_VERSION")
+    )]
+    TooNew { format: u64, max: u32 },
+    /// A field is missing or has another type.
+    #[error("it is damaged: {0}")]
+    Damaged(serde_json::Error),
+    /// A participant lacks what every participant of this report has.
+    #[error("it is damaged: the subject {0:?} has no {1}")]
+    Incomplete(String, &'static str),
+    #[error("it is damaged: {figure:?} has a cell of {subject:?}, which is not among its subjects")]
+    UnknownSubject { figure: String, subject: String },
+}
+
+/// The report of `command`, which has `field` and a format up to `max`.
+pub fn read<T: DeserializeOwned>(
+    json: &[u8],
+    command: &'static str,
+    field: &'static str,
+    max: u32,
+) -> Result<T, ReportError> {
+    let value: Value = serde_json::from_slice(json).map_err(ReportError::NotJson)?;
+    let format = value.get("format").and_then(Value::as_u64);
+    match (format, value.get(field)) {
+        (Some(format), _) if format > max.into() => Err(ReportError::TooNew { format, max }),
+        (Some(_), Some(_)) => serde_json::from_value(value).map_err(ReportError::Damaged),
+        _ => Err(ReportError::NotReport { command, field }),
+    }
+}

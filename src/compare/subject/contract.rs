@@ -1,0 +1,177 @@
+//! What a subject must do, and how an instance of one runs a command.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::program::{LeftOut, Part, find, first_line, part};
+use super::stage::Stage;
+use crate::compare::measure::error::RunError;
+use crate::compare::measure::timed::{self, Limits, Running, Timed};
+use crate::compare::measure::tree;
+
+/// The command of an idle instance.
+pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 100000"];
+/// What [`IDLE`] prints when it is up.
+pub const UP: &str = "up\n";
+/// Time limit of [`try_out`]: on a KVM that emulates kernels, some monitors hang.
+const TRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The side of the comparison on which a subject stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A process of the host.
+    Process,
+    /// Processes in namespaces of the host's kernel.
+    Container,
+    /// A virtual machine with its own kernel.
+    Machine,
+}
+
+/// The common attributes of all subjects.
+pub struct About<'a> {
+    /// The common file system and folder for files.
+    pub stage: &'a Stage,
+    /// The name that `--subjects` knows.
+    pub name: String,
+    /// Its side of the comparison.
+    pub kind: Kind,
+    /// As the user named it; an existing path after [`About::find`].
+    pub program: PathBuf,
+}
+
+impl<'a> About<'a> {
+    /// A container by `program`.
+    pub fn container(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
+        Self {
+            stage,
+            name: name.into(),
+            kind: Kind::Container,
+            program,
+        }
+    }
+
+    /// Finds the program on PATH.
+    ///
+    /// # Errors
+    /// It does not exist or is not executable.
+    pub fn find(&mut self) -> Result<(), LeftOut> {
+        self.program = find(&self.program)?;
+        Ok(())
+    }
+}
+
+/// What runs commands. A caller prepares it once. Each instance has an ID; its command has ended or was
+/// killed before the caller clears it.
+pub trait Subject {
+    /// Its name, side and program.
+    fn about(&self) -> &About<'_>;
+
+    /// Finds the programs, and makes the files that instances start from.
+    ///
+    /// # Errors
+    /// It cannot take part on this machine.
+    fn prepare(&mut self) -> Result<(), LeftOut>;
+
+    /// A command on the host that runs `words` in a new instance named `id`. Its standard output is that of
+    /// the words, and its status is 0 if theirs is. The first word is a path in the [`Stage`]'s root.
+    ///
+    /// # Errors
+    /// The instance's files could not be written.
+    fn command(&mut self, words: &[String], id: &str) -> io::Result<Command>;
+
+    /// Whether the words ended with status 0, after their [`command`](Self::command) did. The guest of a
+    /// monitor says so at the end of `output`, from which this is removed.
+    ///
+    /// # Errors
+    /// The words failed; the text continues the sentence "it ...".
+    fn judge(&self, _output: &mut Vec<u8>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// All processes that an instance needs; `root` is that of its command.
+    fn processes(&self, root: u32, _id: &str) -> Vec<u32> {
+        tree::descendants(root)
+    }
+
+    /// Removes what is left of instance `id` after its command has ended or was killed.
+    fn clear(&mut self, _id: &str) {}
+
+    /// The files that an instance needs.
+    fn parts(&self) -> Vec<Part> {
+        let About { stage, program, .. } = self.about();
+        vec![part("program", program), part("image", &stage.root())]
+    }
+
+    /// The version that the program reports.
+    fn version(&self) -> Option<String> {
+        first_line(&self.about().program, "--version")
+    }
+
+    /// What a reader must know about how it was run.
+    fn caveats(&self) -> Vec<String>;
+}
+
+/// Runs `words` to their end in an instance named `id`, and clears it.
+///
+/// # Errors
+/// As [`timed::run`]; or the words failed although the command did not.
+pub fn run(
+    subject: &mut dyn Subject,
+    words: &[String],
+    id: &str,
+    limits: Limits,
+) -> Result<Timed, RunError> {
+    let command = subject.command(words, id).map_err(RunError::Start);
+    let timed = command.and_then(|mut command| timed::run(&mut command, limits));
+    subject.clear(id);
+    let mut timed = timed?;
+    subject.judge(&mut timed.output).map_err(RunError::Judged)?;
+    if timed.output.is_empty() {
+        // The only output was what `judge` removed.
+        (timed.first_byte, timed.last_byte) = (None, None);
+    }
+    Ok(timed)
+}
+
+/// Starts `words` in an instance named `id`, and waits until it prints `text`. After that, the caller clears
+/// the instance.
+///
+/// # Errors
+/// The command failed, hung or ended first.
+pub fn start(
+    subject: &mut dyn Subject,
+    words: &[String],
+    text: &str,
+    id: &str,
+    limits: Limits,
+) -> Result<Running, RunError> {
+    let command = subject.command(words, id).map_err(RunError::Start);
+    let up = command.and_then(|mut command| {
+        let mut running = Running::start(&mut command, limits)?;
+        running.until(text)?;
+        Ok(running)
+    });
+    if up.is_err() {
+        subject.clear(id);
+    }
+    up
+}
+
+/// Runs the simplest command, to find out whether `subject` works here.
+///
+/// # Errors
+/// It does not.
+pub fn try_out(subject: &mut dyn Subject) -> Result<(), RunError> {
+    let words = words(&["/bin/busybox", "true"]);
+    run(subject, &words, "try", Limits::of_time(TRY_TIMEOUT)).map(drop)
+}
+
+/// Converts the words of a command.
+pub fn words<S: AsRef<str>>(words: &[S]) -> Vec<String> {
+    words.iter().map(|word| word.as_ref().to_owned()).collect()
+}

@@ -1,0 +1,256 @@
+//! The virtual machine monitors: Firecracker, Cloud Hypervisor, QEMU's microvm, kvmtool, and hull itself.
+//!
+//! Each takes the same [`Machine`] in the form of its own command line: hull's kernel, its initial RAM disk with
+//! the init of [`guest`], one processor, the default memory of `hull run` and a serial console.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::contract::{About, Kind, Subject, try_out};
+use super::guest;
+use super::program::{LeftOut, Part, find, first_line, part};
+use super::stage::{Stage, StageError};
+use crate::compare::measure::error::RunError;
+
+/// The kernel's command line under all monitors: a quiet serial console, without the kernel's last words,
+/// which would be part of the command's output; an end by triple fault, which every monitor takes for one
+/// (QEMU's microvm has no keyboard controller and knows no other); no probes of the keyboard controller,
+/// which Firecracker's own default command line leaves out, too.
+const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet loglevel=0 \
+    i8042.noaux i8042.nomux i8042.dumbkbd";
+
+/// The machine that a monitor runs.
+pub struct Machine {
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    pub cmdline: String,
+    pub devices: Devices,
+}
+
+/// The devices beside the serial console. Only hull and Firecracker take them.
+#[derive(Clone, Default)]
+pub struct Devices {
+    /// The name of a tap device on the host.
+    pub tap: Option<String>,
+    /// The path of a vsock device's socket on the host; the guest has CID 3.
+    pub vsock: Option<PathBuf>,
+    /// The path of a raw image.
+    pub disk: Option<PathBuf>,
+    pub all: Option<AllDevices>,
+}
+
+/// A balloon, an entropy source and a scratch disk; under hull also a shared folder and a virtio console.
+#[derive(Clone)]
+pub struct AllDevices {
+    /// A file of [`SCRATCH_BYTES`], for a monitor without scratch disks.
+    pub scratch: PathBuf,
+    /// A folder, shared read-only.
+    pub share: PathBuf,
+}
+
+/// The default size of hull's scratch disk.
+pub const SCRATCH_BYTES: u64 = 64 << 20;
+
+impl Machine {
+    /// A machine without further devices. `arguments` are added to the command line.
+    pub fn new(kernel: PathBuf, initrd: PathBuf, arguments: &str) -> Self {
+        Self {
+            kernel,
+            initrd,
+            cmdline: format!("{CMDLINE} {arguments}").trim_end().into(),
+            devices: Devices::default(),
+        }
+    }
+
+    /// A machine with `initrd`, which contains an init of [`guest`].
+    pub fn with_bare_init(kernel: PathBuf, initrd: PathBuf) -> Self {
+        Self::new(kernel, initrd, &format!("rdinit=/{}", guest::INIT))
+    }
+}
+
+/// A machine and the monitor that runs it.
+pub struct Launch<'a> {
+    pub program: &'a Path,
+    pub machine: &'a Machine,
+    /// Has the files of the instance.
+    pub stage: &'a Stage,
+    /// The name of the instance.
+    pub id: &'a str,
+}
+
+/// A virtual machine monitor.
+pub trait Monitor {
+    fn name(&self) -> &'static str;
+
+    /// The names of its program, the most common one first.
+    fn programs(&self) -> &'static [&'static str];
+
+    /// The command that runs a machine with its console on standard output.
+    fn command(&self, launch: &Launch) -> io::Result<Command>;
+
+    /// The argument that makes the program print its version.
+    fn version_flag(&self) -> &'static str {
+        "--version"
+    }
+
+    /// Whether it boots only bzImages.
+    fn needs_bzimage(&self) -> bool {
+        false
+    }
+
+    /// Whether it is tried out before the measurement. hull is not: it works wherever it measures.
+    fn is_tried_out(&self) -> bool {
+        true
+    }
+
+    /// Adapts to the error of the first trial. Returns whether to try again.
+    fn adapt(&mut self, _error: &RunError) -> bool {
+        false
+    }
+
+    /// What a reader must know about how it was run.
+    fn caveats(&self) -> Vec<String>;
+}
+
+/// The configuration file of an instance, or another file of its own.
+pub fn instance_file(stage: &Stage, monitor: &dyn Monitor, id: &str) -> PathBuf {
+    stage.path(&format!("{}.{id}", monitor.name()))
+}
+
+/// A monitor as a subject.
+pub struct Monitored<'a> {
+    about: About<'a>,
+    monitor: Box<dyn Monitor>,
+    kernel: PathBuf,
+    /// The initial RAM disk of the last command.
+    image: PathBuf,
+}
+
+impl<'a> Monitored<'a> {
+    /// `program` is a path of the user.
+    pub fn new(stage: &'a Stage, monitor: Box<dyn Monitor>, program: Option<&Path>) -> Self {
+        let about = About {
+            stage,
+            name: monitor.name().into(),
+            kind: Kind::Machine,
+            program: program.unwrap_or(Path::new("")).into(),
+        };
+        Self {
+            about,
+            monitor,
+            kernel: PathBuf::new(),
+            image: PathBuf::new(),
+        }
+    }
+
+    fn find(&self) -> Result<PathBuf, LeftOut> {
+        if !self.about.program.as_os_str().is_empty() {
+            return find(&self.about.program);
+        }
+        let names = self.monitor.programs();
+        let mut found = names.iter().map(|name| find(Path::new(name)));
+        found.find(Result::is_ok).unwrap_or_else(|| {
+            Err(LeftOut::Missing {
+                program: names.join(" or "),
+            })
+        })
+    }
+
+    fn find_kernel(&self) -> Result<PathBuf, LeftOut> {
+        let unfit = |error: StageError| LeftOut::Unfit(error.to_string());
+        match (self.monitor.needs_bzimage(), self.about.stage.bzimage()) {
+            (false, _) => self.about.stage.vmlinux().map_err(unfit),
+            (true, Some(kernel)) if kernel.is_file() => Ok(kernel.into()),
+            (true, Some(kernel)) => Err(LeftOut::Unfit(format!(
+                "{} is not a file; give hull's kernel as a bzImage with --bzimage",
+                kernel.display()
+            ))),
+            (true, None) => Err(LeftOut::Unfit(
+                "it boots only bzImages: give hull's kernel as one with --bzimage".into(),
+            )),
+        }
+    }
+
+    /// The initial RAM disk that runs `words`, common to all monitors.
+    fn initrd(&self, words: &[String]) -> io::Result<PathBuf> {
+        let mut hasher = DefaultHasher::new();
+        words.hash(&mut hasher);
+        let name = format!("initrd.{:x}", hasher.finish());
+        let first = words.first().map_or("", String::as_str);
+        self.about.stage.find(first).map_err(io::Error::other)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let initrd = self
+            .about
+            .stage
+            .initrd(&name, || guest::runs(first, &words));
+        initrd.map_err(io::Error::other)
+    }
+}
+
+impl Subject for Monitored<'_> {
+    fn about(&self) -> &About<'_> {
+        &self.about
+    }
+
+    fn prepare(&mut self) -> Result<(), LeftOut> {
+        self.about.program = self.find()?;
+        self.kernel = self.find_kernel()?;
+        if !self.monitor.is_tried_out() {
+            return Ok(());
+        }
+        let mut tried = try_out(self);
+        if matches!(&tried, Err(error) if self.monitor.adapt(error)) {
+            tried = try_out(self);
+        }
+        tried.map_err(|error| LeftOut::Unfit(format!("it {error}")))
+    }
+
+    fn command(&mut self, words: &[String], id: &str) -> io::Result<Command> {
+        self.image = self.initrd(words)?;
+        let machine = Machine::with_bare_init(self.kernel.clone(), self.image.clone());
+        let About { stage, program, .. } = &self.about;
+        let mut command = self.monitor.command(&Launch {
+            program,
+            machine: &machine,
+            stage,
+            id,
+        })?;
+        // kvmtool keeps its sockets in HOME.
+        command.env("HOME", stage.path("tmp"));
+        command.env("TMPDIR", stage.path("tmp"));
+        Ok(command)
+    }
+
+    fn judge(&self, output: &mut Vec<u8>) -> Result<(), String> {
+        guest::judge(output)
+    }
+
+    fn clear(&mut self, id: &str) {
+        let _ = fs::remove_file(instance_file(self.about.stage, &*self.monitor, id));
+    }
+
+    fn parts(&self) -> Vec<Part> {
+        vec![
+            part("program", &self.about.program),
+            part("kernel", &self.kernel),
+            part("image", &self.image),
+        ]
+    }
+
+    fn version(&self) -> Option<String> {
+        first_line(&self.about.program, self.monitor.version_flag())
+    }
+
+    fn caveats(&self) -> Vec<String> {
+        let mut caveats = vec![
+            "hull's kernel and initial RAM disk, with an init that only runs the command; on a serial \
+             console, where each byte causes an exit or more"
+                .into(),
+        ];
+        caveats.extend(self.monitor.caveats());
+        caveats
+    }
+}
