@@ -7,8 +7,7 @@ use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
 use crate::kvm::probe;
-use crate::kvm::processor::Kind;
-use crate::kvm::processor::Processor;
+use crate::kvm::processor::{Kind, Processor};
 
 /// A machine at a point in time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
