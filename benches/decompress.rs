@@ -1,4 +1,4 @@
-//! How fast kernels unpack: the one inside the program, and the payload of a bzImage.
+//! Unpacks kernels: the one inside the program, and the payload of a bzImage.
 //!
 //! `cargo bench --bench decompress`, after `make build`.
 use std::hint::black_box;

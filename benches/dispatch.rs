@@ -1,7 +1,7 @@
-//! What an exit costs hull itself: the bus finds a device, which does its work; and, beside it, the whole
-//! round trip by a loop over kvm-ioctls that has nothing but this bus in it.
+//! The cost of an exit in hull itself: the bus finds a device, which handles the access. Also the whole round
+//! trip, in a loop over kvm-ioctls that contains only this bus.
 //!
-//! `cargo bench --bench dispatch`. `hull bench exit` has the same round trip by `hull run`.
+//! `cargo bench --bench dispatch`. `hull bench exit` measures the same round trip with `hull run`.
 use std::hint::black_box;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 const COM1: u64 = 0x3f8;
-/// The UART's scratch register: a write to it does nothing else.
+/// The UART's scratch register, to which a write has no effect.
 const SCRATCH: u16 = 0x3ff;
 const START: u64 = 0x8000;
 const MEMORY: usize = 2 << 20;
@@ -57,9 +57,9 @@ fn dispatch(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A guest in real mode that writes to the port for ever.
+/// A guest in real mode that writes to the port in an endless loop.
 struct Machine {
-    // Before the memory that it has.
+    // Dropped before the memory, which it uses.
     vcpu: VcpuFd,
     _vm: VmFd,
     _memory: GuestMemoryMmap<()>,
@@ -80,7 +80,7 @@ impl Machine {
             userspace_addr: address.expect("it begins at 0") as u64,
             ..Default::default()
         };
-        // SAFETY: the whole of a mapping that outlives the vCPU's last run.
+        // SAFETY: the region is a whole mapping, which outlives the last run of the vCPU.
         unsafe { vm.set_user_memory_region(slot) }.expect("a slot");
         vm.create_irq_chip().expect("interrupt controllers");
         vm.create_pit2(kvm_pit_config {

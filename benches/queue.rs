@@ -1,4 +1,4 @@
-//! What a request of a virtqueue costs hull itself: from the driver's notification to the used ring, of a
+//! The cost of a virtqueue request in hull itself: from the driver's notification to the used ring, for a
 //! device that does nothing with it.
 //!
 //! `cargo bench --bench queue`.
@@ -15,21 +15,21 @@ use hull::memory::GuestMemory;
 use hull::sync::lock;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Entries of the ring.
+/// The number of entries in the ring.
 const SIZE: u16 = 64;
-/// Where the parts of the ring lie, and the buffers.
+/// Guest-physical addresses of the parts of the ring, and of the buffers.
 const TABLE: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
 const BUFFERS: u64 = 0x1_0000;
 const MEMORY: usize = 1 << 20;
 
-/// Gives back each request as it is.
+/// Returns each request unchanged.
 struct Idle;
 
 impl Device for Idle {
     fn id(&self) -> u32 {
-        4 // an entropy source, of which nobody asks anything here
+        4 // an entropy source, which this driver does not use
     }
 
     fn features(&self) -> u64 {
@@ -76,7 +76,7 @@ impl MachineEvents for Nobody {
     }
 }
 
-/// A driver, as virtio 1.2 has it.
+/// A driver as in virtio 1.2.
 struct Guest {
     memory: GuestMemory,
     transport: MmioTransport,
@@ -97,7 +97,7 @@ impl Guest {
         guest
     }
 
-    /// Device initialization (3.1.1), by the registers of 4.2.2.
+    /// Device initialization (3.1.1) with the registers of 4.2.2.
     fn start(&mut self) {
         self.write(0x70, 1); // ACKNOWLEDGE
         self.write(0x70, 3); // and DRIVER
@@ -128,7 +128,7 @@ impl Guest {
         written.expect("it lies in memory");
     }
 
-    /// Offer so many buffers, and have the device serve them.
+    /// Offers a number of buffers and has the device serve them.
     fn serve(&mut self, requests: u16) {
         for _ in 0..requests {
             let slot = self.available % SIZE;

@@ -1,6 +1,6 @@
-//! What a snapshot costs hull itself: to read and check its state, to map its memory, to check that.
+//! The cost of a snapshot in hull itself: reading and checking its state, mapping its memory, checking that.
 //!
-//! `cargo bench --bench restore`. `hull bench restore` has the whole way, from exec to the guest's answer.
+//! `cargo bench --bench restore`. `hull bench restore` measures the whole restore, from exec to the guest's answer.
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hull::memory::backing;
 use hull::memory::pages::Pages;
@@ -8,9 +8,9 @@ use hull::snapshot::{self, Writer};
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: u64 = 128 << 20;
-/// What a booted guest of hull's has touched, about.
+/// Approximately the bytes that a booted guest of hull has touched.
 const TOUCHED: u64 = 20 << 20;
-/// Bytes of a machine's state, about.
+/// Approximately the bytes of a machine's state.
 const STATE: usize = 64 << 10;
 
 fn restore(criterion: &mut Criterion) {

@@ -1,17 +1,17 @@
-//! What a shared folder costs: `cargo bench --bench shares`.
+//! The cost of a shared folder: `cargo bench --bench shares`.
 //!
 //! A guest walks a tree of 10,000 files, packs it, and asks git for its status, each time with
-//! empty caches of its own: its share is mounted anew. The times are the host's, between the lines
-//! that the guest prints before and after.
+//! empty caches, after mounting the share again. The host measures the times between the lines that
+//! the guest prints before and after.
 //!
-//! HULL_PEER_VIRTIOFSD=PATH has the same guest (kernel, initial RAM disk, 1 vCPU, 256 MiB) do the
-//! same under QEMU (microvm) with a virtiofsd for each share, turn by turn; HULL_PEER_QEMU=PATH
-//! names a QEMU that is not `qemu-system-x86_64`, HULL_PEER_VIRTIOFSD_ARGS="WORDS" what virtiofsd
-//! is given beside its socket and folder. HULL_BENCH_RUNS=N sets how often (3); with HULL_BENCH_SHOW
-//! set, what the guests print is shown. Nothing is asserted. git is the host's, in the guest by a
-//! share of /usr; without one it is left out.
+//! HULL_PEER_VIRTIOFSD=PATH runs the same guest (kernel, initial RAM disk, 1 vCPU, 256 MiB) also
+//! under QEMU (microvm) with a virtiofsd for each share, in turns; HULL_PEER_QEMU=PATH
+//! names a QEMU that is not `qemu-system-x86_64`, HULL_PEER_VIRTIOFSD_ARGS="WORDS" the
+//! arguments of virtiofsd besides its socket and folder. HULL_BENCH_RUNS=N sets the number of runs (3);
+//! HULL_BENCH_SHOW shows the output of the guests. Nothing is asserted. git is that of the host, from a
+//! share of /usr; without git, its job is left out.
 //!
-//! A KVM as hardware has it is in the lab: build with `cargo bench --no-run` and give the program
+//! The lab has a KVM like that of hardware: build with `cargo bench --no-run` and pass the program
 //! that it names to tests/lab/run.
 
 use std::error::Error;
@@ -27,11 +27,11 @@ use hull::compare::statistics::{Ratio, Summary};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Longest that one guest may take.
+/// Time limit of one guest.
 const LIMIT: Duration = Duration::from_secs(300);
 const FOLDERS: usize = 100;
 const FILES: usize = 100;
-/// What is measured, and what the guest runs for it in the share.
+/// A job, and the command of the guest in the share.
 const JOBS: [(&str, &str); 5] = [
     ("find", "find . | wc -l"),
     ("find, with attributes", "find . -size +9999999 | wc -l"),
@@ -39,9 +39,9 @@ const JOBS: [(&str, &str); 5] = [
     ("tar", "tar c . | wc -c"),
     ("git status", "git status --short | wc -l"),
 ];
-/// It finds the caches as the one before it left them.
+/// It uses the caches that the job before has filled.
 const AGAIN: usize = 2;
-/// It needs git.
+/// It needs git in the guest.
 const GIT: usize = 4;
 
 fn main() -> Result<()> {
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What all runs took.
+/// The times of all runs.
 fn row(name: &str, times: &[f64]) {
     match Summary::of(times) {
         Some(of) => {
@@ -97,7 +97,7 @@ fn row(name: &str, times: &[f64]) {
     }
 }
 
-/// The tree, and what the guests boot from, in memory.
+/// The tree and the files that the guests boot, in memory.
 struct Bench {
     folder: tempfile::TempDir,
     git: bool,
@@ -111,7 +111,7 @@ impl Bench {
             let inner = tree.join(format!("folder{outer}"));
             fs::create_dir_all(&inner)?;
             for file in 0..FILES {
-                // 100 bytes to 8 KiB, as sources are.
+                // 100 bytes to 8 KiB, like source files.
                 let text = format!("line {outer} {file}\n").repeat(10 + 7 * (file % 70));
                 fs::write(inner.join(format!("file{file}.txt")), text)?;
             }
@@ -123,7 +123,7 @@ impl Bench {
         };
         let who = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"];
         let commit = [&who[..], &["commit", "-q", "-m", "all"]].concat();
-        // One pack, or the folder would have twice as many files.
+        // One pack: loose objects would double the number of files.
         let steps: [&[&str]; 4] = [&["init", "-q"], &["add", "."], &commit, &["gc", "-q"]];
         let git = steps.iter().all(|step| git(step));
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/guest");
@@ -139,7 +139,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Tag and folder of each share.
+    /// The tag and the folder of each share.
     fn shares(&self) -> Vec<(&'static str, PathBuf)> {
         let mut shares = vec![("tree", self.path("tree"))];
         if self.git {
@@ -195,10 +195,10 @@ impl Bench {
     }
 }
 
-/// Of the kernel: a console that is not slow, and who is its first process.
+/// The kernel's command line: a fast console, and the init.
 const WORDS: &str = "console=ttyS0 reboot=k panic=-1 quiet rdinit=/bench";
 
-/// What the guest does: a line before and after each job.
+/// The guest's script, which prints a line before and after each job.
 fn script(git: bool) -> String {
     let mut script = "#!/bin/sh\n\
         export PATH=/bin:/sbin:/usr/bin:/usr/local/bin HOME=/\n\
@@ -221,7 +221,7 @@ fn script(git: bool) -> String {
     script + "cd /\numount /tree\nreboot -f\n"
 }
 
-/// An archive with one executable.
+/// A newc archive with one executable.
 fn archive(name: &str, content: &[u8]) -> Result<Vec<u8>> {
     let builder = cpio::newc::Builder::new(name).mode(0o100_755);
     let mut entry = builder.write(Vec::new(), content.len() as u32);
@@ -229,7 +229,7 @@ fn archive(name: &str, content: &[u8]) -> Result<Vec<u8>> {
     Ok(cpio::newc::trailer(entry.finish()?)?)
 }
 
-/// Run a guest, and take the time between its lines.
+/// Runs a guest and measures the times between its lines.
 fn measure(command: &mut Command) -> Result<Vec<f64>> {
     let command = command
         .stdin(Stdio::null())
@@ -259,7 +259,7 @@ fn measure(command: &mut Command) -> Result<Vec<f64>> {
     Ok(times)
 }
 
-/// A program that is killed when it is not needed any more.
+/// A program that is killed when it is dropped.
 struct Running(Child);
 
 impl Drop for Running {

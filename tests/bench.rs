@@ -350,7 +350,7 @@ fn a_signal_leaves_nothing_behind() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(
         stderr,
-        "hull: stopped; nothing is left, and no figure is kept\n"
+        "hull: stopped; nothing is left behind, and no figure is kept\n"
     );
     let note = fs::read_to_string(note).expect("it was started");
     let (pid, run) = note.trim().split_once(' ').expect("two words");

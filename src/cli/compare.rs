@@ -1,27 +1,19 @@
 //! `hull compare`: a process, a container and a virtual machine, measured side by side.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
-use rustix::termios::tcgetwinsize;
+use anyhow::{Context, bail};
 
-use super::measuring::{Caught, bar, own_command};
+use super::measuring::{Caught, bar, output_width, own_command};
 use super::output::{print, say};
 use super::output_file::OutputFile;
-use crate::compare::comparison::{CompareError, measure};
+use crate::compare::comparison::{CompareError, Request, measure};
 use crate::compare::measure::timed::Limits;
-use crate::compare::report::comparison::{Report, Workload};
+use crate::compare::report::comparison::Report;
 use crate::compare::report::{markdown, page, table};
-use crate::compare::rows::session::Session;
-use crate::compare::rows::{self, ROWS};
-use crate::compare::subject::second::SecondKernel;
-use crate::compare::subject::{self, Stage};
-use crate::compare::turns::{OnProgress, Turns};
-
-/// Width of the text if standard output is not a terminal.
-const DEFAULT_WIDTH: usize = 100;
+use crate::compare::turns::OnProgress;
 
 /// The flags.
 #[derive(clap::Args)]
@@ -66,7 +58,7 @@ pub struct Compare {
     /// A kernel other than hull's, to run at the same time (default: the newest
     /// readable /boot/vmlinuz-*).
     #[arg(long, value_name = "FILE")]
-    second_kernel: Option<SecondKernel>,
+    second_kernel: Option<PathBuf>,
     /// Show a report of --json again instead of measuring.
     #[arg(
         long,
@@ -92,60 +84,36 @@ pub struct Compare {
 impl Compare {
     /// Measures and shows the report; returns the exit status.
     pub fn execute(self) -> anyhow::Result<u8> {
-        let read = |path: &Path| Ok::<_, anyhow::Error>(Report::read(&std::fs::read(path)?)?);
-        if let Some(path) = &self.from {
-            let report = read(path).with_context(|| format!("--from {}", path.display()))?;
-            return self.files()?.show(&report);
-        }
-        let rows = rows::chosen(&self.rows).map_err(|word| {
-            let names = ROWS.each_ref().map(|row| row.name).join(", ");
-            anyhow!(
-                "--rows {word:?}: not the beginning of exactly one row's name; the rows are {names}"
-            )
-        })?;
-        let choices = subject::choices(&self.subjects);
-        let choices = choices.map_err(|error| anyhow!("--subjects {error}"))?;
-        let second = self.second_kernel.as_ref().map(|kernel| &kernel.0);
-        for (flag, path) in [
-            ("--bzimage", self.bzimage.as_ref()),
-            ("--second-kernel", second),
-        ] {
-            if let Some(path) = path {
-                let open = std::fs::File::open(path);
-                open.with_context(|| format!("{flag} {}", path.display()))?;
-            }
-        }
         let files = self.files()?;
+        if let Some(path) = &self.from {
+            let read = || Ok::<_, anyhow::Error>(Report::read(&std::fs::read(path)?)?);
+            let report = read().with_context(|| format!("--from {}", path.display()))?;
+            return files.show(&report);
+        }
         // Before anything exists that a signal must not leave behind.
         let caught = Caught::new()?;
-        let stage = Stage::new(self.bzimage.clone())?;
-        let mut session = Session::new(
-            &stage,
-            Limits::of_time(Duration::from_secs(self.timeout.into())),
-        );
-        if let Some(kernel) = self.second_kernel {
-            session.second_kernel = Some(kernel);
-        }
-        if !self.command.is_empty() {
-            session.workloads = vec![Workload {
-                name: "the command".into(),
-                words: stage.command(&self.command)?,
-            }];
-        }
-        let subjects = subject::chosen(&choices, &stage);
-        let subjects = subjects.map_err(|error| anyhow!("--subjects {error}"))?;
-        let mut turns = Turns::new(subjects, self.runs.into(), on_progress());
-        let measured = measure(&mut turns, &mut session, &rows, own_command());
-        // Removes the bar before anything is printed.
-        drop(turns);
-        match measured {
-            Ok(report) => files.show(&report),
-            Err(CompareError::Stopped) => {
-                say(&CompareError::Stopped.to_string());
-                Ok(caught.exit_status())
+        let request = Request {
+            rows: self.rows,
+            subjects: self.subjects,
+            runs: self.runs.into(),
+            limits: Limits::of_time(Duration::from_secs(self.timeout.into())),
+            bzimage: self.bzimage,
+            second_kernel: self.second_kernel,
+            command: self.command,
+        };
+        let (flag, error) = match measure(request, own_command(), on_progress()) {
+            Ok(report) => return files.show(&report),
+            Err(error @ CompareError::Stopped) => {
+                say(&error.to_string());
+                return Ok(caught.exit_status());
             }
-            Err(error) => Err(error.into()),
-        }
+            Err(error @ CompareError::Row(_)) => ("--rows ", error),
+            Err(error @ CompareError::Subject(_)) => ("--subjects ", error),
+            Err(error @ CompareError::Bzimage(..)) => ("--bzimage ", error),
+            Err(error @ CompareError::SecondKernel(..)) => ("--second-kernel ", error),
+            Err(error) => ("", error),
+        };
+        bail!("{flag}{error}")
     }
 
     fn files(&self) -> anyhow::Result<Files> {
@@ -201,11 +169,7 @@ impl Files {
             markdown.write(markdown::render(report))?;
         }
         let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let size = tcgetwinsize(rustix::stdio::stdout()).ok();
-        let width = size
-            .map(|size| usize::from(size.ws_col))
-            .filter(|columns| *columns > 0);
-        let table = table::render(report, width.unwrap_or(DEFAULT_WIDTH), coloured);
+        let table = table::render(report, output_width(), coloured);
         print(table.as_bytes())?;
         Ok(0)
     }

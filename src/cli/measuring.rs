@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
+use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::bar::Bar;
 use crate::compare::measure::stop;
 use crate::compare::turns::Progress;
+
+/// Width of text if standard output is not a terminal.
+const DEFAULT_WIDTH: usize = 100;
 
 /// The signal that ended a measurement.
 pub struct Caught(Arc<AtomicUsize>);
@@ -43,4 +47,12 @@ pub fn own_command() -> Vec<String> {
 pub fn bar(what: &'static str) -> impl FnMut(Progress) {
     let mut bar = Bar::new(what);
     move |progress| bar.step(progress.share, progress.step)
+}
+
+/// The width of standard output, in columns.
+pub fn output_width() -> usize {
+    match tcgetwinsize(rustix::stdio::stdout()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => DEFAULT_WIDTH,
+    }
 }

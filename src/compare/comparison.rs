@@ -1,50 +1,95 @@
 //! A comparison, from its warm-up to its report.
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use super::figure::{Figure, Unit};
 use super::measure::host::Host;
 use super::measure::stop::is_stopped;
-use super::report::comparison::{FORMAT, Report, Row};
+use super::measure::timed::Limits;
+use super::report::comparison::{FORMAT, Report, Row, Workload};
 use super::report::participant::Participant;
-use super::rows::Question;
 use super::rows::session::{Session, Subjects};
-use super::subject::Subject;
+use super::rows::{self, Question, ROWS};
+use super::subject::second::SecondKernel;
+use super::subject::{self, ChoiceError, Stage, StageError, Subject};
+use super::turns::{OnProgress, Turns};
 use super::warning::Warning;
 
 /// More noisy figures than this are reported by their number and the worst one.
 const MAX_NAMED: usize = 5;
 
+/// What the user asks for.
+pub struct Request {
+    /// Beginnings of rows' names; all rows if empty.
+    pub rows: Vec<String>,
+    /// `NAME` or `NAME=PATH`; all subjects if empty.
+    pub subjects: Vec<String>,
+    pub runs: usize,
+    pub limits: Limits,
+    pub bzimage: Option<PathBuf>,
+    pub second_kernel: Option<PathBuf>,
+    /// The command whose start is measured; the default workloads if empty.
+    pub command: Vec<String>,
+}
+
 /// Why there is no report.
 #[derive(Debug, Error)]
 pub enum CompareError {
+    #[error(
+        "{0:?}: not the beginning of exactly one row's name; the rows are {names}",
+        names = ROWS.each_ref().map(|row| row.name).join(", ")
+    )]
+    Row(String),
+    #[error(transparent)]
+    Subject(#[from] ChoiceError),
+    #[error("{path}: {error}", path = .0.display(), error = .1)]
+    Bzimage(PathBuf, io::Error),
+    #[error("{path}: {error}", path = .0.display(), error = .1)]
+    SecondKernel(PathBuf, io::Error),
+    #[error(transparent)]
+    Stage(#[from] StageError),
     #[error("no subject takes part: {0}; see hull compare --help for --subjects and --timeout")]
     NoSubjects(String),
     #[error("stopped before its end: nothing is reported")]
     Stopped,
 }
 
-/// Warms up and measures `rows`. `command` is the command line for the report.
+/// Warms up and measures. `command` is the command line for the report.
 pub fn measure(
-    turns: &mut Subjects,
-    session: &mut Session,
-    rows: &[&Question],
+    request: Request,
     command: Vec<String>,
+    on_progress: OnProgress,
 ) -> Result<Report, CompareError> {
-    let host = Host::examine();
-    let parts = rows.len() + 1;
-    turns.begin("warm-up", 0, parts);
-    turns.warm_up(|subject| session.warm_up(&mut **subject));
-    check(turns)?;
-    let mut measured = Vec::new();
-    for (number, row) in rows.iter().enumerate() {
-        turns.begin(row.name, number + 1, parts);
-        measured.push(row.answer(turns, session));
-        check(turns)?;
+    let rows = rows::chosen(&request.rows).map_err(CompareError::Row)?;
+    let choices = subject::choices(&request.subjects)?;
+    if let Some(path) = &request.bzimage {
+        File::open(path).map_err(|error| CompareError::Bzimage(path.clone(), error))?;
     }
+    if let Some(path) = &request.second_kernel {
+        File::open(path).map_err(|error| CompareError::SecondKernel(path.clone(), error))?;
+    }
+    let stage = Stage::new(request.bzimage)?;
+    let mut session = Session::new(&stage, request.limits);
+    if let Some(path) = request.second_kernel {
+        session.second_kernel = Some(SecondKernel(path));
+    }
+    if !request.command.is_empty() {
+        session.workloads = vec![Workload {
+            name: "the command".into(),
+            words: stage.command(&request.command)?,
+        }];
+    }
+    let subjects = subject::chosen(&choices, &stage)?;
+    let mut turns = Turns::new(subjects, request.runs, on_progress);
+    let host = Host::examine();
+    let rows = answers(&mut turns, &mut session, &rows)?;
     let of_run = Warning::of_run(&host, turns.runs);
     let mut warnings: Vec<String> = of_run.iter().map(ToString::to_string).collect();
-    warnings.extend(of_figures(&measured));
+    warnings.extend(of_figures(&rows));
     let subjects = turns.all();
     let subjects = subjects.map(|(_, subject, left_out)| participant(&**subject, left_out));
     Ok(Report {
@@ -55,8 +100,26 @@ pub fn measure(
         workloads: session.workloads.clone(),
         subjects: subjects.collect(),
         warnings,
-        rows: measured,
+        rows,
     })
+}
+
+fn answers(
+    turns: &mut Subjects,
+    session: &mut Session,
+    rows: &[&Question],
+) -> Result<Vec<Row>, CompareError> {
+    let parts = rows.len() + 1;
+    turns.begin("warm-up", 0, parts);
+    turns.warm_up(|subject| session.warm_up(&mut **subject));
+    check(turns)?;
+    let mut answers = Vec::new();
+    for (number, row) in rows.iter().enumerate() {
+        turns.begin(row.name, number + 1, parts);
+        answers.push(row.answer(turns, session));
+        check(turns)?;
+    }
+    Ok(answers)
 }
 
 fn check(turns: &Subjects) -> Result<(), CompareError> {

@@ -24,7 +24,7 @@ mod runtime;
 pub(crate) mod second;
 mod stage;
 
-use choice::{Choice, ChoiceError};
+pub(crate) use choice::{Choice, ChoiceError};
 pub use contract::{About, Kind, Subject, run};
 pub(crate) use contract::{IDLE, UP, start, words};
 pub(crate) use program::first_line;

@@ -15,12 +15,6 @@ const MEMORY: &str = "256M";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecondKernel(pub PathBuf);
 
-impl From<std::ffi::OsString> for SecondKernel {
-    fn from(path: std::ffi::OsString) -> Self {
-        Self(path.into())
-    }
-}
-
 impl SecondKernel {
     /// The kernel that is used if the user gives none.
     pub fn from_boot() -> Option<Self> {
