@@ -1,6 +1,6 @@
-//! The guest that the program carries: the kernel and initramfs that `make build` made.
+//! The guest inside the program: the kernel and initramfs that `make build` has built.
 //!
-//! [`embedded`] gives the three parts, packed; an [`Image`](crate::memory::image::Image) brings one
+//! [`embedded`] returns the three parts, packed; an [`Image`](crate::memory::image::Image) copies one
 //! into guest memory, [`export`] writes them to files.
 
 use std::fs;
@@ -14,25 +14,25 @@ mod symtab;
 use crate::memory::packed::EMBEDDED;
 pub use crate::memory::packed::{Packed, PackedError};
 
-/// A kernel and what it starts.
+/// A kernel, its initramfs and its symbols.
 #[derive(Clone, Copy, Debug)]
 pub struct Guest {
-    /// ELF, without symbols.
+    /// The kernel, an ELF file without symbols.
     pub vmlinux: Packed,
-    /// Uncompressed newc archive with /init and busybox.
+    /// An uncompressed newc archive with /init and busybox.
     pub initramfs: Packed,
-    /// System.map of the kernel, functions alone (nm(1) types t, T, w, W).
+    /// System.map of the kernel, with functions only (nm(1) types t, T, w, W).
     pub system_map: Packed,
 }
 
 /// The first process of the machines whose devices `hull bench` measures (guest/bench): a static program.
 pub const BENCH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bench"));
 
-/// No guest, or not where it was to go.
+/// Why there is no guest, or why it cannot be written.
 #[derive(Debug, Error)]
 pub enum GuestError {
-    /// Built without one.
-    #[error("this hull carries no guest; run `make build`, or name a kernel")]
+    /// hull was built without a guest.
+    #[error("this hull has no guest inside; run `make build`, or name a kernel")]
     None,
     /// The program's file is damaged.
     #[error(transparent)]
@@ -42,12 +42,12 @@ pub enum GuestError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
-/// The guest inside this program.
+/// The guest inside this program, if hull was built with one.
 pub fn embedded() -> Option<Guest> {
     EMBEDDED.map(|[vmlinux, initramfs, system_map]| Guest {
         vmlinux,
@@ -56,7 +56,7 @@ pub fn embedded() -> Option<Guest> {
     })
 }
 
-/// The guest inside this program, or the error that says how to get one.
+/// As [`embedded`], with an error that says how to get a guest.
 pub fn required() -> Result<Guest, GuestError> {
     embedded().ok_or(GuestError::None)
 }
@@ -69,7 +69,7 @@ pub fn export(guest: &Guest, folder: &Path) -> Result<Vec<(PathBuf, usize)>, Gue
         source,
     })?;
     let system_map = guest.system_map.unpack()?;
-    // With names in it, as gdb wants them.
+    // With symbols, for gdb.
     let vmlinux = symtab::add(guest.vmlinux.unpack()?, &system_map);
     let parts = [
         ("vmlinux", vmlinux),
@@ -88,7 +88,7 @@ pub fn export(guest: &Guest, folder: &Path) -> Result<Vec<(PathBuf, usize)>, Gue
     Ok(written)
 }
 
-/// Write a new file beside `path` and give it that name.
+/// Write a new file beside `path` and rename it to `path`.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));

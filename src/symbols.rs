@@ -1,6 +1,6 @@
 //! Names of addresses in a guest's kernel, from its System.map or from the ELF file's own table.
 //!
-//! Both may be anything: lines that make no sense are left out, and so is a table that is damaged.
+//! Malformed lines and damaged tables are skipped.
 
 #![forbid(unsafe_code)]
 
@@ -11,17 +11,17 @@ use object::{Object, ObjectSymbol, SymbolKind};
 
 use crate::memory::image::Image;
 
-/// Where a kernel's symbols are.
+/// The source of a kernel's symbols.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// In a System.map.
+    /// A System.map, as text.
     SystemMap(Image),
-    /// In the kernel itself, if it is an ELF file that was not stripped.
+    /// The kernel itself, if it is an ELF file that is not stripped.
     Elf(Image),
 }
 
 impl Source {
-    /// Read them: milliseconds, so only when a name is asked for. None where nothing can be read.
+    /// Read the symbols, which takes milliseconds; empty if they cannot be read.
     pub fn load(&self) -> Symbols {
         let (Self::SystemMap(image) | Self::Elf(image)) = self;
         let Ok(bytes) = image.read(0, usize::MAX) else {
@@ -37,9 +37,9 @@ impl Source {
 /// Function symbols by address.
 #[derive(Debug, Default)]
 pub struct Symbols {
-    /// All names, one behind the other.
+    /// All names, one directly after the other.
     names: String,
-    /// Addresses, ascending, and where in `names` each one's name is.
+    /// Addresses, ascending, and the range of each one's name in `names`.
     places: Vec<(u64, Range<u32>)>,
 }
 
@@ -78,7 +78,7 @@ impl Symbols {
             all.names.push_str(name);
             all.places.push((address, start..end));
         }
-        // Stable: of several names of one address the file's last one counts.
+        // A stable sort: of several names of one address the last one in the file is used.
         all.places.sort_by_key(|(address, _)| *address);
         all
     }
@@ -90,7 +90,7 @@ impl Symbols {
         Some((self.name(name)?, address - at))
     }
 
-    /// `name+0x10`, or the address in hexadecimal where no symbol lies below.
+    /// `name+0x10`, or the address in hexadecimal if no symbol is below.
     pub fn describe(&self, address: u64) -> String {
         match self.lookup(address) {
             Some((name, offset)) => format!("{name}+{offset:#x}"),

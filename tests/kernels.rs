@@ -210,7 +210,7 @@ fn a_decompression_bomb_is_refused() {
         let (offset, length) = payload(bytes);
         bytes[offset + length - 4..offset + length].fill(0xff);
     };
-    assert_refused(huge, "says that it unpacks to 4294967295 bytes");
+    assert_refused(huge, "states an unpacked size of 4294967295 bytes");
     let more_than_stated = |bytes: &mut Vec<u8>| {
         let (offset, length) = payload(bytes);
         bytes[offset + length - 4..offset + length].copy_from_slice(&4096u32.to_le_bytes());

@@ -462,7 +462,7 @@ const HARMS: [Harm; 11] = [
     (|dir| edit(dir, |state| state.push(0)), "state is damaged"),
     (
         |dir| edit(dir, |state| *state = vec![b'x'; 5000]),
-        "state is no snapshot of hull's",
+        "state is not a snapshot of hull's",
     ),
     (
         |dir| edit(dir, |state| state[8] += 1),

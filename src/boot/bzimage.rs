@@ -88,7 +88,7 @@ pub enum BzImageError {
     },
 }
 
-/// A parsed bzImage.
+/// A bzImage whose header was checked.
 #[derive(Debug)]
 pub struct BzImage<'a> {
     /// Its setup header, with 0 in fields that its protocol does not have.

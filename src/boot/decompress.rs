@@ -74,7 +74,7 @@ pub enum DecompressError {
     Damaged {
         /// The compression of the payload.
         compression: Compression,
-        /// The decoder's message.
+        /// The message of the decoder.
         reason: String,
     },
 }

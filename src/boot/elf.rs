@@ -89,9 +89,9 @@ pub enum ElfError {
     FileLargerThanMemory {
         /// Index of its program header.
         index: usize,
-        /// `p_filesz` in bytes.
+        /// `p_filesz` of the segment, in bytes.
         filesz: u64,
-        /// `p_memsz` in bytes.
+        /// `p_memsz` of the segment, in bytes.
         memsz: u64,
     },
     /// The end of the segment passes 2^64.
@@ -99,9 +99,9 @@ pub enum ElfError {
     Wraps {
         /// Index of its program header.
         index: usize,
-        /// `p_paddr`, a GPA.
+        /// `p_paddr` of the segment, a GPA.
         gpa: u64,
-        /// `p_memsz` in bytes.
+        /// `p_memsz` of the segment, in bytes.
         size: u64,
     },
     /// The segment starts where hull writes the boot tables.
@@ -111,9 +111,9 @@ pub enum ElfError {
     TooLow {
         /// Index of its program header.
         index: usize,
-        /// `p_paddr`, a GPA.
+        /// `p_paddr` of the segment, a GPA.
         gpa: u64,
-        /// `p_memsz` in bytes.
+        /// `p_memsz` of the segment, in bytes.
         size: u64,
     },
     /// The segment reaches into the device area.
@@ -123,9 +123,9 @@ pub enum ElfError {
     InHole {
         /// Index of its program header.
         index: usize,
-        /// `p_paddr`, a GPA.
+        /// `p_paddr` of the segment, a GPA.
         gpa: u64,
-        /// `p_memsz` in bytes.
+        /// `p_memsz` of the segment, in bytes.
         size: u64,
     },
     /// RAM does not back all of the segment.
@@ -135,9 +135,9 @@ pub enum ElfError {
     OutsideMemory {
         /// Index of its program header.
         index: usize,
-        /// `p_paddr`, a GPA.
+        /// `p_paddr` of the segment, a GPA.
         gpa: u64,
-        /// `p_memsz` in bytes.
+        /// `p_memsz` of the segment, in bytes.
         size: u64,
         /// Guest memory in MiB.
         memory_mib: u64,

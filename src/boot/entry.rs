@@ -52,9 +52,9 @@ pub struct Machine<'a> {
 pub struct Kernel {
     /// The state in which it starts.
     pub entry: Entry,
-    /// GPAs, .bss included.
+    /// GPAs of the kernel, .bss included.
     pub range: Range<u64>,
-    /// As in `boot::Loaded`.
+    /// The linear address of its first byte, as in `boot::Loaded`.
     pub linked_at: Option<u64>,
     /// How long the host took to unpack it, if it did.
     pub unpacked: Option<Duration>,

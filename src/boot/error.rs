@@ -51,7 +51,7 @@ pub enum BootError {
     Cpus {
         /// The number asked for.
         cpus: u8,
-        /// The limit, [`crate::memory::layout::MAX_CPUS`].
+        /// The largest number, [`crate::memory::layout::MAX_CPUS`].
         max: u8,
     },
     /// Guest memory ends below a table that every boot needs.

@@ -74,7 +74,7 @@ pub struct Params<'a> {
     pub initrd: Option<&'a Range<u64>>,
     /// GPA of the ACPI root pointer.
     pub rsdp: u64,
-    /// The memory map.
+    /// The memory map, for the e820 table.
     pub map: &'a [(Range<u64>, ram::Kind)],
 }
 

@@ -69,7 +69,7 @@ struct Header {
     reserved: u8,
 }
 
-/// "Processor Entries" (4.3.1).
+/// "Processor Entries" (4.3.1), one for each vCPU.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Processor {
@@ -82,7 +82,7 @@ struct Processor {
     reserved: [U32; 2],
 }
 
-/// "Bus Entries" (4.3.2).
+/// "Bus Entries" (4.3.2): the ISA bus.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Bus {

@@ -182,9 +182,9 @@ impl Verb {
 
 fn summary_of(path: &Path) -> anyhow::Result<Summary> {
     let mut content = Vec::new();
-    let mut file = File::open(path)?.take(summary::FILE_MOST + 1);
+    let mut file = File::open(path)?.take(summary::MAX_FILE + 1);
     file.read_to_end(&mut content)?;
-    if content.len() as u64 > summary::FILE_MOST {
+    if content.len() as u64 > summary::MAX_FILE {
         bail!("larger than 1 GiB, which is more than hull writes");
     }
     Ok(summary::of(&content)?)

@@ -2,23 +2,23 @@
 //!
 //! Source: the ELF specification (gabi), "Sections" and "Symbol Table".
 
-/// Where the ELF header says where the section headers are, how many and of which size (64-bit).
+/// Offsets in the 64-bit ELF header of the fields for the section headers: place, size, count.
 const SHOFF: usize = 40;
 const SHENTSIZE: usize = 58;
 const SHNUM: usize = 60;
-/// Bytes of a section header and of a symbol.
+/// Sizes of a section header and of a symbol in bytes.
 const HEADER: usize = 64;
 const SYMBOL: usize = 24;
 
 const SHT_SYMTAB: u32 = 2;
 const SHT_STRTAB: u32 = 3;
-/// STT_FUNC, of binding STB_GLOBAL.
+/// `st_info`: STT_FUNC with STB_GLOBAL.
 const GLOBAL_FUNCTION: u8 = 1 << 4 | 2;
-/// SHN_ABS: in no section.
+/// SHN_ABS: the symbol is in no section.
 const NO_SECTION: u16 = 0xfff1;
 
-/// `elf` with a symbol for each line of `system_map`, which has functions alone; unchanged if it is
-/// not what it should be.
+/// `elf` with a symbol for each line of `system_map`, which has only functions; unchanged if either is
+/// malformed.
 pub fn add(elf: Vec<u8>, system_map: &[u8]) -> Vec<u8> {
     with(&elf, system_map).unwrap_or(elf)
 }
@@ -56,7 +56,7 @@ fn with(elf: &[u8], system_map: &[u8]) -> Option<Vec<u8>> {
     out.resize(out.len().next_multiple_of(8), 0);
     let headers_at = out.len();
     out.extend(headers);
-    // Symbol 0, the only local one, is nothing.
+    // Symbol 0, the only local one, is the null symbol.
     let link = count as u32 + 1;
     out.extend(header(
         SHT_SYMTAB,
@@ -73,7 +73,7 @@ fn with(elf: &[u8], system_map: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The section that holds `address`.
+/// The index of the section that contains `address`.
 fn section(headers: &[u8], address: u64) -> Option<u16> {
     let holds = |header: &[u8]| {
         let (at, size) = (u64_at(header, 16)?, u64_at(header, 32)?);

@@ -1,9 +1,8 @@
-//! The instruction behind an exit, found and disassembled.
+//! Finds and disassembles the instruction that caused an exit.
 //!
-//! Where RIP stands at an exit depends on KVM: its emulator has moved it behind an OUT or a store
-//! already, a processor's own exit for IN or OUT may not have, and a load is never finished before
-//! the next KVM_RUN. So the instruction at RIP is taken if it makes this access, or else the one
-//! that ends there.
+//! RIP at an exit depends on KVM: its emulator has already advanced it after an OUT or a store, an exit
+//! of the processor for IN or OUT may not have, and a load completes only in the next KVM_RUN. So the
+//! instruction is the one at RIP if it makes this access, otherwise the one that ends there.
 
 use iced_x86::{
     Decoder, DecoderOptions, Formatter, Instruction, Mnemonic, NasmFormatter, OpKind, Register,
@@ -18,47 +17,46 @@ use crate::memory::GuestMemory;
 /// Longest x86 instruction, in bytes.
 const LONGEST: usize = 15;
 
-/// What an instruction is looked for by.
+/// The access that the instruction makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// An IN or OUT.
+    /// An access to a port, by IN or OUT.
     Port {
-        /// The port.
+        /// Number of the port.
         port: u16,
         /// Whether it is an OUT.
         write: bool,
     },
-    /// A load or store.
+    /// A load from memory or a store.
     Memory {
-        /// The guest-physical address.
+        /// Guest-physical address of the access.
         gpa: u64,
         /// Whether it is a store.
         write: bool,
     },
 }
 
-/// An instruction.
+/// An instruction that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its RIP.
+    /// RIP of its first byte.
     pub rip: u64,
-    /// It, in NASM's syntax.
+    /// Its text in NASM's syntax.
     pub text: String,
 }
 
-/// The state of a vCPU that an instruction is looked for in.
+/// The registers and code of a vCPU, in which the instruction is searched.
 struct Code<'a> {
     memory: &'a GuestMemory,
     regs: kvm_regs,
     sregs: kvm_sregs,
-    /// Bytes before RIP and from it on, as far as they can be read.
+    /// Bytes before RIP and from RIP on, as far as they are readable.
     before: Vec<u8>,
     from: Vec<u8>,
 }
 
 impl Vcpu {
-    /// The instruction that made this access, which the vCPU has just left the guest for; `None`
-    /// where none is found, with RIP.
+    /// RIP, and the instruction that made the access of the last exit; `None` if none is found.
     pub fn instruction(&self, what: What) -> (u64, Option<Found>) {
         match self.regs_and_sregs() {
             Some((regs, sregs)) => {
@@ -105,7 +103,7 @@ impl<'a> Code<'a> {
             })
     }
 
-    /// The longest one that ends at RIP: a prefix belongs to it.
+    /// The longest instruction that ends at RIP, because prefixes belong to it.
     fn behind(&self, what: What) -> Option<Instruction> {
         (0..self.before.len()).find_map(|start| {
             let bytes = self.before.get(start..)?;
@@ -129,9 +127,10 @@ impl<'a> Code<'a> {
             What::Port { port, .. } => {
                 let kinds = (0..instruction.op_count()).map(|n| instruction.op_kind(n));
                 let named = kinds.into_iter().any(|kind| kind == OpKind::Immediate8);
-                let given = match named {
-                    true => u16::from(instruction.immediate8()),
-                    false => self.regs.rdx as u16,
+                let given = if named {
+                    u16::from(instruction.immediate8())
+                } else {
+                    self.regs.rdx as u16
                 };
                 given == port
             }
@@ -141,7 +140,7 @@ impl<'a> Code<'a> {
                     let linear = instruction
                         .virtual_address(operand, 0, |register, _, _| self.register(register));
                     let found = linear.and_then(|linear| self.translate(linear));
-                    // A large one comes in pieces of 8 bytes, of which each is an exit.
+                    // A larger access is split into 8 bytes, each with an exit.
                     found.is_some_and(|found| gpa.wrapping_sub(found) < size)
                 })
             }

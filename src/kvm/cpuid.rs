@@ -7,7 +7,7 @@ use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 /// CPUID.1:EBX[31:24], the initial APIC id, and [23:16], logical processors in the package.
 const EBX_PACKAGE: u32 = 0xffff_0000;
-/// CPUID.1:ECX[31]: runs under a hypervisor.
+/// CPUID.1:ECX[31]: the processor is a hypervisor's.
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// CPUID.1:ECX[24]: the local APIC's timer has TSC-deadline mode. KVM's in-kernel APIC has it.
 pub(super) const ECX_TSC_DEADLINE: u32 = 1 << 24;
@@ -28,7 +28,7 @@ pub fn describe(cpuid: &mut CpuId, id: u8, cpus: u8) {
     }
 }
 
-/// Say that there is no long mode. KVM then refuses a guest that sets EFER.LME (kvm_valid_efer in
+/// Clear the bit of long mode. KVM then refuses a guest that sets EFER.LME (kvm_valid_efer in
 /// arch/x86/kvm/x86.c).
 pub fn hide_long_mode(cpuid: &mut CpuId) {
     for entry in cpuid.as_mut_slice() {

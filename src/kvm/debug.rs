@@ -34,7 +34,7 @@ pub enum Trap {
 }
 
 impl Trap {
-    /// The machine code.
+    /// The machine code of the instruction.
     pub fn bytes(self) -> &'static [u8] {
         match self {
             Self::Exit | Self::Failure => &[0xcc],

@@ -1,15 +1,15 @@
-//! Which features of a processor a guest may use, and whether another processor has them.
+//! The processor features that a guest may use, and whether another processor has them.
 //!
-//! A guest looks at CPUID once, when it boots, and uses what it found ever after. So a snapshot goes
-//! on only where everything that it was shown is there.
+//! A guest reads CPUID only when it boots. So a snapshot can only be restored where all features that
+//! CPUID showed then exist.
 
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 
 use kvm_bindings::CpuId;
 use serde::{Deserialize, Serialize};
 
-/// A register of a CPUID leaf that holds features, and the names of its bits. A bit without a name
-/// says something else than what a guest can use.
+/// A register of a CPUID leaf with feature bits, and their names. A bit without a name is not a feature
+/// that a guest can use.
 struct Word {
     leaf: u32,
     index: u32,
@@ -184,17 +184,17 @@ const WORDS: [Word; 9] = [
     },
 ];
 
-/// What a processor shows of itself.
+/// The features of a processor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
-    /// Its maker, CPUID.0: what is behind MSRs and errata differs.
+    /// The vendor, CPUID.0: vendors differ in MSRs and errata.
     pub vendor: [u32; 3],
-    /// The words of [`WORDS`], in this order.
+    /// The registers of [`WORDS`], in the same order.
     words: Vec<u32>,
 }
 
 impl Features {
-    /// What a guest with this CPUID is shown.
+    /// The features that this CPUID shows.
     pub fn shown(cpuid: &CpuId) -> Self {
         Self::read(|leaf, index| {
             let entries = cpuid.as_slice().iter();
@@ -204,17 +204,17 @@ impl Features {
         })
     }
 
-    /// What the host's processor shows to everybody: what a guest sees of it where its CPUID is not
-    /// intercepted.
+    /// The features of the host's processor, which a guest sees if its CPUID is not intercepted.
     pub fn of_host() -> Self {
         Self::read(|leaf, index| {
             // Safe in newer Rust: every x86_64 has CPUID.
             #[allow(unused_unsafe)]
             // SAFETY: the instruction is there in 64-bit mode and only writes registers.
             let found = unsafe {
-                match __cpuid(leaf & 0x8000_0000).eax >= leaf {
-                    true => __cpuid_count(leaf, index),
-                    false => return [0; 4],
+                if __cpuid(leaf & 0x8000_0000).eax >= leaf {
+                    __cpuid_count(leaf, index)
+                } else {
+                    return [0; 4];
                 }
             };
             [found.eax, found.ebx, found.ecx, found.edx]
@@ -238,14 +238,14 @@ impl Features {
         }
     }
 
-    /// The maker's name.
+    /// The vendor's name as text.
     pub fn maker(&self) -> String {
         let bytes = self.vendor.map(u32::to_le_bytes).concat();
         let printable = bytes.iter().filter(|byte| byte.is_ascii_graphic());
         printable.map(|byte| char::from(*byte)).collect()
     }
 
-    /// The names of those that `there` lacks.
+    /// The names of the features that `there` lacks.
     pub fn missing(&self, there: &Self) -> Vec<&'static str> {
         let words = WORDS.iter().zip(&self.words).zip(&there.words);
         let lost = words.flat_map(|((word, here), there)| {

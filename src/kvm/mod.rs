@@ -29,7 +29,7 @@ pub enum KvmError {
     /// The device could not be opened.
     #[error("/dev/kvm: {source_text}; {remedy}")]
     Open {
-        /// The kernel's error.
+        /// The error of open(2).
         source_text: std::io::Error,
         /// What the user can do about it.
         remedy: &'static str,

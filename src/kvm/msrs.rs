@@ -6,7 +6,7 @@ use kvm_ioctls::VcpuFd;
 
 use super::{KvmError, refused};
 
-/// IA32_TIME_STAMP_COUNTER.
+/// IA32_TIME_STAMP_COUNTER, the TSC.
 pub const TSC: u32 = 0x10;
 /// IA32_APIC_BASE: where the local APIC is, and whether it is on.
 pub const APIC_BASE: u32 = 0x1b;

@@ -1,4 +1,4 @@
-//! What kind of KVM this is and whether it has what hull needs: measured, not believed.
+//! The kind of this host's KVM and whether it has what hull needs, by measurement.
 //!
 //! [`NEEDS`] is the list of capabilities; [`measure`] runs guests of a few instructions and times
 //! them. `hull doctor` shows all of it, and [`finishes_every_instruction`] decides what a booting
@@ -25,12 +25,11 @@ use crate::memory::backing::{self, BackingError};
 use crate::memory::layout::{FLAT_PAYLOAD, PAGE_SIZE, PAGE_TABLES};
 use crate::sandbox::{Role, spawn};
 
-/// What a kernel has to be told on a KVM that does not finish every instruction: not to use those
-/// that each end in an exit to hull (`kvm::assist`), to hand long copies over (`assist::bulk`; hull's
-/// kernel then saves instructions elsewhere too, see guest/kernel/patches), not to account memory
-/// to cgroups page by page, not to give the initrd's memory back page by page, and to take its time
-/// from kvm-clock: such a KVM cannot set a guest's TSC, which jumps when the guest goes on from a
-/// snapshot.
+/// Words on a kernel's command line for a KVM that does not finish every instruction: do not use
+/// instructions that each end in an exit to hull (`kvm::assist`), leave long copies to hull
+/// (`assist::bulk`; hull's kernel then saves instructions elsewhere too, see guest/kernel/patches), do
+/// not account memory to cgroups page by page, do not free the initrd's memory page by page, and use
+/// kvm-clock: such a KVM cannot set a guest's TSC, which jumps when the guest is restored.
 pub const SOFTWARE_KVM_WORDS: [&str; 5] = [
     "clearcpuid=smap,popcnt,cx16,xsavec,xsaves",
     "hull.bulk",
@@ -39,31 +38,31 @@ pub const SOFTWARE_KVM_WORDS: [&str; 5] = [
     "clocksource=kvm-clock",
 ];
 
-/// Guest memory of the probe: what the layout's low part needs.
+/// Guest memory of the probe in bytes: the low part of the layout.
 const MEMORY: u64 = 2 << 20;
-/// A guest of a few instructions that is not done by then never will be.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Each time is the least of so many: what disturbs a measurement only makes it longer.
+/// Time limit for a guest of a few instructions.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Each time is the shortest of this many: disturbances only make a measurement longer.
 const ROUNDS: usize = 3;
 /// Port exits that are timed together.
 const EXITS: u32 = 32;
-/// Turns of a loop of two instructions that is timed: 12 ms in an emulator, and 1 ms in a processor.
-const FEW_TURNS: u32 = 10_000;
-const MANY_TURNS: u32 = 1_000_000;
-/// Slower instructions than this are emulated: an old processor takes 1 ns, an emulator 500.
+/// Iterations of a timed loop of two instructions: 12 ms in an emulator, and 1 ms on a processor.
+const FEW_ITERATIONS: u32 = 10_000;
+const MANY_ITERATIONS: u32 = 1_000_000;
+/// Instructions slower than this are emulated: an old processor takes 1 ns, an emulator 500.
 const EMULATED_NS: f64 = 50.0;
-/// A CPUID leaf in the range of hypervisors that no KVM uses, and what is put there.
+/// A CPUID leaf in the range of hypervisors that no KVM uses, and the value set there.
 const MARKER_LEAF: u32 = 0x4000_00f0;
 const MARKER: u32 = u32::from_le_bytes(*b"hull");
-/// CPUID.1:ECX[23], POPCNT: a feature of every processor with VT-x or SVM since 2008, here hidden.
+/// CPUID.1:ECX[23], POPCNT: every processor with VT-x or SVM since 2008 has it; the probe hides it.
 const HIDDEN_FEATURE: u32 = 1 << 23;
 
 /// How much hull depends on a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Degree {
-    /// Nothing runs without it.
+    /// No guest runs without it.
     Required,
-    /// Something is missing without it: what.
+    /// Without it a feature is missing, which this names.
     Wanted(&'static str),
 }
 
@@ -72,9 +71,9 @@ pub enum Degree {
 pub struct Need {
     /// The name in `<linux/kvm.h>`.
     pub name: &'static str,
-    /// The number there.
+    /// The number in that header.
     pub capability: u32,
-    /// What happens without it.
+    /// How much hull depends on it.
     pub degree: Degree,
 }
 
@@ -112,7 +111,7 @@ pub const NEEDS: [Need; 20] = [
     required!(KVM_CAP_EXT_CPUID),
     required!(KVM_CAP_TSC_DEADLINE_TIMER),
     required!(KVM_CAP_IMMEDIATE_EXIT),
-    // What `assist` reads and writes, and a snapshot holds.
+    // The state that `assist` and snapshots read and write.
     required!(KVM_CAP_MP_STATE),
     required!(KVM_CAP_VCPU_EVENTS),
     required!(KVM_CAP_XSAVE),
@@ -145,68 +144,68 @@ pub fn missing(kvm: &Kvm) -> Vec<Need> {
     needs
 }
 
-/// Whether `kvm` hands over an instruction that it cannot emulate, with its bytes.
+/// Whether `kvm` reports an instruction that it cannot emulate, with its bytes.
 pub fn reports_instructions(kvm: &Kvm) -> bool {
     kvm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) > 0
 }
 
-/// Why there is no measurement.
+/// Why the measurement failed.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// KVM.
+    /// KVM refused a request.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// Guest memory.
+    /// Guest memory cannot be mapped.
     #[error(transparent)]
     Backing(#[from] BackingError),
-    /// The tables of a guest.
+    /// The guest's boot tables cannot be written.
     #[error(transparent)]
     Boot(#[from] BootError),
     /// Guest memory is too small for the probe.
     #[error("cannot write the probe to guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
-    /// No thread could be had.
+    /// The thread of the vCPU cannot be started.
     #[error("cannot start a vCPU's thread ({0}); raise the limit of processes (ulimit -u)")]
     Thread(std::io::Error),
-    /// The guest did not come back.
-    #[error("a guest of a few instructions did not come back")]
+    /// The guest did not exit in time.
+    #[error("a guest of a few instructions did not exit")]
     Stuck,
-    /// The guest came back for something that it does not do.
+    /// The guest exited for another reason than its code.
     #[error("a guest of a few instructions ended with {0}")]
     Exit(String),
 }
 
-/// What [`measure`] found.
+/// The results of [`measure`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Measurement {
-    /// What runs the guest's kernel.
+    /// What executes the guest's kernel.
     pub kind: Kind,
     /// The hypervisor under this host, if there is one.
     pub nested_in: Option<String>,
-    /// One instruction of a guest's kernel, in nanoseconds.
+    /// Time of one instruction of a guest's kernel, in nanoseconds.
     pub instruction_ns: f64,
-    /// From the guest to hull and back, for one byte to a port, in microseconds.
+    /// Time from the guest to hull and back, for one byte to a port, in microseconds.
     pub port_exit_us: f64,
     /// Whether the guest's kernel sees the CPUID that hull sets, and nothing else.
     pub honours_cpuid: bool,
-    /// Whether the guest's user space does.
+    /// Whether the guest's user space sees that CPUID, too.
     pub honours_user_cpuid: bool,
     /// Whether KVM runs every instruction that kernels use.
     pub finishes_instructions: bool,
-    /// Whether SYSCALL takes user code into the kernel.
+    /// Whether SYSCALL in user code enters the kernel.
     pub enters_kernel_by_syscall: bool,
 }
 
-/// Create a machine and let it run guests of a few instructions. Takes some 10 ms where the
-/// processor runs guests, 100 ms where an emulator does, and 5 s at most.
+/// Create a machine and run guests of a few instructions. Takes some 10 ms on a processor, 100 ms in an
+/// emulator, and at most 5 s.
 ///
 /// # Errors
-/// KVM refuses something that every machine needs, or the guest does not behave like one.
+/// KVM refuses something that every machine needs, or the guest behaves wrongly.
 pub fn measure(kvm: Kvm) -> Result<Measurement, ProbeError> {
-    within(PATIENCE, kvm, measure_on)
+    within(TIMEOUT, kvm, measure_on)
 }
 
-/// What `work` makes of a machine of one vCPU, or [`ProbeError::Stuck`] after `limit`.
+/// Run `work` on a machine with one vCPU; [`ProbeError::Stuck`] after `limit`.
 fn within<T: Send + 'static>(
     limit: Duration,
     kvm: Kvm,
@@ -223,7 +222,7 @@ fn within<T: Send + 'static>(
     };
     let thread = spawn(Role::Probe, probe).map_err(ProbeError::Thread)?;
     let result = done.recv_timeout(limit);
-    // More than once: `Guest::complete` may just have taken a kick away.
+    // Repeatedly, because `Guest::complete` may have cleared a kick.
     while result.is_err() && !thread.is_finished() {
         kicker.kick(&thread);
         thread::sleep(Duration::from_millis(1));
@@ -233,7 +232,7 @@ fn within<T: Send + 'static>(
 }
 
 fn measure_on(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<Measurement, ProbeError> {
-    // Before anything runs: KVM takes no other CPUID afterwards.
+    // First: KVM accepts no other CPUID once the vCPU has run.
     mark_cpuid(vcpu.fd())?;
     let finishes_instructions = finishes_every_instruction(vcpu, memory)?;
     let mut guest = Guest { vcpu, memory };
@@ -241,7 +240,7 @@ fn measure_on(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<Measurement, Prob
     let honours_user_cpuid = guest.sees_the_marks(Ring::User)?;
     let exit = guest.least(Guest::port_exit)?;
     let instruction_ns = guest.instruction_ns()?;
-    // Last: where it fails it ends in a triple fault.
+    // Last, because a failure ends in a triple fault.
     let enters_kernel_by_syscall = guest.enters_kernel_by_syscall()?;
     let processor = Processor::of_host();
     Ok(Measurement {
@@ -259,16 +258,16 @@ fn measure_on(vcpu: &mut Vcpu, memory: &GuestMemory) -> Result<Measurement, Prob
     })
 }
 
-/// To two decimals.
+/// Rounded to two decimals.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-/// Whether this KVM finishes the instructions that kernels use as a processor does, asked with
-/// one that emulators do not know, or leaves them to [`super::assist`].
+/// Whether this KVM finishes all instructions that kernels use, as a processor does, or leaves some to
+/// [`super::assist`]. Tested with one that emulators do not know.
 ///
-/// The vCPU's system registers are as before afterwards, the general ones are not; guest memory is
-/// left with the tables of a 64-bit entry and otherwise as it was.
+/// Restores the vCPU's system registers, but not the general ones; guest memory keeps the tables of a
+/// 64-bit entry and is otherwise unchanged.
 ///
 /// # Errors
 /// Guest memory is smaller than the layout's low part, or KVM refused the registers.
@@ -291,13 +290,13 @@ pub fn finishes_every_instruction(
     Ok(finished)
 }
 
-/// What KVM can do for a debugger, measured as the rest is: some claim what they do not do.
+/// The debugging features of KVM, by measurement, because some KVMs claim features that do not work.
 ///
 /// # Errors
-/// As of [`measure`].
+/// As [`measure`].
 pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
     let flags = kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into());
-    within(PATIENCE, kvm, move |vcpu, memory| {
+    within(TIMEOUT, kvm, move |vcpu, memory| {
         let mut guest = Guest { vcpu, memory };
         let mut stops = |code: &[u8], control: &Control| {
             guest.place(code, Ring::Kernel)?;
@@ -318,7 +317,7 @@ pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
             trap: Some(Trap::Exit),
             ..Default::default()
         };
-        // Last: where the guest gets the exception there is no handler, and it shuts down.
+        // Last: if the guest gets the exception, it has no handler and shuts down.
         // int3; out 80h, al
         let trap = match stops(b"\xcc\xe6\x80", &breakpoints)? {
             Stopped::Debug => Trap::Exit,
@@ -334,8 +333,8 @@ pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
     })
 }
 
-/// What making a machine costs when nothing else is done, from /dev/kvm to a vCPU: a floor for every
-/// monitor.
+/// The time to create a machine with one vCPU and nothing else, from opening /dev/kvm: a lower bound for
+/// every monitor.
 ///
 /// # Errors
 /// KVM refuses.
@@ -350,12 +349,12 @@ pub fn bare_machine() -> Result<Duration, KvmError> {
     Ok(started.elapsed())
 }
 
-/// Add the marker to what the vCPU's CPUID says, and hide a feature.
+/// Add the marker to the vCPU's CPUID, and hide a feature.
 fn mark_cpuid(vcpu: &VcpuFd) -> Result<(), KvmError> {
     let set = vcpu
         .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
         .map_err(refused("KVM_GET_CPUID2"))?;
-    // Linux 6.1 does not say how many entries there are; those that it left alone are zeros.
+    // Linux 6.1 does not return the number of entries; the unused ones are zeros.
     let there = |entry: &&kvm_cpuid_entry2| **entry != kvm_cpuid_entry2::default();
     let mut entries: Vec<_> = set.as_slice().iter().filter(there).copied().collect();
     for entry in &mut entries {
@@ -370,28 +369,28 @@ fn mark_cpuid(vcpu: &VcpuFd) -> Result<(), KvmError> {
     });
     match CpuId::from_entries(&entries) {
         Ok(marked) => vcpu.set_cpuid2(&marked).map_err(refused("KVM_SET_CPUID2")),
-        // One too many: the marker will just not be found.
+        // One entry too many: the marker will not be found.
         Err(_) => Ok(()),
     }
 }
 
-/// The privilege of a snippet.
+/// The privilege level of a snippet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ring {
-    /// CPL 0.
+    /// CPL 0, as a kernel.
     Kernel,
-    /// CPL 3, with IOPL 3: a byte to a port ends that too.
+    /// CPL 3, with IOPL 3, so that it may write to ports.
     User,
 }
 
-/// A vCPU that runs one snippet of 64-bit code after the other, each up to a byte to a port.
+/// A vCPU that runs snippets of 64-bit code, each up to a write to a port.
 struct Guest<'a> {
     vcpu: &'a mut Vcpu,
     memory: &'a GuestMemory,
 }
 
 impl Guest<'_> {
-    /// Put `code` into memory and the vCPU before it.
+    /// Write `code` to memory and set the vCPU's registers to start there.
     fn place(&mut self, code: &[u8], ring: Ring) -> Result<(), ProbeError> {
         let entry = Entry {
             mode: Mode::Flat64,
@@ -407,7 +406,7 @@ impl Guest<'_> {
         }
     }
 
-    /// Let the vCPU, which stands at a 64-bit entry, be at CPL 3 in memory that CPL 3 may use.
+    /// Set the vCPU, which is at a 64-bit entry, to CPL 3, and make its memory accessible to CPL 3.
     fn drop_privilege(&mut self) -> Result<(), ProbeError> {
         // U/S (bit 2) in the entries of all three levels that map the first 2 MiB (Intel SDM 3A,
         // 4.6).
@@ -429,7 +428,7 @@ impl Guest<'_> {
         Ok(fd.set_regs(&regs).map_err(refused("KVM_SET_REGS"))?)
     }
 
-    /// Run to the next byte to a port.
+    /// Run to the next write to a port.
     fn run(&mut self) -> Result<(), ProbeError> {
         match self.vcpu.fd().run() {
             Ok(VcpuExit::IoOut(..)) => Ok(()),
@@ -445,7 +444,7 @@ impl Guest<'_> {
         self.vcpu.complete();
     }
 
-    /// The least of some measurements.
+    /// The shortest of several measurements.
     fn least(
         &mut self,
         mut measure: impl FnMut(&mut Self) -> Result<Duration, ProbeError>,
@@ -457,7 +456,7 @@ impl Guest<'_> {
         Ok(least)
     }
 
-    /// Whether CPUID gives what [`mark_cpuid`] set.
+    /// Whether CPUID returns what [`mark_cpuid`] has set.
     fn sees_the_marks(&mut self, ring: Ring) -> Result<bool, ProbeError> {
         // mov eax, MARKER_LEAF; cpuid; mov esi, ebx; mov eax, 1; cpuid; out 80h, al
         let leaf = MARKER_LEAF.to_le_bytes();
@@ -470,7 +469,7 @@ impl Guest<'_> {
         Ok(regs.rsi as u32 == MARKER && regs.rcx as u32 & HIDDEN_FEATURE == 0)
     }
 
-    /// The time of one port exit, and of the jump back to the next.
+    /// The time of one port exit, with the jump back to the next.
     fn port_exit(&mut self) -> Result<Duration, ProbeError> {
         // out 80h, al; jmp $-2
         self.place(b"\xe6\x80\xeb\xfc", Ring::Kernel)?;
@@ -486,26 +485,26 @@ impl Guest<'_> {
 
     /// The time of one instruction of a loop, in nanoseconds.
     fn instruction_ns(&mut self) -> Result<f64, ProbeError> {
-        // What the way in and out takes, and the first touch of everything.
+        // The time of entry and exit, with the first access to everything.
         let around = self.least(|guest| guest.count_down(1))?;
         let mut measure = |turns| {
             let time = self.least(|guest| guest.count_down(turns))?;
             let time = time.saturating_sub(around).as_secs_f64() * 1e9;
             Ok(time / f64::from(2 * turns))
         };
-        // Few for an emulator; many for a processor, whose few would drown in the rest.
-        match measure(FEW_TURNS)? {
+        // Few iterations for an emulator; on a processor few are too short to measure.
+        match measure(FEW_ITERATIONS)? {
             few if few > EMULATED_NS => Ok(few),
-            _ => measure(MANY_TURNS),
+            _ => measure(MANY_ITERATIONS),
         }
     }
 
     /// The time of a loop of two instructions and a port exit.
-    fn count_down(&mut self, turns: u32) -> Result<Duration, ProbeError> {
-        // mov ecx, turns; dec ecx; jnz $-2; out 80h, al
+    fn count_down(&mut self, iterations: u32) -> Result<Duration, ProbeError> {
+        // mov ecx, iterations; dec ecx; jnz $-2; out 80h, al
         let code = [
             b"\xb9".as_slice(),
-            &turns.to_le_bytes(),
+            &iterations.to_le_bytes(),
             b"\xff\xc9\x75\xfc\xe6\x80",
         ];
         self.place(&code.concat(), Ring::Kernel)?;

@@ -20,7 +20,7 @@ const EFER_LMA: u64 = 1 << 10;
 /// RFLAGS bit 1 is always set (Intel SDM 1, 3.4.3).
 const RFLAGS_FIXED: u64 = 2;
 
-/// Put a vCPU at `entry`.
+/// Set a vCPU's registers for `entry`.
 pub fn set(vcpu: &VcpuFd, entry: &Entry) -> Result<(), KvmError> {
     let mut sregs = vcpu.get_sregs().map_err(refused("KVM_GET_SREGS"))?;
     set_sregs(&mut sregs, entry.mode);
@@ -39,7 +39,7 @@ fn general(entry: &Entry) -> kvm_regs {
     match entry.mode {
         Mode::Linux64 | Mode::Linux32 => regs.rsi = entry.params,
         Mode::Pvh => regs.rbx = entry.params,
-        // SP has 16 bits there; 0 wraps to the top of the first 64 KiB.
+        // SP has 16 bits in real mode; 0 wraps to the top of the first 64 KiB.
         Mode::Flat16 => regs.rsp = 0,
         Mode::Flat32 | Mode::Flat64 => {}
     }

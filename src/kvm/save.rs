@@ -1,8 +1,8 @@
-//! All that a machine's vCPUs and chips hold, read to be set in another machine.
+//! Saves the state of a machine's vCPUs and chips, and loads it into another machine.
 //!
-//! The order in which a vCPU is set matters: CPUID first, which says what the rest may be; the local
-//! APIC before the TSC's deadline, which a timer of another mode ignores; events last, since setting
-//! registers clears what is about to be delivered. Source: Documentation/virt/kvm/api.rst and
+//! The order in which a vCPU's state is set matters: CPUID first, which limits the rest; the local APIC
+//! before the TSC deadline, which a timer in another mode ignores; events last, because setting
+//! registers clears pending ones. Source: Documentation/virt/kvm/api.rst and
 //! arch/x86/kvm/x86.c.
 
 use kvm_bindings::{
@@ -21,66 +21,66 @@ use super::vcpu::Vcpu;
 use super::vm::Vm;
 use super::{KvmError, refused};
 
-/// Most MSRs that are taken from a file.
+/// Most MSRs accepted from a file.
 const MAX_MSRS: usize = 1024;
-/// How far the rate of a TSC may be off, in millionths, where KVM cannot scale it: as much as NTP
+/// Largest difference of TSC rates in ppm that is accepted if KVM cannot scale the TSC: as much as NTP
 /// corrects.
 const TSC_TOLERANCE: u64 = 250;
 
-/// KVM cannot go on from a machine's state.
+/// Why a machine cannot be restored on this host.
 #[derive(Debug, Error)]
 pub enum LoadError {
-    /// KVM refuses.
+    /// KVM refused a request.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// An MSR that is not there, or not this value.
+    /// KVM does not know the MSR, or not this value.
     #[error("this KVM does not take MSR {index:#x} with the value {value:#x}")]
     Msr {
-        /// Which.
+        /// Index of the MSR.
         index: u32,
-        /// What it was to hold.
+        /// The value to be restored.
         value: u64,
     },
-    /// Nonsense.
+    /// The saved state of a vCPU is invalid.
     #[error("vCPU {vcpu}: {what}")]
     Nonsense {
-        /// Of which vCPU.
+        /// Number of the vCPU.
         vcpu: usize,
-        /// What does not fit.
+        /// The part that is invalid.
         what: &'static str,
     },
-    /// Another maker's processor.
-    #[error("it was made on a processor of {from}, and this one is of {here}")]
+    /// The processor has another vendor.
+    #[error("it was saved on a processor of {from}, this host's is of {here}")]
     Vendor {
-        /// Where it was made.
+        /// Vendor of the processor on which it was saved.
         from: String,
-        /// What is here.
+        /// Vendor of this host's processor.
         here: String,
     },
-    /// Less of a processor.
+    /// The processor or KVM lacks features that the guest may use.
     #[error("the guest may use {}, which this host's processor or KVM lacks", missing.join(", "))]
     Features {
-        /// Names as in /proc/cpuinfo.
+        /// Their names as in /proc/cpuinfo.
         missing: Vec<&'static str>,
     },
-    /// Another clock.
+    /// The TSC has another rate.
     #[error(
         "the guest's TSC runs at {guest_khz} kHz, and this host's at {host_khz} kHz with no way to \
          scale it"
     )]
     TscRate {
-        /// The guest's.
+        /// Rate of the guest's TSC in kHz.
         guest_khz: u32,
-        /// The host's.
+        /// Rate of the host's TSC in kHz.
         host_khz: u32,
     },
 }
 
-/// A vCPU's state, all of it.
+/// The complete state of a vCPU.
 #[derive(Serialize, Deserialize)]
 pub struct SavedVcpu {
     cpuid: Vec<kvm_cpuid_entry2>,
-    /// The rate of its TSC; 0 where KVM does not tell.
+    /// The rate of its TSC in kHz; 0 if KVM does not return it.
     tsc_khz: u32,
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -93,18 +93,18 @@ pub struct SavedVcpu {
     mp_state: kvm_mp_state,
 }
 
-/// What all vCPUs share.
+/// The state of the chips, which all vCPUs share.
 #[derive(Serialize, Deserialize)]
 pub struct SavedChips {
     /// The 8259s and the IOAPIC.
     chips: Vec<kvm_irqchip>,
     pit: kvm_pit_state2,
-    /// kvm-clock's time.
+    /// The time of kvm-clock.
     clock: Option<kvm_clock_data>,
 }
 
 impl SavedVcpu {
-    /// What the guest was shown of the processor.
+    /// The processor features shown to the guest.
     pub fn features(&self) -> Result<Features, LoadError> {
         Ok(Features::shown(&self.cpuid(0)?))
     }
@@ -119,7 +119,7 @@ impl SavedVcpu {
 }
 
 impl Vm {
-    /// The MSRs that KVM knows and a snapshot is to hold.
+    /// The MSRs that KVM knows and a snapshot has to contain.
     ///
     /// # Errors
     /// KVM refuses.
@@ -129,9 +129,9 @@ impl Vm {
         Ok(list.as_slice().to_vec())
     }
 
-    /// Whether a guest that was shown `features` finds them here, before any vCPU is made. Where KVM
-    /// emulates the guest's kernel that sees what the processor itself shows, which is
-    /// `of_processor`; and it is all that KVM tells of the vCPU, too.
+    /// Check, before any vCPU is created, that a guest that was shown `features` finds them here. A
+    /// guest whose kernel KVM emulates sees the features of the processor itself, `of_processor`, and
+    /// KVM reports the same for its vCPU.
     ///
     /// # Errors
     /// [`LoadError::Vendor`], [`LoadError::Features`].
@@ -144,7 +144,7 @@ impl Vm {
             return check(seen, &Features::of_host());
         }
         let mut supported = self.supported_cpuid()?;
-        // KVM's local APIC has this timer whatever the list says (see `cpuid`).
+        // KVM's local APIC always has this timer, although the list may lack it (see `cpuid`).
         for entry in supported.as_mut_slice() {
             if entry.function == 1 {
                 entry.ecx |= super::cpuid::ECX_TSC_DEADLINE;
@@ -153,7 +153,7 @@ impl Vm {
         check(features, &Features::shown(&supported))
     }
 
-    /// What the chips and kvm-clock hold.
+    /// Save the state of the chips and of kvm-clock.
     ///
     /// # Errors
     /// KVM refuses.
@@ -178,7 +178,7 @@ impl Vm {
         })
     }
 
-    /// Set chips and kvm-clock, after the vCPUs, whose local APICs take what the IOAPIC sends.
+    /// Load the chips and kvm-clock, after the vCPUs, whose local APICs receive from the IOAPIC.
     ///
     /// # Errors
     /// KVM refuses.
@@ -190,8 +190,8 @@ impl Vm {
         let done = self.fd().set_pit2(&saved.pit);
         done.map_err(refused("KVM_SET_PIT2"))?;
         if let Some(saved) = saved.clock {
-            // Without flags: the guest's time goes on where it stood, and does not jump ahead by
-            // how long the snapshot lay.
+            // Without flags the guest's time continues where it was, without the time since the
+            // snapshot.
             let clock = kvm_clock_data {
                 clock: saved.clock,
                 ..Default::default()
@@ -217,20 +217,20 @@ fn check(used: &Features, there: &Features) -> Result<(), LoadError> {
 }
 
 impl Vcpu {
-    /// Whether it waits for an interrupt.
+    /// Whether it is halted and waits for an interrupt.
     pub fn is_halted(&mut self) -> bool {
         let state = self.fd().get_mp_state();
         state.is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED)
     }
 
-    /// All that it holds, with these MSRs as far as they can be read. It stands still, and its last
-    /// access is complete ([`Vcpu::complete`]).
+    /// Save its state, with the readable ones of these MSRs. It must be paused, and its last access
+    /// complete ([`Vcpu::complete`]).
     ///
     /// # Errors
     /// KVM refuses.
     pub fn save(&mut self, msrs: &[u32]) -> Result<SavedVcpu, KvmError> {
         let fd = self.fd();
-        // First: KVM lets an event that is nearly delivered become one that is pending.
+        // First, because it makes KVM turn an event that is nearly delivered into a pending one.
         let mp_state = fd.get_mp_state().map_err(refused("KVM_GET_MP_STATE"))?;
         let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
         let cpuid = cpuid.map_err(refused("KVM_GET_CPUID2"))?;
@@ -259,7 +259,7 @@ impl Vcpu {
             let Ok(mut list) = Msrs::from_entries(&entries) else {
                 break;
             };
-            // KVM stops at the first that it cannot read: that one has no value to keep.
+            // KVM stops at the first that it cannot read, which is skipped.
             let read = fd.get_msrs(&mut list).unwrap_or(0);
             let values = list.as_slice().iter().take(read);
             saved.msrs.extend(values.map(|msr| (msr.index, msr.data)));
@@ -268,9 +268,9 @@ impl Vcpu {
         Ok(saved)
     }
 
-    /// Set all of it, on a vCPU that has not run; it is number `vcpu`. `tsc` is what all vCPUs' TSCs
-    /// are set to: KVM takes equal values that come one soon after the other for one clock
-    /// (kvm_synchronize_tsc in arch/x86/kvm/x86.c).
+    /// Load the state into vCPU number `vcpu`, which has not run yet. `tsc` is the same for all vCPUs:
+    /// KVM synchronises TSCs that are set to equal values within a second (kvm_synchronize_tsc in
+    /// arch/x86/kvm/x86.c).
     ///
     /// # Errors
     /// [`LoadError`].
@@ -291,8 +291,8 @@ impl Vcpu {
         fd.set_sregs(&saved.sregs)
             .map_err(refused("KVM_SET_SREGS"))?;
         fd.set_xcrs(&saved.xcrs).map_err(refused("KVM_SET_XCRS"))?;
-        // SAFETY: KVM reads 4 KiB and more only where a guest was given leave to use states that
-        // need more room (arch_prctl(2), ARCH_REQ_XCOMP_GUEST_PERM), which hull never asks for.
+        // SAFETY: KVM reads more than 4 KiB only if the process has asked for permission to use
+        // larger states (arch_prctl(2), ARCH_REQ_XCOMP_GUEST_PERM), which hull does not.
         unsafe { fd.set_xsave(&saved.xsave) }.map_err(refused("KVM_SET_XSAVE"))?;
         let done = fd.set_debug_regs(&saved.debug);
         done.map_err(refused("KVM_SET_DEBUGREGS"))?;
@@ -310,7 +310,7 @@ impl Vcpu {
             let what = "it has too many MSRs";
             return Err(LoadError::Nonsense { vcpu, what });
         }
-        // The TSC before everything that is a time by it, and its deadline after all.
+        // The TSC before all that is measured by it, and its deadline last.
         let rank = |index: u32| match index {
             TSC => 0,
             TSC_DEADLINE => 2,
@@ -327,13 +327,13 @@ impl Vcpu {
         entries.sort_by_key(|entry| rank(entry.index));
         let mut rest = entries.as_slice();
         while !rest.is_empty() {
-            let what = "its MSRs are no list";
+            let what = "its MSRs do not fit into a list";
             let list = Msrs::from_entries(rest);
             let list = list.map_err(|_| LoadError::Nonsense { vcpu, what })?;
             let set = self.fd().set_msrs(&list);
             let set = set.map_err(refused("KVM_SET_MSRS"))?;
             match rest.get(set..) {
-                // What cannot be set to 0 can hold nothing else: it is only there to be read.
+                // An MSR that cannot be set to 0 is read-only.
                 Some([first, others @ ..]) if first.data == 0 => rest = others,
                 Some([first, ..]) => {
                     return Err(LoadError::Msr {
@@ -349,14 +349,14 @@ impl Vcpu {
 }
 
 impl SavedVcpu {
-    /// Its TSC.
+    /// The value of its TSC.
     pub fn tsc(&self) -> u64 {
         let of_tsc = |(index, _): &&(u32, u64)| *index == TSC;
         self.msrs.iter().find(of_tsc).map_or(0, |(_, value)| *value)
     }
 }
 
-/// Whether a guest that has measured its TSC at `guest_khz` would notice the difference.
+/// Whether the difference is more than a guest tolerates that has measured `guest_khz`.
 fn rates_differ(guest_khz: u32, host_khz: u32) -> bool {
     let (guest, host) = (u64::from(guest_khz), u64::from(host_khz));
     guest != 0 && host != 0 && guest.abs_diff(host) * 1_000_000 > guest * TSC_TOLERANCE

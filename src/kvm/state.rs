@@ -1,4 +1,4 @@
-//! What vCPUs and interrupt controllers hold, read while they stand still.
+//! The state of vCPUs and interrupt controllers, read while the vCPUs are paused.
 //!
 //! Source: Documentation/virt/kvm/api.rst.
 
@@ -14,30 +14,30 @@ use super::vcpu::Vcpu;
 use super::vm::Vm;
 use super::{KvmError, msrs, refused};
 
-/// Bytes of a local APIC's registers.
+/// Size of a local APIC's registers in bytes.
 const LAPIC_BYTES: usize = 1024;
 
-/// A vCPU's state.
+/// The state of a vCPU, for `hull inspect`.
 #[derive(Clone)]
 pub struct CpuState {
     /// General registers, RIP and RFLAGS.
     pub regs: kvm_regs,
-    /// Segments, tables, control registers.
+    /// Segment, table and control registers.
     pub sregs: kvm_sregs,
-    /// DR0 to DR7.
+    /// The debug registers, DR0 to DR7.
     pub debug: kvm_debugregs,
-    /// Those of the MSRs asked for that this KVM knows: index and value.
+    /// Index and value of the requested MSRs that this KVM knows.
     pub msrs: Vec<(u32, u64)>,
-    /// The local APIC's registers.
+    /// The registers of the local APIC.
     pub lapic: [u8; LAPIC_BYTES],
-    /// What is about to be delivered.
+    /// Pending exceptions and interrupts.
     pub events: kvm_vcpu_events,
     /// KVM_MP_STATE_*: whether it runs, halts or waits for its INIT or SIPI.
     pub mp_state: u32,
 }
 
 impl Vcpu {
-    /// What it holds now, with these MSRs.
+    /// Its state now, with the MSRs of these indexes.
     ///
     /// # Errors
     /// KVM refuses.
@@ -71,29 +71,29 @@ impl Vcpu {
 /// The interrupt controllers and the timer that all vCPUs share.
 #[derive(Clone, Debug)]
 pub struct ChipState {
-    /// The 8259s, the first and the one cascaded.
+    /// The two 8259s, master and slave.
     pub pics: [kvm_pic_state; 2],
-    /// The IOAPIC's ID.
+    /// The ID of the IOAPIC.
     pub ioapic_id: u32,
-    /// Its pins that are raised, a bit each.
+    /// The raised pins of the IOAPIC, a bit each.
     pub ioapic_irr: u32,
-    /// Its redirection table.
+    /// The redirection table of the IOAPIC.
     pub redirections: [u64; 24],
-    /// The 8254's channels.
+    /// The three channels of the 8254.
     pub pit: [kvm_pit_channel_state; 3],
 }
 
-/// A way to [`ChipState`] that may be kept.
+/// A handle that reads [`ChipState`] at any time.
 #[derive(Clone)]
 pub struct Chips(Arc<VmFd>);
 
 impl Chips {
-    /// Those of `vm`.
+    /// The chips of `vm`.
     pub fn of(vm: &Vm) -> Self {
         Self(vm.shared_fd())
     }
 
-    /// What they hold now.
+    /// Their state now.
     ///
     /// # Errors
     /// KVM refuses.

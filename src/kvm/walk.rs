@@ -16,11 +16,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Vola
 use crate::memory::GuestMemory;
 use crate::memory::dirty;
 
-/// CR0.PE, protected mode.
+/// CR0.PE: protected mode is on.
 pub const CR0_PE: u64 = 1;
 /// CR0.WP: supervisor writes respect read-only pages.
 pub const CR0_WP: u64 = 1 << 16;
-/// CR0.PG: paging.
+/// CR0.PG: paging is on.
 pub const CR0_PG: u64 = 1 << 31;
 const CR4_PSE: u64 = 1 << 4;
 const CR4_PAE: u64 = 1 << 5;
@@ -38,7 +38,7 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
-/// Bits 51:12 of an entry: where the next table or the page lies.
+/// Bits 51:12 of an entry: the address of the next table or of the page.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 const ERROR_PRESENT: u32 = 1;
@@ -58,33 +58,33 @@ pub enum Mode {
     Off,
     /// 32-bit paging; with CR4.PSE 4 MiB pages.
     Legacy {
-        /// CR4.PSE.
+        /// CR4.PSE: entries of the page directory may map 4 MiB.
         large_pages: bool,
     },
     /// PAE paging, 32-bit addresses. The page-directory-pointer entries are read from memory,
     /// not from the processor's copy of them.
     Pae,
-    /// 4-level paging.
+    /// 4-level paging of long mode.
     Four,
-    /// 5-level paging.
+    /// 5-level paging of long mode.
     Five,
 }
 
-/// What an access wants to do.
+/// The kind of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Read data.
+    /// A read of data.
     Read,
-    /// Write data, or read it in order to write it.
+    /// A write of data, or a read that is followed by a write.
     Write,
-    /// Fetch an instruction.
+    /// A fetch of an instruction.
     Fetch,
-    /// Look from outside of the machine, as a debugger does: whatever is mapped may be read and
-    /// written, and no accessed or dirty bit tells the guest of it.
+    /// An access from outside of the machine, as by a debugger: it may read and write all that is
+    /// mapped, and sets no accessed or dirty bits.
     Look,
 }
 
-/// The access of who looks from outside.
+/// An access from outside of the machine.
 pub const LOOK: Access = Access {
     kind: Kind::Look,
     user: false,
@@ -102,7 +102,7 @@ pub struct Access {
     pub alignment_check: bool,
 }
 
-/// Where an address lies.
+/// The result of a translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Translation {
     /// Guest-physical address of the byte asked for.
@@ -123,7 +123,7 @@ pub enum Fault {
     },
     /// A paging structure is not in RAM.
     TableNotRam {
-        /// Where it should be.
+        /// GPA of the entry.
         gpa: u64,
     },
 }
@@ -131,17 +131,17 @@ pub enum Fault {
 /// Everything a walk depends on besides memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paging {
-    /// The paging mode.
+    /// The paging mode in use.
     pub mode: Mode,
-    /// CR3.
+    /// CR3, the address of the highest table.
     pub cr3: u64,
-    /// CR0.WP.
+    /// CR0.WP: supervisor writes respect read-only pages.
     pub write_protect: bool,
-    /// EFER.NXE.
+    /// EFER.NXE: bit 63 of an entry forbids fetches.
     pub no_execute: bool,
-    /// CR4.SMEP.
+    /// CR4.SMEP: the supervisor may not fetch from user pages.
     pub smep: bool,
-    /// CR4.SMAP.
+    /// CR4.SMAP: the supervisor may not access user pages.
     pub smap: bool,
 }
 
@@ -233,7 +233,7 @@ impl Paging {
             .ok_or(Fault::TableNotRam { gpa: self.cr3 })
     }
 
-    /// The levels, the highest first, and where its table lies; none when paging is off.
+    /// The levels, the highest first, and the address of its table; none when paging is off.
     fn levels(&self) -> (&'static [Level], u64) {
         match self.mode {
             Mode::Off => (&[], 0),
@@ -245,8 +245,8 @@ impl Paging {
         }
     }
 
-    /// Read from `linear` on without a trace, up to the first byte that is not mapped to RAM; how
-    /// many bytes that were.
+    /// Read from `linear` on as an access from outside, up to the first byte that is not mapped to RAM,
+    /// and return the number of bytes read.
     pub fn look(&self, memory: &GuestMemory, linear: u64, buffer: &mut [u8]) -> usize {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -442,7 +442,7 @@ impl Paging {
         let (region, offset) = memory.to_region_addr(GuestAddress(gpa)).ok_or(not_ram)?;
         let size = self.entry_size() as usize;
         let slice = region.get_slice(offset, size).map_err(|_| not_ram)?;
-        // vm-memory does not see what is done to an atomic.
+        // vm-memory does not mark accesses through an atomic.
         dirty::mark(memory, GuestAddress(gpa), size);
         let ordering = (Ordering::AcqRel, Ordering::Relaxed);
         if size == 4 {
@@ -490,7 +490,7 @@ impl Rights {
         no_execute: false,
     };
 
-    /// What is left of them below `entry`.
+    /// The rights that remain below `entry`.
     fn under(self, entry: u64) -> Self {
         Self {
             writable: self.writable && entry & WRITABLE != 0,

@@ -1,9 +1,9 @@
-//! What backs guest memory: private mappings, anonymous or of a snapshot's file, allocated page by
-//! page when touched.
+//! The mappings behind guest memory: private, anonymous or of a snapshot's file. The host allocates
+//! each page when it is touched.
 //!
-//! Each begins at a multiple of 2 MiB, as its guest-physical addresses do. So where the host gives
-//! out huge pages (transparent_hugepage/enabled), KVM maps 2 MiB of the guest at once instead of
-//! 4 KiB: a boot takes some thousand page faults less. Nothing is mapped right before and behind.
+//! Each mapping begins at a multiple of 2 MiB, as do its guest-physical addresses. So if the host has
+//! huge pages (transparent_hugepage/enabled), KVM maps 2 MiB of the guest at once instead of 4 KiB,
+//! which saves a boot some thousand page faults. The pages right before and after it are not mapped.
 
 use std::io;
 use std::ops::Range;
@@ -22,52 +22,51 @@ use super::bitmap::Dirty;
 use super::file::MemoryFile;
 use super::layout::{MMIO_HOLE, MMIO_HOLE_END};
 
-/// The page of x86_64.
+/// Size of a page of x86_64 in bytes.
 const PAGE: usize = 4096;
-/// The huge page of x86_64.
+/// Size of a huge page of x86_64 in bytes.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// How much is asked for at once of what is resident.
+/// Bytes for which one mincore(2) asks whether they are resident.
 const RESIDENT_STEP: u64 = 64 << 20;
 
-/// How many parts of a region from a file are replaced by mappings of their own, each of which may
-/// cost two more of the 65530 that a process may have (vm.max_map_count).
-const REPLACED_MOST: usize = 16384;
+/// Most parts of a region mapped from a file that other mappings replace: each may add two to the
+/// 65530 mappings that a process may have (vm.max_map_count).
+const MAX_REPLACED: usize = 16384;
 
-/// The mapping failed.
+/// Why guest memory cannot be mapped.
 #[derive(Debug, Error)]
 pub enum BackingError {
-    /// Of anonymous memory.
+    /// The host refuses anonymous memory.
     #[error("cannot map {bytes} bytes of guest memory ({reason}); ask for less memory")]
     Anonymous {
-        /// As asked for.
+        /// Size of the memory asked for.
         bytes: u64,
-        /// What the host says.
+        /// The error that the host returned.
         reason: String,
     },
-    /// Of a snapshot's file.
+    /// A snapshot's file cannot be mapped.
     #[error("cannot map the {bytes} bytes of guest memory of a snapshot ({reason})")]
     File {
-        /// Of all regions.
+        /// Size of all regions.
         bytes: u64,
-        /// What the host says, or what is wrong with it.
+        /// The host's error, or what is wrong with the file.
         reason: String,
     },
 }
 
-/// `bytes` of memory from GPA 0, continued at 4 GiB where the MMIO hole is in the way. It stays
-/// mapped until the process ends.
+/// Map `bytes` of memory from GPA 0, continued at 4 GiB after the MMIO hole. It stays mapped until
+/// the process ends.
 pub fn allocate(bytes: u64) -> Result<GuestMemory, BackingError> {
     map_all(&regions(bytes), None).map_err(|reason| BackingError::Anonymous { bytes, reason })
 }
 
-/// The memory in `file`, in which nothing of it is changed: each page is read when it is touched,
-/// and the guest's own from when it is written. Laid out as by [`allocate`]; it stays mapped until
-/// the process ends. Who shortens the file meanwhile kills the process (SIGBUS); who removes or
-/// replaces it does no harm.
+/// Map the memory in `file`, which is never changed: a page is read from it when it is touched, and
+/// copied when it is written. The layout is that of [`allocate`]; it stays mapped until the process
+/// ends. Truncating the file meanwhile kills the process (SIGBUS); removing or replacing it does not.
 ///
 /// # Errors
-/// These are not the regions of a guest's memory, the file is shorter, or the host refuses.
+/// The regions are not those of a guest's memory, the file is too short, or the host refuses.
 pub fn map_file(file: &MemoryFile) -> Result<GuestMemory, BackingError> {
     let bytes = file
         .regions
@@ -85,7 +84,7 @@ pub fn map_file(file: &MemoryFile) -> Result<GuestMemory, BackingError> {
     map_all(&file.regions, Some(file)).map_err(refused)
 }
 
-/// The regions of `bytes` of memory: GPA and bytes.
+/// The regions of `bytes` of memory: GPA and size.
 fn regions(bytes: u64) -> Vec<(u64, u64)> {
     let low = bytes.min(MMIO_HOLE);
     let mut regions = vec![(0, low)];
@@ -106,7 +105,7 @@ fn map_all(regions: &[(u64, u64)], file: Option<&MemoryFile>) -> Result<GuestMem
     GuestMemory::from_regions(mapped).map_err(|error| error.to_string())
 }
 
-/// A mapping for the GPAs from `base` on, of zeros or of what is in a file.
+/// A mapping for the GPAs from `base` on, of zeros or of a file.
 fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMmap<Dirty>, String> {
     let size = usize::try_from(bytes).map_err(|error| error.to_string())?;
     let around = size.checked_add(2 * HUGE_PAGE).ok_or("too much")?;
@@ -142,8 +141,8 @@ fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMma
     .ok_or_else(|| "the addresses wrap around".to_string())
 }
 
-/// Give the pages that lie wholly in the `bytes` from `start` on back to the host: they are zero
-/// when they are touched again.
+/// Return the pages that are completely in the `bytes` from `start` on to the host: they are zero when
+/// they are touched again.
 ///
 /// # Errors
 /// Not all of it is guest memory, or the host refuses.
@@ -173,13 +172,13 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
     Ok(())
 }
 
-/// Make zeros of `pages` pages from `first` on, which lie in `region`, a private mapping of a file:
-/// MADV_DONTNEED alone would bring back what is in the file. So anonymous memory is mapped over
-/// them; neighbours become one mapping. After [`REPLACED_MOST`], or when the host has no mapping
-/// left, what the file has there is overwritten with zeros: right, but it gives nothing back.
+/// Zero `pages` pages from `first` on, which are in `region`, a private mapping of a file:
+/// MADV_DONTNEED alone would bring back the content of the file. So anonymous memory is mapped over
+/// them; neighbours become one mapping. After [`MAX_REPLACED`], or when the host has no mapping left,
+/// zeros are written over the file's content, which is correct but frees no memory.
 fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io::Result<()> {
     let replaced = (**region).bitmap().replaced();
-    if replaced.load(Ordering::Relaxed) < REPLACED_MOST {
+    if replaced.load(Ordering::Relaxed) < MAX_REPLACED {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the pages lie in a mapping of guest memory, to which only pointers exist, and
@@ -206,8 +205,8 @@ fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io:
     Ok(())
 }
 
-/// Bytes of the guest-physical `range` that the host has in memory; those outside of guest memory
-/// count as none.
+/// Bytes of the guest-physical `range` that are resident on the host; those outside of guest memory
+/// do not count.
 pub fn resident(memory: &GuestMemory, range: &Range<u64>) -> u64 {
     let mut bytes = 0;
     let mut at = range.start - range.start % PAGE as u64;

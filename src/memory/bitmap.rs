@@ -5,20 +5,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
-/// Bytes of a page of x86_64.
-pub const PAGE: u64 = 4096;
+use super::layout::PAGE_SIZE as PAGE;
 
 /// The pages of one region of guest memory that hull wrote.
 #[derive(Debug, Default)]
 pub struct Dirty {
-    /// A bit a page, from the first time that somebody asks; zeroed pages of the host until used.
+    /// A bit for each page, once marking is on.
     bits: OnceLock<Box<[AtomicU64]>>,
-    /// Parts of a region from a file that were replaced ([`super::backing::release`]).
+    /// Parts of a region mapped from a file that were replaced ([`super::backing::release`]).
     replaced: AtomicUsize,
 }
 
 impl Dirty {
-    /// How often a part of the region was replaced by another mapping.
+    /// The number of parts of the region that another mapping has replaced.
     pub(super) fn replaced(&self) -> &AtomicUsize {
         &self.replaced
     }
@@ -39,11 +38,11 @@ impl Dirty {
         };
         let page = PAGE as usize;
         let last = offset.saturating_add(last) / page;
-        // As far as there is memory.
+        // Not beyond the end of the region.
         for index in offset / page..=last.min((64 * bits.len()).saturating_sub(1)) {
             if let Some(word) = bits.get(index / 64) {
                 let bit = 1 << (index % 64);
-                // Most are marked already: no write to a line that other threads read.
+                // Most are marked already: do not write to a cache line that other threads read.
                 if word.load(Ordering::Relaxed) & bit == 0 {
                     word.fetch_or(bit, Ordering::Relaxed);
                 }
@@ -62,7 +61,7 @@ impl Dirty {
     }
 }
 
-/// So many words of zeros, which for many are pages of the host that nobody has touched yet.
+/// `words` words of zeros: many of them are pages of the host that are not allocated until touched.
 fn zeros(words: u64) -> Box<[AtomicU64]> {
     let words = vec![0u64; words as usize].into_boxed_slice();
     // SAFETY: a box of as many words as before, which `AtomicU64` has in common with `u64` in size,
@@ -70,7 +69,7 @@ fn zeros(words: u64) -> Box<[AtomicU64]> {
     unsafe { Box::from_raw(Box::into_raw(words) as *mut [AtomicU64]) }
 }
 
-/// A part of a region, for vm-memory.
+/// The bitmap of a part of a region, for vm-memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
     dirty: &'a Dirty,

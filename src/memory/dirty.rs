@@ -1,10 +1,10 @@
-//! Which pages of guest memory hull itself has written, once somebody asks: what KVM's log of dirty
-//! pages, which sees the guest's writes, does not see.
+//! Which pages of guest memory hull itself has written: KVM's log of dirty pages has only the writes
+//! of the guest.
 //!
 //! Writes through vm-memory mark their pages by themselves, as every slice of guest memory carries
 //! its [`super::bitmap::Dirty`]. What writes through pointers (readv(2), io_uring, the FUSE server, assists) has
-//! [`mark`] called: for a request's buffers that is when its chain is given back
-//! (`VirtQueue::finish`). Until [`start`] there is nothing to mark: a mark is one load.
+//! to call [`mark`], for a request's buffers when its chain is returned (`VirtQueue::finish`). Before
+//! [`start`] a mark is one load and does nothing.
 
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -12,20 +12,20 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use super::GuestMemory;
 use super::pages::Pages;
 
-/// Mark from now on what hull writes; it stays so. Costs a bit a page of the guest's.
+/// Mark the pages that hull writes from now on. Takes one bit for each page of guest memory.
 pub fn start(memory: &GuestMemory) {
     for region in memory.iter() {
         (**region).bitmap().start(region.len());
     }
 }
 
-/// Whether somebody asked.
+/// Whether [`start`] was called.
 pub fn is_on(memory: &GuestMemory) -> bool {
     let first = memory.iter().next();
     first.is_some_and(|region| (**region).bitmap().is_on())
 }
 
-/// Mark the `len` bytes from `start` on as written, as far as they are guest memory.
+/// Mark the pages of the `len` bytes from `start` on as written, as far as they are guest memory.
 pub fn mark(memory: &GuestMemory, start: GuestAddress, len: usize) {
     if is_on(memory) {
         for slice in memory.get_slices(start, len).flatten() {
@@ -34,7 +34,7 @@ pub fn mark(memory: &GuestMemory, start: GuestAddress, len: usize) {
     }
 }
 
-/// The pages that were marked since [`start`] or the last call, and mark none any more.
+/// Take the marks since [`start`] or the last call: afterwards no page is marked.
 pub fn take(memory: &GuestMemory) -> Pages {
     let maps: Vec<_> = memory
         .iter()
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_write_marks_its_pages_once_somebody_asked() {
+    fn every_kind_of_write_marks_its_pages_once_marking_is_on() {
         let memory = backing::allocate(MMIO_HOLE + 0x10_0000).expect("memory");
         memory
             .write_obj(1u8, GuestAddress(0x5000))

@@ -1,10 +1,9 @@
-//! A file to be loaded into guest memory, wherever its bytes are: at hand, in an open file, or
-//! packed inside the program.
+//! A file to load into guest memory: in a buffer, in an open file, or packed inside the program.
 //!
-//! A kernel is megabytes, and touching each of them costs more than all the rest of a boot's
-//! preparation. So nothing reads an [`Image`] as a whole that does not have to: headers come by
-//! [`Image::read`], and [`Image::copy_to`] brings bytes from where they are straight into guest
-//! memory, without a buffer of their size in between.
+//! A kernel has megabytes, and touching them takes longer than the rest of a boot's preparation. So
+//! an [`Image`] is not read as a whole unless its format requires it: [`Image::read`] reads headers,
+//! and [`Image::copy_to`] and [`Reader`] copy the bytes straight into guest memory, without a buffer
+//! of their size in between.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -25,31 +24,31 @@ use super::GuestMemory;
 use super::packed::{CHUNK, Packed, PackedError};
 use crate::sandbox::{Role, spawn_scoped};
 
-/// Bytes from which on a second thread pays: it takes some 100 us to start.
-const TWO_THREADS_MIN: usize = 4 << 20;
+/// Fewest bytes for which a second thread pays, which takes some 100 us to start.
+const MIN_FOR_TWO_THREADS: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Where the bytes are.
+/// A file, by where its bytes are.
 #[derive(Clone, Debug)]
 pub enum Image {
-    /// At hand.
+    /// The bytes are in a buffer.
     Bytes(Vec<u8>),
     /// In a regular file, of this length when it was opened.
     File(Arc<File>, u64),
-    /// In the program.
+    /// Packed inside the program.
     Packed(Packed),
 }
 
-/// Bytes did not come.
+/// Why the bytes of a file cannot be read or copied.
 #[derive(Debug, Error)]
 pub enum ImageError {
-    /// The file cannot be read, or not that far: it was truncated meanwhile.
+    /// The file cannot be read, or was truncated meanwhile.
     #[error("the file cannot be read ({0})")]
     Read(io::Error),
     /// The program's file is damaged.
     #[error(transparent)]
     Packed(#[from] PackedError),
-    /// Guest memory is not there.
+    /// The target is not all in guest memory.
     #[error("not all in guest memory: {0}")]
     Memory(#[from] GuestMemoryError),
 }
@@ -58,13 +57,13 @@ impl Image {
     /// A regular file that is open for reading.
     ///
     /// # Errors
-    /// The file's metadata cannot be had.
+    /// The file's metadata cannot be read.
     pub fn file(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         Ok(Self::File(Arc::new(file), len))
     }
 
-    /// Bytes in the file.
+    /// Size of the file in bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -73,7 +72,7 @@ impl Image {
         }
     }
 
-    /// Whether there are none.
+    /// Whether the file is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -92,10 +91,10 @@ impl Image {
         Ok(bytes.into())
     }
 
-    /// Copy `len` bytes from `offset` on to `gpa`; only what is there when the file ends before.
+    /// Copy `len` bytes from `offset` on to `gpa`, fewer if the file ends before.
     ///
     /// # Errors
-    /// [`ImageError`]; what was copied until then stays.
+    /// [`ImageError`]; bytes copied until then stay.
     pub fn copy_to(
         &self,
         offset: u64,
@@ -113,20 +112,19 @@ impl Image {
         Ok(())
     }
 
-    /// Fill `slice` with the bytes from `offset` on, which must be there. Two threads share a large
-    /// one: it takes the host longer to find the pages than to fill them.
+    /// Fill `slice` with the bytes from `offset` on, which must exist. Two threads share a large one,
+    /// because the host takes longer to allocate the pages than to fill them.
     fn fill<B: BitmapSlice>(
         &self,
         offset: usize,
         slice: &VolatileSlice<B>,
     ) -> Result<(), ImageError> {
         let guard = slice.ptr_guard_mut();
-        // SAFETY: the guard's bytes are mapped and may be written as long as it lives. They are a
-        // part of guest memory that nothing else refers to: all of hull reaches it by volatile
-        // slices.
+        // SAFETY: the guard's bytes are mapped and may be written as long as it lives. No other
+        // reference to this part of guest memory exists: hull accesses it by volatile slices.
         let bytes = unsafe { std::slice::from_raw_parts_mut(guard.as_ptr(), slice.len()) };
         slice.bitmap().mark_dirty(0, slice.len());
-        if bytes.len() < TWO_THREADS_MIN {
+        if bytes.len() < MIN_FOR_TWO_THREADS {
             return self.read_into(offset, bytes);
         }
         let half = (bytes.len() / 2).next_multiple_of(HUGE_PAGE);
@@ -140,7 +138,7 @@ impl Image {
         })
     }
 
-    /// Fill `buffer` with the bytes from `offset` on, which must be there.
+    /// Fill `buffer` with the bytes from `offset` on, which must exist.
     fn read_into(&self, offset: usize, mut buffer: &mut [u8]) -> Result<(), ImageError> {
         let range = offset..offset.saturating_add(buffer.len());
         match self {
@@ -169,16 +167,16 @@ impl Image {
     }
 }
 
-/// Reads an [`Image`] from its start on, for linux-loader.
+/// Reads an [`Image`] as linux-loader requires it. A read into guest memory is one [`Image::copy_to`].
 #[derive(Debug)]
 pub struct Reader<'a> {
     image: &'a Image,
     position: u64,
-    /// The bytes around those that were read last, and where they start: headers are read by a few
-    /// bytes, and a packed file is unpacked by chunks.
+    /// Bytes around the last read, because linux-loader reads headers a few bytes at a time and a
+    /// packed file is unpacked by chunks.
     window: Cow<'a, [u8]>,
     window_start: u64,
-    /// The last error, which [`io::Error`] has no room for.
+    /// The last error; linux-loader's own errors do not contain it.
     pub error: Option<ImageError>,
 }
 
@@ -194,7 +192,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Move on by what was read, or keep the error.
+    /// Advance by the number of bytes read, or keep the error.
     fn advance(&mut self, read: Result<usize, ImageError>) -> io::Result<usize> {
         let count = read.map_err(|error| {
             self.error = Some(error);

@@ -20,7 +20,7 @@
 //!                | low RAM                   |
 //!   0xc000_0000  +---------------------------+  MMIO hole, 1 GiB
 //!   0xc000_0000  | boot timer                |
-//!   0xc000_1000  | virtio-mmio windows       |  4 KiB each
+//!   0xc000_1000  | virtio-mmio slots         |  4 KiB each
 //!   0xfec0_0000  | IOAPIC                    |
 //!   0xfee0_0000  | local APIC                |
 //!   0xfffb_c000  | KVM identity map, TSS     |
@@ -29,7 +29,7 @@
 //!                +---------------------------+
 //! ```
 
-/// Bytes in a page of guest memory.
+/// Size of a page of guest memory in bytes.
 pub const PAGE_SIZE: u64 = 0x1000;
 
 /// Global descriptor table used to enter 32- and 64-bit kernels.
@@ -58,23 +58,23 @@ pub const EBDA: u64 = 0x9_fc00;
 pub const CONVENTIONAL_END: u64 = 0xa_0000;
 /// ACPI tables, RSDP first, inside the area a BIOS scan covers (ACPI 6.5, 5.2.5.1).
 pub const ACPI: u64 = 0xe_0000;
-/// 16 bytes that are others in every machine, though both go on from one snapshot ("Virtual Machine
-/// Generation ID", Microsoft 2012): a page of its own behind the tables, reserved as they are.
+/// 16 bytes that differ in every machine, also in two that are restored from one snapshot ("Virtual
+/// Machine Generation ID", Microsoft 2012): a separate page after the tables, reserved as they are.
 pub const VM_GENERATION: u64 = ACPI_END - PAGE_SIZE;
 /// End of the area for ACPI tables and what they point to.
 pub const ACPI_END: u64 = 0x10_0000;
 /// Start of extended memory, the lowest address of a kernel.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 
-/// The hole below 4 GiB in which no RAM lies.
+/// Start of the hole below 4 GiB in which no RAM is.
 pub const MMIO_HOLE: u64 = 0xc000_0000;
-/// End of the hole.
+/// End of the hole, where RAM continues.
 pub const MMIO_HOLE_END: u64 = 0x1_0000_0000;
-/// A byte 123 written here is Firecracker's boot timer mark.
+/// Firecracker's boot timer: a guest writes the byte 123 here when it has booted.
 pub const BOOT_TIMER: u64 = MMIO_HOLE;
-/// First virtio-mmio window; the next one follows [`VIRTIO_MMIO_SIZE`] later.
+/// First virtio-mmio slot; the next one follows after [`VIRTIO_MMIO_SIZE`] bytes.
 pub const VIRTIO_MMIO: u64 = MMIO_HOLE + PAGE_SIZE;
-/// Bytes of one virtio-mmio window.
+/// Size of one virtio-mmio slot in bytes.
 pub const VIRTIO_MMIO_SIZE: u64 = PAGE_SIZE;
 /// IOAPIC registers (KVM's in-kernel model).
 pub const IOAPIC: u64 = 0xfec0_0000;
@@ -85,14 +85,13 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages for KVM_SET_TSS_ADDR.
 pub const KVM_TSS: u64 = 0xfffb_d000;
 
-/// GSI of COM2, COM1's neighbour.
+/// GSI of COM2 (ISA IRQ 3).
 pub const COM2_GSI: u32 = 3;
-/// GSI of COM1.
+/// GSI of COM1 (ISA IRQ 4).
 pub const COM1_GSI: u32 = 4;
 /// GSI of the ACPI system control interrupt.
 pub const SCI_GSI: u32 = 9;
-/// GSI by which the guest is told of another [`VM_GENERATION`]: that of a PC's mouse, which hull has
-/// not.
+/// GSI that tells the guest of a new [`VM_GENERATION`]: a PC's mouse has it, which hull does not have.
 pub const VM_GENERATION_GSI: u32 = 12;
 /// I/O port base of COM1.
 pub const COM1_PORT: u16 = 0x3f8;
@@ -113,10 +112,10 @@ pub const S5_SLP_TYP: u8 = 5;
 /// I/O port of the debug codes (POST codes).
 pub const DEBUG_PORT: u16 = 0x80;
 
-/// Most vCPUs of a machine.
+/// Most vCPUs that a machine may have.
 pub const MAX_CPUS: u8 = 32;
 
-/// GSIs for virtio devices, in the order in which they are handed out: free ISA lines first,
+/// GSIs for virtio devices, in the order of allocation: free ISA lines first,
 /// then the IOAPIC's remaining pins. 0 is the PIT, 1 the i8042, 2 the cascade, 3 and 4
 /// the UARTs, 8 the RTC, 9 the SCI, 12 [`VM_GENERATION_GSI`].
 pub const VIRTIO_GSIS: [u32; 16] = [5, 6, 7, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
@@ -131,12 +130,12 @@ const _: () = {
     assert!(KVM_IDENTITY_MAP + PAGE_SIZE == KVM_TSS && KVM_TSS + 3 * PAGE_SIZE <= MMIO_HOLE_END);
 };
 
-/// One virtio-mmio window as boot tables and the command line describe it.
+/// A virtio-mmio slot as boot tables and the command line describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmioSlot {
     /// GPA of the first register.
     pub base: u64,
-    /// Its interrupt line.
+    /// The interrupt line of the device.
     pub gsi: u32,
 }
 

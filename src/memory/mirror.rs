@@ -1,4 +1,4 @@
-//! Guest memory in the types of the FUSE server's crate, whose vm-memory is older than ours.
+//! Guest memory in the types of the FUSE server's crate, which uses an older vm-memory than hull.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use super::bitmap::Dirty;
 /// The regions of `memory`, at the same guest-physical addresses.
 ///
 /// # Errors
-/// The older version refuses a mapping that ours has.
+/// The older version refuses a mapping that the newer one accepts.
 pub fn regions(memory: &GuestMemory) -> io::Result<Vec<older::GuestRegionMmap<()>>> {
     memory.iter().map(region).collect()
 }

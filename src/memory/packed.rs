@@ -1,6 +1,6 @@
-//! Bytes that the program carries in its own file, packed by LZ4.
+//! Files inside the program's own file, compressed with LZ4.
 //!
-//! Each `CHUNK` of them is a block of its own, so that a part can be had without the rest, and
+//! Each `CHUNK` bytes are a separate block, so that a part can be unpacked without the rest and
 //! without a buffer as large as the whole. See [`crate::guest`].
 
 use std::fmt;
@@ -17,28 +17,28 @@ pub(super) const CHUNK: usize = 256 << 10;
 /// One packed file inside the program.
 #[derive(Clone, Copy)]
 pub struct Packed {
-    /// The blocks, one behind the other.
+    /// The blocks, one after the other.
     blocks: &'static [u8],
     /// Where each block ends in `blocks`.
     ends: &'static [u32],
     length: usize,
 }
 
-/// Packed bytes did not unpack.
+/// Why packed bytes cannot be unpacked.
 #[derive(Debug, Error)]
 pub enum PackedError {
-    /// The caller's mistake.
+    /// The caller's buffer has the wrong size.
     #[error("a buffer of {buffer} bytes for {length} unpacked ones; it must be of that size")]
     Buffer {
-        /// Size of the caller's buffer.
+        /// Size of that buffer in bytes.
         buffer: usize,
-        /// What [`Packed::len`] says.
+        /// The unpacked size in bytes, [`Packed::len`].
         length: usize,
     },
     /// The program's file is damaged.
     #[error("the guest inside this program is damaged ({reason}); copy or build the program again")]
     Damaged {
-        /// What LZ4 says.
+        /// The message of the decoder.
         reason: String,
     },
 }
@@ -55,7 +55,7 @@ impl Packed {
         self.blocks.len()
     }
 
-    /// Unpack into memory of its own.
+    /// Unpack into a new buffer.
     pub fn unpack(&self) -> Result<Vec<u8>, PackedError> {
         let mut bytes = vec![0; self.length];
         self.unpack_into(&mut bytes)?;
@@ -76,10 +76,10 @@ impl Packed {
         Ok(())
     }
 
-    /// Hand the bytes of `range` to `take`, in order, in pieces of at most `CHUNK`.
+    /// Pass the bytes of `range` to `take`, in order, in pieces of at most `CHUNK` bytes.
     ///
     /// # Errors
-    /// The range does not exist or does not unpack, or whatever `take` says.
+    /// The range does not exist or cannot be unpacked, or `take` returns an error.
     pub fn pieces<E: From<PackedError>>(
         &self,
         range: Range<usize>,

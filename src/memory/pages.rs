@@ -1,7 +1,7 @@
-//! Sets of pages of guest memory, and which pages of it hold something.
+//! Sets of pages of guest memory, and which pages have content.
 //!
-//! A page's place is its *offset*: as if all regions lay one behind the other, in the order of
-//! their addresses, which is how they lie in a snapshot's file.
+//! A page is named by its *offset* in a file that holds all regions one after the other, in the order
+//! of their addresses, as a snapshot's file does.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,18 +13,18 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegion
 use super::GuestMemory;
 use super::bitmap::Dirty;
 
-pub use super::bitmap::PAGE;
+pub use super::layout::PAGE_SIZE as PAGE;
 
-/// Bytes of an entry of /proc/PID/pagemap, which is of one page
+/// Bytes of an entry of /proc/PID/pagemap, one for each page
 /// (Documentation/admin-guide/mm/pagemap.rst).
 const ENTRY: usize = 8;
-/// "Page swapped", of an entry.
+/// Bit 62 of an entry: "page swapped".
 const SWAPPED: u64 = 1 << 62;
-/// "Page present".
+/// Bit 63 of an entry: "page present".
 const PRESENT: u64 = 1 << 63;
-/// "Page is file-page or shared-anon".
+/// Bit 61 of an entry: "page is file-page or shared-anon".
 const OF_FILE: u64 = 1 << 61;
-/// Entries that are read at once.
+/// Entries that one read takes.
 const ENTRIES: usize = 8192;
 
 /// A set of pages, as ranges of offsets: in order, apart from each other, none empty, and all
@@ -33,7 +33,7 @@ const ENTRIES: usize = 8192;
 pub struct Pages(Vec<Range<u64>>);
 
 impl Pages {
-    /// All pages of `memory`.
+    /// The set of all pages of `memory`.
     pub fn all(memory: &GuestMemory) -> Self {
         let bytes = memory.iter().map(GuestMemoryRegion::len).sum();
         let mut pages = Self::default();
@@ -67,11 +67,11 @@ impl Pages {
         pages
     }
 
-    /// The pages of `memory` that may hold something else than zeros: those that were touched, and
+    /// The pages of `memory` that may hold something other than zeros: those that were touched, and
     /// those with content in the file that it was mapped from.
     ///
-    /// What the host knows of its pages is in /proc/self/pagemap; mincore(2) would miss what is
-    /// swapped out. Without /proc it is all pages, and who reads them finds out.
+    /// Read from /proc/self/pagemap, because mincore(2) would miss pages that are swapped out. All
+    /// pages if there is no /proc.
     pub fn touched(memory: &GuestMemory) -> Self {
         Self::touched_by(memory, File::open("/proc/self/pagemap").ok())
     }
@@ -91,22 +91,22 @@ impl Pages {
         pages
     }
 
-    /// In order, apart from each other, none empty.
+    /// The ranges in order, apart from each other, none empty.
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.0
     }
 
-    /// Bytes of all pages.
+    /// Size of all pages in bytes.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// Whether there are none.
+    /// Whether the set has no page.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The pages of either.
+    /// The pages that are in either set.
     pub fn union(&self, other: &Self) -> Self {
         match (self.is_empty(), other.is_empty()) {
             (true, _) => other.clone(),
@@ -115,7 +115,7 @@ impl Pages {
         }
     }
 
-    /// The pages that `other` does not have.
+    /// The pages that are not in `other`.
     pub fn minus(&self, other: &Self) -> Self {
         let mut pages = Self::default();
         let mut others = other.0.iter().peekable();
@@ -138,7 +138,7 @@ impl Pages {
         pages
     }
 
-    /// Add the pages of `range`, which does not begin before the last one does.
+    /// Add the pages of `range`, which must not begin before the last range.
     pub(crate) fn push(&mut self, range: Range<u64>) {
         if range.is_empty() {
             return;
@@ -156,7 +156,7 @@ impl Pages {
 /// The touched pages of `region`, whose first page has the offset `base`.
 fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &mut File, base: u64) -> io::Result<Pages> {
     let file = region.file_offset();
-    // Of a private mapping of a file, only what was written is the mapping's own.
+    // Only written pages belong to a private mapping of a file itself.
     let own = |entry: u64| match file {
         Some(_) => entry & SWAPPED != 0 || entry & (PRESENT | OF_FILE) == PRESENT,
         None => entry & (SWAPPED | PRESENT) != 0,
@@ -188,7 +188,7 @@ fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &mut File, base: u64) ->
     Ok(pages)
 }
 
-/// Where in the `len` bytes from `start` on `file` is no hole, relative to `start`.
+/// The parts of the `len` bytes from `start` on that are not holes of `file`, relative to `start`.
 fn data_of(file: &File, start: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let end = start + len;
@@ -210,7 +210,7 @@ fn data_of(file: &File, start: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
     Ok(ranges)
 }
 
-/// The GPAs of the `range` of offsets: one range, or two where it goes across the MMIO hole.
+/// The GPAs of a `range` of offsets: one range, or two if it crosses the MMIO hole.
 pub(crate) fn at_offsets(
     memory: &GuestMemory,
     range: &Range<u64>,

@@ -1,6 +1,6 @@
-//! The program's own pages: what starting took lets them go again.
+//! Releases pages used only during start-up.
 //!
-//! The packed guest, the command line's parser, the loaders: megabytes that are mapped from the
+//! The packed guest, the parser of the command line, the loaders: megabytes that are mapped from the
 //! program's file and not needed while a guest runs.
 
 use std::ffi::{c_int, c_void};
@@ -8,11 +8,10 @@ use std::ffi::{c_int, c_void};
 use libc::{Elf64_Phdr, PF_W, PF_X, PT_LOAD, PT_NOTE, dl_iterate_phdr, dl_phdr_info};
 use rustix::mm::{Advice, madvise};
 
-/// Page size of x86_64.
-const PAGE: u64 = 4096;
+use super::layout::PAGE_SIZE;
 
-/// A hash of the program's content, which its linker has put into it (ld(1), --build-id); the same of
-/// every copy. Empty if it has not.
+/// A hash of the program's content, which the linker puts into it (ld(1), --build-id); every copy has
+/// the same. Empty if there is none.
 pub fn build_id() -> Vec<u8> {
     let mut id = Vec::new();
     let data = (&raw mut id).cast();
@@ -22,7 +21,7 @@ pub fn build_id() -> Vec<u8> {
     id
 }
 
-/// Of the program, as in [`release_object`].
+/// Callback that finds the build id of the first object, as in [`release_object`].
 extern "C" fn find_id(info: *mut dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
     // SAFETY: the C library hands over a valid `info`, whose headers are the mapped ones, and the
     // vector that `build_id` has given it and does not touch meanwhile.
@@ -33,7 +32,7 @@ extern "C" fn find_id(info: *mut dl_phdr_info, _size: usize, data: *mut c_void) 
     };
     for header in headers.iter().filter(|header| header.p_type == PT_NOTE) {
         let start = base.wrapping_add(header.p_vaddr) as usize;
-        // SAFETY: the segment is mapped, readable, and nobody writes to it.
+        // SAFETY: the segment is mapped and readable, and never written.
         let notes = unsafe {
             let start = std::ptr::with_exposed_provenance(start);
             std::slice::from_raw_parts(start, header.p_memsz as usize)
@@ -43,8 +42,8 @@ extern "C" fn find_id(info: *mut dl_phdr_info, _size: usize, data: *mut c_void) 
     1
 }
 
-/// The GNU build id among ELF notes: of each, the lengths of its name and of what it says, its type,
-/// and then both, at multiples of 4 bytes (ELF, "Note Section").
+/// The GNU build id among ELF notes. Each note has the lengths of its name and its descriptor, its
+/// type, and then both, at multiples of 4 bytes (ELF, "Note Section").
 fn id_among(mut notes: &[u8]) -> Option<&[u8]> {
     const NT_GNU_BUILD_ID: u32 = 3;
     loop {
@@ -60,9 +59,9 @@ fn id_among(mut notes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Give what the program maps of its own file without writing it back to the page cache; a page
-/// comes again when it is touched. Best effort. The same for what was allocated and is free again,
-/// such as the buffers that the guest's parts were unpacked in, which glibc keeps for each thread.
+/// Release the read-only pages of the program's own file, which the host maps again when they are
+/// touched, and freed heap memory, such as the buffers that the guest was unpacked in, which glibc
+/// keeps for each thread. Best effort.
 pub fn release() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) may be called at any time on any thread; it touches free memory alone.
@@ -73,14 +72,14 @@ pub fn release() {
     unsafe { dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
 }
 
-/// Map the program's code as a whole, as far as the host has it in memory: one call in place of a
-/// page fault for each 64 KiB that a start passes through, which is almost all. Best effort.
+/// Map all of the program's code that is in the page cache: one call instead of a page fault for each
+/// 64 KiB that is executed during start-up, which is almost all. Best effort.
 pub fn bring_in() {
     // SAFETY: `populate_object` keeps to the contract of dl_iterate_phdr(3) and takes no data.
     unsafe { dl_iterate_phdr(Some(populate_object), std::ptr::null_mut()) };
 }
 
-/// As [`release_object`], for the code alone.
+/// Callback that maps the code of the first object, as in [`release_object`].
 extern "C" fn populate_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
     each_segment(
         info,
@@ -89,8 +88,8 @@ extern "C" fn populate_object(info: *mut dl_phdr_info, _size: usize, _data: *mut
     )
 }
 
-/// Have all threads allocate from one heap: one of its own for each is megabytes of addresses and
-/// dozens of system calls, and what hull allocates is little.
+/// Make all threads allocate from one heap. A heap for each takes megabytes of addresses and dozens of
+/// system calls, and hull allocates little.
 pub fn one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) may be called at any time; it sets a number.
@@ -99,8 +98,8 @@ pub fn one_heap() {
     };
 }
 
-/// Of the program, which is the first object, and with a linked-in C library the only one but the
-/// vDSO. Its non-zero result ends the iteration.
+/// Callback for the program itself, which is the first object, and with a static C library the only
+/// one besides the vDSO. Its non-zero result ends the iteration.
 extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
     each_segment(
         info,
@@ -109,8 +108,7 @@ extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut 
     )
 }
 
-/// Give `advice` on the segments that `which` picks; only on such that nobody could write. The
-/// result ends an iteration.
+/// Apply `advice` to the read-only segments that `which` selects. The result ends an iteration.
 fn each_segment(
     info: *mut dl_phdr_info,
     which: impl Fn(&Elf64_Phdr) -> bool,
@@ -127,14 +125,14 @@ fn each_segment(
     };
     for header in headers {
         if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 && which(header) {
-            let start = base.wrapping_add(header.p_vaddr) & !(PAGE - 1);
+            let start = base.wrapping_add(header.p_vaddr) & !(PAGE_SIZE - 1);
             let end = base
                 .wrapping_add(header.p_vaddr)
                 .wrapping_add(header.p_memsz);
             let bytes = end.wrapping_sub(start) as usize;
             let start = std::ptr::with_exposed_provenance_mut(start as usize);
-            // SAFETY: whole pages that the kernel mapped privately for this segment and that
-            // nobody could write: read again, they hold the same bytes of the file.
+            // SAFETY: whole pages that the kernel mapped privately and read-only for this segment:
+            // read again, they hold the same bytes of the file.
             let _ = unsafe { madvise(start, bytes, advice) };
         }
     }

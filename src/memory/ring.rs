@@ -1,4 +1,4 @@
-//! Several reads from a file into guest memory at once, by io_uring.
+//! Parallel reads from a file into guest memory, by io_uring.
 
 use std::fs::File;
 use std::io;
@@ -8,28 +8,29 @@ use io_uring::{IoUring, opcode, types};
 
 use super::transfer::Pieces;
 
-/// Reads on their way at once.
+/// Most reads in flight.
 const ENTRIES: u32 = 64;
 
-/// An io_uring of one thread.
+/// An io_uring that one thread uses.
 pub struct Ring(IoUring);
 
 impl Ring {
-    /// A ring.
+    /// A ring with room for 64 reads.
     ///
     /// # Errors
     /// The kernel has no io_uring, forbids it, or is older than 5.5.
     pub fn new() -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES)?;
-        // What follows counts on the kernel not to look at a request's iovecs after its submission.
-        match ring.params().is_feature_submit_stable() {
-            true => Ok(Self(ring)),
-            false => Err(io::ErrorKind::Unsupported.into()),
+        // `read` requires that the kernel does not access a request's iovecs after its submission.
+        if ring.params().is_feature_submit_stable() {
+            Ok(Self(ring))
+        } else {
+            Err(io::ErrorKind::Unsupported.into())
         }
     }
 
-    /// Read into each of `reads` from its byte of `from`; how much came, in the same order. Returns
-    /// when no read is on its way any more.
+    /// Read into each of `reads` from its offset in `from`, and return the bytes read by each, in the
+    /// same order. Returns when no read is in flight any more.
     pub fn read(&mut self, from: &File, reads: &[(u64, Pieces)]) -> Vec<io::Result<usize>> {
         let mut results = Vec::with_capacity(reads.len());
         for part in reads.chunks(ENTRIES as usize) {

@@ -1,4 +1,4 @@
-//! Bytes between a file of the host and guest memory, without a copy of ours in between.
+//! Copies bytes between a file of the host and guest memory, without a buffer in between.
 
 use std::fs::File;
 use std::io;
@@ -8,31 +8,31 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::GuestMemory;
 
-/// Most pieces that one system call takes (IOV_MAX, uapi/linux/uio.h).
-pub const PIECES_MOST: usize = 1024;
+/// Most pieces that one system call accepts (IOV_MAX, uapi/linux/uio.h).
+pub const MAX_PIECES: usize = 1024;
 
-/// A piece of guest memory.
+/// A contiguous range of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// GPA.
+    /// GPA of the first byte.
     pub addr: GuestAddress,
-    /// Bytes, never 0.
+    /// Length in bytes, never 0.
     pub len: u32,
 }
 
-/// Segments of guest memory as the kernel of the host takes them.
+/// Segments of guest memory as iovecs for the host's kernel.
 ///
-/// Each lies in guest memory, which is never unmapped while the machine is there, and which this
-/// program reads and writes only through pointers, as the guest does at the same time.
+/// Each is in guest memory, which stays mapped as long as the machine exists, and which hull accesses
+/// only through pointers, because the guest accesses it at the same time.
 #[derive(Default)]
 pub struct Pieces(Vec<libc::iovec>);
 
-// SAFETY: guest memory, at which the pointers point, belongs to no thread.
+// SAFETY: the pointers point to guest memory, which belongs to no thread.
 unsafe impl Send for Pieces {}
 
 impl Pieces {
-    /// The pieces of `segments`: one each, or two where a segment goes across the MMIO hole's
-    /// edges, which are no neighbours on the host.
+    /// The pieces of `segments`: one each, or two if a segment crosses the MMIO hole, whose edges are not
+    /// adjacent on the host.
     ///
     /// # Errors
     /// A segment that is not all in guest memory.
@@ -42,7 +42,7 @@ impl Pieces {
         Ok(pieces)
     }
 
-    /// The pieces of `segments` behind those that are there.
+    /// Append the pieces of `segments`.
     ///
     /// # Errors
     /// A segment that is not all in guest memory; those before it have been added.
@@ -59,28 +59,28 @@ impl Pieces {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of pieces.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Leave out the first `count` pieces.
+    /// Remove the first `count` pieces.
     pub fn drop_first(&mut self, count: usize) {
         self.0.drain(..count.min(self.0.len()));
     }
 
-    /// Leave out all.
+    /// Remove all pieces, but keep the allocation.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Copy `bytes` to where the pieces begin; how many there was room for.
+    /// Copy `bytes` to the beginning of the pieces, and return how many fitted.
     pub fn fill(&self, mut bytes: &[u8]) -> usize {
         let all = bytes.len();
         for piece in &self.0 {
             let (now, later) = bytes.split_at(bytes.len().min(piece.iov_len));
-            // SAFETY: the piece lies in guest memory (`Pieces`), where no reference points, and
-            // has at least so many bytes.
+            // SAFETY: the piece is in guest memory (`Pieces`), to which no reference exists, and
+            // has at least that many bytes.
             unsafe {
                 piece
                     .iov_base
@@ -92,7 +92,7 @@ impl Pieces {
         all - bytes.len()
     }
 
-    /// Append what is in the pieces from byte `offset` on to `bytes`.
+    /// Append the content of the pieces from byte `offset` on to `bytes`.
     pub fn append_to(&self, mut offset: usize, bytes: &mut Vec<u8>) {
         bytes.reserve(self.len().saturating_sub(offset));
         for piece in &self.0 {
@@ -108,17 +108,17 @@ impl Pieces {
         }
     }
 
-    /// Bytes of all pieces.
+    /// Length of all pieces in bytes.
     pub fn len(&self) -> usize {
         self.0.iter().map(|piece| piece.iov_len).sum()
     }
 
-    /// Whether there are none.
+    /// Whether there is no piece.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Leave out the first `bytes`.
+    /// Remove the first `bytes` bytes.
     pub fn advance(&mut self, mut bytes: usize) {
         self.0.retain_mut(|piece| {
             let gone = bytes.min(piece.iov_len);
@@ -132,7 +132,7 @@ impl Pieces {
     /// One readv(2): from `from`, a stream or a packet socket, into guest memory.
     ///
     /// # Errors
-    /// Of readv(2), WouldBlock among them.
+    /// The errors of readv(2), such as WouldBlock.
     pub fn read(&self, from: impl AsFd) -> io::Result<usize> {
         let (pieces, count) = self.raw();
         let fd = from.as_fd().as_raw_fd();
@@ -143,7 +143,7 @@ impl Pieces {
     /// One writev(2): from guest memory to `to`.
     ///
     /// # Errors
-    /// Of writev(2), WouldBlock among them.
+    /// The errors of writev(2), such as WouldBlock.
     pub fn write(&self, to: impl AsFd) -> io::Result<usize> {
         let (pieces, count) = self.raw();
         let fd = to.as_fd().as_raw_fd();
@@ -151,10 +151,10 @@ impl Pieces {
         done(unsafe { libc::writev(fd, pieces, count) })
     }
 
-    /// All of the pieces from the bytes of `from` at offset `at`.
+    /// Fill all pieces from `from` at offset `at`.
     ///
     /// # Errors
-    /// Of preadv(2), and UnexpectedEof where the file ends early.
+    /// The errors of preadv(2), and UnexpectedEof if the file ends early.
     pub fn read_exact_at(mut self, from: &File, mut at: u64) -> io::Result<()> {
         while !self.is_empty() {
             let (pieces, count) = self.raw();
@@ -173,10 +173,10 @@ impl Pieces {
         Ok(())
     }
 
-    /// All of the pieces to `to` at offset `at`.
+    /// Write all pieces to `to` at offset `at`.
     ///
     /// # Errors
-    /// Of pwritev(2), and WriteZero where nothing more is taken.
+    /// The errors of pwritev(2), and WriteZero if no more bytes are accepted.
     pub fn write_all_at(mut self, to: &File, mut at: u64) -> io::Result<()> {
         while !self.is_empty() {
             let (pieces, count) = self.raw();
@@ -195,9 +195,9 @@ impl Pieces {
         Ok(())
     }
 
-    /// What one system call takes of them.
+    /// The iovecs for one system call, at most [`MAX_PIECES`].
     pub(super) fn raw(&self) -> (*const libc::iovec, libc::c_int) {
-        let count = self.0.len().min(PIECES_MOST);
+        let count = self.0.len().min(MAX_PIECES);
         (self.0.as_ptr(), count as libc::c_int)
     }
 }

@@ -1,8 +1,8 @@
-//! Where a guest's time goes: samples of its instruction pointers, summed up as call stacks.
+//! Where a guest spends its time: samples of its instruction pointers, counted as call stacks.
 //!
-//! Whoever runs the vCPUs takes a [`Sample`] at each tick and hands it to [`Profile::add`], which
-//! finds the callers (`unwind`) and counts. [`Profile::write`] gives the folded stacks that other
-//! tools take (`outer;inner count`) or a flame graph.
+//! `vmm` takes a [`Sample`] of each vCPU at each tick and passes it to [`Profile::add`], which finds the
+//! callers (`unwind`) and counts. [`Profile::write`] writes folded stacks for other tools
+//! (`outer;inner count`) or a flame graph.
 
 #![forbid(unsafe_code)]
 
@@ -19,21 +19,21 @@ use crate::sync::lock;
 pub use sample::Sample;
 use unwind::Unwinder;
 
-/// Different stacks that are counted apart; a guest can make any number.
-const STACKS_MOST: usize = 1 << 16;
-/// Bytes of a stack that a sample has at most: half of a kernel thread's.
-pub const STACK_MOST: usize = 8 << 10;
+/// Most different stacks that are counted: a guest can make any number.
+const MAX_STACKS: usize = 1 << 16;
+/// Most bytes of a stack in a sample: half of a kernel thread's stack.
+pub const MAX_STACK: usize = 8 << 10;
 
-/// How a profile is written.
+/// The format in which a profile is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// An SVG picture.
+    /// An SVG picture of the stacks.
     FlameGraph,
-    /// A line for each stack, outermost function first, and how often it was seen.
+    /// A line for each stack, outermost function first, with its count.
     Folded,
 }
 
-/// What was sampled so far.
+/// The samples counted so far.
 #[derive(Debug)]
 pub struct Profile {
     hertz: u32,
@@ -48,7 +48,7 @@ struct Counts {
     total: Totals,
 }
 
-/// How many samples there were.
+/// The numbers of samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Ticks that were counted.
@@ -57,7 +57,7 @@ pub struct Totals {
     pub lost: u64,
 }
 
-/// Stands for all of user space, of which hull has no symbols.
+/// Stands for all of user space, for which hull has no symbols.
 const USER_SPACE: u64 = u64::MAX;
 
 impl Profile {
@@ -70,7 +70,7 @@ impl Profile {
         }
     }
 
-    /// Samples a second.
+    /// The rate, in samples a second.
     pub fn hertz(&self) -> u32 {
         self.hertz
     }
@@ -81,12 +81,13 @@ impl Profile {
         let counts = &mut *counts;
         let load = || Unwinder::new(self.load());
         let unwinder = counts.unwinder.get_or_insert_with(load);
-        let stack = match sample.user {
-            true => vec![USER_SPACE],
-            false => unwinder.functions(sample, memory),
+        let stack = if sample.user {
+            vec![USER_SPACE]
+        } else {
+            unwinder.functions(sample, memory)
         };
         let ticks = u64::from(sample.ticks);
-        let full = counts.stacks.len() >= STACKS_MOST;
+        let full = counts.stacks.len() >= MAX_STACKS;
         match counts.stacks.get_mut(&(sample.cpu, stack.clone())) {
             Some(count) => *count += ticks,
             None if full => {
@@ -100,20 +101,20 @@ impl Profile {
         counts.total.ticks += ticks;
     }
 
-    /// A sample was taken that could not be kept.
+    /// Count a sample that could not be kept.
     pub fn lose(&self, ticks: u32) {
         lock(&self.counts).total.lost += u64::from(ticks);
     }
 
-    /// How many samples there were.
+    /// The numbers of samples so far.
     pub fn totals(&self) -> Totals {
         lock(&self.counts).total
     }
 
-    /// Write what was sampled.
+    /// Write the profile in this format.
     ///
     /// # Errors
-    /// `to` takes no more; a flame graph of no samples.
+    /// Writing fails, or there are no samples for a flame graph.
     pub fn write(&self, form: Form, mut to: impl Write) -> io::Result<()> {
         let lines = self.folded();
         match form {
@@ -160,7 +161,7 @@ fn name(address: u64, symbols: &Symbols) -> String {
         return "user space".into();
     }
     match symbols.lookup(address) {
-        // What separates frames and counts has no place in a name, which may be anything.
+        // A name may be anything, but must not contain the separators of frames and counts.
         Some((name, _)) => name.replace([';', ' '], "_"),
         None => format!("{address:#x}"),
     }

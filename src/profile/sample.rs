@@ -1,24 +1,24 @@
-//! One sample, as it is taken on a vCPU's thread.
+//! A sample of a vCPU, taken on its thread.
 
 use crate::kvm::walk::Paging;
 
-/// What a vCPU was doing at a tick.
+/// The state of a vCPU at a tick.
 #[derive(Debug)]
 pub struct Sample {
-    /// Which vCPU.
+    /// Number of the vCPU.
     pub cpu: usize,
-    /// Ticks that it stands for: the vCPU may have been busy outside of the guest for some.
+    /// Ticks that it counts for: the vCPU may have missed some outside of the guest.
     pub ticks: u32,
-    /// RIP.
+    /// RIP, in the guest's linear addresses.
     pub rip: u64,
-    /// RSP.
+    /// RSP, where `stack` begins.
     pub rsp: u64,
-    /// RBP.
+    /// RBP, which may be a frame pointer.
     pub rbp: u64,
-    /// At CPL 3.
+    /// Whether it was at CPL 3.
     pub user: bool,
-    /// How addresses are translated.
+    /// The paging, to read the guest's code.
     pub paging: Paging,
-    /// The stack from RSP on, as far as it could be read.
+    /// The stack from RSP on, as far as it is readable.
     pub stack: Vec<u8>,
 }

@@ -1,9 +1,9 @@
-//! From a sample to the functions that were being called.
+//! From a sample to its call stack.
 //!
-//! Where RBP leads along a chain of frames, that is it. Kernels without frame pointers have their
-//! stack searched instead: the next frame's return address is the nearest word that lies behind a
-//! call of the function found last, or behind an indirect call. The call instructions are read from
-//! the guest's text; without symbols only frame pointers help.
+//! If RBP starts a chain of frames, that is used. For a kernel without frame pointers the stack is
+//! searched instead: the next return address is the nearest word that points right after a call of
+//! the function found last, or after an indirect call. The call instructions are read from the
+//! guest's code; without symbols only frame pointers work.
 
 use std::collections::HashMap;
 
@@ -11,19 +11,19 @@ use super::sample::Sample;
 use crate::memory::GuestMemory;
 use crate::symbols::Symbols;
 
-/// Deepest stack that is told whole; of a deeper one the outermost functions are left out.
-const DEPTH_MOST: usize = 128;
-/// Words that are searched for a function's return address.
+/// Most functions of a stack; of a deeper one the outermost functions are left out.
+const MAX_DEPTH: usize = 128;
+/// Words of the stack that are searched for a function's return address.
 const WINDOW: usize = 256;
-/// Return addresses whose call is remembered.
-const CALLS_MOST: usize = 1 << 16;
-/// Longest call instruction that is recognised.
-const CALL_MOST: usize = 7;
+/// Most return addresses whose call is cached.
+const MAX_CALLS: usize = 1 << 16;
+/// Longest call instruction that is recognised, in bytes.
+const MAX_CALL: usize = 7;
 
-/// What stands before a return address.
+/// The instruction before a return address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// No call.
+    /// The instruction is not a call.
     None,
     /// A call of this address.
     Direct(u64),
@@ -31,7 +31,7 @@ pub enum Call {
     Indirect,
 }
 
-/// Finds callers.
+/// Finds the callers of a sample.
 #[derive(Debug)]
 pub struct Unwinder {
     symbols: Symbols,
@@ -39,7 +39,7 @@ pub struct Unwinder {
 }
 
 impl Unwinder {
-    /// For a guest with these symbols.
+    /// An unwinder for a guest with these symbols.
     pub fn new(symbols: Symbols) -> Self {
         Self {
             symbols,
@@ -47,8 +47,8 @@ impl Unwinder {
         }
     }
 
-    /// The functions of a sample of the kernel, innermost first, as addresses inside each: its
-    /// first, where that is known, so that samples of a function are one.
+    /// The functions of a sample in the kernel, innermost first, each by its first address if that is
+    /// known, so that all samples of a function count together.
     pub fn functions(&mut self, sample: &Sample, memory: &GuestMemory) -> Vec<u64> {
         let mut places = vec![sample.rip];
         let by_frames = self.by_frame_pointers(sample, memory);
@@ -63,7 +63,7 @@ impl Unwinder {
     fn by_frame_pointers(&mut self, sample: &Sample, memory: &GuestMemory) -> Vec<u64> {
         let mut places = Vec::new();
         let mut frame = sample.rbp;
-        while places.len() < DEPTH_MOST {
+        while places.len() < MAX_DEPTH {
             let (Some(next), Some(back)) = (
                 word_at(sample, frame),
                 frame.checked_add(8).and_then(|at| word_at(sample, at)),
@@ -82,13 +82,13 @@ impl Unwinder {
         places
     }
 
-    /// Return addresses found on the stack.
+    /// Return addresses found by searching the stack.
     fn by_search(&mut self, sample: &Sample, memory: &GuestMemory) -> Vec<u64> {
         let words: Vec<u64> = words(&sample.stack).collect();
         let mut places = Vec::new();
         let mut function = self.start(sample.rip);
         let mut from = 0;
-        while places.len() < DEPTH_MOST {
+        while places.len() < MAX_DEPTH {
             let Some((index, back)) = self.caller_of(function, &words, from, sample, memory) else {
                 break;
             };
@@ -99,8 +99,8 @@ impl Unwinder {
         places
     }
 
-    /// The nearest word from index `from` on that lies behind a call of `function`: directly or, as
-    /// good, through a pointer; or else behind a call of another, which may have jumped to it.
+    /// The nearest word from index `from` on that points right after a direct call of `function` or an
+    /// indirect call; or else after a call of another function, which may have jumped to it.
     fn caller_of(
         &mut self,
         function: u64,
@@ -126,7 +126,7 @@ impl Unwinder {
         second
     }
 
-    /// The first address of the function around `place`, or `place`.
+    /// The first address of the function that contains `place`, or `place`.
     fn start(&self, place: u64) -> u64 {
         match self.symbols.lookup(place) {
             Some((_, offset)) => place - offset,
@@ -134,26 +134,26 @@ impl Unwinder {
         }
     }
 
-    /// What stands before the address `back`.
+    /// The call before the address `back`.
     fn call(&mut self, back: u64, sample: &Sample, memory: &GuestMemory) -> Call {
         if let Some(known) = self.calls.get(&back) {
             return *known;
         }
-        let mut bytes = [0; CALL_MOST];
-        let start = back.wrapping_sub(CALL_MOST as u64);
+        let mut bytes = [0; MAX_CALL];
+        let start = back.wrapping_sub(MAX_CALL as u64);
         let call = match sample.paging.look(memory, start, &mut bytes) {
-            CALL_MOST => self.decode(&bytes, back),
+            MAX_CALL => self.decode(&bytes, back),
             _ => Call::None,
         };
-        if self.calls.len() < CALLS_MOST {
+        if self.calls.len() < MAX_CALLS {
             self.calls.insert(back, call);
         }
         call
     }
 
-    fn decode(&self, bytes: &[u8; CALL_MOST], back: u64) -> Call {
+    fn decode(&self, bytes: &[u8; MAX_CALL], back: u64) -> Call {
         match call_before(bytes, back) {
-            // Where indirect branches are guarded they are calls of a thunk.
+            // Kernels with retpolines make indirect calls through a thunk.
             Call::Direct(target)
                 if self
                     .symbols
@@ -169,7 +169,7 @@ impl Unwinder {
 
 /// The call that ends at the end of `bytes`, which is the address `back` (Intel SDM 2A, CALL: E8
 /// with a displacement of 32 bits; FF /2 with any operand).
-pub fn call_before(bytes: &[u8; CALL_MOST], back: u64) -> Call {
+pub fn call_before(bytes: &[u8; MAX_CALL], back: u64) -> Call {
     let [.., opcode, d0, d1, d2, d3] = *bytes;
     if opcode == 0xe8 {
         let distance = i32::from_le_bytes([d0, d1, d2, d3]);
@@ -186,12 +186,9 @@ pub fn call_before(bytes: &[u8; CALL_MOST], back: u64) -> Call {
             (2, _) => 4,
             _ => 0,
         };
-        reg == 2 && at + 2 + sib + displacement == CALL_MOST
+        reg == 2 && at + 2 + sib + displacement == MAX_CALL
     });
-    match indirect {
-        true => Call::Indirect,
-        false => Call::None,
-    }
+    if indirect { Call::Indirect } else { Call::None }
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {

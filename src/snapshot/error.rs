@@ -8,126 +8,126 @@ use thiserror::Error;
 use super::header::VERSION;
 use super::id::Id;
 
-/// A snapshot cannot be written, or not be read.
+/// Why a snapshot cannot be written or read.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    /// A system call failed.
+    /// A system call on a file or folder failed.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
-        /// What was to be done.
+        /// The action, as in "cannot open".
         what: &'static str,
-        /// With what.
+        /// The file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// There is none.
+    /// The folder has no snapshot.
     #[error("{} has no file `state`: name the folder of a snapshot of hull's", dir.display())]
     Missing {
-        /// The folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
     },
-    /// Something else is there.
-    #[error("{} is no snapshot of hull's; name another folder", path.display())]
+    /// The file is not a snapshot of hull's.
+    #[error("{} is not a snapshot of hull's; name another folder", path.display())]
     Foreign {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
     },
-    /// Of a later hull.
+    /// A later version of hull wrote it.
     #[error(
         "{} has the snapshot format {version}, this hull knows {VERSION}: use the hull that made it, \
          or a newer one",
         path.display()
     )]
     Newer {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
-        /// Its format.
+        /// The version of its format.
         version: u32,
     },
-    /// Of an earlier hull.
+    /// An earlier version of hull wrote it.
     #[error(
         "{} has the snapshot format {version}, this hull knows {VERSION}: use the hull that made it, \
          or take a new snapshot",
         path.display()
     )]
     Older {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
-        /// Its format.
+        /// The version of its format.
         version: u32,
     },
     /// The file ends early.
     #[error("{} is cut off: copy it again, or take a new snapshot", path.display())]
     Truncated {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
     },
-    /// The file is not what was written.
+    /// The content of the file has changed.
     #[error("{} is damaged ({part}): copy it again, or take a new snapshot", path.display())]
     Damaged {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
-        /// Which part, and how if that is known.
+        /// The damaged part, and how if that is known.
         part: String,
     },
-    /// The memory is not there.
-    #[error("{} is missing, without which its snapshot is nothing: copy it, too", path.display())]
+    /// The file of guest memory is missing.
+    #[error("{} is missing, which belongs to the snapshot: copy it, too", path.display())]
     MemoryMissing {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
     },
-    /// The memory is another, or not all.
+    /// The file of guest memory has another size.
     #[error(
         "{} has {found} bytes instead of {expected}: copy it again, or take a new snapshot",
         path.display()
     )]
     MemorySize {
-        /// The file.
+        /// The file in question.
         path: PathBuf,
-        /// Its bytes.
+        /// Its size in bytes.
         found: u64,
-        /// As `state` says.
+        /// The size that `state` has recorded.
         expected: u64,
     },
-    /// There is only what changed since another one.
+    /// The snapshot is a diff, which cannot be restored by itself.
     #[error(
         "{} is a diff to the snapshot {parent}: merge both first (hull snapshot merge)",
         dir.display()
     )]
     Diff {
-        /// The folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
-        /// To which it is one.
+        /// The snapshot to which it is a diff.
         parent: Id,
     },
-    /// Merged with something else than its parent.
+    /// The snapshot before it is not its parent.
     #[error(
-        "{} is no diff to the snapshot {before}, which comes before it: name the snapshots in the \
+        "{} is not a diff to the snapshot {before}, which is named before it: name the snapshots in the \
          order in which they were taken",
         dir.display()
     )]
     Order {
-        /// The folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
         /// The snapshot before it.
         before: Id,
     },
-    /// Somebody else writes there.
+    /// Another process is writing a snapshot to the folder.
     #[error("another hull is writing a snapshot to {}: wait for it, or name another folder", dir.display())]
     Busy {
-        /// The folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
     },
-    /// More than a reader would take.
+    /// The state is larger than a reader accepts.
     #[error("the state of this machine is too large for a snapshot ({what})")]
     TooLarge {
-        /// What is.
+        /// The count or size that is too large.
         what: String,
     },
 }
 
-/// Makes an [`SnapshotError::Io`] of what failed.
+/// Make an [`SnapshotError::Io`] from the error of a system call.
 pub(super) fn failed<E: Into<io::Error>>(
     what: &'static str,
     path: impl Into<PathBuf>,

@@ -1,47 +1,47 @@
-//! The file `state`: sections behind a table (picture in `snapshot`). Bytes to sections and back,
-//! no files.
+//! The file `state`: sections after a table (picture in `snapshot`). Encodes and decodes bytes, and
+//! accesses no files.
 
 use std::ops::Range;
 
 /// The version of the format and of all payloads.
 pub const VERSION: u32 = 2;
 
-/// Names a section.
+/// The name of a section.
 pub type Tag = [u8; 4];
 
-/// Largest `state` that is read or written: that of a large machine with memory in many pieces is
-/// far below.
-pub(super) const STATE_MOST: u64 = 128 << 20;
-/// Most sections.
-pub(super) const SECTIONS_MOST: u32 = 4096;
+/// Largest `state` that is read or written, in bytes: even a large machine with memory in many extents
+/// needs far less.
+pub(super) const MAX_STATE: u64 = 128 << 20;
+/// Most sections that a file may have.
+pub(super) const MAX_SECTIONS: u32 = 4096;
 
 const MAGIC: &[u8; 8] = b"HULLSNAP";
-/// Magic, version, count.
+/// Bytes of magic, version and count.
 const FIXED: usize = 16;
-/// An entry of the table.
+/// Bytes of an entry of the table.
 const ENTRY: usize = 16;
-/// The CRC-32 behind the table.
+/// Bytes of the CRC-32 after the table.
 const CRC: usize = 4;
 
-/// What is wrong with a file.
+/// Why a file cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     Foreign,
     Newer(u32),
     Older(u32),
     Truncated,
-    /// Which part.
+    /// The content is damaged: the part.
     Damaged(String),
 }
 
-/// A section of a file: where its payload is.
+/// A section of a file, and the range of its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Section {
     pub tag: Tag,
     pub payload: Range<usize>,
 }
 
-/// The file of `sections`.
+/// The file that holds `sections`.
 pub(super) fn encode(sections: &[(Tag, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(MAGIC);
@@ -59,7 +59,7 @@ pub(super) fn encode(sections: &[(Tag, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// The sections of a file, when all of it is as it was written.
+/// The sections of a file, after checking that all of it is intact.
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Section>, Fault> {
     let magic = &bytes[..bytes.len().min(MAGIC.len())];
     if magic != &MAGIC[..magic.len()] {
@@ -71,7 +71,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Section>, Fault> {
         version => return Err(Fault::Older(version)),
     }
     let count = number(bytes, 12).ok_or(Fault::Truncated)?;
-    if count > SECTIONS_MOST {
+    if count > MAX_SECTIONS {
         return Err(damaged("count of sections"));
     }
     let end = FIXED + count as usize * ENTRY;
@@ -99,13 +99,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Section>, Fault> {
         });
         at = next;
     }
-    match at == bytes.len() {
-        true => Ok(sections),
-        false => Err(damaged("more behind its end")),
+    if at == bytes.len() {
+        Ok(sections)
+    } else {
+        Err(damaged("data after its end"))
     }
 }
 
-/// `tag` as text.
+/// `tag` as text, for messages.
 pub(super) fn name(tag: Tag) -> String {
     tag.escape_ascii().to_string()
 }

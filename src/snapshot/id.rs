@@ -1,8 +1,8 @@
-//! The name of one snapshot.
+//! The id of one snapshot.
 
 use std::fmt;
 
-/// Names one snapshot, at random.
+/// Identifies one snapshot; random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(pub [u8; 16]);
 

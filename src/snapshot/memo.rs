@@ -1,4 +1,4 @@
-//! Section "MEMO": what belongs to the file of guest memory. Bytes to plain data and back.
+//! Section "MEMO": the description of the file of guest memory, encoded and decoded.
 
 use std::ops::Range;
 
@@ -10,33 +10,33 @@ use crate::memory::pages::{PAGE, Pages};
 
 pub(super) const TAG: Tag = *b"MEMO";
 
-/// Most regions of guest memory that anybody has.
-const REGIONS_MOST: usize = 16;
-/// Below is all of guest memory, and so all sums below fit (Intel SDM 3A 4.1.4: 52 bits).
+/// Most regions of guest memory that a snapshot may have.
+const MAX_REGIONS: usize = 16;
+/// The end of all physical addresses (Intel SDM 3A 4.1.4: 52 bits), so that no sum here overflows.
 const ADDRESSES: u64 = 1 << 52;
 
-/// The section, as it is in the file.
+/// The section as it is stored.
 #[derive(Deserialize, Serialize)]
 struct Stored {
     id: [u8; 16],
     parent: Option<[u8; 16]>,
-    /// GPA and bytes.
+    /// GPA and size of each region.
     regions: Vec<(u64, u64)>,
-    /// Pages from the end of the extent before, and pages.
+    /// Of each extent, the pages between the previous one and it, and its pages.
     extents: Vec<(u64, u64)>,
     crc: u32,
 }
 
-/// What belongs to a file of guest memory.
+/// The description of a file of guest memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Memo {
     pub id: Id,
     pub parent: Option<Id>,
-    /// GPA and bytes.
+    /// GPA and size of each region.
     pub regions: Vec<(u64, u64)>,
-    /// Where the file has content; in a diff, what it says anything about.
+    /// The extents with content; in a diff, those that it replaces.
     pub extents: Vec<Range<u64>>,
-    /// CRC-32 of the extents, one behind the other.
+    /// CRC-32 of all extents, in order.
     pub crc: u32,
 }
 
@@ -45,7 +45,7 @@ impl Memo {
         self.regions.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// The extents, as pages.
+    /// The extents as a set of pages.
     pub fn pages(&self) -> Pages {
         Pages::from_ranges(self.extents.iter().cloned())
     }
@@ -66,11 +66,11 @@ impl Memo {
         })
     }
 
-    /// What `bytes` say, or what is wrong with it.
+    /// Decode `bytes`; the error says which part is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let stored = match postcard::take_from_bytes::<Stored>(bytes) {
             Ok((stored, [])) => stored,
-            Ok(_) => return Err("more than the section".into()),
+            Ok(_) => return Err("data after the section".into()),
             Err(error) => return Err(error.to_string()),
         };
         let total = judge(&stored.regions)?;
@@ -81,10 +81,10 @@ impl Memo {
                 let end = pages.checked_mul(PAGE)?.checked_add(after)?;
                 (end <= total).then_some(end)
             };
-            let start = place(between, end).ok_or("an extent behind the end")?;
+            let start = place(between, end).ok_or("an extent after the end")?;
             let next = place(pages, start).ok_or("an extent beyond the end")?;
             if pages == 0 || (between == 0 && index > 0) {
-                return Err("an extent that is none of its own".into());
+                return Err("an extent that touches the one before".into());
             }
             extents.push(start..next);
             end = next;
@@ -99,9 +99,9 @@ impl Memo {
     }
 }
 
-/// The bytes of `regions`, if they can be some guest's.
+/// The size of `regions`, if a guest can have them.
 fn judge(regions: &[(u64, u64)]) -> Result<u64, &'static str> {
-    if regions.is_empty() || regions.len() > REGIONS_MOST {
+    if regions.is_empty() || regions.len() > MAX_REGIONS {
         return Err("no regions, or too many");
     }
     let (mut free, mut total) = (0u64, 0u64);
@@ -109,7 +109,7 @@ fn judge(regions: &[(u64, u64)]) -> Result<u64, &'static str> {
         let end = gpa.checked_add(bytes).filter(|end| *end <= ADDRESSES);
         let end = end.ok_or("a region beyond all addresses")?;
         if bytes == 0 || !gpa.is_multiple_of(PAGE) || !bytes.is_multiple_of(PAGE) {
-            return Err("a region that is not of pages");
+            return Err("a region that is not whole pages");
         }
         if gpa < free {
             return Err("regions out of order");

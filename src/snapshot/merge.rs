@@ -1,4 +1,4 @@
-//! One whole snapshot of a whole one and its diffs.
+//! Merges a snapshot and its diffs into one.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -9,12 +9,12 @@ use super::read::{self, STEP, Snapshot, memory_name};
 use super::write::Writer;
 use crate::memory::pages::Pages;
 
-/// Make a whole snapshot in `out` of the one in `base` and what changed since, which is in `diffs`,
-/// in the order in which they were taken: the state is the last one's. `out` may be one of them.
-/// `progress` is told after each step how many bytes are copied, and of how many.
+/// Merge the snapshot in `base` and its `diffs`, in the order in which they were taken, into one in
+/// `out`, with the state of the last one. `out` may be one of them. After each step `progress` gets
+/// the bytes copied so far, and the bytes to copy.
 ///
 /// # Errors
-/// They do not belong together, one is damaged, or of writing.
+/// They do not belong together, one is damaged, or writing fails.
 pub fn merge(
     base: &Path,
     diffs: &[&Path],
@@ -25,7 +25,7 @@ pub fn merge(
     let Some(last) = layers.last() else {
         return Err(SnapshotError::Missing { dir: base.into() });
     };
-    // Of each page, the newest that any says.
+    // Take each page from the newest layer that has it.
     let mut taken = Pages::default();
     let mut copies = Vec::new();
     for (index, layer) in layers.iter().enumerate().rev() {
@@ -63,7 +63,7 @@ pub fn merge(
     writer.commit()
 }
 
-/// The snapshots, each a diff to the one before it, with memory that is as it was written.
+/// Open the snapshots, each a diff to the one before it, and check their memory.
 fn open_chain(base: &Path, diffs: &[&Path]) -> Result<Vec<Snapshot>, SnapshotError> {
     let mut layers = vec![read::open(base)?];
     for dir in diffs {

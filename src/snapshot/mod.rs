@@ -1,4 +1,4 @@
-//! A machine on disk: a folder with a file of state and a file of guest memory.
+//! A saved machine: a folder with a file of state and a file of guest memory.
 //!
 //! ```text
 //!  DIR/                  0700
@@ -8,27 +8,27 @@
 //!                        of each section: tag                4 ┐
 //!                                         length             8 │ the table
 //!                                         CRC-32 of payload  4 ┘
-//!                        CRC-32 of all that is above         4
+//!                        CRC-32 of everything above          4
 //!                        payloads, in the table's order, without gaps; the file ends with the last
-//!    memory-ID           guest memory, region behind region; a hole where nothing is
+//!    memory-ID           guest memory, one region after the other, with holes for zeros
 //!
 //!  section "MEMO" (by postcard, as are the others): this snapshot's id, which is the ID in the
-//!  file's name as 32 hexadecimal digits; the id of the snapshot that it is a diff to, if it is one;
-//!  the regions: GPA, bytes; the extents with content: pages between, pages; CRC-32 of all extents.
+//!  file's name as 32 hexadecimal digits; the id of the parent, if this is a diff; the regions: GPA,
+//!  bytes; the extents with content: pages between, pages; CRC-32 of all extents.
 //!
 //!  guest memory   0 ──────────── 3 GiB     4 GiB ───────
 //!                 │   region 0   │  hole   │  region 1  │
 //!  memory-ID      │   region 0   │  region 1  │        offset = bytes of the regions before
 //! ```
 //!
-//! `state` is what makes a snapshot: a [`Writer`] puts all beside it (`memory-ID`, `state.tmp`) and
-//! renames `state.tmp` over it at the end; then it removes what the old one used. Killed at any
-//! moment it leaves the old snapshot whole, or the new one; what else lies about, the next writer
-//! removes. One writer at a time: it holds a lock (flock(2)) on DIR.
+//! The file `state` decides which snapshot is valid: a [`Writer`] writes `memory-ID` and `state.tmp`,
+//! renames `state.tmp` to `state`, and then removes the files of the old snapshot. If it is killed,
+//! either the old or the new snapshot is complete; the next writer removes other files. Only one
+//! writer is allowed at a time: it holds a lock (flock(2)) on DIR.
 //!
-//! A reader ([`open`]) trusts nothing of what it reads. The version is [`VERSION`], which grows with
-//! every change to the format *or to any payload*; other versions are refused by name. What the
-//! payloads mean is known to who makes them; only "MEMO" is of this module.
+//! A reader ([`open`]) checks everything that it reads. The version is [`VERSION`], which grows with
+//! every change to the format *or to any payload*; other versions are refused. This module defines
+//! only the payload "MEMO"; the callers define the others.
 
 mod error;
 mod header;

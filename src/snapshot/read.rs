@@ -1,4 +1,4 @@
-//! Reading: nothing is taken on trust.
+//! Reads a snapshot and checks everything in it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{SnapshotError, failed};
-use super::header::{self, Fault, STATE_MOST, Section, Tag};
+use super::header::{self, Fault, MAX_STATE, Section, Tag};
 use super::id::Id;
 use super::memo::{self, Memo};
 use crate::memory::file::MemoryFile;
 
-/// Bytes that are read at once.
+/// Bytes that one read takes.
 pub(super) const STEP: usize = 256 << 10;
 
-/// A snapshot whose state was found to be whole, and whose memory is there.
+/// A snapshot whose state is intact and whose file of memory exists.
 #[derive(Debug)]
 pub struct Snapshot {
     dir: PathBuf,
@@ -25,11 +25,11 @@ pub struct Snapshot {
     memory: MemoryFile,
 }
 
-/// The whole snapshot in `dir`, with all of `state` checked, and that the memory is there and of
-/// the right size. The memory itself is not read ([`Snapshot::check_memory`]).
+/// Open the snapshot in `dir`, which must not be a diff. All of `state` is checked, and that the file
+/// of memory has the right size; its content is not read ([`Snapshot::check_memory`]).
 ///
 /// # Errors
-/// Nothing that this hull can go on from, by name.
+/// The folder has no snapshot that this version of hull can restore.
 pub fn open(dir: &Path) -> Result<Snapshot, SnapshotError> {
     let snapshot = open_layer(dir)?;
     match snapshot.memo.parent {
@@ -41,13 +41,13 @@ pub fn open(dir: &Path) -> Result<Snapshot, SnapshotError> {
     }
 }
 
-/// As [`open`], and a diff is fine, too.
+/// As [`open`], for a diff as well.
 ///
 /// # Errors
-/// As those of [`open`].
+/// As [`open`].
 pub fn open_layer(dir: &Path) -> Result<Snapshot, SnapshotError> {
     match open_once(dir) {
-        // Perhaps a writer was faster: then `state` is another by now.
+        // A writer may have replaced the snapshot meanwhile: then `state` has changed.
         Err(SnapshotError::MemoryMissing { .. }) => open_once(dir),
         result => result,
     }
@@ -77,12 +77,12 @@ fn open_once(dir: &Path) -> Result<Snapshot, SnapshotError> {
     })
 }
 
-/// The name of the memory of the snapshot `id`.
+/// The name of the file of memory of the snapshot `id`.
 pub(super) fn memory_name(id: Id) -> String {
     format!("memory-{id}")
 }
 
-/// The id of the snapshot in `dir`, if one is there that this hull knows.
+/// The id of the snapshot in `dir`, if there is one that this version of hull can read.
 pub(super) fn current(dir: &Path) -> Result<Option<Id>, SnapshotError> {
     let path = dir.join("state");
     let bytes = match read_state(dir, &path) {
@@ -102,11 +102,11 @@ fn read_state(dir: &Path, path: &Path) -> Result<Vec<u8>, SnapshotError> {
         file => file.map_err(failed("open", path))?,
     };
     let data = file.metadata().map_err(failed("look at", path))?;
-    if !data.is_file() || data.len() > STATE_MOST {
+    if !data.is_file() || data.len() > MAX_STATE {
         return Err(SnapshotError::Foreign { path: path.into() });
     }
     let mut bytes = Vec::with_capacity(data.len() as usize);
-    let read = file.take(STATE_MOST).read_to_end(&mut bytes);
+    let read = file.take(MAX_STATE).read_to_end(&mut bytes);
     read.map_err(failed("read", path))?;
     Ok(bytes)
 }
@@ -132,7 +132,7 @@ fn open_memory(path: &Path, memo: &Memo) -> Result<File, SnapshotError> {
     }
 }
 
-/// Opens without waiting, as a pipe in a file's place would have it.
+/// Open without blocking, which a pipe in place of the file would do.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -155,12 +155,12 @@ fn refusal(path: &Path, fault: Fault) -> SnapshotError {
 }
 
 impl Snapshot {
-    /// Its name.
+    /// The id of this snapshot.
     pub fn id(&self) -> Id {
         self.memo.id
     }
 
-    /// The snapshot that it is a diff to.
+    /// The snapshot to which it is a diff, if it is one.
     pub fn parent(&self) -> Option<Id> {
         self.memo.parent
     }
@@ -183,15 +183,15 @@ impl Snapshot {
         others.map(payload)
     }
 
-    /// Guest memory.
+    /// The file of guest memory.
     pub fn memory(&self) -> &MemoryFile {
         &self.memory
     }
 
-    /// Read all of the memory, and see that it is what was written.
+    /// Read all of the memory and compare its CRC-32.
     ///
     /// # Errors
-    /// It is not, or cannot be read.
+    /// The content has changed or cannot be read.
     pub fn check_memory(&self) -> Result<(), SnapshotError> {
         let path = self.memory_path();
         let mut crc = crc32fast::Hasher::new();
@@ -206,13 +206,11 @@ impl Snapshot {
                 at += buffer.len() as u64;
             }
         }
-        match crc.finalize() == self.memo.crc {
-            true => Ok(()),
-            false => Err(SnapshotError::Damaged {
-                path,
-                part: "guest memory".into(),
-            }),
+        if crc.finalize() == self.memo.crc {
+            return Ok(());
         }
+        let part = "guest memory".into();
+        Err(SnapshotError::Damaged { path, part })
     }
 
     pub(super) fn memory_path(&self) -> PathBuf {

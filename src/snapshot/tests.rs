@@ -210,7 +210,7 @@ fn no_part_of_a_state_is_taken_for_all_of_it() {
     }
     fs::write(&path, [&state[..], &[0]].concat()).expect("written");
     let error = open(folder.path()).expect_err("too long").to_string();
-    assert!(error.contains("more behind its end"), "{error}");
+    assert!(error.contains("data after its end"), "{error}");
 }
 
 #[test]

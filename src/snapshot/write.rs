@@ -1,4 +1,4 @@
-//! Writing: all beside the old snapshot, then one rename.
+//! Writes a snapshot beside the old one, which one rename replaces.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,24 +12,24 @@ use vm_memory::{Address, GuestMemoryBackend};
 use vm_memory::{Bytes, GuestMemoryRegion};
 
 use super::error::{SnapshotError, failed};
-use super::header::{self, SECTIONS_MOST, STATE_MOST, Tag};
+use super::header::{self, MAX_SECTIONS, MAX_STATE, Tag};
 use super::id::Id;
 use super::memo::{self, Memo};
 use super::read::{self, STEP, memory_name};
 use crate::memory::GuestMemory;
 use crate::memory::pages::{PAGE, Pages, at_offsets};
 
-/// A page of nothing.
+/// A page of zeros, which is not written.
 const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
-/// Writes one snapshot: [`Writer::memory`], [`Writer::section`] as often as there are any, then
-/// [`Writer::commit`]. Without that last one nothing is left of it, and the old snapshot is whole.
+/// Writes one snapshot: call [`Writer::memory`], [`Writer::section`] for each section, then
+/// [`Writer::commit`]. Without the last call no files stay, and the old snapshot is intact.
 #[derive(Debug)]
 pub struct Writer {
     dir: PathBuf,
-    /// The folder, which holds the lock.
+    /// The open folder, which holds the lock.
     lock: File,
-    /// Whether the folder is of our making.
+    /// Whether this writer has made the folder.
     made: bool,
     sync: bool,
     memo: Memo,
@@ -38,11 +38,11 @@ pub struct Writer {
     committed: bool,
 }
 
-/// A step of [`Writer::commit`].
+/// One of the steps of [`Writer::commit`].
 type Step = fn(&mut Writer) -> Result<(), SnapshotError>;
 
-/// What [`Writer::commit`] does, one after the other. Before the rename the old snapshot counts,
-/// from then on the new one.
+/// The steps of [`Writer::commit`] in order. Until the rename the old snapshot is valid, from then on
+/// the new one.
 pub(super) const STEPS: [Step; 5] = [
     Writer::sync_memory,
     Writer::write_state,
@@ -52,11 +52,11 @@ pub(super) const STEPS: [Step; 5] = [
 ];
 
 impl Writer {
-    /// A snapshot in the folder `dir`, which is made if it is not there, and may have an old one.
-    /// With `sync` it is on the disk at the end, whatever happens to the host then.
+    /// Begin a snapshot in the folder `dir`, which is made if it is missing and may have an old one.
+    /// With `sync` it is on the disk at the end and survives a crash of the host.
     ///
     /// # Errors
-    /// The folder cannot be written to, has something else in it, or another writer.
+    /// The folder cannot be written to, has other content, or has another writer.
     pub fn create(dir: &Path, sync: bool) -> Result<Self, SnapshotError> {
         let made = !dir.exists();
         let mut builder = DirBuilder::new();
@@ -72,11 +72,11 @@ impl Writer {
         }
         match read::current(dir) {
             Ok(id) => remove_others(dir, id)?,
-            // Not ours to write over.
+            // Do not overwrite files of others.
             Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Io { .. })) => {
                 return Err(error);
             }
-            // Worth nothing to this hull, but it takes it away only when it has another.
+            // Of no use to this hull, but only removed when the new snapshot is complete.
             Err(_) => {}
         }
         let mut id = Id([0; 16]);
@@ -104,23 +104,23 @@ impl Writer {
         })
     }
 
-    /// Its name, once it is committed.
+    /// The id of the snapshot, once it is committed.
     pub fn id(&self) -> Id {
         self.memo.id
     }
 
-    /// Bytes of memory that were written.
+    /// Bytes of guest memory written so far.
     pub fn memory_bytes(&self) -> u64 {
         self.memo.pages().bytes()
     }
 
-    /// Write what is in `pages` of `memory`, in which nobody writes meanwhile. With a `base` it is
-    /// a diff to that snapshot: `pages` are those that may differ from it.
+    /// Write `pages` of `memory`, which must not change meanwhile. With a `base` the snapshot is a diff
+    /// to that one: `pages` are those that may differ from it.
     ///
     /// Pages of zeros take no space in the file.
     ///
     /// # Errors
-    /// Of writing, or such pages are not there.
+    /// Writing fails, or `memory` does not have these pages.
     pub fn memory(
         &mut self,
         memory: &GuestMemory,
@@ -152,7 +152,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A file of memory for these regions, empty.
+    /// An empty file of memory for these regions.
     pub(super) fn layer(
         &mut self,
         regions: Vec<(u64, u64)>,
@@ -165,7 +165,7 @@ impl Writer {
         Ok(Layer::new(base.is_some()))
     }
 
-    /// Copy what `write` puts into a layer of memory.
+    /// Take over the extents and the CRC-32 of a finished layer.
     pub(super) fn finish_layer(&mut self, layer: Layer) {
         (self.memo.extents, self.memo.crc) = layer.done();
     }
@@ -174,24 +174,25 @@ impl Writer {
         &self.memory
     }
 
-    /// Add the section `tag`, which only one may have.
+    /// Add the section `tag`; each tag may be used once.
     pub fn section(&mut self, tag: Tag, bytes: Vec<u8>) {
         self.sections.push((tag, bytes));
     }
 
-    /// Make a snapshot of all that, in the place of the old one.
+    /// Complete the snapshot, which replaces the old one.
     ///
     /// # Errors
-    /// Of writing; then the old snapshot is whole, if there was one.
+    /// Writing fails; then the old snapshot, if there was one, is intact.
     pub fn commit(mut self) -> Result<Id, SnapshotError> {
         STEPS.iter().try_for_each(|step| step(&mut self))?;
         Ok(self.memo.id)
     }
 
     fn sync_memory(&mut self) -> Result<(), SnapshotError> {
-        match self.sync {
-            true => self.memory.sync_all(),
-            false => Ok(()),
+        if self.sync {
+            self.memory.sync_all()
+        } else {
+            Ok(())
         }
         .map_err(failed("write", self.memory_path()))
     }
@@ -202,23 +203,20 @@ impl Writer {
         let memo = memo.map_err(failed("make", &path))?;
         let mut sections = std::mem::take(&mut self.sections);
         sections.push((memo::TAG, memo));
-        if sections.len() > SECTIONS_MOST as usize {
+        if sections.len() > MAX_SECTIONS as usize {
             return too_large(format!("{} sections", sections.len()));
         }
         let bytes = header::encode(&sections);
-        if bytes.len() as u64 > STATE_MOST {
+        if bytes.len() as u64 > MAX_STATE {
             return too_large(format!("{} bytes", bytes.len()));
         }
-        // Who was killed left one with who knows what access.
+        // A killed writer may have left one with any access mode.
         remove(&path)?;
         let mut options = OpenOptions::new();
         let options = options.write(true).create_new(true).mode(0o600);
         let file = options.open(&path).map_err(failed("create", &path))?;
         let written = file.write_all_at(&bytes, 0);
-        let synced = written.and_then(|()| match self.sync {
-            true => file.sync_all(),
-            false => Ok(()),
-        });
+        let synced = written.and_then(|()| if self.sync { file.sync_all() } else { Ok(()) });
         synced.map_err(failed("write", &path))
     }
 
@@ -236,7 +234,7 @@ impl Writer {
         }
         let mut synced = self.lock.sync_all();
         if self.made {
-            // Where the folder itself has its name.
+            // The parent, which holds the folder's name.
             let above = File::open(self.dir.join(".."));
             synced = synced.and(above.and_then(|above| above.sync_all()));
         }
@@ -251,7 +249,7 @@ impl Writer {
         self.dir.join(memory_name(self.memo.id))
     }
 
-    /// As if the process had been killed.
+    /// Leave the files as a killed process would.
     #[cfg(test)]
     pub(super) fn killed(mut self) {
         self.committed = true;

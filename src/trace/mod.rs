@@ -1,14 +1,14 @@
-//! What happened in a machine and when: plain data that everyone may record.
+//! The events of a machine with their times: plain data that any module may record.
 //!
-//! A [`Trace`] holds a [`ring::Ring`] for each vCPU's exits and one for all else, of fixed sizes:
-//! the oldest events are dropped, and counted. [`perfetto`] writes it as a file that Perfetto and
-//! Chrome open, [`summary`] reads such a file again.
+//! A [`Trace`] has a [`ring::Ring`] for each vCPU's exits and one for all other events, of fixed sizes:
+//! the oldest events are dropped and counted. [`perfetto`] writes it as a file that Perfetto and
+//! Chrome open, [`summary`] reads such a file.
 //!
-//! Times are nanoseconds since the machine's clock started, by `Instant`: CLOCK_MONOTONIC out of
-//! the vDSO, some 25 ns a look. RDTSC would be 10 ns, and wrong where the TSCs of two processors
-//! or of a migrated host disagree; two looks an exit are below what one exit varies by.
+//! Times are nanoseconds since the machine's clock started, by `Instant`: CLOCK_MONOTONIC from the
+//! vDSO, which takes some 25 ns. RDTSC would take 10 ns, but is wrong if the TSCs of two processors
+//! or of a migrated host differ; two readings for each exit are less than the variation of an exit.
 //!
-//! Lock order: a ring's lock is taken last, and nothing is called with it held.
+//! Lock order: a ring's lock is taken last, and no function is called while it is held.
 
 #![forbid(unsafe_code)]
 
@@ -27,43 +27,43 @@ use ring::Ring;
 
 use crate::sync::{lock, wait};
 
-/// Exits that are kept of each vCPU, 88 bytes each.
-pub const EXITS_MOST: usize = 1 << 17;
-/// Other events that are kept.
-pub const EVENTS_MOST: usize = 1 << 16;
-/// Bytes that are kept of a line of the console.
-const LINE_MOST: usize = 200;
+/// Most exits kept for each vCPU, 88 bytes each.
+pub const MAX_EXITS: usize = 1 << 17;
+/// Most other events kept.
+pub const MAX_EVENTS: usize = 1 << 16;
+/// Most bytes kept of a line of the console.
+const MAX_LINE: usize = 200;
 
 /// Nanoseconds since the machine's clock started.
 pub type Nanoseconds = u64;
 
-/// Why a vCPU came back from KVM_RUN.
+/// The reason of a vCPU's exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// IN.
+    /// IN, a read of a port.
     PortRead,
-    /// OUT.
+    /// OUT, a write to a port.
     PortWrite,
-    /// A load from where no RAM lies.
+    /// A load from where no RAM is.
     MmioRead,
-    /// A store to where no RAM lies.
+    /// A store to where no RAM is.
     MmioWrite,
-    /// hull finished this instruction, which the host's KVM cannot.
+    /// hull emulated this instruction, which the host's KVM cannot.
     Instruction(&'static str),
     /// hull copied or filled memory for the guest's kernel (`kvm::assist::bulk`).
     Bulk,
-    /// A signal: somebody wanted the vCPU back.
+    /// A signal interrupted the vCPU.
     Kick,
     /// A breakpoint, watchpoint or step of a debugger.
     Debug,
-    /// The guest shut down.
+    /// The guest shut down, by a triple fault.
     Shutdown,
-    /// KVM or hull could not go on.
+    /// KVM or hull could not continue the guest.
     Failed,
 }
 
 impl Reason {
-    /// As tables and files have it.
+    /// The name in tables and files.
     pub fn name(self) -> &'static str {
         match self {
             Self::PortRead => "port read",
@@ -79,7 +79,7 @@ impl Reason {
         }
     }
 
-    /// Which addresses its address is one of.
+    /// The address space of its address.
     pub fn space(self) -> Option<Space> {
         match self {
             Self::PortRead | Self::PortWrite => Some(Space::Port),
@@ -94,78 +94,78 @@ impl Reason {
     }
 }
 
-/// A space of addresses with devices in it.
+/// An address space that has devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Space {
-    /// I/O ports.
+    /// I/O ports, 16 bits.
     Port,
-    /// Guest-physical memory.
+    /// Guest-physical memory, 64 bits.
     Memory,
 }
 
 /// One exit of a vCPU, and the time in the guest before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// KVM_RUN was called.
+    /// When KVM_RUN was called.
     pub entered: Nanoseconds,
-    /// KVM_RUN came back.
+    /// When KVM_RUN had returned.
     pub left: Nanoseconds,
-    /// hull was done with it.
+    /// When hull had handled it.
     pub handled: Nanoseconds,
-    /// Why.
+    /// The reason of the exit.
     pub reason: Reason,
     /// The port or guest-physical address, if the reason has one.
     pub addr: u64,
     /// The bytes written or read, the first 8.
     pub value: u64,
-    /// How many bytes.
+    /// Number of bytes accessed.
     pub size: u16,
     /// The device's register, by name.
     pub register: Option<&'static str>,
 }
 
-/// Something else that happened.
+/// An event that is not an exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A queue of a virtio device was processed, because the guest had notified it or because it
-    /// could go on.
+    /// A queue of a virtio device was processed, after a notification or because the backend was
+    /// ready again.
     Notified {
-        /// Which device.
+        /// The device it belongs to.
         device: Device,
-        /// Which of its queues.
+        /// Index of the queue.
         queue: u16,
     },
-    /// Chains were given back to the driver.
+    /// Chains were returned to the driver.
     Completed {
-        /// Which device.
+        /// The device it belongs to.
         device: Device,
-        /// Which of its queues.
+        /// Index of the queue.
         queue: u16,
-        /// The first notification since the completion before, or that completion.
+        /// Time of the first notification since the previous completion, or of that completion.
         since: Nanoseconds,
-        /// How many.
+        /// The number of chains.
         chains: u32,
-        /// Whether the driver wanted an interrupt.
+        /// Whether the driver asked for an interrupt.
         interrupt: bool,
     },
     /// An interrupt line was raised.
     Interrupt {
-        /// Whose.
+        /// The device that raised it.
         device: Device,
-        /// The line.
+        /// GSI of the line.
         gsi: u32,
     },
     /// A line of the guest's console.
     Line(String),
     /// The guest set a mark.
     Mark(Cow<'static, str>),
-    /// A phase of hull's own ended.
+    /// A phase of hull ended.
     Phase {
-        /// What hull did.
+        /// The name of the phase.
         name: Cow<'static, str>,
-        /// When it began.
+        /// Time at which it began.
         since: Nanoseconds,
-        /// Whether it went on beside the others.
+        /// Whether it ran in parallel to other phases.
         aside: bool,
     },
 }
@@ -174,48 +174,48 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Device(u16);
 
-/// Where a device is on its bus.
+/// The addresses of a device on its bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The bus.
+    /// The address space of the bus.
     pub space: Space,
-    /// First address.
+    /// First address of the device.
     pub base: u64,
-    /// Last address.
+    /// Last address of the device.
     pub last: u64,
-    /// What messages call the device.
+    /// The device's name in messages.
     pub name: String,
 }
 
-/// One vCPU's part of a trace; only its thread records here.
+/// The part of a trace that one vCPU's thread records.
 #[derive(Debug)]
 pub struct Track {
     exits: Mutex<Ring<Exit>>,
-    /// When it entered the guest, if it is there; 0 otherwise.
+    /// Time at which it entered the guest; 0 outside of the guest.
     entered: AtomicU64,
 }
 
 impl Track {
     fn new() -> Self {
         Self {
-            exits: Mutex::new(Ring::new(EXITS_MOST)),
+            exits: Mutex::new(Ring::new(MAX_EXITS)),
             entered: AtomicU64::new(0),
         }
     }
 
-    /// The vCPU enters the guest.
+    /// Record that the vCPU enters the guest.
     pub fn entered(&self, at: Nanoseconds) {
         self.entered.store(at, Ordering::Relaxed);
     }
 
-    /// An exit was handled.
+    /// Record an exit after it was handled.
     pub fn exit(&self, exit: Exit) {
         self.entered.store(0, Ordering::Relaxed);
         lock(&self.exits).push(exit);
     }
 }
 
-/// All that was recorded of one machine.
+/// All events recorded for one machine.
 #[derive(Debug)]
 pub struct Trace {
     started: Instant,
@@ -227,7 +227,7 @@ pub struct Trace {
     change: Condvar,
 }
 
-/// What the thread that writes a trace waits for.
+/// Wakes the thread that writes the trace.
 #[derive(Debug, Default)]
 struct Asked {
     write: bool,
@@ -246,7 +246,7 @@ impl Trace {
         Self {
             started,
             vcpus: (0..vcpus).map(|_| Track::new()).collect(),
-            events: Mutex::new(Ring::new(EVENTS_MOST)),
+            events: Mutex::new(Ring::new(MAX_EVENTS)),
             names: Mutex::default(),
             line: Mutex::default(),
             asked: Mutex::default(),
@@ -254,19 +254,19 @@ impl Trace {
         }
     }
 
-    /// Have who waits in [`Trace::asked`] write what there is. Does not wait for it.
+    /// Make the thread in [`Trace::asked`] write the trace, without waiting for it.
     pub fn ask(&self) {
         lock(&self.asked).write = true;
         self.change.notify_all();
     }
 
-    /// Nobody will ask again.
+    /// End the thread in [`Trace::asked`]: no more requests follow.
     pub fn end(&self) {
         lock(&self.asked).end = true;
         self.change.notify_all();
     }
 
-    /// Wait until somebody asks for the trace to be written; false if nobody will.
+    /// Wait for [`Trace::ask`]; false after [`Trace::end`].
     pub fn asked(&self) -> bool {
         let mut asked = lock(&self.asked);
         loop {
@@ -280,17 +280,17 @@ impl Trace {
         }
     }
 
-    /// Time since the machine's clock started.
+    /// The time since the machine's clock started.
     pub fn now(&self) -> Nanoseconds {
         nanoseconds(self.started.elapsed())
     }
 
-    /// Where vCPU `index` records.
+    /// The track of vCPU `index`.
     pub fn vcpu(&self, index: usize) -> Option<&Track> {
         self.vcpus.get(index)
     }
 
-    /// The number of the device that messages call `name`.
+    /// The number of the device with this name; a new one for a new name.
     pub fn device(&self, name: &str) -> Device {
         let devices = &mut lock(&self.names).devices;
         let known = devices.iter().position(|known| known == name);
@@ -301,22 +301,22 @@ impl Trace {
         Device(number as u16) // as many as there are devices, some dozens
     }
 
-    /// Where devices are on the buses, to name those that exits go to.
+    /// Set the addresses of the devices, which name those that exits access.
     pub fn set_places(&self, places: Vec<Place>) {
         lock(&self.names).places = places;
     }
 
-    /// `event` happens now.
+    /// Record an event that happens now.
     pub fn record(&self, event: Event) {
         self.record_at(self.now(), event);
     }
 
-    /// `event` happened at that time.
+    /// Record an event with its time.
     pub fn record_at(&self, at: Nanoseconds, event: Event) {
         lock(&self.events).push((at, event));
     }
 
-    /// The guest printed `bytes` on its console.
+    /// Record `bytes` that the guest wrote to its console.
     pub fn console(&self, bytes: &[u8]) {
         let mut line = lock(&self.line);
         for &byte in bytes {
@@ -328,13 +328,13 @@ impl Trace {
                         self.record(Event::Line(text));
                     }
                 }
-                byte if line.len() < LINE_MOST => line.push(byte),
+                byte if line.len() < MAX_LINE => line.push(byte),
                 _ => {}
             }
         }
     }
 
-    /// All that is recorded so far, to be written. The vCPUs go on meanwhile.
+    /// A copy of all events so far. The vCPUs keep running.
     pub fn recording(&self) -> Recording {
         let vcpu = |track: &Track| Vcpu {
             exits: lock(&track.exits).clone(),
@@ -353,7 +353,7 @@ impl Trace {
 
 /// A copy of a [`Trace`].
 pub struct Recording {
-    /// When it was made.
+    /// Time of the copy.
     at: Nanoseconds,
     vcpus: Vec<Vcpu>,
     events: Ring<(Nanoseconds, Event)>,
@@ -427,7 +427,7 @@ pub struct Queues {
 struct Open {
     /// The first notification since the last completion.
     notified: Option<Nanoseconds>,
-    /// The last completion.
+    /// Time of the last completion.
     completed: Nanoseconds,
     /// Chains that were given back until then.
     chains: u64,

@@ -1,8 +1,8 @@
-//! A recording as a file for Perfetto (ui.perfetto.dev) and Chrome (chrome://tracing): JSON in the
-//! "Trace Event Format", one event a line.
+//! Writes a recording as a file for Perfetto (ui.perfetto.dev) and Chrome (chrome://tracing): JSON in
+//! the "Trace Event Format", one event on each line.
 //!
-//! Three processes group the tracks: hull (its phases, interrupts), the guest (a track a vCPU, its
-//! console, its marks) and the virtio queues. Slices are complete events (`X`), moments are
+//! Three processes group the tracks: hull (phases, interrupts), the guest (a track for each vCPU, its
+//! console, its marks) and the virtio queues. Slices are complete events (`X`), points in time are
 //! instants (`i`), names are metadata (`M`); `ts` and `dur` are microseconds with a fraction.
 
 use std::collections::BTreeSet;
@@ -11,11 +11,11 @@ use std::io::{self, Write};
 
 use super::{Event, Exit, Nanoseconds, Place, Reason, Recording, Space};
 
-/// The processes that tracks belong to.
+/// The process numbers that group the tracks.
 const HULL: u32 = 1;
 const GUEST: u32 = 2;
 const QUEUES: u32 = 3;
-/// The tracks' numbers. No two processes share one: Perfetto knows a thread by its number.
+/// The track numbers, which are unique over all processes: Perfetto identifies a thread by its number.
 const PHASES: u32 = 10;
 const ASIDE: u32 = 11;
 const INTERRUPTS: u32 = 12;
@@ -23,13 +23,13 @@ const MARKS: u32 = 20;
 const CONSOLE: u32 = 21;
 const FIRST_VCPU: u32 = 100;
 const FIRST_QUEUE: u32 = 1000;
-/// Queues of one device that get a track of their own.
-const QUEUES_MOST: u32 = 64;
+/// Most queues of one device that have separate tracks.
+const MAX_QUEUES: u32 = 64;
 
 /// Write all of `recording`.
 ///
 /// # Errors
-/// `out` does not take it.
+/// Writing to `out` fails.
 pub fn write(recording: &Recording, out: &mut impl Write) -> io::Result<()> {
     let mut file = File { out, first: true };
     file.begin(recording)?;
@@ -42,7 +42,7 @@ pub fn write(recording: &Recording, out: &mut impl Write) -> io::Result<()> {
             file.exit(recording, track, exit)?;
         }
         if let Some(entered) = vcpu.entered {
-            // Still in the guest.
+            // The vCPU is still in the guest.
             let so_far = (entered, recording.at.max(entered));
             file.slice((GUEST, track), so_far, "guest", "guest", "")?;
         }
@@ -70,7 +70,7 @@ impl<W: Write> File<'_, W> {
         self.out.flush()
     }
 
-    /// Begin an event: all that comes before its own members.
+    /// Begin an event with the members that all events have.
     fn line(&mut self, phase: char, (process, track): (u32, u32), name: &str) -> io::Result<()> {
         let comma = if self.first { "" } else { "," };
         self.first = false;
@@ -139,7 +139,7 @@ impl<W: Write> File<'_, W> {
         )
     }
 
-    /// A moment of a track (`s`: of the track alone).
+    /// A point in time on a track (`s`: scope of the track).
     fn instant(
         &mut self,
         of: (u32, u32),
@@ -209,10 +209,10 @@ impl<W: Write> File<'_, W> {
 }
 
 fn queue_track(device: u16, queue: u16) -> u32 {
-    FIRST_QUEUE + u32::from(device) * QUEUES_MOST + u32::from(queue).min(QUEUES_MOST - 1)
+    FIRST_QUEUE + u32::from(device) * MAX_QUEUES + u32::from(queue).min(MAX_QUEUES - 1)
 }
 
-/// Nanoseconds, printed as microseconds without a loss.
+/// Nanoseconds, printed as microseconds without rounding.
 struct Micros(Nanoseconds);
 
 impl Display for Micros {
@@ -221,7 +221,7 @@ impl Display for Micros {
     }
 }
 
-/// What is known of an exit.
+/// The arguments of an exit's slice.
 struct Arguments<'a> {
     exit: &'a Exit,
     place: Option<&'a Place>,
@@ -254,7 +254,7 @@ impl Display for Arguments<'_> {
     }
 }
 
-/// A string as JSON has it (RFC 8259, 7).
+/// A string as a JSON literal (RFC 8259, 7).
 struct Text<'a>(&'a str);
 
 impl Display for Text<'_> {
@@ -268,7 +268,7 @@ impl Display for Text<'_> {
         for c in self.0.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,
-                // The guest's text must not act on a terminal that shows the file, either.
+                // The guest's text must not contain control codes for a terminal either.
                 c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
                 c => write!(f, "{c}")?,
             }

@@ -1,8 +1,8 @@
-//! A ring of fixed size: the newest events stay, the older ones are counted.
+//! A ring of fixed size, which keeps the newest events and counts the dropped ones.
 
 use std::collections::VecDeque;
 
-/// The last events, at most as many as it was made for.
+/// The newest events, at most as many as its capacity.
 #[derive(Clone, Debug)]
 pub struct Ring<T> {
     events: VecDeque<T>,
@@ -11,7 +11,7 @@ pub struct Ring<T> {
 }
 
 impl<T> Ring<T> {
-    /// An empty ring for `capacity` events, at least one. Memory is taken as it fills.
+    /// An empty ring for `capacity` events, at least one. It allocates memory as it fills.
     pub fn new(capacity: usize) -> Self {
         Self {
             events: VecDeque::new(),
@@ -20,7 +20,7 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Add the newest; the oldest goes if there is no room.
+    /// Add an event; drop the oldest one if the ring is full.
     pub fn push(&mut self, event: T) {
         if self.events.len() == self.capacity {
             self.events.pop_front();
@@ -29,12 +29,12 @@ impl<T> Ring<T> {
         self.events.push_back(event);
     }
 
-    /// What is there, oldest first.
+    /// The events, oldest first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &T> {
         self.events.iter()
     }
 
-    /// How many were dropped so far.
+    /// The number of events dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

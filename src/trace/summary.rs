@@ -1,7 +1,7 @@
-//! The sums of a trace file that [`super::perfetto`] wrote.
+//! Statistics of a trace file that [`super::perfetto`] has written.
 //!
-//! The file is read event by event, so that only durations are kept. It may be anything: what is
-//! no trace of hull's is an error that says where it stops being one.
+//! The file is read event by event, and only durations are kept. A file that is not a trace of hull's
+//! is an error that says where.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,118 +9,118 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// Largest file that is read.
-pub const FILE_MOST: u64 = 1 << 30;
+/// Largest file that is read, in bytes.
+pub const MAX_FILE: u64 = 1 << 30;
 
-/// The file is no trace.
+/// Why a file is not a trace.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is no JSON, or has members that an event has not.
-    #[error("it is no trace that hull can read: {0}")]
+    /// It is not JSON, or an event has wrong members.
+    #[error("it is not a trace that hull can read: {0}")]
     Json(serde_json::Error),
-    /// It is JSON, of another program's.
+    /// It is JSON, but not a trace of hull's.
     #[error(
-        "it is no trace of hull's: the member {0} is missing; `hull run --trace FILE` writes one"
+        "it is not a trace of hull's: the member {0} is missing; `hull run --trace FILE` writes one"
     )]
     Foreign(&'static str),
 }
 
-/// The sums.
+/// The statistics of one file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
     /// The version of hull that wrote the file.
     pub hull: String,
-    /// Events that are missing, the oldest.
+    /// Number of events that were dropped, the oldest ones.
     pub dropped: u64,
-    /// Exits by reason and device, those that took longest in all first.
+    /// Exits by reason and device, sorted by total time, the longest first.
     pub exits: Vec<Exits>,
-    /// The vCPUs' time.
+    /// The time of each vCPU.
     pub vcpus: Vec<Vcpu>,
-    /// The virtio queues.
+    /// The virtio queues in use.
     pub queues: Vec<Queue>,
-    /// Interrupts by device.
+    /// Number of interrupts by device.
     pub interrupts: BTreeMap<String, u64>,
-    /// hull's own phases, in their order.
+    /// hull's own phases, in order.
     pub phases: Vec<Phase>,
-    /// Lines on the guest's console.
+    /// Number of lines on the guest's console.
     pub console_lines: u64,
 }
 
-/// Exits of one kind.
+/// Exits with the same reason and device.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Exits {
-    /// Why the guest was left.
+    /// Name of the exit reason.
     pub reason: String,
-    /// The device, or what stands for it.
+    /// Name of the device, or a placeholder.
     pub device: String,
-    /// How hull's part in them was spread.
+    /// The distribution of hull's time in them.
     #[serde(flatten)]
     pub times: Times,
-    /// Their part of all time in exits, 0 to 1.
+    /// Their share of the time in all exits, 0 to 1.
     pub share: f64,
 }
 
-/// How durations were spread, in microseconds.
+/// The distribution of durations, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Times {
-    /// How many.
+    /// The number of durations.
     pub count: u64,
-    /// Their sum.
+    /// The sum of all durations.
     pub total_us: f64,
-    /// The middle one.
+    /// The median of the durations.
     pub p50_us: f64,
-    /// 90 of 100 were at most this.
+    /// The 90th percentile of them.
     pub p90_us: f64,
-    /// 99 of 100 were at most this.
+    /// The 99th percentile of them.
     pub p99_us: f64,
-    /// The longest.
+    /// The longest of the durations.
     pub max_us: f64,
 }
 
-/// One vCPU's time.
+/// The time of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Vcpu {
-    /// Its track's name.
+    /// Name of the track in the file.
     pub name: String,
-    /// Exits.
+    /// The number of exits.
     pub exits: u64,
-    /// In KVM_RUN: in the guest, halted or in the kernel's part of KVM.
+    /// Time in KVM_RUN: in the guest, halted, or in KVM.
     pub guest_us: f64,
-    /// In hull, for an exit.
+    /// Time in hull to handle exits.
     pub hull_us: f64,
 }
 
-/// What passed through a virtio queue.
+/// The activity of a virtio queue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Queue {
-    /// Its track's name.
+    /// Name of the track in the file.
     pub name: String,
-    /// Times that it was processed.
+    /// Number of times that it was processed.
     pub notifications: u64,
-    /// Descriptor chains given back.
+    /// Number of descriptor chains returned.
     pub chains: u64,
-    /// Batches after which the driver wanted an interrupt.
+    /// Number of batches after which the driver asked for an interrupt.
     pub interrupts: u64,
-    /// From a notification to the batch given back after it.
+    /// Time from a notification to the return of the next batch.
     #[serde(flatten)]
     pub batches: Times,
 }
 
-/// A phase of hull's own.
+/// A phase of hull.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Phase {
-    /// What hull did.
+    /// Name of the phase.
     pub name: String,
-    /// When it began, on the machine's clock.
+    /// Time at which it began, on the machine's clock.
     pub at_us: f64,
-    /// How long it took.
+    /// Its duration in microseconds.
     pub us: f64,
 }
 
-/// Sum up the file with this content.
+/// The statistics of the file with this content.
 ///
 /// # Errors
-/// It is no trace of hull's.
+/// It is not a trace of hull's.
 pub fn of(file: &[u8]) -> Result<Summary, Error> {
     let mut sums = Sums::default();
     let mut json = serde_json::Deserializer::from_slice(file);
@@ -131,7 +131,7 @@ pub fn of(file: &[u8]) -> Result<Summary, Error> {
     sums.finish(head)
 }
 
-/// What stands outside of the events; `hull` is in no other program's files.
+/// The members outside of the events; only files of hull's have `hull`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Head {
@@ -139,7 +139,7 @@ struct Head {
     dropped: u64,
 }
 
-/// An event, as far as sums need it.
+/// The members of an event that are used here.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Event {
@@ -163,7 +163,7 @@ struct EventArguments {
 
 #[derive(Default)]
 struct Sums {
-    /// By reason and device: hull's time in them, in nanoseconds.
+    /// hull's time in each exit, in nanoseconds, by reason and device.
     exits: BTreeMap<(String, String), Vec<u64>>,
     vcpus: BTreeMap<u64, Vcpu>,
     queues: BTreeMap<u64, (Queue, Vec<u64>)>,
@@ -260,10 +260,10 @@ impl Sums {
 }
 
 impl Times {
-    /// Of durations in nanoseconds.
+    /// The distribution of `times`, in nanoseconds.
     fn of(mut times: Vec<u64>) -> Self {
         times.sort_unstable();
-        // The least that so many of 100 are not above (nearest rank).
+        // The percentile by nearest rank.
         let rank = |percent: usize| {
             let rank = (times.len() * percent).div_ceil(100);
             times.get(rank.saturating_sub(1)).copied().unwrap_or(0) as f64 / 1e3
@@ -279,12 +279,12 @@ impl Times {
     }
 }
 
-/// A file's microseconds, as they were recorded. What is no duration counts as none.
+/// Microseconds of a file in nanoseconds; 0 for an invalid duration.
 fn nanoseconds(us: f64) -> u64 {
     (us * 1e3).round() as u64
 }
 
-/// The whole file: an object, of whose members only two are looked at.
+/// The whole file: an object, of which two members are used.
 struct File<'a>(&'a mut Sums);
 
 impl<'de> DeserializeSeed<'de> for File<'_> {
@@ -315,7 +315,7 @@ impl<'de> Visitor<'de> for File<'_> {
     }
 }
 
-/// The events, each summed up as it is read.
+/// The events, each of which is counted as it is read.
 struct Events<'a>(&'a mut Sums);
 
 impl<'de> DeserializeSeed<'de> for Events<'_> {
@@ -339,7 +339,9 @@ impl<'de> Visitor<'de> for Events<'_> {
         while let Some(event) = events.next_element::<Event>()? {
             let sane = |us: f64| (0.0..=1e15).contains(&us);
             if !sane(event.ts) || !sane(event.dur) {
-                return Err(A::Error::custom("an event at no time, or that lasts none"));
+                return Err(A::Error::custom(
+                    "an event with an invalid time or duration",
+                ));
             }
             sums.add(event);
         }

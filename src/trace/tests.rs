@@ -135,7 +135,7 @@ fn a_summary_has_what_was_recorded() {
 #[test]
 fn what_is_dropped_is_counted_in_the_file() {
     let trace = trace();
-    for _ in 0..EVENTS_MOST + 3 {
+    for _ in 0..MAX_EVENTS + 3 {
         trace.record(Event::Mark("x".into()));
     }
     assert_eq!(trace.recording().dropped(), 3);
@@ -145,7 +145,7 @@ fn what_is_dropped_is_counted_in_the_file() {
 #[test]
 fn a_guest_s_line_is_cut_and_cannot_break_the_file() {
     let trace = trace();
-    trace.console(&b"\xff\"\\\x07".repeat(LINE_MOST));
+    trace.console(&b"\xff\"\\\x07".repeat(MAX_LINE));
     trace.console(b"\n\n\n");
     assert_eq!(sums(&trace).console_lines, 1);
     assert!(text(&trace).bytes().all(|b| b == b'\n' || b >= b' '));

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::events::Events;
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::GuestMemory;
-use crate::profile::{Profile, STACK_MOST, Sample};
+use crate::profile::{MAX_STACK, Profile, Sample};
 use crate::sandbox::{Role, spawn};
 
 /// Limit of samples on their way between the threads.
@@ -50,7 +50,7 @@ impl Sampler {
             return;
         }
         let ticks = wanted.swap(0, Ordering::Relaxed);
-        let sent = vcpu.sample(STACK_MOST).map(|(regs, user, paging, stack)| {
+        let sent = vcpu.sample(MAX_STACK).map(|(regs, user, paging, stack)| {
             self.samples.try_send(Sample {
                 cpu,
                 ticks,

@@ -5,7 +5,7 @@
 pub const AREA_SIZE: usize = 4096;
 /// Bytes of x87 and SSE state, which come first, as FXSAVE writes them.
 pub const LEGACY_SIZE: usize = 512;
-/// Offset of MXCSR.
+/// Offset of MXCSR in the area.
 pub const MXCSR: usize = 24;
 /// Offset of MXCSR_MASK: the bits that MXCSR may have.
 pub const MXCSR_MASK: usize = 28;
@@ -52,7 +52,7 @@ impl Area {
         u64_at(self.bytes(LEGACY_SIZE, 8))
     }
 
-    /// Sets XSTATE_BV.
+    /// Sets XSTATE_BV, the components that are in use.
     pub fn set_in_use(&mut self, components: u64) {
         self.put(LEGACY_SIZE, &components.to_le_bytes());
     }

@@ -1,7 +1,7 @@
-//! What an instruction sees of the machine: registers, and memory by linear address.
+//! The machine as an instruction sees it: registers, and memory by linear address.
 //!
-//! [`Cpu`] is the narrow door to a vCPU; the functions on `dyn Cpu` build operands, modes and
-//! checked memory accesses on it. Nothing here knows KVM's ioctls, so every instruction is
+//! [`Cpu`] is the interface to a vCPU; the functions on `dyn Cpu` implement operands, modes and
+//! checked memory accesses with it. This module does not use KVM's ioctls, so every instruction is
 //! tested on a plain struct.
 
 use iced_x86::Register;
@@ -12,40 +12,40 @@ use super::area::Area;
 use crate::kvm::walk::{Access, CR0_PE, EFER_LMA, Fault, Kind, Paging};
 use crate::memory::GuestMemory;
 
-/// RFLAGS.CF.
+/// RFLAGS.CF: carry.
 pub const CF: u64 = 1;
-/// RFLAGS.PF.
+/// RFLAGS.PF: parity of the low byte.
 pub const PF: u64 = 1 << 2;
-/// RFLAGS.AF.
+/// RFLAGS.AF: carry out of bit 3.
 pub const AF: u64 = 1 << 4;
-/// RFLAGS.ZF.
+/// RFLAGS.ZF: the result is zero.
 pub const ZF: u64 = 1 << 6;
-/// RFLAGS.SF.
+/// RFLAGS.SF: sign of the result.
 pub const SF: u64 = 1 << 7;
-/// RFLAGS.OF.
+/// RFLAGS.OF: signed overflow.
 pub const OF: u64 = 1 << 11;
-/// RFLAGS.IOPL.
+/// RFLAGS.IOPL: the privilege that I/O needs.
 pub const IOPL: u64 = 3 << 12;
 /// RFLAGS.RF, cleared by every instruction that finishes.
 pub const RF: u64 = 1 << 16;
-/// RFLAGS.VM, virtual-8086 mode.
+/// RFLAGS.VM: virtual-8086 mode is on.
 pub const VM: u64 = 1 << 17;
-/// RFLAGS.AC.
+/// RFLAGS.AC: alignment check, and access to user pages under SMAP.
 pub const AC: u64 = 1 << 18;
 
 /// An exception to raise before the instruction, as the processor would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// 0 to 31.
+    /// The vector, 0 to 31.
     pub vector: u8,
-    /// What is pushed, for the vectors that have one.
+    /// The error code, for vectors that push one.
     pub error_code: Option<u32>,
-    /// CR2, for #PF.
+    /// The value of CR2, for #PF.
     pub cr2: Option<u64>,
 }
 
 impl Exception {
-    /// #UD, invalid opcode.
+    /// #UD: the opcode is invalid.
     pub const UD: Exception = Exception {
         vector: 6,
         error_code: None,
@@ -98,18 +98,18 @@ pub enum Stop {
     /// An operand is at a guest-physical address without RAM.
     #[error("its operand or a page table is at {gpa:#x}, where there is no RAM")]
     NotRam {
-        /// The guest-physical address.
+        /// Guest-physical address of the operand.
         gpa: u64,
     },
     /// A form of the instruction that is not implemented.
     #[error("{0}")]
     Unsupported(&'static str),
-    /// KVM refused.
+    /// KVM refused a request.
     #[error("{call} failed with errno {errno}")]
     Kvm {
-        /// The ioctl.
+        /// Name of the ioctl.
         call: &'static str,
-        /// What it said.
+        /// The error it returned.
         errno: i32,
     },
 }
@@ -130,9 +130,9 @@ pub trait Cpu {
     fn sregs(&self) -> &kvm_sregs;
     /// The same, to change; written back with the registers.
     fn sregs_mut(&mut self) -> &mut kvm_sregs;
-    /// The guest's RAM.
+    /// The guest's RAM, by guest-physical address.
     fn memory(&self) -> &GuestMemory;
-    /// XCR0.
+    /// XCR0, the state components that the guest has enabled.
     fn xcr0(&mut self) -> Result<u64, Stop>;
     /// Sets XCR0; false if KVM says the value is not one a processor takes.
     fn set_xcr0(&mut self, value: u64) -> Result<bool, Stop>;

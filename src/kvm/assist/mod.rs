@@ -180,7 +180,7 @@ pub enum Outcome {
 pub struct Unsupported {
     /// RIP of the instruction.
     pub rip: u64,
-    /// Current privilege level.
+    /// The current privilege level, 0 to 3.
     pub cpl: u8,
     /// The instruction in NASM's syntax.
     pub disassembly: String,
@@ -263,7 +263,7 @@ impl Counts {
             .map(|(row, n)| (row.name, n))
     }
 
-    /// All instructions together.
+    /// The number of all instructions together.
     pub fn total(&self) -> u64 {
         self.rows.iter().sum()
     }

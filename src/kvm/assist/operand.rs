@@ -6,7 +6,7 @@ use super::cpu::{Cpu, Exception, Stop};
 
 /// An instruction at the vCPU it belongs to.
 pub struct Operands<'a, 'b> {
-    /// The vCPU.
+    /// The vCPU that executes it.
     pub cpu: &'a mut (dyn Cpu + 'b),
     instruction: &'a Instruction,
 }

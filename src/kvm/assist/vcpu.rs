@@ -27,17 +27,17 @@ pub enum Error {
     /// The exit is not about an instruction.
     #[error("KVM stopped the guest with an internal error (suberror {suberror}, data {data:x?})")]
     NotEmulation {
-        /// KVM_INTERNAL_ERROR_*.
+        /// One of KVM_INTERNAL_ERROR_*.
         suberror: u32,
-        /// What KVM says about it.
+        /// KVM's data about the error.
         data: Vec<u64>,
     },
     /// An ioctl on the vCPU failed.
     #[error("{call} failed while finishing an instruction for KVM")]
     Kvm {
-        /// The ioctl.
+        /// Name of the ioctl.
         call: &'static str,
-        /// Its errno.
+        /// The error it returned.
         source: kvm_ioctls::Error,
     },
 }
@@ -311,7 +311,7 @@ impl Cpu for Vcpu<'_> {
             .map_err(|_| Stop::Unsupported("no memory for a list of one MSR"))?;
         match self.fd.get_msrs(&mut msrs).map_err(stop("KVM_GET_MSRS"))? {
             1 => Ok(msrs.as_slice().first().map_or(0, |entry| entry.data)),
-            // A KVM that does not know the register has never let the guest set it.
+            // The guest cannot have set a register that KVM does not know.
             _ => Ok(0),
         }
     }

@@ -88,7 +88,7 @@ pub fn fxsave(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> 
     cpu.write(address, area.bytes(0, registers))
 }
 
-/// FXRSTOR and FXRSTOR64.
+/// FXRSTOR and FXRSTOR64: loads x87 and SSE state.
 pub fn fxrstor(cpu: &mut dyn Cpu, instruction: &Instruction) -> Result<(), Stop> {
     check_fxsr_enabled(cpu)?;
     let address = aligned_address(cpu, instruction, 16)?;
@@ -418,7 +418,7 @@ fn places(requested: u64, format: u64, long: bool) -> Vec<Place> {
     places
 }
 
-/// CPUID.(EAX=0DH, ECX=component).
+/// A component as CPUID.(EAX=0DH, ECX=component) describes it.
 #[derive(Clone, Copy, Default)]
 struct Component {
     size: usize,

@@ -1,33 +1,33 @@
-//! A page walk that is told instead of done: each entry on the way, no rights asked for, nothing
-//! marked. For who looks at a guest from outside.
+//! The steps of a page walk, for `hull inspect`: each entry on the way, without checking rights or
+//! setting bits.
 
 use super::*;
 
-/// One entry on the way.
+/// One entry that a walk reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// The table: PML5, PML4, PDPT, PD or PT.
     pub table: &'static str,
-    /// Index of the entry in it.
+    /// Index of the entry in the table.
     pub index: u64,
-    /// GPA of the entry.
+    /// GPA at which the entry is.
     pub gpa: u64,
-    /// The entry.
+    /// The value of the entry.
     pub entry: u64,
-    /// Its flags that are set, by the manual's names.
+    /// The flags that are set, with the names of the manual.
     pub flags: String,
-    /// Where it points to: the next table or the page.
+    /// GPA of the next table or of the page.
     pub target: u64,
 }
 
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// At a page: where the address lies, and the bytes of the page.
+    /// The walk found a page.
     Page {
-        /// GPA of the address.
+        /// GPA that the address translates to.
         gpa: u64,
-        /// Bytes of its page.
+        /// Size of the page in bytes.
         size: u64,
     },
     /// Paging is off: the address is physical.
@@ -45,12 +45,12 @@ pub enum End {
     },
 }
 
-/// A walk.
+/// All steps of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steps {
     /// The entries read, the highest first.
     pub steps: Vec<Step>,
-    /// How it ended.
+    /// How the walk ended.
     pub end: End,
     /// What all entries together allow, if it ended at a page.
     pub rights: Option<Allowed>,
@@ -59,11 +59,11 @@ pub struct Steps {
 /// What a page may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Allowed {
-    /// Written to.
+    /// Whether writes are allowed.
     pub write: bool,
-    /// From CPL 3.
+    /// Whether CPL 3 has access.
     pub user: bool,
-    /// Executed.
+    /// Whether fetches are allowed.
     pub execute: bool,
 }
 
@@ -105,9 +105,10 @@ impl Paging {
             let reserved = entry & PRESENT != 0 && self.reserved(entry, *level, leaf);
             let size = 1u64 << level.shift;
             let page = self.leaf(entry, linear, *level).gpa;
-            let target = match leaf {
-                true => page & !(size - 1),
-                false => entry & self.address_bits(),
+            let target = if leaf {
+                page & !(size - 1)
+            } else {
+                entry & self.address_bits()
             };
             steps.push(Step {
                 table: self.table_name(*level),
