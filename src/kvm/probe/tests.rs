@@ -36,7 +36,7 @@ fn a_guest_that_shuts_down_is_an_error_with_its_exit() {
     let Some(kvm) = kvm("a_guest_that_shuts_down") else {
         return;
     };
-    let result = within(PATIENCE, kvm, |vcpu, memory| {
+    let result = within(TIMEOUT, kvm, |vcpu, memory| {
         let mut guest = Guest { vcpu, memory };
         guest.place(b"\xcc", Ring::User)?; // int3, without an IDT
         guest.run()
@@ -49,7 +49,7 @@ fn the_probe_of_a_boot_leaves_the_vcpu_as_it_was() {
     let Some(kvm) = kvm("the_probe_of_a_boot") else {
         return;
     };
-    let same = within(PATIENCE, kvm, |vcpu, memory| {
+    let same = within(TIMEOUT, kvm, |vcpu, memory| {
         let before = vcpu.fd().get_sregs().unwrap();
         finishes_every_instruction(vcpu, memory)?;
         let after = vcpu.fd().get_sregs().unwrap();
