@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_in_a_file_makes_it_panic(bytes: Vec<u8>, address: u64) {
+        fn no_content_of_a_file_causes_a_panic(bytes: Vec<u8>, address: u64) {
             let symbols = Symbols::from_system_map(&bytes);
             let _ = symbols.lookup(address);
             let mut elf = b"\x7fELF\x02\x01\x01".to_vec();

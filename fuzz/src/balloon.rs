@@ -15,20 +15,20 @@ use crate::{Sent, Subject};
 const INFLATE: usize = 0;
 const STATISTICS: usize = 2;
 const REPORTING: usize = 3;
-/// Most statistics that are kept.
+/// Most statistics that the device keeps.
 const MAX_STATISTICS: usize = 64;
 
-/// The host's side: bytes that were given back.
+/// The host's side: the bytes that the guest returned.
 pub struct Balloon(Arc<AtomicU64>);
 
-/// How it is made.
+/// The configuration of the device.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     target: u64,
     period: Option<u32>,
 }
 
-/// What a guest sends.
+/// A request that the guest sends.
 #[derive(Arbitrary, Debug)]
 pub enum Message {
     /// Page numbers for the first or the second queue.
@@ -46,17 +46,17 @@ pub enum Message {
         entries: Vec<(u8, u64)>,
         rest: u8,
     },
-    /// As many bytes of free memory, in the queue where they belong or in another.
+    /// Free memory of this many bytes, in the right queue or in another.
     Report {
         queue: u8,
         room: u16,
     },
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// The state is read.
+    /// The host reads the device's state.
     State,
 }
 

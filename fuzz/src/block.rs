@@ -1,4 +1,4 @@
-//! The block device, whose requests are served in any order, or not.
+//! The block device, whose requests complete in any order, or never.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,8 +13,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::{Sent, Subject};
 
-/// Requests that the device hands on at most.
-const IN_FLIGHT_MOST: usize = 256;
+/// Most requests that the device passes to its backend.
+const MAX_IN_FLIGHT: usize = 256;
 const SECTORS: u64 = 64;
 const MAX_RANGES: usize = 16;
 
@@ -45,7 +45,7 @@ impl Backend<Request> for Kept {
             "an id twice"
         );
         state.requests.push((id, request));
-        assert!(state.requests.len() <= IN_FLIGHT_MOST);
+        assert!(state.requests.len() <= MAX_IN_FLIGHT);
     }
 
     fn cancel(&mut self) {
@@ -82,15 +82,15 @@ impl State {
         let writes = !matches!(request, Request::Read { .. } | Request::Flush);
         assert!(
             !(writes && self.read_only),
-            "a disk that is not to be written"
+            "a read-only disk"
         );
     }
 }
 
-/// The host's side.
+/// The state of the host's side.
 pub struct Block(Kept);
 
-/// How the disk is.
+/// The configuration of the disk.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     read_only: bool,
@@ -102,11 +102,11 @@ pub struct Setup {
 pub struct Message {
     kind: Kind,
     sector: Sector,
-    /// Sectors of data, and bytes that make them uneven.
+    /// Sectors of data, plus bytes that are no whole sector.
     sectors: u8,
     uneven: Option<i8>,
     ranges: Vec<(Sector, u8, Flags)>,
-    /// So much of the header.
+    /// Bytes of the header that are sent.
     header: Option<u8>,
 }
 
@@ -143,17 +143,17 @@ impl Sector {
     }
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// One of the requests has been served, or could not be.
+    /// One of the requests completes or fails.
     Complete(u8, bool),
-    /// One that is none was, perhaps one from before a reset.
+    /// The backend reports a request that is not in flight, perhaps one from before a reset.
     Unknown(u8),
     Resize(Sectors),
 }
 
-/// Size of a disk.
+/// Size of the disk in bytes.
 #[derive(Arbitrary, Debug)]
 pub enum Sectors {
     Few(u8),
@@ -283,11 +283,11 @@ impl Subject for Block {
 }
 
 impl Block {
-    /// Serve a request, or fail.
+    /// Complete a request, or fail it.
     fn complete(&self, guest: &mut Guest, id: u64, served: Option<&Request>) {
         if let Some(Request::Read { to, .. }) = served {
             for segment in to {
-                // The start of a long one says enough.
+                // The start of a long one is enough.
                 let bytes = vec![0xaa; (segment.len as usize).min(1024)];
                 guest.memory.write_slice(&bytes, segment.addr).unwrap();
             }

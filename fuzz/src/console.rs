@@ -1,4 +1,4 @@
-//! The console with ports, whose sinks take as much as the host likes.
+//! The console with ports, whose sinks accept any number of bytes.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,13 +9,13 @@ use hull::devices::virtio::testing::Guest;
 
 use crate::{Sent, Subject};
 
-/// Names of the ports beside the terminal.
+/// Names of the ports besides the terminal.
 const NAMES: [&str; 2] = ["agent", "log"];
 const PORTS: usize = 1 + NAMES.len();
 const CONTROL_RX: usize = 2;
 const CONTROL_TX: usize = 3;
 
-/// The host's end of a port.
+/// The host's end of one port.
 #[derive(Default)]
 struct Far {
     room: usize,
@@ -43,13 +43,13 @@ impl PortSink for Sink {
     }
 }
 
-/// The host's side.
+/// The state of the host's side.
 pub struct Console([Sink; PORTS]);
 
-/// What a guest sends.
+/// A request that the guest sends.
 #[derive(Arbitrary, Debug)]
 pub enum Message {
-    /// A control message, or what of it fits into so many bytes.
+    /// A control message, truncated to this many bytes.
     Control {
         port: Port,
         event: Event,
@@ -84,7 +84,7 @@ pub enum Event {
     Any(u16),
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
     Input { port: u8, len: u16 },

@@ -1,4 +1,4 @@
-//! The file system device's front end, whose requests are served in any order, or not.
+//! The front end of the file system device, whose requests complete in any order, or never.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,8 +16,8 @@ use vm_memory::{Bytes, GuestMemoryBackend};
 use crate::{Sent, Subject};
 
 const QUEUE: usize = 1;
-/// Requests that the device hands on at most.
-const IN_FLIGHT_MOST: usize = 64 + 512;
+/// Most requests that the device passes to its backend.
+const MAX_IN_FLIGHT: usize = 64 + 512;
 
 #[derive(Default)]
 struct State {
@@ -43,7 +43,7 @@ impl Backend<Request> for Kept {
         let others = state.requests.iter();
         assert!(others.clone().all(|other| other.0 != id), "an id twice");
         state.requests.push((id, request));
-        assert!(state.requests.len() <= IN_FLIGHT_MOST);
+        assert!(state.requests.len() <= MAX_IN_FLIGHT);
     }
 
     fn cancel(&mut self) {
@@ -51,10 +51,10 @@ impl Backend<Request> for Kept {
     }
 }
 
-/// The host's side.
+/// The state of the host's side.
 pub struct Fs(Kept);
 
-/// A message and the room for its answer.
+/// A message, and the size of the buffer for its answer.
 #[derive(Arbitrary, Debug)]
 pub struct Message {
     first: bool,
@@ -79,14 +79,14 @@ impl Length {
     }
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// One of the requests has been served, with an answer of so many bytes, and a word perhaps.
+    /// One of the requests completes, with an answer of this many bytes, and perhaps a word.
     Complete(u8, u32, bool),
-    /// One that is none was, perhaps one from before a reset.
+    /// The backend reports a request that is not in flight, perhaps one from before a reset.
     Unknown(u8),
-    /// The server has failed.
+    /// The server fails for good.
     Fail(u8),
 }
 
@@ -123,7 +123,7 @@ impl Subject for Fs {
                     return;
                 };
                 for segment in &request.writable {
-                    // The start of a long one says enough.
+                    // The start of a long one is enough.
                     let bytes = vec![0xaa; (segment.len as usize).min(1024)];
                     guest.memory.write_slice(&bytes, segment.addr).unwrap();
                 }

@@ -1,41 +1,41 @@
-//! What a guest that plays by the rules has lent to its device, and the proof that the device kept
-//! to it.
+//! The buffers that a guest that follows the rules has given to its device, and checks that the device
+//! uses only those.
 
 use std::collections::BTreeMap;
 
 use hull::devices::virtio::testing::*;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Buffers of one start lie in so many bytes.
+/// Size of the area for buffers, from one start to the next.
 const WINDOW: u64 = 0x1_0000;
 const PAGE: u64 = 0x1000;
 /// Descriptor table and available ring in a queue's page.
 const DRIVER_AREA: usize = 0x600;
 
-/// A chain that the device has.
+/// A chain that the device has not returned.
 struct Lent {
     /// Descriptors of the queue's table from the head on.
     taken: u16,
     writable: u64,
 }
 
-/// The account of a guest from its last decent start on.
+/// The account of a guest since its last correct start.
 pub struct Ledger {
-    /// The guest has kept to the rules.
+    /// Whether the guest has followed the rules.
     decent: bool,
-    /// Nobody has written to memory yet.
+    /// Whether memory is still empty.
     fresh: bool,
-    /// What the guest wrote, from [`BUFFERS`] on.
+    /// The bytes that the guest wrote, from [`BUFFERS`] on.
     written: Vec<u8>,
     /// Bytes that the device may write.
     lent: Vec<(u64, u32)>,
     queues: Vec<BTreeMap<u16, Lent>>,
-    /// What the guest wrote into its part of each queue's page.
+    /// The bytes that the guest wrote to its part of each queue's page.
     pages: Vec<Vec<u8>>,
 }
 
 impl Ledger {
-    /// The account of a guest with so many queues, which has not started.
+    /// The account of a guest with this many queues, before it starts.
     pub fn new(queues: usize) -> Self {
         Self {
             decent: false,
@@ -59,7 +59,7 @@ impl Ledger {
         self.fresh = false;
     }
 
-    /// The guest is about to start by the rules: its memory is empty.
+    /// The guest is about to start correctly: its memory is empty.
     pub fn open(&mut self, guest: &mut Guest) {
         self.close(guest);
         guest.next_buffer = BUFFERS;
@@ -81,7 +81,7 @@ impl Ledger {
         }
     }
 
-    /// Whether `offer` may come: always without rules, else with room for the chain.
+    /// Whether `offer` is allowed: always without rules, otherwise if the chain fits.
     fn has_room(&self, guest: &Guest, queue: usize, pieces: &[Piece], indirect: bool) -> bool {
         let (size, next) = guest.place(queue);
         let taken = if indirect { 1 } else { pieces.len() };
@@ -155,7 +155,7 @@ impl Ledger {
         }
     }
 
-    /// Have the guest write to its part of a queue's page, by the rules.
+    /// Make the guest write to its part of a queue's page, by the rules.
     pub fn write(&mut self, guest: &mut Guest, queue: usize, write: impl FnOnce(&mut Guest)) {
         self.check_page(guest, queue);
         self.fresh = false;
@@ -163,7 +163,7 @@ impl Ledger {
         self.pages[queue] = driver_area(guest, queue);
     }
 
-    /// Take back what the device has finished.
+    /// Take the chains that the device has returned.
     pub fn settle(&mut self, guest: &mut Guest) {
         if !self.decent {
             return;
@@ -177,7 +177,7 @@ impl Ledger {
         }
     }
 
-    /// Panic if the device wrote where it may not.
+    /// Panic if the device wrote outside of its buffers.
     pub fn check(&mut self, guest: &mut Guest) {
         if !self.decent {
             return;

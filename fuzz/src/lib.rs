@@ -1,16 +1,16 @@
 //! Fuzz targets for the virtio transport and each device behind it.
 //!
-//! An [`Input`] is a story of one guest and its device: what the guest writes to registers and
-//! memory, decent or not ([`step`]), and what the host does meanwhile. [`play`] plays it and holds
-//! the device to more than not to panic:
+//! An [`Input`] is a sequence of steps of one guest and its device: what the guest writes to registers
+//! and memory, correct or not ([`step`]), and what the host does meanwhile. [`play`] executes it and
+//! checks more than that the device does not panic:
 //!
-//! * As long as the guest plays by the rules, the device writes nowhere but into used rings and the
-//!   buffers that were lent to it, and gives each chain back at most once ([`ledger`]).
-//! * A device that needs a reset does nothing at all.
-//! * It says no more than 16 lines, whatever happens.
-//! * After a reset, a decent driver is served.
+//! * As long as the guest follows the rules, the device writes only to used rings and to the buffers
+//!   given to it, and returns each chain at most once ([`ledger`]).
+//! * A device that needs a reset does nothing.
+//! * It reports at most 16 lines.
+//! * After a reset, a correct driver is served.
 //!
-//! A [`Subject`] is one device: how it is made, what its requests look like, what its host does.
+//! A [`Subject`] is one device: its configuration, its requests, and the actions of its host.
 
 #![forbid(unsafe_code)]
 
@@ -33,53 +33,53 @@ use hull::devices::virtio::testing::Guest;
 pub use play::play;
 use step::{Start, Step};
 
-/// What a guest sends to a device.
+/// A request that a guest sends to a device.
 #[derive(Debug, Default)]
 pub struct Sent {
-    /// To this queue.
+    /// Index of the queue.
     pub queue: usize,
-    /// For the device to read.
+    /// The bytes that the device reads.
     pub bytes: Vec<u8>,
-    /// Bytes lent behind them, for the device to write.
+    /// Bytes after them that the device may write.
     pub room: u32,
 }
 
-/// A device that is fuzzed, as its host sees it.
+/// A device under test, with its host.
 pub trait Subject: Sized {
-    /// How the device is made.
+    /// The configuration of the device.
     type Setup: for<'a> Arbitrary<'a> + Debug;
-    /// A request as a driver of the device makes them, and as it should not.
+    /// A request of the device's driver, correct or not.
     type Message: for<'a> Arbitrary<'a> + Debug;
-    /// What the host does with the device at any time.
+    /// An action of the host on the device.
     type Call: for<'a> Arbitrary<'a> + Debug;
 
-    /// A guest that has done nothing yet, and the host's side.
+    /// A new device, and the host's side.
     fn new(setup: Self::Setup) -> (Guest, Self);
 
-    /// The bytes of a message.
+    /// The bytes of a request.
     fn encode(&self, message: &Self::Message) -> Sent;
 
-    /// Do what the host does.
+    /// Execute an action of the host.
     fn call(&mut self, guest: &mut Guest, call: &Self::Call);
 
-    /// A decent driver is about to start: the host, too, is in order again.
+    /// A correct driver is about to start: reset the host's side as well.
     fn mend(&mut self) {}
 
     /// Panic if the device holds more than it may.
     fn check(&mut self, _guest: &mut Guest) {}
 
-    /// Panic unless a decent request is served: the driver has just started, with all features.
+    /// Panic unless a correct request is served: the driver has just started, with all features.
     fn serve(&mut self, guest: &mut Guest);
 }
 
-/// What happens to a device.
+/// The steps for one device.
 #[derive(Arbitrary, Debug)]
 pub struct Story<U, M, C> {
     setup: U,
-    /// Begin with a decent start.
+    /// Whether to begin with a correct start.
     start: Option<Start>,
     steps: Vec<Step<M, C>>,
 }
 
-/// What happens to the device of the subject `S`.
+/// The steps for the device of the subject `S`.
 pub type Input<S> = Story<<S as Subject>::Setup, <S as Subject>::Message, <S as Subject>::Call>;

@@ -1,4 +1,4 @@
-//! The network device, with a wire that has frames, room and answers as the host likes.
+//! The network device, with a wire whose frames, room and errors the host controls.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -20,7 +20,7 @@ use crate::{Sent, Subject};
 struct World {
     /// Lengths of frames for the guest.
     incoming: VecDeque<usize>,
-    /// Frames that are still taken.
+    /// Frames that the wire still accepts.
     room: usize,
     gone: bool,
     /// Other failures of the wire.
@@ -109,34 +109,34 @@ impl Clock for Shared {
     fn wake_in(&mut self, _wait: Duration) {}
 }
 
-/// The host's side.
+/// The state of the host's side.
 pub struct Net(Shared);
 
-/// How the network is.
+/// The configuration of the network.
 #[derive(Arbitrary, Debug)]
 pub struct Setup {
     offloads: bool,
-    /// Frames and bytes a second.
+    /// Limits in frames and bytes a second.
     limits: [Option<u16>; 2],
 }
 
-/// What a guest sends.
+/// A request that the guest sends.
 #[derive(Arbitrary, Debug)]
 pub enum Message {
-    /// A frame of so many bytes with its header, in one piece or more.
+    /// A frame of this many bytes with its header, in one or more buffers.
     Frame(u16),
-    /// The same, of which the header says something.
+    /// The same, with offloads in the header.
     Short { header: [u8; 12], len: u8 },
     /// A buffer for frames.
     Lend(u16),
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// Frames come of so many bytes, without their header.
+    /// Frames of these sizes arrive, without their header.
     Incoming(Vec<u16>),
-    /// One of so few bytes in all that it can be none.
+    /// A frame that is too short arrives.
     Stump(u8),
     Room(u8),
     Answer,
@@ -216,7 +216,7 @@ impl Subject for Net {
     }
 
     fn serve(&mut self, guest: &mut Guest) {
-        // All that limits hold back has its time; a frame that was read before comes first.
+        // All frames held back by limits pass now; one that was read before comes first.
         let served = |guest: &mut Guest| {
             self.0
                 .with(|world| world.now += Duration::from_secs(1 << 20));
@@ -228,7 +228,7 @@ impl Subject for Net {
         }
         served(guest);
         let early = guest.returned(RX).len();
-        assert!(early <= 1, "frames out of nothing");
+        assert!(early <= 1, "frames that nobody sent");
         guest.send(TX, &[0; HEADER + 60], &[HEADER], true);
         guest.notify(TX);
         served(guest);

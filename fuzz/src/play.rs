@@ -1,4 +1,4 @@
-//! Playing a story.
+//! Executes the steps of an input.
 
 use hull::devices::bus::BusDevice;
 use hull::devices::virtio::testing::*;
@@ -8,18 +8,18 @@ use crate::ledger::Ledger;
 use crate::step::{Rings, Start, Step};
 use crate::{Input, Sent, Subject};
 
-/// Most steps of one story.
-const STEPS_MOST: usize = 300;
-/// Turns of the event loop after a notification. A guest that lays its rings over each other keeps
-/// a device busy for ever, a bit each turn.
+/// Most steps of one input.
+const MAX_STEPS: usize = 300;
+/// Iterations of the event loop after a notification. A guest whose rings overlap keeps a device busy
+/// for ever, a little in each iteration.
 const TURNS_MOST: usize = 32;
-/// Lines that a device may say (`hull::devices::Reporter`).
+/// Most lines that a device may report (`hull::devices::Reporter`).
 const LINES_MOST: usize = 16;
 
-/// Bits of Status in a device that may not do anything.
+/// Bits of Status with which a device must not do anything.
 const DEAD: u32 = NEEDS_RESET | FAILED;
 
-/// Play `story`, and panic when the device does what it may not.
+/// Execute `story`, and panic if the device breaks a rule.
 pub fn play<S: Subject>(story: Input<S>) {
     let (guest, subject) = S::new(story.setup);
     let queues = guest.core().queue_events().len();
@@ -33,7 +33,7 @@ pub fn play<S: Subject>(story: Input<S>) {
     if let Some(start) = &story.start {
         play.start(start);
     }
-    for step in story.steps.iter().take(STEPS_MOST) {
+    for step in story.steps.iter().take(MAX_STEPS) {
         play.step(step);
         play.ledger.settle(&mut play.guest);
         play.subject.check(&mut play.guest);
@@ -110,7 +110,7 @@ impl<S: Subject> Play<S> {
         }
     }
 
-    /// The steps that no decent driver takes.
+    /// The steps that a correct driver does not take.
     fn break_rules(&mut self, step: &Step<S::Message, S::Call>) {
         let memory = &self.guest.memory;
         match step {
@@ -211,7 +211,7 @@ impl<S: Subject> Play<S> {
         self.quiet(Self::settle);
     }
 
-    /// What the event loop does.
+    /// One iteration of the event loop.
     fn settle(&mut self) {
         for _ in 0..TURNS_MOST {
             let queue = {
@@ -225,13 +225,13 @@ impl<S: Subject> Play<S> {
         }
     }
 
-    /// Do what has no effect on a device that may not do anything.
+    /// Execute `action`, which must have no effect on a device that must not do anything.
     fn quiet(&mut self, act: impl FnOnce(&mut Self)) {
         let status = self.guest.status();
         let before = self.counters();
         act(self);
         if status & DEAD != 0 || status & DRIVER_OK == 0 {
-            assert_eq!(self.counters(), before, "a dead device went on");
+            assert_eq!(self.counters(), before, "a failed device did something");
             assert_eq!(self.guest.status(), status);
         }
     }
@@ -319,7 +319,7 @@ impl<S: Subject> Play<S> {
         self.quiet(Self::settle);
     }
 
-    /// After all this a decent driver comes, and is served.
+    /// At the end a correct driver starts, and must be served.
     fn end(&mut self) {
         self.reset();
         self.guest.next_buffer = BUFFERS;

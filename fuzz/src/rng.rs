@@ -1,4 +1,4 @@
-//! The entropy device, whose source may fail and whose clock stands still until the host says so.
+//! The entropy device, whose source may fail and whose clock the host advances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,23 +16,23 @@ struct Host {
     now: AtomicU64,
 }
 
-/// The host's side.
+/// The state of the host's side.
 pub struct Rng(Arc<Host>);
 
 /// A request.
 #[derive(Arbitrary, Debug)]
 pub struct Message {
-    /// The driver has something to say.
+    /// The device has reported something.
     bytes: Option<u8>,
     room: u16,
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
     /// The source fails, or works again.
     Fail(bool),
-    /// So many milliseconds pass.
+    /// The clock advances by this many milliseconds.
     Pass(u16),
 }
 

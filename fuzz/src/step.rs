@@ -1,61 +1,61 @@
-//! What a guest does, from bytes: decent things often, and all others.
+//! The steps of a guest, from bytes: often correct ones, and all others.
 
 use arbitrary::Arbitrary;
 use hull::devices::virtio::testing::*;
 
-/// One thing that happens. The first ones keep to the rules of virtio, whatever the request says.
+/// One step. The first ones follow the rules of virtio, whatever the request contains.
 #[derive(Arbitrary, Debug)]
 pub enum Step<M, C> {
     /// A request of the device's.
     Send {
         /// Which.
         message: M,
-        /// It is offered in pieces of such lengths, in turn.
+        /// Lengths of the buffers that it is split into, in turn.
         pieces: [u8; 2],
-        /// In a table of its own.
+        /// Whether it uses an indirect table.
         indirect: bool,
-        /// And the device is notified.
+        /// Whether the device is notified.
         notify: bool,
     },
-    /// A chain of so many bytes each, for the device to write or not.
+    /// A chain of buffers of these sizes, for the device to write or to read.
     Chain {
         queue: u8,
         pieces: Vec<(u16, bool)>,
         indirect: bool,
     },
-    /// Used entries of which the driver wants to hear.
+    /// The used entry for which the driver wants an interrupt.
     Suppress { queue: u8, flag: bool, event: u16 },
-    /// A notification, and all that follows from it.
+    /// A notification, and all work that follows.
     Notify(u8),
-    /// The event loop calls without a reason.
+    /// The event loop calls the device without a reason.
     Process(u8),
-    /// The timer.
+    /// The device's timer expires.
     Alarm,
-    /// The host.
+    /// An action of the host.
     Call(C),
-    /// A decent start.
+    /// A start by the rules of virtio.
     Start(Start),
-    /// Reset.
+    /// A reset of the device.
     Reset,
-    /// A register is read.
+    /// A read of a register.
     Read { offset: Offset, len: u8 },
-    /// A register is written, by an access of any length.
+    /// A write to a register, of any length.
     Write { offset: Offset, len: u8, value: u64 },
-    /// A register is written as it should be, the value small.
+    /// A write to a register of the right length, with a small value.
     Register { offset: Offset, value: u8 },
-    /// A start as no driver does it.
+    /// A start that breaks the rules.
     Restart {
-        /// Features that are left away or taken besides.
+        /// Feature bits to flip.
         features: u64,
         queues: Vec<Rings>,
-        /// The last Status.
+        /// The final value of Status.
         status: Option<u8>,
     },
     /// A descriptor of a queue's table.
     Describe { queue: u8, index: u8, what: Entry },
     /// A descriptor anywhere, for an indirect table.
     Table { at: Addr, index: u8, what: Entry },
-    /// An indirect table with as many entries.
+    /// An indirect table with this many entries.
     Indirect {
         queue: u8,
         at: u8,
@@ -65,18 +65,18 @@ pub enum Step<M, C> {
     Available { queue: u8, head: Number },
     /// The index of an available ring.
     Jump { queue: u8, index: u16 },
-    /// Two bytes anywhere.
+    /// A write of two bytes anywhere.
     Poke { at: Addr, value: u16 },
 }
 
-/// A start by the rules.
+/// The parameters of a correct start.
 #[derive(Arbitrary, Clone, Debug)]
 pub struct Start {
-    /// Features not to be accepted.
+    /// Features that the driver does not accept.
     pub without: u8,
     /// Ring features: events, indirect tables.
     pub ring: [bool; 2],
-    /// Entries are 2 to the power of this.
+    /// The logarithm of the number of entries.
     pub size: u8,
 }
 
@@ -84,7 +84,7 @@ pub struct Start {
 #[derive(Arbitrary, Debug)]
 pub struct Rings {
     pub size: Number,
-    /// Where its three parts lie, if not where they should.
+    /// The addresses of its three parts, if not the correct ones.
     pub areas: Option<[Addr; 3]>,
 }
 
@@ -97,7 +97,7 @@ pub enum Number {
 }
 
 impl Number {
-    /// The number.
+    /// The value of the number.
     pub fn value(&self) -> u32 {
         match self {
             Self::Small(value) => (*value).into(),
@@ -116,7 +116,7 @@ pub enum Offset {
     Any(u64),
 }
 
-/// Those that have an effect.
+/// A register that has an effect.
 const KNOWN: [u64; 13] = [
     reg::STATUS,
     reg::QUEUE_SEL,
@@ -134,7 +134,7 @@ const KNOWN: [u64; 13] = [
 ];
 
 impl Offset {
-    /// The offset.
+    /// The value of the offset.
     pub fn value(&self) -> u64 {
         match self {
             Self::Known(index) => KNOWN[usize::from(*index) % KNOWN.len()],
@@ -145,17 +145,17 @@ impl Offset {
     }
 }
 
-/// An address.
+/// An address in guest memory or near it.
 #[derive(Arbitrary, Debug)]
 pub enum Addr {
-    /// In a ring.
+    /// An address in a ring.
     Ring(u8, u16),
     /// One of few buffers, so that descriptors meet.
     Buffer(u8),
-    /// In memory.
+    /// An address in memory.
     Low(u32),
     High(u32),
-    /// So many bytes before an end of memory.
+    /// This many bytes before an end of memory.
     Edge(u8, u8),
     Any(u64),
 }
@@ -187,7 +187,7 @@ impl Addr {
     }
 }
 
-/// A descriptor.
+/// A descriptor with any fields.
 #[derive(Arbitrary, Debug)]
 pub struct Entry {
     addr: Addr,
@@ -205,7 +205,7 @@ enum Length {
 }
 
 impl Entry {
-    /// As it lies in a table.
+    /// Its bytes in a table.
     pub fn descriptor(&self) -> Descriptor {
         let len = match self.len {
             Length::Bytes(len) => len.into(),
@@ -213,7 +213,7 @@ impl Entry {
             Length::Pages(count) => 4096 * u32::from(count),
             Length::Any(len) => len,
         };
-        // The bits that mean something, and rarely others.
+        // Mostly the defined bits.
         let flags = match self.flags {
             0xf0.. => u16::from(self.flags) << 4,
             flags => (flags & 7).into(),

@@ -1,4 +1,4 @@
-//! The transport, with a device that does all that a device may.
+//! The transport, with a device that does everything a device may do.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -14,17 +14,17 @@ use crate::{Sent, Subject};
 
 const QUEUES: [u16; 3] = [8, 64, 32];
 const FEATURES: u64 = 1 << 3 | 1 << 23;
-/// Chains that the device holds at most.
+/// Most chains that the device holds.
 const HELD_MOST: usize = 64;
 
-/// What the device does with a chain.
+/// How the device handles a chain.
 #[derive(Arbitrary, Clone, Copy, Debug, Default)]
 pub enum Mood {
     #[default]
     Finish,
-    /// A piece of it; as if there were no more room.
+    /// It processes a part, as if there were no more room.
     PutBack,
-    /// Until later.
+    /// It keeps the chain for later.
     Hold,
     Again,
     Wake(u16),
@@ -34,7 +34,7 @@ pub enum Mood {
 
 #[derive(Default)]
 struct State {
-    /// In turn; the last one stays.
+    /// The moods in turn; the last one stays.
     moods: VecDeque<Mood>,
     held: Vec<(usize, Chain)>,
     active: bool,
@@ -47,7 +47,7 @@ struct Probe(Arc<Mutex<State>>);
 /// The host's side of the probe.
 pub struct Transport(Probe);
 
-/// Bytes to be read and to be written.
+/// Numbers of bytes to read and to write.
 #[derive(Arbitrary, Debug)]
 pub struct Message {
     queue: u8,
@@ -55,14 +55,14 @@ pub struct Message {
     room: u8,
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// The device will do so.
+    /// Sets how the device handles the next chains.
     Mood(Mood),
-    /// Chains that were held are finished.
+    /// The device finishes the chains that it holds.
     Release(u8),
-    /// Starting will fail.
+    /// The next start fails.
     Refuse(bool),
     ConfigChanged,
     Wake(u64),
@@ -135,7 +135,7 @@ impl Device for Probe {
             let Some(chain) = queue.pop()? else {
                 return Ok(());
             };
-            assert!(count < usize::from(QUEUES[index]), "a call without an end");
+            assert!(count < usize::from(QUEUES[index]), "an endless call");
             let segments = chain.readable().iter().chain(chain.writable());
             for segment in segments {
                 let memory = queue.memory();
@@ -165,7 +165,7 @@ impl Device for Probe {
                     driver.config_changed();
                     Self::finish(driver, index, chain)?;
                 }
-                Mood::Fail => return Err(queue.refuse(&chain, "is not liked")),
+                Mood::Fail => return Err(queue.refuse(&chain, "is refused")),
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The socket device, with a host whose programs come, go, read and write as they like.
+//! The socket device, with programs on the host that connect, close, read and write at any time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
@@ -14,18 +14,18 @@ use crate::{Sent, Subject};
 
 const CID: u32 = 7;
 const HOST_CID: u64 = 2;
-/// The least port of a program on the host.
+/// The lowest port of a program on the host.
 const HOST_PORT: u32 = 1 << 30;
 const RX: usize = 0;
 const TX: usize = 1;
-/// Ports below are served.
+/// Ports below this one are served.
 const SERVED: u32 = 4;
 const HEADER: usize = 44;
 const REQUEST: u16 = 1;
 const RESPONSE: u16 = 2;
 const STREAM: u16 = 1;
 
-/// The other end of a stream.
+/// The host's end of a stream.
 #[derive(Default)]
 struct Far {
     input: usize,
@@ -39,7 +39,7 @@ struct Far {
 struct World {
     streams: BTreeMap<Id, Far>,
     callers: VecDeque<Vec<u8>>,
-    /// What callers have written and the device has not read.
+    /// Bytes that callers have written and the device has not read.
     lines: BTreeMap<Id, VecDeque<u8>>,
     fails: bool,
     tick_due: bool,
@@ -58,7 +58,7 @@ impl Shared {
             ..Far::default()
         };
         assert!(world.streams.insert(id, far).is_none(), "an id twice");
-        // One more than it may hold for a moment: that one is let go.
+        // One more than the limit for a moment, which the device closes.
         assert!(world.streams.len() <= MAX_CONNECTIONS + 1);
         world.lines.insert(id, line.into());
         Box::new(End(self.clone(), id))
@@ -142,10 +142,10 @@ impl Drop for End {
     }
 }
 
-/// The host's side.
+/// The state of the host's side.
 pub struct Vsock(Shared);
 
-/// What a guest sends.
+/// A request that the guest sends.
 #[derive(Arbitrary, Debug)]
 pub enum Message {
     Packet {
@@ -154,13 +154,13 @@ pub enum Message {
         guest_port: Port,
         flags: u8,
         credit: Credit,
-        /// Bytes behind the header, and what the header says of them, if that is not true.
+        /// Bytes after the header, and the length in the header if it is wrong.
         data: u16,
         len: Option<u32>,
-        /// What else may be wrong.
+        /// Other errors in the header.
         wrong: Option<Wrong>,
     },
-    /// A buffer for packets of the host.
+    /// A buffer for packets from the host.
     Lend(u16),
     Events(u8),
 }
@@ -173,7 +173,7 @@ pub enum Op {
 
 #[derive(Arbitrary, Debug)]
 pub enum Port {
-    /// One that is served, or of a program that waits.
+    /// A port that is served, or one of a waiting program.
     Near(u8),
     Host(u8),
     Any(u32),
@@ -191,7 +191,7 @@ pub enum Wrong {
     From(u64),
     To(u64),
     Type(u16),
-    /// There is only so much of the packet.
+    /// The packet is truncated to this length.
     Cut(u8),
 }
 
@@ -205,12 +205,12 @@ impl Port {
     }
 }
 
-/// What the host does.
+/// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// Programs connect, and write.
+    /// Programs connect and write.
     Callers(Vec<Line>),
-    /// The nth stream can do something.
+    /// The nth stream becomes ready.
     Ready {
         which: u8,
         hung_up: bool,
@@ -226,9 +226,9 @@ pub enum Call {
     },
     Break(u8),
     Tick,
-    /// The host has no more of anything, or has again.
+    /// The host runs out of resources, or has some again.
     Fail(bool),
-    /// A stream that is none.
+    /// An event of an unknown stream.
     Unknown(u64),
 }
 
@@ -321,7 +321,7 @@ impl Subject for Vsock {
     }
 
     fn serve(&mut self, guest: &mut Guest) {
-        // Programs of before may still come: they are no more than buffers hold.
+        // Earlier programs may still connect, at most as many as the buffers hold.
         let request = Message::Packet {
             op: Op::Known(REQUEST as u8),
             host_port: Port::Near(1),
@@ -351,7 +351,7 @@ impl Vsock {
         guest.core().with_device(callers);
     }
 
-    /// All that the device has to say.
+    /// Take all packets of the device.
     fn answers(&self, guest: &mut Guest) -> Vec<Vec<u8>> {
         let mut answers = Vec::new();
         for _ in 0..200 {

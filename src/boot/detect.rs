@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn linux_is_told_from_what_only_looks_like_it() {
+    fn linux_is_distinguished_from_similar_files() {
         let format = |bytes: &[u8]| detect(&bytes.into()).unwrap();
         assert_eq!(format(&linux().build()), Format::Vmlinux);
         assert_eq!(format(&pvh32().build()), Format::Pvh);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kernel_is_named() {
+    fn other_files_are_refused_by_name() {
         assert_eq!(refusal(b""), "the kernel file is empty");
         assert!(refusal(b"#!/bin/sh\n\xc3\xa4").contains("a text file"));
         assert!(refusal("ä".repeat(300).as_bytes()).contains("a text file"));

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_own_limit_counts() {
+    fn the_kernels_own_limit_is_respected() {
         let range = place(&memory(4), &parts([&[1; 4096]]), 0, 3 * MIB - 1)
             .unwrap()
             .unwrap();
@@ -202,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_placed_lies_between_the_kernel_and_the_top(
+        fn a_placed_initrd_is_between_the_kernel_and_the_top(
             sizes in prop::collection::vec(0usize..0x30_0000, 0..4),
             kernel_end in 0..8 * MIB,
             address_max in 0..8 * MIB,

@@ -143,7 +143,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_phantom_is_behind_the_ram_below_the_hole() {
+    fn phantom_ram_follows_the_ram_below_the_hole() {
         let memory = memory(128);
         let mut lie = map(&memory);
         add_phantom(&mut lie);

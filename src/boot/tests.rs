@@ -66,7 +66,7 @@ fn linux_is_entered_in_64_bit_mode_and_by_pvh_when_asked() {
 }
 
 #[test]
-fn without_tables_of_processors_there_is_no_word_of_them() {
+fn faults_leave_out_the_tables_of_processors() {
     for (no_processors, words) in [(false, 2), (true, 0)] {
         let faults = TableFaults {
             no_processors,
@@ -100,7 +100,7 @@ fn a_bzimage_around_a_32_bit_kernel_without_a_note_unpacks_itself() {
 }
 
 #[test]
-fn a_bzimage_with_no_elf_file_inside_starts_at_its_own_entry_but_not_by_pvh() {
+fn a_bzimage_without_an_elf_file_inside_starts_at_its_own_entry_but_not_by_pvh() {
     for payload in [b"".as_slice(), &[0x90; 300]] {
         let guest = (Mode::Linux64, 2 * MIB + 0x200, BOOT_PARAMS);
         assert_eq!(entry(&image(payload), Via::Auto), guest);
@@ -110,7 +110,7 @@ fn a_bzimage_with_no_elf_file_inside_starts_at_its_own_entry_but_not_by_pvh() {
 }
 
 #[test]
-fn a_damaged_kernel_in_a_bzimage_is_an_error_and_not_left_to_the_guest() {
+fn a_damaged_kernel_in_a_bzimage_is_an_error() {
     let mut arm = linux();
     arm.machine = object::elf::Machine(183);
     let error = load_with(&image(&pack(ALL[0], &arm.build())), Via::Auto, &[]).unwrap_err();
@@ -140,7 +140,7 @@ fn the_kernel_finds_command_line_initrd_and_acpi_by_either_structure() {
 }
 
 #[test]
-fn a_bzimages_own_limits_hold() {
+fn the_limits_of_a_bzimage_are_respected() {
     let mut packed = image(&pack(ALL[0], &linux().build()));
     packed[0x238..0x23c].copy_from_slice(&4u32.to_le_bytes()); // cmdline_size
     let error = load_with(&packed, Via::Auto, &[]).unwrap_err();
@@ -180,7 +180,7 @@ fn check(kernel: &[u8], via: Via) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn every_kernel_cut_off_at_any_byte_is_an_error_or_starts() {
+fn every_kernel_truncated_at_any_byte_is_an_error_or_starts() {
     for which in 0..KERNELS {
         let kernel = kernel(which);
         assert!(load_with(&kernel, Via::Auto, &[]).is_ok(), "{which}");

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_elf_file_stays_as_it_is() {
+    fn other_files_stay_unchanged() {
         for bytes in [&b""[..], b"\x7fELF\x02", &[0xff; 100]] {
             assert_eq!(add(bytes.to_vec(), b"10 T a\n"), bytes);
         }

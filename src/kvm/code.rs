@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn code_that_is_not_there_is_none() {
+    fn unmapped_code_has_no_instruction() {
         let far = |regs: &mut kvm_regs| regs.rip = u64::MAX;
         assert_eq!(find(&[], 0, COM1, far), None);
     }

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_stop_at_is_no_debugging() {
+    fn debugging_is_off_without_conditions() {
         assert_eq!(Control::default().ioctl().control, 0);
     }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_told_by_the_exception_and_dr6() {
+    fn a_stop_has_the_cause_that_exception_and_dr6_show() {
         let mut control = Control::default();
         control.points[1] = point(PointKind::Write, 8);
         let cause = |control: &Control, exception, dr6| {

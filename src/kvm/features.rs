@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_features_are_named() {
         let (all, less) = (shown(1 << 28 | 1 << 23 | 1), shown(1 << 23));
         assert_eq!(all.missing(&all), [""; 0]);
         assert_eq!(all.missing(&less), ["sse3", "avx"]);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_processor_has_what_every_x86_64_has() {
+    fn the_hosts_processor_has_the_features_of_every_x86_64() {
         let host = Features::of_host();
         let names = WORDS[1].names.iter().map(|(_, name)| *name);
         let have = |name: &&str| !["fpu", "sse2", "cx8"].contains(name);

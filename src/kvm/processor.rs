@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_is_what_its_cpuid_bits_say() {
+    fn a_processor_is_described_by_its_cpuid_bits() {
         let intel = processor(1 << 5, 0, &[0; 12]);
         assert_eq!(intel.name, "GenuineIntel");
         assert_eq!(intel.virtualization, Some(Kind::VtX));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_no_text_cannot_reach_the_terminal_as_commands() {
+    fn control_codes_in_a_name_do_not_reach_the_terminal() {
         let odd = processor(1 << 31, 0, b"\x1b[2Jabc\x07\xff\0\0\0");
         assert_eq!(odd.hypervisor.as_deref(), Some("[2Jabc\u{fffd}"));
     }

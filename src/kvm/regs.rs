@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_the_mode_before() {
+    fn no_state_of_the_previous_mode_is_left() {
         for (mode, cr0) in [(Mode::Pvh, 0x11), (Mode::Flat16, 0x10)] {
             let mut sregs = kvm_sregs::default();
             set_sregs(&mut sregs, Mode::Flat64);

@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_may_differ_by_what_ntp_corrects() {
+    fn rates_may_differ_as_much_as_ntp_corrects() {
         assert!(!rates_differ(2_000_000, 2_000_400));
         assert!(rates_differ(2_000_000, 2_000_600));
         assert!(!rates_differ(0, 2_000_000), "where KVM does not tell");

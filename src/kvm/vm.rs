@@ -282,7 +282,7 @@ mod tests {
     use crate::memory::backing;
 
     #[test]
-    fn what_the_guest_and_hull_write_is_dirty_once() {
+    fn writes_of_guest_and_hull_are_dirty_once() {
         if !std::path::Path::new("/dev/kvm").exists() {
             eprintln!("skipped: there is no /dev/kvm");
             return;

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_touched_is_resident() {
+    fn touched_pages_are_resident() {
         let memory = allocate(0x40_0000).expect("mapped");
         assert_eq!(resident(&memory, &(0..0x40_0000)), 0);
         memory
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_released_is_zero_and_what_is_beside_it_stays() {
+    fn released_pages_are_zero_and_their_neighbours_stay() {
         let memory = allocate(0x10000).expect("mapped");
         let fill = |byte: u8| memory.write_slice(&[byte; 0x10000], GuestAddress(0));
         fill(7).expect("filled");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_are_addresses_is_an_error() {
+    fn more_memory_than_addresses_is_an_error() {
         assert!(allocate(1 << 50).is_err());
         assert!(allocate(u64::MAX).is_err());
     }

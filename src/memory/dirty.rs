@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_write_marks_its_pages_once_marking_is_on() {
+    fn every_kind_of_write_marks_its_pages() {
         let memory = backing::allocate(MMIO_HOLE + 0x10_0000).expect("memory");
         memory
             .write_obj(1u8, GuestAddress(0x5000))

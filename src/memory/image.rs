@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_copies_the_same_and_nothing_beside_it() {
+    fn every_kind_copies_exactly_the_bytes_asked_for() {
         for image in images() {
             let memory = memory();
             image
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_memory_is_an_error() {
+    fn a_copy_beyond_memory_is_an_error() {
         for image in images() {
             let error = image.copy_to(0, u64::MAX, &memory(), (8 << 20) - 5000);
             assert!(matches!(error, Err(ImageError::Memory(_))), "{image:?}");

@@ -151,7 +151,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_was_packed_is_what_comes_out() {
+    fn packed_bytes_unpack_to_the_original() {
         let bytes: Vec<u8> = (0..100_000u32)
             .flat_map(|i| (i / 7).to_le_bytes())
             .collect();
@@ -162,7 +162,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_part_is_had_without_the_rest() {
+    fn a_part_unpacks_without_the_rest() {
         let bytes: Vec<u8> = (0..300_000u32).flat_map(|i| i.to_le_bytes()).collect();
         let packed = packed(&bytes);
         for range in [0..1, CHUNK - 1..CHUNK + 1, 5..bytes.len(), 7..7] {

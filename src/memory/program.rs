@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_released_comes_back_and_what_was_written_stays() {
+    fn released_pages_are_mapped_again_and_written_ones_stay() {
         static CONSTANT: &[u8] = include_bytes!("../../Cargo.lock");
         static VARIABLE: [AtomicU8; 9000] = [const { AtomicU8::new(1) }; 9000];
         let before = CONSTANT.to_vec();

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_back_whatever_the_pieces() {
+    fn written_bytes_are_read_back_through_any_pieces() {
         let memory = backing::allocate(1 << 20).expect("memory");
         let data: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
         memory.write_slice(&data, GuestAddress(0x1000)).expect("in");
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_of_guest_memory_becomes_a_piece() {
+    fn segments_outside_of_guest_memory_are_refused() {
         let memory = backing::allocate(MMIO_HOLE + 0x1000).expect("memory");
         for (addr, len) in [
             (MMIO_HOLE, 1),

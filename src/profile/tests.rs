@@ -81,7 +81,7 @@ fn callers_are_found_along_frame_pointers() {
 }
 
 #[test]
-fn ticks_add_up_by_name_and_user_space_is_one() {
+fn ticks_are_summed_by_name_and_user_space_is_one_frame() {
     let (profile, memory) = (profile(), memory());
     for rip in [0x3000, 0x3fff] {
         profile.add(
@@ -109,7 +109,7 @@ fn ticks_add_up_by_name_and_user_space_is_one() {
 }
 
 #[test]
-fn calls_are_known_by_their_bytes() {
+fn call_instructions_are_recognised() {
     for (bytes, expected) in [
         ([0, 0, 0xe8, 0xfb, 0xff, 0xff, 0xff], Call::Direct(0xffb)),
         ([0, 0, 0, 0, 0, 0xff, 0xd3], Call::Indirect), // call rbx
@@ -127,7 +127,7 @@ fn calls_are_known_by_their_bytes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_stack_of_a_guest_is_survived(
+    fn unwinding_any_stack_terminates(
         words in prop::collection::vec(prop_oneof![any::<u64>(), 0u64..0x5000, 0x8000u64..0x9000], 0..600),
         rbp in prop_oneof![any::<u64>(), 0x8000u64..0x9000],
         rsp in prop_oneof![any::<u64>(), Just(0x8000)],

@@ -77,7 +77,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(20))]
 
     #[test]
-    fn what_was_written_is_there_and_goes_on_from_there(
+    fn a_snapshot_reads_back_and_maps(
         first in prop::collection::vec((0u64..100, any::<u8>()), 0..40),
         second in prop::collection::vec((0u64..100, any::<u8>()), 0..40),
         note in prop::collection::vec(any::<u8>(), 0..100),
@@ -114,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chain_of_diffs_merges_to_what_the_memory_was(
+    fn merging_a_chain_of_diffs_restores_the_memory(
         steps in prop::collection::vec(prop::collection::vec((0u64..100, 0u8..3), 0..30), 1..5),
     ) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -156,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn nonsense_is_no_memo(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn a_malformed_memo_is_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = memo::Memo::decode(&bytes);
         let mut whole = vec![0; 16];
         whole.extend([0, 1]);
@@ -197,7 +197,7 @@ fn ten_thousand_flipped_bits_are_all_found() {
 }
 
 #[test]
-fn no_part_of_a_state_is_taken_for_all_of_it() {
+fn a_truncated_state_is_refused() {
     let (folder, state) = small();
     let path = folder.path().join("state");
     for len in 0..state.len() {
@@ -214,7 +214,7 @@ fn no_part_of_a_state_is_taken_for_all_of_it() {
 }
 
 #[test]
-fn what_is_no_snapshot_of_this_version_is_refused_by_name() {
+fn other_files_and_versions_are_refused_by_name() {
     let (folder, state) = small();
     let path = folder.path().join("state");
     let expect = |change: &dyn Fn(&mut Vec<u8>), words: &str| {
@@ -246,7 +246,7 @@ fn what_is_no_snapshot_of_this_version_is_refused_by_name() {
 }
 
 #[test]
-fn memory_that_is_not_the_snapshots_is_refused_by_name() {
+fn memory_of_another_snapshot_is_refused() {
     let (folder, _) = small();
     let path = folder
         .path()
@@ -274,7 +274,7 @@ fn memory_that_is_not_the_snapshots_is_refused_by_name() {
 }
 
 #[test]
-fn a_writer_killed_at_any_step_leaves_one_whole_snapshot() {
+fn a_writer_killed_at_any_step_leaves_one_complete_snapshot() {
     for sync in [false, true] {
         for done in 0..=STEPS.len() {
             let folder = tempfile::tempdir().expect("a folder");
@@ -309,7 +309,7 @@ fn a_writer_killed_at_any_step_leaves_one_whole_snapshot() {
 }
 
 #[test]
-fn writers_keep_out_of_each_others_way_and_of_other_peoples() {
+fn writers_do_not_disturb_each_other_or_other_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().join("a/b");
     let writer = Writer::create(&dir, false).expect("created");
@@ -345,7 +345,7 @@ fn bytes_on_disk_follow_what_was_touched() {
 }
 
 #[test]
-fn what_a_restored_guest_gives_back_is_zero_and_stays_so() {
+fn released_pages_of_a_restored_guest_stay_zero() {
     let folder = tempfile::tempdir().expect("a folder");
     let memory = backing::allocate(HIGH).expect("memory");
     for n in 0..64 {

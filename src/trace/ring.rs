@@ -48,7 +48,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_newest_stay_in_order_and_the_others_are_counted(
+        fn the_newest_events_stay_in_order_and_the_others_are_counted(
             capacity in 1usize..40,
             pushed in 0u32..120,
         ) {

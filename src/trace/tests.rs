@@ -133,7 +133,7 @@ fn a_summary_has_what_was_recorded() {
 }
 
 #[test]
-fn what_is_dropped_is_counted_in_the_file() {
+fn dropped_events_are_counted_in_the_file() {
     let trace = trace();
     for _ in 0..MAX_EVENTS + 3 {
         trace.record(Event::Mark("x".into()));

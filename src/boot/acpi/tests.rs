@@ -101,7 +101,7 @@ fn count(dsdt: &[u8], pattern: &[u8]) -> usize {
 }
 
 #[test]
-fn the_dsdt_has_one_device_a_cpu_uart_and_virtio_window() {
+fn the_dsdt_has_a_device_for_each_cpu_uart_and_virtio_slot() {
     let slots = slots();
     let [.., dsdt] = walk(&machine(4, true, &slots[..3]));
     assert_eq!(count(&dsdt, b"ACPI0007\0"), 4);
@@ -135,7 +135,7 @@ fn s5_is_the_sleep_type_of_the_power_hardware() {
 }
 
 #[test]
-fn the_generation_has_an_address_and_an_event_that_tells_of_it() {
+fn the_generation_id_has_an_address_and_an_event() {
     let [.., dsdt] = walk(&machine(1, false, &[]));
     // Name (ADDR, Package (2) {VM_GENERATION, 0})
     let mut address = b"\x08ADDR\x12\x08\x02\x0c".to_vec();

@@ -55,7 +55,7 @@ fn the_elf_file_inside_is_found_and_unpacked() {
 }
 
 #[test]
-fn what_is_no_elf_file_or_unknown_stays_packed() {
+fn other_payloads_stay_packed() {
     let packed = pack(Compression::Gzip, b"not a kernel");
     for payload in [packed.as_slice(), &[], &[9; 99]] {
         let bytes = image(payload);
@@ -142,7 +142,7 @@ fn init_size_must_be_ram() {
 }
 
 #[test]
-fn addresses_that_are_no_ram_are_refused() {
+fn addresses_without_ram_are_refused() {
     for (at, value) in [(0x258, 0x7000), (0x258, 0xc000_0000), (0x25c, u32::MAX)] {
         let mut bytes = image(b"payload");
         put(&mut bytes, at, value);
@@ -163,7 +163,7 @@ fn addresses_that_are_no_ram_are_refused() {
 }
 
 #[test]
-fn a_payload_length_that_lies_is_refused() {
+fn a_payload_length_beyond_the_code_is_refused() {
     let mut bytes = image(&pack(Compression::Lz4, b"\x7fELF"));
     put(&mut bytes, 0x24c, 0x10_0000);
     assert!(refusal(&bytes).contains("its payload ends at byte 1050880, the file has"));

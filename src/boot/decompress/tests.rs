@@ -95,7 +95,7 @@ fn sample(compression: Compression) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_packed_comes_out_whatever_the_compression() {
+fn every_compression_unpacks_to_the_original() {
     for compression in ALL {
         let data = sample(compression);
         let payload = pack(compression, &data);
@@ -139,7 +139,7 @@ fn a_size_above_the_limit_is_refused_before_anything_is_unpacked() {
 }
 
 #[test]
-fn a_bomb_that_states_a_small_size_writes_no_byte_more() {
+fn a_payload_that_unpacks_to_more_than_stated_is_refused() {
     for compression in ALL {
         let mut payload = pack(compression, &[0; 1 << 20]);
         let end = payload.len();
@@ -154,7 +154,7 @@ fn a_bomb_that_states_a_small_size_writes_no_byte_more() {
 }
 
 #[test]
-fn a_size_that_is_too_large_is_an_error_with_both() {
+fn a_size_above_the_limit_is_an_error_with_both_numbers() {
     // Gzip has the size in its own trailer, and takes another one for damage.
     for compression in ALL.into_iter().filter(|one| *one != Compression::Gzip) {
         let mut payload = pack(compression, &[1; 5000]);
@@ -182,7 +182,7 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
-fn bytes_behind_the_compressed_data_are_an_error() {
+fn bytes_after_the_compressed_data_are_an_error() {
     for compression in ALL {
         let data = vec![3; 5000];
         let mut payload = stream(compression, &data);
@@ -197,7 +197,7 @@ fn bytes_behind_the_compressed_data_are_an_error() {
 }
 
 #[test]
-fn what_is_not_compressed_is_not_taken_for_it() {
+fn uncompressed_data_is_not_detected_as_compressed() {
     for payload in [b"".as_slice(), b"\x1f", b"\x7fELF", &[0; 32]] {
         assert_eq!(Compression::detect(payload), None);
     }
@@ -206,7 +206,7 @@ fn what_is_not_compressed_is_not_taken_for_it() {
 proptest! {
     /// With a limit of 64 KiB, whatever the data says.
     #[test]
-    fn mutations_give_an_error_or_as_many_bytes_as_stated(
+    fn mutated_payloads_give_an_error_or_the_stated_size(
         which in prop::sample::select(&ALL[..]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_behind_a_magic_is_harmless(
+    fn noise_after_a_magic_number_is_refused(
         which in prop::sample::select(&ALL[..]),
         noise in prop::collection::vec(any::<u8>(), 0..2000),
     ) {

@@ -148,7 +148,7 @@ fn assert_says(text: &str, expected: &str) {
 }
 
 #[test]
-fn segments_are_copied_to_where_they_belong() {
+fn segments_are_copied_to_their_physical_addresses() {
     for is_64_bit in [true, false] {
         let file = Builder {
             is_64_bit,
@@ -200,7 +200,7 @@ fn a_32_bit_file_needs_a_pvh_note() {
 }
 
 #[test]
-fn what_is_no_executable_is_refused_by_what_it_is() {
+fn other_elf_types_are_refused_by_name() {
     for (kind, name) in [
         (1, ".ko"),
         (3, "shared library"),

@@ -40,7 +40,7 @@ fn code_is_fetched_by_cs_base_outside_64_bit_mode() {
 }
 
 #[test]
-fn code_that_is_not_there_is_the_fault_of_its_fetch() {
+fn unmapped_code_faults_on_fetch() {
     let mut fake = Fake::new();
     fake.sregs.efer |= 1 << 11;
     fake.regs.rip = UNMAPPED;
@@ -57,7 +57,7 @@ fn code_that_is_not_there_is_the_fault_of_its_fetch() {
 }
 
 #[test]
-fn lock_where_it_may_not_stand_is_ud() {
+fn lock_on_an_instruction_without_it_is_ud() {
     let mut fake = Fake::new();
     fake.regs.rsi = DATA;
     for code in [
@@ -79,7 +79,7 @@ fn lock_where_it_may_not_stand_is_ud() {
 }
 
 #[test]
-fn more_than_15_bytes_are_gp() {
+fn instructions_longer_than_15_bytes_are_gp() {
     let mut fake = Fake::new();
     fake.fault(&[0x66; 15], Exception::gp(0));
     fake.put(CODE, &[0x66; 16]);
@@ -87,7 +87,7 @@ fn more_than_15_bytes_are_gp() {
 }
 
 #[test]
-fn what_hull_does_not_know_names_itself() {
+fn an_unknown_instruction_is_named_in_the_error() {
     let mut fake = Fake::new();
     let Outcome::Unsupported(unsupported) = fake.run(code!("paddd xmm1, xmm2")) else {
         panic!("hull does no SSE arithmetic");
@@ -132,7 +132,7 @@ fn counts_name_what_occurred() {
 }
 
 #[test]
-fn no_row_stands_twice_and_names_are_the_assembler_s() {
+fn rows_are_unique_and_named_as_by_the_assembler() {
     for (index, row) in TABLE.iter().enumerate() {
         let name = format!("{:?}", row.mnemonic).to_lowercase();
         assert_eq!(name, row.name);
@@ -241,7 +241,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn any_bytes_with_any_registers_end(
+    fn decoding_any_bytes_with_any_registers_terminates(
         opening in opening(),
         rest in prop::array::uniform15(any::<u8>()),
         known in 0usize..=15,

@@ -19,7 +19,7 @@ fn kvm(test: &str) -> Option<Kvm> {
 }
 
 #[test]
-fn a_guest_that_does_not_come_back_is_given_up() {
+fn a_guest_that_does_not_exit_is_stopped() {
     let Some(kvm) = kvm("a_guest_that_does_not_come_back") else {
         return;
     };
@@ -45,7 +45,7 @@ fn a_guest_that_shuts_down_is_an_error_with_its_exit() {
 }
 
 #[test]
-fn the_probe_of_a_boot_leaves_the_vcpu_as_it_was() {
+fn the_probe_restores_the_vcpu() {
     let Some(kvm) = kvm("the_probe_of_a_boot") else {
         return;
     };

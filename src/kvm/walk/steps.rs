@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_is_told_down_to_the_page() {
+    fn a_walk_lists_every_entry_down_to_the_page() {
         let memory = memory(&[
             (0x1000 + 8 * 0x1ff, 0x2000 | 0x23),
             (0x2000 + 8 * 0x1fe, 0x3000 | 0x23),
@@ -251,7 +251,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_tables_give_what_the_walk_that_translates_gives(
+        fn listed_walks_agree_with_translations(
             words in prop::collection::vec((0u64..MEMORY as u64 / 8, any::<u64>(), 0u64..16), 64..512),
             mode in 0usize..5,
             linear: u64,

@@ -200,7 +200,7 @@ fn reserved_bits_are_a_fault_of_their_own() {
 }
 
 #[test]
-fn rights_are_what_every_level_gives() {
+fn rights_are_the_intersection_of_all_levels() {
     for gpa in [TOP + 8, SECOND + 16, THIRD + 24, LAST + 32] {
         let mut tables = Tables::four();
         tables.put(gpa, tables.entry(gpa) & !WRITABLE);
@@ -271,7 +271,7 @@ fn accessed_and_dirty_bits_are_set_as_the_processor_sets_them() {
 }
 
 #[test]
-fn addresses_that_are_not_canonical_are_no_page_faults() {
+fn non_canonical_addresses_do_not_page_fault() {
     let mut tables = Tables::four();
     for linear in [1 << 47, 0xffff_7fff_ffff_ffff, 1 << 63] {
         assert_eq!(tables.walk(linear, READ), Err(Fault::NonCanonical));
@@ -299,7 +299,7 @@ fn a_table_outside_memory_is_named() {
 }
 
 #[test]
-fn a_page_outside_memory_is_for_the_caller_to_notice() {
+fn a_translation_may_lead_outside_of_memory() {
     let tables = Tables::four();
     tables.put(LAST + 32, 0xf_ffff_ffff_f000 | ALL);
     tables.leads_to(LINEAR, 0xf_ffff_ffff_f567, 0xa99);
@@ -370,7 +370,7 @@ fn legacy_paging_has_two_levels_and_4_mib_pages() {
 
 proptest::proptest! {
     #[test]
-    fn tables_of_any_content_end(
+    fn a_walk_of_any_tables_terminates(
         mode in 0..6,
         words in proptest::collection::vec(proptest::prelude::any::<u64>(), 32),
         cr3: u64,

@@ -35,7 +35,7 @@ fn is_canonical(pages: &Pages) -> bool {
 
 proptest! {
     #[test]
-    fn sets_of_pages_are_sets(
+    fn union_and_difference_of_pages_are_those_of_sets(
         a in prop::collection::vec(any::<bool>(), COUNT as usize),
         b in prop::collection::vec(any::<bool>(), COUNT as usize),
     ) {
@@ -54,7 +54,7 @@ proptest! {
 }
 
 #[test]
-fn what_was_written_is_touched_in_both_regions() {
+fn written_pages_are_touched_in_both_regions() {
     let memory = backing::allocate(MMIO_HOLE + 0x40_0000).expect("memory");
     assert!(Pages::touched(&memory).is_empty());
     let high = GuestAddress(MMIO_HOLE_END + 0x10_0000);

@@ -8,7 +8,7 @@ const GATE: u8 = 0x8e;
 const USER_GATE: u8 = 0xee;
 
 #[test]
-fn int3_is_a_trap_with_rip_behind() {
+fn int3_is_a_trap_with_rip_after_it() {
     let mut fake = Fake::new();
     fake.set_gate(3, GATE);
     assert!(matches!(fake.run(code!("int3")), Outcome::Trap(_, 3)));
@@ -16,7 +16,7 @@ fn int3_is_a_trap_with_rip_behind() {
 }
 
 #[test]
-fn int_n_is_an_interrupt_with_rip_behind() {
+fn int_n_is_an_interrupt_with_rip_after_it() {
     let mut fake = Fake::new().at_cpl(3);
     fake.set_gate(0x80, USER_GATE);
     let outcome = fake.run(code!("int 0x80"));
@@ -34,7 +34,7 @@ fn gates_are_closed_to_the_less_privileged() {
 }
 
 #[test]
-fn gates_that_are_absent_or_no_gates_fault() {
+fn absent_and_invalid_gates_fault() {
     let mut fake = Fake::new();
     fake.set_gate(0x80, 0x0e);
     let not_present = Exception {
@@ -104,7 +104,7 @@ fn virtual_8086_mode_needs_iopl_3_for_int_n_only() {
 }
 
 #[test]
-fn stac_and_clac_are_for_cpl_0() {
+fn stac_and_clac_need_cpl_0() {
     let mut fake = Fake::new();
     fake.regs.rflags = 0x8d7;
     fake.finish(code!("stac"));

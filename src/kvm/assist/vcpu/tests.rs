@@ -403,7 +403,7 @@ fn popcnt_gives_count_and_flags() {
 }
 
 #[test]
-fn int3_arrives_behind_itself_from_both_levels() {
+fn int3_is_delivered_after_itself_from_both_levels() {
     guest(DEADLINE, |machine| {
         for (cpl, selector) in [(0, 8), (3, 0x1b)] {
             let end = machine.run_at(cpl, code!("int3"), |_| {});
@@ -419,7 +419,7 @@ fn int3_arrives_behind_itself_from_both_levels() {
 }
 
 #[test]
-fn int_n_arrives_behind_itself_where_the_gate_allows_it() {
+fn int_n_is_delivered_after_itself_where_the_gate_allows_it() {
     guest(DEADLINE, |machine| {
         let undefined = event(6, None, 0x1b);
         let known = "a software KVM raises #UD for INT n in user code and reports no exit";
@@ -693,7 +693,7 @@ fn fxrstor_and_fxsave_carry_x87_and_sse_state() {
 }
 
 #[test]
-fn wait_does_nothing_unless_something_is_pending() {
+fn wait_does_nothing_without_a_pending_exception() {
     guest(DEADLINE, |machine| {
         assert_eq!(machine.run(code!("fninit\n.byte 0x9b"), |_| {}), End::Halt);
         // Invalid operation, not masked.
@@ -804,7 +804,7 @@ macro_rules! same_as_here {
 }
 
 #[test]
-fn integer_instructions_give_what_they_give_here() {
+fn integer_instructions_give_the_results_of_this_processor() {
     guest(DEADLINE, |machine| {
         same_as_here!(machine, [
             "popcnt": "popcnt rax, rdx",

@@ -69,7 +69,7 @@ fn has_avx() -> bool {
 }
 
 #[test]
-fn wait_raises_what_is_pending() {
+fn wait_raises_pending_exceptions() {
     let wait = [0x9b];
     let mut fake = fake(0);
     fake.finish(&wait);
@@ -404,7 +404,7 @@ fn the_xsave_family_needs_what_the_manual_names() {
 }
 
 #[test]
-fn supervisor_forms_are_for_cpl_0_and_without_supervisor_state() {
+fn supervisor_forms_need_cpl_0_and_no_supervisor_state() {
     for code in [
         code!("xsaves [rsi]"),
         code!("xsaves64 [rsi]"),
@@ -483,7 +483,7 @@ fn xrstor_does_not_look_at_mxcsr_for_x87_alone() {
 }
 
 #[test]
-fn xrstor_of_a_header_that_is_none_is_gp() {
+fn xrstor_of_an_invalid_header_is_gp() {
     let standard = [
         // A component that XCR0 has not; XCOMP_BV; reserved bytes 16 to 23.
         [1 << 9, 0, 0, 0, 0, 0, 0, 0],
@@ -551,7 +551,7 @@ fn outside_64_bit_mode_the_upper_registers_stay() {
 }
 
 #[test]
-fn xgetbv_shows_xcr0_and_what_of_it_is_in_use() {
+fn xgetbv_shows_xcr0_and_the_components_in_use() {
     let mut fake = fake(0).at_cpl(3);
     (fake.xcr0, fake.regs.rax, fake.regs.rdx) = (1 << 62 | 7, u64::MAX, u64::MAX);
     fake.finish(code!("xgetbv"));
