@@ -95,7 +95,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = PathBuf::from(name);
     let done = fs::OpenOptions::new()
         .write(true)
-        .create_new(true) // follows no link that somebody left there
+        .create_new(true) // does not follow an existing link
         .open(&fresh)
         .and_then(|mut file| io::Write::write_all(&mut file, bytes))
         .and_then(|()| fs::rename(&fresh, path));

@@ -228,7 +228,7 @@ impl Subject for Net {
         }
         served(guest);
         let early = guest.returned(RX).len();
-        assert!(early <= 1, "frames that nobody sent");
+        assert!(early <= 1, "frames that were not sent");
         guest.send(TX, &[0; HEADER + 60], &[HEADER], true);
         guest.notify(TX);
         served(guest);

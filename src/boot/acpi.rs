@@ -108,7 +108,7 @@ fn fadt(facs: u64, dsdt: u64) -> FADT {
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
         .flag(Flags::SlpButton) // set: there is none
-        .flag(Flags::FixRtc) // set: the clock wakes nobody
+        .flag(Flags::FixRtc) // set: the clock does not wake the machine
         .flag(Flags::TmrValExt)
         .flag(Flags::ResetRegSup);
     // No SMI command: the machine is in ACPI mode from the start.

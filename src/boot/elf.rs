@@ -106,7 +106,7 @@ pub enum ElfError {
     },
     /// The segment starts where hull writes the boot tables.
     #[error(
-        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies below 1 MiB, where hull keeps its tables; link it at 0x100000 or above"
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes is below 1 MiB, where hull keeps its tables; link it at 0x100000 or above"
     )]
     TooLow {
         /// Index of its program header.
@@ -118,7 +118,7 @@ pub enum ElfError {
     },
     /// The segment reaches into the device area.
     #[error(
-        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies in the device area 0xc0000000-0xffffffff; link it below"
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes is in the device area 0xc0000000-0xffffffff; link it below"
     )]
     InHole {
         /// Index of its program header.
@@ -130,7 +130,7 @@ pub enum ElfError {
     },
     /// RAM does not back all of the segment.
     #[error(
-        "ELF segment {index} at {gpa:#x} of {size:#x} bytes lies outside of the guest's {memory_mib} MiB of memory; a guest with more memory may hold it ({need_mib} MiB and room for the rest)"
+        "ELF segment {index} at {gpa:#x} of {size:#x} bytes is outside of the guest's {memory_mib} MiB of memory; a guest with more memory may hold it ({need_mib} MiB and room for the rest)"
     )]
     OutsideMemory {
         /// Index of its program header.
@@ -338,7 +338,7 @@ impl<'a> Elf<'a> {
     /// left alone, because writing zeros would only make the host allocate the pages.
     ///
     /// # Errors
-    /// [`ElfError`] when a segment is damaged, overlaps another, or lies where no RAM is; and
+    /// [`ElfError`] when a segment is damaged, overlaps another, or is where no RAM is; and
     /// [`BootError::Image`].
     pub fn load(&self, memory: &GuestMemory) -> Result<Range<u64>, BootError> {
         let placed = self.place(memory)?;
@@ -371,7 +371,7 @@ impl<'a> Elf<'a> {
         lowest.map(|segment| segment.vaddr)
     }
 
-    /// Whether `gpa` lies in a loadable segment.
+    /// Check that `gpa` is in a loadable segment.
     ///
     /// # Errors
     /// [`ElfError::EntryOutside`] when it does not.

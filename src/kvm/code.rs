@@ -91,7 +91,7 @@ impl<'a> Code<'a> {
         let here = self.decode(&self.from, self.regs.rip);
         let exact = here.filter(|found| self.makes(found, what));
         exact
-            .or_else(|| self.behind(what))
+            .or_else(|| self.before_rip(what))
             .or_else(|| here.filter(|found| is_kind(found, what)))
             .map(|instruction| {
                 let mut text = String::new();
@@ -104,7 +104,7 @@ impl<'a> Code<'a> {
     }
 
     /// The longest instruction that ends at RIP, because prefixes belong to it.
-    fn behind(&self, what: What) -> Option<Instruction> {
+    fn before_rip(&self, what: What) -> Option<Instruction> {
         (0..self.before.len()).find_map(|start| {
             let bytes = self.before.get(start..)?;
             let rip = self.regs.rip.wrapping_sub(bytes.len() as u64);
@@ -267,7 +267,7 @@ mod tests {
 
     const AT: u64 = 0x1000;
 
-    /// What is found in these bytes, flat 32-bit code, with RIP so many bytes behind their start.
+    /// The instruction found in these bytes, flat 32-bit code, with RIP this many bytes after their start.
     fn find(
         bytes: &[u8],
         rip: u64,

@@ -116,8 +116,8 @@ fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMma
     let start = start.map_err(|error| error.to_string())?;
     let pointer = start.wrapping_byte_add(HUGE_PAGE - start.addr() % HUGE_PAGE);
     match &from {
-        // SAFETY: at most HUGE_PAGE was added: these `size` bytes lie inside of the new mapping, to
-        // which nobody has a pointer yet.
+        // SAFETY: at most HUGE_PAGE was added: these `size` bytes are inside of the new mapping, to
+        // which no other pointer exists yet.
         None => unsafe { mprotect(pointer, size, MprotectFlags::READ | MprotectFlags::WRITE) },
         Some(from) => {
             let flags = flags | MapFlags::FIXED;
@@ -163,7 +163,7 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
         });
         match region.filter(|region| region.file_offset().is_some()) {
             Some(region) => replace(region, first, pages)?,
-            // SAFETY: `pages` whole pages from `first` on lie in `slice`, which is guest memory: a
+            // SAFETY: `pages` whole pages from `first` on are in `slice`, which is guest memory: a
             // private anonymous mapping of which no reference exists, only pointers. What is read
             // there afterwards is zero, as a guest may have written itself.
             None => unsafe { madvise(first.cast(), pages * PAGE, Advice::LinuxDontNeed) }?,
@@ -181,7 +181,7 @@ fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io:
     if replaced.load(Ordering::Relaxed) < MAX_REPLACED {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the pages lie in a mapping of guest memory, to which only pointers exist, and
+        // SAFETY: the pages are in a mapping of guest memory, to which only pointers exist, and
         // stay mapped; what is read there afterwards is zero, as a guest may have written itself.
         if unsafe { mmap_anonymous(first.cast(), pages * PAGE, access, flags) }.is_ok() {
             replaced.fetch_add(1, Ordering::Relaxed);
@@ -193,7 +193,7 @@ fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io:
     for page in 0..pages {
         let page = first.wrapping_add(page * PAGE).cast::<u64>();
         for word in (0..PAGE / 8).map(|word| page.wrapping_add(word)) {
-            // SAFETY: the word lies in guest memory, aligned, as pages are; no reference to it
+            // SAFETY: the word is in guest memory, aligned, as pages are; no reference to it
             // exists, and the guest may touch it at the same time, hence volatile.
             unsafe {
                 if word.read_volatile() != 0 {

@@ -1,8 +1,8 @@
-//! Guest memory: where everything lies ([`layout`]) and what backs it ([`backing`]); the files that
-//! are loaded into it ([`image`]), the guest that the program carries ([`packed`]), the pages of the
-//! program itself ([`program`]), bytes between it and files ([`transfer`], [`ring`]); what of it holds
-//! something ([`pages`]), what hull wrote ([`dirty`]), what a snapshot keeps ([`mod@file`]); and the
-//! same memory for a crate of another time ([`mirror`]).
+//! Guest memory: its addresses ([`layout`]) and its mappings ([`backing`]); the files that are loaded
+//! into it ([`image`]), the guest inside the program ([`packed`]), the pages of the program itself
+//! ([`program`]), reads and writes of files ([`transfer`], [`ring`]); the pages with content
+//! ([`pages`]), the pages that hull wrote ([`dirty`], [`bitmap`]), the file in a snapshot
+//! ([`mod@file`]); and the same memory for a crate with an older vm-memory ([`mirror`]).
 
 pub mod backing;
 pub mod bitmap;

@@ -127,7 +127,7 @@ impl Pages {
                 }
                 start = start.max(gone.end);
                 if gone.end > range.end {
-                    break; // goes on in the next of ours
+                    break; // continues in the next range
                 }
                 others.next();
             }

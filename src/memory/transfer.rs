@@ -136,7 +136,7 @@ impl Pieces {
     pub fn read(&self, from: impl AsFd) -> io::Result<usize> {
         let (pieces, count) = self.raw();
         let fd = from.as_fd().as_raw_fd();
-        // SAFETY: each piece lies in guest memory (`Pieces`), and `count` of them are there.
+        // SAFETY: each piece is in guest memory (`Pieces`), and there are `count` of them.
         done(unsafe { libc::readv(fd, pieces, count) })
     }
 

@@ -303,7 +303,7 @@ fn too_large(what: String) -> Result<(), SnapshotError> {
 
 /// A file of memory that is being written: which parts, and the CRC-32 of them.
 pub(super) struct Layer {
-    /// Pages of zeros are as good as none, if there is nothing below.
+    /// Whether pages of zeros can be left out, because there is no base below.
     zeros_count: bool,
     extents: Pages,
     crc: crc32fast::Hasher,
@@ -318,7 +318,7 @@ impl Layer {
         }
     }
 
-    /// Write `bytes`, which are pages, at offset `at` of `file`, behind all before.
+    /// Write `bytes`, which are whole pages, at offset `at` of `file`, after all earlier ones.
     pub(super) fn put(&mut self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
         let pages = bytes.as_chunks::<{ PAGE as usize }>().0;
         let mut start = 0;

@@ -147,7 +147,7 @@ fn the_generation_id_has_an_address_and_an_event() {
     let event = b"_EVT\x09\x86\\\x2e_SB_VGEN\x0a\x80";
     assert_eq!(count(&dsdt, event), 1, "{dsdt:x?}");
     let line = [0x89, 6, 0, 0b0011, 1, 12, 0, 0, 0];
-    assert_eq!(count(&dsdt, &line), 1, "an edge, and nobody else's");
+    assert_eq!(count(&dsdt, &line), 1, "an edge, not shared");
     const { assert!(VM_GENERATION + 16 <= ACPI_END) };
 }
 

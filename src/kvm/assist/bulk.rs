@@ -23,7 +23,7 @@ pub const PORT: u16 = 0xb8;
 pub const COPY: u8 = 0xa4;
 /// AL: fill with AH, as `rep stosb` (its opcode).
 pub const FILL: u8 = 0xaa;
-/// Most bytes done in one exit; the guest comes back or goes on by itself.
+/// Most bytes done in one exit; the guest repeats the request or copies the rest itself.
 pub const LIMIT: u64 = 64 << 20;
 
 const DIRECTION: u64 = 1 << 10;
@@ -113,7 +113,7 @@ unsafe fn copy_forward(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// Host memory behind consecutive linear addresses, to the end of a page.
+/// Host memory of consecutive linear addresses, to the end of a page.
 struct Run {
     host: *mut u8,
     gpa: u64,

@@ -120,7 +120,7 @@ impl From<Exception> for Stop {
     }
 }
 
-/// A vCPU that stands still at an instruction.
+/// A vCPU that is stopped at an instruction.
 pub trait Cpu {
     /// General registers, RIP and RFLAGS.
     fn regs(&self) -> &kvm_regs;
@@ -300,7 +300,7 @@ impl dyn Cpu + '_ {
         }
     }
 
-    /// Where a linear address lies, and how many bytes from there are on the same page.
+    /// The GPA of a linear address, and how many bytes from there are on the same page.
     pub fn translate(&self, linear: u64, kind: Kind) -> Result<(u64, usize), Stop> {
         self.walk(linear, self.access(kind))
     }

@@ -120,7 +120,7 @@ impl Fake {
         assist(code, self)
     }
 
-    /// Does it and expects it to finish with RIP behind it.
+    /// Does it and expects it to finish with RIP after it.
     #[track_caller]
     pub fn finish(&mut self, code: &[u8]) {
         let rip = self.regs.rip;
@@ -206,7 +206,7 @@ macro_rules! code {
                 options(nomem, nostack, preserves_flags),
             );
         }
-        // SAFETY: both labels lie in one constant section, the end behind the start.
+        // SAFETY: both labels are in one constant section, the end after the start.
         unsafe { std::slice::from_raw_parts(start, end as usize - start as usize) }
     }};
 }

@@ -1,11 +1,11 @@
-//! Finishes what the host's KVM cannot: instructions its emulator does not know.
+//! Emulates instructions that the emulator of the host's KVM does not know.
 //!
-//! Only a software KVM needs this; where the processor runs the guest's kernel the exit does not
-//! happen. [`assist`] decodes the bytes KVM reports, finds the instruction in its table and does
-//! it on a [`cpu::Cpu`]; [`vcpu`] is the way from a KVM exit to there and back, and [`bulk`] the
-//! port by which a guest kernel hands over long copies.
+//! Only a software KVM needs this; where the processor runs the guest's kernel, the exit does not
+//! happen. [`assist`] decodes the bytes that KVM reports, finds the instruction in its table and
+//! executes it on a [`cpu::Cpu`]; [`vcpu`] connects that to the KVM exit, and [`bulk`] is the port by
+//! which a guest kernel leaves long copies to hull.
 //!
-//! Some instructions a software KVM gets wrong by itself, without an exit that could be answered:
+//! A software KVM emulates some instructions wrongly, without an exit that hull could handle:
 //! at CPL 0 its emulator takes LZCNT for BSR and TZCNT for BSF, does MOVBE and RDPID only if CPUID
 //! as KVM supports it has them, and lets FXSAVE have any address; INT n at CPL 3 is #UD. Tests of
 //! them say so and are skipped there.
@@ -41,11 +41,11 @@ const LONGEST: usize = 15;
 /// How an instruction is finished.
 #[derive(Clone, Copy)]
 enum Finish {
-    /// By this function; RIP goes on behind it.
+    /// By this function; RIP continues after it.
     Run(fn(&mut dyn Cpu, &Instruction) -> Result<(), Stop>),
-    /// By an event with this vector, RIP behind the instruction.
+    /// By an event with this vector, RIP after the instruction.
     Trap(u8),
-    /// By the interrupt its immediate names, RIP behind the instruction.
+    /// By the interrupt its immediate names, RIP after the instruction.
     SoftwareInterrupt,
 }
 
@@ -159,15 +159,15 @@ static TABLE: [Row; 57] = [
 /// What became of an instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done; registers and memory are as behind it.
+    /// Done; registers and memory are as after it.
     Finished(Mnemonic),
     /// It faults: RIP still points to it, the exception is to be injected.
     Fault(Mnemonic, Exception),
-    /// It is a trap (INT3): RIP is behind it, the exception with this vector is to be injected.
+    /// It is a trap (INT3): RIP is after it, the exception with this vector is to be injected.
     Trap(Mnemonic, u8),
-    /// It is INT n: RIP is behind it, an interrupt with this vector is to be injected.
+    /// It is INT n: RIP is after it, an interrupt with this vector is to be injected.
     Interrupt(Mnemonic, u8),
-    /// Not finished; the guest cannot go on.
+    /// Not finished; the guest cannot continue.
     Unsupported(Unsupported),
 }
 
@@ -186,7 +186,7 @@ pub struct Unsupported {
     pub disassembly: String,
     /// Its bytes, or as many as are known.
     pub bytes: Vec<u8>,
-    /// What stands in the way.
+    /// What is not supported.
     pub reason: String,
 }
 
@@ -330,7 +330,7 @@ fn decode_all(bytes: &[u8], cpu: &dyn Cpu) -> Result<Instruction, DecoderError> 
         }
     };
     once(bytes).map_err(|error| match bytes.get(..LONGEST - 1) {
-        // The decoder calls an instruction invalid that would go on behind its 15th byte.
+        // The decoder calls an instruction invalid that is longer than 15 bytes.
         Some(start) => once(start).err().unwrap_or(error),
         None => error,
     })

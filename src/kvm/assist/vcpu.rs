@@ -2,7 +2,7 @@
 //!
 //! Call [`finish`] after KVM_EXIT_INTERNAL_ERROR and [`bulk_port`] after a byte written to
 //! [`bulk::PORT`]; both read the registers they need, change them and inject what is to be
-//! injected, so that the next KVM_RUN goes on. KVM_CAP_EXIT_ON_EMULATION_FAILURE has to be
+//! injected, so that the next KVM_RUN continues the guest. KVM_CAP_EXIT_ON_EMULATION_FAILURE has to be
 //! enabled on the VM ([`enable`]), else KVM hides failures at CPL 3 behind a #UD.
 
 use kvm_bindings::{
@@ -18,7 +18,7 @@ use super::{Counts, Outcome, Unsupported, assist, bulk};
 use crate::kvm::msrs;
 use crate::memory::GuestMemory;
 
-/// Why the guest cannot go on.
+/// Why the guest cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An instruction that cannot be finished.
@@ -208,7 +208,7 @@ impl<'a> Vcpu<'a> {
     }
 
     /// Injects the event of INT n. Its gate was checked, so it can go in as an external
-    /// interrupt, which every KVM knows how to deliver; RIP is already behind the instruction.
+    /// interrupt, which every KVM knows how to deliver; RIP is already after the instruction.
     fn inject_interrupt(&mut self, vector: u8) -> Result<(), Error> {
         self.change_events(|events| {
             events.interrupt.injected = 1;

@@ -365,7 +365,7 @@ fn restore_legacy(
     Ok(())
 }
 
-/// Where one component from 2 on lies.
+/// The place of a component from 2 on.
 struct Place {
     bit: u64,
     size: usize,
