@@ -303,7 +303,7 @@ fn too_large(what: String) -> Result<(), SnapshotError> {
 
 /// A file of memory that is being written: which parts, and the CRC-32 of them.
 pub(super) struct Layer {
-    /// Whether pages of zeros can be left out, because there is no base below.
+    /// Whether pages of zeros are content, because they replace those of a base.
     zeros_count: bool,
     extents: Pages,
     crc: crc32fast::Hasher,
