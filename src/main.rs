@@ -4,9 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-
-/// hull's own errors, as container engines number theirs.
-const OWN_ERROR: u8 = 125;
+use hull::launch::OWN_ERROR;
 
 fn main() -> ExitCode {
     let cli = match hull::cli::Cli::try_parse() {
@@ -20,7 +18,7 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) if hull::cli::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not eprintln, which panics where nobody reads.
+            // Not eprintln, which panics if standard error is closed.
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::from(OWN_ERROR)
         }

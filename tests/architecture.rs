@@ -17,7 +17,7 @@ use source::{Source, first_word, paths, tree, words};
 
 /// Each top-level module and the modules it may use. A new module needs a line here.
 const EDGES: &[(&str, &[&str])] = &[
-    ("main", &["cli"]),
+    ("main", &["cli", "launch"]),
     ("lib", &[]),
     // The doctor examines KVM itself, without a machine; a rate is typed as the devices have it.
     (
@@ -30,6 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "control",
             "devices",
             "disk",
+            "doctor",
             "fleet",
             "gdb",
             "guest",
@@ -68,10 +69,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("control", &["fleet", "inspect", "sync"]),
     ("fleet", &[]),
     // What KVM and the devices hold, in words.
-    ("inspect", &["devices", "kvm", "memory", "symbols"]),
+    (
+        "inspect",
+        &["config", "devices", "kvm", "memory", "symbols"],
+    ),
     ("boot", &["memory"]),
     // Events are plain data that any module may record.
     ("devices", &["config", "memory", "sandbox", "sync", "trace"]),
+    // It examines KVM itself, without a machine.
+    ("doctor", &["config", "guest", "kvm", "memory"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["config", "devices", "memory", "sandbox", "sync"]),
     // It stops, looks at and changes a whole machine.

@@ -151,7 +151,7 @@ fn an_unwritable_report_is_refused_before_the_boot() {
     let report = files.path("no-folder/report");
     let message = refusal(&["run", "--json", &report, "--", "true"]);
     assert!(
-        message.contains(&format!("--json {report}: No such file")),
+        message.contains(&format!("--json {report}: there is no folder")),
         "{message}"
     );
     let report = files.path("report");
@@ -336,7 +336,7 @@ fn a_command_line_that_a_kernel_would_not_read_is_refused() {
 fn a_command_for_a_flat_payload_is_refused() {
     let payload = Files::new();
     let payload = payload.file("payload", PAYLOAD);
-    assert!(refusal(&["run", &payload, "--", "true"]).contains("only Linux runs a command"));
+    assert!(refusal(&["run", &payload, "--", "true"]).contains("`-- CMD` needs a Linux kernel"));
 }
 
 /// hull in a mount namespace whose /dev the shell script `change` has modified; `None`, after a message, where

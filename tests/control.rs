@@ -174,12 +174,12 @@ fn machines_are_listed_and_each_gets_its_own_requests() {
     let user = User::new();
     let done = user.run(&["ps"]);
     let none = (done.status, done.stdout.as_str(), done.stderr.as_str());
-    assert_eq!(none, (Some(0), "", "hull: no machine runs\n"));
+    assert_eq!(none, (Some(0), "", "hull: no machine is running\n"));
     assert_eq!(user.run(&["ps", "--json"]).stdout, "[]\n");
     let done = user.run(&["stop", "--all"]);
     assert_eq!(
         (done.status, done.stderr.as_str()),
-        (Some(0), "hull: no machine runs\n")
+        (Some(0), "hull: no machine is running\n")
     );
     user.refused(
         &["resume", "nobody"],

@@ -537,7 +537,7 @@ fn an_error_names_the_disk_by_its_number() {
     refused(["--overlay", &plain, "--disk", &plain], expected);
     refused(
         ["--disk", &named, "--disk", &named],
-        "id=a: two disks are called so",
+        "id=a: two disks have this name",
     );
 }
 

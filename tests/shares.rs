@@ -191,7 +191,7 @@ fn impossible_shares_are_refused_before_the_boot() {
     let finished = run(&["run", &twice[0], &twice[1], "--", "true"]);
     assert_eq!(finished.status, Some(125));
     assert!(
-        finished.stderr.contains("two folders at /s"),
+        finished.stderr.contains("--share /s: two folders"),
         "{}",
         finished.stderr
     );

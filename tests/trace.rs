@@ -283,8 +283,8 @@ fn a_trace_is_written_on_a_signal_and_again_at_the_end() {
 #[test]
 fn an_unwritable_trace_is_refused_before_the_boot() {
     for (path, why) in [
-        ("/nonexistent/trace", "No such file or directory"),
-        ("/", "Is a directory"),
+        ("/nonexistent/trace", "there is no folder /nonexistent"),
+        ("/", "a folder; name a file in it"),
     ] {
         let finished = run(&["run", &payload("hello"), "--trace", path]);
         assert_eq!(finished.status, Some(125));

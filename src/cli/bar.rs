@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use rustix::termios::tcgetwinsize;
 
-/// Between two looks at it.
+/// Between two updates of a bar for bytes.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The same of work in steps, the next of which may be long.
+/// Between two updates of a bar for steps, the next of which may be long.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
-/// Of the bar between its brackets, in columns.
+/// Columns between the brackets of the bar.
 const WIDTH: usize = 20;
 
-/// How far something is, on one line of standard error that is gone afterwards. Nothing elsewhere
-/// than on a terminal.
+/// The progress of long work on one line of standard error, which is erased at the end. It prints
+/// nothing if standard error is not a terminal.
 pub struct Bar {
     what: &'static str,
     next: Instant,
@@ -21,7 +21,7 @@ pub struct Bar {
 }
 
 impl Bar {
-    /// Of work that is called `what`.
+    /// A bar for work that is called `what`.
     pub fn new(what: &'static str) -> Self {
         Self {
             what,
@@ -30,14 +30,14 @@ impl Bar {
         }
     }
 
-    /// `done` bytes `of` all are.
+    /// `done` bytes of `of` are done.
     pub fn show(&mut self, done: u64, of: u64) {
         let percent = done.saturating_mul(100) / of.max(1);
         let text = format!("hull: {} {percent:3} %", self.what);
         self.draw(&text, INTERVAL);
     }
 
-    /// A `share` is done, and `step` is being done.
+    /// A `share` from 0 to 1 is done, and `step` is running.
     pub fn step(&mut self, share: f64, step: &str) {
         let share = share.clamp(0.0, 1.0);
         let full = (share * WIDTH as f64) as usize;

@@ -1,9 +1,8 @@
 //! `hull completions`: what a shell needs to complete hull's verbs and flags.
 
-use clap::{CommandFactory, ValueEnum};
+use clap::{Command, ValueEnum};
 use clap_complete::{generate, shells};
 
-/// The argument.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,9 +23,8 @@ enum Shell {
 }
 
 impl Completions {
-    /// Print the script.
-    pub fn execute(self) -> anyhow::Result<()> {
-        let mut hull = super::Cli::command();
+    /// Print the script for `hull`.
+    pub fn execute(self, mut hull: Command) -> anyhow::Result<()> {
         let mut script = Vec::new();
         match self.shell {
             Shell::Bash => generate(shells::Bash, &mut hull, "hull", &mut script),

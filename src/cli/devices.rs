@@ -1,4 +1,4 @@
-//! The flags of `hull run` that give a machine devices.
+//! The flags of `hull run` for virtio devices.
 
 use clap::ValueEnum;
 
@@ -6,14 +6,13 @@ use super::headings::DEVICES;
 use crate::config::{Balloon, Draft, Vsock};
 use crate::{disk, net, share};
 
-/// The flags.
 #[derive(clap::Args)]
 pub struct Devices {
     /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
-    /// guest only reads; overlay, what it writes is gone afterwards; id=NAME, its serial number;
+    /// guest only reads; overlay, its writes are discarded at the end; id=NAME, its serial number;
     /// cache=unsafe, flushes are not waited for; rate=RATE, at most so many bytes or operations a
     /// second, such as 10M or 500ops or 10M/1M+500ops/50 with a burst each; format=raw|qcow2, not
-    /// told by how the image begins; backing=FILE, what a qcow2 image is based on. A comma in PATH
+    /// recognized by the image's first bytes; backing=FILE, the image below a qcow2 image. A comma in PATH
     /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
     /// data.img,id=data,rate=10M
     #[arg(
@@ -76,8 +75,8 @@ pub struct Devices {
         help_heading = DEVICES
     )]
     pub rng: Option<Switch>,
-    /// A memory balloon: the guest does without SIZE of its memory if it can, and tells which pages
-    /// it does not use; the host has them meanwhile. stats=SECONDS: how often the guest tells of its
+    /// A memory balloon: the guest gives up SIZE of its memory if it can, and reports pages that it
+    /// does not use, which the host takes back. stats=SECONDS: how often the guest reports its
     /// memory, for --timing and --json. Example: --balloon=64M,stats=5
     #[arg(
         long,
@@ -96,17 +95,15 @@ pub struct Devices {
     pub vsock: Option<Vsock>,
 }
 
-/// Something that a machine has or has not.
+/// Whether a machine has a device.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It has.
     On,
-    /// It has not.
     Off,
 }
 
 impl Devices {
-    /// What they say, added to `draft`.
+    /// `draft` with the devices that the flags mention.
     pub fn add_to(&self, draft: Draft) -> Draft {
         Draft {
             root_disk: self.root_disk.clone(),

@@ -3,10 +3,11 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
+use super::output::wrapped;
 use crate::vmm::story::{Listener, Step};
 
-/// Widest that a paragraph becomes.
-const WIDTH_MOST: usize = 88;
+/// Most columns of a paragraph.
+const MAX_WIDTH: usize = 88;
 /// Columns before a paragraph's lines.
 const INDENT: usize = 6;
 
@@ -16,8 +17,8 @@ pub fn listener() -> Listener {
     let terminal = io::stderr().is_terminal();
     let width = rustix::termios::tcgetwinsize(stderr).map_or(0, |size| size.ws_col);
     let width = match usize::from(width) {
-        0 => WIDTH_MOST,
-        width => width.clamp(40, WIDTH_MOST),
+        0 => MAX_WIDTH,
+        width => width.clamp(40, MAX_WIDTH),
     };
     let bold = terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     Listener(Arc::new(move |number, step| {
@@ -26,7 +27,7 @@ pub fn listener() -> Listener {
             // The terminal may be raw by now.
             text = text.replace('\n', "\r\n");
         }
-        // Perhaps nobody reads.
+        // A closed standard error is no failure.
         let _ = io::stderr().write_all(text.as_bytes());
     }))
 }
@@ -50,21 +51,6 @@ fn paragraph(number: usize, step: &Step, width: usize, bold: bool) -> String {
         }
     }
     text
-}
-
-/// Words in lines of at most `room` columns; a longer word has a line of its own.
-fn wrapped(text: &str, room: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.len() + 1 + word.len() <= room => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.into()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

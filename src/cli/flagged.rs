@@ -1,5 +1,7 @@
 //! Errors of the library, which name a device and its value, in the words of the flags.
 
+use std::path::Path;
+
 use anyhow::anyhow;
 
 use crate::config::ConfigError;
@@ -17,21 +19,29 @@ pub fn error(error: LaunchError) -> anyhow::Error {
         LaunchError::NotLinux { .. } => {
             anyhow!("`-- CMD` needs a Linux kernel; leave out what follows --")
         }
-        LaunchError::Macs { .. } => anyhow!("--mac: {error}"),
-        LaunchError::NoVsock => anyhow!("--vsock: {error}"),
+        LaunchError::Macs { given, networks } => {
+            anyhow!("--mac: given {given} times, and the machine has {networks} networks")
+        }
+        LaunchError::NoVsock => anyhow!("--vsock: the machine has no such device"),
         error => error.into(),
     }
 }
 
-/// As [`error`].
 pub fn config(error: ConfigError) -> anyhow::Error {
     match error {
         ConfigError::Machine { key, reason } => anyhow!("--{key} {reason}"),
-        error => anyhow!("--config {error}"),
+        error => error.into(),
     }
 }
 
-/// As [`error`].
+/// As [`error`], of the file `path`.
+pub fn file(error: ConfigError, path: &Path) -> anyhow::Error {
+    match error {
+        ConfigError::Read { .. } | ConfigError::TooLarge { .. } => anyhow!("--config {error}"),
+        error => anyhow!("--config {}: {error}", path.display()),
+    }
+}
+
 pub fn vmm(error: VmmError) -> anyhow::Error {
     match error {
         VmmError::Disk { key, error } => anyhow!("--{key} {error}"),

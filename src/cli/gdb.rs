@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::headings::OUTPUT;
+use crate::config::Kernel;
 use crate::gdb::{Address, MAX_PATH, Server};
 
-/// The flags.
 #[derive(clap::Args)]
 pub struct Gdb {
     /// Let gdb debug the guest: at a TCP port of this machine, at HOST:PORT, or at a Unix socket
@@ -22,8 +22,9 @@ pub struct Gdb {
 }
 
 impl Gdb {
-    /// Listen, if asked to, and say where when somebody has to know. `kernel` is the user's own.
-    pub fn listen(&self, kernel: Option<&Path>) -> anyhow::Result<Option<Server>> {
+    /// Listen, if asked to, and print the address if the user has to know it. `kernel` is the user's
+    /// own.
+    pub fn listen(&self, kernel: &Kernel) -> anyhow::Result<Option<Server>> {
         let Some(address) = &self.gdb else {
             return Ok(None);
         };
@@ -32,12 +33,17 @@ impl Gdb {
         if (self.gdb_wait || any_port)
             && let Some(address) = server.address()
         {
-            let kernel = kernel.unwrap_or(Path::new("vmlinux")).display();
-            let verb = match self.gdb_wait {
-                true => "waits for gdb",
-                false => "can be debugged",
+            let kernel = match kernel {
+                Kernel::Embedded => Path::new("vmlinux"),
+                Kernel::File(path) => path,
             };
-            // Who does not read it does not need it.
+            let kernel = kernel.display();
+            let verb = if self.gdb_wait {
+                "waits for gdb"
+            } else {
+                "can be debugged"
+            };
+            // A closed standard error is no failure.
             let _ = writeln!(
                 io::stderr(),
                 "hull: the guest {verb}: gdb {kernel} -ex 'target remote {address}'"
@@ -71,7 +77,7 @@ fn parse(text: &str) -> Result<Address, String> {
         let at = found.next().ok_or("this host has no address")?;
         return Ok(Address::Tcp(at));
     }
-    // HOST:PORT with a mistake in it would be a strange name for a socket.
+    // More likely a HOST:PORT with a mistake than the name of a socket.
     if text.starts_with('-') || (text.contains(':') && !text.contains('/')) {
         return Err(form.into());
     }

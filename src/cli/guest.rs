@@ -1,4 +1,4 @@
-//! `hull guest`: the guest that the program carries.
+//! `hull guest`: the kernel and initramfs inside this program.
 
 use std::path::PathBuf;
 
@@ -6,19 +6,18 @@ use clap::Subcommand;
 
 use crate::guest;
 
-/// What to do with it.
+/// What to do with the guest.
 #[derive(Subcommand)]
 pub enum Guest {
     /// Write vmlinux, initramfs.cpio and System.map to a folder.
     Export {
-        /// The folder; made if it is missing, files in it are replaced.
+        /// The folder, made if it is missing; files in it are replaced.
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
 }
 
 impl Guest {
-    /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         match self {
             Guest::Export { folder } => {

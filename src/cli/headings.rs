@@ -2,9 +2,9 @@
 
 /// Size, name and start of the machine.
 pub const MACHINE: &str = "Machine";
-/// What it boots.
+/// Kernel, initial RAM disk and command line.
 pub const KERNEL: &str = "Kernel";
-/// What it has.
+/// Virtio devices and the console.
 pub const DEVICES: &str = "Devices";
-/// What is printed and written about it.
+/// Reports, traces, debugger and messages.
 pub const OUTPUT: &str = "Output";

@@ -1,4 +1,4 @@
-//! What every verb does that runs a machine: terminal, signals, reports, status.
+//! What all verbs that run a machine share: clock, terminal, signals and reports.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::memory::program;
 use crate::vmm::timeline::{Span, Timeline};
 use crate::vmm::{self, Report, Signals, Streams};
 
-/// What is told of a run afterwards.
+/// Reports that are printed after the run.
 #[derive(clap::Args)]
 pub struct Reports {
     /// Print what the start cost on standard error.
@@ -28,22 +28,23 @@ pub struct Reports {
     json: Option<PathBuf>,
 }
 
-/// The reports, with their file made: nobody waits for a run whose report has no place.
+/// The reports; their file was tried before the run, so that no run ends without a place for them.
 pub struct OpenReports {
     timing: bool,
     json: Option<OutputFile>,
 }
 
 impl Reports {
-    /// Whether anything is to be told.
+    /// Whether any report was asked for.
     pub fn wanted(&self) -> bool {
         self.timing || self.json.is_some()
     }
 
     /// Make the file.
+    /// Try the file.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be written.
     pub fn open(&self) -> anyhow::Result<OpenReports> {
         let json = self.json.as_deref();
         let json = json.map(|path| OutputFile::create("--json", path));
@@ -55,7 +56,7 @@ impl Reports {
 }
 
 impl OpenReports {
-    /// Tell.
+    /// Write and print them.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -71,7 +72,7 @@ impl OpenReports {
     }
 }
 
-/// A clock that started when this process did, with that as its first span.
+/// A clock that starts with this process, whose start-up is its first span.
 pub fn clock() -> (Instant, Arc<Timeline>) {
     let started = process_start();
     program::bring_in();
@@ -85,18 +86,18 @@ pub fn clock() -> (Instant, Arc<Timeline>) {
     (started, timeline)
 }
 
-/// Catch signals: before anything that one must not leave behind.
+/// Catch signals. To be called before anything that must be undone when a signal comes.
 ///
 /// # Errors
-/// No descriptor is left.
+/// The process has no free descriptor.
 pub fn signals() -> anyhow::Result<Signals> {
     Signals::catch().context("cannot catch signals")
 }
 
-/// The terminal in raw mode, if it is the guest's.
+/// Put the terminal into raw mode if the guest uses it.
 ///
 /// # Errors
-/// It cannot be set.
+/// Its mode cannot be set.
 pub fn raw(config: &vmm::Config) -> anyhow::Result<Option<Raw>> {
     let command = config.machine.command.as_ref();
     let tty = command.is_none_or(|command| command.tty == Some(true));
@@ -105,12 +106,12 @@ pub fn raw(config: &vmm::Config) -> anyhow::Result<Option<Raw>> {
     raw.context("cannot set the terminal to raw mode")
 }
 
-/// hull's own streams.
+/// hull's own standard streams.
 pub fn streams(raw: &Option<Raw>) -> Streams {
     Streams::own(raw.is_some())
 }
 
-/// The terminal that is both standard input and output.
+/// hull's terminal, if standard input and output are one.
 pub fn terminal() -> Option<Terminal> {
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     terminal.then(|| Terminal {
@@ -124,8 +125,8 @@ pub fn say_on(raw: &Option<Raw>, line: &str) {
     say(&format!("{line}{end}"));
 }
 
-/// When this process was executed, as far as can be told: the CPU time it has used so far ago,
-/// which is what the kernel and the C library's start-up took.
+/// When this process was executed, estimated: now less the CPU time used so far, which is what the
+/// kernel and the start-up of the C library took.
 pub(super) fn process_start() -> Instant {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let used = Duration::try_from(used).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Which running machines a verb is about, and what is done for each of them.
+//! The running machines that a verb names, and the loop over them.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -9,32 +9,30 @@ use anyhow::Context;
 
 use super::output::say;
 use crate::fleet::{self, Found};
+use crate::launch::OWN_ERROR;
 use crate::sandbox::{Role, spawn_scoped};
 
-/// Machines that are seen to at once.
+/// Machines that are handled at once.
 const AT_ONCE: usize = 64;
-/// After which somebody at a terminal is told what is waited for.
+/// How long hull waits before it says on a terminal what it waits for.
 const SILENCE: Duration = Duration::from_secs(1);
-/// hull's own errors, as in `main`.
-const OWN_ERROR: u8 = 125;
 
-/// The flags.
 #[derive(clap::Args)]
 pub struct Machines {
     /// The machines: each its --name, or the process id of its hull.
     #[arg(value_name = "NAME|PID", required_unless_present = "all")]
     machines: Vec<String>,
-    /// All machines that run.
+    /// All running machines.
     #[arg(long, conflicts_with = "machines")]
     all: bool,
 }
 
-/// What came of it for one machine: a line to tell, or why it failed.
+/// The result for one machine: a line to print, or why it failed.
 type Outcome = anyhow::Result<Option<String>>;
 
 impl Machines {
-    /// Do `what` for all of them, at once; what fails for one is told and keeps no other. While it
-    /// takes long, `waiting` is told. The status to exit with.
+    /// Do `what` for all of them at once. A failure is printed and does not stop the others. If it
+    /// takes long, `waiting` is printed. The status to exit with.
     pub fn each(&self, waiting: &str, what: impl Fn(&Found) -> Outcome + Sync) -> u8 {
         let mut outcomes = Vec::new();
         let mut found = Vec::new();
@@ -69,10 +67,10 @@ impl Machines {
     }
 }
 
-/// Said where there is nothing to do.
-pub const NONE: &str = "no machine runs";
+/// Printed when there is nothing to do.
+pub const NONE: &str = "no machine is running";
 
-/// Do `what` for each of `found` in a thread of its own.
+/// Do `what` for each of `found`, each in its own thread.
 fn at_once(
     found: &[Found],
     waiting: &str,

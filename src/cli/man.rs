@@ -5,12 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Command;
 use clap::builder::Resettable;
-use clap::{Command, CommandFactory};
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, bold, roman};
 
-/// The argument.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,8 +23,7 @@ pub struct Man {
 
 impl Man {
     /// Print the page of hull, or write all pages.
-    pub fn execute(self) -> anyhow::Result<()> {
-        let mut hull = super::Cli::command();
+    pub fn execute(self, mut hull: Command) -> anyhow::Result<()> {
         hull.build();
         let Some(folder) = self.folder else {
             return super::output::print(&page(hull)?.1);

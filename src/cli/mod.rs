@@ -1,43 +1,45 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
 mod bar;
-pub mod bench;
-pub mod compare;
-pub mod completions;
+mod bench;
+mod compare;
+mod completions;
 mod devices;
-pub mod doctor;
+mod doctor;
 mod explain;
 mod flagged;
 mod gdb;
-pub mod guest;
+mod guest;
 mod headings;
-pub mod inspect;
+mod inspect;
 mod logger;
 mod machine;
 mod machines;
-pub mod man;
+mod man;
 mod measuring;
 mod output;
 mod output_file;
-pub mod pause;
-pub mod pool;
+mod pause;
+mod pool;
 mod profile;
-pub mod ps;
-pub mod restore;
-pub mod resume;
-pub mod run;
+mod ps;
+mod restore;
+mod resume;
+mod run;
 mod shape;
-pub mod snapshot;
-pub mod stop;
-pub mod templates;
+mod snapshot;
+mod stop;
+mod table;
+mod templates;
 mod terminal;
 mod timing;
 mod trace;
+mod tracing;
 
 use crate::memory::program;
 pub use output::reader_left;
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A micro virtual machine monitor for Linux/KVM.
 #[derive(Parser)]
@@ -52,8 +54,8 @@ Without a command: hull run, a shell in a virtual machine.
 Examples:
   hull                                       a shell in a virtual machine
   hull run -- uname -a                       one command in one
-  hull ps                                    the machines that run
-  hull doctor                                can this machine run guests?
+  hull ps                                    running machines
+  hull doctor                                can this host run guests?
 
 Exit status: the guest command's own, 128+N if signal N ended it, 127 if it was
 not found, 126 if it could not be run, 125 if hull itself failed."
@@ -69,21 +71,21 @@ pub struct Cli {
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
     Run(Box<Lazy<run::Run>>),
-    /// List the machines that run.
+    /// List running machines.
     Ps(Lazy<ps::Ps>),
-    /// End machines in good order.
+    /// Shut machines down.
     Stop(Lazy<stop::Stop>),
-    /// Have machines stand still.
+    /// Pause machines: their vCPUs stop.
     Pause(Lazy<pause::Pause>),
-    /// Let paused machines go on.
+    /// Resume paused machines.
     Resume(Lazy<resume::Resume>),
     /// Look into a running machine.
     Inspect(Lazy<inspect::Inspect>),
     /// Save a running machine in a folder.
     Snapshot(Lazy<snapshot::Snapshot>),
-    /// Go on from a snapshot, as one machine or as many.
+    /// Restore a snapshot, as one machine or as several.
     Restore(Lazy<restore::Restore>),
-    /// Tell whether and how this machine can run guests.
+    /// Check whether this host can run guests.
     Doctor(Lazy<doctor::Doctor>),
     /// Measure hull, beside other programs or beside an earlier day.
     Bench(Lazy<bench::Bench>),
@@ -106,7 +108,7 @@ enum Verb {
 }
 
 impl Cli {
-    /// Do what was asked; the status to exit with.
+    /// Run the verb; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         program::one_heap();
         self.log.install()?;
@@ -127,14 +129,16 @@ impl Cli {
             Some(Verb::Pool(pool)) => pool.0.execute(),
             Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),
             Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
-            Some(Verb::Completions(completions)) => completions.0.execute().map(|()| 0),
-            Some(Verb::Man(man)) => man.0.execute().map(|()| 0),
+            Some(Verb::Completions(completions)) => {
+                completions.0.execute(Self::command()).map(|()| 0)
+            }
+            Some(Verb::Man(man)) => man.0.execute(Self::command()).map(|()| 0),
         }
     }
 }
 
-/// The flags of a verb, of which clap hears when somebody uses the verb, and not before: dozens of
-/// flags with their texts take longer than a machine needs to go on.
+/// The flags of a verb, which clap builds only when the verb is used: building dozens of flags with
+/// their texts takes longer than a restore.
 pub struct Lazy<T>(T);
 
 impl<T: Args> FromArgMatches for Lazy<T> {
@@ -158,7 +162,7 @@ impl<T: Args> Args for Lazy<T> {
 }
 
 impl<T: Args> Lazy<T> {
-    /// With what the list of verbs says of it, and not what stands at the flags.
+    /// The verb's description is that of the list of verbs, not that of the flags.
     fn define(verb: Command) -> Command {
         let about = verb.get_about().cloned();
         let verb = T::augment_args(verb);

@@ -1,28 +1,37 @@
-//! Words of hull's own: on standard output whole, on standard error a line at a time.
+//! What hull prints itself: text on standard output, lines on standard error.
 
 use std::io::{self, Write};
 
-/// One line of hull's own on standard error. That it has no reader is no failure.
+/// Print one line of hull's own on standard error. A closed one is no failure.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "hull: {line}");
 }
 
-/// An error that does not end hull, as `main` prints one that does.
+/// Print an error that does not end hull, in the form that `main` uses.
 pub fn say_error(error: &dyn std::fmt::Display) {
     let _ = writeln!(io::stderr(), "error: {error:#}");
 }
 
-/// Print on standard output, whole.
+/// Print all of `text` on standard output.
 pub fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text)?;
     Ok(stdout.flush()?)
 }
 
-/// Whether an error only says that the reader of standard output has gone, which is no failure.
+/// Whether an error only says that the reader of standard output is gone, which is no failure.
 pub fn reader_left(error: &anyhow::Error) -> bool {
     error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// `text` in lines of at most `width` columns; a longer word has one to itself.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let options = textwrap::Options::new(width)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let lines = textwrap::wrap(text, options);
+    lines.into_iter().map(Into::into).collect()
 }

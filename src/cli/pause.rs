@@ -6,7 +6,6 @@ use super::machines::Machines;
 use crate::control::{self, Action, Answer};
 use crate::fleet::Found;
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -14,7 +13,7 @@ Examples:
   hull pause --all                           and those of all machines
 
 To the guest the time until hull resume is a gap, as on a host that was busy:
-its clocks go on.")]
+its clocks continue.")]
 pub struct Pause {
     #[command(flatten)]
     machines: Machines,
@@ -33,6 +32,6 @@ fn pause(machine: &Found) -> anyhow::Result<Option<String>> {
     match control::ask(machine, Action::Pause)? {
         Answer::Done { changed: true } => Ok(None),
         Answer::Done { changed: false } => Ok(Some(format!("{name} is paused already"))),
-        _ => bail!("machine {name} answered something else"),
+        _ => bail!("unexpected reply from {name}"),
     }
 }

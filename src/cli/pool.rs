@@ -13,7 +13,6 @@ use crate::vmm::VmmError;
 /// Most machines of a pool.
 const MAX_MACHINES: u16 = 1000;
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,11 +20,11 @@ Examples:
   hull pool 2 --memory 1G --cpus 2           for hull run --memory 1G --cpus 2
 
 A hull run with the same flags, without devices, --name and reports takes a
-machine of a pool if one is ready, and does as ever if none is. The pool makes
-another. It ends by Ctrl-C or SIGTERM, with the machines that wait; those that
-run a command go on with it.")]
+machine of a pool if one is ready, and starts as usual if none is. The pool
+then makes another. Ctrl-C or SIGTERM ends it and the machines that wait;
+machines that run a command continue.")]
 pub struct Pool {
-    /// So many machines are kept ready, 1 to 1000.
+    /// Number of machines to keep ready, 1 to 1000.
     #[arg(
         value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_MACHINES))
@@ -33,7 +32,7 @@ pub struct Pool {
     machines: u16,
     #[command(flatten)]
     shape: Shape,
-    /// Be one of them.
+    /// Be one of the machines.
     #[arg(long, hide = true)]
     member: bool,
 }

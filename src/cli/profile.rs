@@ -9,7 +9,6 @@ use super::output_file::OutputFile;
 use crate::profile::{Form, Profile};
 use crate::symbols;
 
-/// The flags.
 #[derive(clap::Args)]
 pub struct Flags {
     /// Sample what the vCPUs do, and write a flame graph (FILE.svg) or folded stacks for other tools
@@ -28,23 +27,22 @@ pub struct Flags {
     profile_rate: u32,
 }
 
-/// Where to and how.
+/// The file and its format.
 #[derive(Clone)]
 struct Target {
     path: PathBuf,
     form: Form,
 }
 
-/// A profile that is written when the run is over.
+/// A profile that is written after the run.
 pub struct Open {
-    /// What is sampled.
+    /// The samples of the vCPUs.
     pub profile: Arc<Profile>,
     form: Form,
     file: OutputFile,
 }
 
 impl Flags {
-    /// Make the file.
     pub fn open(&self, symbols: Option<symbols::Source>) -> anyhow::Result<Option<Open>> {
         let Some(Target { path, form }) = &self.profile else {
             return Ok(None);
@@ -58,7 +56,7 @@ impl Flags {
 }
 
 impl Open {
-    /// Write it, and say how much there is.
+    /// Write it; a line on how much there is.
     pub fn write(self) -> anyhow::Result<String> {
         let totals = self.profile.totals();
         let path = self.file.path().display();

@@ -1,23 +1,21 @@
-//! `hull ps`: the machines that run.
+//! `hull ps`: running machines.
 
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::inspect::count;
-use super::inspect::table::Table;
 use super::machines;
 use super::output::{print, say};
+use super::table::{Table, count};
 use crate::config::size;
 use crate::control::{self, Action, Answer, ControlError, Status};
 use crate::fleet::{self, Found};
 use crate::sandbox::{Role, spawn_scoped};
 
-/// How long a machine may take to say how it is.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a machine may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,7 +31,7 @@ pub struct Ps {
     json: bool,
 }
 
-/// A machine, in a line.
+/// A machine as a line of the table.
 #[derive(Serialize)]
 struct Line {
     name: String,
@@ -41,14 +39,13 @@ struct Line {
     state: String,
     cpus: u8,
     memory_bytes: u64,
-    /// Not of a machine that does not tell.
+    /// `None` if the machine does not answer.
     resident_bytes: Option<u64>,
     uptime_seconds: u64,
     version: String,
 }
 
 impl Ps {
-    /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         let found = fleet::list();
         let lines: Vec<Line> = thread::scope(|scope| {
@@ -71,7 +68,7 @@ impl Ps {
     }
 }
 
-/// What is told of a machine; nothing if it has ended meanwhile.
+/// The line of a machine; none if it has ended meanwhile.
 fn line(machine: &Found) -> Option<Line> {
     let record = &machine.record;
     let mut line = Line {
@@ -84,7 +81,7 @@ fn line(machine: &Found) -> Option<Line> {
         uptime_seconds: age(record.started),
         version: record.version.clone(),
     };
-    match control::ask_within(machine, Action::Status, PATIENCE) {
+    match control::ask_within(machine, Action::Status, ANSWER_TIMEOUT) {
         Ok(Answer::Status(status)) => {
             let Status {
                 state,
@@ -104,7 +101,7 @@ fn line(machine: &Found) -> Option<Line> {
             }
             line.state = "starting".into();
         }
-        // Another version's hull, whose machine runs all the same.
+        // A machine of another version of hull; it runs all the same.
         Ok(_) | Err(_) => line.state = "unknown".into(),
     }
     Some(line)
@@ -135,7 +132,7 @@ fn draw(lines: &[Line]) -> String {
     table.draw()
 }
 
-/// A time in its largest unit, as container engines give it.
+/// A time in its largest unit, as container engines print it.
 fn uptime(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;

@@ -1,4 +1,4 @@
-//! `hull restore`: a machine that goes on from a snapshot, or several of them.
+//! `hull restore`: one machine or several from a snapshot.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -19,20 +19,19 @@ use crate::vmm::snapshot::Saved;
 /// Most copies that one command makes.
 const MAX_COPIES: u16 = 1000;
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  hull restore /srv/web                      go on here, on this terminal
+  hull restore /srv/web                      run it here, on this terminal
   hull restore /srv/web --name web2          under another name
   hull restore /srv/web --name w -n 10       ten machines, w-1 to w-10")]
 pub struct Restore {
-    /// The folder that hull snapshot has made.
+    /// The snapshot's folder.
     dir: PathBuf,
     /// A name for the machine; with -n, the beginning of their names.
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     name: Option<String>,
-    /// So many copies, each a process of its own without an input; hull waits for all.
+    /// Number of copies, each its own process without an input; hull waits for all.
     #[arg(
         short = 'n',
         long = "copies",
@@ -46,13 +45,13 @@ pub struct Restore {
     /// Another CID and socket for the vsock device.
     #[arg(long, value_name = "cid=N,socket=PATH")]
     vsock: Option<Vsock>,
-    /// Read all of its memory first, and go on only if it is as it was written.
+    /// Check all of the saved memory first.
     #[arg(long)]
     verify: bool,
-    /// Do not run before hull resume.
+    /// Restore it paused, until hull resume.
     #[arg(long)]
     paused: bool,
-    /// Which copy this is, of one that was started by -n.
+    /// The number of this copy, of those that -n starts.
     #[arg(long, hide = true)]
     copy: Option<u16>,
     #[command(flatten)]
@@ -60,7 +59,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// Go on, and come back when the guest has ended; the status to exit with.
+    /// Restore it and wait until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         if let Some(copies) = self.copies {
             return self.start_copies(copies);

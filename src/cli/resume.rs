@@ -6,11 +6,10 @@ use super::machines::Machines;
 use crate::control::{self, Action, Answer};
 use crate::fleet::Found;
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  hull resume web                            its guest goes on")]
+  hull resume web                            its guest continues")]
 pub struct Resume {
     #[command(flatten)]
     machines: Machines,
@@ -19,7 +18,7 @@ pub struct Resume {
 impl Resume {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
-        self.machines.each("waiting for vCPUs to go on", resume)
+        self.machines.each("waiting for vCPUs to resume", resume)
     }
 }
 
@@ -28,6 +27,6 @@ fn resume(machine: &Found) -> anyhow::Result<Option<String>> {
     match control::ask(machine, Action::Resume)? {
         Answer::Done { changed: true } => Ok(None),
         Answer::Done { changed: false } => Ok(Some(format!("{name} runs already"))),
-        _ => bail!("machine {name} answered something else"),
+        _ => bail!("unexpected reply from {name}"),
     }
 }

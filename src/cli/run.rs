@@ -1,9 +1,8 @@
-//! `hull run`: flags and a file to a machine, and what came of it to messages and a status.
+//! `hull run`: makes a machine from flags and a file, runs it, and prints what came of it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
@@ -12,23 +11,22 @@ use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
 use super::output::{print, say};
 use super::shape::Shape;
-use super::{flagged, gdb, profile, trace};
+use super::{flagged, gdb, profile, tracing};
 use crate::boot::Via;
 use crate::config::machine::parse_name;
 use crate::config::{Command, Console, Draft, Fault, Kernel, Machine, file};
 use crate::launch::{self, Launch, LaunchError, Outcome};
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   hull run                                   a shell in a virtual machine
   hull run -- uname -a                       one command; its status is hull's
-  hull run bzImage --kernel-log -- free -m   the same under a kernel of yours
-  hull run vmlinux --initrd my.cpio          a system of yours on its console
-  hull run --share .:/src:ro -- ls /src      the guest reads a folder of yours
+  hull run bzImage --kernel-log -- free -m   the same with your own kernel
+  hull run vmlinux --initrd my.cpio          your own system on its console
+  hull run --share .:/src:ro -- ls /src      the guest reads your folder
   hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
-  hull run --net user,publish=8080:80        a network; its 80 is our 8080
+  hull run --net user,publish=8080:80        a network; port 80 is 8080 here
   hull run --config web.toml --memory 1G     a machine in a file, with changes")]
 pub struct Run {
     #[command(flatten)]
@@ -44,7 +42,7 @@ pub struct Run {
     /// Boot: neither start from a template nor make one.
     #[arg(long, help_heading = MACHINE)]
     cold: bool,
-    /// A name, by which hull ps, stop and inspect know the machine; its process id when left out.
+    /// The machine's name for hull ps, stop and inspect; its process id when left out.
     #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = MACHINE)]
     name: Option<String>,
     #[command(flatten)]
@@ -62,7 +60,7 @@ pub struct Run {
         help_heading = MACHINE
     )]
     faults: Vec<Fault>,
-    /// Which way into the kernel: auto (by the 64-bit Linux protocol, other kernels by PVH; a
+    /// How the kernel is entered: auto (Linux by its 64-bit protocol, other kernels by PVH; a
     /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself). [default: auto]
     #[arg(
         long,
@@ -72,9 +70,9 @@ pub struct Run {
         help_heading = KERNEL
     )]
     boot: Option<Via>,
-    /// What the kernel prints on and, without CMD, is typed on: serial (COM1) or virtio (hvc0: a line
-    /// costs one exit, not some a character; for kernels with its driver built in). The streams of
-    /// CMD do not go through it. Example: --console virtio [default: serial]
+    /// The kernel's console, on which it prints and, without CMD, reads input: serial (COM1) or
+    /// virtio (hvc0, one exit a line instead of several a character; the kernel needs its driver
+    /// built in). CMD has its own streams. Example: --console virtio [default: serial]
     #[arg(
         long,
         value_name = "serial|virtio",
@@ -91,14 +89,14 @@ pub struct Run {
     #[command(flatten)]
     profile: profile::Flags,
     #[command(flatten)]
-    tracing: trace::Tracing,
+    tracing: tracing::Tracing,
     /// What to run in the guest, with its arguments; a shell when left out.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 impl Run {
-    /// Start a machine, come back when the guest has ended, and say with which status to exit.
+    /// Run a machine until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let (started, timeline) = machine::clock();
         let (machine, mut config) = timeline.span("flags and files", || {
@@ -110,15 +108,15 @@ impl Run {
             anyhow::Ok((machine, Some(config.map_err(flagged::error)?)))
         })?;
         let Some(config) = &mut config else {
-            return print(file::write(&machine)?.as_bytes()).map(|()| 0);
+            return print(file::write(&machine)?.text().as_bytes()).map(|()| 0);
         };
         let reports = self.reports.open()?;
         let profile = self.profile.open(config.images.symbols.clone())?;
         config.attachments.profile = profile.as_ref().map(|open| open.profile.clone());
         let tracing = self.tracing.set_up(config, started)?;
         let signals = machine::signals()?;
-        // Signals are caught by now: none must leave its socket behind.
-        let mut gdb = self.gdb.listen(self.shape.kernel.as_deref())?;
+        // After the signals are caught: a signal must not leave the socket behind.
+        let mut gdb = self.gdb.listen(&machine.kernel)?;
         for fault in &machine.faults {
             say(&format!("broken on purpose ({fault}): {}", fault.what()));
         }
@@ -132,7 +130,7 @@ impl Run {
         let debugger = gdb.as_mut().map(|gdb| gdb as _);
         let outcome = launch::run(config, &launch, signals, timeline, debugger);
         drop(raw);
-        // However the guest ended: where its time went may tell why.
+        // Also after a failure, which the profile may explain.
         if let Some(profile) = profile {
             say(&profile
                 .write()
@@ -152,11 +150,10 @@ impl Run {
 
     /// The machine that the flags and the file describe.
     fn machine(&self) -> anyhow::Result<Machine> {
-        let file = self.config.as_deref().map(|path| {
-            let draft = file::read(path);
-            draft.with_context(|| format!("--config {}", path.display()))
-        });
-        let file = file.transpose()?.unwrap_or_default();
+        let file = match &self.config {
+            None => Draft::default(),
+            Some(path) => file::read(path).map_err(|error| flagged::file(error, path))?,
+        };
         self.draft().over(file).machine().map_err(flagged::config)
     }
 
@@ -177,7 +174,7 @@ impl Run {
     }
 }
 
-/// With the user's own kernel, which most that goes wrong is about.
+/// With the name of the user's own kernel, which is the cause of most failures.
 fn told(error: LaunchError, kernel: &Kernel) -> anyhow::Error {
     let of_machine = matches!(error, LaunchError::Vmm(_));
     let error = flagged::error(error);

@@ -1,14 +1,13 @@
-//! The flags of `hull run` and `hull pool` that say what a machine is made of, devices apart.
+//! The flags that `hull run` and `hull pool` share: kernel, vCPUs and memory.
 
 use std::path::PathBuf;
 
 use super::headings::{KERNEL, MACHINE};
 use crate::config::{Draft, machine};
 
-/// The flags.
 #[derive(clap::Args)]
 pub struct Shape {
-    /// ELF vmlinux, bzImage, PVH kernel or flat payload, told apart by content; the kernel inside
+    /// ELF vmlinux, bzImage, PVH kernel or flat payload, recognized by content; the kernel inside
     /// hull when left out.
     pub kernel: Option<PathBuf>,
     /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
@@ -39,7 +38,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// What they say.
+    /// The settings that the flags mention.
     pub fn draft(&self) -> Draft {
         Draft {
             kernel: self.kernel.clone(),

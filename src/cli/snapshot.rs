@@ -1,4 +1,4 @@
-//! `hull snapshot`: save a running machine, and put saved parts together.
+//! `hull snapshot`: saves a running machine, and merges snapshots.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,9 +12,8 @@ use crate::control::{self, Action, Answer};
 use crate::{fleet, snapshot};
 
 /// How long saving may take: a machine's memory on a slow disk.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const SAVE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// The flags.
 #[derive(Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -24,7 +23,7 @@ Examples:
   hull snapshot web /srv/web-1               save the machine named web
   hull snapshot web /srv/web-2 --diff        save what has changed since then
   hull snapshot merge /srv/web-1 /srv/web-2 /srv/web
-  hull restore /srv/web                      a machine that goes on from there"
+  hull restore /srv/web                      a new machine from it"
 )]
 pub struct Snapshot {
     #[command(subcommand)]
@@ -36,12 +35,12 @@ pub struct Snapshot {
     /// whole.
     #[arg(required = true)]
     dir: Option<PathBuf>,
-    /// Only the memory that has changed since this machine's last snapshot; hull snapshot merge
+    /// Save only the memory that has changed since this machine's last snapshot; hull snapshot merge
     /// makes a whole one of it.
     #[arg(long)]
     diff: bool,
-    /// End the machine then. One that goes on writes to its disks, and what it has written is in no
-    /// snapshot: that does not fit them any more.
+    /// End the machine then. A machine that continues writes to its disks, which then no longer match
+    /// the snapshot.
     #[arg(long)]
     stop: bool,
     /// Print what it cost as JSON.
@@ -51,27 +50,26 @@ pub struct Snapshot {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Make a whole snapshot of a whole one and what changed since.
+    /// Merge a whole snapshot and later differences into a new whole one.
     Merge(Merge),
 }
 
 #[derive(Args)]
 struct Merge {
-    /// The whole one.
+    /// The whole snapshot to begin with.
     base: PathBuf,
-    /// What changed since, oldest first, and last the folder for the result.
+    /// The differences, oldest first, and last the folder for the result.
     #[arg(required = true, num_args = 2.., value_name = "DIFF... RESULT")]
     dirs: Vec<PathBuf>,
 }
 
 impl Snapshot {
-    /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         if let Some(Verb::Merge(merge)) = self.verb {
             return merge.execute();
         }
         let (Some(name), Some(dir)) = (self.machine, self.dir) else {
-            bail!("name a machine and a folder"); // clap has seen to it
+            bail!("name a machine and a folder"); // clap requires them
         };
         let machine = fleet::find(&name)?;
         // The machine may have another working directory.
@@ -81,8 +79,8 @@ impl Snapshot {
             diff: self.diff,
             stop: self.stop,
         };
-        let Answer::Saved(done) = control::ask_within(&machine, request, PATIENCE)? else {
-            bail!("machine {name} answered something else");
+        let Answer::Saved(done) = control::ask_within(&machine, request, SAVE_TIMEOUT)? else {
+            bail!("unexpected reply from {name}");
         };
         if self.json {
             let text = serde_json::to_string_pretty(&done)? + "\n";
@@ -100,7 +98,7 @@ impl Snapshot {
 impl Merge {
     fn execute(mut self) -> anyhow::Result<()> {
         let Some(result) = self.dirs.pop() else {
-            bail!("name a folder for the result"); // clap has seen to it
+            bail!("name a folder for the result"); // clap requires them
         };
         let diffs: Vec<&Path> = self.dirs.iter().map(PathBuf::as_path).collect();
         let mut bar = Bar::new("merging");

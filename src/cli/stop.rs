@@ -11,7 +11,6 @@ use crate::fleet::Found;
 /// How much longer than its guest hull itself may take to end.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -50,7 +49,7 @@ fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
     let patience = Duration::from_secs(seconds.into()) + MARGIN;
     let killed = match control::ask_within(machine, Action::Stop { seconds }, patience) {
         Ok(Answer::Stopped { killed }) => killed.then(|| start.elapsed().as_secs()),
-        Ok(_) => bail!("machine {name} answered something else"),
+        Ok(_) => bail!("unexpected reply from {name}"),
         // It may just have ended by itself.
         Err(error @ (ControlError::Connect { .. } | ControlError::Ended { .. })) => {
             match machine.wait_until_gone(process.as_ref(), MARGIN / 10) {

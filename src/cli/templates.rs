@@ -1,4 +1,4 @@
-//! `hull templates`: the booted machines that later runs start from.
+//! `hull templates`: lists and removes templates.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,17 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use serde::Serialize;
 
-use super::inspect::count;
-use super::inspect::table::Table;
 use super::output::{print, say};
+use super::table::{Table, count};
 use crate::config::size;
 use crate::templates::{Cache, Key, Listed};
 
-/// Digits of a key that are shown to people.
+/// Digits of a key in the table.
 const SHOWN: usize = 12;
 const ALL: &str = "all";
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,12 +30,12 @@ pub struct Templates {
     /// Remove those whose keys begin so, or all.
     #[arg(long, value_name = "KEY|all", num_args = 1..)]
     rm: Vec<String>,
-    /// Print them as JSON.
+    /// Print the list as JSON.
     #[arg(long, conflicts_with = "rm")]
     json: bool,
 }
 
-/// A template, for scripts. What is not known of it is null.
+/// A template as JSON; what is not known is null.
 #[derive(Serialize)]
 struct Line {
     key: String,
@@ -52,7 +50,6 @@ struct Line {
 }
 
 impl Templates {
-    /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         let cache = Cache::there()?;
         if !self.rm.is_empty() {
@@ -71,7 +68,7 @@ impl Templates {
     }
 }
 
-/// Remove what was named; nothing if any of it is unclear.
+/// Remove the named templates, or none if one of the names is unclear.
 fn remove(cache: Option<&Cache>, wanted: &[String]) -> anyhow::Result<()> {
     let listed = cache.map(Cache::list).unwrap_or_default();
     let keys: Vec<Key> = listed.iter().map(|listed| listed.key).collect();
@@ -137,7 +134,7 @@ fn draw(listed: &[Listed], now: SystemTime) -> String {
     table.draw()
 }
 
-/// `text` without what would move a terminal's cursor.
+/// `text` without control characters, which could move a terminal's cursor.
 fn printable(text: &str) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };
     text.chars().map(shown).collect()

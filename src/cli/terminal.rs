@@ -1,4 +1,4 @@
-//! The terminal in raw mode, and whole again afterwards.
+//! The terminal in raw mode, and its restoration.
 
 use std::io;
 
@@ -10,7 +10,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Set raw mode: every key is the guest's, at once and without an echo.
+    /// Set raw mode: every key goes to the guest at once and without an echo.
     pub fn enter() -> io::Result<Self> {
         let before = tcgetattr(rustix::stdio::stdin())?;
         let mut raw = before.clone();

@@ -6,7 +6,7 @@ use crate::vmm::{Report, SAVED_STATE};
 
 /// Print it on standard error; its last line is the boot's cost in short.
 pub fn print(report: &Report) {
-    // It fails where nobody reads.
+    // A closed standard error is no failure.
     let _ = io::stderr().write_all(table(report).as_bytes());
 }
 
@@ -77,7 +77,7 @@ fn where_it_went(report: &Report) -> Vec<String> {
     let whole = report.end_ms.max(f64::MIN_POSITIVE);
     let mut line = |name: &str, start: f64, end: f64, aside: bool| {
         let took = (end - start).max(0.0);
-        // What goes on beside the rest has no part of the whole.
+        // What runs in parallel is no part of the whole.
         let share = match aside {
             true => "beside".into(),
             false => format!("{:.1} %", 100.0 * took / whole),

@@ -16,7 +16,7 @@ const MAX_TARGET: u64 = 1 << 40;
 /// Longest time between two statistics, in seconds: a day.
 const MAX_PERIOD: u64 = 86_400;
 
-/// A memory balloon.
+/// A memory balloon as the user asked for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balloon {
     /// Bytes that the guest is asked to give up, 0 to 1 TiB and less than its memory.

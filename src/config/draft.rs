@@ -14,50 +14,50 @@ use crate::{disk, net, share};
 /// `None` where it says nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
-    /// As in [`Machine`].
+    /// The name that other commands of hull use.
     pub name: Option<String>,
-    /// As in [`Machine`].
+    /// Number of vCPUs, 1 to 32.
     pub cpus: Option<u8>,
-    /// Bytes.
+    /// Guest memory in bytes.
     pub memory: Option<u64>,
-    /// The kernel's file.
+    /// The kernel's file; none is the one inside hull.
     pub kernel: Option<PathBuf>,
     /// The initial RAM disk's file.
     pub initrd: Option<PathBuf>,
-    /// As in [`Machine`].
+    /// How the kernel is entered.
     pub boot: Option<Via>,
-    /// As in [`Machine`].
+    /// Words for the kernel command line.
     pub cmdline: Option<String>,
-    /// As in [`Machine`].
+    /// The kernel's console, serial or virtio.
     pub console: Option<Console>,
-    /// As in [`Machine`].
+    /// Whether the kernel's messages are printed.
     pub kernel_log: Option<bool>,
-    /// Before all other disks.
+    /// The disk with the root file system, before all other disks.
     pub root_disk: Option<disk::Config>,
-    /// Disks of `disk`.
+    /// Disks that were given as `disk`.
     pub disks: Vec<disk::Config>,
-    /// Disks of `overlay`, behind those of `disk`.
+    /// Disks that were given as `overlay`, after those of `disk`.
     pub overlays: Vec<disk::Config>,
-    /// Disks of `scratch`, the last of all.
+    /// Disks that were given as `scratch`, the last of all.
     pub scratches: Vec<disk::Config>,
-    /// As in [`Machine`].
+    /// Networks, eth0 first.
     pub nets: Vec<net::Config>,
-    /// As in [`Machine`].
+    /// Folders that are shared, without their tags.
     pub shares: Vec<share::Config>,
     /// Whether there is an entropy device, as there is unless a source says no.
     pub rng: Option<bool>,
-    /// As in [`Machine`].
+    /// The memory balloon, if any.
     pub balloon: Option<Balloon>,
-    /// As in [`Machine`].
+    /// The socket device, if any.
     pub vsock: Option<Vsock>,
-    /// As in [`Machine`].
+    /// Parts that are wrong on purpose.
     pub faults: Vec<Fault>,
-    /// As in [`Machine`].
+    /// The command for hull's init.
     pub command: Option<Command>,
 }
 
 impl Draft {
-    /// What both say, and what this one says where both say something; a list replaces the other's.
+    /// Both drafts in one: a setting of this one wins over the other's, and a list replaces the other's.
     pub fn over(self, other: Self) -> Self {
         fn list<T>(over: Vec<T>, other: Vec<T>) -> Vec<T> {
             if over.is_empty() { other } else { over }

@@ -11,15 +11,15 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Read {
-        /// The configuration file.
+        /// The file that was named.
         path: PathBuf,
-        /// Why not.
+        /// The system's reason.
         error: io::Error,
     },
     /// The file is too large to be a configuration.
     #[error("{}: more than {limit} bytes; a configuration is smaller", path.display())]
     TooLarge {
-        /// The configuration file.
+        /// The file that was named.
         path: PathBuf,
         /// Most bytes that are read.
         limit: u64,
@@ -37,7 +37,7 @@ pub enum ConfigError {
     UnknownKey {
         /// Where it is in the file, such as `disk[1].chache`.
         place: String,
-        /// The key.
+        /// The key as it is written.
         key: String,
         /// The nearest key, or all of them.
         hint: String,
@@ -55,7 +55,7 @@ pub enum ConfigError {
     Machine {
         /// The setting, by the name of its flag and of its key in a file: `disk`.
         key: &'static str,
-        /// What is wrong.
+        /// What is wrong, after the setting's name.
         reason: String,
     },
     /// Text that is not UTF-8, which no file can hold.

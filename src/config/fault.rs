@@ -22,7 +22,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults, in the order of the help.
     pub const ALL: [Self; 5] = [
         Self::NoIrqchip,
         Self::NoMptable,

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::draft::Draft;
@@ -21,7 +21,7 @@ use crate::{disk, net, share};
 const MAX_BYTES: u64 = 1 << 20;
 
 /// All keys, as they are listed where one is unknown.
-const KEYS: [&str; 20] = [
+pub(super) const KEYS: [&str; 20] = [
     "name",
     "cpus",
     "memory",
@@ -250,50 +250,50 @@ fn command(value: &Value, place: &str) -> Result<Command, ConfigError> {
 }
 
 /// A machine as [`parse`] reads it; the fields are the keys, in the order in which they are printed.
-#[derive(Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct Written {
-    #[serde(skip_serializing_if = "Option::is_none")]
+pub struct Written {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     cpus: u8,
     memory: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     kernel: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     initrd: Option<String>,
     boot: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     cmdline: String,
     console: String,
     kernel_log: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     root_disk: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     disk: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     overlay: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     scratch: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     net: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     share: Vec<String>,
     rng: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     balloon: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     vsock: Option<String>,
-    #[serde(rename = "break", skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "break", default, skip_serializing_if = "Vec::is_empty")]
     faults: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     command: Option<Value>,
 }
 
-/// `machine` as JSON that [`parse`] reads.
+/// `machine` as the content of a file.
 ///
 /// # Errors
 /// A path or an argument is not UTF-8.
-pub fn write(machine: &Machine) -> Result<String, ConfigError> {
+pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
     let machine = machine.clone();
     let path = |path: &Path| utf8(path.as_os_str());
     let mut written = Written {
@@ -324,11 +324,16 @@ pub fn write(machine: &Machine) -> Result<String, ConfigError> {
     for device in &machine.devices {
         written.add(device)?;
     }
-    let text = serde_json::to_string_pretty(&written).unwrap_or_default();
-    Ok(text + "\n")
+    Ok(written)
 }
 
 impl Written {
+    /// The JSON of the file.
+    pub fn text(&self) -> String {
+        // It fails for maps whose keys are no strings.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
     fn add(&mut self, device: &Device) -> Result<(), ConfigError> {
         match device {
             Device::Rng => self.rng = true,

@@ -35,7 +35,7 @@ pub struct Machine {
     pub cpus: u8,
     /// Guest memory in bytes, [`MIN_MEMORY`] to [`MAX_MEMORY`], whole pages of 4096.
     pub memory_bytes: u64,
-    /// What it boots.
+    /// The kernel to boot.
     pub kernel: Kernel,
     /// Which entry of the kernel is used.
     pub boot: Via,
@@ -77,7 +77,7 @@ pub enum Console {
     Virtio,
 }
 
-/// A virtio device.
+/// A virtio device of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Device {
@@ -181,7 +181,7 @@ impl Machine {
         self.devices.contains(&Device::Rng)
     }
 
-    /// Its balloon.
+    /// Its memory balloon, if any.
     pub fn balloon(&self) -> Option<&Balloon> {
         self.devices.iter().find_map(|device| match device {
             Device::Balloon(balloon) => Some(balloon),
@@ -189,7 +189,7 @@ impl Machine {
         })
     }
 
-    /// Its socket device.
+    /// Its socket device, if any.
     pub fn vsock(&self) -> Option<&Vsock> {
         self.devices.iter().find_map(|device| match device {
             Device::Vsock(vsock) => Some(vsock),
@@ -212,7 +212,8 @@ impl Machine {
     /// the command: what machines that begin with the same template have in common. Files are left
     /// out; a template depends on what they hold and not on their names.
     pub fn before_command(&self) -> Self {
-        // Without `..`: who adds a field has to decide whether a template depends on it.
+        // Without `..`, so that a new field does not compile before it is clear whether a template
+        // depends on it.
         let Self {
             name: _,
             cpus,

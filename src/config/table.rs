@@ -8,7 +8,7 @@ use super::error::ConfigError;
 /// What the table of one kind of device may hold, and how its flag writes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
-    /// The file's key.
+    /// The key in the file, for messages.
     name: &'static str,
     /// Keys whose values stand at the beginning of the text, without the keys.
     bare: &'static [&'static str],
@@ -21,7 +21,6 @@ pub struct Table {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inside {
-    /// It is refused.
     Refused,
     /// It is written twice.
     Doubled,

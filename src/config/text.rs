@@ -7,7 +7,6 @@ use serde::de::Deserializer;
 use serde::ser::{Error, Serializer};
 use serde::{Deserialize, Serialize};
 
-/// Write it.
 pub fn serialize<S: Serializer>(text: &OsStr, to: S) -> Result<S::Ok, S::Error> {
     if !to.is_human_readable() {
         return text.as_bytes().serialize(to);
@@ -18,7 +17,6 @@ pub fn serialize<S: Serializer>(text: &OsStr, to: S) -> Result<S::Ok, S::Error> 
     }
 }
 
-/// Read it.
 pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<OsString, D::Error> {
     if from.is_human_readable() {
         String::deserialize(from).map(OsString::from)
@@ -29,17 +27,17 @@ pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<OsString, D::Erro
 
 /// The same of several.
 pub mod list {
-    use super::*;
+    use std::ffi::OsString;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]
     struct Text(#[serde(with = "super")] OsString);
 
-    /// Write them.
     pub fn serialize<S: Serializer>(list: &[OsString], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(list.iter().map(|text| Text(text.clone())))
     }
 
-    /// Read them.
     pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<OsString>, D::Error> {
         let list: Vec<Text> = Vec::deserialize(from)?;
         Ok(list.into_iter().map(|text| text.0).collect())

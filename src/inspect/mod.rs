@@ -18,6 +18,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::file::Written;
 pub use crate::devices::register::{Hex, Register};
 use crate::devices::virtio::QueueCounters;
 pub use crate::devices::virtio::queue::view::{ChainView, DescriptorView, QueueView, Rings};
@@ -43,6 +44,8 @@ pub enum Topic {
     Queues,
     /// PICs, IOAPIC, local APICs and PIT.
     Interrupts,
+    /// The machine's configuration; no part of [`Topic::All`].
+    Config,
 }
 
 /// The state that was asked for; other fields are empty.
@@ -67,6 +70,9 @@ pub struct Inspection {
     /// PICs, IOAPIC, local APICs and PIT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupts: Option<chips::Interrupts>,
+    /// The machine's configuration, as `hull run --config` reads it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Written>,
 }
 
 /// A device on a bus.

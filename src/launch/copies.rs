@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{LaunchError, OWN_ERROR};
+use super::error::LaunchError;
+use super::run::OWN_ERROR;
 use crate::vmm::Signals;
 
 /// Between two looks at the processes.

@@ -26,9 +26,9 @@ pub enum LaunchError {
     Open {
         /// What it is for: `kernel` or `initrd`.
         what: &'static str,
-        /// The file.
+        /// The file that was named.
         path: PathBuf,
-        /// Why not.
+        /// The system's reason.
         error: io::Error,
     },
     /// A directory, a device.
@@ -36,7 +36,7 @@ pub enum LaunchError {
     NotAFile {
         /// What it is for.
         what: &'static str,
-        /// The file.
+        /// The file that was named.
         path: PathBuf,
     },
     /// A file of a size that no kernel has.
@@ -44,15 +44,15 @@ pub enum LaunchError {
     TooLarge {
         /// What it is for.
         what: &'static str,
-        /// The file.
+        /// The file that was named.
         path: PathBuf,
-        /// Its size.
+        /// Its size in bytes.
         bytes: u64,
     },
     /// A command for a kernel that runs none.
     #[error("a command needs a Linux kernel, and {} is not one", path.display())]
     NotLinux {
-        /// The kernel.
+        /// The kernel's file, flat or of another system.
         path: PathBuf,
     },
     /// The initial RAM disk inside hull is not as it was built.
@@ -61,19 +61,19 @@ pub enum LaunchError {
     /// The machine did not run to its end.
     #[error(transparent)]
     Vmm(#[from] VmmError),
-    /// The snapshot.
+    /// The snapshot cannot be read or restored.
     #[error(transparent)]
     Saved(#[from] SavedError),
     /// A template in place of a snapshot.
     #[error("{} is a template without a command; hull run uses it by itself", dir.display())]
     Template {
-        /// Its folder.
+        /// The template's folder.
         dir: PathBuf,
     },
     /// Addresses for networks that the snapshot does not have.
     #[error("{given} addresses for networks, and the machine has {networks}")]
     Macs {
-        /// Addresses.
+        /// Number of addresses.
         given: usize,
         /// Networks of the snapshot.
         networks: usize,
@@ -87,7 +87,7 @@ pub enum LaunchError {
     /// A machine of a pool was lost after its guest may have begun.
     #[error("the machine of the pool (process {pid}) was killed")]
     Lost {
-        /// Its process.
+        /// The machine's process id.
         pid: u32,
     },
     /// The pool's machines boot, and none leaves a template.
@@ -105,9 +105,9 @@ pub enum LaunchError {
     /// The system refuses what hardly fails.
     #[error("cannot {what} ({error})")]
     System {
-        /// What was tried.
+        /// The action, as a verb with its object.
         what: &'static str,
-        /// Why not.
+        /// The system's reason.
         error: io::Error,
     },
 }

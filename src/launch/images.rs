@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-use super::LaunchError;
+use super::error::LaunchError;
 use crate::boot::{self, Format};
 use crate::config::{Device, Kernel, Machine};
 use crate::guest::{self, GuestError};
@@ -24,11 +24,11 @@ const FOREIGN_INIT: &str = "hull-init";
 /// The terminal that the guest's streams are connected to.
 #[derive(Clone, Debug)]
 pub struct Terminal {
-    /// What TERM is.
+    /// The value of TERM, if it is set.
     pub kind: Option<OsString>,
 }
 
-/// Open what `machine` boots. A command without a word becomes a shell, if hull's init runs, and gets
+/// Open what `machine` boots. An empty command becomes a shell, if hull's init runs, and gets
 /// the `terminal` unless the machine says otherwise.
 ///
 /// # Errors

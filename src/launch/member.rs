@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 
+use super::error::LaunchError;
+use super::images::prepare;
 use super::pool::{READY, TAKEN};
+use super::run::{OWN_ERROR, status};
 use super::warm::Warm;
-use super::{LaunchError, OWN_ERROR, status};
 use crate::config::{Command, Machine};
 use crate::pool;
 use crate::vmm::timeline::Timeline;
@@ -32,7 +34,7 @@ pub fn run(
     set_parent_process_death_signal(Some(Signal::TERM))
         .map_err(LaunchError::system("watch the pool"))?;
     let timeline = clock();
-    let mut config = super::prepare(machine, None)?;
+    let mut config = prepare(machine, None)?;
     let mut warm = Warm::of(&config, tell).ok_or(LaunchError::NotWarm)?;
     warm.prepare(&mut config);
     if config.start.saved().is_some() {

@@ -1,5 +1,5 @@
 //! From a [`Machine`](crate::config::Machine) to a running one. All policy of a start is here: a front
-//! end makes a `Machine`, calls a function of this module, and says what came of it.
+//! end makes a `Machine`, calls a function of this module, and prints the result.
 //!
 //! ```text
 //!  Machine ──prepare──> vmm::Config ──run──┬─ cold, or watched ───────────────> vmm::run
@@ -25,7 +25,4 @@ mod warm;
 pub use error::LaunchError;
 pub use images::{Terminal, prepare};
 pub use restore::{Changes, restore};
-pub use run::{Launch, Outcome, run, status};
-
-/// Exit status of hull itself where it fails, as container engines have it.
-pub const OWN_ERROR: u8 = 125;
+pub use run::{Launch, OWN_ERROR, Outcome, run, status};

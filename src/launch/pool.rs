@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGUSR1, SIGUSR2, SIGWINCH};
 
-use super::LaunchError;
+use super::error::LaunchError;
+use super::images::prepare;
 use crate::config::Machine;
 use crate::fleet;
 use crate::templates::Cache;
@@ -32,7 +33,7 @@ pub(super) const READY: u8 = b'r';
 pub(super) const TAKEN: u8 = b't';
 
 /// Keep so many `machines` ready until a signal comes. `start` makes the command of a process that
-/// calls [`super::member::run`] for the same `machine`; `progress` is told how many machines are
+/// calls [`super::member::run`] for the same `machine`; `progress` gets how many machines are
 /// ready until all have been once.
 ///
 /// # Errors
@@ -46,7 +47,7 @@ pub fn keep(
 ) -> Result<(), LaunchError> {
     // Refused once, and not by each of them.
     Cache::made()?;
-    super::prepare(machine, None)?;
+    prepare(machine, None)?;
     let keeper = Keeper {
         start,
         signals,
@@ -69,7 +70,6 @@ struct Member {
     taken: bool,
 }
 
-/// The pool itself.
 struct Keeper<'a> {
     /// A process that becomes a member.
     start: &'a dyn Fn() -> Command,

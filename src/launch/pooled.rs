@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::LaunchError;
+use super::error::LaunchError;
 use crate::config::{Device, Machine};
 use crate::pool::{self, Command, Outcome};
 use crate::templates::Key;
@@ -17,7 +17,7 @@ pub fn fits(machine: &Machine) -> bool {
 }
 
 /// Run the command of `machine` in one that waits with the template `key`; the status to exit with.
-/// `None` if there is none, or the guest was never told of the command.
+/// `None` if there is none, or the guest never got the command.
 ///
 /// # Errors
 /// The machine was lost, after the guest may have begun.

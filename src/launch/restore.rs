@@ -1,9 +1,9 @@
-//! A machine that goes on from a snapshot, with what is to be different.
+//! Restores a machine from a snapshot, with changes.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::LaunchError;
+use super::error::LaunchError;
 use crate::config::{Device, Vsock};
 use crate::net::Mac;
 use crate::vmm::Config;
@@ -34,6 +34,8 @@ pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, La
     }
     let mut config = Config::of_saved(Arc::new(saved));
     config.machine.name.clone_from(&changes.name);
+    // The kernel's messages belong to the run that was saved.
+    config.machine.kernel_log = false;
     config.paused = changes.paused;
     let networks = config.machine.nets().count();
     if changes.macs.len() > networks {

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::LaunchError;
+use super::error::LaunchError;
 use super::pooled;
 use super::warm::Warm;
 use crate::vmm::debugger::Debugger;
 use crate::vmm::timeline::Timeline;
 use crate::vmm::{self, Config, End, Report, Signals, Streams};
+
+/// Exit status of hull itself where it fails, as container engines have it.
+pub const OWN_ERROR: u8 = 125;
 
 /// How a machine may be started, and with what.
 pub struct Launch<'a> {
@@ -15,13 +18,13 @@ pub struct Launch<'a> {
     pub cold: bool,
     /// Whether a machine of a pool will do, which leaves no [`Report`].
     pub pooled: bool,
-    /// The guest's streams.
+    /// The streams of the guest's command or console.
     pub streams: Streams,
-    /// Told what the user should know, a line at a time.
+    /// Called with each line that the user should read.
     pub tell: &'a dyn Fn(&str),
 }
 
-/// What came of a machine.
+/// The result of a machine.
 #[derive(Debug)]
 pub enum Outcome {
     /// It ran in this process.

@@ -20,9 +20,9 @@ pub struct Warm<'a> {
     cache: Cache,
     key: Key,
     about: About,
-    /// Being made.
+    /// The template that this run makes.
     building: Option<Building>,
-    /// Told what the user should know.
+    /// Called with each line that the user should read.
     tell: &'a dyn Fn(&str),
 }
 
@@ -54,7 +54,7 @@ impl<'a> Warm<'a> {
         })
     }
 
-    /// The template's name.
+    /// The name of the template, by which a pool knows it too.
     pub fn key(&self) -> &Key {
         &self.key
     }

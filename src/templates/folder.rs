@@ -3,7 +3,7 @@
 //! Only files that hull gives their names are ever removed, one by one, and folders only when they
 //! are empty: whatever else lies in a folder that the user named stays there.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,8 +19,10 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 use rustix::process::geteuid;
 
+use super::about::{About, Listed};
+use super::error::CacheError;
+use super::key::Key;
 use super::place::Place;
-use super::{About, CacheError, Key, Listed};
 
 /// Files of a template, and of the cache the first of them.
 const LOCK: &str = "lock";
@@ -30,11 +32,11 @@ const STATE: &str = "state";
 const FRESH_STATE: &str = "state.tmp";
 const MEMORY: &str = "memory-";
 
-/// Most bytes of what is written down of a template.
-const ABOUT_MOST: u64 = 16 << 10;
+/// Most bytes of a template's facts.
+const MAX_ABOUT: u64 = 16 << 10;
 /// Bytes of `Stat::st_blocks` (stat(2)).
 const BLOCK: u64 = 512;
-/// How often and how long it is waited until no other hull is at the cache.
+/// How often, and how long after each try, hull waits for another one that changes the cache.
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -55,8 +57,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Open it, and make it if need be. `None` where there is none: the user wants none, or there is
-    /// no place that can be written to.
+    /// Open it, and make it if need be. `None` if the user wants none, or if no place can be written
+    /// to.
     pub fn open() -> Option<Self> {
         Self::made().ok()
     }
@@ -92,7 +94,7 @@ impl Cache {
 
     /// In a folder that is there.
     pub(super) fn at(path: PathBuf, limit: u64) -> std::result::Result<Self, CacheError> {
-        // The folder itself may be a link, to a larger disk perhaps.
+        // The folder itself may be a link, for example to a larger disk.
         let opened = open_ours(fs::CWD, &path, FOLDER).and_then(|root| {
             open_lock(&root)?; // or it cannot be written to
             Ok(root)
@@ -126,8 +128,8 @@ impl Cache {
         Some(self.path.join(name))
     }
 
-    /// Take a folder to build a template in. `None` if another hull does that, or has just done it,
-    /// or if there is no way.
+    /// Take a folder to build a template in. `None` if another hull builds or has built it, or if the
+    /// folder cannot be made.
     pub fn build(&self, key: &Key, about: &About) -> Option<Building> {
         self.begin(key, about).ok()
     }
@@ -159,7 +161,7 @@ impl Cache {
         Ok(building)
     }
 
-    /// The folder of a template, made if need be; what has its name and is no folder goes.
+    /// The folder of a template, made if need be; a file of its name is removed.
     fn fresh_folder(&self, name: &str) -> Result<OwnedFd> {
         let make = || match fs::mkdirat(&*self.root, name, OURS) {
             Ok(()) | Err(Errno::EXIST) => self.folder(name),
@@ -171,13 +173,6 @@ impl Cache {
                 make()
             }
             made => made,
-        }
-    }
-
-    /// Forget a template that did not restore: `dir` is what [`Cache::find`] said.
-    pub fn discard(&self, dir: &Path) {
-        if let Some(key) = dir.file_name().and_then(OsStr::to_str).and_then(Key::parse) {
-            let _ = self.remove(&key);
         }
     }
 
@@ -212,7 +207,7 @@ impl Cache {
         Ok(())
     }
 
-    /// What there is, the last used first. What killed builders left is cleared away.
+    /// All templates, the last used first. What killed builders left is removed.
     pub fn list(&self) -> Vec<Listed> {
         if let Ok(_turn) = self.turn() {
             self.sweep();
@@ -220,7 +215,7 @@ impl Cache {
         self.seen()
     }
 
-    /// Clear away what killed builders left, in our turn.
+    /// Remove what killed builders left. The caller holds the outer lock.
     fn sweep(&self) {
         for key in self.keys() {
             let name = key.to_string();
@@ -256,7 +251,7 @@ impl Cache {
         let Some(own) = at.map(|at| all.remove(at)) else {
             return false;
         };
-        // One that is larger than all may be makes nobody go.
+        // A template above the whole limit evicts nothing.
         let keep = own.bytes <= self.limit;
         if !keep {
             total -= own.bytes;
@@ -272,19 +267,18 @@ impl Cache {
         keep
     }
 
-    /// Remove a folder that nobody builds in, in our turn.
+    /// Remove a folder in which no hull builds. The caller holds the outer lock.
     fn remove_named(&self, name: &str) -> Result<()> {
         let folder = self.folder(name)?;
-        // Without a template and without a lock it is none of ours, unless it is empty.
+        // A folder without a template and without a lock is not hull's, unless it is empty.
         let ours = state(&folder).is_some() || is_there(&folder, LOCK);
-        let _lock = match ours {
-            true => {
-                let lock = lock(&folder)?;
-                clear(&folder);
-                fs::unlinkat(&folder, LOCK, AtFlags::empty())?;
-                Some(lock)
-            }
-            false => None,
+        let _lock = if ours {
+            let lock = lock(&folder)?;
+            clear(&folder);
+            fs::unlinkat(&folder, LOCK, AtFlags::empty())?;
+            Some(lock)
+        } else {
+            None
         };
         fs::unlinkat(&*self.root, name, AtFlags::REMOVEDIR)?;
         log::info!("template {name} removed");
@@ -300,17 +294,18 @@ impl Cache {
         names.iter().filter_map(|name| Key::parse(name)).collect()
     }
 
-    /// Wait until nobody else makes or removes folders; for as long as the result lives, nobody does.
+    /// Take the outer lock: no other hull makes or removes folders while the result lives.
     fn turn(&self) -> Result<OwnedFd> {
         let take = || {
             let lock = open_lock(&self.root)?;
             fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-            // Somebody who cleans up by hand may have taken it away meanwhile.
+            // A user who cleans up by hand may have removed it meanwhile.
             let of = |stat: Stat| (stat.st_dev, stat.st_ino);
             let named = fs::statat(&*self.root, LOCK, AtFlags::SYMLINK_NOFOLLOW).map(of);
-            match named.is_ok() && named == fs::fstat(&lock).map(of) {
-                true => Ok(lock),
-                false => Err(Errno::WOULDBLOCK),
+            if named.is_ok() && named == fs::fstat(&lock).map(of) {
+                Ok(lock)
+            } else {
+                Err(Errno::WOULDBLOCK)
             }
         };
         for _ in 1..TRIES {
@@ -323,7 +318,7 @@ impl Cache {
     }
 }
 
-/// A template that is being built. Dropped before it is finished, it never was.
+/// A template that is being built; it is removed if this is dropped before [`Building::finish`].
 #[derive(Debug)]
 pub struct Building {
     cache: Cache,
@@ -340,12 +335,12 @@ impl Building {
         &self.path
     }
 
-    /// The snapshot is there: make room for it. Whether it stays, which it does unless it is larger
-    /// than all templates together may be.
+    /// The snapshot is written: make room for it. Whether it stays, which it does unless it is larger
+    /// than the limit for all templates.
     pub fn finish(mut self) -> bool {
         self.keep = match self.cache.turn() {
             Ok(_turn) => self.cache.evict(&self.name),
-            // The next that is built makes room for both.
+            // The next template that is built makes room for both.
             Err(_) => state(&self.folder).is_some(),
         };
         self.keep
@@ -375,7 +370,7 @@ fn clear(folder: &OwnedFd) {
     }
 }
 
-/// Whether a snapshot's memory is called so.
+/// Whether `text` is the ID of a snapshot's memory.
 fn is_id(text: &str) -> bool {
     Key::parse(text).is_some() // both are as many digits
 }
@@ -406,7 +401,7 @@ fn read_about(folder: &OwnedFd) -> Option<About> {
     let file = fs::openat(folder, ABOUT, FILE | OFlags::RDONLY, Mode::empty()).ok()?;
     let mut text = Vec::new();
     File::from(file)
-        .take(ABOUT_MOST)
+        .take(MAX_ABOUT)
         .read_to_end(&mut text)
         .ok()?;
     serde_json::from_slice(&text).ok()
@@ -439,14 +434,15 @@ fn open_lock(folder: &OwnedFd) -> Result<OwnedFd> {
     fs::openat(folder, LOCK, flags, OURS_TO_READ)
 }
 
-/// Open a folder that belongs to us and that nobody else can write to.
+/// Open a folder that belongs to this user and that no other user can write to.
 fn open_ours(below: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     let fd = fs::openat(below, path, flags, Mode::empty())?;
     let stat = fs::fstat(&fd)?;
     let others = Mode::WGRP | Mode::WOTH;
     let closed = !Mode::from_raw_mode(stat.st_mode).intersects(others);
-    match stat.st_uid == geteuid().as_raw() && closed {
-        true => Ok(fd),
-        false => Err(Errno::PERM),
+    if stat.st_uid == geteuid().as_raw() && closed {
+        Ok(fd)
+    } else {
+        Err(Errno::PERM)
     }
 }

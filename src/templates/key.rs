@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-/// Bytes of a key: of SHA-256 as many as no two templates will share by accident.
+/// Bytes of a key: enough of a SHA-256 that no two templates share a key by accident.
 const BYTES: usize = 16;
 /// Changes of a file within this time may bear the same time: a tick of the kernel's clock is at most
 /// 10 ms (HZ=100), and what is behind a network may have another clock.
@@ -15,12 +15,12 @@ const TICK: Duration = Duration::from_millis(100);
 /// The same where times are whole seconds; FAT counts every other.
 const COARSE_TICK: Duration = Duration::from_millis(2100);
 
-/// Names a template.
+/// The name of a template: a hash of what it depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key([u8; BYTES]);
 
 impl Key {
-    /// Begin with nothing.
+    /// A builder for a key, with no part yet.
     #[allow(clippy::new_ret_no_self)] // a key is made of parts
     pub fn new() -> KeyBuilder {
         let mut hash = Sha256::new();
@@ -31,7 +31,7 @@ impl Key {
         }
     }
 
-    /// The key that is written so: 32 hexadecimal digits, small ones.
+    /// Parse a key: 32 hexadecimal digits in lower case.
     pub fn parse(text: &str) -> Option<Self> {
         let digits: &[u8; 2 * BYTES] = text.as_bytes().try_into().ok()?;
         let digit = |byte: u8| match byte {
@@ -53,8 +53,8 @@ impl fmt::Display for Key {
     }
 }
 
-/// Takes what a template depends on, part by part. Each part has a name and a length in the hash, so
-/// that no two lists of parts are the same to it.
+/// Hashes what a template depends on, part by part. Each part has a name and a length in the hash, so
+/// that different lists of parts have different hashes.
 #[derive(Clone)]
 pub struct KeyBuilder {
     hash: Sha256,
@@ -62,7 +62,7 @@ pub struct KeyBuilder {
 }
 
 impl KeyBuilder {
-    /// Something that is at hand.
+    /// Add `bytes` as the part `name`.
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> &mut Self {
         for part in [name.as_bytes(), bytes] {
             self.hash.update((part.len() as u64).to_le_bytes());
@@ -71,8 +71,8 @@ impl KeyBuilder {
         self
     }
 
-    /// A file, by what tells it from others and from itself before any change: reading it would take
-    /// longer than the boot that is to be saved.
+    /// Add a file by its device, inode, size and times: reading it would take longer than the boot
+    /// that a template saves.
     pub fn add_file(&mut self, name: &str, file: &File) -> &mut Self {
         let Ok(about) = file.metadata() else {
             self.settled = false;
@@ -107,7 +107,7 @@ impl KeyBuilder {
     }
 }
 
-/// Whether whatever happens to a file from `now` on gives it another time of change.
+/// Whether a change from `now` on would give the file another time of change.
 fn settled(seconds: i64, nanos: i64, now: SystemTime) -> bool {
     let tick = if nanos == 0 { COARSE_TICK } else { TICK };
     let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));

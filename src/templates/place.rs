@@ -1,4 +1,4 @@
-//! Where the cache is and how large it may be: what the environment says.
+//! Where the cache is and how large it may be, from the environment.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-use super::CacheError;
+use super::error::CacheError;
 use crate::config::size;
 
-/// Most that all templates together take of the disk, unless the user says otherwise.
+/// Bytes on the disk that all templates may take together, unless the user says otherwise.
 const LIMIT: u64 = 4 << 30;
 
-/// What was decided.
+/// Where the cache is, and its limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub path: PathBuf,
@@ -27,7 +27,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// By the environment.
+    /// The place that the environment gives.
     pub fn find() -> Result<Self, CacheError> {
         Self::by(|name| env::var_os(name))
     }
@@ -66,12 +66,12 @@ impl Place {
         if self.path.is_dir() {
             return Ok(());
         }
-        // Nobody's home is for hull to make: a user that has none gets none.
+        // hull does not make a user's home.
         if let Some(home) = &self.home {
             fs::metadata(home)?;
         }
-        // Whoever runs hull with another's HOME, as root may, must not leave folders there that the
-        // other cannot write to.
+        // With the HOME of another user, as under sudo, hull must not leave folders there that the
+        // other user cannot write to.
         if !self.named && !is_ours(&self.path)? {
             return Err(io::ErrorKind::PermissionDenied.into());
         }

@@ -135,7 +135,7 @@ fn builders_removers_and_finders_do_not_disturb_each_other() {
         for round in 0..60 {
             let key = key(["a", "b", "c"][(number + round) % 3]);
             match (number + round) % 4 {
-                0 => cache.discard(&home.path().join(key.to_string())),
+                0 => drop(cache.remove(&key)),
                 1 => drop(cache.list()),
                 _ if cache.find(&key).is_some() => {}
                 _ => {
@@ -282,7 +282,7 @@ fn what_is_in_the_way_is_replaced_and_not_followed() {
         hinder();
         assert_eq!(cache.find(&key("a")), None);
         assert!(cache.list().is_empty());
-        cache.discard(&place);
+        let _ = cache.remove(&key("a"));
         assert!(make(&cache, "a", KIB, 1));
         cache.remove(&key("a")).unwrap();
     }

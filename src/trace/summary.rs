@@ -5,16 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 /// Largest file that is read, in bytes.
-pub const MAX_FILE: u64 = 1 << 30;
+const MAX_FILE: u64 = 1 << 30;
 
 /// Why a file is not a trace.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// The file is too large for a trace.
+    #[error("larger than 1 GiB, which is more than hull writes")]
+    TooLarge,
     /// It is not JSON, or an event has wrong members.
     #[error("it is not a trace that hull can read: {0}")]
     Json(serde_json::Error),
@@ -115,6 +124,20 @@ pub struct Phase {
     pub at_us: f64,
     /// Its duration in microseconds.
     pub us: f64,
+}
+
+/// The sums of the file `path`.
+///
+/// # Errors
+/// It cannot be read, or is no trace of hull's.
+pub fn read(path: &Path) -> Result<Summary, Error> {
+    let mut content = Vec::new();
+    let mut file = fs::File::open(path)?.take(MAX_FILE + 1);
+    file.read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_FILE {
+        return Err(Error::TooLarge);
+    }
+    of(&content)
 }
 
 /// The statistics of the file with this content.

@@ -10,6 +10,7 @@ use super::machine::{KEYBOARD_GSI, Machine};
 use super::shared::Shared;
 use super::vcpus::{Pause, Vcpus};
 use crate::boot::{Loaded, Mode};
+use crate::config::file;
 use crate::devices::bus::Bus;
 use crate::devices::virtio::QueueCounters;
 use crate::devices::virtio::transport::SharedCore;
@@ -40,6 +41,7 @@ pub struct Inspector {
     lines: Vec<(u32, String)>,
     known: Vec<Known>,
     symbols: Option<symbols::Source>,
+    wanted: crate::config::Machine,
 }
 
 impl Inspector {
@@ -69,6 +71,7 @@ impl Inspector {
             lines,
             known,
             symbols: config.images.symbols.clone(),
+            wanted: config.machine.clone(),
         }
     }
 
@@ -77,6 +80,13 @@ impl Inspector {
     /// # Errors
     /// There is no such vCPU or address, or KVM does not return the state.
     pub fn inspect(&self, topic: &Topic, only: Option<usize>) -> Result<Inspection, String> {
+        if *topic == Topic::Config {
+            let written = file::write(&self.wanted).map_err(|error| error.to_string())?;
+            return Ok(Inspection {
+                config: Some(written),
+                ..Inspection::default()
+            });
+        }
         let is = |one: Topic| *topic == Topic::All || *topic == one;
         let address = match topic {
             Topic::PageTables { address } => Some(address),

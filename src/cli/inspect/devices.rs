@@ -1,8 +1,8 @@
 //! Devices on the buses.
 
-use super::count;
 use super::registers::value;
-use super::table::Table;
+use crate::cli::table::Table;
+use crate::cli::table::count;
 use crate::inspect::Device;
 
 /// All of them, one after the other.

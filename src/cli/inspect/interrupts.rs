@@ -1,7 +1,7 @@
 //! Interrupt controllers.
 
 use super::registers::table;
-use super::table::Table;
+use crate::cli::table::Table;
 use crate::inspect::chips::{Interrupts, Lapic, Pin};
 
 /// All of them, from the lines to the vCPUs.

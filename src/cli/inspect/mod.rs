@@ -7,7 +7,6 @@ mod overview;
 mod pages;
 mod queues;
 mod registers;
-pub(super) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +14,15 @@ use anyhow::bail;
 use clap::ValueEnum;
 use serde_json::Value;
 
+use crate::config::file::Written;
 use crate::control::{self, Action, Answer};
 use crate::fleet::{self, Record};
 use crate::inspect::{Inspection, Topic};
 
-/// The flags.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  hull inspect web                           what there is, in short
+  hull inspect web                           everything, in short
   hull inspect web registers                 vCPUs, GDT, IDT, next instructions
   hull inspect web pagetables start_kernel   the walk to a function's page
   hull inspect 4242 queues --json            virtqueues of process 4242, as JSON")]
@@ -31,14 +30,14 @@ pub struct Inspect {
     /// The machine: its --name, or the process id of its hull.
     #[arg(value_name = "NAME|PID")]
     machine: String,
-    /// What of it to show: registers, memory, pagetables, devices, queues or interrupts; all of it
-    /// in short when left out.
+    /// What of it to show: registers, memory, pagetables, devices, queues or interrupts, in short all
+    /// of them when left out; or config, which hull run --config reads.
     #[arg(value_name = "TOPIC", value_enum, hide_possible_values = true)]
     topic: Option<Shown>,
     /// For pagetables: an address in hexadecimal or a function (start_kernel+0x10).
     #[arg(value_name = "ADDR")]
     address: Option<String>,
-    /// Of one vCPU alone; page tables are those of vCPU 0 when left out.
+    /// Show one vCPU only; the default for page tables is vCPU 0.
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
     /// Print it as JSON.
@@ -49,23 +48,17 @@ pub struct Inspect {
 /// What can be shown.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Shown {
-    /// vCPUs.
     Registers,
-    /// The memory map.
     Memory,
-    /// A page walk.
     #[value(name = "pagetables")]
     PageTables,
-    /// Devices.
     Devices,
-    /// Virtqueues.
     Queues,
-    /// Interrupt controllers.
     Interrupts,
+    Config,
 }
 
 impl Inspect {
-    /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
         let topic = self.topic()?;
         let machine = fleet::find(&self.machine)?;
@@ -73,15 +66,15 @@ impl Inspect {
             topic,
             vcpu: self.cpu,
         };
-        if self.json {
-            // As it came: no need to know what is in it.
+        if self.json && self.topic != Some(Shown::Config) {
+            // Printed as it was received.
             let answer: Value = control::ask(&machine, request)?;
             let seen = answer.get("inspection").unwrap_or(&Value::Null);
             let text = serde_json::to_string_pretty(seen)? + "\n";
             return super::output::print(text.as_bytes());
         }
         let Answer::Inspection(seen) = control::ask(&machine, request)? else {
-            bail!("machine {} answered something else", self.machine);
+            bail!("unexpected reply from {}", self.machine);
         };
         let text = self.draw(&machine.record, &seen);
         super::output::print(text.as_bytes())
@@ -105,6 +98,7 @@ impl Inspect {
             Some(Shown::Devices) => Topic::Devices,
             Some(Shown::Queues) => Topic::Queues,
             Some(Shown::Interrupts) => Topic::Interrupts,
+            Some(Shown::Config) => Topic::Config,
         };
         if let (Some(address), Some(shown)) = (&self.address, self.topic)
             && shown != Shown::PageTables
@@ -126,14 +120,7 @@ impl Inspect {
                 let interrupts = seen.interrupts.as_ref();
                 interrupts.map(interrupts::draw).unwrap_or_default()
             }
+            Some(Shown::Config) => seen.config.as_ref().map(Written::text).unwrap_or_default(),
         }
-    }
-}
-
-/// `1 request`, `2 requests`.
-pub(super) fn count(number: u64, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        _ => format!("{number} {what}s"),
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::SystemTime;
 
-use super::table::Table;
-use super::{count, devices};
+use super::devices;
+use crate::cli::table::Table;
+use crate::cli::table::count;
 use crate::config::size;
 use crate::fleet::Record;
 use crate::inspect::map::{Kind, Memory};

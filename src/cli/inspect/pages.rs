@@ -1,6 +1,6 @@
 //! A page walk.
 
-use super::table::Table;
+use crate::cli::table::Table;
 use crate::config::size;
 use crate::inspect::pages::Walk;
 

@@ -1,7 +1,7 @@
 //! Virtqueues.
 
-use super::count;
-use super::table::Table;
+use crate::cli::table::Table;
+use crate::cli::table::count;
 use crate::inspect::{ChainView, QueueView, Queues, Rings};
 
 /// All of them, device by device.

@@ -1,11 +1,10 @@
 //! vCPUs.
 
-use super::table::Table;
+use crate::cli::table::Table;
 use crate::inspect::Register;
 use crate::inspect::cpu::Cpu;
 use crate::inspect::tables::Gates;
 
-/// All of them.
 pub fn draw(vcpus: &[Cpu]) -> String {
     let each: Vec<String> = vcpus.iter().map(vcpu).collect();
     each.join("\n")

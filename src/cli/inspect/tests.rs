@@ -1,5 +1,5 @@
-use super::table::Table;
 use super::*;
+use crate::cli::table::Table;
 use crate::inspect::Hex;
 use crate::inspect::map::{Kind, Memory};
 use crate::inspect::pages::{Level, Walk};

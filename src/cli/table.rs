@@ -1,5 +1,7 @@
 //! Aligned columns of text.
 
+use super::output::wrapped;
+
 /// Most characters of a line.
 const WIDTH: usize = 100;
 /// Characters between two columns.
@@ -22,7 +24,6 @@ impl Table {
         }
     }
 
-    /// Add a row.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
         self.rows.push(cells.into_iter().map(Into::into).collect());
         self
@@ -48,23 +49,25 @@ impl Table {
                 line += &format!("{cell:<wide$}", wide = width + GAP);
             }
             let start = line.chars().count();
-            let mut used = start;
-            for (index, word) in last.split(' ').enumerate() {
-                let long = word.chars().count();
-                if index > 0 && used + 1 + long > WIDTH {
-                    text += line.trim_end();
-                    line = format!("\n{}", " ".repeat(start));
-                    used = start;
-                } else if index > 0 {
-                    line.push(' ');
-                    used += 1;
+            for (index, part) in wrapped(last, WIDTH.saturating_sub(start))
+                .iter()
+                .enumerate()
+            {
+                if index > 0 {
+                    line = " ".repeat(start);
                 }
-                line += word;
-                used += long;
+                text += (line.clone() + part).trim_end();
+                text.push('\n');
             }
-            text += line.trim_end();
-            text.push('\n');
         }
         text
+    }
+}
+
+/// `1 request`, `2 requests`.
+pub fn count(number: u64, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
     }
 }

@@ -1,0 +1,170 @@
+//! `--trace` and `--explain` of `hull run`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use super::headings::OUTPUT;
+use super::output_file::OutputFile;
+use crate::sandbox::{Role, spawn};
+use crate::sync::lock;
+use crate::trace::{Recording, Trace, perfetto};
+use crate::vmm;
+
+/// Most exits of one kind that are described.
+const MAX_EXITS: u32 = 1000;
+
+#[derive(clap::Args)]
+pub struct Tracing {
+    /// Record events with their times in a file for ui.perfetto.dev or chrome://tracing; it is
+    /// written at the end and, with the events so far, on SIGUSR1. See hull trace summary.
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    trace: Option<PathBuf>,
+    /// Describe the boot as it happens on standard error, step by step: what is done, why, with
+    /// which values, and what would happen without it. With =exits also the first N exits of each
+    /// kind (1 when N is left out), with the instruction that caused them. Example: --explain=exits,3
+    #[arg(
+        long,
+        value_name = "exits[,N]",
+        value_parser = explain,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        hide_default_value = true,
+        help_heading = OUTPUT
+    )]
+    explain: Option<u32>,
+}
+
+fn explain(text: &str) -> Result<u32, String> {
+    let number = match text.split_once(',') {
+        None if text.is_empty() => return Ok(0),
+        None if text == "exits" => Some(1),
+        Some(("exits", number)) => number.parse().ok(),
+        _ => None,
+    };
+    let number = number.filter(|number| (1..=MAX_EXITS).contains(number));
+    number.ok_or_else(|| format!("it is exits or exits,N, with N from 1 to {MAX_EXITS}"))
+}
+
+impl Tracing {
+    /// Attach to `config` what was asked for; the clock of the machine started at `started`.
+    ///
+    /// # Errors
+    /// The file cannot be written, or no thread can be started.
+    pub fn set_up(
+        &self,
+        config: &mut vmm::Config,
+        started: Instant,
+    ) -> anyhow::Result<Option<Writer>> {
+        let attached = &mut config.attachments;
+        attached.story = self.explain.map(|_| super::explain::listener());
+        attached.explain_exits = self.explain.filter(|exits| *exits > 0);
+        let Some(path) = &self.trace else {
+            return Ok(None);
+        };
+        let trace = Arc::new(Trace::new(started, config.machine.cpus));
+        let writer = Writer::start(path, trace.clone())?;
+        attached.trace = Some(trace);
+        Ok(Some(writer))
+    }
+}
+
+/// Writes a trace to its file: at the end, and from its own thread on SIGUSR1.
+pub struct Writer {
+    trace: Arc<Trace>,
+    file: Arc<OutputFile>,
+    thread: Option<JoinHandle<()>>,
+    /// Why it could not be written on SIGUSR1.
+    failure: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Writer {
+    fn start(path: &Path, trace: Arc<Trace>) -> anyhow::Result<Self> {
+        let file = Arc::new(OutputFile::create("--trace", path)?);
+        let failure = Arc::<Mutex<Option<io::Error>>>::default();
+        let (to, from, told) = (file.clone(), trace.clone(), failure.clone());
+        let write = move || {
+            while from.asked() {
+                if let Err(error) = write(&to, &from.recording()) {
+                    *lock(&told) = Some(error);
+                }
+            }
+        };
+        let thread = spawn(Role::TraceWriter, write).context("cannot start a thread")?;
+        Ok(Self {
+            trace,
+            file,
+            thread: Some(thread),
+            failure,
+        })
+    }
+
+    /// Write all after the machine's end. A failure is printed and changes nothing else.
+    pub fn finish(mut self) {
+        self.stop();
+        let recording = self.trace.recording();
+        if recording.is_empty() {
+            return; // no machine was started, and the error says why
+        }
+        let failure = lock(&self.failure);
+        let failure = match write(&self.file, &recording) {
+            Err(error) => Some(format!("cannot be written ({error})")),
+            Ok(()) => failure
+                .as_ref()
+                .map(|error| format!("could not be written on SIGUSR1 ({error})")),
+        };
+        let dropped = match recording.dropped() {
+            0 => None,
+            dropped => Some(format!("{dropped} events are missing, the oldest")),
+        };
+        for what in failure.iter().chain(&dropped) {
+            let name = self.file.path().display();
+            // A closed standard error is no failure.
+            let _ = writeln!(io::stderr(), "hull: --trace {name}: {what}");
+        }
+    }
+
+    fn stop(&mut self) {
+        self.trace.end();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic has been printed by its hook
+        }
+    }
+}
+
+fn write(file: &OutputFile, recording: &Recording) -> io::Result<()> {
+    file.fill(|to| perfetto::write(recording, to))
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_are_asked_for_by_number() {
+        assert_eq!(explain(""), Ok(0));
+        assert_eq!(explain("exits"), Ok(1));
+        assert_eq!(explain("exits,12"), Ok(12));
+        for bad in [
+            "exit",
+            "exits,",
+            "exits,0",
+            "exits,1001",
+            "exits,-1",
+            "boot",
+        ] {
+            assert!(explain(bad).is_err(), "{bad}");
+        }
+    }
+}
