@@ -98,7 +98,7 @@ fn helps(verb: &[&str], helps: &mut BTreeMap<String, String>) {
     let text = String::from_utf8(hull.expect("hull starts").stdout).expect("text");
     let commands = text.split("Commands:\n").nth(1).unwrap_or_default();
     for line in commands.lines().take_while(|line| line.starts_with("  ")) {
-        // A text that goes on has more spaces before it.
+        // Continuation lines are indented further.
         if let Some(word) = line
             .split_whitespace()
             .next()

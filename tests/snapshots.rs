@@ -621,9 +621,13 @@ fn copies_are_separate_machines_and_end_with_their_parent() {
     assert_eq!(names(), [""; 0]);
     assert!(!user.folder().exists(), "nothing is left behind");
 
-    // Not even after SIGKILL.
-    let copies = user.restore(&dir, &["-n", "2"]);
+    // Not even after SIGKILL. The copies log as their parent does.
+    let log = dir.with_extension("log");
+    let flags = ["-n", "2", "--log-level", "info", "--log-file", text(&log)];
+    let copies = user.restore(&dir, &flags);
     wait_until(|| names() == ["saved-1", "saved-2"]);
+    let lines = || fs::read_to_string(&log).expect("a log");
+    wait_until(|| lines().matches("started: ").count() == 2);
     copies.kill();
     wait_until(|| names().is_empty());
     wait_until(|| !user.folder().exists());

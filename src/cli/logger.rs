@@ -4,7 +4,8 @@
 //! only warnings are written, in the form of hull's own messages. Other crates are silent unless a
 //! directive names them: a guest can make some of them write without limit.
 
-use std::fmt::Write as _;
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -79,6 +80,7 @@ impl Flags {
             started: process_start(),
             plain: filter.is_none() && self.log_file.is_none(),
             filter: filter.unwrap_or_default(),
+            file: self.log_file,
             sink: Mutex::new(sink),
         };
         let level = logger.filter.max_level();
@@ -91,6 +93,18 @@ impl Flags {
         }
         Ok(())
     }
+}
+
+/// The flags with which another hull logs as this one does.
+pub fn flags() -> Vec<OsString> {
+    let Some(logger) = LOGGER.get().filter(|logger| !logger.plain) else {
+        return Vec::new();
+    };
+    let mut flags = vec!["--log-level".into(), logger.filter.to_string().into()];
+    if let Some(file) = &logger.file {
+        flags.extend(["--log-file".into(), file.into()]);
+    }
+    flags
 }
 
 /// Levels by module: of the directives that match a module, the longest counts.
@@ -135,6 +149,14 @@ fn contains(name: &str, module: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.default)?;
+        let mut modules = self.modules.iter();
+        modules.try_for_each(|(module, level)| write!(f, ",{module}={level}"))
+    }
+}
+
 impl FromStr for Filter {
     type Err = String;
 
@@ -166,6 +188,7 @@ struct Logger {
     filter: Filter,
     /// Lines look like hull's own messages.
     plain: bool,
+    file: Option<PathBuf>,
     sink: Mutex<Sink>,
 }
 
@@ -274,6 +297,7 @@ mod tests {
             assert_eq!(filter.level(module), level, "{module}");
         }
         assert_eq!(filter.max_level(), LevelFilter::Trace);
+        assert_eq!(filter.to_string().parse(), Ok(filter));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::flagged;
 use super::machine::{self, Reports};
+use super::{flagged, logger};
 use crate::config::Vsock;
 use crate::config::machine::parse_name;
 use crate::launch::{self, Changes, copies};
@@ -106,6 +106,7 @@ impl Restore {
             command.args(["--name", &format!("{name}-{copy}")]);
             command.args(["--copy", &format!("{copy}")]);
             command.args(self.paused.then_some("--paused"));
+            command.args(logger::flags());
             command.stdin(Stdio::null());
             command.spawn()
         };

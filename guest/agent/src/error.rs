@@ -45,9 +45,9 @@ impl fmt::Display for Error {
                 write!(f, "message type {kind:#04x} cannot have {len} bytes")
             }
             Self::WrongMagic => f.write_str("the greeting does not begin with HULL"),
-            Self::WrongInterface => f.write_str("the network interface's setting is none"),
-            Self::WrongResumed => f.write_str("what is told of a restore is none"),
-            Self::WrongExit => f.write_str("the exit status is none"),
+            Self::WrongInterface => f.write_str("the network interface is invalid"),
+            Self::WrongResumed => f.write_str("the restore message is invalid"),
+            Self::WrongExit => f.write_str("the exit status is invalid"),
             Self::WrongMount(why) => write!(f, "the mount cannot be read: {why}"),
             Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),
         }

@@ -368,7 +368,7 @@ pub unsafe fn spawn<T>(child: extern "C" fn(*mut T) -> !, argument: *mut T) -> R
     const CLONE_VM: usize = 0x100;
     const CLONE_VFORK: usize = 0x4000;
     let result: isize;
-    // SAFETY: the child goes on with this stack below the current stack pointer, which the
+    // SAFETY: the child continues with this stack below the current stack pointer, which the
     // parent does not use while it waits, and never returns from the call.
     unsafe {
         asm!(
