@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hull::devices::bus::{BusDevice, Interrupt};
 use hull::devices::virtio::mmio::MmioTransport;
 use hull::devices::virtio::transport::Transport;
-use hull::devices::virtio::{Device, DeviceError, Driver};
+use hull::devices::virtio::{Device, DeviceError, Driver, Kind};
 use hull::devices::{MachineEvents, MarkSource, Reporter};
 use hull::memory::GuestMemory;
 use hull::sync::lock;
@@ -28,8 +28,14 @@ const MEMORY: usize = 1 << 20;
 struct Idle;
 
 impl Device for Idle {
-    fn id(&self) -> u32 {
-        4 // an entropy source, which this driver does not use
+    fn kind(&self) -> &'static Kind {
+        // An entropy source, which the driver does not use as one.
+        &Kind {
+            id: 4,
+            name: "entropy",
+            features: &[],
+            fields: &[],
+        }
     }
 
     fn features(&self) -> u64 {

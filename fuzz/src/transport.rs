@@ -7,10 +7,20 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use hull::devices::virtio::queue::Chain;
 use hull::devices::virtio::testing::Guest;
-use hull::devices::virtio::{Device, DeviceError, Driver, F_VERSION_1, read_config_bytes};
+use hull::devices::virtio::{
+    Device, DeviceError, Driver, F_VERSION_1, Kind, read_config_bytes,
+};
 use vm_memory::GuestMemoryBackend;
 
 use crate::{Sent, Subject};
+
+/// A device type that virtio 1.2 does not have.
+const KIND: Kind = Kind {
+    id: 42,
+    name: "",
+    features: &[],
+    fields: &[],
+};
 
 const QUEUES: [u16; 3] = [8, 64, 32];
 const FEATURES: u64 = 1 << 3 | 1 << 23;
@@ -91,8 +101,8 @@ impl Probe {
 }
 
 impl Device for Probe {
-    fn id(&self) -> u32 {
-        42
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

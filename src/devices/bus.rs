@@ -65,7 +65,7 @@ pub trait Interrupt: Send + Sync {
     fn trigger(&self) -> io::Result<()>;
 }
 
-/// A device as the bus holds it.
+/// A device on a bus.
 pub type Shared = Arc<Mutex<dyn BusDevice>>;
 
 /// A device could not be put on the bus.
@@ -79,7 +79,7 @@ pub enum Error {
         /// Its length in bytes.
         len: u64,
     },
-    /// Another device is there already.
+    /// The range overlaps that of another device.
     #[error(
         "device range at {base:#x} of {len:#x} bytes overlaps the device at {other:#x}; \
          move one of them in the memory layout"
@@ -89,7 +89,7 @@ pub enum Error {
         base: u64,
         /// Its length in bytes.
         len: u64,
-        /// First address of the device that is there.
+        /// First address of the other device.
         other: u64,
     },
 }
@@ -108,7 +108,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// A bus with nothing on it.
+    /// A bus without devices.
     pub fn new() -> Self {
         Self::default()
     }
@@ -149,8 +149,8 @@ impl Bus {
         Ok(())
     }
 
-    /// The guest reads at `addr`; says whether a device claimed the access. Unclaimed, `data`
-    /// stays as it was.
+    /// The guest reads at `addr`; returns whether a device claimed the access. Unclaimed, `data` is
+    /// not changed.
     pub fn read(&self, addr: u64, data: &mut [u8]) -> bool {
         let Some((offset, range)) = self.find(addr, data.len()) else {
             return false;
@@ -159,7 +159,7 @@ impl Bus {
         true
     }
 
-    /// The guest writes `data` at `addr`; says whether a device claimed the access.
+    /// The guest writes `data` at `addr`; returns whether a device claimed the access.
     pub fn write(&self, addr: u64, data: &[u8]) -> bool {
         let Some((offset, range)) = self.find(addr, data.len()) else {
             return false;

@@ -98,7 +98,7 @@ impl Reporter {
         self.events.warn(&self.device, what);
     }
 
-    /// Log a step of the driver, for who looks for a fault.
+    /// Log a step of the driver, for debugging.
     pub fn debug(&mut self, what: fmt::Arguments) {
         if !log::log_enabled!(log::Level::Debug) {
             return;

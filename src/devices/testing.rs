@@ -31,12 +31,12 @@ impl Interrupt for CountedInterrupt {
     }
 }
 
-/// Writes down what devices tell.
+/// Records what devices report.
 #[derive(Default)]
 pub struct Events(Mutex<Vec<String>>);
 
 impl Events {
-    /// What was told since the last call.
+    /// The lines since the last call.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }

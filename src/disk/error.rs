@@ -77,7 +77,7 @@ pub enum DiskError {
         format: &'static str,
     },
     /// A qcow2 image that cannot be used.
-    #[error("{path}: not a usable qcow2 image ({reason}); `qemu-img check {path}` tells more")]
+    #[error("{path}: not a usable qcow2 image ({reason}); `qemu-img check {path}` shows more")]
     Qcow2 {
         /// Path of the image.
         path: PathBuf,
@@ -86,7 +86,7 @@ pub enum DiskError {
     },
     /// A qcow2 image that is based on another.
     #[error(
-        "{path}: the image says that it is based on {backing:?}; hull opens no file that only an \
+        "{path}: the image is based on {backing:?}; hull opens no file that only an \
          image names: add backing=FILE if you want it"
     )]
     BackingUnnamed {

@@ -184,7 +184,7 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // An error says that it has ended already.
+        // Fails when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

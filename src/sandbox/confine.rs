@@ -1,4 +1,4 @@
-//! What the calling thread gives up: rights beyond files, and files outside its folder.
+//! Restrictions of the calling thread: no rights beyond files, no files outside its folder.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,12 +10,12 @@ use landlock::{
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use thiserror::Error;
 
-/// The newest Landlock whose rights over files are known here; an older kernel has fewer.
+/// The newest version of Landlock whose rights are known here; older kernels have fewer.
 const LANDLOCK: ABI = ABI::V5;
 
-/// What the superuser's thread keeps: to make files for the guest's users and to reach them.
-/// Without CAP_MKNOD it makes no device nodes, without CAP_FSETID a write takes setuid away, and
-/// the rest of the host's administration is out of reach.
+/// Capabilities that the superuser's thread keeps: to create files for the guest's users and to
+/// access them. Without CAP_MKNOD it creates no device nodes, without CAP_FSETID a write clears
+/// setuid, and it cannot administer the host.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -23,48 +23,49 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETUID);
 
-/// How far the kernel of this host confines a thread.
+/// How the host's kernel confines a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confinement {
-    /// By Landlock: it opens, makes and removes nothing outside of its folder.
+    /// By Landlock: the thread cannot open, create or remove files outside its folder.
     Landlock,
-    /// It has no Landlock (before Linux 5.13, or not switched on): only the thread's own care.
+    /// Not at all: there is no Landlock (before Linux 5.13, or disabled).
     None,
 }
 
-/// A thread could not give up what it must.
+/// A thread could not be restricted.
 #[derive(Debug, Error)]
 pub enum SandboxError {
-    /// Capabilities, or what threads share.
+    /// Capabilities, or state shared with other threads.
     #[error("the thread could not give up its rights ({0})")]
     Rights(#[from] io::Error),
-    /// Landlock is there and refused.
+    /// The kernel has Landlock and refused.
     #[error("Landlock refused its rules ({0})")]
     Landlock(#[from] RulesetError),
 }
 
-/// Give the calling thread umask and working directory of its own, and take from it what the
-/// superuser can beyond files.
+/// Separate the calling thread's umask and working directory from other threads', and drop the
+/// superuser's capabilities that are not about files.
 ///
 /// # Errors
-/// [`SandboxError`]; the thread must not go on then.
+/// [`SandboxError`]; the thread must end then.
 pub fn give_up_rights() -> Result<(), SandboxError> {
     // SAFETY: umask and working directory become the thread's own, on which nothing here relies.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(io::Error::from)?;
     Ok(drop_capabilities()?)
 }
 
-/// Confine the calling thread to what lies beneath `folder`, there to read alone if `read_only`.
+/// Confine the calling thread to files beneath `folder`; to reading, if `read_only`.
 ///
 /// # Errors
-/// [`SandboxError`]; the thread must not go on then.
+/// [`SandboxError`]; the thread must end then.
 pub fn confine(folder: impl AsFd, read_only: bool) -> Result<Confinement, SandboxError> {
     let handled = AccessFs::from_all(LANDLOCK);
-    let mut granted = match read_only {
-        true => AccessFs::ReadFile | AccessFs::ReadDir,
-        false => handled,
+    let mut granted = if read_only {
+        AccessFs::ReadFile | AccessFs::ReadDir
+    } else {
+        handled
     };
-    // Nobody runs or controls anything from here, nor makes device nodes.
+    // The thread executes nothing, controls no devices and creates no device nodes.
     let never: BitFlags<AccessFs> =
         AccessFs::Execute | AccessFs::IoctlDev | AccessFs::MakeChar | AccessFs::MakeBlock;
     granted.remove(never);
@@ -79,7 +80,7 @@ pub fn confine(folder: impl AsFd, read_only: bool) -> Result<Confinement, Sandbo
     })
 }
 
-/// Keep [`KEPT`] of what the thread has. capset(2) is a thread's own.
+/// Drop all capabilities but [`KEPT`], for this thread (capset(2)).
 fn drop_capabilities() -> io::Result<()> {
     let now = rustix::thread::capabilities(None)?;
     let sets = CapabilitySets {
@@ -135,7 +136,7 @@ mod tests {
             });
             println!("confined by {confined:?}");
         }
-        // It was for those threads alone.
+        // Only those threads were confined.
         assert!(File::open(around.path().join("secret")).is_ok());
     }
 }

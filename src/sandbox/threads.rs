@@ -1,4 +1,4 @@
-//! Threads by their role. `std::thread::Builder` stands nowhere else.
+//! Threads by their role: the only place that uses `std::thread::Builder`.
 
 use std::borrow::Cow;
 use std::io;

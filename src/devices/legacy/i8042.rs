@@ -76,7 +76,7 @@ pub struct I8042State {
     pub control: u8,
     /// A byte for the guest to read.
     pub output: Option<u8>,
-    /// The byte in `output` stands for a device that did not answer.
+    /// The byte in `output` reports that a device did not answer.
     pub timeout: bool,
     /// A command that waits for its parameter.
     pub command: Option<u8>,

@@ -1,7 +1,7 @@
 //! ACPI fixed hardware: power button, soft-off, PM timer, reset register.
 //!
 //! One [`Power`] answers the PM1a event and control blocks and the PM timer, which lie side by
-//! side (ACPI 6.5, 4.8.3); [`ResetRegister`] is a port of its own (4.8.3.6).
+//! side (ACPI 6.5, 4.8.3); [`ResetRegister`] is a separate port (4.8.3.6).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -238,7 +238,7 @@ impl ResetRegister {
     /// I/O ports that it takes.
     pub const PORTS: u64 = 1;
 
-    /// A reset register that tells `events`.
+    /// A reset register that reports to `events`.
     pub fn new(events: Arc<dyn MachineEvents>) -> Self {
         Self { events }
     }

@@ -81,7 +81,7 @@ impl Moment {
 /// The proleptic Gregorian date of the day `days` after 1970-01-01.
 ///
 /// Counted in years that begin in March, so that the leap day comes last: then the day of the
-/// year tells the month by a straight line of slope 153 days in 5 months.
+/// year gives the month by a straight line of slope 153 days in 5 months.
 fn date(days: u64) -> (u16, u8, u8) {
     let days = days + 719_468; // since 0000-03-01
     let era = days / 146_097; // 400 years

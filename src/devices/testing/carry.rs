@@ -1,4 +1,4 @@
-//! A device that is saved in the middle of its work, and another that goes on in its place.
+//! A device that is saved in the middle of its work, and another that continues in its place.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -14,11 +14,19 @@ use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
 
 use super::queue::{Chain, VirtQueue};
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, Kind, read_config_bytes};
 use crate::devices::state::{StateError, decode, encode};
 
-/// Device type (virtio 1.2, 5).
-const ID: u32 = 5;
+const KIND: Kind = Kind {
+    id: 5,
+    name: "memory balloon",
+    features: &[
+        (1, "STATS_VQ"),
+        (2, "DEFLATE_ON_OOM"),
+        (5, "PAGE_REPORTING"),
+    ],
+    fields: &[("num_pages", 0, 4), ("actual", 4, 4)],
+};
 const QUEUE_SIZE: u16 = 128;
 /// Unit of page numbers, whatever the guest's pages are (5.5.6).
 const PAGE: u64 = 4096;
@@ -196,8 +204,8 @@ impl Balloon {
 }
 
 impl Device for Balloon {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

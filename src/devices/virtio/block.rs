@@ -15,11 +15,30 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::queue::{Chain, Segment, VirtQueue, part};
 use super::requests::Backend;
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, Kind, read_config_bytes};
 use crate::devices::state::{self, StateError};
 
-/// Device type (virtio 1.2, 5).
-const ID: u32 = 2;
+const KIND: Kind = Kind {
+    id: 2,
+    name: "block",
+    features: &[
+        (2, "SEG_MAX"),
+        (5, "RO"),
+        (6, "BLK_SIZE"),
+        (9, "FLUSH"),
+        (13, "DISCARD"),
+        (14, "WRITE_ZEROES"),
+    ],
+    fields: &[
+        ("capacity", 0, 8),
+        ("seg_max", 12, 4),
+        ("blk_size", 20, 4),
+        ("max_discard_sectors", 36, 4),
+        ("max_discard_seg", 40, 4),
+        ("max_write_zeroes_sectors", 48, 4),
+        ("max_write_zeroes_seg", 52, 4),
+    ],
+};
 /// Unit of all positions and sizes, whatever the block size (5.2).
 pub const SECTOR: u64 = 512;
 /// Entries of the one queue.
@@ -355,8 +374,8 @@ fn finish(queue: &mut VirtQueue, chain: Chain, status: u8, data: u32) -> Result<
 }
 
 impl Device for Block {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{Device, Driver, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 use super::error::DeviceError;
+use super::names::Kind;
 use super::queue::view::QueueView;
 use super::queue::{QueueCounters, Setup, VirtQueue};
 use crate::devices::Reporter;
@@ -80,7 +81,7 @@ pub struct Core {
     negotiation: Negotiation,
 }
 
-/// What the driver has told the device.
+/// What driver and device have negotiated.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Negotiation {
     status: u32,
@@ -283,9 +284,9 @@ impl Core {
 
 /// What transports call: the driver's reads and writes.
 impl Core {
-    /// The device's type (virtio 1.2, 5).
-    pub fn device_id(&self) -> u32 {
-        self.device.id()
+    /// The device's type.
+    pub fn kind(&self) -> &'static Kind {
+        self.device.kind()
     }
 
     /// Features of the device, of rings and of all transports.

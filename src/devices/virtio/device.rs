@@ -4,6 +4,7 @@ use std::any::Any;
 use std::time::Duration;
 
 use super::error::DeviceError;
+use super::names::Kind;
 use super::queue::VirtQueue;
 use crate::devices::Reporter;
 use crate::devices::state::StateError;
@@ -21,13 +22,13 @@ pub const F_VERSION_1: u64 = 1 << 32;
 /// [`super::core::Core`] owns it and makes one call at a time, from a vCPU's thread (`config*`,
 /// `activate`, `reset`) or from the thread that processes its queues (`process`). No call may block.
 ///
-/// Order of calls: `id`, `features` and `queue_max_sizes` at any time and always with the same
+/// Order of calls: `kind`, `features` and `queue_max_sizes` at any time and always with the same
 /// answer; `config` and `write_config` at any time; `activate` once, then any number of `process`;
 /// then `reset`, after which `activate` may come again. `reset` may also come without `activate`.
 /// After a [`DeviceError`] only `config*` and `reset` are called.
 pub trait Device: Any + Send {
-    /// Device type (virtio 1.2, 5).
-    fn id(&self) -> u32;
+    /// The device type, with the names of its parts for inspections.
+    fn kind(&self) -> &'static Kind;
 
     /// Feature bits of the device type, 0 to 23 and 50 to 127. The core adds those of rings and
     /// transport.
@@ -40,12 +41,11 @@ pub trait Device: Any + Send {
     /// zeroed before, and bytes beyond the space's end stay zero (see [`read_config_bytes`]).
     fn config(&self, offset: u64, data: &mut [u8]);
 
-    /// The driver writes to the configuration space, which is read-only unless a device says
-    /// otherwise.
+    /// The driver writes to the configuration space, which is read-only by default.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// The driver set DRIVER_OK: the queues can be used, and `driver` tells which features were
-    /// negotiated.
+    /// The driver set DRIVER_OK: the queues can be used, and `driver` has the negotiated
+    /// features.
     ///
     /// # Errors
     /// The driver chose something that cannot work.

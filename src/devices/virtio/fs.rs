@@ -11,11 +11,15 @@ use std::collections::BTreeMap;
 
 use super::queue::{Chain, Segment};
 use super::requests::Backend;
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, Kind, read_config_bytes};
 use crate::devices::state::{self, StateError};
 
-/// Device type (virtio 1.2, 5).
-const ID: u32 = 26;
+const KIND: Kind = Kind {
+    id: 26,
+    name: "file system",
+    features: &[(0, "NOTIFICATION")],
+    fields: &[("tag", 0, 36), ("num_request_queues", 36, 4)],
+};
 /// Bytes of a tag in the configuration space (5.11.4).
 pub const MAX_TAG: usize = 36;
 /// Entries of the queue of high priority (5.11.2): mostly requests without an answer.
@@ -116,8 +120,8 @@ impl Fs {
 }
 
 impl Device for Fs {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

@@ -35,4 +35,5 @@ pub mod vsock;
 
 pub use device::{Device, Driver, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, read_config_bytes};
 pub use error::DeviceError;
+pub use names::Kind;
 pub use queue::QueueCounters;

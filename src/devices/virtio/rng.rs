@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Device, DeviceError, Driver};
+use super::{Device, DeviceError, Driver, Kind};
 use crate::devices::rate::{Limit, Limits, Rate};
 
-/// Device type (virtio 1.2, 5).
-const ID: u32 = 4;
+const KIND: Kind = Kind {
+    id: 4,
+    name: "entropy",
+    features: &[],
+    fields: &[],
+};
 const QUEUE_SIZE: u16 = 8;
 /// Bytes of an answer. A pool needs some hundred; a driver that needs more asks again, so that no
 /// single request keeps the host busy.
@@ -45,8 +49,8 @@ impl Rng {
 }
 
 impl Device for Rng {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

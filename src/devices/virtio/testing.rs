@@ -1,5 +1,5 @@
-//! A driver for tests and fuzz targets: it writes registers and rings as a guest would, and knows
-//! nothing of the device's side but what virtio 1.2 says.
+//! A driver for tests and fuzz targets: it writes registers and rings as a guest would, and relies
+//! only on virtio 1.2.
 
 #[cfg(test)]
 pub mod carry;
@@ -226,7 +226,7 @@ impl Guest {
         assert_eq!(self.set_status(status), status);
     }
 
-    /// Write the registers of a queue, with the rings in its page; says whether it became ready.
+    /// Write the registers of a queue, with the rings in its page; returns whether it became ready.
     pub fn set_up(&mut self, queue: usize, size: u32) -> bool {
         self.set_up_at(queue, size, [table(queue), avail(queue), used(queue)])
     }
@@ -281,7 +281,7 @@ impl Guest {
         addr
     }
 
-    /// Offer a chain of `pieces`, in a table of its own if `indirect`; returns its head.
+    /// Offer a chain of `pieces`, in an indirect table if `indirect`; returns its head.
     pub fn offer(&mut self, queue: usize, pieces: &[Piece], indirect: bool) -> u16 {
         let memory = self.memory.clone();
         let size = self.rings[queue].size;
@@ -356,7 +356,7 @@ impl Guest {
         self.poke(avail(queue) + 2, available);
     }
 
-    /// Where the driver says, with VIRTIO_F_EVENT_IDX, of which used entry it wants to hear.
+    /// Set the used entry for which the driver wants an interrupt (VIRTIO_F_EVENT_IDX).
     pub fn set_used_event(&self, queue: usize, index: u16) {
         self.poke(
             avail(queue) + 4 + 2 * u64::from(self.rings[queue].size),
@@ -364,8 +364,8 @@ impl Guest {
         );
     }
 
-    /// Notify if the device wants to be told of what was made available since the last time
-    /// (virtio 1.2, 2.7.10); says whether it did.
+    /// Notify if the device wants that for what was made available since the last time (virtio 1.2,
+    /// 2.7.10); returns whether it was notified.
     pub fn kick(&mut self, queue: usize, event_idx: bool) -> bool {
         let ring = &mut self.rings[queue];
         let (old, new) = (ring.kicked, ring.available);

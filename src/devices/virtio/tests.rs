@@ -8,8 +8,15 @@ use std::sync::{Arc, Mutex};
 
 use super::queue::{Chain, Segment};
 use super::testing::{Guest, Piece};
-use super::{Device, DeviceError, Driver, F_VERSION_1, read_config_bytes};
+use super::{Device, DeviceError, Driver, F_VERSION_1, Kind, read_config_bytes};
 
+/// A device type that virtio 1.2 does not have.
+const KIND: Kind = Kind {
+    id: 42,
+    name: "",
+    features: &[],
+    fields: &[],
+};
 /// A feature bit of [`Probe`]'s device type.
 const F_SOME: u64 = 1 << 3;
 const CONFIG: [u8; 6] = [10, 11, 12, 13, 14, 15];
@@ -65,8 +72,8 @@ impl Probe {
 }
 
 impl Device for Probe {
-    fn id(&self) -> u32 {
-        42
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

@@ -14,13 +14,17 @@ pub use port::PortSink;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Device, DeviceError, Driver, read_config_bytes};
+use super::{Device, DeviceError, Driver, Kind, read_config_bytes};
 use crate::devices::state::{StateError, decode, encode};
 use control::{Control, Event};
 use port::{Port, PortState};
 
-/// Device type (virtio 1.2, 5.3.1).
-pub const ID: u32 = 3;
+const KIND: Kind = Kind {
+    id: 3,
+    name: "console",
+    features: &[(0, "SIZE"), (1, "MULTIPORT"), (2, "EMERG_WRITE")],
+    fields: &[("cols", 0, 2), ("rows", 2, 2), ("max_nr_ports", 4, 4)],
+};
 
 /// Feature bits (virtio 1.2, 5.3.3).
 const F_SIZE: u64 = 1 << 0;
@@ -231,8 +235,8 @@ fn size_bytes(cols: u16, rows: u16) -> [u8; 4] {
 }
 
 impl Device for Console {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

@@ -31,7 +31,7 @@ impl Core {
             Vec::new()
         };
         Ok(CoreState {
-            device_id: self.device.id(),
+            device_id: self.device.kind().id,
             negotiation: self.negotiation.clone(),
             queues: self.queues.iter().map(|queue| queue.save()).collect(),
             device,
@@ -77,7 +77,7 @@ impl Core {
 
     /// Refuse what no driver can have done, or not with this device.
     fn judge(&self, state: &CoreState) -> Result<(), StateError> {
-        let id = self.device.id();
+        let id = self.device.kind().id;
         if state.device_id != id {
             return Err(StateError(format!(
                 "is a virtio device of type {id}, and is given the state of one of type {}",
@@ -115,7 +115,7 @@ impl Core {
     fn judge_features(&self, negotiation: &Negotiation) -> Result<(), StateError> {
         let used = negotiation.driver_features;
         let unknown = used & !self.offered();
-        let known = names::kind(self.device.id()).map_or(&[][..], |kind| kind.features);
+        let known = self.device.kind().features;
         if unknown != 0 {
             let names = [flags(unknown, known), flags(unknown, names::COMMON)];
             return Err(StateError(format!(

@@ -111,7 +111,7 @@ impl Registers {
         match offset {
             register::MAGIC_VALUE => register::MAGIC,
             register::VERSION => register::VERSION_2,
-            register::DEVICE_ID => core.device_id(),
+            register::DEVICE_ID => core.kind().id,
             register::VENDOR_ID => register::VENDOR,
             register::DEVICE_FEATURES => match self.selectors.device_features {
                 0 => core.offered() as u32,

@@ -8,10 +8,9 @@ use crate::devices::virtio::names;
 /// Registers by the names of virtio 1.2, table 4.1, without those that only select others and those
 /// of the selected queue (see [`Core::queues`]).
 pub fn registers(core: &Core, queue_sel: u32, interrupt: u32) -> Vec<Register> {
-    let kind = names::kind(core.device_id());
-    let known = kind.map_or(&[][..], |kind| kind.features);
+    let kind = core.kind();
     let features = |bits: u64| {
-        [flags(bits, known), flags(bits, names::COMMON)]
+        [flags(bits, kind.features), flags(bits, names::COMMON)]
             .join(" ")
             .trim()
             .to_string()
@@ -26,7 +25,7 @@ pub fn registers(core: &Core, queue_sel: u32, interrupt: u32) -> Vec<Register> {
     let mut all = vec![
         word(register::MAGIC_VALUE, register::MAGIC).meaning("\"virt\""),
         word(register::VERSION, register::VERSION_2),
-        word(register::DEVICE_ID, core.device_id()).meaning(kind.map_or("", |kind| kind.name)),
+        word(register::DEVICE_ID, kind.id).meaning(kind.name),
         word(register::VENDOR_ID, register::VENDOR).meaning("\"hull\""),
         wide(register::DEVICE_FEATURES, core.offered()),
         wide(register::DRIVER_FEATURES, core.driver_features()),
@@ -36,7 +35,7 @@ pub fn registers(core: &Core, queue_sel: u32, interrupt: u32) -> Vec<Register> {
         word(register::STATUS, status).meaning(flags(status.into(), names::STATUS)),
         word(register::CONFIG_GENERATION, core.config_generation()),
     ];
-    for &(name, offset, bytes) in kind.map_or(&[][..], |kind| kind.fields) {
+    for &(name, offset, bytes) in kind.fields {
         all.push(field(core, name, offset, bytes));
     }
     all

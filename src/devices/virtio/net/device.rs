@@ -11,10 +11,27 @@ use super::transmit::{TX, Transmitter};
 use super::wire::{Clock, Mac, Offloads, Wire};
 use crate::devices::rate::Limits;
 use crate::devices::state::{self, StateError};
-use crate::devices::virtio::{Device, DeviceError, Driver, read_config_bytes};
+use crate::devices::virtio::{Device, DeviceError, Driver, Kind, read_config_bytes};
 
-/// Device type (virtio 1.2, 5).
-const ID: u32 = 1;
+const KIND: Kind = Kind {
+    id: 1,
+    name: "network",
+    features: &[
+        (0, "CSUM"),
+        (1, "GUEST_CSUM"),
+        (3, "MTU"),
+        (5, "MAC"),
+        (7, "GUEST_TSO4"),
+        (8, "GUEST_TSO6"),
+        (9, "GUEST_ECN"),
+        (11, "HOST_TSO4"),
+        (12, "HOST_TSO6"),
+        (13, "HOST_ECN"),
+        (15, "MRG_RXBUF"),
+        (16, "STATUS"),
+    ],
+    fields: &[("mac", 0, 6), ("status", 6, 2), ("mtu", 10, 2)],
+};
 const QUEUE_SIZES: [u16; 2] = [256; 2];
 
 // Features (5.1.3).
@@ -137,7 +154,7 @@ impl Net {
         Ok(())
     }
 
-    /// After a turn: take the link down, for good, when the wire is gone; set the clock for the
+    /// After a turn: take the link down, for good, when the wire has closed; set the clock for the
     /// next deadline.
     fn end_turn(&mut self, driver: &mut Driver, wire: io::Result<()>) -> Result<(), DeviceError> {
         if let Err(error) = wire
@@ -193,8 +210,8 @@ struct Space {
 }
 
 impl Device for Net {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

@@ -86,7 +86,7 @@ impl Receiver {
     }
 
     /// Receive what the wire has, as far as the guest's buffers and the rate allow. The inner error
-    /// says that the wire is gone.
+    /// says that the wire has closed.
     pub fn turn(
         &mut self,
         driver: &mut Driver,

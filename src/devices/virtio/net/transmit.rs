@@ -35,8 +35,8 @@ impl Transmitter {
         }
     }
 
-    /// Send what the guest has made available, as far as rate and wire take it. Says whether the
-    /// wire has an answer; the inner error says that it is gone.
+    /// Send what the guest has made available, as far as rate and wire allow. Returns whether the wire
+    /// has an answer; the inner error says that the wire has closed.
     pub fn turn(
         &mut self,
         driver: &mut Driver,
@@ -75,7 +75,7 @@ impl Transmitter {
                 queue.put_back(chain);
                 break;
             }
-            // Whatever else kept it from being sent: lost, as on any Ethernet.
+            // After any other error the frame is lost, as on any Ethernet.
             queue.finish(chain, 0)?;
             if kind == Err(ErrorKind::BrokenPipe) {
                 return Ok(sent.map(|()| false));
@@ -84,7 +84,7 @@ impl Transmitter {
         Ok(wire.flush())
     }
 
-    /// Take what the guest sends while the link is down.
+    /// Drop what the guest sends while the link is down.
     pub fn discard(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         self.reset();
         if let Some(queue) = driver.queue(TX) {
@@ -103,19 +103,19 @@ impl Transmitter {
     }
 }
 
-/// Bytes of the frame in `chain`, without its header, if it can be one.
+/// Bytes of the frame in `chain` without its header, if the length is possible.
 fn frame_len(chain: &Chain) -> Option<u64> {
     let len = chain.readable_len();
     let fits = ((HEADER + MIN_ETHERNET) as u64..=MAX_FRAME as u64).contains(&len);
     fits.then(|| len - HEADER as u64)
 }
 
-/// The rate of one direction, if there is a limit.
+/// The rate of one direction, if it is limited.
 pub(super) fn limited(limits: &Limits) -> Option<Rate> {
     (*limits != Limits::default()).then(|| Rate::new(limits))
 }
 
-/// Take a frame of `bytes` from `rate`, or say until when it has to wait.
+/// Take a frame of `bytes` from `rate`; returns until when it has to wait.
 pub(super) fn pay(rate: &mut Option<Rate>, bytes: u64, clock: &dyn Clock) -> Option<Duration> {
     let rate = rate.as_mut()?;
     let now = clock.now();

@@ -38,14 +38,14 @@ pub trait Wire: Send {
     ///
     /// # Errors
     /// `WouldBlock` when there is no room: the device's `ready` is called when there is.
-    /// `BrokenPipe` when the wire is gone. After any other error this frame is lost.
+    /// `BrokenPipe` when the wire has closed. After any other error this frame is lost.
     fn send(&mut self, frame: &Pieces) -> io::Result<()>;
 
     /// Send what was gathered; there is no other [`Wire::send`] for now. Returns whether an answer
     /// can be received already.
     ///
     /// # Errors
-    /// `BrokenPipe` when the wire is gone.
+    /// `BrokenPipe` when the wire has closed.
     fn flush(&mut self) -> io::Result<bool>;
 
     /// Receive the next frame into `room`, of [`MAX_FRAME`] bytes or more; returns its bytes with
@@ -53,7 +53,7 @@ pub trait Wire: Send {
     ///
     /// # Errors
     /// `WouldBlock` when there is none: the device's `ready` is called when there is. After any
-    /// other error the wire counts as gone.
+    /// other error the wire counts as closed.
     fn receive(&mut self, room: &Pieces) -> io::Result<usize>;
 
     /// As [`Wire::receive`], into `buffer` of [`MAX_FRAME`] bytes.

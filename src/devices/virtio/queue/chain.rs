@@ -55,7 +55,7 @@ impl Descriptors<'_> {
             .ok()
     }
 
-    /// Go on in the table that `descriptor` names, of which there is one at most (2.7.5.3.1).
+    /// Continue in the table that `descriptor` names; there is at most one (2.7.5.3.1).
     fn enter(&mut self, descriptor: Descriptor) -> Option<()> {
         let (len, size) = (descriptor.len(), SIZE as u32);
         let entries = len / size;

@@ -1,4 +1,4 @@
-//! A guest whose device is saved in the middle of its work, and another device that goes on in its
+//! A guest whose device is saved in the middle of its work, and another device that continues in its
 //! place, over a copy of guest memory.
 
 use proptest::collection::vec;
@@ -132,7 +132,7 @@ impl Guest {
 }
 
 /// After `before`, a new device that is given the state of the first does `after` as the first
-/// does; one that is given a broken state refuses it, or goes on somehow.
+/// does; one that is given a broken state refuses it, or continues in some way.
 pub fn goes_on<D: Device>(
     new: impl Fn() -> D,
     features: u64,

@@ -1,4 +1,4 @@
-//! A guest that goes on with another device, as it does after a snapshot.
+//! A guest that continues with another device, as after a restore.
 
 use super::Guest;
 use crate::devices::Reporter;
@@ -19,10 +19,10 @@ impl Guest {
         .unwrap()
     }
 
-    /// Save the device and go on with `device`; returns the state.
+    /// Save the device and continue with `device`; returns the state.
     ///
     /// # Errors
-    /// One cannot be saved, or the other not go on from it: then nothing has changed.
+    /// The one cannot be saved, or the other not continue from its state; nothing has changed then.
     pub fn move_to(&mut self, device: impl Device) -> Result<Vec<u8>, StateError> {
         let state = self.transport.save()?;
         let mut window = self.window(device);

@@ -1,4 +1,4 @@
-//! Windows that are saved and go on, and windows in which nothing is to be found.
+//! Windows that are saved and restored, and windows without a device.
 
 use super::super::mmio::Absent;
 use super::super::testing::*;

@@ -153,7 +153,7 @@ fn reset_forgets_all_of_the_driver() {
         guest.write(reg::QUEUE_SEL, queue as u32);
         assert_eq!(guest.read(reg::QUEUE_READY), 0);
     }
-    // The notification from before finds nobody.
+    // The earlier notification has no effect.
     guest.run();
     assert_eq!(probe.take(), []);
 
@@ -201,7 +201,7 @@ fn a_host_call_that_fails_without_a_driver_needs_a_reset_too() {
         Err::<(), _>(super::DeviceError::Protocol("out of turn".into()))
     });
     assert_eq!(failed, None);
-    // Nobody is there yet to be interrupted (virtio 1.2, 3.1.2).
+    // The driver must not be interrupted yet (virtio 1.2, 3.1.2).
     assert_eq!(guest.interrupt.take(), 0);
     assert_eq!(guest.set_status(LIVE), UP_TO_FEATURES | NEEDS_RESET);
     assert_eq!(probe.take(), []);
@@ -429,8 +429,8 @@ fn registers_take_aligned_words_only() {
 fn with_device_finds_the_device_by_its_type() {
     struct Other;
     impl super::Device for Other {
-        fn id(&self) -> u32 {
-            0
+        fn kind(&self) -> &'static super::Kind {
+            &super::KIND
         }
         fn features(&self) -> u64 {
             0

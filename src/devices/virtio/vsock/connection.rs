@@ -2,8 +2,8 @@
 //! side has room (virtio 1.2, 5.10.6.3).
 //!
 //! ```text
-//!  host's:  requested -- RESPONSE --> open -- SHUTDOWN, both halves, from the guest --> gone
-//!  guest's: ------------------------> open -- RST, or a rule broken -----------------> gone
+//!  host's:  requested -- RESPONSE --> open -- SHUTDOWN, both halves, from the guest --> closed
+//!  guest's: ------------------------> open -- RST, or a rule broken -----------------> closed
 //! ```
 //!
 //! Bytes from the guest that the host has not taken wait in an [`Outlet`], which may outlive the
@@ -24,7 +24,7 @@ const UPDATE_AFTER: u32 = BUFFER as u32 / 4;
 const TIMEOUT_TICKS: u8 = 2;
 
 /// The host's end of a connection. Never blocks: what cannot be done now is
-/// [`ErrorKind::WouldBlock`], and [`super::Vsock::ready`] says when it can.
+/// [`ErrorKind::WouldBlock`], and [`super::Vsock::ready`] is called when it can be.
 pub trait Stream: Send {
     /// Read at least one byte into `buffer`, which is not empty; 0 at the end of the stream.
     ///

@@ -6,10 +6,14 @@ use std::io::{self, ErrorKind};
 use super::connection::{Connection, Outlet, Ports, Stream};
 use super::packet::{HOST_CID, Header, MAX_DATA, Op, STREAM};
 use crate::devices::state::StateError;
-use crate::devices::virtio::{Device, DeviceError, Driver, read_config_bytes};
+use crate::devices::virtio::{Device, DeviceError, Driver, Kind, read_config_bytes};
 
-/// Device type (virtio 1.2, 5.10.1).
-const ID: u32 = 19;
+const KIND: Kind = Kind {
+    id: 19,
+    name: "socket",
+    features: &[(0, "STREAM"), (1, "SEQPACKET")],
+    fields: &[("guest_cid", 0, 8)],
+};
 /// Least CID of a guest: 0 to 2 are the hypervisor, the local machine and the host.
 pub const MIN_CID: u32 = 3;
 /// Greatest CID of a guest: 2^32 - 1 is VMADDR_CID_ANY.
@@ -47,8 +51,8 @@ pub trait Host: Send {
     /// The next program that has connected to the device's socket; its stream is `id`.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none: [`Vsock::callers`] says when there is. Another error
-    /// has it tried again later.
+    /// `WouldBlock` when there is none: [`Vsock::callers`] is called when there is. After another
+    /// error it is tried again later.
     fn accept(&mut self, id: Id) -> io::Result<Box<dyn Stream>>;
     /// Connect to the server for `port`; the stream is `id`.
     ///
@@ -83,7 +87,7 @@ pub struct Vsock {
     pub(super) resets: VecDeque<Header>,
     /// Packets of the guest wait until there is room in `resets`.
     pub(super) rx_held: bool,
-    /// The guest has to learn, by its event queue, that all connections are gone.
+    /// The guest has to learn, by its event queue, that all connections are lost.
     pub(super) transport_reset: Option<TransportReset>,
     /// The guest may have had another CID.
     pub(super) restored: bool,
@@ -92,7 +96,7 @@ pub struct Vsock {
     scratch: Vec<u8>,
 }
 
-/// How far the guest has got with the event that its connections are gone.
+/// State of the event by which the guest learns that its connections are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TransportReset {
     /// There was no buffer for it.
@@ -215,7 +219,7 @@ impl Vsock {
             }
             let id = self.new_id();
             match self.host.accept(id) {
-                // One too many is closed; the protocol has no word for it.
+                // One too many is closed; the protocol has no message for it.
                 Ok(stream) if self.streams() < MAX_CONNECTIONS => {
                     let line = Vec::new();
                     self.callers.insert(id, Caller { stream, line });
@@ -325,8 +329,8 @@ impl Vsock {
 }
 
 impl Device for Vsock {
-    fn id(&self) -> u32 {
-        ID
+    fn kind(&self) -> &'static Kind {
+        &KIND
     }
 
     fn features(&self) -> u64 {

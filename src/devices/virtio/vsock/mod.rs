@@ -10,7 +10,7 @@
 //! `transmit`. Nothing is read from a stream before the guest has buffers and credit for it, and
 //! no connection keeps more than [`BUFFER`] bytes of the guest's.
 //!
-//! A restored machine has lost its connections: `saved` tells the guest.
+//! A restored machine has lost its connections: `saved` has the guest reset them.
 
 mod connection;
 mod device;

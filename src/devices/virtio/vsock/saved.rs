@@ -1,4 +1,4 @@
-//! Saving and restoring: connections do not survive, and the guest is told so.
+//! Saving and restoring: connections do not survive, and the guest has to reset them.
 //!
 //! On VIRTIO_VSOCK_EVENT_TRANSPORT_RESET (virtio 1.2, 5.10.6.7; virtio_vsock_event_handle in
 //! net/vmw_vsock/virtio_transport.c) Linux resets its connected sockets and reads its CID again. It
@@ -65,7 +65,7 @@ impl Vsock {
         Ok(())
     }
 
-    /// Whether no connection may be made now: the guest would reset it with those that are gone.
+    /// Whether no connection may be made now: the guest would reset it with the lost ones.
     pub(super) fn awaits_transport_reset(&self) -> bool {
         use TransportReset::{Sent, Unsent};
         matches!(self.transport_reset, Some(Unsent | Sent(_)))
