@@ -36,6 +36,12 @@ fn connect(socket: &Path, port: &str) -> (UnixStream, String) {
     (stream, String::from_utf8(answer).expect("text"))
 }
 
+/// tests/all runs this first, so that the program is there when the lab starts.
+#[test]
+fn the_guests_program_is_built() {
+    assert!(vsock_program().starts_with(b"\x7fELF"));
+}
+
 #[test]
 fn programs_on_both_sides_connect_to_each_other() {
     if !kvm("vsock") {
