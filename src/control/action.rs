@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inspect::{Inspection, Topic};
 
-/// Protocol version.
+/// Version of the protocol.
 pub const VERSION: u32 = 1;
 /// Longest request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 4096;
@@ -15,7 +15,7 @@ pub const MAX_REQUEST_BYTES: usize = 4096;
 /// An action with the version of the protocol that it is written in.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// The sender's [`VERSION`].
+    /// The [`VERSION`] of the sender.
     pub version: u32,
     /// What the machine is to do.
     #[serde(rename = "request")]
@@ -69,18 +69,18 @@ pub enum Action {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
-    /// To [`Action::Inspect`].
+    /// The answer to [`Action::Inspect`].
     Inspection(Box<Inspection>),
-    /// To [`Action::Status`].
+    /// The answer to [`Action::Status`].
     Status(Status),
-    /// To [`Action::Pause`], [`Action::Resume`] and [`Action::Kill`].
+    /// The answer to [`Action::Pause`], [`Action::Resume`] and [`Action::Kill`].
     Done {
         /// False if the machine was in the wanted state before.
         changed: bool,
     },
-    /// To [`Action::Snapshot`].
-    Saved(Saved),
-    /// To [`Action::Stop`], when the guest has ended.
+    /// The answer to [`Action::Snapshot`].
+    Saved(SaveReport),
+    /// The answer to [`Action::Stop`], when the guest has ended.
     Stopped {
         /// Whether the guest had to be killed.
         killed: bool,
@@ -91,7 +91,7 @@ pub enum Answer {
 
 /// What saving a machine cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
+pub struct SaveReport {
     /// Bytes of memory written.
     pub memory_bytes: u64,
     /// How long the vCPUs were stopped, in microseconds.

@@ -24,7 +24,7 @@ pub enum ControlError {
         "machine {name} (process {pid}) cannot be reached ({error}); it may just have started or ended"
     )]
     Connect {
-        /// The machine's name.
+        /// The name of the machine.
         name: String,
         /// Process id of its hull.
         pid: u32,
@@ -34,7 +34,7 @@ pub enum ControlError {
     /// The connection broke, or the timeout passed.
     #[error("machine {name} has not answered ({error})")]
     Lost {
-        /// The machine's name.
+        /// The name of the machine.
         name: String,
         /// What reading or writing failed with.
         error: io::Error,
@@ -42,7 +42,7 @@ pub enum ControlError {
     /// The machine ended before it answered.
     #[error("machine {name} ended before it answered")]
     Ended {
-        /// The machine's name.
+        /// The name of the machine.
         name: String,
     },
     /// The answer is of another version of hull.
@@ -50,7 +50,7 @@ pub enum ControlError {
         "machine {name} runs hull {version}, whose answer this hull does not understand ({error}); use that hull"
     )]
     Foreign {
-        /// The machine's name.
+        /// The name of the machine.
         name: String,
         /// The version of the machine's hull.
         version: String,

@@ -37,7 +37,7 @@ pub enum FleetError {
         path.display()
     )]
     Folder {
-        /// The machine's name.
+        /// The name of the machine.
         name: String,
         /// The folder or file that failed.
         path: PathBuf,

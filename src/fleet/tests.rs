@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 
-/// Timeout to connect.
+/// Timeout to connect to a machine.
 const SOON: Duration = Duration::from_secs(10);
 
 fn record(name: &str) -> Record {

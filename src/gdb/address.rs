@@ -36,7 +36,7 @@ pub enum GdbError {
     /// The TCP port is in use or not allowed.
     #[error("cannot listen for gdb at {at} ({error}); name a port that is free, or 0 for any")]
     Tcp {
-        /// The address.
+        /// The address to listen at.
         at: SocketAddr,
         /// What listening failed with.
         error: io::Error,
@@ -47,7 +47,7 @@ pub enum GdbError {
         path.display()
     )]
     Exists {
-        /// The socket's path.
+        /// The path of the socket.
         path: PathBuf,
     },
     /// The Unix socket cannot be created.
@@ -57,7 +57,7 @@ pub enum GdbError {
         path.display()
     )]
     Unix {
-        /// The socket's path.
+        /// The path of the socket.
         path: PathBuf,
         /// What listening failed with.
         error: io::Error,

@@ -17,7 +17,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest packet in bytes: all registers fit, and memory is transferred in pieces.
 pub const MAX_PACKET: usize = 4096;
 
-/// A listening socket.
+/// The socket that gdb connects to.
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),

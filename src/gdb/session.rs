@@ -43,7 +43,7 @@ enum End {
     Left,
     /// gdb ended the machine.
     Kill,
-    /// The machine ended.
+    /// The machine ended meanwhile.
     Over,
 }
 

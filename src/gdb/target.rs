@@ -29,7 +29,7 @@ const FAULT: u8 = 14;
 
 /// The machine, and how it is to continue according to the packets so far.
 pub struct Session {
-    /// The stopped machine.
+    /// The machine, while it is stopped.
     pub guest: Guest,
     actions: Vec<Option<ResumeAction>>,
     /// Whether vCPUs without an action stay stopped.

@@ -13,43 +13,43 @@ use crate::profile::Profile;
 use crate::trace::Trace;
 use crate::{share, symbols};
 
-/// What to run.
+/// A machine and how it is run.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The machine. A command in it is what hull's init runs; without one, the kernel's terminal is
     /// standard input and output.
     pub machine: Machine,
-    /// Where it begins.
+    /// Whether it boots or is restored.
     pub start: Start,
-    /// What a machine that boots is loaded with; a restored one needs nothing of it.
+    /// The files that a booting machine is loaded with; empty for a restored one.
     pub images: Images,
-    /// The template with which the machine waits for a command, in a pool.
+    /// Key of the template with which the machine waits for a command in a pool.
     pub ready_with: Option<String>,
-    /// The vCPUs do not run before a resume.
+    /// Whether the vCPUs wait for a resume.
     pub paused: bool,
-    /// Whether the guest finds only console and entropy device at boot, and the other devices when
-    /// it is told of them.
+    /// Whether the guest finds only the console and the entropy device at boot, and the other devices
+    /// when they are revealed.
     pub late_devices: bool,
     /// What observes the run.
     pub attachments: Attachments,
 }
 
-/// What a kernel is booted from, opened.
+/// The open files that a kernel is booted from.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// The kernel.
+    /// The kernel, in one of the formats of [`crate::boot`].
     pub kernel: Image,
-    /// The initial RAM disk's parts, loaded one behind the other.
+    /// The parts of the initial RAM disk, loaded one after another.
     pub initrd: Vec<Image>,
     /// Words for the kernel command line: the user's, and before them those that the choice of
     /// root file system and init needs. They win over the defaults of the machine.
     pub cmdline: String,
-    /// Names of the kernel's addresses, if it has any.
+    /// The kernel's symbols, if there are any.
     pub symbols: Option<symbols::Source>,
 }
 
 impl Default for Images {
-    /// Nothing, for a machine that does not boot.
+    /// No files, for a machine that does not boot.
     fn default() -> Self {
         Self {
             kernel: Image::Bytes(Vec::new()),
@@ -60,7 +60,7 @@ impl Default for Images {
     }
 }
 
-/// What observes a run and is no part of the machine.
+/// What observes a run without being part of the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Attachments {
     /// Where samples of the vCPUs go.
@@ -76,12 +76,11 @@ pub struct Attachments {
 /// Where a machine begins.
 #[derive(Clone, Debug)]
 pub enum Start {
-    /// At the kernel's first instruction.
+    /// It boots: at the kernel's first instruction.
     Boot,
-    /// There, and when hull's init waits for its command the machine is saved in this folder, to be
-    /// a template.
+    /// It boots, and is saved in this folder as a template when hull's init waits for its command.
     Template(PathBuf),
-    /// Where another was saved.
+    /// It continues from a snapshot.
     Saved(Arc<Saved>),
 }
 
@@ -110,7 +109,7 @@ impl Config {
     }
 }
 
-/// What hull's init is to run in `machine`, if it is there; on a terminal of `size` if it wants one.
+/// What hull's init runs in `machine`, if there is a command; on a terminal of `size` if it has one.
 pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Option<Exec> {
     let command = machine.command.as_ref()?;
     let mount = |share: &share::Config| Mount {
@@ -119,7 +118,7 @@ pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Opti
         read_only: share.read_only,
     };
     let mut mounts: Vec<_> = machine.shares().map(mount).collect();
-    // What is mounted at /a after /a/b would hide it.
+    // Parents first: a mount at /a after /a/b would hide it.
     mounts.sort_by_key(|mount| mount.path.len());
     Some(Exec {
         argv: command.argv.clone(),
@@ -131,14 +130,14 @@ pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Opti
     })
 }
 
-/// How a machine ended that ran to its end.
+/// How a machine ended in good order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The guest powered off or rebooted.
     Off,
     /// The command ended with this status, 0 to 255.
     Exited(u8),
-    /// This signal to hull ended it.
+    /// A signal to hull ended it.
     Signalled(i32),
     /// The user left by Ctrl-A x.
     Quit,

@@ -31,7 +31,7 @@ pub trait Debugger {
 pub struct Debugged {
     /// The vCPUs with their threads.
     pub vcpus: Arc<Vcpus>,
-    /// The guest's RAM.
+    /// Guest memory, shared with the vCPUs.
     pub memory: GuestMemory,
     /// Where the kernel's own page tables will map it, if that is known before the boot.
     pub kernel: Option<Linked>,
@@ -43,7 +43,7 @@ pub struct Debugged {
 pub struct Linked {
     /// The linear addresses that it is linked to.
     pub linear: Range<u64>,
-    /// Its guest-physical address.
+    /// The guest-physical address of its first byte.
     pub gpa: u64,
 }
 

@@ -73,7 +73,7 @@ pub enum VmmError {
         path.display()
     )]
     VsockExists {
-        /// The socket's path.
+        /// The path of the socket.
         path: PathBuf,
     },
     /// The socket device's socket cannot be created.
@@ -83,7 +83,7 @@ pub enum VmmError {
         path.display()
     )]
     Vsock {
-        /// The socket's path.
+        /// The path of the socket.
         path: PathBuf,
         /// What creating it failed with.
         error: io::Error,
@@ -132,7 +132,7 @@ pub enum VmmError {
     Failed {
         /// RIP, with its symbol if known.
         place: String,
-        /// What went wrong.
+        /// What KVM or hull reports.
         reason: String,
         /// The last lines of the console.
         log: String,

@@ -33,7 +33,7 @@ pub enum GuestEnd {
     Failed {
         /// RIP of the vCPU.
         rip: u64,
-        /// What went wrong.
+        /// What KVM or hull reports.
         reason: String,
     },
 }

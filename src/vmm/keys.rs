@@ -5,7 +5,7 @@ const CTRL_A: u8 = 1;
 /// A command to hull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// End the machine.
+    /// End the machine without asking the guest.
     Quit,
     /// List the keys on standard error.
     Help,

@@ -1,20 +1,17 @@
 //! The life of a machine: its states and the transitions between them.
 //!
 //! ```text
-//!                         Pause
-//!           +---------+ --------> +--------+
-//!    Start  |         | <-------- |        |  Start { paused }
-//!   +-----> | Running |  Resume   | Paused | <-----+
-//!   |       +---------+           +--------+       |
-//! Ready       |  |  ^   Save,       ^  |  |        Ready
-//!             |  |  |   Saved       |  |  |
-//!             |  +--+--> Saving <---+--+  |
-//!             |                           |
-//!             +------> Stopping <---------+
-//!                Stop     |        Stop
-//!                         | End (possible in every state)
-//!                         v
-//!                       Ended
+//!            Start              Pause            Start { paused: true }
+//!    Ready --------> Running --------> Paused <------------------------ Ready
+//!                       |    <--------    |
+//!                       |     Resume      |
+//!                       +-----------------+
+//!                       |          ^
+//!                       | Save     | Saved: to the state before
+//!                       +------> Saving
+//!                       |
+//!                       | Stop                 End, from every state
+//!                       +------> Stopping  . . . . . . . . . . . . . > Ended
 //! ```
 //! [`State::after`] is the table behind the picture. [`Life`] holds the state of one machine and the
 //! [`Pause`] that belongs to it; pauses for other reasons, such as a debugger's, are not states.
@@ -142,7 +139,9 @@ impl Life {
         let before = *state;
         *state = before.after(transition).ok_or(NotAllowed(before))?;
         if !state.is_paused() {
-            if let Some(held) = pause.take() {
+            if let Some(held) = pause.take()
+                && *state != State::Ended
+            {
                 // The guest sees a gap in time, as on a busy host: tell its watchdogs.
                 let vcpus = (0..held.count()).filter_map(|index| held.vcpu(index));
                 vcpus.for_each(|vcpu| vcpu.tell_of_pause());

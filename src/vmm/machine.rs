@@ -22,9 +22,8 @@ pub struct Machine {
     pub vm: Vm,
     /// What the vCPU threads share.
     pub shared: Arc<Shared>,
-    /// The virtio devices.
     pub devices: Devices,
-    /// The power button.
+    /// With the power button.
     pub power: Arc<Mutex<Power>>,
     /// What the kernel may print on: COM1 and the virtio console. The first is the one to type on.
     pub consoles: Vec<Pipe>,

@@ -192,7 +192,7 @@ impl ReadyMachine {
         }
         drop(control);
         vcpus.stop();
-        event_loop.tell_the_rest();
+        event_loop.flush_explanations();
         let _ = sampling.map(JoinHandle::join);
 
         let report = Report::new(machine, &vcpus, &event_loop);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::SIGTERM;
 
 use super::{Ending, EventLoop};
-use crate::control::{Action, Answer, Reply, Saved};
+use crate::control::{Action, Answer, Reply, SaveReport};
 use crate::sync::lock;
 use crate::vmm::config::Start;
 use crate::vmm::events::GuestEnd;
@@ -100,14 +100,14 @@ impl EventLoop<'_> {
     ///
     /// # Errors
     /// Why it was not saved.
-    fn save(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<Saved, SaveError> {
+    fn save(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<SaveReport, SaveError> {
         self.life.make(Transition::Save)?;
         let saved = self.save_now(dir, diff, stop);
         let _ = self.life.make(Transition::Saved);
         saved
     }
 
-    fn save_now(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<Saved, SaveError> {
+    fn save_now(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<SaveReport, SaveError> {
         // If this fails, the changes since the last snapshot are no longer known.
         let what = What::new(diff, self.last_saved.take())?;
         let still = Still::new(self.machine, self.vcpus);

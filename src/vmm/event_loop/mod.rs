@@ -153,9 +153,9 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// Write what was told of the exits that ended the guest, which may be after the loop has
-    /// ended: for as long as a reader gets after a signal.
-    pub fn tell_the_rest(&mut self) {
+    /// Write the explanations of the exits that ended the guest, which may come after the loop has
+    /// ended; for at most [`GRACE`].
+    pub fn flush_explanations(&mut self) {
         self.move_explanations();
         let until = Instant::now() + GRACE;
         while let Some(fd) = self.stdio.stderr.pending() {
@@ -192,7 +192,7 @@ impl<'a> EventLoop<'a> {
         self.machine.shared.trace.as_deref()
     }
 
-    /// What was written about exits, for `--explain=exits`.
+    /// The explanations of exits, for `--explain=exits`.
     fn explained(&self) -> Option<&'a Outbox> {
         let explain = self.machine.shared.explain.as_ref();
         explain.map(|explain| &*explain.outbox)

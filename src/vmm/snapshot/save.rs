@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
 use crate::config::{Device, Kernel};
-use crate::control::Saved;
+use crate::control::SaveReport;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
 use crate::devices::virtio::requests::Quiet;
@@ -49,7 +49,7 @@ pub enum SaveError {
     Device {
         /// The device's name in messages.
         device: String,
-        /// What prevents it.
+        /// What the device reports.
         error: StateError,
     },
     /// A disk cannot be identified.
@@ -154,7 +154,7 @@ impl<'a> Still<'a> {
         link: Option<SavedLink>,
         dir: &Path,
         what: What,
-    ) -> Result<(Id, Saved), SaveError> {
+    ) -> Result<(Id, SaveReport), SaveError> {
         if let Some(fault) = self.quiet.faults.first() {
             return Err(SaveError::Unfit(fault.to_string()));
         }
@@ -174,7 +174,7 @@ impl<'a> Still<'a> {
         save_memory(&mut writer, machine, what)?;
         let memory_bytes = writer.memory_bytes();
         let id = writer.commit()?;
-        let saved = Saved {
+        let saved = SaveReport {
             memory_bytes,
             stood_still_us: self.since.elapsed().as_micros() as u64,
         };

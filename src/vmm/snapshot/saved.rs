@@ -26,7 +26,7 @@ pub enum SavedError {
     /// This host cannot run it.
     #[error("snapshot {}: {error}; restore it on a host like the one it was made on", dir.display())]
     Host {
-        /// The snapshot's folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
         /// What this host lacks.
         error: LoadError,
@@ -34,7 +34,7 @@ pub enum SavedError {
     /// A section is damaged.
     #[error("snapshot {}: {what}; take a new snapshot", dir.display())]
     Content {
-        /// The snapshot's folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
         /// What is wrong with it.
         what: String,
@@ -42,11 +42,11 @@ pub enum SavedError {
     /// A device cannot load its state.
     #[error("snapshot {}: {device} {error}", dir.display())]
     Device {
-        /// The snapshot's folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
         /// The device's name in messages.
         device: String,
-        /// What prevents it.
+        /// What the device reports.
         error: StateError,
     },
     /// A disk cannot be identified.
@@ -55,9 +55,9 @@ pub enum SavedError {
     /// A disk has changed since.
     #[error("snapshot {}: {error}", dir.display())]
     Disk {
-        /// The snapshot's folder.
+        /// The folder of the snapshot.
         dir: PathBuf,
-        /// What has changed.
+        /// The property that has changed.
         error: disk::Changed,
     },
 }

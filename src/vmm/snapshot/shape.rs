@@ -19,25 +19,25 @@ pub const DEVICES: [u8; 4] = *b"DEVS";
 /// The section of a [`SavedLink`], if there is one.
 pub const AGENT: [u8; 4] = *b"AGNT";
 
-/// A machine, and what was true of it when it was saved.
+/// A machine, and its facts at the time when it was saved.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Shape {
-    /// hull's version that made it.
+    /// The version of hull that saved it.
     pub version: String,
     /// The machine, with the addresses that its networks had; of a template only what
     /// [`Machine::before_command`] leaves.
     pub machine: Machine,
-    /// As in [`Config`](crate::vmm::Config).
+    /// [`late_devices`](crate::vmm::Config::late_devices) of its configuration.
     pub late_devices: bool,
-    /// Whether the guest has learnt of all devices.
+    /// Whether the hidden devices were revealed to the guest.
     pub revealed: bool,
-    /// What each of the machine's disks was, in their order.
+    /// The identity of each disk, in order.
     pub disks: Vec<Identity>,
-    /// What was put into memory before the first instruction.
+    /// What hull loaded into memory before the first instruction.
     pub loaded: Option<Loaded>,
-    /// Words that hull added to the command line for its host.
+    /// Words that hull added to the kernel command line for the host.
     pub added_words: Vec<String>,
-    /// What the guest sees of the processor past KVM, where KVM emulates its kernel.
+    /// The host processor's features, where KVM emulates the guest's kernel and so does not hide them.
     pub processor: Option<Features>,
 }
 
@@ -46,11 +46,11 @@ pub struct Shape {
 pub struct SavedDevice {
     /// Whether it is at a port.
     pub port: bool,
-    /// Its first address.
+    /// Its first port or guest-physical address.
     pub base: u64,
-    /// What messages call it.
+    /// Its name in messages.
     pub name: String,
-    /// What [`crate::devices::bus::BusDevice::load`] takes.
+    /// Its state, for [`crate::devices::bus::BusDevice::load`].
     pub state: Vec<u8>,
 }
 
