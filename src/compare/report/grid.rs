@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(narrow.blocks(7).len(), 2);
         assert_eq!(
             grid.transposed().lines(false),
-            ["   a    bcd", "n  1     22", "t  x y"]
+            ["     a  bcd", "n    1   22", "t  x y"]
         );
     }
 
