@@ -160,6 +160,7 @@ fn segments_are_copied_to_their_physical_addresses() {
         assert_eq!((elf.is_64_bit(), elf.entry()), (is_64_bit, 2 * MIB));
         assert_eq!(elf.pvh_entry(), Some(2 * MIB as u32 + 0x10));
         assert!(elf.is_linux());
+        assert_eq!(elf.is_plain, is_64_bit, "what linux-loader loads");
         let memory = memory(16);
         assert_eq!(elf.load(&memory).unwrap(), 2 * MIB..2 * MIB + 0x6000);
         assert_eq!(read(&memory, 2 * MIB, 0x300), [0xf4; 0x300]);
