@@ -268,14 +268,14 @@ fn segments_outside_of_memory_are_refused_with_their_address() {
     let segment_at =
         |address: u64| elf_with(&[(24, &address.to_le_bytes()), (88, &address.to_le_bytes())]);
     for (address, expected) in [
-        (0x8000u64, "0x8000 of 0x1 bytes lies below 1 MiB"),
+        (0x8000u64, "0x8000 of 0x1 bytes is below 1 MiB"),
         (
             0x800_0000,
-            "0x8000000 of 0x1 bytes lies outside of the guest's 128 MiB",
+            "0x8000000 of 0x1 bytes is outside of the guest's 128 MiB",
         ),
         (
             0xc000_0000,
-            "0xc0000000 of 0x1 bytes lies in the device area",
+            "0xc0000000 of 0x1 bytes is in the device area",
         ),
         (u64::MAX, "0xffffffffffffffff of 0x1 bytes"),
     ] {
