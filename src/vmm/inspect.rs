@@ -102,14 +102,7 @@ impl Inspector {
         let pause = self.vcpus.pause();
         let count = pause.count();
         if only.is_some_and(|index| index >= count) {
-            let there = match count {
-                1 => "vCPU 0 alone".into(),
-                _ => format!("vCPUs 0 to {}", count - 1),
-            };
-            let wanted = only.unwrap_or_default();
-            return Err(format!(
-                "there is no vCPU {wanted}: this machine has {there}"
-            ));
+            return Err(no_such_vcpu(only.unwrap_or_default(), count));
         }
         let states = states(&pause)?;
         if is(Topic::Registers) {
@@ -191,6 +184,14 @@ impl Inspector {
         }
         all
     }
+}
+
+fn no_such_vcpu(wanted: usize, count: usize) -> String {
+    let there = match count {
+        1 => "vCPU 0 alone".into(),
+        _ => format!("vCPUs 0 to {}", count - 1),
+    };
+    format!("there is no vCPU {wanted}: this machine has {there}")
 }
 
 /// The states of all vCPUs, after completing their instructions.
