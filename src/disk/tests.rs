@@ -228,6 +228,6 @@ fn temporary_files_are_not_part_of_a_snapshot() {
         assert_eq!(then.check(&identity(&config)), Ok(()));
         images.write(&disk);
         let refused = disk.origin().identity().unwrap_err().to_string();
-        assert!(refused.contains("no snapshot keeps it"), "{refused}");
+        assert!(refused.contains("a snapshot cannot keep it"), "{refused}");
     }
 }
