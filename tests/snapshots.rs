@@ -478,7 +478,7 @@ const HARMS: [Harm; 11] = [
     ),
     (
         |dir| fs::remove_file(memory_file(dir)).expect("removed"),
-        "is missing, without which",
+        "is missing, which belongs to the snapshot",
     ),
     (
         |dir| {

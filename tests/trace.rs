@@ -369,7 +369,7 @@ fn a_file_that_is_no_trace_is_an_error_with_line_and_column() {
     };
     assert!(refusal("").contains("EOF while parsing a value at line 1 column 0"));
     assert!(refusal("{\"traceEvents\":[\n{\"tid\":[]}]}").contains("at line 2 column"));
-    assert!(refusal("{\"traceEvents\":[]}").contains("no trace of hull's"));
+    assert!(refusal("{\"traceEvents\":[]}").contains("not a trace of hull's"));
     let missing = run(&["trace", "summary", "/nonexistent"]);
     assert!(
         missing.stderr.contains("/nonexistent: No such file"),
