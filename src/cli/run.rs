@@ -61,7 +61,7 @@ pub struct Run {
     )]
     faults: Vec<Fault>,
     /// How the kernel is entered: auto (Linux by its 64-bit protocol, other kernels by PVH; a
-    /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself). [default: auto]
+    /// bzImage is unpacked on the host), pvh, or guest (a bzImage unpacks itself) [default: auto]
     #[arg(
         long,
         value_name = "WAY",

@@ -17,7 +17,7 @@ pub struct Shape {
     /// Words for the kernel command line; they win over hull's.
     #[arg(long, value_name = "STR", allow_hyphen_values = true, help_heading = KERNEL)]
     cmdline: Option<String>,
-    /// vCPUs, 1 to 32. [default: 1]
+    /// vCPUs, 1 to 32 [default: 1]
     #[arg(
         long,
         value_name = "N",
@@ -26,7 +26,7 @@ pub struct Shape {
         help_heading = MACHINE
     )]
     cpus: Option<u8>,
-    /// Guest memory: bytes, or with K, M, G or T; 2M to 1T. [default: 128M]
+    /// Guest memory: bytes, or with K, M, G or T; 2M to 1T [default: 128M]
     #[arg(
         long,
         value_name = "SIZE",
