@@ -273,10 +273,7 @@ fn segments_outside_of_memory_are_refused_with_their_address() {
             0x800_0000,
             "0x8000000 of 0x1 bytes is outside of the guest's 128 MiB",
         ),
-        (
-            0xc000_0000,
-            "0xc0000000 of 0x1 bytes is in the device area",
-        ),
+        (0xc000_0000, "0xc0000000 of 0x1 bytes is in the device area"),
         (u64::MAX, "0xffffffffffffffff of 0x1 bytes"),
     ] {
         let message = refusal_of_kernel(&segment_at(address));

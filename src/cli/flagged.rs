@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::anyhow;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Kernel};
 use crate::launch::LaunchError;
 use crate::vmm::VmmError;
 
@@ -50,5 +50,15 @@ pub fn vmm(error: VmmError) -> anyhow::Error {
         VmmError::Share(error) => anyhow!("--share {error}"),
         VmmError::Vsock { .. } | VmmError::VsockExists { .. } => anyhow!("--{error}"),
         error => error.into(),
+    }
+}
+
+/// As [`error`], with the name of the user's own kernel, which is the cause of most failures.
+pub fn of_kernel(error: LaunchError, kernel: &Kernel) -> anyhow::Error {
+    let of_machine = matches!(error, LaunchError::Vmm(_));
+    let error = self::error(error);
+    match kernel {
+        Kernel::File(path) if of_machine => error.context(path.display().to_string()),
+        _ => error,
     }
 }

@@ -19,6 +19,7 @@ mod man;
 mod measuring;
 mod output;
 mod output_file;
+mod parse;
 mod pause;
 mod pool;
 mod profile;

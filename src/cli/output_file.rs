@@ -16,9 +16,9 @@ const BATCH: usize = 64 << 10;
 pub struct OutputFile {
     flag: &'static str,
     /// As it was typed.
-    typed: PathBuf,
-    /// Through links: the file that is meant is replaced, not the link to it.
     path: PathBuf,
+    /// Through links: the file that is meant is replaced, not the link to it.
+    resolved: PathBuf,
     place: Place,
 }
 
@@ -39,15 +39,15 @@ impl OutputFile {
         let place = place(&resolved).with_context(|| format!("{flag} {}", path.display()))?;
         Ok(Self {
             flag,
-            typed: path.into(),
-            path: resolved,
+            path: path.into(),
+            resolved,
             place,
         })
     }
 
     /// As it was typed.
     pub fn path(&self) -> &Path {
-        &self.typed
+        &self.path
     }
 
     /// Write all of `text`.
@@ -56,7 +56,7 @@ impl OutputFile {
     /// It could not be written.
     pub fn write(&self, text: impl AsRef<[u8]>) -> anyhow::Result<()> {
         let written = self.fill(|to| to.write_all(text.as_ref()));
-        written.with_context(|| format!("{} {}", self.flag, self.typed.display()))
+        written.with_context(|| format!("{} {}", self.flag, self.path.display()))
     }
 
     /// Write what `fill` does. It may be called again, which replaces the text.
@@ -74,9 +74,9 @@ impl OutputFile {
         };
         match &self.place {
             Place::Beside { mode } => {
-                let file = beside(&self.path, *mode)?;
+                let file = beside(&self.resolved, *mode)?;
                 whole(file.as_file())?;
-                Ok(file.persist(&self.path).map(drop)?)
+                Ok(file.persist(&self.resolved).map(drop)?)
             }
             Place::There(file) => {
                 let regular = file.metadata()?.is_file();

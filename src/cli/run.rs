@@ -3,9 +3,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
-
 use super::devices::Devices;
 use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
@@ -14,8 +11,8 @@ use super::shape::Shape;
 use super::{flagged, gdb, profile, tracing};
 use crate::boot::Via;
 use crate::config::machine::parse_name;
-use crate::config::{Command, Console, Draft, Fault, Kernel, Machine, file};
-use crate::launch::{self, Launch, LaunchError, Outcome};
+use crate::config::{Command, Console, Draft, Fault, Machine, file};
+use crate::launch::{self, Launch, Outcome};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -139,7 +136,7 @@ impl Run {
         if let Some(tracing) = tracing {
             tracing.finish();
         }
-        match outcome.map_err(|error| told(error, &machine.kernel))? {
+        match outcome.map_err(|error| flagged::of_kernel(error, &machine.kernel))? {
             Outcome::Pooled(status) => Ok(status),
             Outcome::Ran(end, report) => {
                 reports.tell(&report)?;
@@ -171,45 +168,5 @@ impl Run {
             command,
             ..self.devices.add_to(self.shape.draft())
         }
-    }
-}
-
-/// With the name of the user's own kernel, which is the cause of most failures.
-fn told(error: LaunchError, kernel: &Kernel) -> anyhow::Error {
-    let of_machine = matches!(error, LaunchError::Vmm(_));
-    let error = flagged::error(error);
-    match kernel {
-        Kernel::File(path) if of_machine => error.context(path.display().to_string()),
-        _ => error,
-    }
-}
-
-impl ValueEnum for Fault {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
-    }
-}
-
-impl ValueEnum for Via {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Auto, Self::Pvh, Self::Guest]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.to_string()))
-    }
-}
-
-impl ValueEnum for Console {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Serial, Self::Virtio]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.to_string()))
     }
 }

@@ -34,7 +34,7 @@ pub struct Config {
 pub enum Kind {
     /// To a tap device that is there.
     Tap {
-        /// Its name, at most [`MAX_NAME`] bytes.
+        /// Its name, at most `MAX_NAME` bytes.
         name: String,
         /// The guest's address; `None` for the one behind the host's, if the host has one there.
         address: Option<Subnet>,

@@ -15,12 +15,12 @@ pub struct Side {
 
 pub fn sides(turns: &Subjects) -> Vec<Side> {
     let taking_part = turns.all().filter(|(_, _, left_out)| left_out.is_none());
-    let side =
-        |(name, subject, _): (&str, &Box<dyn crate::compare::subject::Subject + '_>, _)| Side {
+    taking_part
+        .map(|(name, subject, _)| Side {
             name: name.into(),
             kind: subject.about().kind,
-        };
-    taking_part.map(side).collect()
+        })
+        .collect()
 }
 
 /// Why this run neither supports nor contradicts the claims.

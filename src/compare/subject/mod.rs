@@ -1,7 +1,7 @@
 //! The subjects: what runs a command, as a process, in a container, in a virtual machine.
 //!
 //! All subjects run the same file, the busybox of hull's initial RAM disk, which a [`Stage`] unpacks. Each
-//! file here configures one subject. [`contract`] says what a subject must do; [`monitor`] is the common part
+//! file here configures one subject. `contract` says what a subject must do; `monitor` is the common part
 //! of the virtual machine monitors, which boot the [`guest`].
 
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ pub(crate) const NAMES: [&str; 12] = [
     "kvmtool",
 ];
 
-/// The subject `name`, which is in [`NAMES`] or "hull". Its program is found on PATH, or is at `path`. With a
+/// The subject `name`, which is in `NAMES` or "hull". Its program is found on PATH, or is at `path`. With a
 /// path, any other name is a program of the user that runs the command in its arguments.
 pub fn by_name<'a>(
     name: &str,
@@ -87,14 +87,17 @@ pub(crate) fn choices(words: &[String]) -> Result<Vec<Choice>, ChoiceError> {
     choice::parse(words, &NAMES)
 }
 
-/// The subject of each choice, with its name.
+/// A subject with the name that the user chose it by.
+pub(crate) type Named<'a> = (String, Box<dyn Subject + 'a>);
+
+/// The subject of each choice.
 ///
 /// # Errors
 /// A choice has a path, and the subject takes none.
 pub(crate) fn chosen<'a>(
     choices: &[Choice],
     stage: &'a Stage,
-) -> Result<Vec<(String, Box<dyn Subject + 'a>)>, ChoiceError> {
+) -> Result<Vec<Named<'a>>, ChoiceError> {
     let subject = |Choice { name, path }: &Choice| {
         let subject = by_name(name, path.as_deref(), stage);
         let subject = subject.ok_or_else(|| ChoiceError::NoProgram(name.clone()))?;

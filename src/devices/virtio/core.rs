@@ -369,7 +369,7 @@ impl Core {
     /// sense are reported, and the queue does not become ready.
     ///
     /// # Errors
-    /// As of [`Core::set_up`], or another value.
+    /// As of `Core::set_up`, or another value.
     pub fn set_ready(&mut self, index: u32, ready: u32) -> Result<(), Misuse> {
         let right_time = self.between(FEATURES_OK, DRIVER_OK);
         let event_idx = self.driver_features() & F_EVENT_IDX != 0;

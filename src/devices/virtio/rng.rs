@@ -35,7 +35,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// A device that gives out the bytes of `source`, limited to [`CAP`] by `clock`.
+    /// A device that gives out the bytes of `source`, limited to `CAP` by `clock`.
     pub fn new(source: Source, clock: Clock) -> Self {
         Self {
             source,

@@ -115,7 +115,7 @@ impl<'a> Still<'a> {
         }
     }
 
-    /// As [`Still::new`], once every vCPU waits for an interrupt, or after [`IDLE_TIMEOUT`].
+    /// As [`Still::new`], once every vCPU waits for an interrupt, or after `IDLE_TIMEOUT`.
     /// `meanwhile` is called between two checks.
     pub fn when_idle(
         machine: &'a Machine,
