@@ -80,10 +80,7 @@ impl State {
             }
         }
         let writes = !matches!(request, Request::Read { .. } | Request::Flush);
-        assert!(
-            !(writes && self.read_only),
-            "a read-only disk"
-        );
+        assert!(!(writes && self.read_only), "a read-only disk");
     }
 }
 

@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use hull::devices::rate::{Limit, Limits};
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::net::{
-    Clock, MAX_FRAME, HEADER, Net as Device, Offloads, Properties, RX, TX, Wire,
+    Clock, HEADER, MAX_FRAME, Net as Device, Offloads, Properties, RX, TX, Wire,
 };
 use hull::devices::virtio::testing::{Guest, HIGH};
 use hull::memory::transfer::Pieces;

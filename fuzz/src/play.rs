@@ -12,7 +12,7 @@ use crate::{Input, Sent, Subject};
 const MAX_STEPS: usize = 300;
 /// Iterations of the event loop after a notification. A guest whose rings overlap keeps a device busy
 /// for ever, a little in each iteration.
-const TURNS_MOST: usize = 32;
+const MAX_TURNS: usize = 32;
 /// Most lines that a device may report (`hull::devices::Reporter`).
 const LINES_MOST: usize = 16;
 
@@ -213,10 +213,11 @@ impl<S: Subject> Play<S> {
 
     /// One iteration of the event loop.
     fn settle(&mut self) {
-        for _ in 0..TURNS_MOST {
+        for _ in 0..MAX_TURNS {
             let queue = {
-                let mut events = self.guest.core().queue_events();
-                events.position(|event| event.read().is_ok())
+                let core = self.guest.core();
+                let mut events = core.queue_events();
+                events.position(|event| event.lower())
             };
             match queue {
                 Some(queue) => self.guest.core().process(queue),

@@ -7,9 +7,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use hull::devices::virtio::queue::Chain;
 use hull::devices::virtio::testing::Guest;
-use hull::devices::virtio::{
-    Device, DeviceError, Driver, F_VERSION_1, Kind, read_config_bytes,
-};
+use hull::devices::virtio::{Device, DeviceError, Driver, F_VERSION_1, Kind, read_config_bytes};
 use vm_memory::GuestMemoryBackend;
 
 use crate::{Sent, Subject};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::testing::Guest;
-use hull::devices::virtio::vsock::{MAX_CONNECTIONS, Host, Id, Stream, Vsock as Device};
+use hull::devices::virtio::vsock::{Host, Id, MAX_CONNECTIONS, Stream, Vsock as Device};
 
 use crate::{Sent, Subject};
 
