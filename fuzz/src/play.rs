@@ -14,7 +14,7 @@ const MAX_STEPS: usize = 300;
 /// for ever, a little in each iteration.
 const MAX_TURNS: usize = 32;
 /// Most lines that a device may report (`hull::devices::Reporter`).
-const LINES_MOST: usize = 16;
+const MAX_LINES: usize = 16;
 
 /// Bits of Status with which a device must not do anything.
 const DEAD: u32 = NEEDS_RESET | FAILED;
@@ -333,6 +333,6 @@ impl<S: Subject> Play<S> {
         self.subject.serve(&mut self.guest);
         assert_eq!(self.guest.status(), LIVE);
         self.reset();
-        assert!(self.lines <= LINES_MOST, "{} lines", self.lines);
+        assert!(self.lines <= MAX_LINES, "{} lines", self.lines);
     }
 }

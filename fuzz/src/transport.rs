@@ -23,7 +23,7 @@ const KIND: Kind = Kind {
 const QUEUES: [u16; 3] = [8, 64, 32];
 const FEATURES: u64 = 1 << 3 | 1 << 23;
 /// Most chains that the device holds.
-const HELD_MOST: usize = 64;
+const MAX_HELD: usize = 64;
 
 /// How the device handles a chain.
 #[derive(Arbitrary, Clone, Copy, Debug, Default)]
@@ -157,7 +157,7 @@ impl Device for Probe {
                     queue.put_back(chain);
                     return Ok(());
                 }
-                Mood::Hold if state.held.len() < HELD_MOST => state.held.push((index, chain)),
+                Mood::Hold if state.held.len() < MAX_HELD => state.held.push((index, chain)),
                 Mood::Hold => Self::finish(driver, index, chain)?,
                 Mood::Again => {
                     queue.process_again();

@@ -33,7 +33,7 @@ pub enum Cache {
     /// When a flush has been answered it is on the host's disk.
     #[default]
     Writeback,
-    /// Never: flushes are answered and nothing else. For disks that nobody needs afterwards.
+    /// Never: flushes are answered and nothing else. For disks that are not needed afterwards.
     Unsafe,
 }
 

@@ -23,27 +23,27 @@ pub const TABLE: Table = Table::new(
 pub struct Config {
     /// Where its frames go.
     pub kind: Kind,
-    /// The guest's address there; `None` for a random one.
+    /// The guest's MAC address; `None` for a random one.
     pub mac: Option<Mac>,
     /// How fast each direction may be.
     pub limits: Limits,
 }
 
-/// Where frames go.
+/// The backend that takes the guest's frames on the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// To a tap device that is there.
+    /// A tap device, which must exist.
     Tap {
-        /// Its name, at most `MAX_NAME` bytes.
+        /// The tap's interface name, at most `MAX_NAME` bytes.
         name: String,
-        /// The guest's address; `None` for the one behind the host's, if the host has one there.
+        /// The guest's address; `None` for the address after the tap's own, if the tap has one.
         address: Option<Subnet>,
-        /// The guest's way to elsewhere.
+        /// The guest's default gateway.
         gateway: Option<Ipv4Addr>,
     },
-    /// To passt.
+    /// A passt process, which needs no rights on the host.
     User {
-        /// Ports of the host that are the guest's.
+        /// Host ports that passt forwards to the guest.
         publish: Vec<Publish>,
     },
 }
@@ -51,31 +51,31 @@ pub enum Kind {
 /// An address and the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
-    /// Of a station.
+    /// The host part included.
     pub address: Ipv4Addr,
-    /// 1 to 32.
+    /// Bits of the network prefix, 1 to 32.
     pub prefix: u8,
 }
 
-/// A port of the host's that leads to one of the guest's.
+/// A host port that passt forwards to a guest port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
-    /// Where the host listens.
+    /// The host address to listen on.
     pub address: Ipv4Addr,
-    /// At this port.
+    /// The host port to listen on, 1 to 65535.
     pub host: u16,
-    /// The guest's port.
+    /// The guest port, 1 to 65535.
     pub guest: u16,
-    /// Of this kind.
+    /// The transport protocol of both ports.
     pub protocol: Protocol,
 }
 
-/// Kinds of ports.
+/// A transport protocol whose ports can be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
-    /// TCP.
+    /// Written `/tcp`, the default.
     Tcp,
-    /// UDP.
+    /// Written `/udp`.
     Udp,
 }
 
@@ -241,7 +241,7 @@ pub fn check<'a>(nets: impl Iterator<Item = &'a Config> + Clone) -> Result<(), S
 }
 
 fn tap(name: &str) -> Result<String, String> {
-    // What the kernel takes (net/core/dev.c, dev_valid_name), without what nobody can type.
+    // What the kernel takes (net/core/dev.c, dev_valid_name), without characters that cannot be typed.
     let valid = |b: u8| b.is_ascii_graphic() && !b"/:%".contains(&b);
     match name.len() {
         1..=MAX_NAME if name.bytes().all(valid) && name != "." && name != ".." => Ok(name.into()),

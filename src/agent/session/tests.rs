@@ -230,7 +230,7 @@ fn a_held_session_sends_nothing_before_it_is_started() {
     .unwrap();
     early.start(None);
     early.receive(&wire(&GREETING)).unwrap();
-    assert_eq!(told(&mut early), ["Exec"], "nobody waits for it twice");
+    assert_eq!(told(&mut early), ["Exec"], "it is answered once");
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_clone_is_told_so_at_whatever_moment_it_was_saved() {
         clone
     };
     let mut greeting = clone(&session());
-    assert_eq!(told(&mut greeting).len(), 0, "nobody listens yet");
+    assert_eq!(told(&mut greeting).len(), 0, "the session is not open yet");
     greeting.receive(&wire(&GREETING)).unwrap();
     assert_eq!(told(&mut greeting), ["Resumed 0", "Interface 9", "Exec"]);
 

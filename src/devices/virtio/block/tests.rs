@@ -253,7 +253,7 @@ fn a_disk_is_saved_when_no_request_is_being_served() {
     complete(&mut guest, id, Ok(()));
     let (other, others) = another(SECTORS, false);
     guest.move_to(other).unwrap();
-    // A request that came while nobody looked, too.
+    // Also a request that came while the worker was paused.
     let at = send(&mut guest, T_OUT, 3, &[1; 512], 0);
     let [(id, Request::Write { stable: false, .. })] = others.take()[..] else {
         panic!("no write");

@@ -256,7 +256,7 @@ fn unknown_messages_are_ignored() {
     let (mut guest, sinks) = up(0);
     tell(&mut guest, 2, Event::PortReady.code(), 1);
     tell(&mut guest, u32::MAX, Event::PortOpen.code(), 1);
-    // Only a device sends these, and nobody that one.
+    // Only a device sends these, and no side sends the last one.
     for event in [1, 2, 4, 5, 7, 8, u16::MAX] {
         tell(&mut guest, 0, event, 1);
     }

@@ -20,7 +20,7 @@ const EVENTS: usize = 2;
 const ENTRIES: u16 = 64;
 /// Ring features that Linux accepts.
 const RING: u64 = F_EVENT_IDX | F_INDIRECT_DESC;
-/// The port that somebody on the host serves.
+/// The port that a host program serves.
 const SERVED: u32 = 53;
 /// A port of the guest.
 const PORT: u32 = 1000;
@@ -36,7 +36,7 @@ struct Far {
     output: Vec<u8>,
     /// Bytes that it may still write.
     room: usize,
-    /// Nobody reads.
+    /// No program reads.
     broken: bool,
     shut: Vec<Shutdown>,
     dropped: bool,
@@ -392,7 +392,7 @@ fn packets_without_a_connection_are_reset_and_a_reset_is_not_answered() {
         );
     }
     send(&mut guest, packet(Op::Rst), b"");
-    // From another than the guest: there is nobody to answer.
+    // Not from the guest's CID: there is no peer to answer.
     send(
         &mut guest,
         Header {

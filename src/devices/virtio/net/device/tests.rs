@@ -398,7 +398,7 @@ fn a_rate_holds_both_directions_up() {
     for _ in 0..3 {
         let wake = fake
             .with(|world| world.wake.take())
-            .expect("somebody waits");
+            .expect("a frame is waited for");
         fake.with(|world| world.now = wake);
         ready(&mut guest);
         got.0 += fake.sent().len();
