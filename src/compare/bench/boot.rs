@@ -7,6 +7,7 @@ use super::hull::{number, run_with_report};
 use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
 use crate::compare::figure::Unit::Milliseconds;
 use crate::compare::measure::error::RunError;
+use crate::compare::subject::monitor::Monitored;
 use crate::compare::subject::{self, Subject, words};
 use crate::kvm::probe;
 
@@ -56,7 +57,7 @@ fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
 struct Boot<'a> {
     bench: &'a Bench,
     program: &'a Program,
-    subject: Box<dyn Subject + 'a>,
+    subject: Monitored<'a>,
     boots: usize,
 }
 
@@ -65,8 +66,8 @@ impl Contender for Boot<'_> {
         Ok(self.subject.prepare()?)
     }
 
-    fn version(&self) -> Option<String> {
-        self.subject.version()
+    fn subject(&self) -> Option<&dyn Subject> {
+        Some(&self.subject)
     }
 
     fn turn(&mut self) -> Result<Samples, BenchError> {
@@ -81,20 +82,13 @@ impl Contender for Boot<'_> {
         samples.push(this_hull.then(bare_calls).transpose()?);
         Ok(samples)
     }
-
-    fn caveats(&self) -> Vec<String> {
-        if self.program.is_hull() {
-            return Vec::new();
-        }
-        self.subject.caveats()
-    }
 }
 
 impl Boot<'_> {
     fn same_guest(&mut self) -> Result<[f64; 2], BenchError> {
         self.boots += 1;
         let id = format!("boot-{}-{}", std::process::id(), self.boots);
-        let (subject, limits) = (&mut *self.subject, self.bench.limits);
+        let (subject, limits) = (&mut self.subject, self.bench.limits);
         let mut running = subject::start(subject, &words(&COMMAND), PRINTED, &id, limits)?;
         let output = running.until(PRINTED)?;
         let timed = running.finish();

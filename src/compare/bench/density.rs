@@ -36,14 +36,12 @@ pub const PLAN: Plan = Plan {
 
 fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
     Ok(Box::new(Density {
-        program,
         saved: saved_guest(bench, program)?,
         limited_by: None,
     }))
 }
 
 struct Density<'a> {
-    program: &'a Program,
     saved: Box<dyn SavedGuest + 'a>,
     /// Why the last turn had fewer machines.
     limited_by: Option<String>,
@@ -82,10 +80,8 @@ impl Contender for Density<'_> {
         Ok(samples)
     }
 
-    fn caveats(&self) -> Vec<String> {
-        let mut caveats = self.program.caveats();
-        caveats.extend(self.limited_by.clone());
-        caveats
+    fn missing(&self) -> Option<String> {
+        self.limited_by.clone()
     }
 }
 

@@ -33,21 +33,18 @@ fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
         return Err(BenchError::Other("its devices are not measured".into()));
     }
     let machines = Machines::new(bench, program, Equipment::Disk);
-    Ok(Box::new(Disk { program, machines }))
+    Ok(Box::new(Disk(machines)))
 }
 
-struct Disk<'a> {
-    program: &'a Program,
-    machines: Machines<'a>,
-}
+struct Disk<'a>(Machines<'a>);
 
 impl Contender for Disk<'_> {
     fn prepare(&mut self) -> Result<(), BenchError> {
-        self.machines.prepare()
+        self.0.prepare()
     }
 
     fn turn(&mut self) -> Result<Samples, BenchError> {
-        let mut machine = self.machines.start()?;
+        let mut machine = self.0.start()?;
         let mut samples = Samples::new();
         for request in *b"wryxd" {
             let mut stream = machine.request(request)?;
@@ -60,9 +57,5 @@ impl Contender for Disk<'_> {
             samples.push(Some(amount / started.elapsed().as_secs_f64()));
         }
         Ok(samples)
-    }
-
-    fn caveats(&self) -> Vec<String> {
-        self.program.caveats()
     }
 }

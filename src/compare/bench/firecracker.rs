@@ -15,8 +15,8 @@ use super::resumed::{ResumedGuest, SETTLE_TIME, SavedGuest, idle_machine};
 use crate::compare::measure::stop::pause;
 use crate::compare::measure::stream::Stream;
 use crate::compare::measure::timed::Running;
-use crate::compare::subject::firecracker::config;
 use crate::compare::subject::guest::{LINE, TYPED};
+use crate::compare::subject::monitors::firecracker_config;
 
 /// Bytes of an error message that are read.
 const MAX_MESSAGE: usize = 4096;
@@ -75,7 +75,7 @@ impl SavedGuest for Snapshot<'_> {
     fn save(&mut self) -> Result<(), BenchError> {
         let (mut running, socket) = self.start("first", "")?;
         running.connect(&socket)?;
-        let config = config(&idle_machine(self.bench)?);
+        let config = firecracker_config(&idle_machine(self.bench)?);
         for resource in ["boot-source", "machine-config"] {
             self.request(&socket, "PUT", resource, &config[resource])?;
         }

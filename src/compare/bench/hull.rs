@@ -13,8 +13,9 @@ use super::resumed::{ResumedGuest, SETTLE_TIME, SavedGuest, idle_machine};
 use crate::compare::measure::stop::pause;
 use crate::compare::measure::timed::{Running, run};
 use crate::compare::subject::guest::{LINE, TYPED};
-use crate::compare::subject::hull::{Bare, command};
-use crate::compare::subject::monitor::{Launch, Monitor};
+use crate::compare::subject::hull::command;
+use crate::compare::subject::monitor::Launch;
+use crate::compare::subject::monitors::HULL;
 
 /// The machine that is saved.
 const IDLE: &str = "idle";
@@ -82,11 +83,12 @@ impl<'a> Snapshot<'a> {
 
 impl SavedGuest for Snapshot<'_> {
     fn save(&mut self) -> Result<(), BenchError> {
-        let mut hull = Bare.command(&Launch {
+        let mut hull = (HULL.command)(&Launch {
             program: &self.program.path,
             machine: &idle_machine(self.bench)?,
             stage: &self.bench.stage,
             id: IDLE,
+            without_filters: false,
         })?;
         let mut running = Running::start(&mut hull, self.bench.limits)?;
         running.until(LINE)?;
@@ -99,12 +101,7 @@ impl SavedGuest for Snapshot<'_> {
         let mut hull = self.hull(&["restore", "--name", name, "--json"]);
         hull.arg(self.report(name)).arg(&self.folder);
         let mut running = Running::start_with(&mut hull, self.bench.limits, TYPED)?;
-        let socket = self
-            .bench
-            .path("run")
-            .join("hull")
-            .join(name)
-            .join("socket");
+        let socket = self.bench.path(&format!("run/hull/{name}/socket"));
         let mut stream = running.connect(&socket)?;
         stream.write_all(b"{\"version\":1,\"request\":\"status\"}\n")?;
         let mut answer = String::new();

@@ -15,7 +15,6 @@ use super::plan::{Bench, Program};
 use crate::compare::measure::stream::Stream;
 use crate::compare::measure::timed::Running;
 use crate::compare::subject::guest::with_init;
-use crate::compare::subject::monitor;
 use crate::compare::subject::monitor::{AllDevices, Devices, Launch, Machine, SCRATCH_BYTES};
 use crate::guest;
 
@@ -122,18 +121,12 @@ impl<'a> Machines<'a> {
         };
         self.started += 1;
         let id = format!("bench-{}-{}", std::process::id(), self.started);
-        let name = if self.program.is_hull() {
-            "hull"
-        } else {
-            &self.program.name
-        };
-        let unknown = || BenchError::Other(format!("this hull cannot run {name}"));
-        let monitor = monitor(name).ok_or_else(unknown)?;
-        Ok(monitor.command(&Launch {
+        Ok((self.program.monitor()?.command)(&Launch {
             program: &self.program.path,
             machine: &machine,
             stage,
             id: &id,
+            without_filters: false,
         })?)
     }
 

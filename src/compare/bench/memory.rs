@@ -9,6 +9,7 @@ use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
 use crate::compare::figure::Unit::Bytes;
 use crate::compare::measure::stop::pause;
 use crate::compare::measure::tree;
+use crate::compare::subject::monitor::Monitored;
 use crate::compare::subject::{self, IDLE, MEMORY_MIB, Subject, UP, words};
 
 /// Time for a monitor to become idle after its guest has booted.
@@ -46,7 +47,7 @@ fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
 struct Memory<'a> {
     bench: &'a Bench,
     program: &'a Program,
-    subject: Box<dyn Subject + 'a>,
+    subject: Monitored<'a>,
     machines: Option<Machines<'a>>,
 }
 
@@ -56,8 +57,8 @@ impl Contender for Memory<'_> {
         self.machines.as_mut().map_or(Ok(()), Machines::prepare)
     }
 
-    fn version(&self) -> Option<String> {
-        self.subject.version()
+    fn subject(&self) -> Option<&dyn Subject> {
+        Some(&self.subject)
     }
 
     fn turn(&mut self) -> Result<Samples, BenchError> {
@@ -74,19 +75,12 @@ impl Contender for Memory<'_> {
         samples.push(Some(fs::metadata(&self.program.path)?.len() as f64));
         Ok(samples)
     }
-
-    fn caveats(&self) -> Vec<String> {
-        if self.program.is_hull() {
-            return Vec::new();
-        }
-        self.subject.caveats()
-    }
 }
 
 impl Memory<'_> {
     fn without_devices(&mut self) -> Result<[f64; 2], BenchError> {
         let id = format!("idle-{}", std::process::id());
-        let (subject, limits) = (&mut *self.subject, self.bench.limits);
+        let (subject, limits) = (&mut self.subject, self.bench.limits);
         let running = subject::start(subject, &words(&IDLE), UP, &id, limits)?;
         let settled = pause(SETTLE_TIME);
         let beyond = beyond_guest(&subject.processes(running.id(), &id));

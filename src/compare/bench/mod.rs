@@ -27,6 +27,7 @@ use crate::compare::measure::stop::is_stopped;
 use crate::compare::measure::timed::Limits;
 use crate::compare::report::bench::{FORMAT, RIVALS, Report, Rival, Settings, Topic};
 use crate::compare::report::participant::Participant;
+use crate::compare::subject::monitor::Monitor;
 use crate::compare::subject::{Stage, first_line};
 use crate::compare::turns::{Each, OnProgress, Runs, Turns};
 use crate::compare::warning::Warning;
@@ -204,18 +205,25 @@ impl<'a> Entrant<'a> {
     }
 
     fn participant(&self, left_out: Option<&str>) -> Participant {
-        let contender = self.contender.as_ref().ok().filter(|_| left_out.is_none());
-        let version = contender.and_then(|one| {
-            let version = one.version();
-            version.or_else(|| first_line(&self.program.path, "--version"))
-        });
+        let monitor = self.program.monitor().ok().filter(|_| left_out.is_none());
+        let path = &self.program.path;
         Participant {
             name: self.program.name.clone(),
-            program: Some(self.program.path.clone()),
-            version,
-            caveats: contender.map_or(Vec::new(), |one| one.caveats()),
+            program: Some(path.clone()),
+            version: monitor.and_then(|one| first_line(path, one.version_flag)),
+            caveats: monitor.map_or(Vec::new(), |one| self.caveats(one)),
             left_out: left_out.map(Into::into),
             ..Participant::default()
         }
+    }
+
+    fn caveats(&self, monitor: &Monitor) -> Vec<String> {
+        let contender = self.contender.as_deref().ok();
+        let mut caveats = match contender.and_then(|one| one.subject()) {
+            Some(subject) if !self.program.is_hull() => subject.caveats(),
+            _ => monitor.caveat.into_iter().map(Into::into).collect(),
+        };
+        caveats.extend(contender.and_then(|one| one.missing()));
+        caveats
     }
 }

@@ -41,14 +41,12 @@ fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
     }
     let is_root = rustix::process::geteuid().is_root();
     Ok(Box::new(Net {
-        program,
         tap: is_root.then(|| Machines::new(bench, program, Equipment::Tap)),
         socket: Machines::new(bench, program, Equipment::Vsock),
     }))
 }
 
 struct Net<'a> {
-    program: &'a Program,
     tap: Option<Machines<'a>>,
     socket: Machines<'a>,
 }
@@ -72,12 +70,9 @@ impl Contender for Net<'_> {
         Ok(samples)
     }
 
-    fn caveats(&self) -> Vec<String> {
-        let mut caveats = self.program.caveats();
-        if self.tap.is_none() {
-            caveats.push("no TCP: only root can create a tap device; run it as root".into());
-        }
-        caveats
+    fn missing(&self) -> Option<String> {
+        let text = "no TCP: only root can create a tap device; run it as root";
+        self.tap.is_none().then(|| text.into())
     }
 }
 

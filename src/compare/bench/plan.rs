@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::error::BenchError;
 use crate::compare::figure::{Better, Unit};
 use crate::compare::measure::timed::Limits;
-use crate::compare::subject::firecracker::CAVEAT;
-use crate::compare::subject::{self, Stage, Subject};
+use crate::compare::subject::monitor::{Monitor, Monitored};
+use crate::compare::subject::{Stage, Subject, monitor};
 
 /// What all turns share.
 pub struct Bench {
@@ -37,12 +37,11 @@ impl Program {
         matches!(self.kind, Kind::ThisHull | Kind::OtherHull)
     }
 
-    /// What a reader must know about how a monitor runs the machines of a topic.
-    pub fn caveats(&self) -> Vec<String> {
-        match self.kind {
-            Kind::Firecracker => vec![CAVEAT.into()],
-            _ => Vec::new(),
-        }
+    /// The monitor that it is.
+    pub fn monitor(&self) -> Result<&'static Monitor, BenchError> {
+        let name = if self.is_hull() { "hull" } else { &self.name };
+        let unknown = || BenchError::Other(format!("this hull cannot run {name}"));
+        monitor(name).ok_or_else(unknown)
     }
 }
 
@@ -53,17 +52,10 @@ impl Bench {
     }
 
     /// `program` as a subject.
-    pub fn subject<'a>(
-        &'a self,
-        program: &'a Program,
-    ) -> Result<Box<dyn Subject + 'a>, BenchError> {
-        let name = if program.is_hull() {
-            "hull"
-        } else {
-            &program.name
-        };
-        let subject = subject::by_name(name, Some(&program.path), &self.stage);
-        subject.ok_or_else(|| BenchError::Other(format!("this hull cannot run {name}")))
+    pub fn subject(&self, program: &Program) -> Result<Monitored<'_>, BenchError> {
+        let monitor = program.monitor()?;
+        let path = Some(program.path.as_path());
+        Ok(Monitored::new(&self.stage, monitor, path))
     }
 }
 
@@ -113,13 +105,13 @@ pub trait Contender {
     /// Measures each figure once.
     fn turn(&mut self) -> Result<Samples, BenchError>;
 
-    /// The version of a program that does not print it with --version.
-    fn version(&self) -> Option<String> {
+    /// The program as a subject, if its turns use one.
+    fn subject(&self) -> Option<&dyn Subject> {
         None
     }
 
-    /// What a reader must know about how it was run. Called after all turns.
-    fn caveats(&self) -> Vec<String> {
-        Vec::new()
+    /// What is missing in the figures, and why. Called after all turns.
+    fn missing(&self) -> Option<String> {
+        None
     }
 }

@@ -39,33 +39,25 @@ pub fn saved_guest<'a>(
 }
 
 fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
-    let saved = saved_guest(bench, program)?;
-    Ok(Box::new(Restore { program, saved }))
+    Ok(Box::new(Restore(saved_guest(bench, program)?)))
 }
 
-struct Restore<'a> {
-    program: &'a Program,
-    saved: Box<dyn SavedGuest + 'a>,
-}
+struct Restore<'a>(Box<dyn SavedGuest + 'a>);
 
 impl Contender for Restore<'_> {
     fn prepare(&mut self) -> Result<(), BenchError> {
-        self.saved.save()
+        self.0.save()
     }
 
     fn turn(&mut self) -> Result<Samples, BenchError> {
         const NAME: &str = "again";
-        let mut guest = self.saved.restore(NAME)?;
+        let mut guest = self.0.restore(NAME)?;
         let echoed = guest.running.until(TYPED)?;
         let answered = guest.answered;
-        let [saving, paused] = self.saved.save_again(NAME)?;
-        let first_run = self.saved.first_run(NAME, guest)?;
+        let [saving, paused] = self.0.save_again(NAME)?;
+        let first_run = self.0.first_run(NAME, guest)?;
         let ms = |time: Duration| Some(time.as_secs_f64() * 1e3);
         let (saving, paused) = (Some(saving), Some(paused));
         Ok(vec![ms(echoed), ms(answered), first_run, saving, paused])
-    }
-
-    fn caveats(&self) -> Vec<String> {
-        self.program.caveats()
     }
 }

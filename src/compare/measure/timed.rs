@@ -63,9 +63,6 @@ pub struct Timed {
 }
 
 /// Runs `command` to its end, with its standard input closed.
-///
-/// # Errors
-/// See [`RunError`].
 pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
     Running::start(command, limits)?.finish()
 }
@@ -87,18 +84,12 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts `command` with its standard input closed.
-    ///
-    /// # Errors
-    /// It could not be spawned.
     pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
         command.stdin(Stdio::null());
         Self::spawn(command, limits)
     }
 
     /// Starts `command` with a few bytes of `input`; its standard input stays open.
-    ///
-    /// # Errors
-    /// It could not be spawned, or closed its standard input.
     pub fn start_with(
         command: &mut Command,
         limits: Limits,
@@ -147,9 +138,6 @@ impl Running {
     }
 
     /// Waits until the output contains `text`, and returns the time since the start.
-    ///
-    /// # Errors
-    /// The command ended or reached a limit first.
     pub fn until(&mut self, text: &str) -> Result<Duration, RunError> {
         let text = text.as_bytes();
         while !self.output.windows(text.len()).any(|window| window == text) {
@@ -166,9 +154,6 @@ impl Running {
     }
 
     /// Waits for the end.
-    ///
-    /// # Errors
-    /// The command failed or reached a limit.
     pub fn finish(mut self) -> Result<Timed, RunError> {
         while self.read()? {}
         let (status, end) = self.wait()?;
@@ -185,9 +170,6 @@ impl Running {
     }
 
     /// Sends SIGTERM and waits for the end; any exit status will do.
-    ///
-    /// # Errors
-    /// The command reached a limit.
     pub fn terminate(mut self) -> Result<(), RunError> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).map_err(io::Error::from)?;
         while self.read()? {}
@@ -195,9 +177,6 @@ impl Running {
     }
 
     /// Connects to the command's socket as soon as it exists.
-    ///
-    /// # Errors
-    /// The command ended, or reached the limit of time.
     pub fn connect(&mut self, socket: &Path) -> Result<Stream, RunError> {
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
@@ -208,10 +187,8 @@ impl Running {
         }
     }
 
-    /// For loops that wait for something other than output.
-    ///
-    /// # Errors
-    /// The command has ended or reached the limit of time, or the stop flag is set.
+    /// Fails if the command has ended or reached its timeout, or the stop flag is set: for loops that wait for
+    /// something other than output.
     pub fn check_alive(&mut self) -> Result<(), RunError> {
         self.time_left()?;
         let pid = Pid::from_child(&self.child);

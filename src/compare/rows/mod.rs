@@ -89,10 +89,8 @@ impl Question {
     }
 }
 
-/// The rows whose names begin with one of `words`; without words, all rows.
-///
-/// # Errors
-/// The first word with which not exactly one name begins.
+/// The rows whose names begin with one of `words`; without words, all rows. The error is the first word with
+/// which not exactly one name begins.
 pub fn chosen(words: &[String]) -> Result<Vec<&'static Question>, String> {
     let begins = |row: &Question, word: &String| row.name.starts_with(word.as_str());
     let ambiguous = |word: &&String| ROWS.iter().filter(|row| begins(row, word)).count() != 1;

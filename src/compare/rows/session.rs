@@ -69,10 +69,7 @@ impl<'a> Session<'a> {
         (0..2).try_for_each(|_| self.once(subject, &words).map(drop))
     }
 
-    /// Runs `words` once.
-    ///
-    /// # Errors
-    /// The reason, beginning with "it".
+    /// Runs `words` once. The text of an error begins with "it".
     pub fn once<S: AsRef<str>>(
         &mut self,
         subject: &mut dyn Subject,
@@ -107,10 +104,8 @@ impl<'a> Session<'a> {
         results
     }
 
-    /// Starts an idle instance: a shell that says "up" and becomes a sleep.
-    ///
-    /// # Errors
-    /// The reason, beginning with "it".
+    /// Starts an idle instance: a shell that says "up" and becomes a sleep. The text of an error begins with
+    /// "it".
     pub fn idle(&mut self, subject: &mut dyn Subject) -> Result<Instance, String> {
         let id = self.next_id();
         match subject::start(subject, &words(&IDLE), UP, &id, self.limits) {

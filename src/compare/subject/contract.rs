@@ -45,20 +45,16 @@ pub struct About<'a> {
 }
 
 impl<'a> About<'a> {
-    /// A container by `program`.
-    pub fn container(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
+    pub(crate) fn new(stage: &'a Stage, name: &str, kind: Kind, program: PathBuf) -> Self {
         Self {
             stage,
             name: name.into(),
-            kind: Kind::Container,
+            kind,
             program,
         }
     }
 
     /// Finds the program on PATH.
-    ///
-    /// # Errors
-    /// It does not exist or is not executable.
     pub fn find(&mut self) -> Result<(), LeftOut> {
         self.program = find(&self.program)?;
         Ok(())
@@ -72,23 +68,15 @@ pub trait Subject {
     fn about(&self) -> &About<'_>;
 
     /// Finds the programs, and makes the files that instances start from.
-    ///
-    /// # Errors
-    /// It cannot take part on this machine.
     fn prepare(&mut self) -> Result<(), LeftOut>;
 
     /// A command on the host that runs `words` in a new instance named `id`. Its standard output is that of
     /// the words, and its status is 0 if theirs is. The first word is a path in the [`Stage`]'s root.
-    ///
-    /// # Errors
-    /// The instance's files could not be written.
     fn command(&mut self, words: &[String], id: &str) -> io::Result<Command>;
 
     /// Whether the words ended with status 0, after their [`command`](Self::command) did. The guest of a
-    /// monitor says so at the end of `output`, from which this is removed.
-    ///
-    /// # Errors
-    /// The words failed; the text continues the sentence "it ...".
+    /// monitor says so at the end of `output`, from which this is removed. The text of an error continues the
+    /// sentence "it ...".
     fn judge(&self, _output: &mut Vec<u8>) -> Result<(), String> {
         Ok(())
     }
@@ -117,9 +105,6 @@ pub trait Subject {
 }
 
 /// Runs `words` to their end in an instance named `id`, and clears it.
-///
-/// # Errors
-/// As [`timed::run`]; or the words failed although the command did not.
 pub fn run(
     subject: &mut dyn Subject,
     words: &[String],
@@ -140,9 +125,6 @@ pub fn run(
 
 /// Starts `words` in an instance named `id`, and waits until it prints `text`. After that, the caller clears
 /// the instance.
-///
-/// # Errors
-/// The command failed, hung or ended first.
 pub fn start(
     subject: &mut dyn Subject,
     words: &[String],
@@ -163,9 +145,6 @@ pub fn start(
 }
 
 /// Runs the simplest command, to find out whether `subject` works here.
-///
-/// # Errors
-/// It does not.
 pub fn try_out(subject: &mut dyn Subject) -> Result<(), RunError> {
     let words = words(&["/bin/busybox", "true"]);
     run(subject, &words, "try", Limits::of_time(TRY_TIMEOUT)).map(drop)

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::contract::{About, Subject};
+use super::contract::{About, Kind, Subject};
 use super::program::LeftOut;
 use super::stage::Stage;
 use crate::compare::measure::timed::{self, Limits};
@@ -19,7 +19,7 @@ pub struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     pub fn new(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
-        let about = About::container(stage, name, program);
+        let about = About::new(stage, name, Kind::Container, program);
         Self { about, image: None }
     }
 

@@ -19,9 +19,6 @@ const DONE: u8 = 0x06;
 const FAILED: u8 = 0x15;
 
 /// Adds a console and `init` to `initramfs`.
-///
-/// # Errors
-/// `init` does not fit a newc archive.
 pub fn initrd(initramfs: &[u8], init: &[u8]) -> io::Result<Vec<u8>> {
     let mut archive = initramfs.to_vec();
     archive.resize(archive.len().next_multiple_of(4), 0);
@@ -29,9 +26,6 @@ pub fn initrd(initramfs: &[u8], init: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Adds a console and `init`, at the path `name`, to `archive`, whose length is a multiple of 4.
-///
-/// # Errors
-/// `init` does not fit a newc archive.
 pub fn with_init(mut archive: Vec<u8>, name: &str, init: &[u8]) -> io::Result<Vec<u8>> {
     let entries = [
         ("dev", 0o040_755, 0, &[][..]),
@@ -48,10 +42,8 @@ pub fn with_init(mut archive: Vec<u8>, name: &str, init: &[u8]) -> io::Result<Ve
     cpio::newc::trailer(archive)
 }
 
-/// Removes the report of the init of [`runs`] from the end of `output`.
-///
-/// # Errors
-/// The command failed, or the machine ended before it; the text continues the sentence "it ...".
+/// Removes the report of the init of [`runs`] from the end of `output`. The text of an error continues the
+/// sentence "it ...".
 pub fn judge(output: &mut Vec<u8>) -> Result<(), String> {
     match output.pop() {
         Some(DONE) => Ok(()),

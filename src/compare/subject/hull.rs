@@ -1,4 +1,4 @@
-//! hull itself: with a command, from a template or booted; and as a monitor like the others.
+//! hull with a command, from a template or booted.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::contract::{About, Kind, Subject};
-use super::monitor::{Launch, Monitor, SCRATCH_BYTES};
 use super::program::{LeftOut, Part, part};
-use super::stage::{MEMORY_MIB, Stage};
+use super::stage::Stage;
 
 /// `program` with its cache, its records and its temporary files in the stage: it neither uses nor evicts
 /// templates of the user.
@@ -26,12 +25,7 @@ pub struct Hull<'a>(About<'a>);
 
 impl<'a> Hull<'a> {
     pub fn new(stage: &'a Stage, name: &str) -> Self {
-        Self(About {
-            stage,
-            name: name.into(),
-            kind: Kind::Machine,
-            program: PathBuf::new(),
-        })
+        Self(About::new(stage, name, Kind::Machine, PathBuf::new()))
     }
 
     fn is_warm(&self) -> bool {
@@ -77,53 +71,5 @@ impl Subject for Hull<'_> {
         let caveat = "starts from a template, which the warm-up made";
         let caveat = self.is_warm().then(|| caveat.into());
         caveat.into_iter().collect()
-    }
-}
-
-/// `hull run KERNEL`, with the machine of the other monitors.
-pub struct Bare;
-
-impl Monitor for Bare {
-    fn name(&self) -> &'static str {
-        "hull"
-    }
-
-    fn programs(&self) -> &'static [&'static str] {
-        &["hull"]
-    }
-
-    fn command(&self, launch: &Launch) -> io::Result<Command> {
-        let machine = launch.machine;
-        let words = ["run", "--name", launch.id];
-        let mut hull = command(launch.stage, launch.program, &words);
-        hull.arg("--memory").arg(format!("{MEMORY_MIB}M"));
-        hull.arg("--cmdline").arg(&machine.cmdline);
-        hull.arg("--initrd").arg(&machine.initrd);
-        let devices = &machine.devices;
-        if let Some(tap) = &devices.tap {
-            hull.arg("--net").arg(format!("tap={tap}"));
-        }
-        if let Some(socket) = &devices.vsock {
-            let vsock = format!("cid=3,socket={}", socket.display());
-            hull.arg("--vsock").arg(vsock);
-        }
-        if let Some(disk) = &devices.disk {
-            hull.arg("--disk").arg(disk);
-        }
-        if let Some(all) = &devices.all {
-            let share = format!("{}:/share:ro", all.share.display());
-            hull.args(["--balloon", "--console", "virtio", "--share", &share]);
-            hull.args(["--scratch", &SCRATCH_BYTES.to_string()]);
-        }
-        hull.arg(&machine.kernel);
-        Ok(hull)
-    }
-
-    fn is_tried_out(&self) -> bool {
-        false
-    }
-
-    fn caveats(&self) -> Vec<String> {
-        Vec::new()
     }
 }

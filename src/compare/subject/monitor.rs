@@ -1,4 +1,4 @@
-//! The virtual machine monitors: Firecracker, Cloud Hypervisor, QEMU's microvm, kvmtool, and hull itself.
+//! What the virtual machine monitors have in common.
 //!
 //! Each takes the same [`Machine`] in the form of its own command line: hull's kernel, its initial RAM disk with
 //! the init of [`guest`], one processor, the default memory of `hull run` and a serial console.
@@ -6,6 +6,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -79,51 +80,46 @@ pub struct Launch<'a> {
     pub stage: &'a Stage,
     /// The name of the instance.
     pub id: &'a str,
+    /// Its own seccomp filters do not fit its C library.
+    pub without_filters: bool,
 }
 
 /// A virtual machine monitor.
-pub trait Monitor {
-    fn name(&self) -> &'static str;
-
+pub struct Monitor {
+    pub name: &'static str,
     /// The names of its program, the most common one first.
-    fn programs(&self) -> &'static [&'static str];
-
-    /// The command that runs a machine with its console on standard output.
-    fn command(&self, launch: &Launch) -> io::Result<Command>;
-
+    pub programs: &'static [&'static str],
     /// The argument that makes the program print its version.
-    fn version_flag(&self) -> &'static str {
-        "--version"
-    }
-
+    pub version_flag: &'static str,
     /// Whether it boots only bzImages.
-    fn needs_bzimage(&self) -> bool {
-        false
-    }
-
-    /// Whether it is tried out before the measurement. hull is not: it works wherever it measures.
-    fn is_tried_out(&self) -> bool {
-        true
-    }
-
-    /// Adapts to the error of the first trial. Returns whether to try again.
-    fn adapt(&mut self, _error: &RunError) -> bool {
-        false
-    }
-
+    pub needs_bzimage: bool,
     /// What a reader must know about how it was run.
-    fn caveats(&self) -> Vec<String>;
+    pub caveat: Option<&'static str>,
+    /// The same after a run without its own seccomp filters, if it can do without them.
+    pub caveat_without_filters: Option<&'static str>,
+    /// The command that runs a machine with its console on standard output.
+    pub command: fn(&Launch) -> io::Result<Command>,
 }
 
-/// The configuration file of an instance, or another file of its own.
-pub fn instance_file(stage: &Stage, monitor: &dyn Monitor, id: &str) -> PathBuf {
-    stage.path(&format!("{}.{id}", monitor.name()))
+/// The configuration file of an instance.
+pub fn instance_file(stage: &Stage, monitor: &Monitor, id: &str) -> PathBuf {
+    stage.path(&format!("{}.{id}", monitor.name))
+}
+
+/// Whether a filter ended the monitor. Firecracker ends with this status when one traps a system call.
+fn is_filtered(error: &RunError) -> bool {
+    const BAD_SYSCALL: i32 = 148;
+    let RunError::Failed { status, .. } = error else {
+        return false;
+    };
+    status.code() == Some(BAD_SYSCALL) || status.signal() == Some(libc::SIGSYS)
 }
 
 /// A monitor as a subject.
 pub struct Monitored<'a> {
     about: About<'a>,
-    monitor: Box<dyn Monitor>,
+    monitor: &'static Monitor,
+    without_filters: bool,
     kernel: PathBuf,
     /// The initial RAM disk of the last command.
     image: PathBuf,
@@ -131,16 +127,12 @@ pub struct Monitored<'a> {
 
 impl<'a> Monitored<'a> {
     /// `program` is a path of the user.
-    pub fn new(stage: &'a Stage, monitor: Box<dyn Monitor>, program: Option<&Path>) -> Self {
-        let about = About {
-            stage,
-            name: monitor.name().into(),
-            kind: Kind::Machine,
-            program: program.unwrap_or(Path::new("")).into(),
-        };
+    pub fn new(stage: &'a Stage, monitor: &'static Monitor, program: Option<&Path>) -> Self {
+        let program = program.unwrap_or(Path::new("")).into();
         Self {
-            about,
+            about: About::new(stage, monitor.name, Kind::Machine, program),
             monitor,
+            without_filters: false,
             kernel: PathBuf::new(),
             image: PathBuf::new(),
         }
@@ -150,7 +142,7 @@ impl<'a> Monitored<'a> {
         if !self.about.program.as_os_str().is_empty() {
             return find(&self.about.program);
         }
-        let names = self.monitor.programs();
+        let names = self.monitor.programs;
         let mut found = names.iter().map(|name| find(Path::new(name)));
         found.find(Result::is_ok).unwrap_or_else(|| {
             Err(LeftOut::Missing {
@@ -161,7 +153,7 @@ impl<'a> Monitored<'a> {
 
     fn find_kernel(&self) -> Result<PathBuf, LeftOut> {
         let unfit = |error: StageError| LeftOut::Unfit(error.to_string());
-        match (self.monitor.needs_bzimage(), self.about.stage.bzimage()) {
+        match (self.monitor.needs_bzimage, self.about.stage.bzimage()) {
             (false, _) => self.about.stage.vmlinux().map_err(unfit),
             (true, Some(kernel)) if kernel.is_file() => Ok(kernel.into()),
             (true, Some(kernel)) => Err(LeftOut::Unfit(format!(
@@ -198,11 +190,14 @@ impl Subject for Monitored<'_> {
     fn prepare(&mut self) -> Result<(), LeftOut> {
         self.about.program = self.find()?;
         self.kernel = self.find_kernel()?;
-        if !self.monitor.is_tried_out() {
+        // hull works wherever it measures.
+        if self.monitor.name == "hull" {
             return Ok(());
         }
         let mut tried = try_out(self);
-        if matches!(&tried, Err(error) if self.monitor.adapt(error)) {
+        let has_filters = self.monitor.caveat_without_filters.is_some();
+        if has_filters && matches!(&tried, Err(error) if is_filtered(error)) {
+            self.without_filters = true;
             tried = try_out(self);
         }
         tried.map_err(|error| LeftOut::Unfit(format!("it {error}")))
@@ -212,11 +207,12 @@ impl Subject for Monitored<'_> {
         self.image = self.initrd(words)?;
         let machine = Machine::with_bare_init(self.kernel.clone(), self.image.clone());
         let About { stage, program, .. } = &self.about;
-        let mut command = self.monitor.command(&Launch {
+        let mut command = (self.monitor.command)(&Launch {
             program,
             machine: &machine,
             stage,
             id,
+            without_filters: self.without_filters,
         })?;
         // kvmtool keeps its sockets in HOME.
         command.env("HOME", stage.path("tmp"));
@@ -229,7 +225,7 @@ impl Subject for Monitored<'_> {
     }
 
     fn clear(&mut self, id: &str) {
-        let _ = fs::remove_file(instance_file(self.about.stage, &*self.monitor, id));
+        let _ = fs::remove_file(instance_file(self.about.stage, self.monitor, id));
     }
 
     fn parts(&self) -> Vec<Part> {
@@ -241,7 +237,7 @@ impl Subject for Monitored<'_> {
     }
 
     fn version(&self) -> Option<String> {
-        first_line(&self.about.program, self.monitor.version_flag())
+        first_line(&self.about.program, self.monitor.version_flag)
     }
 
     fn caveats(&self) -> Vec<String> {
@@ -250,7 +246,12 @@ impl Subject for Monitored<'_> {
              console, where each byte causes an exit or more"
                 .into(),
         ];
-        caveats.extend(self.monitor.caveats());
+        let caveat = if self.without_filters {
+            self.monitor.caveat_without_filters
+        } else {
+            self.monitor.caveat
+        };
+        caveats.extend(caveat.map(Into::into));
         caveats
     }
 }

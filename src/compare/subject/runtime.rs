@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::contract::{About, Subject, try_out};
+use super::contract::{About, Kind, Subject, try_out};
 use super::program::LeftOut;
 use super::stage::Stage;
 use crate::compare::measure::error::RunError;
@@ -58,7 +58,7 @@ impl Drop for Namespace {
 impl<'a> Runtime<'a> {
     pub fn new(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
         Self {
-            about: About::container(stage, name, program),
+            about: About::new(stage, name, Kind::Container, program),
             config: Value::Null,
             namespace: None,
         }

@@ -50,17 +50,11 @@ pub struct Stage {
 impl Stage {
     /// Unpacks hull's initial RAM disk into a new temporary folder. `bzimage` is the kernel for monitors that
     /// boot no ELF file.
-    ///
-    /// # Errors
-    /// hull was built without a guest, or the folder cannot be written.
     pub fn new(bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         Self::within(&std::env::temp_dir(), bzimage)
     }
 
     /// As [`new`](Self::new), with the new folder in `place`. Files there need not be executable.
-    ///
-    /// # Errors
-    /// See [`new`](Self::new).
     pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         let guest = required()?;
         let folder = tempfile::Builder::new()
@@ -90,9 +84,6 @@ impl Stage {
     }
 
     /// hull's kernel as an ELF file, which the first call writes.
-    ///
-    /// # Errors
-    /// It cannot be unpacked or written.
     pub fn vmlinux(&self) -> Result<PathBuf, StageError> {
         let path = self.path("vmlinux");
         if !path.exists() {
@@ -108,17 +99,11 @@ impl Stage {
     }
 
     /// hull's initial RAM disk, a newc archive.
-    ///
-    /// # Errors
-    /// The program file is damaged.
     pub fn initramfs(&self) -> Result<Vec<u8>, StageError> {
         Ok(self.guest.initramfs.unpack().map_err(GuestError::from)?)
     }
 
     /// hull's initial RAM disk with another init in the file `name`, which the first call writes.
-    ///
-    /// # Errors
-    /// It cannot be unpacked or written.
     pub fn initrd(
         &self,
         name: &str,
@@ -132,9 +117,6 @@ impl Stage {
     }
 
     /// `words` with a first word that is a path in the root. An applet is preceded by busybox's path.
-    ///
-    /// # Errors
-    /// The command does not exist.
     pub fn command(&self, words: &[String]) -> Result<Vec<String>, StageError> {
         let [first, rest @ ..] = words else {
             return Err(StageError::NoCommand("nothing".into()));
@@ -160,9 +142,6 @@ impl Stage {
     }
 
     /// The path on the host of the file `path` in the root. Links are followed within the root.
-    ///
-    /// # Errors
-    /// The file does not exist.
     pub fn find(&self, path: &str) -> Result<PathBuf, StageError> {
         let found = self.follow(Path::new(path), MAX_LINKS);
         let found = found.filter(|file| file.is_file());
