@@ -8,18 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hull::compare::measure::error::RunError;
-use hull::compare::measure::timed::{Limits, Timed};
+use hull::compare::measure::timed::Timed;
 use hull::compare::subject::{self, Stage, Subject, by_name, guest};
 use machine::{built, kvm, lab};
 
-const LIMITS: Limits = Limits {
-    time: Duration::from_secs(100),
-    output: 1 << 20,
-};
+const TIMEOUT: Duration = Duration::from_secs(100);
 
 fn run(subject: &mut dyn Subject, words: &[&str]) -> Result<Timed, RunError> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    subject::run(subject, &words, "once", LIMITS)
+    subject::run(subject, &words, "once", TIMEOUT)
 }
 
 /// A stage with hull's kernel as a bzImage; `None` if this hull was built without a guest.

@@ -10,7 +10,6 @@ use super::measuring::{Caught, bar, output_width, own_command};
 use super::output::{print, say};
 use super::output_file::OutputFile;
 use crate::compare::comparison::{CompareError, Request, measure};
-use crate::compare::measure::timed::Limits;
 use crate::compare::report::comparison::Report;
 use crate::compare::report::{markdown, page, table};
 use crate::compare::turns::OnProgress;
@@ -96,7 +95,7 @@ impl Compare {
             rows: self.rows,
             subjects: self.subjects,
             runs: self.runs.into(),
-            limits: Limits::of_time(Duration::from_secs(self.timeout.into())),
+            timeout: Duration::from_secs(self.timeout.into()),
             bzimage: self.bzimage,
             second_kernel: self.second_kernel,
             command: self.command,

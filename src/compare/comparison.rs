@@ -3,21 +3,20 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::figure::{Figure, Unit};
 use super::measure::host::Host;
 use super::measure::stop::is_stopped;
-use super::measure::timed::Limits;
 use super::report::comparison::{FORMAT, Report, Row, Workload};
 use super::report::participant::Participant;
 use super::rows::session::{Session, Subjects};
 use super::rows::{self, Question, ROWS};
-use super::subject::second::SecondKernel;
 use super::subject::{self, ChoiceError, Stage, StageError, Subject};
 use super::turns::{OnProgress, Turns};
-use super::warning::Warning;
+use super::warning;
 
 /// More noisy figures than this are reported by their number and the worst one.
 const MAX_NAMED: usize = 5;
@@ -29,7 +28,7 @@ pub struct Request {
     /// `NAME` or `NAME=PATH`; all subjects if empty.
     pub subjects: Vec<String>,
     pub runs: usize,
-    pub limits: Limits,
+    pub timeout: Duration,
     pub bzimage: Option<PathBuf>,
     pub second_kernel: Option<PathBuf>,
     /// The command whose start is measured; the default workloads if empty.
@@ -73,10 +72,8 @@ pub fn measure(
         File::open(path).map_err(|error| CompareError::SecondKernel(path.clone(), error))?;
     }
     let stage = Stage::new(request.bzimage)?;
-    let mut session = Session::new(&stage, request.limits);
-    if let Some(path) = request.second_kernel {
-        session.second_kernel = Some(SecondKernel(path));
-    }
+    let mut session = Session::new(&stage, request.timeout);
+    session.second_kernel = request.second_kernel.or(session.second_kernel);
     if !request.command.is_empty() {
         session.workloads = vec![Workload {
             name: "the command".into(),
@@ -87,8 +84,7 @@ pub fn measure(
     let mut turns = Turns::new(subjects, request.runs, on_progress);
     let host = Host::examine();
     let rows = answers(&mut turns, &mut session, &rows)?;
-    let of_run = Warning::of_run(&host, turns.runs);
-    let mut warnings: Vec<String> = of_run.iter().map(ToString::to_string).collect();
+    let mut warnings = warning::of_run(&host, turns.runs);
     warnings.extend(of_figures(&rows));
     let subjects = turns.all();
     let subjects = subjects.map(|(_, subject, left_out)| participant(&**subject, left_out));
@@ -162,8 +158,7 @@ fn of_figures(rows: &[Row]) -> Vec<String> {
             found.extend(figure.cells.iter().filter_map(|cell| {
                 let name = format!("{}: {}, {}", row.name, figure.name, cell.subject);
                 let summary = cell.summary?;
-                let warning = Warning::of_figure(&name, &summary)?;
-                Some((summary.spread(), warning.to_string()))
+                Some((summary.spread(), warning::of_figure(&name, &summary)?))
             }));
         }
     }

@@ -27,21 +27,14 @@ pub struct Turns<'a, D> {
     pub runs: usize,
     participants: Vec<Participant<D>>,
     on_progress: OnProgress<'a>,
-    part: Part,
+    /// The row or the topic that is measured, its number, and the number of all.
+    part: (String, usize, usize),
 }
 
 struct Participant<D> {
     name: String,
     driver: D,
     left_out: Option<String>,
-}
-
-/// A row or a topic, and its place among all.
-#[derive(Default)]
-struct Part {
-    name: String,
-    number: usize,
-    count: usize,
 }
 
 /// What was measured of each participant, with the participant's number.
@@ -52,35 +45,14 @@ pub type Each<T> = Vec<(usize, T)>;
 pub struct Runs<T> {
     /// What each successful run gave, in their order.
     pub done: Vec<T>,
-    failed: usize,
-    last_error: Option<String>,
-}
-
-impl<T> Default for Runs<T> {
-    fn default() -> Self {
-        Self {
-            done: Vec::new(),
-            failed: 0,
-            last_error: None,
-        }
-    }
+    errors: Vec<String>,
 }
 
 impl<T> Runs<T> {
-    pub fn add(&mut self, outcome: Result<T, impl Display>) {
-        match outcome {
-            Ok(done) => self.done.push(done),
-            Err(error) => {
-                self.failed += 1;
-                self.last_error = Some(error.to_string());
-            }
-        }
-    }
-
     /// How many runs failed, and how the last of them did.
     pub fn note(&self) -> Option<String> {
-        let error = self.last_error.as_ref()?;
-        let (failed, all) = (self.failed, self.failed + self.done.len());
+        let error = self.errors.last()?;
+        let (failed, all) = (self.errors.len(), self.errors.len() + self.done.len());
         Some(format!("{failed} of {all} runs failed: {error}"))
     }
 }
@@ -101,27 +73,18 @@ impl<'a, D> Turns<'a, D> {
             runs,
             participants: participants.collect(),
             on_progress,
-            part: Part::default(),
+            part: Default::default(),
         }
     }
 
     /// Begins part `number` of `count`.
     pub fn begin(&mut self, name: &str, number: usize, count: usize) {
-        let name = name.into();
-        self.part = Part {
-            name,
-            number,
-            count,
-        };
+        self.part = (name.into(), number, count);
     }
 
     /// Reports that `done` of `of` steps of this part are done, and that participant `index` does `what`.
     pub fn step(&mut self, done: usize, of: usize, index: usize, what: &str) {
-        let Part {
-            name,
-            number,
-            count,
-        } = &self.part;
+        let (name, number, count) = &self.part;
         let inside = done as f64 / of.max(1) as f64;
         (self.on_progress)(Progress {
             share: (*number as f64 + inside) / (*count).max(1) as f64,
@@ -172,12 +135,17 @@ impl<'a, D> Turns<'a, D> {
         what: &str,
         mut turn: impl FnMut(&mut D) -> Result<T, E>,
     ) -> Each<Runs<T>> {
-        let runs = self.indices().into_iter().map(|at| (at, Runs::default()));
-        let mut all: Each<Runs<T>> = runs.collect();
+        let none = |index| {
+            let (done, errors) = Default::default();
+            (index, Runs { done, errors })
+        };
+        let mut all: Each<Runs<T>> = self.indices().into_iter().map(none).collect();
         self.rounds(what, |index, driver| {
-            let outcome = turn(driver);
-            if let Some((_, runs)) = all.iter_mut().find(|(at, _)| *at == index) {
-                runs.add(outcome);
+            let runs = all.iter_mut().find(|(at, _)| *at == index);
+            match (runs, turn(driver)) {
+                (Some((_, runs)), Ok(done)) => runs.done.push(done),
+                (Some((_, runs)), Err(error)) => runs.errors.push(error.to_string()),
+                (None, _) => {}
             }
         });
         all

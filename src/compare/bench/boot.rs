@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::error::BenchError;
 use super::hull::{number, run_with_report};
-use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples};
+use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Milliseconds;
 use crate::compare::measure::error::RunError;
 use crate::compare::subject::monitor::Monitored;
@@ -30,16 +31,16 @@ pub const PLAN: Plan = Plan {
              Bare calls: /dev/kvm, a machine, its interrupt controllers and a vCPU only, in a process that is \
              already running.",
     figures: &[
-        Wanted::less("same guest: exec to its output", Milliseconds),
-        Wanted::less("same guest: exec to the end", Milliseconds),
-        Wanted::less("cold: to the first instruction", Milliseconds),
-        Wanted::less("cold: to the kernel's output", Milliseconds),
-        Wanted::less("cold: to init", Milliseconds),
-        Wanted::less("cold: to the guest's end", Milliseconds),
-        Wanted::less("cold: exec to the end", Milliseconds),
-        Wanted::less("warm: to the first instruction", Milliseconds),
-        Wanted::less("warm: exec to the end", Milliseconds),
-        Wanted::less("bare calls to KVM, to a vCPU", Milliseconds),
+        ("same guest: exec to its output", Milliseconds, Less),
+        ("same guest: exec to the end", Milliseconds, Less),
+        ("cold: to the first instruction", Milliseconds, Less),
+        ("cold: to the kernel's output", Milliseconds, Less),
+        ("cold: to init", Milliseconds, Less),
+        ("cold: to the guest's end", Milliseconds, Less),
+        ("cold: exec to the end", Milliseconds, Less),
+        ("warm: to the first instruction", Milliseconds, Less),
+        ("warm: exec to the end", Milliseconds, Less),
+        ("bare calls to KVM, to a vCPU", Milliseconds, Less),
     ],
     warms_up: true,
     contender,
@@ -88,8 +89,8 @@ impl Boot<'_> {
     fn same_guest(&mut self) -> Result<[f64; 2], BenchError> {
         self.boots += 1;
         let id = format!("boot-{}-{}", std::process::id(), self.boots);
-        let (subject, limits) = (&mut self.subject, self.bench.limits);
-        let mut running = subject::start(subject, &words(&COMMAND), PRINTED, &id, limits)?;
+        let (subject, timeout) = (&mut self.subject, self.bench.timeout);
+        let mut running = subject::start(subject, &words(&COMMAND), PRINTED, &id, timeout)?;
         let output = running.until(PRINTED)?;
         let timed = running.finish();
         subject.clear(&id);

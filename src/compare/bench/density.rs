@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::error::BenchError;
-use super::plan::{Bench, Contender, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Made, Plan, Program, Samples};
 use super::restore::saved_guest;
 use super::resumed::{ResumedGuest, SavedGuest};
+use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::{Bytes, Milliseconds};
 use crate::compare::measure::host::memory_available;
 use crate::compare::measure::stop::{is_stopped, pause};
@@ -24,11 +25,11 @@ pub const PLAN: Plan = Plan {
              (MemAvailable) than before the first, each divided by the number of machines. The time is from \
              the exec of the first to the answer of the last.",
     figures: &[
-        Wanted::less("10 clones: PSS of each", Bytes),
-        Wanted::less("50 clones: PSS of each", Bytes),
-        Wanted::less("100 clones: PSS of each", Bytes),
-        Wanted::less("100 clones: less available, for each", Bytes),
-        Wanted::less("100 clones: until all have answered", Milliseconds),
+        ("10 clones: PSS of each", Bytes, Less),
+        ("50 clones: PSS of each", Bytes, Less),
+        ("100 clones: PSS of each", Bytes, Less),
+        ("100 clones: less available, for each", Bytes, Less),
+        ("100 clones: until all have answered", Milliseconds, Less),
     ],
     warms_up: false,
     contender,

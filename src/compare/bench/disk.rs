@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::error::BenchError;
 use super::machines::{Equipment, Machines};
-use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Made, Plan, Program, Samples};
+use crate::compare::figure::Better::More;
 use crate::compare::figure::Unit::{BytesPerSecond, PerSecond};
 
 /// As in guest/bench: bytes in order, and accesses at random.
@@ -18,21 +19,18 @@ pub const PLAN: Plan = Plan {
              at once. The clock is the host's, from a request to the guest to its answer.",
     // In the order in which the guest does it.
     figures: &[
-        Wanted::more("written in order", BytesPerSecond),
-        Wanted::more("read in order", BytesPerSecond),
-        Wanted::more("4 KiB written at random", PerSecond),
-        Wanted::more("4 KiB read at random", PerSecond),
-        Wanted::more("4 KiB read at random, 16 at once", PerSecond),
+        ("written in order", BytesPerSecond, More),
+        ("read in order", BytesPerSecond, More),
+        ("4 KiB written at random", PerSecond, More),
+        ("4 KiB read at random", PerSecond, More),
+        ("4 KiB read at random, 16 at once", PerSecond, More),
     ],
     warms_up: false,
     contender,
 };
 
 fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
-    if program.kind == Kind::Other {
-        return Err(BenchError::Other("its devices are not measured".into()));
-    }
-    let machines = Machines::new(bench, program, Equipment::Disk);
+    let machines = Machines::new(bench, program, Equipment::Disk)?;
     Ok(Box::new(Disk(machines)))
 }
 

@@ -6,7 +6,8 @@ use kvm_ioctls::Kvm;
 
 use super::error::BenchError;
 use super::hull::{number, run_with_report};
-use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples};
+use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Microseconds;
 use crate::kvm::probe;
 
@@ -22,9 +23,9 @@ pub const PLAN: Plan = Plan {
              back; once with `hull run`, once with `hull run --trace`. KVM's part: the same with a loop of \
              hull that has no devices, the minimum of 3 times 32.",
     figures: &[
-        Wanted::less("round trip of an OUT", Microseconds),
-        Wanted::less("the same under --trace", Microseconds),
-        Wanted::less("of it KVM's part", Microseconds),
+        ("round trip of an OUT", Microseconds, Less),
+        ("the same under --trace", Microseconds, Less),
+        ("of it KVM's part", Microseconds, Less),
     ],
     warms_up: true,
     contender,

@@ -38,7 +38,7 @@ impl<'a> Snapshot<'a> {
         let _ = fs::remove_file(&socket);
         let mut command = Command::new(&self.program.path);
         command.arg("--api-sock").arg(&socket);
-        let running = Running::start_with(&mut command, self.bench.limits, input)?;
+        let running = Running::start_with(&mut command, self.bench.timeout, input)?;
         Ok((running, socket))
     }
 
@@ -53,7 +53,7 @@ impl<'a> Snapshot<'a> {
         path: &str,
         body: &Value,
     ) -> Result<(), BenchError> {
-        let stream = Stream::unix(UnixStream::connect(socket)?, self.bench.limits.time)?;
+        let stream = Stream::unix(UnixStream::connect(socket)?, self.bench.timeout)?;
         exchange(stream, method, path, body)
     }
 

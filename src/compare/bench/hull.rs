@@ -30,7 +30,7 @@ pub fn run_with_report(
     let path = bench.path("report");
     let mut hull = command(&bench.stage, &program.path, words);
     hull.arg("--json").arg(&path).args(rest);
-    let end = run(&mut hull, bench.limits)?.end;
+    let end = run(&mut hull, bench.timeout)?.end;
     Ok((report(&path)?, end.as_secs_f64() * 1e3))
 }
 
@@ -71,7 +71,7 @@ impl<'a> Snapshot<'a> {
 
     fn save_to(&self, name: &str, folder: &Path) -> Result<[f64; 2], BenchError> {
         let mut hull = self.hull(&["snapshot", name, "--json"]);
-        let timed = run(hull.arg(folder), self.bench.limits)?;
+        let timed = run(hull.arg(folder), self.bench.timeout)?;
         let paused_us = number(&parse(&timed.output)?, "stood_still_us")?;
         Ok([timed.end.as_secs_f64() * 1e3, paused_us / 1e3])
     }
@@ -90,7 +90,7 @@ impl SavedGuest for Snapshot<'_> {
             id: IDLE,
             without_filters: false,
         })?;
-        let mut running = Running::start(&mut hull, self.bench.limits)?;
+        let mut running = Running::start(&mut hull, self.bench.timeout)?;
         running.until(LINE)?;
         pause(SETTLE_TIME)?;
         self.save_to(IDLE, &self.folder)?;
@@ -100,7 +100,7 @@ impl SavedGuest for Snapshot<'_> {
     fn restore(&mut self, name: &str) -> Result<ResumedGuest, BenchError> {
         let mut hull = self.hull(&["restore", "--name", name, "--json"]);
         hull.arg(self.report(name)).arg(&self.folder);
-        let mut running = Running::start_with(&mut hull, self.bench.limits, TYPED)?;
+        let mut running = Running::start_with(&mut hull, self.bench.timeout, TYPED)?;
         let socket = self.bench.path(&format!("run/hull/{name}/socket"));
         let mut stream = running.connect(&socket)?;
         stream.write_all(b"{\"version\":1,\"request\":\"status\"}\n")?;

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::error::BenchError;
-use super::plan::{Bench, Program};
+use super::plan::{Bench, Kind, Program};
 use crate::compare::measure::stream::Stream;
 use crate::compare::measure::timed::Running;
 use crate::compare::subject::guest::with_init;
@@ -49,13 +49,20 @@ pub struct Machines<'a> {
 }
 
 impl<'a> Machines<'a> {
-    pub fn new(bench: &'a Bench, program: &'a Program, equipment: Equipment) -> Self {
-        Self {
+    pub fn new(
+        bench: &'a Bench,
+        program: &'a Program,
+        equipment: Equipment,
+    ) -> Result<Self, BenchError> {
+        if program.kind == Kind::Other {
+            return Err(BenchError::Other("its devices are not measured".into()));
+        }
+        Ok(Self {
             bench,
             program,
             equipment,
             started: 0,
-        }
+        })
     }
 
     /// Writes the files that the machines start from.
@@ -77,17 +84,17 @@ impl<'a> Machines<'a> {
         let accept = self.listen()?;
         let mut command = self.command()?;
         Ok(RunningMachine {
-            running: Running::start(&mut command, self.bench.limits)?,
+            running: Running::start(&mut command, self.bench.timeout)?,
             accept,
             socket: self.file("socket"),
-            timeout: self.bench.limits.time,
+            timeout: self.bench.timeout,
             _tap: tap,
         })
     }
 
     /// Opens the port to which the guest connects.
     fn listen(&self) -> Result<Accept, BenchError> {
-        let timeout = self.bench.limits.time;
+        let timeout = self.bench.timeout;
         if self.equipment == Equipment::Tap {
             let listener = TcpListener::bind((HOST, PORT))?;
             listener.set_nonblocking(true)?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::error::BenchError;
 use super::machines::{Equipment, Machines};
-use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Made, Plan, Program, Samples};
+use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Bytes;
 use crate::compare::measure::stop::pause;
 use crate::compare::measure::tree;
@@ -23,24 +24,22 @@ pub const PLAN: Plan = Plan {
              scratch disk and a virtio console; the guest uses only the socket, by which it reports that it is \
              up.",
     figures: &[
-        Wanted::less("no devices: resident beyond the guest", Bytes),
-        Wanted::less("no devices: of it no pages of a file", Bytes),
-        Wanted::less("all devices: resident beyond the guest", Bytes),
-        Wanted::less("all devices: of it no pages of a file", Bytes),
-        Wanted::less("the program's file", Bytes),
+        ("no devices: resident beyond the guest", Bytes, Less),
+        ("no devices: of it no pages of a file", Bytes, Less),
+        ("all devices: resident beyond the guest", Bytes, Less),
+        ("all devices: of it no pages of a file", Bytes, Less),
+        ("the program's file", Bytes, Less),
     ],
     warms_up: false,
     contender,
 };
 
 fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
-    let has_devices = program.kind != Kind::Other;
-    let machines = has_devices.then(|| Machines::new(bench, program, Equipment::All));
     Ok(Box::new(Memory {
         bench,
         program,
         subject: bench.subject(program)?,
-        machines,
+        machines: Machines::new(bench, program, Equipment::All).ok(),
     }))
 }
 
@@ -80,8 +79,8 @@ impl Contender for Memory<'_> {
 impl Memory<'_> {
     fn without_devices(&mut self) -> Result<[f64; 2], BenchError> {
         let id = format!("idle-{}", std::process::id());
-        let (subject, limits) = (&mut self.subject, self.bench.limits);
-        let running = subject::start(subject, &words(&IDLE), UP, &id, limits)?;
+        let (subject, timeout) = (&mut self.subject, self.bench.timeout);
+        let running = subject::start(subject, &words(&IDLE), UP, &id, timeout)?;
         let settled = pause(SETTLE_TIME);
         let beyond = beyond_guest(&subject.processes(running.id(), &id));
         drop(running);

@@ -24,13 +24,12 @@ use plan::{Bench, Kind, Made, Plan, Program, Samples};
 use crate::compare::figure::{Cell, Figure};
 use crate::compare::measure::host::Host;
 use crate::compare::measure::stop::is_stopped;
-use crate::compare::measure::timed::Limits;
 use crate::compare::report::bench::{FORMAT, RIVALS, Report, Rival, Settings, Topic};
 use crate::compare::report::participant::Participant;
 use crate::compare::subject::monitor::Monitor;
 use crate::compare::subject::{Stage, first_line};
 use crate::compare::turns::{Each, OnProgress, Runs, Turns};
-use crate::compare::warning::Warning;
+use crate::compare::warning;
 
 /// The name of another hull in a report.
 const OTHER_HULL: &str = "other hull";
@@ -46,7 +45,7 @@ pub fn measure(
     let bench = Bench {
         // In memory, so that disks have no part in the figures.
         stage: Stage::within("/dev/shm".as_ref(), settings.bzimage.clone())?,
-        limits: Limits::of_time(Duration::from_secs(settings.timeout)),
+        timeout: Duration::from_secs(settings.timeout),
     };
     let plan = plan(topic);
     let host = Host::examine();
@@ -137,29 +136,33 @@ fn take_turns(
 }
 
 fn figures(turns: &Turns<Entrant>, plan: &Plan, runs: &Each<Runs<Samples>>) -> Vec<Figure> {
-    let figures = plan.figures.iter().enumerate().map(|(at, wanted)| {
-        turns.figure(wanted.name, (wanted.unit, wanted.better), runs, |runs| {
-            let samples = runs.done.iter().filter_map(|samples| *samples.get(at)?);
-            let samples: Vec<f64> = samples.collect();
-            if samples.is_empty() {
-                Cell::missing("it does not have this figure")
-            } else {
-                Cell::samples(samples).with_note(runs.note())
-            }
-        })
-    });
+    let figures = plan
+        .figures
+        .iter()
+        .enumerate()
+        .map(|(at, &(name, unit, better))| {
+            turns.figure(name, (unit, better), runs, |runs| {
+                let samples = runs.done.iter().filter_map(|samples| *samples.get(at)?);
+                let samples: Vec<f64> = samples.collect();
+                if samples.is_empty() {
+                    Cell::missing("it does not have this figure")
+                } else {
+                    Cell::samples(samples).with_note(runs.note())
+                }
+            })
+        });
     figures.collect()
 }
 
 fn warnings(host: &Host, runs: usize, figures: &[Figure]) -> Vec<String> {
-    let mut warnings = Warning::of_run(host, runs);
+    let mut warnings = warning::of_run(host, runs);
     for figure in figures {
         warnings.extend(figure.cells.iter().filter_map(|cell| {
             let name = format!("{}, {}", figure.name, cell.subject);
-            Warning::of_figure(&name, &cell.summary?)
+            warning::of_figure(&name, &cell.summary?)
         }));
     }
-    warnings.iter().map(ToString::to_string).collect()
+    warnings
 }
 
 /// A program with its contender.
@@ -167,7 +170,7 @@ struct Entrant<'a> {
     program: &'a Program,
     contender: Made<'a>,
     has_succeeded: bool,
-    /// The error of its first turn. It has no more turns, since each may take as long as the limits allow.
+    /// The error of its first turn. It has no more turns, since each may take as long as the timeout allows.
     hopeless: Option<String>,
 }
 

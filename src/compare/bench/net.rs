@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::error::BenchError;
 use super::machines::{Equipment, Machines};
-use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Made, Plan, Program, Samples};
+use crate::compare::figure::Better::{Less, More};
 use crate::compare::figure::Unit::{BytesPerSecond, Microseconds};
 use crate::compare::measure::stream::Stream;
 
@@ -21,28 +22,27 @@ pub const PLAN: Plan = Plan {
              guest, or the first byte, to its answer.",
     // In the order in which the guest does it.
     figures: &[
-        Wanted::more("TCP, guest to host", BytesPerSecond),
-        Wanted::more("TCP, host to guest", BytesPerSecond),
-        Wanted::less("TCP, round trip of a byte", Microseconds),
-        Wanted::more("socket, guest to host", BytesPerSecond),
-        Wanted::more("socket, host to guest", BytesPerSecond),
-        Wanted::less("socket, round trip of a byte", Microseconds),
-        Wanted::more("socket, host connects, guest to host", BytesPerSecond),
-        Wanted::more("socket, host connects, host to guest", BytesPerSecond),
-        Wanted::less("socket, host connects, round trip", Microseconds),
+        ("TCP, guest to host", BytesPerSecond, More),
+        ("TCP, host to guest", BytesPerSecond, More),
+        ("TCP, round trip of a byte", Microseconds, Less),
+        ("socket, guest to host", BytesPerSecond, More),
+        ("socket, host to guest", BytesPerSecond, More),
+        ("socket, round trip of a byte", Microseconds, Less),
+        ("socket, host connects, guest to host", BytesPerSecond, More),
+        ("socket, host connects, host to guest", BytesPerSecond, More),
+        ("socket, host connects, round trip", Microseconds, Less),
     ],
     warms_up: false,
     contender,
 };
 
 fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
-    if program.kind == Kind::Other {
-        return Err(BenchError::Other("its devices are not measured".into()));
-    }
     let is_root = rustix::process::geteuid().is_root();
     Ok(Box::new(Net {
-        tap: is_root.then(|| Machines::new(bench, program, Equipment::Tap)),
-        socket: Machines::new(bench, program, Equipment::Vsock),
+        tap: is_root
+            .then(|| Machines::new(bench, program, Equipment::Tap))
+            .transpose()?,
+        socket: Machines::new(bench, program, Equipment::Vsock)?,
     }))
 }
 

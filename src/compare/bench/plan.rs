@@ -1,17 +1,17 @@
 //! What a topic measures, and of which programs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::BenchError;
 use crate::compare::figure::{Better, Unit};
-use crate::compare::measure::timed::Limits;
 use crate::compare::subject::monitor::{Monitor, Monitored};
 use crate::compare::subject::{Stage, Subject, monitor};
 
 /// What all turns share.
 pub struct Bench {
     pub stage: Stage,
-    pub limits: Limits,
+    pub timeout: Duration,
 }
 
 /// A program that takes part.
@@ -63,31 +63,12 @@ impl Bench {
 pub struct Plan {
     /// What starts and stops a clock, and what is counted.
     pub method: &'static str,
-    /// In the order of the samples.
-    pub figures: &'static [Wanted],
+    /// Name, unit and direction of each, in the order of the samples.
+    pub figures: &'static [(&'static str, Unit, Better)],
     /// Whether a turn precedes the first one that counts, to bring files into memory.
     pub warms_up: bool,
     /// The contender of a program, unless it has no figures of this topic.
     pub contender: for<'a> fn(&'a Bench, &'a Program) -> Made<'a>,
-}
-
-/// A figure before it is measured.
-pub struct Wanted {
-    pub name: &'static str,
-    pub unit: Unit,
-    pub better: Better,
-}
-
-impl Wanted {
-    pub const fn less(name: &'static str, unit: Unit) -> Self {
-        let better = Better::Less;
-        Self { name, unit, better }
-    }
-
-    pub const fn more(name: &'static str, unit: Unit) -> Self {
-        let better = Better::More;
-        Self { name, unit, better }
-    }
 }
 
 /// A sample of each figure of the topic; none of a figure that the program does not have.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::error::BenchError;
-use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples, Wanted};
+use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples};
 use super::resumed::SavedGuest;
 use super::{firecracker, hull};
+use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Milliseconds;
 use crate::compare::subject::guest::TYPED;
 
@@ -16,11 +17,11 @@ pub const PLAN: Plan = Plan {
              /snapshot/load with resume_vm; and when the guest's terminal has echoed the input. Saving it \
              again: from the request to its end, and how long the guest was paused.",
     figures: &[
-        Wanted::less("exec to the guest's answer", Milliseconds),
-        Wanted::less("exec to an answer at the socket", Milliseconds),
-        Wanted::less("exec to the first KVM_RUN", Milliseconds),
-        Wanted::less("saving it, order to end", Milliseconds),
-        Wanted::less("saving it, the guest stands still", Milliseconds),
+        ("exec to the guest's answer", Milliseconds, Less),
+        ("exec to an answer at the socket", Milliseconds, Less),
+        ("exec to the first KVM_RUN", Milliseconds, Less),
+        ("saving it, order to end", Milliseconds, Less),
+        ("saving it, the guest stands still", Milliseconds, Less),
     ],
     warms_up: true,
     contender,

@@ -21,31 +21,10 @@ use super::error::RunError;
 use super::stop::{POLL_INTERVAL, is_stopped};
 use super::stream::Stream;
 
+/// Bytes on standard output, after which a command is killed.
+const MAX_OUTPUT: usize = 1 << 20;
 /// Interval at which a socket is tried that does not exist yet.
 const CONNECT_INTERVAL: Duration = Duration::from_micros(200);
-
-/// The limits of one run.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// From start to end.
-    pub time: Duration,
-    /// Bytes on standard output.
-    pub output: usize,
-}
-
-impl Limits {
-    /// The usual limit of output, 1 MiB, with this limit of time.
-    pub fn of_time(time: Duration) -> Self {
-        let output = 1 << 20;
-        Self { time, output }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::of_time(Duration::from_secs(60))
-    }
-}
 
 /// The times of a run that ended with status 0.
 #[derive(Clone, Debug)]
@@ -63,15 +42,15 @@ pub struct Timed {
 }
 
 /// Runs `command` to its end, with its standard input closed.
-pub fn run(command: &mut Command, limits: Limits) -> Result<Timed, RunError> {
-    Running::start(command, limits)?.finish()
+pub fn run(command: &mut Command, timeout: Duration) -> Result<Timed, RunError> {
+    Running::start(command, timeout)?.finish()
 }
 
 /// A running command. Dropping it kills its process group.
 pub(crate) struct Running {
     child: Child,
     started: Instant,
-    limits: Limits,
+    timeout: Duration,
     first_byte: Option<Duration>,
     last_byte: Option<Duration>,
     output: Vec<u8>,
@@ -84,26 +63,26 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts `command` with its standard input closed.
-    pub fn start(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
+    pub fn start(command: &mut Command, timeout: Duration) -> Result<Self, RunError> {
         command.stdin(Stdio::null());
-        Self::spawn(command, limits)
+        Self::spawn(command, timeout)
     }
 
     /// Starts `command` with a few bytes of `input`; its standard input stays open.
     pub fn start_with(
         command: &mut Command,
-        limits: Limits,
+        timeout: Duration,
         input: &str,
     ) -> Result<Self, RunError> {
         command.stdin(Stdio::piped());
-        let mut running = Self::spawn(command, limits)?;
+        let mut running = Self::spawn(command, timeout)?;
         if let Some(stdin) = &mut running.child.stdin {
             stdin.write_all(input.as_bytes())?;
         }
         Ok(running)
     }
 
-    fn spawn(command: &mut Command, limits: Limits) -> Result<Self, RunError> {
+    fn spawn(command: &mut Command, timeout: Duration) -> Result<Self, RunError> {
         if is_stopped() {
             return Err(RunError::Stopped);
         }
@@ -118,7 +97,7 @@ impl Running {
         Ok(Self {
             child,
             started,
-            limits,
+            timeout,
             first_byte: None,
             last_byte: None,
             output: Vec::new(),
@@ -180,7 +159,7 @@ impl Running {
     pub fn connect(&mut self, socket: &Path) -> Result<Stream, RunError> {
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
-                return Ok(Stream::unix(stream, self.limits.time)?);
+                return Ok(Stream::unix(stream, self.timeout)?);
             }
             self.check_alive()?;
             std::thread::sleep(CONNECT_INTERVAL);
@@ -207,9 +186,9 @@ impl Running {
         if is_stopped() {
             return Err(RunError::Stopped);
         }
-        let left = self.limits.time.saturating_sub(self.started.elapsed());
+        let left = self.timeout.saturating_sub(self.started.elapsed());
         if left.is_zero() {
-            let (limit, stderr) = (self.limits.time, self.last_complaint());
+            let (limit, stderr) = (self.timeout, self.last_complaint());
             return Err(RunError::Hung { limit, stderr });
         }
         Ok(left)
@@ -236,9 +215,8 @@ impl Running {
         self.first_byte = self.first_byte.or(self.last_byte);
         self.output
             .extend(buffer[..read].iter().filter(|byte| **byte != b'\r'));
-        if self.output.len() > self.limits.output {
-            let limit = self.limits.output;
-            return Err(RunError::Flooded { limit });
+        if self.output.len() > MAX_OUTPUT {
+            return Err(RunError::Flooded { limit: MAX_OUTPUT });
         }
         Ok(true)
     }
@@ -316,16 +294,12 @@ mod tests {
         command
     }
 
-    fn limits(milliseconds: u64) -> Limits {
-        Limits {
-            time: Duration::from_millis(milliseconds),
-            output: 1000,
-        }
-    }
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
     #[test]
     fn delays_before_output_and_end_are_measured() {
-        let timed = run(&mut sh("sleep 0.2; echo hi; sleep 0.3"), limits(60_000)).expect("ends");
+        let timed = run(&mut sh("sleep 0.2; echo hi; sleep 0.3"), MINUTE).expect("ends");
         let first = timed.first_byte.expect("a byte").as_secs_f64();
         assert!(
             first >= 0.2 && first < timed.end.as_secs_f64() - 0.25,
@@ -337,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_silent_command_has_no_first_byte() {
-        let timed = run(&mut sh("exit 0"), limits(60_000)).expect("ends");
+        let timed = run(&mut sh("exit 0"), MINUTE).expect("ends");
         assert_eq!((timed.first_byte, timed.output.len()), (None, 0));
     }
 
@@ -349,7 +323,7 @@ mod tests {
             "sleep 1000 & echo $! > {}; echo trouble >&2; wait",
             pid.display()
         );
-        let error = run(&mut sh(&script), limits(500)).expect_err("hangs");
+        let error = run(&mut sh(&script), HALF_A_SECOND).expect_err("hangs");
         let expected = "did not end within 0 s and was killed: trouble";
         assert_eq!(error.to_string(), expected);
         let child = std::fs::read_to_string(pid).expect("a number");
@@ -359,12 +333,12 @@ mod tests {
     #[test]
     fn a_background_process_is_killed_at_the_end() {
         let folder = tempfile::tempdir().expect("a folder");
-        for (script, milliseconds) in [
-            ("sleep 1000 > /dev/null & echo $! > pid; echo hi", 60_000),
-            ("sleep 1000 & echo $! > pid", 500),
+        for (script, timeout) in [
+            ("sleep 1000 > /dev/null & echo $! > pid; echo hi", MINUTE),
+            ("sleep 1000 & echo $! > pid", HALF_A_SECOND),
         ] {
             let mut command = sh(script);
-            let _ = run(command.current_dir(folder.path()), limits(milliseconds));
+            let _ = run(command.current_dir(folder.path()), timeout);
             let child = std::fs::read_to_string(folder.path().join("pid")).expect("a number");
             assert_gone(child.trim());
         }
@@ -387,20 +361,20 @@ mod tests {
     #[test]
     fn each_way_to_fail_has_its_own_message() {
         let message = |script: &str| {
-            let error = run(&mut sh(script), limits(20_000)).expect_err("no sample");
+            let error = run(&mut sh(script), MINUTE).expect_err("no sample");
             error.to_string()
         };
-        let flooded = "printed more than 1000 bytes and was killed";
+        let flooded = "printed more than 1048576 bytes and was killed";
         assert_eq!(message("yes"), flooded);
         assert_eq!(message("echo no >&2; exit 3"), "ended with status 3: no");
         assert_eq!(message("kill -9 $$"), "ended with signal 9");
-        let missing = run(&mut Command::new("/none"), limits(100)).expect_err("does not exist");
+        let missing = run(&mut Command::new("/none"), MINUTE).expect_err("does not exist");
         assert!(missing.to_string().starts_with("cannot be started: "));
     }
 
     #[test]
     fn until_waits_for_a_text() {
-        let start = |script| Running::start(&mut sh(script), limits(60_000)).expect("starts");
+        let start = |script| Running::start(&mut sh(script), MINUTE).expect("starts");
         let mut up = start("echo up; exec sleep 1000");
         up.until("up\n").expect("comes up");
         let ended = start("echo down").until("up\n");

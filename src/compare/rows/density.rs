@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::session::{Instance, Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, agreement, best_of_sides, ratio, sides};
+use super::verdict::{Side, agreement, best_of_sides, ratio, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::host::memory_available;
 use crate::compare::measure::stop::pause;
@@ -168,11 +168,10 @@ fn in_a_gib(points: &[(usize, f64)]) -> Option<f64> {
     number.is_finite().then(|| number.max(0.0).floor())
 }
 
-fn verdict(figure: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(figure: &Figure, sides: &[Side]) -> Result<Verdict, String> {
     let (container, machine) = best_of_sides(figure, sides)?;
     let between = Ratio::of(&container.samples, &machine.samples);
-    let between =
-        between.ok_or_else(|| Unclear("not one virtual machine fits into 1 GiB".into()))?;
+    let between = between.ok_or_else(|| "not one virtual machine fits into 1 GiB".to_owned())?;
     let agrees = between.low > 1.0;
     let number = |cell: &Cell| cell.median().unwrap_or(0.0);
     Ok(Verdict {

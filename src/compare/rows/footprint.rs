@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::session::{Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, ranked, sides};
+use super::verdict::{Side, missing, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::report::quantity::value;
@@ -97,12 +97,12 @@ fn executables(pid: u32) -> Vec<PathBuf> {
     maps.lines().filter_map(file).collect()
 }
 
-fn verdict(all: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(all: &Figure, sides: &[Side]) -> Result<Verdict, String> {
     let rank = |kind| ranked(sides, kind, |subject| all.median(subject));
     let (containers, machines) = (rank(Kind::Container), rank(Kind::Machine));
     let (Some((machine, least)), Some((largest, most))) = (machines.first(), machines.last())
     else {
-        return Err(Unclear::missing(sides, "was counted"));
+        return Err(missing(sides, "was counted"));
     };
     let size = |bytes: f64| value(Unit::Bytes, bytes);
     let contradicts = *least < GIGABYTE;

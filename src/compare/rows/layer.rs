@@ -1,7 +1,7 @@
 //! What the workload runs on: the instruction by which it leaves its own code.
 
 use super::session::{Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, ranked, sides};
+use super::verdict::{Side, missing, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::calls::Calls;
 use crate::compare::report::comparison::Verdict;
@@ -54,12 +54,12 @@ fn leaves_by(calls: &Result<Calls, String>) -> Cell {
     }
 }
 
-fn verdict(figures: &[Figure], sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(figures: &[Figure], sides: &[Side]) -> Result<Verdict, String> {
     let calls = |subject: &str| figures[0].median(subject);
     let runs = |subject: &str| figures[3].median(subject).unwrap_or(0.0);
     let machines = ranked(sides, Kind::Machine, calls);
     if machines.is_empty() {
-        return Err(Unclear::missing(sides, "was traced"));
+        return Err(missing(sides, "was traced"));
     }
     let Some((machine, _)) = machines.iter().find(|(name, _)| runs(name) > 0.0) else {
         return Ok(Verdict {

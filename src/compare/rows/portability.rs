@@ -1,7 +1,7 @@
 //! What another machine must have to run the workload.
 
 use super::session::{Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, ranked, sides};
+use super::verdict::{Side, missing, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::report::quantity::value;
@@ -75,12 +75,12 @@ fn flags(cpuinfo: &str) -> Vec<String> {
     flags.split_whitespace().map(Into::into).collect()
 }
 
-fn verdict(images: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(images: &Figure, sides: &[Side]) -> Result<Verdict, String> {
     let rank = |kind| ranked(sides, kind, |subject| images.median(subject));
     let (containers, machines) = (rank(Kind::Container), rank(Kind::Machine));
     let (Some((container, small)), Some((machine, large))) = (containers.first(), machines.first())
     else {
-        return Err(Unclear::missing(sides, "was counted"));
+        return Err(missing(sides, "was counted"));
     };
     let larger = large > small;
     let [large, small] = [large, small].map(|bytes| value(Unit::Bytes, *bytes));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::session::{Instance, Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, agreement, best_of_sides, ratio, sides};
+use super::verdict::{Side, agreement, best_of_sides, ratio, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::stop::pause;
 use crate::compare::measure::tree::{Usage, usage};
@@ -249,10 +249,10 @@ fn span(
 }
 
 /// The claims "high" and "low" are about memory; the loops are reported besides.
-fn verdict(figures: &[Figure], sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(figures: &[Figure], sides: &[Side]) -> Result<Verdict, String> {
     let (container, machine) = best_of_sides(&figures[0], sides)?;
     let between = Ratio::of(&machine.samples, &container.samples);
-    let between = between.ok_or_else(|| Unclear("a container uses no measurable memory".into()))?;
+    let between = between.ok_or_else(|| "a container uses no measurable memory".to_owned())?;
     let (one, other) = (&machine.subject, &container.subject);
     let more = between.low > 1.0;
     let [machine, container] =

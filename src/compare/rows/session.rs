@@ -1,15 +1,15 @@
-//! What all rows of a comparison share. Every instance that a row uses gets its ID, its limits and its end
+//! What all rows of a comparison share. Every instance that a row uses gets its ID, its timeout and its end
 //! here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compare::figure::Figure;
 use crate::compare::measure::calls::{self, Calls, CallsError};
 use crate::compare::measure::error::RunError;
-use crate::compare::measure::timed::{self, Limits, Running, Timed};
+use crate::compare::measure::timed::{self, Running, Timed};
 use crate::compare::report::comparison::{Verdict, Workload};
-use crate::compare::subject::second::SecondKernel;
-use crate::compare::subject::{self, IDLE, Stage, Subject, UP, words};
+use crate::compare::subject::{self, IDLE, Stage, Subject, UP, second, words};
 use crate::compare::turns::{Each, Runs, Turns};
 
 /// The loop of the second default workload counts to this.
@@ -27,10 +27,10 @@ pub struct Measured {
 
 pub struct Session<'a> {
     pub stage: &'a Stage,
-    pub limits: Limits,
+    pub timeout: Duration,
     /// The commands whose start is measured. The first is also the warm-up.
     pub workloads: Vec<Workload>,
-    pub second_kernel: Option<SecondKernel>,
+    pub second_kernel: Option<PathBuf>,
     /// The results of commands that all subjects have already run in turns.
     results: Vec<(Vec<String>, Each<Runs<Timed>>)>,
     instances: usize,
@@ -50,12 +50,12 @@ impl Instance {
 
 impl<'a> Session<'a> {
     /// A session with the default workloads, and the second kernel of /boot.
-    pub fn new(stage: &'a Stage, limits: Limits) -> Self {
+    pub fn new(stage: &'a Stage, timeout: Duration) -> Self {
         Self {
             stage,
-            limits,
+            timeout,
             workloads: default_workloads(),
-            second_kernel: SecondKernel::from_boot(),
+            second_kernel: second::newest("/boot".as_ref()),
             results: Vec::new(),
             instances: 0,
         }
@@ -75,22 +75,18 @@ impl<'a> Session<'a> {
         subject: &mut dyn Subject,
         words: &[S],
     ) -> Result<Timed, String> {
-        let timed = self.once_within(subject, words, self.limits.time);
+        let timed = self.once_within(subject, words, self.timeout);
         timed.map_err(|error| format!("it {error}"))
     }
 
-    /// Runs `words` once, with another limit of time.
+    /// Runs `words` once, with another timeout.
     pub fn once_within<S: AsRef<str>>(
         &mut self,
         subject: &mut dyn Subject,
         command: &[S],
-        time: Duration,
+        timeout: Duration,
     ) -> Result<Timed, RunError> {
-        let limits = Limits {
-            time,
-            ..self.limits
-        };
-        subject::run(subject, &words(command), &self.next_id(), limits)
+        subject::run(subject, &words(command), &self.next_id(), timeout)
     }
 
     /// Has all subjects run a workload in turns. A workload is run only once in a session.
@@ -108,7 +104,7 @@ impl<'a> Session<'a> {
     /// "it".
     pub fn idle(&mut self, subject: &mut dyn Subject) -> Result<Instance, String> {
         let id = self.next_id();
-        match subject::start(subject, &words(&IDLE), UP, &id, self.limits) {
+        match subject::start(subject, &words(&IDLE), UP, &id, self.timeout) {
             Ok(running) => Ok(Instance { id, running }),
             Err(RunError::Hung { limit, .. }) => {
                 Err(format!("it was not up within {} s", limit.as_secs()))
@@ -132,7 +128,7 @@ impl<'a> Session<'a> {
         let id = self.next_id();
         let command = subject.command(&words(command), &id);
         let command = command.map_err(CallsError::Trace);
-        let calls = command.and_then(|command| calls::count(&command, self.limits.time));
+        let calls = command.and_then(|command| calls::count(&command, self.timeout));
         subject.clear(&id);
         calls
     }
@@ -141,9 +137,9 @@ impl<'a> Session<'a> {
     pub fn on_second_kernel(&mut self, command: &[&str]) -> Option<Result<Timed, RunError>> {
         let id = self.next_id();
         let kernel = self.second_kernel.as_ref()?;
-        let command = kernel.command(self.stage, &words(command), &id);
+        let command = second::command(kernel, self.stage, &words(command), &id);
         let command = command.map_err(RunError::Start);
-        Some(command.and_then(|mut command| timed::run(&mut command, self.limits)))
+        Some(command.and_then(|mut command| timed::run(&mut command, self.timeout)))
     }
 
     fn next_id(&mut self) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::session::{Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, best_of_sides, ratio, sides};
+use super::verdict::{Side, best_of_sides, ratio, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::timed::Timed;
 use crate::compare::report::comparison::Verdict;
@@ -48,10 +48,10 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
 }
 
 /// `figure` has the time to the exit of the shortest command.
-fn verdict(figure: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(figure: &Figure, sides: &[Side]) -> Result<Verdict, String> {
     let (container, machine) = best_of_sides(figure, sides)?;
     let between = Ratio::of(&machine.samples, &container.samples);
-    let between = between.ok_or_else(|| Unclear("a container takes no measurable time".into()))?;
+    let between = between.ok_or_else(|| "a container takes no measurable time".to_owned())?;
     let (one, other) = (&machine.subject, &container.subject);
     let times = ratio(&between);
     let slower = between.low > 1.0;

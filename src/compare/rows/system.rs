@@ -1,7 +1,7 @@
 //! Whose kernel the workload runs on.
 
 use super::session::{Measured, Session, Subjects};
-use super::verdict::{Ranking, Side, Unclear, ranked, sides};
+use super::verdict::{Ranking, Side, missing, ranked, sides};
 use crate::compare::figure::{Cell, Figure};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::{Kind, Subject};
@@ -39,7 +39,7 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
         turns.texts("another kernel at the same time", &second, Cell::clone),
     ];
     let second_kernel = match &session.second_kernel {
-        Some(kernel) => kernel.0.display().to_string(),
+        Some(kernel) => kernel.display().to_string(),
         None => "there is none here: see --second-kernel".into(),
     };
     Measured {
@@ -81,12 +81,12 @@ fn second_kernel(subject: &mut dyn Subject, session: &mut Session) -> Cell {
 }
 
 /// `owners` is the figure that says whether the kernel is the subject's own.
-fn verdict(owners: &Figure, sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(owners: &Figure, sides: &[Side]) -> Result<Verdict, String> {
     let own = |subject: &str| Some(f64::from(u8::from(owners.cell(subject)?.passed?)));
     let containers = ranked(sides, Kind::Container, own);
     let machines = ranked(sides, Kind::Machine, own);
     if containers.is_empty() && machines.is_empty() {
-        return Err(Unclear::missing(sides, "printed its kernel's name"));
+        return Err(missing(sides, "printed its kernel's name"));
     }
     let names = |ranking: &Ranking, own: f64| {
         let names = ranking.iter().filter(|(_, its)| *its == own);

@@ -23,29 +23,24 @@ pub fn sides(turns: &Subjects) -> Vec<Side> {
         .collect()
 }
 
-/// Why this run neither supports nor contradicts the claims.
-#[derive(Debug, PartialEq)]
-pub struct Unclear(pub String);
-
-impl From<Result<Verdict, Unclear>> for Verdict {
-    fn from(verdict: Result<Verdict, Unclear>) -> Self {
-        verdict.unwrap_or_else(|Unclear(why)| Self {
+impl From<Result<Verdict, String>> for Verdict {
+    /// The error is why this run neither supports nor contradicts the claims.
+    fn from(verdict: Result<Verdict, String>) -> Self {
+        verdict.unwrap_or_else(|why| Self {
             text: format!("This run cannot tell: {why}."),
             contradicts: false,
         })
     }
 }
 
-impl Unclear {
-    /// One side or both are missing, or not enough of them were measured: `measured` continues "not enough".
-    pub fn missing(sides: &[Side], measured: &str) -> Self {
-        let has = |kind| sides.iter().any(|side| side.kind == kind);
-        Self(match (has(Kind::Container), has(Kind::Machine)) {
-            (true, true) => format!("not enough {measured}"),
-            (false, false) => "neither a container nor a virtual machine was measured".into(),
-            (false, true) => "no container was measured".into(),
-            (true, false) => "no virtual machine was measured".into(),
-        })
+/// One side or both are missing, or not enough of them were measured: `measured` continues "not enough".
+pub fn missing(sides: &[Side], measured: &str) -> String {
+    let has = |kind| sides.iter().any(|side| side.kind == kind);
+    match (has(Kind::Container), has(Kind::Machine)) {
+        (true, true) => format!("not enough {measured}"),
+        (false, false) => "neither a container nor a virtual machine was measured".into(),
+        (false, true) => "no container was measured".into(),
+        (true, false) => "no virtual machine was measured".into(),
     }
 }
 
@@ -53,7 +48,7 @@ impl Unclear {
 pub fn best_of_sides<'a>(
     figure: &'a Figure,
     sides: &[Side],
-) -> Result<(&'a Cell, &'a Cell), Unclear> {
+) -> Result<(&'a Cell, &'a Cell), String> {
     let best = |kind| {
         let on_side = |cell: &&Cell| {
             let mut sides = sides.iter();
@@ -73,15 +68,9 @@ pub fn best_of_sides<'a>(
     };
     match (best(Kind::Container), best(Kind::Machine)) {
         (Some(container), Some(machine)) => Ok((container, machine)),
-        (container, machine) => {
-            let measured = |side: &&Side| match side.kind {
-                Kind::Container => container.is_some(),
-                Kind::Machine => machine.is_some(),
-                Kind::Process => false,
-            };
-            let measured: Vec<Side> = sides.iter().filter(measured).cloned().collect();
-            Err(Unclear::missing(&measured, ""))
-        }
+        (None, None) => Err(missing(&[], "")),
+        (None, _) => Err("no container was measured".into()),
+        (_, None) => Err("no virtual machine was measured".into()),
     }
 }
 

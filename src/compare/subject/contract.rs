@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::program::{LeftOut, Part, find, first_line, part};
 use super::stage::Stage;
 use crate::compare::measure::error::RunError;
-use crate::compare::measure::timed::{self, Limits, Running, Timed};
+use crate::compare::measure::timed::{self, Running, Timed};
 use crate::compare::measure::tree;
 
 /// The command of an idle instance.
@@ -109,10 +109,10 @@ pub fn run(
     subject: &mut dyn Subject,
     words: &[String],
     id: &str,
-    limits: Limits,
+    timeout: Duration,
 ) -> Result<Timed, RunError> {
     let command = subject.command(words, id).map_err(RunError::Start);
-    let timed = command.and_then(|mut command| timed::run(&mut command, limits));
+    let timed = command.and_then(|mut command| timed::run(&mut command, timeout));
     subject.clear(id);
     let mut timed = timed?;
     subject.judge(&mut timed.output).map_err(RunError::Judged)?;
@@ -130,11 +130,11 @@ pub fn start(
     words: &[String],
     text: &str,
     id: &str,
-    limits: Limits,
+    timeout: Duration,
 ) -> Result<Running, RunError> {
     let command = subject.command(words, id).map_err(RunError::Start);
     let up = command.and_then(|mut command| {
-        let mut running = Running::start(&mut command, limits)?;
+        let mut running = Running::start(&mut command, timeout)?;
         running.until(text)?;
         Ok(running)
     });
@@ -147,7 +147,7 @@ pub fn start(
 /// Runs the simplest command, to find out whether `subject` works here.
 pub fn try_out(subject: &mut dyn Subject) -> Result<(), RunError> {
     let words = words(&["/bin/busybox", "true"]);
-    run(subject, &words, "try", Limits::of_time(TRY_TIMEOUT)).map(drop)
+    run(subject, &words, "try", TRY_TIMEOUT).map(drop)
 }
 
 /// Converts the words of a command.

@@ -3,12 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::contract::{About, Kind, Subject};
 use super::program::LeftOut;
 use super::stage::Stage;
-use crate::compare::measure::timed::{self, Limits};
+use crate::compare::measure::timed;
 use crate::compare::measure::tree;
+
+/// Of each preparation.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `ENGINE run --rm --network none IMAGE CMD`
 pub struct Engine<'a> {
@@ -89,9 +93,9 @@ impl Drop for Engine<'_> {
     }
 }
 
-/// Runs `program` within the usual limits.
+/// Runs `program` to its end.
 fn run(program: &Path, words: &[&str]) -> Result<(), LeftOut> {
-    let done = timed::run(Command::new(program).args(words), Limits::default());
+    let done = timed::run(Command::new(program).args(words), TIMEOUT);
     done.map(drop).map_err(|error| {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         LeftOut::Unfit(format!("`{name} {}` {error}", words[0]))

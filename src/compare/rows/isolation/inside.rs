@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use super::outcome::{Outcome, Probe};
+use crate::compare::figure::Cell;
 use crate::compare::measure::error::RunError;
 use crate::compare::rows::session::Session;
 use crate::compare::rows::system::host_kernel;
@@ -50,10 +50,10 @@ const SCRIPT_PROBES: [&str; 8] = [
     "reads the host's physical memory",
 ];
 
-pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<Probe> {
+pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<(&'static str, Cell)> {
     let outcomes = run_script(subject, session)
-        .unwrap_or_else(|error| std::array::from_fn(|_| Outcome::Untried(error.clone())));
-    let mut probes: Vec<Probe> = SCRIPT_PROBES.into_iter().zip(outcomes).collect();
+        .unwrap_or_else(|error| std::array::from_fn(|_| Cell::missing(error.clone())));
+    let mut probes: Vec<_> = SCRIPT_PROBES.into_iter().zip(outcomes).collect();
     let calls = calls(subject, session);
     probes.push(("its system calls reach the host's kernel", calls));
     probes.push(("takes 256 MiB of memory", memory(subject, session)));
@@ -71,7 +71,7 @@ struct Host {
     port: TcpListener,
 }
 
-fn run_script(subject: &mut dyn Subject, session: &mut Session) -> Result<[Outcome; 8], String> {
+fn run_script(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cell; 8], String> {
     let file = session.stage.path("secret").display().to_string();
     let host = Host::new(&file).map_err(|error| error.to_string())?;
     let port = host.port.local_addr().map_err(|error| error.to_string())?;
@@ -79,7 +79,7 @@ fn run_script(subject: &mut dyn Subject, session: &mut Session) -> Result<[Outco
         .replace("PID", &std::process::id().to_string())
         .replace("FILE", &file)
         .replace("PORT", &port.port().to_string());
-    let timeout = session.limits.time.max(MIN_SCRIPT_TIMEOUT);
+    let timeout = session.timeout.max(MIN_SCRIPT_TIMEOUT);
     let words = ["/bin/busybox", "sh", "-c", &script];
     let timed = session.once_within(subject, &words, timeout);
     let output = timed.map_err(|error| format!("it {error}"))?.output;
@@ -110,7 +110,7 @@ impl Host {
     }
 
     /// In the order of [`SCRIPT_PROBES`].
-    fn outcomes(&self, printed: &str) -> [Outcome; 8] {
+    fn outcomes(&self, printed: &str) -> [Cell; 8] {
         let value = |key: &str| {
             let mut lines = printed.lines().filter_map(|line| line.split_once('='));
             let line = lines.find(|(its_key, _)| *its_key == key);
@@ -123,20 +123,20 @@ impl Host {
         let writes = !written.is_empty() && !written.starts_with("0 ");
         // A workload may do with a kernel of its own what it likes.
         let of_kernel = |done: bool, yes: String, own: String| match (done, shared) {
-            (true, true) => Outcome::Failed(yes),
-            (true, false) => Outcome::Passed(format!("no: {own} of its own kernel")),
-            (false, _) => Outcome::Passed("no".into()),
+            (true, true) => Cell::probe(false, yes),
+            (true, false) => Cell::probe(true, format!("no: {own} of its own kernel")),
+            (false, _) => Cell::probe(true, "no"),
         };
         [
-            Outcome::with(shared, format!("yes: {kernel}"), format!("no: {kernel}")),
-            Outcome::with(
+            reached(shared, format!("yes: {kernel}"), format!("no: {kernel}")),
+            reached(
                 seen,
                 format!("yes, among {processes}"),
                 format!("no: {processes} processes are visible"),
             ),
-            Outcome::reached(seen && value("signal") == "yes"),
-            Outcome::reached(value("file") == self.secret),
-            Outcome::reached(self.port.accept().is_ok()),
+            reached(seen && value("signal") == "yes", "yes", "no"),
+            reached(value("file") == self.secret, "yes", "no"),
+            reached(self.port.accept().is_ok(), "yes", "no"),
             of_kernel(writes, format!("yes: {written}"), format!("{written},")),
             of_kernel(value("log") == "yes", "yes".into(), "the log".into()),
             of_kernel(value("mem") == "yes", "yes".into(), "memory".into()),
@@ -144,20 +144,25 @@ impl Host {
     }
 }
 
+/// A probe that fails if the workload reached the host.
+fn reached(reached: bool, yes: impl Into<String>, no: impl Into<String>) -> Cell {
+    Cell::probe(!reached, if reached { yes.into() } else { no.into() })
+}
+
 /// Whether the host's kernel sees a system call of the workload.
-fn calls(subject: &mut dyn Subject, session: &mut Session) -> Outcome {
+fn calls(subject: &mut dyn Subject, session: &mut Session) -> Cell {
     match session.count_calls(subject, &["/bin/busybox", "ionice"]) {
-        Ok(calls) => Outcome::with(
+        Ok(calls) => reached(
             calls.by_number.contains_key(&RARE_CALL),
             "yes, unchanged",
             format!("no; its monitor makes {} distinct ones", calls.distinct()),
         ),
-        Err(error) => Outcome::Untried(format!("it {error}")),
+        Err(error) => Cell::missing(format!("it {error}")),
     }
 }
 
 /// Whether the workload gets more memory than a machine has.
-fn memory(subject: &mut dyn Subject, session: &mut Session) -> Outcome {
+fn memory(subject: &mut dyn Subject, session: &mut Session) -> Cell {
     let size = format!("bs={TAKEN_MIB}M");
     let dd = [
         "/bin/busybox",
@@ -167,11 +172,11 @@ fn memory(subject: &mut dyn Subject, session: &mut Session) -> Outcome {
         &size,
         "count=1",
     ];
-    let timeout = session.limits.time.min(MAX_MEMORY_TIMEOUT);
+    let timeout = session.timeout.min(MAX_MEMORY_TIMEOUT);
     match session.once_within(subject, &dd, timeout) {
-        Ok(_) => Outcome::Failed("yes: there is no limit".into()),
-        Err(RunError::Failed { .. } | RunError::Judged(_)) => Outcome::Passed("no".into()),
-        Err(error) => Outcome::Untried(format!("it {error}")),
+        Ok(_) => Cell::probe(false, "yes: there is no limit"),
+        Err(RunError::Failed { .. } | RunError::Judged(_)) => Cell::probe(true, "no"),
+        Err(error) => Cell::missing(format!("it {error}")),
     }
 }
 
@@ -196,13 +201,13 @@ mod tests {
                     written=3 of 900\nlog=yes\nmem=yes\nend=yes\n";
         let reached = host();
         let _caller = std::net::TcpStream::connect(reached.port.local_addr().expect("bound"));
-        let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+        let failed = |outcome: &Cell| outcome.passed == Some(false);
         assert!(reached.outcomes(open).iter().all(failed));
         let shut =
             "kernel=6.12 #9\nprocesses=9\nprocess=\nfile=\nwritten=8 of 8\nlog=yes\nend=yes\n";
         let passed = host().outcomes(shut);
         assert!(!passed.iter().any(failed), "{passed:?}");
         let own = "no: 8 of 8, of its own kernel";
-        assert_eq!(passed[5], Outcome::Passed(own.into()));
+        assert_eq!(passed[5], Cell::probe(true, own));
     }
 }

@@ -4,13 +4,10 @@
 //! probe passes if the host was neither seen nor reached.
 
 mod inside;
-mod outcome;
 mod outside;
 
-use outcome::{Outcome, Probe};
-
 use super::session::{Measured, Session, Subjects};
-use super::verdict::{Side, Unclear, ranked, sides};
+use super::verdict::{Side, missing, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
@@ -43,32 +40,34 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
 }
 
 /// How many probes passed, and how many could not be tried.
-fn count(probes: &Vec<Probe>) -> Cell {
-    let number = |counts: fn(&Outcome) -> bool| {
-        let counted = probes.iter().filter(|(_, outcome)| counts(outcome));
-        counted.count()
-    };
-    let untried = number(|outcome| matches!(outcome, Outcome::Untried(_)));
+fn count(probes: &Vec<(&str, Cell)>) -> Cell {
+    let outcomes = || probes.iter().map(|(_, outcome)| outcome);
+    let untried = outcomes().filter(|outcome| outcome.note.is_some()).count();
     let note = (untried > 0).then(|| format!("{untried} could not be tried"));
-    let passed = number(|outcome| matches!(outcome, Outcome::Passed(_)));
+    let passed = outcomes()
+        .filter(|outcome| outcome.passed == Some(true))
+        .count();
     Cell::samples([passed as f64]).with_note(note)
 }
 
 /// A figure for each probe.
-fn each_probe(turns: &Subjects, probed: &Each<Vec<Probe>>) -> Vec<Figure> {
+fn each_probe(turns: &Subjects, probed: &Each<Vec<(&str, Cell)>>) -> Vec<Figure> {
     let probes = probed.first().map_or(&[][..], |(_, probes)| probes);
-    let figure = |(name, _): &Probe| {
+    let figure = |(name, _): &(&str, Cell)| {
         turns.texts(*name, probed, |probes| {
             let mut probes = probes.iter();
             let probe = probes.find(|(its_name, _)| its_name == name);
-            probe.map_or_else(|| Cell::missing("not tried"), |(_, outcome)| outcome.cell())
+            probe.map_or_else(
+                || Cell::missing("not tried"),
+                |(_, outcome)| outcome.clone(),
+            )
         })
     };
     probes.iter().map(figure).collect()
 }
 
 /// `probes` has a figure for each probe. Only those that were tried with all containers and machines count.
-fn verdict(probes: &[Figure], sides: &[Side]) -> Result<Verdict, Unclear> {
+fn verdict(probes: &[Figure], sides: &[Side]) -> Result<Verdict, String> {
     let passed = |figure: &Figure, side: &Side| figure.cell(&side.name)?.passed;
     let judged = |side: &&Side| side.kind != Kind::Process;
     let common = probes.iter().filter(|figure| {
@@ -89,13 +88,10 @@ fn verdict(probes: &[Figure], sides: &[Side]) -> Result<Verdict, Unclear> {
     let (Some((container, container_failed)), Some((machine, machine_failed))) =
         (containers.first(), machines.last())
     else {
-        return Err(Unclear::missing(sides, "probes were tried"));
+        return Err(missing(sides, "probes were tried"));
     };
     if common.is_empty() {
-        return Err(Unclear::missing(
-            sides,
-            "probes were tried with all subjects",
-        ));
+        return Err(missing(sides, "probes were tried with all subjects"));
     }
     let stronger = machine_failed < container_failed;
     let of = |subject: &str| match &failed(subject)[..] {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::outcome::{Outcome, Probe};
+use crate::compare::figure::Cell;
 use crate::compare::rows::session::Session;
 use crate::compare::subject::{Kind, MEMORY_MIB, Subject};
 
@@ -19,13 +19,13 @@ const PROBES: [&str; 5] = [
 ];
 
 /// Starts an idle instance of `subject` and reads what /proc says.
-pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<Probe> {
+pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<(&'static str, Cell)> {
     let outcomes = look_at_idle(subject, session)
-        .unwrap_or_else(|error| std::array::from_fn(|_| Outcome::Untried(error.clone())));
+        .unwrap_or_else(|error| std::array::from_fn(|_| Cell::missing(error.clone())));
     PROBES.into_iter().zip(outcomes).collect()
 }
 
-fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Outcome; 5], String> {
+fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cell; 5], String> {
     let instance = session.idle(subject)?;
     // The last process: a runtime or a shim is an ancestor of what it runs.
     let outcomes = instance.processes(subject).last().map(|pid| look_at(*pid));
@@ -33,30 +33,28 @@ fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Out
     let mut outcomes = outcomes.ok_or("it has no process")?;
     if subject.about().kind == Kind::Machine {
         // Whatever the monitor's limits are, the workload and its kernel have only the guest's memory.
-        outcomes[3] = Outcome::Told(format!("{MEMORY_MIB} MiB: the machine's"));
-        outcomes[4] = Outcome::Told("its own kernel's".into());
+        outcomes[3] = Cell::text(format!("{MEMORY_MIB} MiB: the machine's"));
+        outcomes[4] = Cell::text("its own kernel's");
     }
     Ok(outcomes)
 }
 
-fn look_at(pid: u32) -> [Outcome; 5] {
+fn look_at(pid: u32) -> [Cell; 5] {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.map(str::trim)
     };
-    let told = |text: Option<String>| match text {
-        Some(text) => Outcome::Told(text),
-        None => Outcome::Untried("its status cannot be read".into()),
-    };
+    let unread = || Cell::missing("its status cannot be read");
+    let told = |text: Option<String>| text.map_or_else(unread, Cell::text);
     let bits = field("CapEff:").and_then(|bits| u64::from_str_radix(bits, 16).ok());
     let seccomp = field("Seccomp:").map(|mode| if mode == "0" { "none" } else { "yes" });
     let limit = |controller, files| {
-        Outcome::Told(cgroup_limit(pid, controller, files).unwrap_or_else(|| "none".into()))
+        Cell::text(cgroup_limit(pid, controller, files).unwrap_or_else(|| "none".into()))
     };
     [
         told(bits.map(|bits| bits.count_ones().to_string())),
-        Outcome::Told(namespaces(pid)),
+        Cell::text(namespaces(pid)),
         told(seccomp.map(Into::into)),
         limit("memory", ["memory.limit_in_bytes", "memory.max"]),
         limit("pids", ["pids.max", "pids.max"]),
@@ -107,9 +105,9 @@ mod tests {
     #[test]
     fn this_process_has_no_namespaces_of_its_own() {
         let [capabilities, namespaces, seccomp, ..] = look_at(std::process::id());
-        assert!(matches!(capabilities, Outcome::Told(_)));
-        assert_eq!(namespaces, Outcome::Told("none".into()));
-        assert!(matches!(seccomp, Outcome::Told(_)));
-        assert!(matches!(look_at(u32::MAX)[0], Outcome::Untried(_)));
+        assert!(capabilities.text.is_some());
+        assert_eq!(namespaces, Cell::text("none"));
+        assert!(seccomp.text.is_some());
+        assert!(look_at(u32::MAX)[0].note.is_some());
     }
 }
