@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValuesParser;
 
 use super::measuring::{Caught, bar, own_command};
 use super::output::{print, say};
 use super::output_file::OutputFile;
 use crate::compare::bench::{self, BenchError};
-use crate::compare::report::bench::{RIVALS, Report, Rival, Settings, Topic};
+use crate::compare::report::bench::{RIVALS, Report, Rival, Settings};
 use crate::compare::report::change::Changes;
 use crate::compare::report::text::{changes_text, report_text};
 
@@ -51,8 +51,8 @@ after signal N; 125 if hull itself failed."
 )]
 pub struct Bench {
     /// What to measure.
-    #[arg(required_unless_present = "compare", value_parser = topic_parser())]
-    topic: Option<Topic>,
+    #[arg(required_unless_present = "compare", value_parser = PossibleValuesParser::new(bench::topics()))]
+    topic: Option<String>,
     /// Runs of each program (default: 10).
     #[arg(long, value_name = "N", conflicts_with = "compare", value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
@@ -102,7 +102,7 @@ impl Bench {
 
     /// The text, the JSON, and whether anything became worse.
     fn outcome(&self) -> anyhow::Result<(String, String, bool)> {
-        if let Some(topic) = self.topic {
+        if let Some(topic) = &self.topic {
             let report = measure(topic, &self.settings())?;
             let json = serde_json::to_string_pretty(&report)?;
             return Ok((report_text(&report), json, false));
@@ -113,7 +113,7 @@ impl Bench {
         let old = read(old)?;
         let new = match new.first() {
             Some(path) => read(path)?,
-            None => measure(old.topic, &old.settings)?,
+            None => measure(&old.topic, &old.settings)?,
         };
         let changes = Changes::between(old, new)?;
         let json = serde_json::to_string_pretty(&changes)?;
@@ -130,7 +130,7 @@ impl Bench {
     }
 }
 
-fn measure(topic: Topic, settings: &Settings) -> anyhow::Result<Report> {
+fn measure(topic: &str, settings: &Settings) -> anyhow::Result<Report> {
     let report = bench::measure(topic, settings, own_command(), Box::new(bar("measuring")));
     report.map_err(|error| match error {
         BenchError::UnknownRival(_) | BenchError::GivenTwice(_) => anyhow::anyhow!("--vs {error}"),
@@ -141,14 +141,6 @@ fn measure(topic: Topic, settings: &Settings) -> anyhow::Result<Report> {
 fn read(path: &Path) -> anyhow::Result<Report> {
     let read = || Ok::<_, anyhow::Error>(Report::read(&std::fs::read(path)?)?);
     read().with_context(|| format!("--compare {}", path.display()))
-}
-
-fn topic_parser() -> impl TypedValueParser<Value = Topic> {
-    let names = Topic::ALL.map(Topic::name);
-    PossibleValuesParser::new(names).try_map(|name| {
-        let mut topics = Topic::ALL.into_iter();
-        topics.find(|topic| topic.name() == name).ok_or("no topic")
-    })
 }
 
 fn parse_rival(text: &str) -> Result<Rival, String> {

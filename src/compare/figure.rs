@@ -118,11 +118,6 @@ impl Cell {
         }
     }
 
-    /// One sample, or the reason why there is none.
-    pub fn sample_or_note(sample: Result<f64, String>) -> Self {
-        sample.map_or_else(Self::missing, |sample| Self::samples([sample]))
-    }
-
     pub fn text(text: impl Into<String>) -> Self {
         Self {
             text: Some(text.into()),

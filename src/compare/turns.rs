@@ -40,6 +40,9 @@ struct Participant<D> {
 /// What was measured of each participant, with the participant's number.
 pub type Each<T> = Vec<(usize, T)>;
 
+/// The unit and direction of figures of texts and probes.
+pub const TEXT: (Unit, Better) = (Unit::Text, Better::Neither);
+
 /// The runs of one participant.
 #[derive(Clone, Debug)]
 pub struct Runs<T> {
@@ -164,14 +167,18 @@ impl<'a, D> Turns<'a, D> {
         Figure::new(name, unit, better, cells.collect())
     }
 
-    /// A figure of texts and probes with a cell for each participant.
-    pub fn texts<T>(
+    /// As [`figure`](Self::figure), with the reasons where there are no results.
+    pub fn results<T>(
         &self,
         name: impl Into<String>,
-        results: &[(usize, T)],
+        quantity: (Unit, Better),
+        results: &[(usize, Result<T, String>)],
         cell: impl Fn(&T) -> Cell,
     ) -> Figure {
-        self.figure(name, (Unit::Text, Better::Neither), results, cell)
+        self.figure(name, quantity, results, |result| {
+            let missing = |why: &String| Cell::missing(why.as_str());
+            result.as_ref().map_or_else(missing, &cell)
+        })
     }
 
     /// The numbers of those that take part.

@@ -23,7 +23,8 @@ const POINTS: [&str; 4] = [
     "end_ms",
 ];
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "boot",
     method: "Same guest: hull's kernel, its initial RAM disk with an init that runs `/bin/busybox echo hi`, \
              1 vCPU, 128 MiB and a quiet serial console, under every monitor; the clock starts before exec and \
              stops at the command's output, and when the monitor has ended. Cold and warm: `hull run -- \

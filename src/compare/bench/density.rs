@@ -18,7 +18,8 @@ const MACHINES: [usize; 3] = [10, 50, 100];
 /// Time for machines to become idle after their answers.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "density",
     method: "A snapshot of an idle guest of 128 MiB is restored in 10, 50 and 100 machines, each started when \
              the one before has answered (its terminal has echoed the input). A second after the last: the \
              proportional memory (PSS) of all monitors, and how much less memory the host has available \

@@ -13,7 +13,8 @@ use crate::compare::figure::Unit::{BytesPerSecond, PerSecond};
 const BYTES: f64 = (64 << 20) as f64;
 const ACCESSES: f64 = 3000.0;
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "disk",
     method: "A raw image of 128 MiB in memory (/dev/shm), a new machine for each turn, without the guest's \
              caches (O_DIRECT): 64 MiB in order by 256 KiB, 3000 times 4 KiB at random, one at a time or 16 \
              at once. The clock is the host's, from a request to the guest to its answer.",

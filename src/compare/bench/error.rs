@@ -12,6 +12,8 @@ use crate::compare::subject::{LeftOut, StageError};
 pub enum BenchError {
     #[error("{0}: unknown; the known names are {names}", names = RIVALS.join(", "))]
     UnknownRival(String),
+    #[error("this hull cannot measure `{0}`")]
+    UnknownTopic(String),
     #[error("{0}: given twice; compare one after the other")]
     GivenTwice(String),
     #[error("cannot find the file of this program: {0}")]

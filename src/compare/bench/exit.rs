@@ -17,7 +17,8 @@ const EXITS: u32 = 5_000;
 const BEGIN: u8 = 0x41;
 const END: u8 = 0x60;
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "exit",
     method: "A flat guest writes to the serial port's scratch register 5000 times in a loop, between two \
              marks whose times hull reports: the mean of one OUT, from the guest through KVM to the device and \
              back; once with `hull run`, once with `hull run --trace`. KVM's part: the same with a loop of \

@@ -53,7 +53,7 @@ impl<'a> Snapshot<'a> {
         path: &str,
         body: &Value,
     ) -> Result<(), BenchError> {
-        let stream = Stream::unix(UnixStream::connect(socket)?, self.bench.timeout)?;
+        let stream = Stream::new(UnixStream::connect(socket)?, self.bench.timeout)?;
         exchange(stream, method, path, body)
     }
 

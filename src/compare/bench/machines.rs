@@ -98,7 +98,12 @@ impl<'a> Machines<'a> {
         if self.equipment == Equipment::Tap {
             let listener = TcpListener::bind((HOST, PORT))?;
             listener.set_nonblocking(true)?;
-            return Ok(Box::new(move || Stream::tcp(listener.accept()?.0, timeout)));
+            return Ok(Box::new(move || {
+                let (socket, _) = listener.accept()?;
+                // A byte is sent at once.
+                socket.set_nodelay(true)?;
+                Stream::new(socket, timeout)
+            }));
         }
         let port = self.file(&format!("socket_{PORT}"));
         for path in [&self.file("socket"), &port] {
@@ -107,9 +112,7 @@ impl<'a> Machines<'a> {
         }
         let listener = UnixListener::bind(port)?;
         listener.set_nonblocking(true)?;
-        Ok(Box::new(move || {
-            Stream::unix(listener.accept()?.0, timeout)
-        }))
+        Ok(Box::new(move || Stream::new(listener.accept()?.0, timeout)))
     }
 
     fn command(&mut self) -> Result<Command, BenchError> {
@@ -187,7 +190,7 @@ impl RunningMachine {
     /// Sends a request over a connection of the host to the guest.
     pub fn request_by_host(&mut self, request: u8) -> Result<Stream, BenchError> {
         self.request(b'L')?.read_exact(&mut [0])?;
-        let mut stream = Stream::unix(UnixStream::connect(&self.socket)?, self.timeout)?;
+        let mut stream = Stream::new(UnixStream::connect(&self.socket)?, self.timeout)?;
         writeln!(stream, "CONNECT {LISTEN_PORT}")?;
         let mut byte = [0];
         while byte != *b"\n" {

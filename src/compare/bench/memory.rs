@@ -16,7 +16,8 @@ use crate::compare::subject::{self, IDLE, MEMORY_MIB, Subject, UP, words};
 /// Time for a monitor to become idle after its guest has booted.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "memory",
     method: "Resident memory (RSS) of all processes of a monitor, half a second after its guest has become \
              idle, in all mappings except those as large as the guest's memory of 128 MiB (smaps of proc(5)). \
              Without devices: kernel, initial RAM disk, 1 vCPU and a serial console. With one of each: a disk \

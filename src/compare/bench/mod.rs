@@ -24,37 +24,52 @@ use plan::{Bench, Kind, Made, Plan, Program, Samples};
 use crate::compare::figure::{Cell, Figure};
 use crate::compare::measure::host::Host;
 use crate::compare::measure::stop::is_stopped;
-use crate::compare::report::bench::{FORMAT, RIVALS, Report, Rival, Settings, Topic};
+use crate::compare::report::bench::{FORMAT, RIVALS, Report, Rival, Settings};
 use crate::compare::report::participant::Participant;
 use crate::compare::subject::monitor::Monitor;
 use crate::compare::subject::{Stage, first_line};
 use crate::compare::turns::{Each, OnProgress, Runs, Turns};
 use crate::compare::warning;
 
+static PLANS: [&Plan; 7] = [
+    &boot::PLAN,
+    &restore::PLAN,
+    &exit::PLAN,
+    &memory::PLAN,
+    &density::PLAN,
+    &disk::PLAN,
+    &net::PLAN,
+];
 /// The name of another hull in a report.
 const OTHER_HULL: &str = "other hull";
 
+pub fn topics() -> [&'static str; 7] {
+    PLANS.map(|plan| plan.topic)
+}
+
 /// Measures `topic`. `command` is the command line for the report.
 pub fn measure(
-    topic: Topic,
+    topic: &str,
     settings: &Settings,
     command: Vec<String>,
     on_progress: OnProgress,
 ) -> Result<Report, BenchError> {
+    let unknown = || BenchError::UnknownTopic(topic.into());
+    let plan = PLANS.into_iter().find(|plan| plan.topic == topic);
+    let plan = plan.ok_or_else(unknown)?;
     let programs = participants(settings)?;
     let bench = Bench {
         // In memory, so that disks have no part in the figures.
         stage: Stage::within("/dev/shm".as_ref(), settings.bzimage.clone())?,
         timeout: Duration::from_secs(settings.timeout),
     };
-    let plan = plan(topic);
     let host = Host::examine();
     let entrants = programs.iter().map(|program| {
         let entrant = Entrant::new(&bench, plan, program);
         (program.name.clone(), entrant)
     });
     let mut turns = Turns::new(entrants, settings.runs, on_progress);
-    let figures = take_turns(&mut turns, topic, plan)?;
+    let figures = take_turns(&mut turns, plan)?;
     let subjects = turns
         .all()
         .map(|(_, entrant, left_out)| entrant.participant(left_out));
@@ -66,7 +81,7 @@ pub fn measure(
     }
     Ok(Report {
         format: FORMAT,
-        topic,
+        topic: topic.into(),
         command,
         warnings: warnings(&host, settings.runs, &figures),
         host,
@@ -75,18 +90,6 @@ pub fn measure(
         subjects,
         figures,
     })
-}
-
-fn plan(topic: Topic) -> &'static Plan {
-    match topic {
-        Topic::Boot => &boot::PLAN,
-        Topic::Restore => &restore::PLAN,
-        Topic::Exit => &exit::PLAN,
-        Topic::Memory => &memory::PLAN,
-        Topic::Density => &density::PLAN,
-        Topic::Disk => &disk::PLAN,
-        Topic::Net => &net::PLAN,
-    }
 }
 
 /// This program and its rivals.
@@ -115,14 +118,10 @@ fn participants(settings: &Settings) -> Result<Vec<Program>, BenchError> {
     Ok(programs)
 }
 
-fn take_turns(
-    turns: &mut Turns<Entrant>,
-    topic: Topic,
-    plan: &Plan,
-) -> Result<Vec<Figure>, BenchError> {
-    turns.begin(topic.name(), 0, 2);
+fn take_turns(turns: &mut Turns<Entrant>, plan: &Plan) -> Result<Vec<Figure>, BenchError> {
+    turns.begin(plan.topic, 0, 2);
     turns.warm_up(|entrant| entrant.prepare(plan.warms_up));
-    turns.begin(topic.name(), 1, 2);
+    turns.begin(plan.topic, 1, 2);
     let runs = turns.runs("measured", Entrant::turn);
     if is_stopped() {
         return Err(BenchError::Stopped);

@@ -15,7 +15,8 @@ use crate::compare::measure::stream::Stream;
 const BYTES: usize = 64 << 20;
 const ROUND_TRIPS: u32 = 500;
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "net",
     method: "A new machine for each turn: 64 MiB each way and 500 round trips of a byte, between a program of \
              the guest and this one, by TCP over a tap device (which needs root) and by the machine's socket, \
              where once the guest connects and once the host. The clock is the host's, from a request to the \

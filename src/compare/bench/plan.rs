@@ -61,6 +61,7 @@ impl Bench {
 
 /// The figures of a topic.
 pub struct Plan {
+    pub topic: &'static str,
     /// What starts and stops a clock, and what is counted.
     pub method: &'static str,
     /// Name, unit and direction of each, in the order of the samples.

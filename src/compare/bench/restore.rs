@@ -10,7 +10,8 @@ use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Milliseconds;
 use crate::compare::subject::guest::TYPED;
 
-pub const PLAN: Plan = Plan {
+pub static PLAN: Plan = Plan {
+    topic: "restore",
     method: "An idle guest (hull's kernel, 1 vCPU, 128 MiB, a quiet serial console) is saved once, after 2 s \
              of idleness. The clock starts before exec and stops at hull's first KVM_RUN, as its --json \
              reports; when a control socket has answered, hull's a request for its status, Firecracker's PUT \

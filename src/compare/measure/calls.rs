@@ -4,7 +4,6 @@
 //! those of its monitor, including `ioctl(KVM_RUN)`, which enters the guest.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::WaitOptions;
-use thiserror::Error;
 
+use super::error::RunError;
 use crate::kvm::traced::resume;
 use crate::sandbox::{Role, spawn_scoped};
 
@@ -47,31 +46,20 @@ impl Calls {
     }
 }
 
-/// Each message continues the sentence "it ...".
-#[derive(Debug, Error)]
-pub enum CallsError {
-    /// The kernel refused ptrace, or the command could not be spawned.
-    #[error("cannot be traced: {0}")]
-    Trace(io::Error),
-    /// The command ran into the time limit.
-    #[error("did not end within {} s under ptrace", .0.as_secs())]
-    Hung(Duration),
-}
-
 /// Runs `command` to its end, for no longer than `limit`, and discards its output.
-pub fn count(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
+pub fn count(command: &Command, limit: Duration) -> Result<Calls, RunError> {
     // A thread of its own waits for its own children only.
     std::thread::scope(|scope| {
         let thread = spawn_scoped(scope, Role::Tracer, || count_here(command, limit));
         thread
-            .map_err(CallsError::Trace)?
+            .map_err(RunError::Trace)?
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
-fn count_here(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
-    let trace = |error: Errno| CallsError::Trace(error.into());
+fn count_here(command: &Command, limit: Duration) -> Result<Calls, RunError> {
+    let trace = |error: Errno| RunError::Trace(error.into());
     // A shell stops until it is traced, and then executes the command.
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]);
@@ -89,7 +77,7 @@ fn count_here(command: &Command, limit: Duration) -> Result<Calls, CallsError> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = shell.process_group(0).spawn().map_err(CallsError::Trace)?;
+    let child = shell.process_group(0).spawn().map_err(RunError::Trace)?;
     let root = Pid::from_raw(child.id() as i32);
     let traced = Traced { root };
     waitpid(root, Some(WaitPidFlag::WUNTRACED)).map_err(trace)?;
@@ -112,7 +100,7 @@ struct Traced {
 }
 
 impl Traced {
-    fn follow(&self, limit: Duration) -> Result<Calls, CallsError> {
+    fn follow(&self, limit: Duration) -> Result<Calls, RunError> {
         let deadline = Instant::now() + limit;
         let mut calls = Calls::default();
         let mut counting = false;
@@ -122,7 +110,7 @@ impl Traced {
             let all = WaitOptions::from_bits_retain(all.bits() as u32);
             let (pid, status) = match rustix::process::wait(all) {
                 Ok(Some((pid, status))) => (pid.as_raw_nonzero().get(), status.as_raw()),
-                Ok(None) if Instant::now() > deadline => return Err(CallsError::Hung(limit)),
+                Ok(None) if Instant::now() > deadline => return Err(RunError::TraceHung(limit)),
                 Ok(None) => {
                     std::thread::sleep(Duration::from_micros(50));
                     continue;
@@ -243,6 +231,6 @@ mod tests {
         let mut sleep = Command::new("sleep");
         sleep.arg("1000");
         let hung = count(&sleep, Duration::from_millis(300));
-        assert!(matches!(hung, Err(CallsError::Hung(_))));
+        assert!(matches!(hung, Err(RunError::TraceHung(_))));
     }
 }

@@ -1,49 +1,41 @@
 //! A connection to a measured program whose reads and writes have a timeout and end on the stop flag.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionbio;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::error::RunError;
 use super::stop::{POLL_INTERVAL, is_stopped};
 
 /// A connected socket of either family.
 pub struct Stream {
-    socket: Box<dyn Socket>,
+    socket: File,
     /// Timeout of one read or write.
     timeout: Duration,
 }
 
-trait Socket: Read + Write {}
-impl<T: Read + Write> Socket for T {}
-
 impl Stream {
-    pub fn unix(socket: UnixStream, timeout: Duration) -> io::Result<Self> {
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(POLL_INTERVAL))?;
-        socket.set_write_timeout(Some(POLL_INTERVAL))?;
-        let socket = Box::new(socket);
-        Ok(Self { socket, timeout })
-    }
-
-    /// Sets TCP_NODELAY, so that a byte is sent at once.
-    pub fn tcp(socket: TcpStream, timeout: Duration) -> io::Result<Self> {
-        socket.set_nonblocking(false)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(POLL_INTERVAL))?;
-        socket.set_write_timeout(Some(POLL_INTERVAL))?;
-        let socket = Box::new(socket);
+    pub fn new(socket: impl Into<OwnedFd>, timeout: Duration) -> io::Result<Self> {
+        let socket = socket.into();
+        ioctl_fionbio(&socket, false)?;
+        for direction in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&socket, direction, Some(POLL_INTERVAL))?;
+        }
+        let socket = socket.into();
         Ok(Self { socket, timeout })
     }
 
     fn retry(
         &mut self,
-        mut transfer: impl FnMut(&mut dyn Socket) -> io::Result<usize>,
+        mut transfer: impl FnMut(&mut File) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let started = Instant::now();
         loop {
-            match transfer(&mut *self.socket) {
+            match transfer(&mut self.socket) {
                 Err(error) if is_timeout(&error) => {}
                 done => return done,
             }
@@ -81,12 +73,14 @@ impl Write for Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
     fn a_read_times_out_and_waits_for_late_data() {
         let (one, mut other) = UnixStream::pair().expect("a pair");
-        let mut stream = Stream::unix(one, Duration::from_millis(250)).expect("a stream");
+        let mut stream = Stream::new(one, Duration::from_millis(250)).expect("a stream");
         let error = stream.read(&mut [0]).expect_err("nothing is written");
         assert_eq!(error.to_string(), "no answer within 0 s");
         stream.timeout = Duration::from_secs(60);

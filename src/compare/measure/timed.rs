@@ -159,7 +159,7 @@ impl Running {
     pub fn connect(&mut self, socket: &Path) -> Result<Stream, RunError> {
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
-                return Ok(Stream::unix(stream, self.timeout)?);
+                return Ok(Stream::new(stream, self.timeout)?);
             }
             self.check_alive()?;
             std::thread::sleep(CONNECT_INTERVAL);
@@ -188,15 +188,13 @@ impl Running {
         }
         let left = self.timeout.saturating_sub(self.started.elapsed());
         if left.is_zero() {
-            let (limit, stderr) = (self.timeout, self.last_complaint());
-            return Err(RunError::Hung { limit, stderr });
+            return Err(RunError::Hung(self.timeout, self.last_complaint()));
         }
         Ok(left)
     }
 
     fn failed(&self, status: ExitStatus) -> RunError {
-        let stderr = self.last_complaint();
-        RunError::Failed { status, stderr }
+        RunError::Failed(status, self.last_complaint())
     }
 
     /// Reads more output. Returns false at its end.
@@ -216,7 +214,7 @@ impl Running {
         self.output
             .extend(buffer[..read].iter().filter(|byte| **byte != b'\r'));
         if self.output.len() > MAX_OUTPUT {
-            return Err(RunError::Flooded { limit: MAX_OUTPUT });
+            return Err(RunError::Flooded(MAX_OUTPUT));
         }
         Ok(true)
     }

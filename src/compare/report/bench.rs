@@ -24,7 +24,7 @@ pub const RIVALS: [&str; 5] = [
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub format: u32,
-    pub topic: Topic,
+    pub topic: String,
     /// The command line that produced it.
     pub command: Vec<String>,
     pub host: Host,
@@ -36,43 +36,6 @@ pub struct Report {
     /// Reasons to distrust the figures; shown in every format.
     pub warnings: Vec<String>,
     pub figures: Vec<Figure>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Topic {
-    Boot,
-    Restore,
-    Exit,
-    Memory,
-    Density,
-    Disk,
-    Net,
-}
-
-impl Topic {
-    pub const ALL: [Self; 7] = [
-        Self::Boot,
-        Self::Restore,
-        Self::Exit,
-        Self::Memory,
-        Self::Density,
-        Self::Disk,
-        Self::Net,
-    ];
-
-    /// As on the command line and in the JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Boot => "boot",
-            Self::Restore => "restore",
-            Self::Exit => "exit",
-            Self::Memory => "memory",
-            Self::Density => "density",
-            Self::Disk => "disk",
-            Self::Net => "net",
-        }
-    }
 }
 
 /// The settings by which `--compare` measures again.

@@ -56,17 +56,15 @@ pub enum Verdict {
     "the old report is about `{old}` and the new one about `{new}`: compare two reports about one topic"
 )]
 pub struct OtherTopic {
-    old: &'static str,
-    new: &'static str,
+    old: String,
+    new: String,
 }
 
 impl Changes {
     pub fn between(old: Report, new: Report) -> Result<Self, OtherTopic> {
         if old.topic != new.topic {
-            return Err(OtherTopic {
-                old: old.topic.name(),
-                new: new.topic.name(),
-            });
+            let (old, new) = (old.topic, new.topic);
+            return Err(OtherTopic { old, new });
         }
         let differences = differences(&old.host, &new.host);
         let mut changes = Vec::new();

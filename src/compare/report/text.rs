@@ -14,7 +14,7 @@ pub fn report_text(report: &Report) -> String {
         1 => "1 run".to_string(),
         runs => format!("{runs} runs"),
     };
-    let topic = report.topic.name();
+    let topic = &report.topic;
     let head = format!("hull bench {topic}: {runs} of each, in turns");
     let heads = [
         "figure",
@@ -82,7 +82,7 @@ fn caveats(report: &Report) -> Vec<String> {
 }
 
 pub fn changes_text(changes: &Changes) -> String {
-    let topic = changes.new.topic.name();
+    let topic = &changes.new.topic;
     let (old, new) = (&changes.old.host.date, &changes.new.host.date);
     let head = format!("hull bench {topic}: from {old} to {new}");
     let heads = [

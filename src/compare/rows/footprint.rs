@@ -15,41 +15,34 @@ use crate::compare::subject::{Kind, Subject};
 /// The standard answer's "gigabytes", in bytes.
 const GIGABYTE: f64 = 1e9;
 
-/// Bytes on disk of one subject.
-struct Files {
-    image: u64,
-    /// Programs and libraries, or why they are unknown.
-    programs: Result<u64, String>,
-}
-
 /// Adds up the files of each subject.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
-    let files = turns.each("files", |subject| {
-        let parts = subject.parts();
-        let image = parts
-            .iter()
-            .filter(|part| !part.what.starts_with("program"));
-        Files {
-            image: image.map(|part| part.bytes).sum(),
-            programs: program_bytes(&mut **subject, session),
-        }
+    let images = turns.each("files", |subject| {
+        let parts = subject.parts().into_iter();
+        let image = parts.filter(|part| !part.what.starts_with("program"));
+        image.map(|part| part.bytes).sum::<u64>() as f64
     });
-    let figure = |name: &str, bytes: fn(&Files) -> Result<u64, String>| {
-        turns.figure(name, (Unit::Bytes, Better::Less), &files, |files| {
-            Cell::sample_or_note(bytes(files).map(|bytes| bytes as f64))
-        })
-    };
+    let programs = turns.each("programs", |subject| program_bytes(&mut **subject, session));
+    let sums = images.iter().zip(&programs);
+    let sums = sums
+        .map(|((index, image), (_, programs))| (*index, programs.clone().map(|all| image + all)));
+    let sums: Vec<_> = sums.collect();
+    let bytes = (Unit::Bytes, Better::Less);
+    let cell = |bytes: &f64| Cell::samples([*bytes]);
     let figures = vec![
-        figure("bytes on disk, in all", |files| {
-            Ok(files.image + files.programs.clone()?)
-        }),
-        figure(
+        turns.results("bytes on disk, in all", bytes, &sums, cell),
+        turns.figure(
             "of them, image: files of the guest or container, its kernel, template",
-            |files| Ok(files.image),
+            bytes,
+            &images,
+            cell,
         ),
-        figure("of them, programs and libraries that run", |files| {
-            files.programs.clone()
-        }),
+        turns.results(
+            "of them, programs and libraries that run",
+            bytes,
+            &programs,
+            cell,
+        ),
     ];
     Measured {
         method: "Blocks on disk. The image is the root file system, the same for all subjects (one busybox), \
@@ -64,7 +57,7 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
 }
 
 /// Bytes of the programs and libraries of an idle instance, without files of the image.
-fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<u64, String> {
+fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<f64, String> {
     let instance = session.idle(subject)?;
     let processes = instance.processes(subject);
     let mut files: BTreeSet<PathBuf> = processes.into_iter().flat_map(executables).collect();
@@ -75,7 +68,7 @@ fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<u64
     let root = session.stage.root();
     let files = files.iter().filter(|file| !file.starts_with(&root));
     let blocks = |file| fs::metadata(file).map_or(0, |file| file.blocks());
-    Ok(files.map(blocks).sum::<u64>() * 512)
+    Ok((files.map(blocks).sum::<u64>() * 512) as f64)
 }
 
 /// The files that a process has mapped executable. Those of a process with another root belong to its image.

@@ -6,6 +6,7 @@ use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::calls::Calls;
 use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
+use crate::compare::turns::TEXT;
 
 /// Counts the system calls of the first workload, once for each subject.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
@@ -15,15 +16,25 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
         calls.map_err(|error| format!("it {error}"))
     });
     let count = |name: &str, better, number: fn(&Calls) -> f64| {
-        turns.figure(name, (Unit::Count, better), &counted, |calls| {
-            Cell::sample_or_note(calls.as_ref().map(number).map_err(Clone::clone))
+        turns.results(name, (Unit::Count, better), &counted, |calls| {
+            Cell::samples([number(calls)])
         })
     };
     let figures = vec![
         count("system calls of the host's kernel", Better::Less, |calls| {
             calls.total() as f64
         }),
-        turns.texts("instruction that leaves the workload", &counted, leaves_by),
+        turns.results(
+            "instruction that leaves the workload",
+            TEXT,
+            &counted,
+            |calls| {
+                Cell::text(match calls.kvm_runs {
+                    0 => format!("SYSCALL: {} times", calls.total()),
+                    runs => format!("VM exit: {runs} reached the monitor"),
+                })
+            },
+        ),
         count("distinct ones", Better::Less, |calls| {
             calls.distinct() as f64
         }),
@@ -41,16 +52,6 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
         ),
         verdict: verdict(&figures, &sides(turns)).into(),
         figures,
-    }
-}
-
-fn leaves_by(calls: &Result<Calls, String>) -> Cell {
-    match calls {
-        Ok(calls) if calls.kvm_runs > 0 => {
-            Cell::text(format!("VM exit: {} reached the monitor", calls.kvm_runs))
-        }
-        Ok(calls) => Cell::text(format!("SYSCALL: {} times", calls.total())),
-        Err(error) => Cell::missing(error.as_str()),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::report::quantity::value;
 use crate::compare::subject::{About, Kind, Subject};
+use crate::compare::turns::TEXT;
 
 /// Reads what the workload sees of the processor.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
@@ -24,16 +25,16 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
             &images,
             |bytes| Cell::samples([*bytes]),
         ),
-        turns.texts("must be the same there", &needs, |needs| Cell::text(*needs)),
-        turns.texts(
+        turns.figure("must be the same there", TEXT, &needs, |needs| {
+            Cell::text(*needs)
+        }),
+        turns.results(
             "processor features that the workload sees",
+            TEXT,
             &seen,
-            |seen| match seen {
-                Ok(inside) => {
-                    let common = inside.iter().filter(|flag| host.contains(flag)).count();
-                    Cell::text(format!("{common} of the host's {}", host.len()))
-                }
-                Err(error) => Cell::missing(error.as_str()),
+            |seen| {
+                let common = seen.iter().filter(|flag| host.contains(flag)).count();
+                Cell::text(format!("{common} of the host's {}", host.len()))
             },
         ),
     ];

@@ -61,8 +61,8 @@ const LOOPS: [Loop; 2] = [
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let idle = turns.each("idle memory", |subject| idle_usage(&mut **subject, session));
     let of_idle = |name: &str, unit: Unit, better, number: fn(&Usage) -> f64| {
-        turns.figure(name, (unit, better), &idle, |usage| {
-            Cell::sample_or_note(usage.as_ref().map(number).map_err(Clone::clone))
+        turns.results(name, (unit, better), &idle, |usage| {
+            Cell::samples([number(usage)])
         })
     };
     let mut figures = vec![
@@ -145,8 +145,8 @@ fn idle_cpu(turns: &mut Subjects, session: &mut Session) -> Figure {
         shares.push((index, share));
     }
     let name = format!("idle CPU over {} s", IDLE_TIME.as_secs());
-    turns.figure(name, (Unit::Share, Better::Less), &shares, |share| {
-        Cell::sample_or_note(share.clone())
+    turns.results(name, (Unit::Share, Better::Less), &shares, |share| {
+        Cell::samples([*share])
     })
 }
 
@@ -196,13 +196,10 @@ fn loop_time(turns: &mut Subjects, session: &mut Session, repeated: &Loop) -> Fi
     });
     let runs = turns.runs;
     let unit = (Unit::Microseconds, Better::Less);
-    turns.figure(repeated.figure, unit, &calibrated, |one| match one {
-        Ok(one) => {
-            let done = one.samples.len();
-            let fewer = (done < runs).then(|| format!("{done} of {runs} runs, for lack of time"));
-            Cell::samples(one.samples.clone()).with_note(one.error.clone().or(fewer))
-        }
-        Err(error) => Cell::missing(error.as_str()),
+    turns.results(repeated.figure, unit, &calibrated, |one| {
+        let done = one.samples.len();
+        let fewer = (done < runs).then(|| format!("{done} of {runs} runs, for lack of time"));
+        Cell::samples(one.samples.clone()).with_note(one.error.clone().or(fewer))
     })
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::compare::figure::Figure;
-use crate::compare::measure::calls::{self, Calls, CallsError};
+use crate::compare::measure::calls::{self, Calls};
 use crate::compare::measure::error::RunError;
 use crate::compare::measure::timed::{self, Running, Timed};
 use crate::compare::report::comparison::{Verdict, Workload};
@@ -106,7 +106,7 @@ impl<'a> Session<'a> {
         let id = self.next_id();
         match subject::start(subject, &words(&IDLE), UP, &id, self.timeout) {
             Ok(running) => Ok(Instance { id, running }),
-            Err(RunError::Hung { limit, .. }) => {
+            Err(RunError::Hung(limit, _)) => {
                 Err(format!("it was not up within {} s", limit.as_secs()))
             }
             Err(error) => Err(format!("it {error}")),
@@ -124,10 +124,10 @@ impl<'a> Session<'a> {
         &mut self,
         subject: &mut dyn Subject,
         command: &[S],
-    ) -> Result<Calls, CallsError> {
+    ) -> Result<Calls, RunError> {
         let id = self.next_id();
         let command = subject.command(&words(command), &id);
-        let command = command.map_err(CallsError::Trace);
+        let command = command.map_err(RunError::Trace);
         let calls = command.and_then(|command| calls::count(&command, self.timeout));
         subject.clear(&id);
         calls

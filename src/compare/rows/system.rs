@@ -5,6 +5,7 @@ use super::verdict::{Ranking, Side, missing, ranked, sides};
 use crate::compare::figure::{Cell, Figure};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::{Kind, Subject};
+use crate::compare::turns::TEXT;
 
 const UNAME: [&str; 3] = ["/bin/busybox", "uname", "-rv"];
 
@@ -18,25 +19,21 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let second = turns.each("second kernel", |subject| {
         second_kernel(&mut **subject, session)
     });
-    let with = |cell: fn(&str, &str) -> Cell| {
-        let host = &host;
-        move |kernel: &Result<String, String>| match kernel {
-            Ok(kernel) => cell(kernel, host),
-            Err(error) => Cell::missing(error.as_str()),
-        }
-    };
-    let owner = with(|kernel, host| {
-        let own = kernel != host;
+    let owner = |kernel: &String| {
+        let own = *kernel != host;
         Cell::probe(own, if own { "its own" } else { "the host's" })
-    });
+    };
     let figures = vec![
-        turns.texts("kernel", &kernels, owner),
-        turns.texts(
-            "its release and version",
-            &kernels,
-            with(|kernel, _| Cell::text(kernel)),
+        turns.results("kernel", TEXT, &kernels, owner),
+        turns.results("its release and version", TEXT, &kernels, |kernel| {
+            Cell::text(kernel)
+        }),
+        turns.figure(
+            "another kernel at the same time",
+            TEXT,
+            &second,
+            Cell::clone,
         ),
-        turns.texts("another kernel at the same time", &second, Cell::clone),
     ];
     let second_kernel = match &session.second_kernel {
         Some(kernel) => kernel.display().to_string(),

@@ -109,7 +109,7 @@ pub fn instance_file(stage: &Stage, monitor: &Monitor, id: &str) -> PathBuf {
 /// Whether a filter ended the monitor. Firecracker ends with this status when one traps a system call.
 fn is_filtered(error: &RunError) -> bool {
     const BAD_SYSCALL: i32 = 148;
-    let RunError::Failed { status, .. } = error else {
+    let RunError::Failed(status, _) = error else {
         return false;
     };
     status.code() == Some(BAD_SYSCALL) || status.signal() == Some(libc::SIGSYS)
@@ -144,11 +144,9 @@ impl<'a> Monitored<'a> {
         }
         let names = self.monitor.programs;
         let mut found = names.iter().map(|name| find(Path::new(name)));
-        found.find(Result::is_ok).unwrap_or_else(|| {
-            Err(LeftOut::Missing {
-                program: names.join(" or "),
-            })
-        })
+        found
+            .find(Result::is_ok)
+            .unwrap_or_else(|| Err(LeftOut::Missing(names.join(" or "))))
     }
 
     fn find_kernel(&self) -> Result<PathBuf, LeftOut> {

@@ -20,17 +20,12 @@ pub struct Part {
 
 /// Why a subject does not take part.
 #[derive(Debug, Error)]
+#[allow(missing_docs)]
 pub enum LeftOut {
-    /// The program does not exist.
-    #[error("{program} is not on PATH")]
-    Missing {
-        /// The names or the path that were tried.
-        program: String,
-    },
-    /// The program exists, but cannot be used.
+    #[error("{0} is not on PATH")]
+    Missing(String),
     #[error("{0}")]
     Unfit(String),
-    /// A file of the subject could not be written.
     #[error("cannot prepare it: {0}")]
     Prepare(#[from] io::Error),
 }
@@ -48,9 +43,7 @@ pub fn find(program: &Path) -> Result<PathBuf, LeftOut> {
     } else {
         executable(program).then(|| program.to_path_buf())
     };
-    found.ok_or_else(|| LeftOut::Missing {
-        program: program.display().to_string(),
-    })
+    found.ok_or_else(|| LeftOut::Missing(program.display().to_string()))
 }
 
 /// The part at `path`, with its size.

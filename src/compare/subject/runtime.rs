@@ -106,7 +106,7 @@ impl Subject for Runtime<'_> {
         self.config["process"]["terminal"] = json!(false);
         self.config["root"] = json!({"path": self.about.stage.root(), "readonly": true});
         let mut tried = try_out(self);
-        if matches!(&tried, Err(RunError::Failed { stderr, .. }) if stderr.contains("hybrid mode"))
+        if matches!(&tried, Err(RunError::Failed(_, stderr)) if stderr.contains("hybrid mode"))
             && let Ok(namespace) = Namespace::new()
         {
             self.namespace = Some(namespace);

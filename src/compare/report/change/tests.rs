@@ -1,4 +1,4 @@
-use super::super::bench::{Settings, Topic};
+use super::super::bench::Settings;
 use super::*;
 
 fn host() -> Host {
@@ -21,7 +21,7 @@ fn report(samples: &[f64], better: Better) -> Report {
     let figure = Figure::of_samples(Unit::Milliseconds, better, &[("hull", samples)]);
     Report {
         format: FORMAT,
-        topic: Topic::Exit,
+        topic: "exit".into(),
         command: Vec::new(),
         host: host(),
         settings: Settings {
@@ -103,7 +103,7 @@ fn another_date_and_slightly_different_memory_are_the_same_machine() {
 #[test]
 fn topics_must_agree_and_a_figure_of_one_report_has_no_change() {
     let mut boot = report(&[1.0; 5], Better::Less);
-    boot.topic = Topic::Boot;
+    boot.topic = "boot".into();
     let error = Changes::between(boot, report(&[1.0; 5], Better::Less)).expect_err("two topics");
     assert!(
         error

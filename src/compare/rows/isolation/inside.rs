@@ -175,7 +175,7 @@ fn memory(subject: &mut dyn Subject, session: &mut Session) -> Cell {
     let timeout = session.timeout.min(MAX_MEMORY_TIMEOUT);
     match session.once_within(subject, &dd, timeout) {
         Ok(_) => Cell::probe(false, "yes: there is no limit"),
-        Err(RunError::Failed { .. } | RunError::Judged(_)) => Cell::probe(true, "no"),
+        Err(RunError::Failed(..) | RunError::Judged(_)) => Cell::probe(true, "no"),
         Err(error) => Cell::missing(format!("it {error}")),
     }
 }

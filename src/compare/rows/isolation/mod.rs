@@ -11,7 +11,7 @@ use super::verdict::{Side, missing, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
-use crate::compare::turns::Each;
+use crate::compare::turns::{Each, TEXT};
 
 /// Runs all probes with each subject.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
@@ -54,7 +54,7 @@ fn count(probes: &Vec<(&str, Cell)>) -> Cell {
 fn each_probe(turns: &Subjects, probed: &Each<Vec<(&str, Cell)>>) -> Vec<Figure> {
     let probes = probed.first().map_or(&[][..], |(_, probes)| probes);
     let figure = |(name, _): &(&str, Cell)| {
-        turns.texts(*name, probed, |probes| {
+        turns.figure(*name, TEXT, probed, |probes| {
             let mut probes = probes.iter();
             let probe = probes.find(|(its_name, _)| its_name == name);
             probe.map_or_else(
