@@ -21,7 +21,6 @@ use super::warning;
 /// More noisy figures than this are reported by their number and the worst one.
 const MAX_NAMED: usize = 5;
 
-/// What the user asks for.
 pub struct Request {
     /// Beginnings of rows' names; all rows if empty.
     pub rows: Vec<String>,
@@ -35,7 +34,6 @@ pub struct Request {
     pub command: Vec<String>,
 }
 
-/// Why there is no report.
 #[derive(Debug, Error)]
 pub enum CompareError {
     #[error(

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::compare::statistics::{Ratio, Summary};
 
-/// The unit of a figure's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
@@ -31,7 +30,6 @@ pub enum Better {
     Neither,
 }
 
-/// A figure with a cell for each subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// "echo, exec to first output byte".
@@ -42,7 +40,6 @@ pub struct Figure {
     pub cells: Vec<Cell>,
 }
 
-/// What was measured of one subject.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     pub subject: String,
@@ -96,13 +93,11 @@ impl Figure {
         self.cell(subject)?.median()
     }
 
-    /// A made-up figure of texts and probes.
     #[cfg(test)]
     pub fn of_texts(name: impl Into<String>, cells: Vec<Cell>) -> Self {
         Self::new(name, Unit::Text, Better::Neither, cells)
     }
 
-    /// A figure from made-up samples of each subject.
     #[cfg(test)]
     pub fn of_samples(unit: Unit, better: Better, samples: &[(&str, &[f64])]) -> Self {
         let cell = |(subject, samples): &(&str, &[f64])| Cell::samples(*samples).of(subject);
@@ -132,7 +127,6 @@ impl Cell {
         }
     }
 
-    /// An empty cell, and the reason.
     pub fn missing(note: impl Into<String>) -> Self {
         Self::default().with_note(Some(note.into()))
     }
@@ -141,7 +135,6 @@ impl Cell {
         Self { note, ..self }
     }
 
-    /// The same cell for the subject of this name.
     pub fn of(self, subject: &str) -> Self {
         Self {
             subject: subject.into(),

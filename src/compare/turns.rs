@@ -8,12 +8,10 @@ use std::fmt::Display;
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::stop::is_stopped;
 
-/// How far a measurement is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress<'a> {
     /// The share of all work that is done, from 0 to 1.
     pub share: f64,
-    /// The row or the topic that is measured.
     pub part: &'a str,
     /// The current step: "startup time: echo, crun".
     pub step: &'a str,
@@ -23,7 +21,6 @@ pub type OnProgress<'a> = Box<dyn FnMut(Progress) + 'a>;
 
 /// The participants, each with the driver by which it is measured.
 pub struct Turns<'a, D> {
-    /// The number of rounds.
     pub runs: usize,
     participants: Vec<Participant<D>>,
     on_progress: OnProgress<'a>,
@@ -43,7 +40,6 @@ pub type Each<T> = Vec<(usize, T)>;
 /// The unit and direction of figures of texts and probes.
 pub const TEXT: (Unit, Better) = (Unit::Text, Better::Neither);
 
-/// The runs of one participant.
 #[derive(Clone, Debug)]
 pub struct Runs<T> {
     /// What each successful run gave, in their order.
@@ -80,7 +76,6 @@ impl<'a, D> Turns<'a, D> {
         }
     }
 
-    /// Begins part `number` of `count`.
     pub fn begin(&mut self, name: &str, number: usize, count: usize) {
         self.part = (name.into(), number, count);
     }
@@ -105,7 +100,6 @@ impl<'a, D> Turns<'a, D> {
         }
     }
 
-    /// Calls `measure` once with each driver.
     pub fn each<T>(&mut self, what: &str, mut measure: impl FnMut(&mut D) -> T) -> Each<T> {
         let indices = self.indices();
         let mut results = Vec::new();
@@ -154,7 +148,6 @@ impl<'a, D> Turns<'a, D> {
         all
     }
 
-    /// A figure with a cell for each participant.
     pub fn figure<T>(
         &self,
         name: impl Into<String>,
@@ -181,7 +174,6 @@ impl<'a, D> Turns<'a, D> {
         })
     }
 
-    /// The numbers of those that take part.
     pub fn indices(&self) -> Vec<usize> {
         let all = 0..self.participants.len();
         all.filter(|index| self.takes_part(*index)).collect()

@@ -11,7 +11,6 @@ use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Microseconds;
 use crate::kvm::probe;
 
-/// Round trips in one run.
 const EXITS: u32 = 5_000;
 /// Marks at the debug port (see the report of `hull run --json`): init calls begin, init runs.
 const BEGIN: u8 = 0x41;

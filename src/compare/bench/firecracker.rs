@@ -57,12 +57,10 @@ impl<'a> Snapshot<'a> {
         exchange(stream, method, path, body)
     }
 
-    /// The paths of state and memory of a snapshot.
     fn files(&self, which: &str) -> [PathBuf; 2] {
         ["state", "memory"].map(|part| self.bench.path(&format!("firecracker.{which}.{part}")))
     }
 
-    /// Pauses the machine and saves it.
     fn save_to(&self, socket: &Path, which: &str) -> Result<(), BenchError> {
         self.request(socket, "PATCH", "vm", &json!({"state": "Paused"}))?;
         let [state, memory] = self.files(which);
@@ -114,7 +112,6 @@ impl SavedGuest for Snapshot<'_> {
     }
 }
 
-/// Sends a request and reads the answer.
 fn exchange(mut stream: Stream, method: &str, path: &str, body: &Value) -> Result<(), BenchError> {
     let body = body.to_string();
     write!(

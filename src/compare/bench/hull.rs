@@ -17,7 +17,6 @@ use crate::compare::subject::hull::command;
 use crate::compare::subject::monitor::Launch;
 use crate::compare::subject::monitors::HULL;
 
-/// The machine that is saved.
 const IDLE: &str = "idle";
 
 /// Runs hull with `--json` for its report, and the given words after it.
@@ -43,7 +42,6 @@ fn parse(json: &[u8]) -> Result<Value, BenchError> {
     serde_json::from_slice(json).map_err(invalid)
 }
 
-/// A number of a report.
 pub fn number(report: &Value, key: &str) -> Result<f64, BenchError> {
     let missing = || BenchError::Other(format!("the report of its --json has no {key}"));
     report[key].as_f64().ok_or_else(missing)

@@ -18,7 +18,6 @@ use crate::compare::subject::guest::with_init;
 use crate::compare::subject::monitor::{AllDevices, Devices, Launch, Machine, SCRATCH_BYTES};
 use crate::guest;
 
-/// Size of the disk's image, in bytes.
 const DISK_BYTES: usize = 128 << 20;
 /// Addresses and ports as guest/bench has them.
 const HOST: &str = "172.16.77.1";
@@ -27,7 +26,6 @@ const LISTEN_PORT: u32 = 7078;
 /// Interval at which a connection of the guest is looked for.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The devices of a machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Equipment {
     /// A tap device, over which the guest connects.
@@ -65,7 +63,6 @@ impl<'a> Machines<'a> {
         })
     }
 
-    /// Writes the files that the machines start from.
     pub fn prepare(&mut self) -> Result<(), BenchError> {
         fs::write(self.initrd(), with_init(Vec::new(), "init", guest::BENCH)?)?;
         if self.has_disk() {
@@ -92,7 +89,6 @@ impl<'a> Machines<'a> {
         })
     }
 
-    /// Opens the port to which the guest connects.
     fn listen(&self) -> Result<Accept, BenchError> {
         let timeout = self.bench.timeout;
         if self.equipment == Equipment::Tap {
@@ -144,7 +140,6 @@ impl<'a> Machines<'a> {
         self.bench.path("initrd.bench")
     }
 
-    /// A file for machines of this program.
     fn file(&self, name: &str) -> PathBuf {
         self.bench.path(&format!("{}.{name}", self.program.name))
     }
@@ -200,7 +195,6 @@ impl RunningMachine {
         Ok(stream)
     }
 
-    /// The monitor's process ID.
     pub fn id(&self) -> u32 {
         self.running.id()
     }
@@ -230,7 +224,6 @@ impl Drop for Tap {
     }
 }
 
-/// Runs ip(8) with `words`.
 fn ip(words: &str) -> Result<(), BenchError> {
     let mut ip = Command::new("ip");
     let output = ip.args(words.split(' ')).stdin(Stdio::null()).output();

@@ -40,7 +40,6 @@ static PLANS: [&Plan; 7] = [
     &disk::PLAN,
     &net::PLAN,
 ];
-/// The name of another hull in a report.
 const OTHER_HULL: &str = "other hull";
 
 pub fn topics() -> [&'static str; 7] {
@@ -92,7 +91,6 @@ pub fn measure(
     })
 }
 
-/// This program and its rivals.
 fn participants(settings: &Settings) -> Result<Vec<Program>, BenchError> {
     let mut programs = vec![Program {
         name: "hull".into(),
@@ -164,7 +162,6 @@ fn warnings(host: &Host, runs: usize, figures: &[Figure]) -> Vec<String> {
     warnings
 }
 
-/// A program with its contender.
 struct Entrant<'a> {
     program: &'a Program,
     contender: Made<'a>,

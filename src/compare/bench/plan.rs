@@ -8,15 +8,12 @@ use crate::compare::figure::{Better, Unit};
 use crate::compare::subject::monitor::{Monitor, Monitored};
 use crate::compare::subject::{Stage, Subject, monitor};
 
-/// What all turns share.
 pub struct Bench {
     pub stage: Stage,
     pub timeout: Duration,
 }
 
-/// A program that takes part.
 pub struct Program {
-    /// As in the figures.
     pub name: String,
     pub kind: Kind,
     pub path: PathBuf,
@@ -37,7 +34,6 @@ impl Program {
         matches!(self.kind, Kind::ThisHull | Kind::OtherHull)
     }
 
-    /// The monitor that it is.
     pub fn monitor(&self) -> Result<&'static Monitor, BenchError> {
         let name = if self.is_hull() { "hull" } else { &self.name };
         let unknown = || BenchError::Other(format!("this hull cannot run {name}"));
@@ -46,12 +42,10 @@ impl Program {
 }
 
 impl Bench {
-    /// The path of a temporary file of this process.
     pub fn path(&self, name: &str) -> PathBuf {
         self.stage.path(name)
     }
 
-    /// `program` as a subject.
     pub fn subject(&self, program: &Program) -> Result<Monitored<'_>, BenchError> {
         let monitor = program.monitor()?;
         let path = Some(program.path.as_path());
@@ -59,7 +53,6 @@ impl Bench {
     }
 }
 
-/// The figures of a topic.
 pub struct Plan {
     pub topic: &'static str,
     /// What starts and stops a clock, and what is counted.
@@ -84,7 +77,6 @@ pub trait Contender {
         Ok(())
     }
 
-    /// Measures each figure once.
     fn turn(&mut self) -> Result<Samples, BenchError>;
 
     /// The program as a subject, if its turns use one.

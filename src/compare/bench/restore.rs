@@ -28,7 +28,6 @@ pub static PLAN: Plan = Plan {
     contender,
 };
 
-/// The snapshot of `program`.
 pub fn saved_guest<'a>(
     bench: &'a Bench,
     program: &'a Program,

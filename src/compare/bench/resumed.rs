@@ -11,7 +11,6 @@ use crate::compare::subject::monitor::Machine;
 /// Time for a guest to become idle before it is saved.
 pub const SETTLE_TIME: Duration = Duration::from_secs(2);
 
-/// The snapshot of an idle guest.
 pub trait SavedGuest {
     /// Boots the guest, lets it become idle, and saves it.
     fn save(&mut self) -> Result<(), BenchError>;

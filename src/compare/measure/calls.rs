@@ -26,12 +26,10 @@ const KVM_RUN: u64 = 0xae80;
 /// wait4(2) on all children and tracees of this thread.
 const OF_THIS_THREAD: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 
-/// System calls by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     /// Numbers are those of `<asm/unistd_64.h>`.
     pub by_number: BTreeMap<u64, u64>,
-    /// How many of them were ioctl(KVM_RUN).
     pub kvm_runs: u64,
 }
 
@@ -40,7 +38,6 @@ impl Calls {
         self.by_number.values().sum()
     }
 
-    /// The number of distinct system calls.
     pub fn distinct(&self) -> usize {
         self.by_number.len()
     }

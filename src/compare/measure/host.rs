@@ -9,15 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::kvm::probe;
 use crate::kvm::processor::{Kind, Processor};
 
-/// A machine at a point in time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     /// UTC, in the format of RFC 3339.
     pub date: String,
     pub hull: String,
-    /// The processor's brand string.
     pub processor: String,
-    /// Number of processors available to this process.
     pub cpus: usize,
     /// MemTotal of proc_meminfo(5), in bytes.
     pub memory: u64,
@@ -25,11 +22,8 @@ pub struct Host {
     pub kernel: String,
     /// Kind of KVM; `None` if /dev/kvm cannot be used.
     pub kvm: Option<String>,
-    /// Whether KVM emulates the kernels of its guests.
     pub software_kvm: bool,
-    /// The hypervisor that this machine runs on.
     pub hypervisor: Option<String>,
-    /// Whether that hypervisor emulates the processor.
     pub emulated: bool,
 }
 

@@ -17,7 +17,6 @@ pub fn flag() -> Arc<AtomicBool> {
     STOP.clone()
 }
 
-/// Whether the flag is set.
 pub fn is_stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }

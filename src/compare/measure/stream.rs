@@ -11,7 +11,6 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::error::RunError;
 use super::stop::{POLL_INTERVAL, is_stopped};
 
-/// A connected socket of either family.
 pub struct Stream {
     socket: File,
     /// Timeout of one read or write.

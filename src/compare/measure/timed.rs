@@ -111,7 +111,6 @@ impl Running {
         self.child.id()
     }
 
-    /// The time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-/// The sum over a set of processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub processes: usize,

@@ -12,7 +12,6 @@ use crate::compare::measure::host::Host;
 /// The version of the JSON. It rises when a reader of the old format would misunderstand the new one.
 pub const FORMAT: u32 = 1;
 
-/// The names that `--vs` knows.
 pub const RIVALS: [&str; 5] = [
     "firecracker",
     "cloud-hypervisor",
@@ -25,7 +24,6 @@ pub const RIVALS: [&str; 5] = [
 pub struct Report {
     pub format: u32,
     pub topic: String,
-    /// The command line that produced it.
     pub command: Vec<String>,
     pub host: Host,
     pub settings: Settings,
@@ -41,17 +39,13 @@ pub struct Report {
 /// The settings by which `--compare` measures again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Runs of each participant.
     pub runs: usize,
     /// Time limit of one process, in seconds.
     pub timeout: u64,
-    /// The participants besides hull.
     pub rivals: Vec<Rival>,
-    /// hull's kernel as a bzImage.
     pub bzimage: Option<PathBuf>,
 }
 
-/// A program that takes turns with hull.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rival {
     pub name: String,
@@ -59,7 +53,6 @@ pub struct Rival {
 }
 
 impl Report {
-    /// From the JSON that `hull bench --json` writes.
     pub fn read(json: &[u8]) -> Result<Self, ReportError> {
         read(json, "hull bench --json", "figures", FORMAT)
     }

@@ -14,18 +14,15 @@ use crate::compare::measure::host::Host;
 use crate::compare::statistics::Ratio;
 use crate::compare::warning::MIN_RUNS;
 
-/// All changes, as `--compare --json` writes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
     pub format: u32,
-    /// Reasons to distrust the changes.
     pub warnings: Vec<String>,
     pub changes: Vec<Change>,
     pub old: Report,
     pub new: Report,
 }
 
-/// The change of one figure of one subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     pub figure: String,
@@ -34,7 +31,6 @@ pub struct Change {
     /// The medians in the two reports.
     pub old: f64,
     pub new: f64,
-    /// The new median divided by the old one.
     pub ratio: Option<Ratio>,
     pub verdict: Verdict,
 }
@@ -50,7 +46,6 @@ pub enum Verdict {
     Unknown,
 }
 
-/// The two reports have different topics.
 #[derive(Debug, Error)]
 #[error(
     "the old report is about `{old}` and the new one about `{new}`: compare two reports about one topic"

@@ -129,7 +129,6 @@ fn mark(scale: &Scale, summary: &Summary, class: &str, top: usize) -> Markup {
     }
 }
 
-/// The text for screen readers.
 fn describe(report: &Report, figure: &Figure, scale: &Scale) -> String {
     let names = report.columns().map(|one| {
         let shown = words::shown(figure, &one.name);

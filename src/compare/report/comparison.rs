@@ -14,7 +14,6 @@ pub const FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub format: u32,
-    /// The command line that produced it.
     pub command: Vec<String>,
     pub host: Host,
     /// Runs of each subject for each figure of times.
@@ -24,18 +23,15 @@ pub struct Report {
     pub subjects: Vec<Participant>,
     /// Reasons to distrust the figures; shown in every format.
     pub warnings: Vec<String>,
-    /// In the order of the standard answer.
     pub rows: Vec<Row>,
 }
 
-/// A command that all subjects ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Workload {
     pub name: String,
     pub words: Vec<String>,
 }
 
-/// A row of the standard answer's table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub name: String,
@@ -50,17 +46,13 @@ pub struct Row {
     pub verdict: Verdict,
 }
 
-/// What the figures of a row say about its claims.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// A sentence or two.
     pub text: String,
-    /// Whether it contradicts the standard answer.
     pub contradicts: bool,
 }
 
 impl Report {
-    /// From the JSON that `hull compare --json` writes.
     pub fn read(json: &[u8]) -> Result<Self, ReportError> {
         let report: Self = read(json, "hull compare --json", "rows", FORMAT)?;
         for one in &report.subjects {
@@ -84,12 +76,10 @@ impl Report {
         Ok(report)
     }
 
-    /// The subjects that take part.
     pub fn columns(&self) -> impl Iterator<Item = &Participant> {
         self.subjects.iter().filter(|one| one.takes_part())
     }
 
-    /// The subjects of one side that take part.
     pub fn side(&self, kind: Kind) -> impl Iterator<Item = &Participant> {
         self.columns().filter(move |one| one.kind == Some(kind))
     }

@@ -36,9 +36,7 @@ impl Text {
 #[derive(Clone, Debug)]
 pub struct Grid {
     rows: Vec<Vec<Text>>,
-    /// The largest width of the first column.
     max_name: usize,
-    /// The largest width of every other column.
     max_cell: usize,
 }
 
@@ -61,7 +59,6 @@ impl Grid {
         }
     }
 
-    /// With rows and columns exchanged.
     pub fn transposed(&self) -> Self {
         let column = |at: usize| self.rows.iter().map(|row| row[at].clone()).collect();
         Self {
@@ -120,7 +117,6 @@ impl Grid {
         lines.map(|line| line.chars().count()).max().unwrap_or(0)
     }
 
-    /// The lines of the table on the screen.
     pub fn lines(&self, coloured: bool) -> Vec<String> {
         let columns = 0..self.columns();
         let widths: Vec<usize> = columns.clone().map(|column| self.width(column)).collect();
@@ -149,7 +145,6 @@ impl Grid {
     }
 }
 
-/// `text` in a colour, if colours are wanted.
 pub fn painted(text: &str, paint: &str, coloured: bool) -> String {
     if coloured && !paint.is_empty() && !text.is_empty() {
         format!("\x1b[{paint}m{text}\x1b[0m")

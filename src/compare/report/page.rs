@@ -56,7 +56,6 @@ pub fn render(report: &Report) -> String {
     page.into_string()
 }
 
-/// The fill patterns of the bars in all charts.
 fn patterns() -> Markup {
     html! {
         svg.patterns aria-hidden="true" width="0" height="0" {
@@ -102,7 +101,6 @@ fn warnings(report: &Report) -> Markup {
     }
 }
 
-/// The headlines of the main rows.
 fn in_short(report: &Report) -> Markup {
     let mut rows: Vec<&Row> = report.rows.iter().collect();
     rows.retain(|row| IN_SHORT.contains(&row.name.as_str()));
@@ -147,7 +145,6 @@ fn class(kind: Kind) -> &'static str {
     }
 }
 
-/// A sample of the bars of a side.
 fn swatch(kind: Kind) -> Markup {
     html! {
         svg.swatch aria-hidden="true" width="14" height="12" {
@@ -204,7 +201,6 @@ fn legend(report: &Report) -> Markup {
     }
 }
 
-/// The figures of a row by subjects.
 fn table(report: &Report, row: &Row, id: &str) -> Markup {
     let mut notes: Vec<String> = Vec::new();
     let columns: Vec<&Participant> = report.columns().collect();

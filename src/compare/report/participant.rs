@@ -21,7 +21,6 @@ pub struct Participant {
     pub parts: Option<Vec<Part>>,
     /// What a reader must know about how it was run.
     pub caveats: Vec<String>,
-    /// Why it has no figures.
     pub left_out: Option<String>,
 }
 

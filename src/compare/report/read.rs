@@ -4,7 +4,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-/// Why a text is not a report.
 #[derive(Debug, Error)]
 pub enum ReportError {
     #[error("it is not JSON, or was cut off: {0}")]
@@ -20,7 +19,6 @@ pub enum ReportError {
         version = env!("CARGO_PKG_VERSION")
     )]
     TooNew { format: u64, max: u32 },
-    /// A field is missing or has another type.
     #[error("it is damaged: {0}")]
     Damaged(serde_json::Error),
     /// A participant lacks what every participant of this report has.

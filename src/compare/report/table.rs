@@ -7,11 +7,9 @@ use crate::compare::figure::Figure;
 
 /// A narrower terminal gets lines of this width.
 const MIN_WIDTH: usize = 40;
-/// The indent of all below a row's name.
 const INDENT: usize = 2;
 /// The widths of cells that are tried, widest first: a narrower table is better than one in more blocks.
 const CELL_WIDTHS: [usize; 3] = [30, 20, 16];
-/// The largest width of a figure's name.
 const MAX_NAME: usize = 28;
 /// The width of names in the head.
 const HEAD_NAME: usize = 10;
@@ -151,7 +149,6 @@ fn left_out(sheet: &mut Sheet, report: &Report) {
     }
 }
 
-/// The text written so far.
 struct Sheet {
     text: String,
     width: usize,
@@ -177,7 +174,6 @@ impl Sheet {
         }
     }
 
-    /// A name with a text beside it.
     fn entry(&mut self, name: &str, text: &str, paint: &str) {
         let names = wrap(name, HEAD_NAME - 1);
         let lines = wrap(text, self.width - INDENT - HEAD_NAME);

@@ -6,7 +6,6 @@ use super::grid::{Grid, Text, wrap};
 use crate::compare::figure::{Cell, Figure, Unit};
 use crate::compare::statistics::Ratio;
 
-/// The largest width of a line of prose.
 const MAX_WIDTH: usize = 100;
 
 pub fn report_text(report: &Report) -> String {
@@ -66,7 +65,6 @@ fn notes(report: &Report) -> Vec<String> {
     notes
 }
 
-/// Each caveat once, with all subjects that it is about.
 fn caveats(report: &Report) -> Vec<String> {
     let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
     for one in &report.subjects {
@@ -174,7 +172,6 @@ fn unit_name(unit: Unit) -> &'static str {
     }
 }
 
-/// Three digits or more.
 fn number(unit: Unit, value: f64) -> String {
     let value = match unit {
         Unit::Bytes => value / 1024.0,

@@ -16,7 +16,6 @@ const MAX_PROBE_TEXT: usize = 16;
 /// With this many probes, a row's headline is the number that passed.
 const MANY_PROBES: usize = 4;
 
-/// A cell in words.
 #[derive(Debug, Default, PartialEq)]
 pub struct Shown {
     /// The median with its unit, "pass" or "fail", a text, or [`NOTHING`].
@@ -98,7 +97,6 @@ fn probes(row: &Row, subject: &str) -> Option<(usize, usize)> {
     (!outcomes.is_empty()).then_some((passed, outcomes.len()))
 }
 
-/// Whether a row consists mostly of probes.
 fn is_probed(row: &Row) -> bool {
     let is_probe = |figure: &&Figure| figure.cells.iter().any(|cell| cell.passed.is_some());
     let probes = row.figures.iter().filter(is_probe).count();
@@ -142,7 +140,6 @@ pub fn best<'a>(report: &'a Report, row: &Row, kind: Kind) -> Option<&'a Partici
     least.map(|(_, one)| one)
 }
 
-/// The name of a subject's side.
 pub fn side(kind: Option<Kind>) -> &'static str {
     match kind {
         Some(Kind::Process) => "process",
@@ -152,7 +149,6 @@ pub fn side(kind: Option<Kind>) -> &'static str {
     }
 }
 
-/// Processor, memory and kernel in one line.
 pub fn machine(host: &Host) -> String {
     let cpus = match host.cpus {
         1 => "1 CPU".into(),
@@ -176,7 +172,6 @@ pub fn kvm(host: &Host) -> String {
     clean(&format!("{kvm}{under}"))
 }
 
-/// "one run", "5 runs".
 pub fn runs(runs: usize) -> String {
     match runs {
         1 => "one run".into(),

@@ -26,16 +26,13 @@ const MIN_AVAILABLE: u64 = 512 << 20;
 const SETTLE_TIME: Duration = Duration::from_millis(500);
 const GIB: f64 = (1u64 << 30) as f64;
 
-/// The instances of one subject.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Crowd {
     /// Numbers of instances, and their proportional memory together, in bytes.
     points: Vec<(usize, f64)>,
-    /// Why there were no more.
     limited_by: Option<String>,
 }
 
-/// Measures the memory of many instances at once, and extrapolates how many fit into 1 GiB.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let crowds = turns.each("idle instances", |subject| crowd(&mut **subject, session));
     let figures = vec![
@@ -87,7 +84,6 @@ fn crowd(subject: &mut dyn Subject, session: &mut Session) -> Crowd {
     crowd
 }
 
-/// Proportional memory of all instances together, in bytes.
 fn memory(subject: &dyn Subject, up: &[Instance]) -> f64 {
     let _ = pause(SETTLE_TIME);
     let mut processes: Vec<u32> = up.iter().flat_map(|one| one.processes(subject)).collect();

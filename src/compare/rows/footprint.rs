@@ -15,7 +15,6 @@ use crate::compare::subject::{Kind, Subject};
 /// The standard answer's "gigabytes", in bytes.
 const GIGABYTE: f64 = 1e9;
 
-/// Adds up the files of each subject.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let images = turns.each("files", |subject| {
         let parts = subject.parts().into_iter();

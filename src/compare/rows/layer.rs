@@ -8,7 +8,6 @@ use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
 use crate::compare::turns::TEXT;
 
-/// Counts the system calls of the first workload, once for each subject.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let words = session.workloads[0].words.clone();
     let counted = turns.each("system calls", |subject| {

@@ -15,7 +15,6 @@ use session::{Measured, Session, Subjects};
 
 use crate::compare::report::comparison::Row;
 
-/// A row before it is measured.
 pub struct Question {
     pub name: &'static str,
     claim_machine: &'static str,

@@ -8,7 +8,6 @@ use crate::compare::report::quantity::value;
 use crate::compare::subject::{About, Kind, Subject};
 use crate::compare::turns::TEXT;
 
-/// Reads what the workload sees of the processor.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let host = flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
     let cpuinfo = "cat /proc/cpuinfo || { mount -t proc proc /proc && cat /proc/cpuinfo; }";

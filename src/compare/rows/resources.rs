@@ -26,14 +26,12 @@ const MAX_ITERATIONS: u64 = 1 << 32;
 /// Time for the runs of one loop by one subject. There is at least one run.
 const BUDGET: Duration = Duration::from_secs(20);
 
-/// A command that repeats one operation.
 struct Loop {
     figure: &'static str,
     /// The script for a number of iterations. It prints before the first and after the last.
     script: fn(u64) -> String,
     /// Where the search for a measurable number of iterations begins.
     first: u64,
-    /// Operations in one iteration.
     operations: f64,
 }
 
@@ -57,7 +55,6 @@ const LOOPS: [Loop; 2] = [
     },
 ];
 
-/// Measures memory and CPU time of an idle instance, CPU time of a start, and the time of two loops.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let idle = turns.each("idle memory", |subject| idle_usage(&mut **subject, session));
     let of_idle = |name: &str, unit: Unit, better, number: fn(&Usage) -> f64| {
@@ -160,13 +157,11 @@ fn start_cpu(turns: &mut Subjects, session: &mut Session) -> Figure {
     })
 }
 
-/// The loop of one subject.
 struct Calibrated {
     iterations: u64,
     /// What the script takes without iterations, in seconds.
     overhead: f64,
     spent: Duration,
-    /// Microseconds of an operation.
     samples: Vec<f64>,
     error: Option<String>,
 }
@@ -203,7 +198,6 @@ fn loop_time(turns: &mut Subjects, session: &mut Session, repeated: &Loop) -> Fi
     })
 }
 
-/// Finds a number of iterations that takes long enough.
 fn calibrate(
     subject: &mut dyn Subject,
     session: &mut Session,

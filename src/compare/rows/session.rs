@@ -15,10 +15,8 @@ use crate::compare::turns::{Each, Runs, Turns};
 /// The loop of the second default workload counts to this.
 const COUNT: u32 = 20_000;
 
-/// The participants of a comparison.
 pub type Subjects<'a> = Turns<'a, Box<dyn Subject + 'a>>;
 
-/// What came of a row.
 pub struct Measured {
     pub method: String,
     pub figures: Vec<Figure>,
@@ -113,13 +111,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Kills an instance and clears it.
     pub fn end(&self, subject: &mut dyn Subject, instance: Instance) {
         drop(instance.running);
         subject.clear(&instance.id);
     }
 
-    /// Runs `words` once under ptrace.
     pub fn count_calls<S: AsRef<str>>(
         &mut self,
         subject: &mut dyn Subject,

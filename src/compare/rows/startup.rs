@@ -13,7 +13,6 @@ use crate::compare::statistics::Ratio;
 /// The least that counts as "minutes", in milliseconds.
 const MINUTE: f64 = 60_000.0;
 
-/// Measures the time to the first byte and to the end of each workload.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let mut figures = Vec::new();
     for workload in session.workloads.clone() {

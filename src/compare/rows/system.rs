@@ -9,7 +9,6 @@ use crate::compare::turns::TEXT;
 
 const UNAME: [&str; 3] = ["/bin/busybox", "uname", "-rv"];
 
-/// Asks each subject's kernel for its name.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let host = host_kernel();
     let kernels = turns.each("uname", |subject| {

@@ -6,7 +6,6 @@ use crate::compare::report::comparison::Verdict;
 use crate::compare::statistics::Ratio;
 use crate::compare::subject::Kind;
 
-/// A subject that takes part.
 #[derive(Clone, Debug)]
 pub struct Side {
     pub name: String,
@@ -95,7 +94,6 @@ pub fn ratio(Ratio { ratio, low, high }: &Ratio) -> String {
     }
 }
 
-/// "agrees with" or "contradicts".
 pub fn agreement(agrees: bool) -> &'static str {
     if agrees { "agrees with" } else { "contradicts" }
 }
@@ -105,7 +103,6 @@ pub mod tests {
     use super::*;
     use crate::compare::figure::Unit;
 
-    /// The sides of made-up figures.
     pub fn sides() -> Vec<Side> {
         let side = |(name, kind): (&str, _)| Side {
             name: name.into(),

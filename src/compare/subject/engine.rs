@@ -11,13 +11,11 @@ use super::stage::Stage;
 use crate::compare::measure::timed;
 use crate::compare::measure::tree;
 
-/// Of each preparation.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `ENGINE run --rm --network none IMAGE CMD`
 pub struct Engine<'a> {
     about: About<'a>,
-    /// The name of the imported image.
     image: Option<String>,
 }
 
@@ -93,7 +91,6 @@ impl Drop for Engine<'_> {
     }
 }
 
-/// Runs `program` to its end.
 fn run(program: &Path, words: &[&str]) -> Result<(), LeftOut> {
     let done = timed::run(Command::new(program).args(words), TIMEOUT);
     done.map(drop).map_err(|error| {

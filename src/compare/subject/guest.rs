@@ -150,7 +150,6 @@ struct Program {
 }
 
 impl Program {
-    /// Adds data and returns its address.
     fn data(&mut self, bytes: &[u8]) -> u32 {
         let address = BASE + HEADERS + self.data.len() as u64;
         self.data.extend(bytes);

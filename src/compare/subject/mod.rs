@@ -59,7 +59,6 @@ pub fn by_name<'a>(
 /// A subject with the name that the user chose it by.
 pub(crate) type Named<'a> = (String, Box<dyn Subject + 'a>);
 
-/// The subject of each choice.
 pub(crate) fn chosen<'a>(
     choices: &[Choice],
     stage: &'a Stage,
@@ -72,7 +71,6 @@ pub(crate) fn chosen<'a>(
     choices.iter().map(subject).collect()
 }
 
-/// The virtual machine monitor `name`.
 pub(crate) fn monitor(name: &str) -> Option<&'static Monitor> {
     use monitors::{CLOUD_HYPERVISOR, FIRECRACKER, HULL, KVMTOOL, QEMU};
     let all = [&HULL, &FIRECRACKER, &CLOUD_HYPERVISOR, &QEMU, &KVMTOOL];

@@ -23,7 +23,6 @@ use crate::compare::measure::error::RunError;
 const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet loglevel=0 \
     i8042.noaux i8042.nomux i8042.dumbkbd";
 
-/// The machine that a monitor runs.
 pub struct Machine {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
@@ -34,11 +33,9 @@ pub struct Machine {
 /// The devices beside the serial console. Only hull and Firecracker take them.
 #[derive(Clone, Default)]
 pub struct Devices {
-    /// The name of a tap device on the host.
     pub tap: Option<String>,
     /// The path of a vsock device's socket on the host; the guest has CID 3.
     pub vsock: Option<PathBuf>,
-    /// The path of a raw image.
     pub disk: Option<PathBuf>,
     pub all: Option<AllDevices>,
 }
@@ -72,19 +69,16 @@ impl Machine {
     }
 }
 
-/// A machine and the monitor that runs it.
 pub struct Launch<'a> {
     pub program: &'a Path,
     pub machine: &'a Machine,
     /// Has the files of the instance.
     pub stage: &'a Stage,
-    /// The name of the instance.
     pub id: &'a str,
     /// Its own seccomp filters do not fit its C library.
     pub without_filters: bool,
 }
 
-/// A virtual machine monitor.
 pub struct Monitor {
     pub name: &'static str,
     /// The names of its program, the most common one first.
@@ -93,7 +87,6 @@ pub struct Monitor {
     pub version_flag: &'static str,
     /// Whether it boots only bzImages.
     pub needs_bzimage: bool,
-    /// What a reader must know about how it was run.
     pub caveat: Option<&'static str>,
     /// The same after a run without its own seccomp filters, if it can do without them.
     pub caveat_without_filters: Option<&'static str>,
@@ -101,7 +94,6 @@ pub struct Monitor {
     pub command: fn(&Launch) -> io::Result<Command>,
 }
 
-/// The configuration file of an instance.
 pub fn instance_file(stage: &Stage, monitor: &Monitor, id: &str) -> PathBuf {
     stage.path(&format!("{}.{id}", monitor.name))
 }
@@ -115,7 +107,6 @@ fn is_filtered(error: &RunError) -> bool {
     status.code() == Some(BAD_SYSCALL) || status.signal() == Some(libc::SIGSYS)
 }
 
-/// A monitor as a subject.
 pub struct Monitored<'a> {
     about: About<'a>,
     monitor: &'static Monitor,

@@ -8,7 +8,6 @@ use super::contract::{About, Kind, Subject};
 use super::program::{LeftOut, Part, first_line, part};
 use super::stage::Stage;
 
-/// What starts the command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// hull: the process to which all others are compared.

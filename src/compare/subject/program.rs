@@ -46,7 +46,6 @@ pub fn find(program: &Path) -> Result<PathBuf, LeftOut> {
     found.ok_or_else(|| LeftOut::Missing(program.display().to_string()))
 }
 
-/// The part at `path`, with its size.
 pub fn part(what: &str, path: &Path) -> Part {
     fn bytes(path: &Path) -> u64 {
         use std::os::unix::fs::MetadataExt;

@@ -16,7 +16,6 @@ use crate::compare::measure::error::RunError;
 /// the root and the terminal.
 pub struct Runtime<'a> {
     about: About<'a>,
-    /// The configuration that `spec` wrote.
     config: Value,
     namespace: Option<Namespace>,
 }

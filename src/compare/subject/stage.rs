@@ -13,7 +13,6 @@ use crate::guest::{Guest, GuestError, required};
 
 /// Memory of each virtual machine, the default of `hull run`.
 pub const MEMORY_MIB: u64 = 128;
-/// The only program in the root file system.
 const BUSYBOX: &str = "/bin/busybox";
 /// File types in the mode of an entry (cpio(5)).
 const TYPE: u32 = 0o170_000;

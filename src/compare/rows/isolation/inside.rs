@@ -60,12 +60,10 @@ pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<(&'static 
     probes
 }
 
-/// What the script looks for on the host.
 struct Host {
     kernel: String,
     /// The start time of this process, which is field 22 of its stat.
     started: String,
-    /// The content of a file.
     secret: String,
     /// A listener on a port that only the script knows.
     port: TcpListener,
@@ -91,7 +89,6 @@ fn run_script(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cell;
 }
 
 impl Host {
-    /// Writes `file` and opens a port.
     fn new(file: &str) -> std::io::Result<Self> {
         let stat = fs::read_to_string("/proc/self/stat")?;
         // The name before the last ')' may contain anything.
@@ -161,7 +158,6 @@ fn calls(subject: &mut dyn Subject, session: &mut Session) -> Cell {
     }
 }
 
-/// Whether the workload gets more memory than a machine has.
 fn memory(subject: &mut dyn Subject, session: &mut Session) -> Cell {
     let size = format!("bs={TAKEN_MIB}M");
     let dd = [

@@ -13,7 +13,6 @@ use crate::compare::report::comparison::Verdict;
 use crate::compare::subject::Kind;
 use crate::compare::turns::{Each, TEXT};
 
-/// Runs all probes with each subject.
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let probed = turns.each("probes", |subject| {
         let mut probes = inside::probe(&mut **subject, session);
@@ -50,7 +49,6 @@ fn count(probes: &Vec<(&str, Cell)>) -> Cell {
     Cell::samples([passed as f64]).with_note(note)
 }
 
-/// A figure for each probe.
 fn each_probe(turns: &Subjects, probed: &Each<Vec<(&str, Cell)>>) -> Vec<Figure> {
     let probes = probed.first().map_or(&[][..], |(_, probes)| probes);
     let figure = |(name, _): &(&str, Cell)| {

@@ -18,7 +18,6 @@ const PROBES: [&str; 5] = [
     "limit of processes",
 ];
 
-/// Starts an idle instance of `subject` and reads what /proc says.
 pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<(&'static str, Cell)> {
     let outcomes = look_at_idle(subject, session)
         .unwrap_or_else(|error| std::array::from_fn(|_| Cell::missing(error.clone())));
