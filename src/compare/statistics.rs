@@ -115,6 +115,13 @@ impl Ratio {
     }
 }
 
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { ratio, low, high } = self;
+        write!(f, "{ratio:.2} (95 %: {low:.2} to {high:.2})")
+    }
+}
+
 /// In ascending order, with NaN at the end.
 pub fn sorted(samples: &[f64]) -> Vec<f64> {
     let mut sorted = samples.to_vec();

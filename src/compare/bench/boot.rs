@@ -7,7 +7,6 @@ use super::hull::{number, run_with_report};
 use super::plan::{Bench, Contender, Kind, Made, Plan, Program, Samples};
 use crate::compare::figure::Better::Less;
 use crate::compare::figure::Unit::Milliseconds;
-use crate::compare::measure::error::RunError;
 use crate::compare::subject::monitor::Monitored;
 use crate::compare::subject::{self, Subject, words};
 use crate::kvm::probe;
@@ -91,12 +90,9 @@ impl Boot<'_> {
         self.boots += 1;
         let id = format!("boot-{}-{}", std::process::id(), self.boots);
         let (subject, timeout) = (&mut self.subject, self.bench.timeout);
-        let mut running = subject::start(subject, &words(&COMMAND), PRINTED, &id, timeout)?;
-        let output = running.until(PRINTED)?;
-        let timed = running.finish();
-        subject.clear(&id);
-        let mut timed = timed?;
-        subject.judge(&mut timed.output).map_err(RunError::Judged)?;
+        let instance = subject::start(subject, &words(&COMMAND), PRINTED, id, timeout)?;
+        let output = instance.running.elapsed();
+        let timed = instance.finish(subject)?;
         Ok([output, timed.end].map(|time| time.as_secs_f64() * 1e3))
     }
 

@@ -32,13 +32,13 @@ impl<'a> Snapshot<'a> {
         Self { bench, program }
     }
 
-    fn start(&self, name: &str, input: &str) -> Result<(Running, PathBuf), BenchError> {
+    fn start(&self, name: &str, input: Option<&str>) -> Result<(Running, PathBuf), BenchError> {
         let socket = self.socket(name);
         // A killed Firecracker leaves its socket.
         let _ = fs::remove_file(&socket);
         let mut command = Command::new(&self.program.path);
         command.arg("--api-sock").arg(&socket);
-        let running = Running::start_with(&mut command, self.bench.timeout, input)?;
+        let running = Running::start(&mut command, self.bench.timeout, input)?;
         Ok((running, socket))
     }
 
@@ -71,7 +71,7 @@ impl<'a> Snapshot<'a> {
 
 impl SavedGuest for Snapshot<'_> {
     fn save(&mut self) -> Result<(), BenchError> {
-        let (mut running, socket) = self.start("first", "")?;
+        let (mut running, socket) = self.start("first", None)?;
         running.connect(&socket)?;
         let config = firecracker_config(&idle_machine(self.bench)?);
         for resource in ["boot-source", "machine-config"] {
@@ -85,7 +85,7 @@ impl SavedGuest for Snapshot<'_> {
     }
 
     fn restore(&mut self, name: &str) -> Result<ResumedGuest, BenchError> {
-        let (mut running, socket) = self.start(name, TYPED)?;
+        let (mut running, socket) = self.start(name, Some(TYPED))?;
         let [state, memory] = self.files("saved");
         let load = json!({
             "snapshot_path": state,

@@ -88,7 +88,7 @@ impl SavedGuest for Snapshot<'_> {
             id: IDLE,
             without_filters: false,
         })?;
-        let mut running = Running::start(&mut hull, self.bench.timeout)?;
+        let mut running = Running::start(&mut hull, self.bench.timeout, None)?;
         running.until(LINE)?;
         pause(SETTLE_TIME)?;
         self.save_to(IDLE, &self.folder)?;
@@ -98,7 +98,7 @@ impl SavedGuest for Snapshot<'_> {
     fn restore(&mut self, name: &str) -> Result<ResumedGuest, BenchError> {
         let mut hull = self.hull(&["restore", "--name", name, "--json"]);
         hull.arg(self.report(name)).arg(&self.folder);
-        let mut running = Running::start_with(&mut hull, self.bench.timeout, TYPED)?;
+        let mut running = Running::start(&mut hull, self.bench.timeout, Some(TYPED))?;
         let socket = self.bench.path(&format!("run/hull/{name}/socket"));
         let mut stream = running.connect(&socket)?;
         stream.write_all(b"{\"version\":1,\"request\":\"status\"}\n")?;

@@ -81,7 +81,7 @@ impl<'a> Machines<'a> {
         let accept = self.listen()?;
         let mut command = self.command()?;
         Ok(RunningMachine {
-            running: Running::start(&mut command, self.bench.timeout)?,
+            running: Running::start(&mut command, self.bench.timeout, None)?,
             accept,
             socket: self.file("socket"),
             timeout: self.bench.timeout,

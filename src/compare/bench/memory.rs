@@ -81,11 +81,10 @@ impl Memory<'_> {
     fn without_devices(&mut self) -> Result<[f64; 2], BenchError> {
         let id = format!("idle-{}", std::process::id());
         let (subject, timeout) = (&mut self.subject, self.bench.timeout);
-        let running = subject::start(subject, &words(&IDLE), UP, &id, timeout)?;
+        let instance = subject::start(subject, &words(&IDLE), UP, id, timeout)?;
         let settled = pause(SETTLE_TIME);
-        let beyond = beyond_guest(&subject.processes(running.id(), &id));
-        drop(running);
-        subject.clear(&id);
+        let beyond = beyond_guest(&instance.processes(subject));
+        instance.end(subject);
         settled?;
         Ok(beyond)
     }

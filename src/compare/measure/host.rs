@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
+use super::tree::bytes;
 use crate::kvm::probe;
 use crate::kvm::processor::{Kind, Processor};
 
@@ -63,8 +64,5 @@ pub fn memory_available() -> Option<u64> {
 }
 
 fn meminfo(name: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    bytes(&fs::read_to_string("/proc/meminfo").ok()?, name)
 }

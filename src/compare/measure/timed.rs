@@ -43,7 +43,7 @@ pub struct Timed {
 
 /// Runs `command` to its end, with its standard input closed.
 pub fn run(command: &mut Command, timeout: Duration) -> Result<Timed, RunError> {
-    Running::start(command, timeout)?.finish()
+    Running::start(command, timeout, None)?.finish()
 }
 
 /// A running command. Dropping it kills its process group.
@@ -62,39 +62,29 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `command` with its standard input closed.
-    pub fn start(command: &mut Command, timeout: Duration) -> Result<Self, RunError> {
-        command.stdin(Stdio::null());
-        Self::spawn(command, timeout)
-    }
-
-    /// Starts `command` with a few bytes of `input`; its standard input stays open.
-    pub fn start_with(
+    /// Starts `command` with its standard input closed, or with a few bytes of `input` and open.
+    pub fn start(
         command: &mut Command,
         timeout: Duration,
-        input: &str,
+        input: Option<&str>,
     ) -> Result<Self, RunError> {
-        command.stdin(Stdio::piped());
-        let mut running = Self::spawn(command, timeout)?;
-        if let Some(stdin) = &mut running.child.stdin {
-            stdin.write_all(input.as_bytes())?;
-        }
-        Ok(running)
-    }
-
-    fn spawn(command: &mut Command, timeout: Duration) -> Result<Self, RunError> {
         if is_stopped() {
             return Err(RunError::Stopped);
         }
         let stderr = tempfile::tempfile()?;
         command
+            .stdin(if input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone()?)
             .process_group(0);
         let cpu_before = cpu_of_children()?;
         let started = Instant::now();
         let child = command.spawn().map_err(RunError::Start)?;
-        Ok(Self {
+        let mut running = Self {
             child,
             started,
             timeout,
@@ -104,7 +94,11 @@ impl Running {
             stderr,
             waited: false,
             cpu_before,
-        })
+        };
+        if let (Some(stdin), Some(input)) = (&mut running.child.stdin, input) {
+            stdin.write_all(input.as_bytes())?;
+        }
+        Ok(running)
     }
 
     pub fn id(&self) -> u32 {
@@ -371,7 +365,7 @@ mod tests {
 
     #[test]
     fn until_waits_for_a_text() {
-        let start = |script| Running::start(&mut sh(script), MINUTE).expect("starts");
+        let start = |script| Running::start(&mut sh(script), MINUTE, None).expect("starts");
         let mut up = start("echo up; exec sleep 1000");
         up.until("up\n").expect("comes up");
         let ended = start("echo down").until("up\n");

@@ -43,26 +43,24 @@ pub fn usage(processes: &[u32]) -> Usage {
         let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
             continue;
         };
-        let kib = |name: &str| -> u64 {
-            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.and_then(|rest| rest.trim().strip_suffix("kB"));
-            number
-                .and_then(|number| number.trim().parse().ok())
-                .unwrap_or(0)
-        };
         all.processes += 1;
-        all.resident += kib("Rss:") * 1024;
-        all.proportional += kib("Pss:") * 1024;
+        all.resident += bytes(&rollup, "Rss:").unwrap_or(0);
+        all.proportional += bytes(&rollup, "Pss:").unwrap_or(0);
         let fields = stat(*pid).unwrap_or_default();
         // utime and stime are fields 14 and 15; `fields` starts with the 4th.
-        let ticks = |at: usize| {
-            fields
-                .get(at - 4)
-                .and_then(|field| field.parse::<u64>().ok())
-        };
-        all.ticks += ticks(14).unwrap_or(0) + ticks(15).unwrap_or(0);
+        let times = fields.iter().skip(14 - 4).take(2);
+        all.ticks += times
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum::<u64>();
     }
     all
+}
+
+/// The bytes in a line "NAME 12 kB" of a file of proc(5).
+pub fn bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// The fields of /proc/PID/stat from the 4th, the parent. The name before them may contain anything.

@@ -11,7 +11,6 @@ use super::quantity::round;
 use super::words::{self, clean};
 use crate::compare::figure::{Figure, Unit};
 use crate::compare::statistics::Summary;
-use crate::compare::subject::Kind;
 
 /// Distance between two bars, in pixels.
 const STEP: usize = 42;
@@ -79,12 +78,12 @@ fn bar(figure: &Figure, one: &Participant, scale: &Scale, top: usize) -> Markup 
     let shown = words::shown(figure, subject);
     let extrapolated = cell.is_some_and(|cell| cell.extrapolated);
     let summary = cell.and_then(|cell| cell.summary);
-    let class = match one.kind {
-        _ if extrapolated => "bar guess",
-        Some(Kind::Container) => "bar container",
-        Some(Kind::Machine) => "bar machine",
-        _ => "bar process",
+    let side = if extrapolated {
+        "guess"
+    } else {
+        words::class(one.kind)
     };
+    let class = format!("bar {side}");
     html! {
         text.bar-name x="0" y=(top + 13) { (clean(subject)) }
         @if let Some(summary) = summary {
@@ -93,7 +92,7 @@ fn bar(figure: &Figure, one: &Participant, scale: &Scale, top: usize) -> Markup 
                 (shown.value)
                 @if let Some(ratio) = &shown.ratio { tspan.bar-ratio { " (" (ratio) ")" } }
             }
-            (mark(scale, &summary, class, top + BAR))
+            (mark(scale, &summary, &class, top + BAR))
         } @else {
             text.bar-value x="100%" y=(top + 13) text-anchor="end" { "not measured" }
         }

@@ -7,17 +7,16 @@ use crate::compare::subject::Kind;
 
 /// A table with one line for each row, between the conditions and the warnings.
 pub fn render(report: &Report) -> String {
-    let processes: Vec<&Participant> = report.side(Kind::Process).collect();
-    let machines: Vec<&Participant> = report.side(Kind::Machine).collect();
     let heads = ["", "virtual machine, claimed", "container, claimed"];
     let mut heads: Vec<String> = heads.map(String::from).into();
-    heads.extend(processes.iter().map(|one| escaped(&one.name)));
+    let names = |kind| report.side(kind).map(|one| escaped(&one.name));
+    heads.extend(names(Kind::Process));
     heads.push("best container".into());
-    heads.extend(machines.iter().map(|one| escaped(&one.name)));
+    heads.extend(names(Kind::Machine));
     heads.push("measured".into());
     let mut text = head(report) + "\n\n" + &line(&heads) + &line(&vec!["---".into(); heads.len()]);
     for row in &report.rows {
-        text += &line(&cells(report, row, &processes, &machines));
+        text += &line(&cells(report, row));
     }
     let notes: Vec<String> = report.warnings.iter().map(|one| escaped(one)).collect();
     if !notes.is_empty() {
@@ -39,13 +38,8 @@ fn head(report: &Report) -> String {
     )
 }
 
-fn cells(
-    report: &Report,
-    row: &Row,
-    processes: &[&Participant],
-    machines: &[&Participant],
-) -> Vec<String> {
-    let figure = |one: &&Participant| escaped(&words::headline(row, &one.name));
+fn cells(report: &Report, row: &Row) -> Vec<String> {
+    let figure = |one: &Participant| escaped(&words::headline(row, &one.name));
     let name = escaped(&row.name);
     let of = escaped(&words::headline_name(row));
     let mut cells = vec![
@@ -53,11 +47,11 @@ fn cells(
         escaped(&row.claim_machine),
         escaped(&row.claim_container),
     ];
-    cells.extend(processes.iter().map(figure));
+    cells.extend(report.side(Kind::Process).map(figure));
     let best = words::best(report, row, Kind::Container);
-    let best = best.map(|one| format!("{} ({})", figure(&one), escaped(&one.name)));
+    let best = best.map(|one| format!("{} ({})", figure(one), escaped(&one.name)));
     cells.push(best.unwrap_or_else(|| NOTHING.into()));
-    cells.extend(machines.iter().map(figure));
+    cells.extend(report.side(Kind::Machine).map(figure));
     let verdict = escaped(&row.verdict.text);
     cells.push(if row.verdict.contradicts {
         format!("**{CONTRADICTS}:** {verdict}")

@@ -8,7 +8,7 @@ use super::chart;
 use super::comparison::{Report, Row};
 use super::participant::Participant;
 use super::quantity::{range, value};
-use super::words::{self, CONTRADICTS, NOTHING, Shown, clean, side};
+use super::words::{self, CONTRADICTS, NOTHING, Shown, class, clean, conditions, side};
 use crate::compare::figure::{Cell, Figure, Unit};
 use crate::compare::subject::Kind;
 
@@ -44,7 +44,7 @@ pub fn render(report: &Report) -> String {
                         (show(report, row, &format!("row-{}", number + 1)))
                     }
                     (subjects(report))
-                    (conditions(report))
+                    (again(report))
                 }
                 footer {
                     p { "Made with " code { "hull compare" } " " (clean(&report.host.hull))
@@ -123,7 +123,7 @@ fn tile(report: &Report, row: &Row) -> Markup {
             dl {
                 @for kind in SIDES {
                     @if let Some(best) = words::best(report, row, kind) {
-                        div class=(class(kind)) {
+                        div class=(class(Some(kind))) {
                             dt {
                                 (swatch(kind)) (side(Some(kind)))
                                 @if kind != Kind::Process { " " span.name { (clean(&best.name)) } }
@@ -137,18 +137,10 @@ fn tile(report: &Report, row: &Row) -> Markup {
     }
 }
 
-fn class(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Process => "process",
-        Kind::Container => "container",
-        Kind::Machine => "machine",
-    }
-}
-
 fn swatch(kind: Kind) -> Markup {
     html! {
         svg.swatch aria-hidden="true" width="14" height="12" {
-            rect class=(format!("bar {}", class(kind))) x="1" y="1" width="12" height="10" {}
+            rect class=(format!("bar {}", class(Some(kind)))) x="1" y="1" width="12" height="10" {}
         }
     }
 }
@@ -315,17 +307,15 @@ fn subject(one: &Participant) -> Markup {
 }
 
 /// The conditions under which the measurement can be repeated.
-fn conditions(report: &Report) -> Markup {
+fn again(report: &Report) -> Markup {
     html! {
         section aria-labelledby="again" {
             h2 #again { "Measure it yourself" }
             pre tabindex="0" { code { (words::command_line(&report.command)) } }
             dl.conditions {
-                div { dt { "date" } dd { (clean(&report.host.date)) } }
-                div { dt { "host" } dd { (words::machine(&report.host)) } }
-                div { dt { "KVM" } dd { (words::kvm(&report.host)) } }
-                div { dt { "hull" } dd { (clean(&report.host.hull)) } }
-                div { dt { "runs" } dd { (report.runs) } }
+                @for (name, text) in conditions(report) {
+                    div { dt { (name) } dd { (text) } }
+                }
                 @for workload in &report.workloads {
                     div { dt { (clean(&workload.name)) } dd { code { (words::command_line(&workload.words)) } } }
                 }

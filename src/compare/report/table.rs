@@ -43,16 +43,10 @@ pub fn render(report: &Report, width: usize, coloured: bool) -> String {
 
 fn head(sheet: &mut Sheet, report: &Report) {
     sheet.paragraph(0, "Process, container, virtual machine: measured", BOLD);
-    for (name, text) in [
-        ("date", clean(&report.host.date)),
-        ("host", words::machine(&report.host)),
-        ("KVM", words::kvm(&report.host)),
-        ("hull", clean(&report.host.hull)),
-        ("runs", report.runs.to_string()),
-        ("command", words::command_line(&report.command)),
-    ] {
+    for (name, text) in words::conditions(report) {
         sheet.entry(name, &text, "");
     }
+    sheet.entry("command", &words::command_line(&report.command), "");
     for workload in &report.workloads {
         let text = words::command_line(&workload.words);
         sheet.entry(&clean(&workload.name), &text, "");

@@ -23,18 +23,16 @@ pub fn report_text(report: &Report) -> String {
         "quartiles",
         "ratio (95 %)",
     ];
-    let mut rows = vec![row(heads.map(String::from))];
+    let mut rows = Vec::new();
     for figure in &report.figures {
         let cells = figure.cells.iter().filter(|cell| cell.summary.is_some());
-        for (index, cell) in cells.enumerate() {
-            rows.push(row(figure_cells(figure, cell, index == 0)));
-        }
+        rows.extend(
+            cells
+                .enumerate()
+                .map(|(at, cell)| figure_cells(figure, cell, at == 0)),
+        );
     }
-    format!(
-        "{head}\n\n{}\n{}",
-        aligned(rows),
-        below(&report.warnings, &notes(report))
-    )
+    sheet(&head, heads, rows, &report.warnings, &notes(report))
 }
 
 /// Versions, reasons of those left out, caveats, failed runs, conditions and method.
@@ -92,13 +90,7 @@ pub fn changes_text(changes: &Changes) -> String {
         "new / old (95 %)",
         "",
     ];
-    let mut rows = vec![row(heads.map(String::from))];
-    rows.extend(
-        changes
-            .changes
-            .iter()
-            .map(|change| row(change_cells(change))),
-    );
+    let rows = changes.changes.iter().map(change_cells).collect();
     let count = |verdict| {
         let of_it = changes.changes.iter().filter(|one| one.verdict == verdict);
         of_it.count()
@@ -111,11 +103,7 @@ pub fn changes_text(changes: &Changes) -> String {
         count(Verdict::Unknown),
         changes.changes.len(),
     );
-    format!(
-        "{head}\n\n{}\n{}",
-        aligned(rows),
-        below(&changes.warnings, &[sum])
-    )
+    sheet(&head, heads, rows, &changes.warnings, &[sum])
 }
 
 /// Name and unit stand only in the figure's first row.
@@ -185,17 +173,24 @@ fn number(unit: Unit, value: f64) -> String {
     }
 }
 
-/// Columns 3 and 4 have numbers.
-fn row<const N: usize>(cells: [String; N]) -> Vec<Text> {
-    let cell = |(column, text)| match column {
-        3 | 4 => Text::number(text),
-        _ => Text::prose(text),
+/// A table between its head and what is below it. Columns 3 and 4 have numbers.
+fn sheet<const N: usize>(
+    head: &str,
+    heads: [&str; N],
+    rows: Vec<[String; N]>,
+    warnings: &[String],
+    notes: &[String],
+) -> String {
+    let row = |cells: [String; N]| {
+        let cell = |(column, text)| match column {
+            3 | 4 => Text::number(text),
+            _ => Text::prose(text),
+        };
+        cells.into_iter().enumerate().map(cell).collect()
     };
-    cells.into_iter().enumerate().map(cell).collect()
-}
-
-fn aligned(rows: Vec<Vec<Text>>) -> String {
-    Grid::new(rows).lines(false).join("\n") + "\n"
+    let rows = [heads.map(String::from)].into_iter().chain(rows);
+    let table = Grid::new(rows.map(row).collect()).lines(false).join("\n");
+    format!("{head}\n\n{table}\n\n{}", below(warnings, notes))
 }
 
 /// Warnings and notes in lines; the second and later lines of each are indented.

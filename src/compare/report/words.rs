@@ -140,6 +140,26 @@ pub fn best<'a>(report: &'a Report, row: &Row, kind: Kind) -> Option<&'a Partici
     least.map(|(_, one)| one)
 }
 
+/// The class of a subject's side on a page.
+pub fn class(kind: Option<Kind>) -> &'static str {
+    match kind {
+        Some(Kind::Container) => "container",
+        Some(Kind::Machine) => "machine",
+        _ => "process",
+    }
+}
+
+/// The conditions under which a report was made, by name.
+pub fn conditions(report: &Report) -> [(&'static str, String); 5] {
+    [
+        ("date", clean(&report.host.date)),
+        ("host", machine(&report.host)),
+        ("KVM", kvm(&report.host)),
+        ("hull", clean(&report.host.hull)),
+        ("runs", report.runs.to_string()),
+    ]
+}
+
 pub fn side(kind: Option<Kind>) -> &'static str {
     match kind {
         Some(Kind::Process) => "process",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::{Instance, Measured, Session, Subjects};
+use super::session::{Measured, Session, Subjects};
 use super::verdict::{Side, agreement, best_of_sides, ratio, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::host::memory_available;
@@ -10,7 +10,7 @@ use crate::compare::measure::stop::pause;
 use crate::compare::measure::tree::usage;
 use crate::compare::report::comparison::Verdict;
 use crate::compare::statistics::Ratio;
-use crate::compare::subject::Subject;
+use crate::compare::subject::{Instance, Subject};
 use crate::compare::turns::Each;
 
 /// Numbers of instances at which memory is read.
@@ -79,7 +79,7 @@ fn crowd(subject: &mut dyn Subject, session: &mut Session) -> Crowd {
         crowd.points.push((up.len(), memory(subject, &up)));
     }
     for instance in up {
-        session.end(subject, instance);
+        instance.end(subject);
     }
     crowd
 }

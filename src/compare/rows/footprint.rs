@@ -60,7 +60,7 @@ fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<f64
     let instance = session.idle(subject)?;
     let processes = instance.processes(subject);
     let mut files: BTreeSet<PathBuf> = processes.into_iter().flat_map(executables).collect();
-    session.end(subject, instance);
+    instance.end(subject);
     let parts = subject.parts().into_iter();
     let programs = parts.filter(|part| part.what.starts_with("program"));
     files.extend(programs.map(|part| part.path));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::{Instance, Measured, Session, Subjects};
+use super::session::{Measured, Session, Subjects};
 use super::verdict::{Side, agreement, best_of_sides, ratio, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::stop::pause;
@@ -10,7 +10,7 @@ use crate::compare::measure::tree::{Usage, usage};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::report::quantity::value;
 use crate::compare::statistics::Ratio;
-use crate::compare::subject::Subject;
+use crate::compare::subject::{Instance, Subject};
 use crate::compare::turns::Each;
 
 /// Between the start of an instance and the reading of its memory.
@@ -115,7 +115,7 @@ fn idle_usage(subject: &mut dyn Subject, session: &mut Session) -> Result<Usage,
     let instance = session.idle(subject)?;
     let settled = pause(SETTLE_TIME).map_err(|error| format!("it {error}"));
     let usage = usage(&instance.processes(subject));
-    session.end(subject, instance);
+    instance.end(subject);
     settled.map(|()| usage)
 }
 
@@ -135,7 +135,7 @@ fn idle_cpu(turns: &mut Subjects, session: &mut Session) -> Figure {
     let mut shares: Each<Result<f64, String>> = Vec::new();
     for (at, (index, instance)) in up.into_iter().enumerate() {
         let share = instance.and_then(|instance| {
-            session.end(&mut **turns.driver_mut(index), instance);
+            instance.end(&mut **turns.driver_mut(index));
             let observed = observed.as_ref().map_err(|error| format!("it {error}"));
             observed.map(|()| after[at].saturating_sub(before[at]) as f64 * TICK / seconds)
         });

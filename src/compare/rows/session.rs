@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::compare::figure::Figure;
 use crate::compare::measure::calls::{self, Calls};
 use crate::compare::measure::error::RunError;
-use crate::compare::measure::timed::{self, Running, Timed};
+use crate::compare::measure::timed::{self, Timed};
 use crate::compare::report::comparison::{Verdict, Workload};
-use crate::compare::subject::{self, IDLE, Stage, Subject, UP, second, words};
+use crate::compare::subject::{self, IDLE, Instance, Stage, Subject, UP, second, words};
 use crate::compare::turns::{Each, Runs, Turns};
 
 /// The loop of the second default workload counts to this.
@@ -32,18 +32,6 @@ pub struct Session<'a> {
     /// The results of commands that all subjects have already run in turns.
     results: Vec<(Vec<String>, Each<Runs<Timed>>)>,
     instances: usize,
-}
-
-/// A running instance. Ended by [`Session::end`].
-pub struct Instance {
-    id: String,
-    running: Running,
-}
-
-impl Instance {
-    pub fn processes(&self, subject: &dyn Subject) -> Vec<u32> {
-        subject.processes(self.running.id(), &self.id)
-    }
 }
 
 impl<'a> Session<'a> {
@@ -102,18 +90,11 @@ impl<'a> Session<'a> {
     /// "it".
     pub fn idle(&mut self, subject: &mut dyn Subject) -> Result<Instance, String> {
         let id = self.next_id();
-        match subject::start(subject, &words(&IDLE), UP, &id, self.timeout) {
-            Ok(running) => Ok(Instance { id, running }),
-            Err(RunError::Hung(limit, _)) => {
-                Err(format!("it was not up within {} s", limit.as_secs()))
-            }
-            Err(error) => Err(format!("it {error}")),
-        }
-    }
-
-    pub fn end(&self, subject: &mut dyn Subject, instance: Instance) {
-        drop(instance.running);
-        subject.clear(&instance.id);
+        let up = subject::start(subject, &words(&IDLE), UP, id, self.timeout);
+        up.map_err(|error| match error {
+            RunError::Hung(limit, _) => format!("it was not up within {} s", limit.as_secs()),
+            error => format!("it {error}"),
+        })
     }
 
     pub fn count_calls<S: AsRef<str>>(

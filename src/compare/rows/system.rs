@@ -68,7 +68,7 @@ fn second_kernel(subject: &mut dyn Subject, session: &mut Session) -> Cell {
         Err(error) => return Cell::missing(error),
     };
     let second = session.on_second_kernel(&UNAME);
-    session.end(subject, first);
+    first.end(subject);
     match second {
         Some(Ok(timed)) => Cell::probe(true, String::from_utf8_lossy(&timed.output).trim()),
         Some(Err(error)) => Cell::missing(format!("the second kernel {error}")),

@@ -86,11 +86,11 @@ pub fn ranked(sides: &[Side], kind: Kind, number: impl Fn(&str) -> Option<f64>) 
 }
 
 /// "3.10 (95 %: 2.90 to 3.30)"; from single samples "3.10".
-pub fn ratio(Ratio { ratio, low, high }: &Ratio) -> String {
-    if low == high {
-        format!("{ratio:.2}")
+pub fn ratio(ratio: &Ratio) -> String {
+    if ratio.low == ratio.high {
+        format!("{:.2}", ratio.ratio)
     } else {
-        format!("{ratio:.2} (95 %: {low:.2} to {high:.2})")
+        ratio.to_string()
     }
 }
 

@@ -113,6 +113,15 @@ pub fn run(
 ) -> Result<Timed, RunError> {
     let command = subject.command(words, id).map_err(RunError::Start);
     let timed = command.and_then(|mut command| timed::run(&mut command, timeout));
+    ended(subject, id, timed)
+}
+
+/// Clears instance `id`, which has ended, and judges its output.
+fn ended(
+    subject: &mut dyn Subject,
+    id: &str,
+    timed: Result<Timed, RunError>,
+) -> Result<Timed, RunError> {
     subject.clear(id);
     let mut timed = timed?;
     subject.judge(&mut timed.output).map_err(RunError::Judged)?;
@@ -123,25 +132,47 @@ pub fn run(
     Ok(timed)
 }
 
-/// Starts `words` in an instance named `id`, and waits until it prints `text`. After that, the caller clears
-/// the instance.
-pub fn start(
+/// A running instance.
+pub(crate) struct Instance {
+    id: String,
+    pub running: Running,
+}
+
+impl Instance {
+    pub fn processes(&self, subject: &dyn Subject) -> Vec<u32> {
+        subject.processes(self.running.id(), &self.id)
+    }
+
+    /// Waits for the end of its words.
+    pub fn finish(self, subject: &mut dyn Subject) -> Result<Timed, RunError> {
+        ended(subject, &self.id, self.running.finish())
+    }
+
+    /// Kills the instance and clears it.
+    pub fn end(self, subject: &mut dyn Subject) {
+        drop(self.running);
+        subject.clear(&self.id);
+    }
+}
+
+/// Starts `words` in an instance named `id`, and waits until it prints `text`.
+pub(crate) fn start(
     subject: &mut dyn Subject,
     words: &[String],
     text: &str,
-    id: &str,
+    id: String,
     timeout: Duration,
-) -> Result<Running, RunError> {
-    let command = subject.command(words, id).map_err(RunError::Start);
+) -> Result<Instance, RunError> {
+    let command = subject.command(words, &id).map_err(RunError::Start);
     let up = command.and_then(|mut command| {
-        let mut running = Running::start(&mut command, timeout)?;
+        let mut running = Running::start(&mut command, timeout, None)?;
         running.until(text)?;
         Ok(running)
     });
     if up.is_err() {
-        subject.clear(id);
+        subject.clear(&id);
     }
-    up
+    up.map(|running| Instance { id, running })
 }
 
 /// Runs the simplest command, to find out whether `subject` works here.

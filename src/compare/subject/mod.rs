@@ -21,7 +21,7 @@ mod stage;
 
 pub(crate) use choice::{Choice, ChoiceError, NAMES, choices};
 pub use contract::{About, Kind, Subject, run};
-pub(crate) use contract::{IDLE, UP, start, words};
+pub(crate) use contract::{IDLE, Instance, UP, start, words};
 pub(crate) use program::first_line;
 pub use program::{LeftOut, Part};
 pub use stage::Stage;

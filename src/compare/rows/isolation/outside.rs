@@ -28,7 +28,7 @@ fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cel
     let instance = session.idle(subject)?;
     // The last process: a runtime or a shim is an ancestor of what it runs.
     let outcomes = instance.processes(subject).last().map(|pid| look_at(*pid));
-    session.end(subject, instance);
+    instance.end(subject);
     let mut outcomes = outcomes.ok_or("it has no process")?;
     if subject.about().kind == Kind::Machine {
         // Whatever the monitor's limits are, the workload and its kernel have only the guest's memory.
