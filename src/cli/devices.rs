@@ -3,8 +3,7 @@
 use clap::ValueEnum;
 
 use super::headings::DEVICES;
-use crate::config::{Balloon, Draft, Vsock};
-use crate::{disk, net, share};
+use crate::config::{Device, Draft, device};
 
 #[derive(clap::Args)]
 pub struct Devices {
@@ -18,53 +17,55 @@ pub struct Devices {
     #[arg(
         long = "disk",
         value_name = "PATH[,OPTION]..",
+        value_parser = of("disk"),
         help_heading = DEVICES
     )]
-    pub disks: Vec<disk::Config>,
+    disks: Vec<Device>,
     /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
     #[arg(
         long = "overlay",
         value_name = "PATH[,..]",
-        value_parser = disk::Config::parse_overlay,
+        value_parser = of("overlay"),
         help_heading = DEVICES
     )]
-    pub overlays: Vec<disk::Config>,
+    overlays: Vec<Device>,
     /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
     #[arg(
         long = "scratch",
         value_name = "SIZE",
-        value_parser = disk::Config::parse_scratch,
+        value_parser = of("scratch"),
         allow_negative_numbers = true,
         help_heading = DEVICES
     )]
-    pub scratches: Vec<disk::Config>,
+    scratches: Vec<Device>,
     /// A disk as in --disk that holds the guest's system: the kernel mounts it and runs the init
     /// on it, on the serial console. Example: --root-disk rootfs.ext4
     #[arg(
         long,
         value_name = "PATH[,..]",
-        value_parser = disk::Config::parse_root,
+        value_parser = of("root-disk"),
         conflicts_with = "initrd",
         help_heading = DEVICES
     )]
-    pub root_disk: Option<disk::Config>,
+    root_disk: Option<Device>,
     /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
     /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
     /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
     /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
     /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
     /// Example: --net user,publish=8080:80
-    #[arg(long = "net", value_name = "SPEC", help_heading = DEVICES)]
-    pub nets: Vec<net::Config>,
+    #[arg(long = "net", value_name = "SPEC", value_parser = of("net"), help_heading = DEVICES)]
+    nets: Vec<Device>,
     /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
     /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
     /// `mount -t virtiofs src /src`. Example: --share .:/src:ro
     #[arg(
         long = "share",
         value_name = "HOSTDIR:/guest/path[:ro]",
+        value_parser = of("share"),
         help_heading = DEVICES
     )]
-    pub shares: Vec<share::Config>,
+    shares: Vec<Device>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's. Example: --rng off
     /// [default: on]
     #[arg(
@@ -74,25 +75,26 @@ pub struct Devices {
         hide_possible_values = true,
         help_heading = DEVICES
     )]
-    pub rng: Option<Switch>,
+    rng: Option<Switch>,
     /// A memory balloon: the guest gives up SIZE of its memory if it can, and reports pages that it
     /// does not use, which the host takes back. stats=SECONDS: how often the guest reports its
     /// memory, for --timing and --json. Example: --balloon=64M,stats=5
     #[arg(
         long,
         value_name = "[SIZE][,stats=SECONDS]",
+        value_parser = of("balloon"),
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
         help_heading = DEVICES
     )]
-    pub balloon: Option<Balloon>,
+    balloon: Option<Device>,
     /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
     /// is the guest. hull creates PATH; a program that connects to it and writes the line
     /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
     /// Example: --vsock cid=3,socket=/tmp/v
-    #[arg(long, value_name = "SPEC", help_heading = DEVICES)]
-    pub vsock: Option<Vsock>,
+    #[arg(long, value_name = "SPEC", value_parser = of("vsock"), help_heading = DEVICES)]
+    vsock: Option<Device>,
 }
 
 /// Whether a machine has a device.
@@ -104,18 +106,30 @@ pub enum Switch {
 
 impl Devices {
     /// `draft` with the devices that the flags mention.
-    pub fn add_to(&self, draft: Draft) -> Draft {
-        Draft {
-            root_disk: self.root_disk.clone(),
-            disks: self.disks.clone(),
-            overlays: self.overlays.clone(),
-            scratches: self.scratches.clone(),
-            nets: self.nets.clone(),
-            shares: self.shares.clone(),
-            rng: self.rng.map(|rng| rng == Switch::On),
-            balloon: self.balloon,
-            vsock: self.vsock.clone(),
-            ..draft
-        }
+    pub fn add_to(&self, mut draft: Draft) -> Draft {
+        let rng = self.rng.map(|rng| match rng {
+            Switch::On => vec![Device::Rng],
+            Switch::Off => Vec::new(),
+        });
+        draft.devices.extend(rng.map(|devices| ("rng", devices)));
+        let given = [
+            ("root-disk", self.root_disk.as_slice()),
+            ("disk", &self.disks),
+            ("overlay", &self.overlays),
+            ("scratch", &self.scratches),
+            ("net", &self.nets),
+            ("share", &self.shares),
+            ("balloon", self.balloon.as_slice()),
+            ("vsock", self.vsock.as_slice()),
+        ];
+        let given = given.into_iter().filter(|(_, list)| !list.is_empty());
+        let given = given.map(|(key, list)| (key, list.to_vec()));
+        draft.devices.extend(given);
+        draft
     }
+}
+
+/// The parser of the flag `key`.
+fn of(key: &'static str) -> impl Fn(&str) -> Result<Device, String> + Clone {
+    move |text| device::parse(key, text)
 }

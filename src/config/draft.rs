@@ -1,14 +1,13 @@
 //! [`Draft`]: what one source, the flags or a file, says of a machine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::balloon::Balloon;
+use super::device::{self, Device, Form, KINDS};
 use super::error::ConfigError;
 use super::fault::Fault;
-use super::machine::{Command, Console, Device, Kernel, Machine};
-use super::vsock::Vsock;
+use super::machine::{Command, Console, Kernel, Machine};
 use crate::boot::Via;
-use crate::{disk, net, share};
 
 /// The settings that a source mentions, by the names of their flags; lists are empty and all else is
 /// `None` where it says nothing.
@@ -32,24 +31,8 @@ pub struct Draft {
     pub console: Option<Console>,
     /// Whether the kernel's messages are printed.
     pub kernel_log: Option<bool>,
-    /// The disk with the root file system, before all other disks.
-    pub root_disk: Option<disk::Config>,
-    /// Disks that were given as `disk`.
-    pub disks: Vec<disk::Config>,
-    /// Disks that were given as `overlay`, after those of `disk`.
-    pub overlays: Vec<disk::Config>,
-    /// Disks that were given as `scratch`, the last of all.
-    pub scratches: Vec<disk::Config>,
-    /// Networks, eth0 first.
-    pub nets: Vec<net::Config>,
-    /// Folders that are shared, without their tags.
-    pub shares: Vec<share::Config>,
-    /// Whether there is an entropy device, as there is unless a source says no.
-    pub rng: Option<bool>,
-    /// The memory balloon, if any.
-    pub balloon: Option<Balloon>,
-    /// The socket device, if any.
-    pub vsock: Option<Vsock>,
+    /// The devices that were given by each key of [`KINDS`]; an empty list says that there is none.
+    pub devices: BTreeMap<&'static str, Vec<Device>>,
     /// Parts that are wrong on purpose.
     pub faults: Vec<Fault>,
     /// The command for hull's init.
@@ -59,9 +42,8 @@ pub struct Draft {
 impl Draft {
     /// Both drafts in one: a setting of this one wins over the other's, and a list replaces the other's.
     pub fn over(self, other: Self) -> Self {
-        fn list<T>(over: Vec<T>, other: Vec<T>) -> Vec<T> {
-            if over.is_empty() { other } else { over }
-        }
+        let mut devices = other.devices;
+        devices.extend(self.devices);
         Self {
             name: self.name.or(other.name),
             cpus: self.cpus.or(other.cpus),
@@ -72,16 +54,12 @@ impl Draft {
             cmdline: self.cmdline.or(other.cmdline),
             console: self.console.or(other.console),
             kernel_log: self.kernel_log.or(other.kernel_log),
-            root_disk: self.root_disk.or(other.root_disk),
-            disks: list(self.disks, other.disks),
-            overlays: list(self.overlays, other.overlays),
-            scratches: list(self.scratches, other.scratches),
-            nets: list(self.nets, other.nets),
-            shares: list(self.shares, other.shares),
-            rng: self.rng.or(other.rng),
-            balloon: self.balloon.or(other.balloon),
-            vsock: self.vsock.or(other.vsock),
-            faults: list(self.faults, other.faults),
+            devices,
+            faults: if self.faults.is_empty() {
+                other.faults
+            } else {
+                self.faults
+            },
             command: self.command.or(other.command),
         }
     }
@@ -90,18 +68,16 @@ impl Draft {
     ///
     /// # Errors
     /// Settings that exclude each other.
-    pub fn machine(self) -> Result<Machine, ConfigError> {
-        let shares = share::config::name(self.shares)
-            .map_err(|reason| ConfigError::machine("share", reason))?;
-        let disks = self.root_disk.into_iter().chain(self.disks);
-        let disks = disks.chain(self.overlays).chain(self.scratches);
+    pub fn machine(mut self) -> Result<Machine, ConfigError> {
         let mut devices = Vec::new();
-        devices.extend(self.rng.unwrap_or(true).then_some(Device::Rng));
-        devices.extend(self.balloon.map(Device::Balloon));
-        devices.extend(disks.map(Device::Disk));
-        devices.extend(self.nets.into_iter().map(Device::Net));
-        devices.extend(shares.into_iter().map(Device::Share));
-        devices.extend(self.vsock.map(Device::Vsock));
+        for kind in &KINDS {
+            match self.devices.remove(kind.key) {
+                Some(given) => devices.extend(given),
+                None if matches!(kind.form, Form::Switch) => devices.extend(kind.plain()),
+                None => {}
+            }
+        }
+        device::complete(&mut devices)?;
         let plain = Machine::default();
         let machine = Machine {
             name: self.name,

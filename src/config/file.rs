@@ -7,21 +7,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::device::{Device, Form, KINDS, Kind};
 use super::draft::Draft;
 use super::error::ConfigError;
-use super::machine::{self, Command, Device, Kernel, Machine};
+use super::machine::{self, Command, Kernel, Machine};
 use super::table::Table;
-use super::{balloon, vsock};
-use crate::{disk, net, share};
 
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// All keys, as they are listed where one is unknown.
-pub(super) const KEYS: [&str; 20] = [
+/// Keys of settings, before those of devices.
+const SETTINGS: [&str; 9] = [
     "name",
     "cpus",
     "memory",
@@ -31,22 +31,17 @@ pub(super) const KEYS: [&str; 20] = [
     "cmdline",
     "console",
     "kernel-log",
-    "root-disk",
-    "disk",
-    "overlay",
-    "scratch",
-    "net",
-    "share",
-    "rng",
-    "balloon",
-    "vsock",
-    "break",
-    "command",
 ];
+/// Keys behind those of devices.
+const LAST_SETTINGS: [&str; 2] = ["break", "command"];
 /// Keys of a command that is written as a table.
 const COMMAND_KEYS: [&str; 4] = ["argv", "env", "cwd", "tty"];
-/// A scratch disk as a table.
-const SCRATCH: Table = Table::new("scratch", &["size"], &[]);
+
+/// All keys, in the order in which they are listed and printed.
+pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
+    let devices = KINDS.iter().map(|kind| kind.key);
+    SETTINGS.into_iter().chain(devices).chain(LAST_SETTINGS)
+}
 
 /// What the file `path` says.
 ///
@@ -106,31 +101,13 @@ fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
         "cmdline" => draft.cmdline = Some(string(value, key)?.into()),
         "console" => draft.console = Some(with(value, key, str::parse)?),
         "kernel-log" => draft.kernel_log = Some(switch(value, key)?),
-        "root-disk" => {
-            let root = device(value, key, &disk::config::TABLE, disk::Config::parse_root)?;
-            draft.root_disk = Some(root);
-        }
-        "disk" => draft.disks = devices(value, key, &disk::config::TABLE, str::parse)?,
-        "overlay" => {
-            let table = &disk::config::TABLE;
-            draft.overlays = devices(value, key, table, disk::Config::parse_overlay)?;
-        }
-        "scratch" => {
-            draft.scratches = devices(value, key, &SCRATCH, disk::Config::parse_scratch)?;
-        }
-        "net" => draft.nets = devices(value, key, &net::config::TABLE, str::parse)?,
-        "share" => draft.shares = devices(value, key, &share::config::TABLE, str::parse)?,
-        "rng" => draft.rng = Some(switch(value, key)?),
-        "balloon" => {
-            draft.balloon = match value {
-                Value::Bool(wanted) => wanted.then(Default::default),
-                _ => Some(device(value, key, &balloon::TABLE, str::parse)?),
-            }
-        }
-        "vsock" => draft.vsock = Some(device(value, key, &vsock::TABLE, str::parse)?),
         "break" => draft.faults = list(value, key, |value, place| with(value, place, str::parse))?,
         "command" => draft.command = Some(command(value, key)?),
-        _ => return Err(ConfigError::unknown_key(key, key, KEYS.into_iter())),
+        _ => {
+            let kind = Kind::of(key);
+            let kind = kind.ok_or_else(|| ConfigError::unknown_key(key, key, keys()))?;
+            draft.devices.insert(kind.key, devices(value, kind)?);
+        }
     }
     Ok(())
 }
@@ -189,24 +166,30 @@ fn list<T>(
         .collect()
 }
 
-fn devices<T>(
-    value: &Value,
-    place: &str,
-    table: &Table,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, ConfigError> {
-    list(value, place, |value, place| {
-        device(value, place, table, &parse)
-    })
+fn devices(value: &Value, kind: &Kind) -> Result<Vec<Device>, ConfigError> {
+    let place = kind.key;
+    match (&kind.form, value, kind.plain()) {
+        (Form::Switch, ..) => {
+            let wanted = switch(value, place)?;
+            Ok(kind.plain().filter(|_| wanted).into_iter().collect())
+        }
+        (Form::One(_), Value::Bool(wanted), Some(plain)) => {
+            Ok(wanted.then_some(plain).into_iter().collect())
+        }
+        (Form::One(table), ..) => Ok(vec![device(value, place, table, kind.parse)?]),
+        (Form::Many(table), ..) => list(value, place, |value, place| {
+            device(value, place, table, kind.parse)
+        }),
+    }
 }
 
 /// A device as the text of its flag, or as a table of its options.
-fn device<T>(
+fn device(
     value: &Value,
     place: &str,
     table: &Table,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<T, ConfigError> {
+    parse: fn(&str) -> Result<Device, String>,
+) -> Result<Device, ConfigError> {
     match value {
         Value::Object(options) => with(&table.text(options, place)?.into(), place, parse),
         Value::String(_) | Value::Number(_) => with(value, place, parse),
@@ -249,82 +232,14 @@ fn command(value: &Value, place: &str) -> Result<Command, ConfigError> {
     Ok(command)
 }
 
-/// A machine as [`parse`] reads it; the fields are the keys, in the order in which they are printed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Written {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    cpus: u8,
-    memory: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    kernel: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    initrd: Option<String>,
-    boot: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    cmdline: String,
-    console: String,
-    kernel_log: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    root_disk: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    disk: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    overlay: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    scratch: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    net: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    share: Vec<String>,
-    rng: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    balloon: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    vsock: Option<String>,
-    #[serde(rename = "break", default, skip_serializing_if = "Vec::is_empty")]
-    faults: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    command: Option<Value>,
-}
+/// A machine as [`parse`] reads it; printed in the order of [`keys`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Written(Map<String, Value>);
 
-/// `machine` as the content of a file.
-///
-/// # Errors
-/// A path or an argument is not UTF-8.
-pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
-    let machine = machine.clone();
-    let path = |path: &Path| utf8(path.as_os_str());
-    let mut written = Written {
-        name: machine.name,
-        cpus: machine.cpus,
-        memory: super::size::exact(machine.memory_bytes),
-        kernel: match &machine.kernel {
-            Kernel::Embedded => None,
-            Kernel::File(file) => Some(path(file)?),
-        },
-        initrd: machine.initrd.as_deref().map(path).transpose()?,
-        boot: machine.boot.to_string(),
-        cmdline: machine.cmdline,
-        console: machine.console.to_string(),
-        kernel_log: machine.kernel_log,
-        root_disk: None,
-        disk: Vec::new(),
-        overlay: Vec::new(),
-        scratch: Vec::new(),
-        net: Vec::new(),
-        share: Vec::new(),
-        rng: false,
-        balloon: None,
-        vsock: None,
-        faults: machine.faults.iter().map(ToString::to_string).collect(),
-        command: machine.command.as_ref().map(write_command).transpose()?,
-    };
-    for device in &machine.devices {
-        written.add(device)?;
+impl Serialize for Written {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(keys().filter_map(|key| Some((key, self.0.get(key)?))))
     }
-    Ok(written)
 }
 
 impl Written {
@@ -333,36 +248,60 @@ impl Written {
         // It fails for maps whose keys are no strings.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
+}
 
-    fn add(&mut self, device: &Device) -> Result<(), ConfigError> {
-        match device {
-            Device::Rng => self.rng = true,
-            Device::Balloon(balloon) => self.balloon = Some(balloon.to_string()),
-            Device::Disk(disk) => {
-                if let disk::Source::Image(image) = &disk.source {
-                    utf8(image.as_os_str())?;
-                }
-                for path in &disk.backing {
-                    utf8(path.as_os_str())?;
-                }
-                match disk.flag() {
-                    "root-disk" => self.root_disk = Some(disk.to_string()),
-                    "scratch" => self.scratch.push(disk.to_string()),
-                    "overlay" => self.overlay.push(disk.to_string()),
-                    _ => self.disk.push(disk.to_string()),
-                }
-            }
-            Device::Net(net) => self.net.push(net.to_string()),
-            Device::Share(share) => {
-                utf8(share.folder.as_os_str())?;
-                self.share.push(share.to_string());
-            }
-            Device::Vsock(vsock) => {
-                utf8(vsock.socket.as_os_str())?;
-                self.vsock = Some(vsock.to_string());
-            }
+/// `machine` as the content of a file.
+///
+/// # Errors
+/// A path or an argument is not UTF-8.
+pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
+    let mut map = Map::new();
+    let mut set = |key: &str, value: Value| drop(map.insert(key.into(), value));
+    if let Some(name) = &machine.name {
+        set("name", name.as_str().into());
+    }
+    set("cpus", machine.cpus.into());
+    set("memory", super::size::exact(machine.memory_bytes).into());
+    if let Kernel::File(kernel) = &machine.kernel {
+        set("kernel", utf8(kernel.as_os_str())?.into());
+    }
+    if let Some(initrd) = &machine.initrd {
+        set("initrd", utf8(initrd.as_os_str())?.into());
+    }
+    set("boot", machine.boot.to_string().into());
+    if !machine.cmdline.is_empty() {
+        set("cmdline", machine.cmdline.as_str().into());
+    }
+    set("console", machine.console.to_string().into());
+    set("kernel-log", machine.kernel_log.into());
+    for kind in &KINDS {
+        let devices = machine.devices.iter();
+        let devices = devices.filter(|device| device.key() == kind.key);
+        let mut texts = devices.map(text).collect::<Result<Vec<_>, _>>()?;
+        match kind.form {
+            Form::Switch => set(kind.key, (!texts.is_empty()).into()),
+            _ if texts.is_empty() => {}
+            Form::One(_) => set(kind.key, texts.swap_remove(0).into()),
+            Form::Many(_) => set(kind.key, texts.into()),
         }
-        Ok(())
+    }
+    if !machine.faults.is_empty() {
+        let faults: Vec<_> = machine.faults.iter().map(ToString::to_string).collect();
+        set("break", faults.into());
+    }
+    if let Some(command) = &machine.command {
+        set("command", write_command(command)?);
+    }
+    Ok(Written(map))
+}
+
+/// The text of the flag for `device`.
+fn text(device: &Device) -> Result<String, ConfigError> {
+    let text = device.to_string();
+    // Display replaces what is not UTF-8 in a path; serde refuses it.
+    match serde_json::to_value(device) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(ConfigError::NotUtf8 { text }),
     }
 }
 

@@ -7,16 +7,15 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::balloon::Balloon;
+use super::device::{self, Device, Part};
 use super::error::ConfigError;
 use super::fault::Fault;
 use super::size;
 use super::text;
-use super::vsock::Vsock;
 use crate::boot::Via;
+use crate::disk;
 use crate::fleet;
 use crate::memory::layout::MAX_CPUS;
-use crate::{disk, net, share};
 
 /// Least memory of a guest: what the boot tables and a payload need.
 pub const MIN_MEMORY: u64 = 2 << 20;
@@ -77,24 +76,6 @@ pub enum Console {
     Virtio,
 }
 
-/// A virtio device of a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Device {
-    /// Entropy of the host.
-    Rng,
-    /// A memory balloon; at most one.
-    Balloon(Balloon),
-    /// A disk; /dev/vda is the first.
-    Disk(disk::Config),
-    /// A network; eth0 is the first.
-    Net(net::Config),
-    /// A folder of the host that the guest can mount.
-    Share(share::Config),
-    /// Sockets between guest and host; at most one.
-    Vsock(Vsock),
-}
-
 /// A command for hull's init.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
@@ -152,49 +133,14 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// Its disks, /dev/vda first.
-    pub fn disks(&self) -> impl Iterator<Item = &disk::Config> + Clone {
-        self.devices.iter().filter_map(|device| match device {
-            Device::Disk(disk) => Some(disk),
-            _ => None,
-        })
+    /// Its devices of one kind, in order: `machine.all::<disk::Config>()`.
+    pub fn all<T: Part>(&self) -> impl Iterator<Item = &T> + Clone {
+        device::all(&self.devices)
     }
 
-    /// Its networks, eth0 first.
-    pub fn nets(&self) -> impl Iterator<Item = &net::Config> + Clone {
-        self.devices.iter().filter_map(|device| match device {
-            Device::Net(net) => Some(net),
-            _ => None,
-        })
-    }
-
-    /// The folders that it shares with the host.
-    pub fn shares(&self) -> impl Iterator<Item = &share::Config> + Clone {
-        self.devices.iter().filter_map(|device| match device {
-            Device::Share(share) => Some(share),
-            _ => None,
-        })
-    }
-
-    /// Whether it has an entropy device.
-    pub fn has_rng(&self) -> bool {
-        self.devices.contains(&Device::Rng)
-    }
-
-    /// Its memory balloon, if any.
-    pub fn balloon(&self) -> Option<&Balloon> {
-        self.devices.iter().find_map(|device| match device {
-            Device::Balloon(balloon) => Some(balloon),
-            _ => None,
-        })
-    }
-
-    /// Its socket device, if any.
-    pub fn vsock(&self) -> Option<&Vsock> {
-        self.devices.iter().find_map(|device| match device {
-            Device::Vsock(vsock) => Some(vsock),
-            _ => None,
-        })
+    /// The disk with the guest's root file system, if any.
+    pub fn root_disk(&self) -> Option<&disk::Config> {
+        self.all().find(|disk: &&disk::Config| disk.root)
     }
 
     /// Whether it names a program for hull's init.
@@ -228,12 +174,6 @@ impl Machine {
             command: _,
             faults,
         } = self;
-        let lasting = |device: &Device| match device {
-            Device::Rng => Some(Device::Rng),
-            // The kernel command line depends on whether there is one, but not on its target.
-            Device::Balloon(_) => Some(Device::Balloon(Balloon::default())),
-            Device::Disk(_) | Device::Net(_) | Device::Share(_) | Device::Vsock(_) => None,
-        };
         Self {
             name: None,
             cpus: *cpus,
@@ -244,7 +184,7 @@ impl Machine {
             cmdline: cmdline.clone(),
             console: *console,
             kernel_log: *kernel_log,
-            devices: devices.iter().filter_map(lasting).collect(),
+            devices: devices.iter().filter_map(Device::before_command).collect(),
             command: None,
             faults: faults.clone(),
         }
@@ -260,7 +200,17 @@ impl Machine {
         }
         check_cpus(self.cpus).map_err(|reason| ConfigError::machine("cpus", reason))?;
         check_memory(self.memory_bytes).map_err(|reason| ConfigError::machine("memory", reason))?;
-        self.check_devices()?;
+        device::check(&self.devices, self.memory_bytes)?;
+        let with_root = self.root_disk().is_some();
+        if with_root && self.initrd.is_some() {
+            let reason = "excludes an initial RAM disk: the guest starts from one of them";
+            return Err(ConfigError::machine("root-disk", reason));
+        }
+        if with_root && self.has_command() {
+            let reason = "runs its own init and no command; leave out the command, or make it a \
+                          plain disk";
+            return Err(ConfigError::machine("root-disk", reason));
+        }
         // Without an irqchip KVM has every vCPU run at once, the others from their reset vector.
         if self.has_fault(Fault::NoIrqchip) && self.cpus > 1 {
             return Err(ConfigError::machine(
@@ -271,48 +221,6 @@ impl Machine {
                     self.cpus
                 ),
             ));
-        }
-        Ok(())
-    }
-
-    fn check_devices(&self) -> Result<(), ConfigError> {
-        let one = |key, is: fn(&Device) -> bool| {
-            if self.devices.iter().filter(|device| is(device)).count() > 1 {
-                return Err(ConfigError::machine(
-                    key,
-                    "is given twice, and a machine has at most one",
-                ));
-            }
-            Ok(())
-        };
-        one("rng", |device| matches!(device, Device::Rng))?;
-        one("balloon", |device| matches!(device, Device::Balloon(_)))?;
-        one("vsock", |device| matches!(device, Device::Vsock(_)))?;
-        disk::config::check(self.disks())
-            .map_err(|(key, reason)| ConfigError::machine(key, reason))?;
-        net::config::check(self.nets()).map_err(|reason| ConfigError::machine("net", reason))?;
-        if let Some(balloon) = self.balloon()
-            && balloon.target_bytes >= self.memory_bytes
-        {
-            return Err(ConfigError::machine(
-                "balloon",
-                format!(
-                    "{}: the guest has {} in all and needs some; ask for less, or give \
-                     it more memory",
-                    size::show(balloon.target_bytes),
-                    size::show(self.memory_bytes)
-                ),
-            ));
-        }
-        let with_root = self.disks().any(|disk| disk.root);
-        if with_root && self.initrd.is_some() {
-            let reason = "excludes an initial RAM disk: the guest starts from one of them";
-            return Err(ConfigError::machine("root-disk", reason));
-        }
-        if with_root && self.has_command() {
-            let reason = "runs its own init and no command; leave out the command, or make it a \
-                          plain disk";
-            return Err(ConfigError::machine("root-disk", reason));
         }
         Ok(())
     }
@@ -363,6 +271,7 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Balloon;
 
     #[test]
     fn memory_has_limits_and_whole_pages() {

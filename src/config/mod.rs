@@ -8,11 +8,12 @@
 //! ```
 //! The configuration of each device is defined beside what it configures: [`crate::disk::config`],
 //! [`crate::net::config`], [`crate::share::config`]; it is parsed from the text of its flag, and a
-//! table of a file becomes that text first ([`table`]).
+//! table of a file becomes that text first ([`table`]). [`device`] lists the kinds of devices.
 
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+pub mod device;
 mod draft;
 mod error;
 pub mod fault;
@@ -26,8 +27,9 @@ mod text;
 pub mod vsock;
 
 pub use balloon::Balloon;
+pub use device::Device;
 pub use draft::Draft;
 pub use error::ConfigError;
 pub use fault::Fault;
-pub use machine::{Command, Console, Device, Kernel, Machine};
+pub use machine::{Command, Console, Kernel, Machine};
 pub use vsock::Vsock;

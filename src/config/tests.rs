@@ -1,5 +1,6 @@
 //! What is written is read back, whatever it is; what cannot be read is refused with its place.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -121,25 +122,34 @@ prop_compose! {
             cmdline: Some(cmdline.replace('\0', "")),
             console: Some(if ways.1 { Console::Serial } else { Console::Virtio }),
             kernel_log: Some(ways.2),
-            disks,
-            scratches: scratches
-                .into_iter()
-                .map(|bytes| disk::Config::parse_scratch(&bytes.to_string()).expect("a size"))
-                .collect(),
-            nets,
-            shares: share
-                .map(|(folder, path, read_only)| {
-                    let end = if read_only { ":ro" } else { "" };
-                    format!("{folder}:{path}{end}").parse().expect("a share")
-                })
-                .into_iter()
-                .collect(),
-            rng: Some(rest.0),
-            balloon: rest.1.map(|target_bytes| Balloon {
-                target_bytes,
-                period: Some(Duration::from_secs(5)),
-            }),
-            vsock: rest.2.map(|cid| Vsock { cid, socket: "/tmp/a,b".into() }),
+            devices: BTreeMap::from([
+                ("disk", disks.into_iter().map(Device::Disk).collect()),
+                ("scratch", scratches
+                    .into_iter()
+                    .map(|bytes| device::parse("scratch", &bytes.to_string()).expect("a size"))
+                    .collect()),
+                ("net", nets.into_iter().map(Device::Net).collect()),
+                ("share", share
+                    .map(|(folder, path, read_only)| {
+                        let end = if read_only { ":ro" } else { "" };
+                        let text = format!("{folder}:{path}{end}");
+                        device::parse("share", &text).expect("a share")
+                    })
+                    .into_iter()
+                    .collect()),
+                ("rng", rest.0.then_some(Device::Rng).into_iter().collect()),
+                ("balloon", rest.1
+                    .map(|target_bytes| {
+                        let period = Some(Duration::from_secs(5));
+                        Device::Balloon(Balloon { target_bytes, period })
+                    })
+                    .into_iter()
+                    .collect()),
+                ("vsock", rest.2
+                    .map(|cid| Device::Vsock(Vsock { cid, socket: "/tmp/a,b".into() }))
+                    .into_iter()
+                    .collect()),
+            ]),
             faults,
             command: command.map(|command| Command {
                 argv: command.argv.iter().map(|word| without_nul(word)).collect(),
@@ -170,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn no_file_makes_the_parser_panic(text in ".{0,200}", key in select(file::KEYS.as_slice())) {
+    fn no_file_makes_the_parser_panic(text in ".{0,200}", key in select(file::keys().collect::<Vec<_>>())) {
         let _ = file::parse(&text);
         let _ = file::parse(&format!("{{{text:?}: 1}}"));
         let _ = file::parse(&format!("{key} = {text}"));
@@ -182,7 +192,7 @@ proptest! {
 
 #[test]
 fn every_key_is_known() {
-    for key in file::KEYS {
+    for key in file::keys() {
         let refusal = file::parse(&format!("{{\"{key}\": null}}")).map(drop);
         let refusal = refusal.expect_err("null is no value").to_string();
         assert!(

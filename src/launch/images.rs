@@ -74,7 +74,7 @@ fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
     }
     let mut cmdline = machine.cmdline.clone();
     let mut initrd = Vec::new();
-    let root = machine.disks().find(|disk| disk.root);
+    let root = machine.root_disk();
     let by_init = match (root, &machine.initrd, guest::embedded()) {
         (Some(root), _, _) => {
             let access = if root.read_only { "ro" } else { "rw" };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::LaunchError;
 use crate::config::{Device, Vsock};
-use crate::net::Mac;
+use crate::net::{self, Mac};
 use crate::vmm::Config;
 use crate::vmm::snapshot::Saved;
 
@@ -37,7 +37,7 @@ pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, La
     // The kernel's messages belong to the run that was saved.
     config.machine.kernel_log = false;
     config.paused = changes.paused;
-    let networks = config.machine.nets().count();
+    let networks = config.machine.all::<net::Config>().count();
     if changes.macs.len() > networks {
         return Err(LaunchError::Macs {
             given: changes.macs.len(),
@@ -63,7 +63,7 @@ pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, La
                     vsock.socket.as_mut_os_string().push(format!("-{copy}"));
                 }
             }
-            Device::Rng | Device::Balloon(_) | Device::Disk(_) | Device::Share(_) => {}
+            _ => {}
         }
     }
     if wanted_vsock.is_some() {

@@ -88,7 +88,7 @@ impl fmt::Display for Config {
 ///
 /// # Errors
 /// Two have the same path.
-pub fn name(mut shares: Vec<Config>) -> Result<Vec<Config>, String> {
+pub fn name(mut shares: Vec<&mut Config>) -> Result<(), String> {
     for index in 0..shares.len() {
         let path = shares[index].guest_path.clone();
         let before = &shares[..index];
@@ -107,7 +107,7 @@ pub fn name(mut shares: Vec<Config>) -> Result<Vec<Config>, String> {
             .find(|tag| !taken(tag));
         shares[index].tag = tag.unwrap_or_default();
     }
-    Ok(shares)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -148,13 +148,13 @@ mod tests {
     fn tags_are_last_parts_and_differ() {
         let long = "x".repeat(MAX_TAG + 1);
         let paths = ["/src", "/b/src", "/share1", "/share2", &format!("/{long}")];
-        let shares = paths.map(|path| parse(&format!("/a:{path}")).unwrap());
-        let named = name(shares.to_vec()).unwrap();
-        let tags: Vec<&str> = named.iter().map(|share| share.tag.as_str()).collect();
+        let mut shares = paths.map(|path| parse(&format!("/a:{path}")).unwrap());
+        name(shares.iter_mut().collect()).unwrap();
+        let tags: Vec<&str> = shares.iter().map(|share| share.tag.as_str()).collect();
         assert_eq!(tags, ["src", "share1", "share2", "share3", "share4"]);
-        let twice = ["/a:/src", "/b:/src/"].map(|text| parse(text).unwrap());
+        let mut twice = ["/a:/src", "/b:/src/"].map(|text| parse(text).unwrap());
         assert!(
-            name(twice.to_vec())
+            name(twice.iter_mut().collect())
                 .unwrap_err()
                 .contains("/src: two folders")
         );

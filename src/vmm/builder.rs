@@ -28,7 +28,7 @@ use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use crate::boot::cmdline::{self, DEFAULTS};
 use crate::boot::{self, BootError, Loaded, Placed, Plan};
-use crate::config::{Console, Fault};
+use crate::config::{Balloon, Console, Fault};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
@@ -307,7 +307,7 @@ fn finish(
     }
     defaults.extend(machine.added_words.iter().map(String::as_str));
     let order = format!("{REPORTING_ORDER}={}", reporting_order(wanted.memory_bytes));
-    if wanted.balloon().is_some() {
+    if wanted.all::<Balloon>().next().is_some() {
         defaults.push(&order);
     }
     let plan = Plan {

@@ -117,7 +117,7 @@ pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Opti
         path: share.guest_path.clone(),
         read_only: share.read_only,
     };
-    let mut mounts: Vec<_> = machine.shares().map(mount).collect();
+    let mut mounts: Vec<_> = machine.all().map(mount).collect();
     // Parents first: a mount at /a after /a/b would hide it.
     mounts.sort_by_key(|mount| mount.path.len());
     Some(Exec {

@@ -106,7 +106,7 @@ pub struct ReadyMachine {
 pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, VmmError> {
     let story = Story::new(config.attachments.story.clone());
     let claim = control::claim(config)?;
-    let nets = timeline.span("networks of the host", || net::open(config.machine.nets()))?;
+    let nets = timeline.span("networks of the host", || net::open(config.machine.all()))?;
     let saved = config.start.saved();
     let has_command = saved.is_some_and(|saved| !saved.is_template());
     let networks = devices::assigned(&nets, has_command);

@@ -18,7 +18,7 @@ pub mod vsock;
 use super::config::Config;
 use super::error::VmmError;
 use super::pipe::Pipe;
-use crate::config::Console;
+use crate::config::{Console, Device};
 use crate::devices::virtio::requests::{self, Quiet, Worker};
 use crate::devices::virtio::transport::SharedCore;
 use crate::disk::{self as images, Disk, Origin};
@@ -50,9 +50,9 @@ impl Backends {
                 error,
             })
         };
-        let disks = config.machine.disks().map(open);
+        let disks = config.machine.all().map(open);
         let disks = disks.collect::<Result<_, _>>()?;
-        let shares = config.machine.shares().map(Share::open);
+        let shares = config.machine.all().map(Share::open);
         let shares = shares.collect::<Result<_, _>>()?;
         Ok(Self {
             disks,
@@ -101,13 +101,13 @@ impl Devices {
             pipes = console::attach(slots, context, with_agent)?;
         }
         let mut pipes = pipes.into_iter();
-        if wanted.has_rng() {
+        if wanted.devices.contains(&Device::Rng) {
             rng::attach(slots, context)?;
         }
         if config.late_devices {
             slots.hide_from_here();
         }
-        let balloon = wanted.balloon();
+        let balloon = wanted.all().next();
         let balloon = balloon.map(|config| balloon::attach(slots, context, config));
         let balloon = balloon.transpose()?;
         let mut workers = Vec::new();
@@ -123,7 +123,7 @@ impl Devices {
         for share in backends.shares {
             workers.push(share::attach(slots, context, share)?);
         }
-        let vsock = wanted.vsock();
+        let vsock = wanted.all().next();
         let vsock = vsock.map(|config| vsock::attach(slots, context, config));
         let vsock = vsock.transpose()?;
         if config.late_devices {

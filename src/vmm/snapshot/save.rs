@@ -18,7 +18,7 @@ use crate::control::SaveReport;
 use crate::devices::bus::Bus;
 use crate::devices::state::{self, StateError};
 use crate::devices::virtio::requests::Quiet;
-use crate::disk::{self, Origin};
+use crate::disk::Origin;
 use crate::kvm::KvmError;
 use crate::kvm::features::Features;
 use crate::kvm::save::SavedVcpu;
@@ -256,16 +256,9 @@ fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveE
     }
     let mut macs = devices.macs.iter();
     for device in &mut wanted.devices {
-        match device {
-            Device::Disk(disk) => {
-                if let disk::Source::Image(path) = &mut disk.source {
-                    from_root(path);
-                }
-                disk.backing.iter_mut().for_each(from_root);
-            }
-            Device::Net(net) => net.mac = macs.next().copied(),
-            Device::Share(share) => from_root(&mut share.folder),
-            Device::Vsock(_) | Device::Balloon(_) | Device::Rng => {}
+        device.files_mut().into_iter().for_each(from_root);
+        if let Device::Net(net) = device {
+            net.mac = macs.next().copied();
         }
     }
     let identities = devices.disks.iter().map(Origin::identity);
