@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use rustix::termios::tcgetwinsize;
+use super::output::columns;
 
 /// Between two updates of a bar for bytes.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -58,11 +58,7 @@ impl Bar {
         }
         self.next = Instant::now() + interval;
         self.shown = true;
-        let size = tcgetwinsize(rustix::stdio::stderr());
-        let columns = match size.map_or(0, |size| size.ws_col) {
-            0 => 80,
-            columns => usize::from(columns),
-        };
+        let columns = columns(rustix::stdio::stderr()).unwrap_or(80);
         let text: String = text.chars().take(columns - 1).collect();
         let _ = io::stderr().write_all(format!("\r{text}\x1b[K").as_bytes());
     }

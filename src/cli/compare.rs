@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::measuring::{Caught, bar, output_width, own_command};
-use super::output::{print, say};
+use super::output::{coloured, print, say};
 use super::output_file::OutputFile;
 use crate::compare::comparison::{CompareError, Request, measure};
 use crate::compare::report::comparison::Report;
@@ -167,7 +167,7 @@ impl Files {
         if let Some(markdown) = self.markdown {
             markdown.write(markdown::render(report))?;
         }
-        let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let coloured = coloured(io::stdout().is_terminal());
         let table = table::render(report, output_width(), coloured);
         print(table.as_bytes())?;
         Ok(0)

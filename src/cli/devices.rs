@@ -3,9 +3,10 @@
 use clap::ValueEnum;
 
 use super::headings::DEVICES;
-use crate::config::{Device, Draft, device};
+use crate::config::{Device, device};
 
 #[derive(clap::Args)]
+#[command(next_help_heading = DEVICES)]
 pub struct Devices {
     /// A disk, /dev/vda for the first: a raw or qcow2 image, or a block device. Options: ro, the
     /// guest only reads; overlay, its writes are discarded at the end; id=NAME, its serial number;
@@ -14,28 +15,17 @@ pub struct Devices {
     /// recognized by the image's first bytes; backing=FILE, the image below a qcow2 image. A comma in PATH
     /// is written twice. A raw image that grows meanwhile grows in the guest. Example: --disk
     /// data.img,id=data,rate=10M
-    #[arg(
-        long = "disk",
-        value_name = "PATH[,OPTION]..",
-        value_parser = of("disk"),
-        help_heading = DEVICES
-    )]
+    #[arg(long = "disk", value_name = "PATH[,OPTION]..", value_parser = of("disk"))]
     disks: Vec<Device>,
     /// As --disk PATH,overlay, behind those of --disk. Example: --overlay base.qcow2
-    #[arg(
-        long = "overlay",
-        value_name = "PATH[,..]",
-        value_parser = of("overlay"),
-        help_heading = DEVICES
-    )]
+    #[arg(long = "overlay", value_name = "PATH[,..]", value_parser = of("overlay"))]
     overlays: Vec<Device>,
     /// An empty disk that is gone afterwards, the last of all. Example: --scratch 1G
     #[arg(
         long = "scratch",
         value_name = "SIZE",
         value_parser = of("scratch"),
-        allow_negative_numbers = true,
-        help_heading = DEVICES
+        allow_negative_numbers = true
     )]
     scratches: Vec<Device>,
     /// A disk as in --disk that holds the guest's system: the kernel mounts it and runs the init
@@ -44,8 +34,7 @@ pub struct Devices {
         long,
         value_name = "PATH[,..]",
         value_parser = of("root-disk"),
-        conflicts_with = "initrd",
-        help_heading = DEVICES
+        conflicts_with = "initrd"
     )]
     root_disk: Option<Device>,
     /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
@@ -54,27 +43,16 @@ pub struct Devices {
     /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
     /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
     /// Example: --net user,publish=8080:80
-    #[arg(long = "net", value_name = "SPEC", value_parser = of("net"), help_heading = DEVICES)]
+    #[arg(long = "net", value_name = "SPEC", value_parser = of("net"))]
     nets: Vec<Device>,
     /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
     /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
     /// `mount -t virtiofs src /src`. Example: --share .:/src:ro
-    #[arg(
-        long = "share",
-        value_name = "HOSTDIR:/guest/path[:ro]",
-        value_parser = of("share"),
-        help_heading = DEVICES
-    )]
+    #[arg(long = "share", value_name = "HOSTDIR:/guest/path[:ro]", value_parser = of("share"))]
     shares: Vec<Device>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's. Example: --rng off
     /// [default: on]
-    #[arg(
-        long,
-        value_name = "on|off",
-        value_enum,
-        hide_possible_values = true,
-        help_heading = DEVICES
-    )]
+    #[arg(long, value_name = "on|off", value_enum, hide_possible_values = true)]
     rng: Option<Switch>,
     /// A memory balloon: the guest gives up SIZE of its memory if it can, and reports pages that it
     /// does not use, which the host takes back. stats=SECONDS: how often the guest reports its
@@ -85,15 +63,14 @@ pub struct Devices {
         value_parser = of("balloon"),
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "",
-        help_heading = DEVICES
+        default_missing_value = ""
     )]
     balloon: Option<Device>,
     /// Sockets between guest and host (virtio-vsock), as cid=N,socket=PATH: N, 3 to 4294967294,
     /// is the guest. hull creates PATH; a program that connects to it and writes the line
     /// `CONNECT 52` reaches the guest's port 52. The guest reaches PATH_52 as port 52 of CID 2.
     /// Example: --vsock cid=3,socket=/tmp/v
-    #[arg(long, value_name = "SPEC", value_parser = of("vsock"), help_heading = DEVICES)]
+    #[arg(long, value_name = "SPEC", value_parser = of("vsock"))]
     vsock: Option<Device>,
 }
 
@@ -105,13 +82,13 @@ pub enum Switch {
 }
 
 impl Devices {
-    /// `draft` with the devices that the flags mention.
-    pub fn add_to(&self, mut draft: Draft) -> Draft {
+    /// The devices that the flags mention, with their keys.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, Vec<Device>)> {
         let rng = self.rng.map(|rng| match rng {
             Switch::On => vec![Device::Rng],
             Switch::Off => Vec::new(),
         });
-        draft.devices.extend(rng.map(|devices| ("rng", devices)));
+        let rng = rng.map(|devices| ("rng", devices));
         let given = [
             ("root-disk", self.root_disk.as_slice()),
             ("disk", &self.disks),
@@ -124,8 +101,7 @@ impl Devices {
         ];
         let given = given.into_iter().filter(|(_, list)| !list.is_empty());
         let given = given.map(|(key, list)| (key, list.to_vec()));
-        draft.devices.extend(given);
-        draft
+        given.chain(rng)
     }
 }
 

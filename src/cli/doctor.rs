@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use super::output::{print, wrapped};
+use super::output::{coloured, print, print_json, wrapped};
 use crate::doctor::{self, Check, Status};
 
 /// Columns of the table.
@@ -24,20 +24,14 @@ impl Doctor {
     /// Examine this host; 1 if no guest runs here, else 0.
     pub fn execute(self) -> anyhow::Result<u8> {
         let report = doctor::examine();
-        let text = if self.json {
-            serde_json::to_string_pretty(&report)? + "\n"
+        if self.json {
+            print_json(&report)?;
         } else {
-            table(&report.checks, colours_wanted())
-        };
-        print(text.as_bytes())?;
+            let coloured = coloured(io::stdout().is_terminal());
+            print(table(&report.checks, coloured).as_bytes())?;
+        }
         Ok(report.failed().into())
     }
-}
-
-/// On a terminal, unless NO_COLOR (https://no-color.org) says otherwise.
-fn colours_wanted() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stdout().is_terminal() && !refused
 }
 
 fn table(checks: &[Check], coloured: bool) -> String {

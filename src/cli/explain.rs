@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
-use super::output::wrapped;
+use super::output::{coloured, columns, wrapped};
 use crate::vmm::story::{Listener, Step};
 
 /// Most columns of a paragraph.
@@ -15,12 +15,8 @@ const INDENT: usize = 6;
 pub fn listener() -> Listener {
     let stderr = rustix::stdio::stderr();
     let terminal = io::stderr().is_terminal();
-    let width = rustix::termios::tcgetwinsize(stderr).map_or(0, |size| size.ws_col);
-    let width = match usize::from(width) {
-        0 => MAX_WIDTH,
-        width => width.clamp(40, MAX_WIDTH),
-    };
-    let bold = terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    let width = columns(stderr).map_or(MAX_WIDTH, |width| width.clamp(40, MAX_WIDTH));
+    let bold = coloured(terminal);
     Listener(Arc::new(move |number, step| {
         let mut text = paragraph(number, step, width, bold);
         if terminal {

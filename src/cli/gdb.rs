@@ -1,23 +1,24 @@
 //! `--gdb` and `--gdb-wait`.
 
-use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use super::headings::OUTPUT;
+use super::output::say;
 use crate::config::Kernel;
 use crate::gdb::{Address, MAX_PATH, Server};
 
 #[derive(clap::Args)]
+#[command(next_help_heading = OUTPUT)]
 pub struct Gdb {
     /// Let gdb debug the guest: at a TCP port of this machine, at HOST:PORT, or at a Unix socket
     /// (a path). Then: gdb vmlinux -ex 'target remote :1234'. Example: --gdb 1234
-    #[arg(long, value_name = "PORT|SOCKET", value_parser = parse, help_heading = OUTPUT)]
+    #[arg(long, value_name = "PORT|SOCKET", value_parser = parse)]
     gdb: Option<Address>,
     /// Run nothing before gdb has connected and continued.
-    #[arg(long, requires = "gdb", help_heading = OUTPUT)]
+    #[arg(long, requires = "gdb")]
     gdb_wait: bool,
 }
 
@@ -43,11 +44,9 @@ impl Gdb {
             } else {
                 "can be debugged"
             };
-            // A closed standard error is no failure.
-            let _ = writeln!(
-                io::stderr(),
-                "hull: the guest {verb}: gdb {kernel} -ex 'target remote {address}'"
-            );
+            say(&format!(
+                "the guest {verb}: gdb {kernel} -ex 'target remote {address}'"
+            ));
         }
         Ok(Some(server))
     }

@@ -38,19 +38,14 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// The flags that every command has.
 #[derive(clap::Args)]
+#[command(next_help_heading = LOGGING)]
 pub struct Flags {
     /// What hull logs: off, error, warn, info, debug or trace, also by module. HULL_LOG sets the same.
     /// Example: --log-level hull::devices=debug,warn
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        value_parser = Filter::from_str,
-        help_heading = LOGGING
-    )]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = Filter::from_str)]
     log_level: Option<Filter>,
     /// Append the log to a file instead of standard error.
-    #[arg(long, global = true, value_name = "FILE", help_heading = LOGGING)]
+    #[arg(long, global = true, value_name = "FILE")]
     log_file: Option<PathBuf>,
 }
 

@@ -19,12 +19,13 @@ use crate::vmm::{self, Report, Signals, Streams};
 
 /// Reports that are printed after the run.
 #[derive(clap::Args)]
+#[command(next_help_heading = OUTPUT)]
 pub struct Reports {
     /// Print what the start cost on standard error.
-    #[arg(long, help_heading = OUTPUT)]
+    #[arg(long)]
     timing: bool,
     /// Write what the start cost to a file, for scripts.
-    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
@@ -40,7 +41,6 @@ impl Reports {
         self.timing || self.json.is_some()
     }
 
-    /// Make the file.
     /// Try the file.
     ///
     /// # Errors

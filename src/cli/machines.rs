@@ -1,13 +1,13 @@
 //! The running machines that a verb names, and the loop over them.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use super::output::say;
+use super::output::{say, say_error};
 use crate::fleet::{self, Found};
 use crate::launch::OWN_ERROR;
 use crate::sandbox::{Role, spawn_scoped};
@@ -35,16 +35,11 @@ impl Machines {
     /// takes long, `waiting` is printed. The status to exit with.
     pub fn each(&self, waiting: &str, what: impl Fn(&Found) -> Outcome + Sync) -> u8 {
         let mut outcomes = Vec::new();
-        let mut found = Vec::new();
-        match self.all {
-            true => found = fleet::list(),
-            false => {
-                for wanted in &self.machines {
-                    match fleet::find(wanted) {
-                        Ok(machine) => found.push(machine),
-                        Err(error) => outcomes.push(Err(error.into())),
-                    }
-                }
+        let mut found = if self.all { fleet::list() } else { Vec::new() };
+        for wanted in &self.machines {
+            match fleet::find(wanted) {
+                Ok(machine) => found.push(machine),
+                Err(error) => outcomes.push(Err(error.into())),
             }
         }
         if self.all && found.is_empty() {
@@ -59,7 +54,7 @@ impl Machines {
                 Ok(line) => line.iter().for_each(|line| say(line)),
                 Err(error) => {
                     status = OWN_ERROR;
-                    let _ = writeln!(io::stderr(), "error: {error:#}");
+                    say_error(&error);
                 }
             }
         }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
-use rustix::termios::tcgetwinsize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::bar::Bar;
+use super::output::columns;
 use crate::compare::measure::stop;
 use crate::compare::turns::Progress;
 
@@ -51,8 +51,5 @@ pub fn bar(what: &'static str) -> impl FnMut(Progress) {
 
 /// The width of standard output, in columns.
 pub fn output_width() -> usize {
-    match tcgetwinsize(rustix::stdio::stdout()) {
-        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
-        _ => DEFAULT_WIDTH,
-    }
+    columns(rustix::stdio::stdout()).unwrap_or(DEFAULT_WIDTH)
 }

@@ -25,7 +25,6 @@ mod pool;
 mod profile;
 mod ps;
 mod restore;
-mod resume;
 mod run;
 mod shape;
 mod snapshot;
@@ -79,7 +78,7 @@ enum Verb {
     /// Pause machines: their vCPUs stop.
     Pause(Lazy<pause::Pause>),
     /// Resume paused machines.
-    Resume(Lazy<resume::Resume>),
+    Resume(Lazy<pause::Resume>),
     /// Look into a running machine.
     Inspect(Lazy<inspect::Inspect>),
     /// Save a running machine in a folder.

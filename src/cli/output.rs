@@ -1,6 +1,10 @@
 //! What hull prints itself: text on standard output, lines on standard error.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use rustix::termios::tcgetwinsize;
+use serde::Serialize;
 
 /// Print one line of hull's own on standard error. A closed one is no failure.
 pub fn say(line: &str) {
@@ -17,6 +21,23 @@ pub fn print(text: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text)?;
     Ok(stdout.flush()?)
+}
+
+/// Print `value` as JSON on standard output.
+pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print((serde_json::to_string_pretty(value)? + "\n").as_bytes())
+}
+
+/// Whether colours are wanted where `terminal` says whether there is one: not if NO_COLOR is set
+/// (https://no-color.org).
+pub fn coloured(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The width of the terminal `of`, in columns.
+pub fn columns(of: impl AsFd) -> Option<usize> {
+    let size = tcgetwinsize(of).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
 }
 
 /// Whether an error only says that the reader of standard output is gone, which is no failure.

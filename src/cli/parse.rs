@@ -6,32 +6,19 @@ use clap::builder::PossibleValue;
 use crate::boot::Via;
 use crate::config::{Console, Fault};
 
-impl ValueEnum for Fault {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
+macro_rules! value_enum {
+    ($type:ty, $variants:expr) => {
+        impl ValueEnum for $type {
+            fn value_variants<'a>() -> &'a [Self] {
+                &$variants
+            }
 
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name()))
-    }
+            fn to_possible_value(&self) -> Option<PossibleValue> {
+                Some(PossibleValue::new(self.to_string()))
+            }
+        }
+    };
 }
-
-impl ValueEnum for Via {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Auto, Self::Pvh, Self::Guest]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.to_string()))
-    }
-}
-
-impl ValueEnum for Console {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Self::Serial, Self::Virtio]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.to_string()))
-    }
-}
+value_enum!(Fault, Fault::ALL);
+value_enum!(Via, [Self::Auto, Self::Pvh, Self::Guest]);
+value_enum!(Console, [Self::Serial, Self::Virtio]);

@@ -1,4 +1,4 @@
-//! `hull pause`: no vCPU runs until `hull resume`.
+//! `hull pause` and `hull resume`: vCPUs stand still, and run again.
 
 use anyhow::bail;
 
@@ -19,19 +19,37 @@ pub struct Pause {
     machines: Machines,
 }
 
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull resume web                            its guest continues")]
+pub struct Resume {
+    #[command(flatten)]
+    machines: Machines,
+}
+
 impl Pause {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
+        let pause = |machine: &Found| change(machine, Action::Pause, "is paused already");
         self.machines
             .each("waiting for vCPUs to stand still", pause)
     }
 }
 
-fn pause(machine: &Found) -> anyhow::Result<Option<String>> {
+impl Resume {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        let resume = |machine: &Found| change(machine, Action::Resume, "runs already");
+        self.machines.each("waiting for vCPUs to resume", resume)
+    }
+}
+
+/// Send `action`; a line that it `already` was so, if it changed nothing.
+fn change(machine: &Found, action: Action, already: &str) -> anyhow::Result<Option<String>> {
     let name = &machine.record.name;
-    match control::ask(machine, Action::Pause)? {
-        Answer::Done { changed: true } => Ok(None),
-        Answer::Done { changed: false } => Ok(Some(format!("{name} is paused already"))),
+    match control::ask(machine, action)? {
+        Answer::Done { changed } => Ok((!changed).then(|| format!("{name} {already}"))),
         _ => bail!("unexpected reply from {name}"),
     }
 }

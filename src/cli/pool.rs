@@ -1,12 +1,12 @@
 //! `hull pool`: restored machines that wait for the commands of `hull run`.
 
-use std::process::Command;
+use std::process;
 
 use super::bar::Bar;
 use super::output::{print, say, say_error};
 use super::shape::Shape;
 use super::{flagged, machine};
-use crate::config;
+use crate::config::{Command, Draft};
 use crate::launch::{member, pool};
 use crate::vmm::VmmError;
 
@@ -41,10 +41,11 @@ impl Pool {
     /// Keep the machines until a signal comes; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let machines = usize::from(self.machines);
-        let mut draft = self.shape.draft();
-        draft.command = Some(config::Command {
+        let mut draft = Draft::default();
+        self.shape.set(&mut draft.machine);
+        draft.machine.command = Some(Command {
             argv: vec!["/bin/true".into()],
-            ..config::Command::default()
+            ..Command::default()
         });
         let machine = draft.machine().map_err(flagged::config)?;
         if self.member {
@@ -71,8 +72,8 @@ impl Pool {
 }
 
 /// The same program with the same flags, even if another was installed since.
-fn member_command() -> Command {
-    let mut command = Command::new("/proc/self/exe");
+fn member_command() -> process::Command {
+    let mut command = process::Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).arg("--member");
     command
 }

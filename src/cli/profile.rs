@@ -10,10 +10,11 @@ use crate::profile::{Form, Profile};
 use crate::symbols;
 
 #[derive(clap::Args)]
+#[command(next_help_heading = OUTPUT)]
 pub struct Flags {
     /// Sample what the vCPUs do, and write a flame graph (FILE.svg) or folded stacks for other tools
     /// (FILE.folded). Names come from the System.map beside the kernel, or from its own symbols.
-    #[arg(long, value_name = "FILE", value_parser = form_of, help_heading = OUTPUT)]
+    #[arg(long, value_name = "FILE", value_parser = form_of)]
     profile: Option<Target>,
     /// Samples a second for --profile, 1 to 10000.
     #[arg(
@@ -21,8 +22,7 @@ pub struct Flags {
         value_name = "HZ",
         default_value = "1000",
         value_parser = clap::value_parser!(u32).range(1..=10_000),
-        requires = "profile",
-        help_heading = OUTPUT
+        requires = "profile"
     )]
     profile_rate: u32,
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::machines;
-use super::output::{print, say};
-use super::table::{Table, count};
+use super::output::{print, print_json, say};
+use super::table::{Table, duration};
 use crate::config::size;
 use crate::control::{self, Action, Answer, ControlError, Status};
 use crate::fleet::{self, Found};
@@ -57,8 +57,7 @@ impl Ps {
             lines.flatten().collect()
         });
         if self.json {
-            let text = serde_json::to_string_pretty(&lines)? + "\n";
-            return print(text.as_bytes());
+            return print_json(&lines);
         }
         if lines.is_empty() {
             say(machines::NONE);
@@ -126,23 +125,10 @@ fn draw(lines: &[Line]) -> String {
             line.cpus.to_string(),
             size::show(line.memory_bytes),
             line.resident_bytes.map_or_else(|| "-".into(), size::show),
-            uptime(line.uptime_seconds),
+            duration(line.uptime_seconds),
         ]);
     }
     table.draw()
-}
-
-/// A time in its largest unit, as container engines print it.
-fn uptime(seconds: u64) -> String {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    const DAY: u64 = 24 * HOUR;
-    match seconds {
-        0..MINUTE => count(seconds, "second"),
-        MINUTE..HOUR => count(seconds / MINUTE, "minute"),
-        HOUR..DAY => count(seconds / HOUR, "hour"),
-        _ => count(seconds / DAY, "day"),
-    }
 }
 
 #[cfg(test)]

@@ -147,26 +147,28 @@ impl Run {
 
     /// The machine that the flags and the file describe.
     fn machine(&self) -> anyhow::Result<Machine> {
-        let file = match &self.config {
+        let mut draft = match &self.config {
             None => Draft::default(),
             Some(path) => file::read(path).map_err(|error| flagged::file(error, path))?,
         };
-        self.draft().over(file).machine().map_err(flagged::config)
-    }
-
-    fn draft(&self) -> Draft {
-        let command = (!self.command.is_empty()).then(|| Command {
-            argv: self.command.clone(),
-            ..Command::default()
-        });
-        Draft {
-            name: self.name.clone(),
-            boot: self.boot,
-            console: self.console,
-            kernel_log: self.kernel_log.then_some(true),
-            faults: self.faults.clone(),
-            command,
-            ..self.devices.add_to(self.shape.draft())
+        draft.devices.extend(self.devices.given());
+        let machine = &mut draft.machine;
+        self.shape.set(machine);
+        if let Some(name) = &self.name {
+            machine.name = Some(name.clone());
         }
+        machine.boot = self.boot.unwrap_or(machine.boot);
+        machine.console = self.console.unwrap_or(machine.console);
+        machine.kernel_log |= self.kernel_log;
+        if !self.faults.is_empty() {
+            machine.faults.clone_from(&self.faults);
+        }
+        if !self.command.is_empty() {
+            machine.command = Some(Command {
+                argv: self.command.clone(),
+                ..Command::default()
+            });
+        }
+        draft.machine().map_err(flagged::config)
     }
 }

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use super::headings::{KERNEL, MACHINE};
-use crate::config::{Draft, machine};
+use crate::config::{Kernel, Machine, machine};
 
 #[derive(clap::Args)]
 pub struct Shape {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, recognized by content; the kernel inside
     /// hull when left out.
-    pub kernel: Option<PathBuf>,
+    kernel: Option<PathBuf>,
     /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
     /// console.
     #[arg(long, value_name = "FILE", help_heading = KERNEL)]
@@ -38,15 +38,18 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The settings that the flags mention.
-    pub fn draft(&self) -> Draft {
-        Draft {
-            kernel: self.kernel.clone(),
-            initrd: self.initrd.clone(),
-            cmdline: self.cmdline.clone(),
-            cpus: self.cpus,
-            memory: self.memory,
-            ..Draft::default()
+    /// Set in `machine` what the flags mention.
+    pub fn set(&self, machine: &mut Machine) {
+        if let Some(kernel) = &self.kernel {
+            machine.kernel = Kernel::File(kernel.clone());
         }
+        if let Some(initrd) = &self.initrd {
+            machine.initrd = Some(initrd.clone());
+        }
+        if let Some(cmdline) = &self.cmdline {
+            machine.cmdline.clone_from(cmdline);
+        }
+        machine.cpus = self.cpus.unwrap_or(machine.cpus);
+        machine.memory_bytes = self.memory.unwrap_or(machine.memory_bytes);
     }
 }

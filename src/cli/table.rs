@@ -71,3 +71,14 @@ pub fn count(number: u64, what: &str) -> String {
         _ => format!("{number} {what}s"),
     }
 }
+
+/// A time in its largest unit, without the rest: `2 hours`.
+pub fn duration(seconds: u64) -> String {
+    let (length, unit) = match seconds {
+        0..60 => (1, "second"),
+        60..3_600 => (60, "minute"),
+        3_600..86_400 => (3_600, "hour"),
+        _ => (86_400, "day"),
+    };
+    count(seconds / length, unit)
+}

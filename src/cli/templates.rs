@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::bail;
 use serde::Serialize;
 
-use super::output::{print, say};
-use super::table::{Table, count};
+use super::output::{print, print_json, say};
+use super::table::{Table, duration};
 use crate::config::size;
 use crate::templates::{Cache, Key, Listed};
 
@@ -58,7 +58,7 @@ impl Templates {
         let listed = cache.map(|cache| cache.list()).unwrap_or_default();
         if self.json {
             let lines: Vec<Line> = listed.into_iter().map(line).collect();
-            return print((serde_json::to_string_pretty(&lines)? + "\n").as_bytes());
+            return print_json(&lines);
         }
         if listed.is_empty() {
             say("no templates yet");
@@ -103,14 +103,14 @@ fn choose(keys: &[Key], text: &str) -> anyhow::Result<Key> {
 }
 
 fn line(listed: Listed) -> Line {
-    let (about, at) = (listed.about, listed.last_used);
+    let (about, at) = (listed.about.as_ref(), listed.last_used);
     Line {
         key: listed.key.to_string(),
-        kernel: about.as_ref().map(|about| about.kernel.clone()),
-        cpus: about.as_ref().map(|about| about.cpus),
-        memory_bytes: about.as_ref().map(|about| about.memory_bytes),
-        version: about.as_ref().map(|about| about.version.clone()),
-        created: about.as_ref().map(|about| about.created),
+        kernel: about.map(|about| about.kernel.clone()),
+        cpus: about.map(|about| about.cpus),
+        memory_bytes: about.map(|about| about.memory_bytes),
+        version: about.map(|about| about.version.clone()),
+        created: about.map(|about| about.created),
         disk_bytes: listed.bytes,
         last_used: at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
     }
@@ -140,20 +140,11 @@ fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// A time in its largest unit.
 fn ago(age: Duration) -> String {
-    const UNITS: [(u64, &str); 4] = [
-        (86_400, "day"),
-        (3_600, "hour"),
-        (60, "minute"),
-        (1, "second"),
-    ];
-    let seconds = age.as_secs();
-    let unit = UNITS.iter().find(|(length, _)| seconds >= *length);
-    unit.map_or_else(
-        || "just now".into(),
-        |(length, name)| count(seconds / length, name) + " ago",
-    )
+    match age.as_secs() {
+        0 => "just now".into(),
+        seconds => duration(seconds) + " ago",
+    }
 }
 
 #[cfg(test)]

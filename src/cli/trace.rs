@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-use super::output::print;
+use super::output::{print, print_json};
 use crate::trace::summary::{self, Queue, Summary, Times};
 
 /// `hull trace`.
@@ -29,12 +29,10 @@ impl Verb {
     pub fn execute(self) -> anyhow::Result<()> {
         let Self::Summary(Sums { file, json }) = self;
         let summary = summary::read(&file).with_context(|| file.display().to_string())?;
-        let text = if json {
-            serde_json::to_string_pretty(&summary)? + "\n"
-        } else {
-            table(&summary)
-        };
-        print(text.as_bytes())
+        if json {
+            return print_json(&summary);
+        }
+        print(table(&summary).as_bytes())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `--trace` and `--explain` of `hull run`.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::headings::OUTPUT;
+use super::output::say;
 use super::output_file::OutputFile;
 use crate::sandbox::{Role, spawn};
 use crate::sync::lock;
@@ -19,10 +20,11 @@ use crate::vmm;
 const MAX_EXITS: u32 = 1000;
 
 #[derive(clap::Args)]
+#[command(next_help_heading = OUTPUT)]
 pub struct Tracing {
     /// Record events with their times in a file for ui.perfetto.dev or chrome://tracing; it is
     /// written at the end and, with the events so far, on SIGUSR1. See hull trace summary.
-    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Describe the boot as it happens on standard error, step by step: what is done, why, with
     /// which values, and what would happen without it. With =exits also the first N exits of each
@@ -34,8 +36,7 @@ pub struct Tracing {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
-        hide_default_value = true,
-        help_heading = OUTPUT
+        hide_default_value = true
     )]
     explain: Option<u32>,
 }
@@ -123,9 +124,7 @@ impl Writer {
             dropped => Some(format!("{dropped} events are missing, the oldest")),
         };
         for what in failure.iter().chain(&dropped) {
-            let name = self.file.path().display();
-            // A closed standard error is no failure.
-            let _ = writeln!(io::stderr(), "hull: --trace {name}: {what}");
+            say(&format!("--trace {}: {what}", self.file.path().display()));
         }
     }
 

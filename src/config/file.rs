@@ -91,18 +91,21 @@ pub fn parse(text: &str) -> Result<Draft, ConfigError> {
 }
 
 fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
+    let machine = &mut draft.machine;
     match key {
-        "name" => draft.name = Some(with(value, key, machine::parse_name)?),
-        "cpus" => draft.cpus = Some(with(value, key, machine::parse_cpus)?),
-        "memory" => draft.memory = Some(with(value, key, machine::parse_memory)?),
-        "kernel" => draft.kernel = Some(with(value, key, str::parse)?),
-        "initrd" => draft.initrd = Some(with(value, key, str::parse)?),
-        "boot" => draft.boot = Some(with(value, key, str::parse)?),
-        "cmdline" => draft.cmdline = Some(string(value, key)?.into()),
-        "console" => draft.console = Some(with(value, key, str::parse)?),
-        "kernel-log" => draft.kernel_log = Some(switch(value, key)?),
-        "break" => draft.faults = list(value, key, |value, place| with(value, place, str::parse))?,
-        "command" => draft.command = Some(command(value, key)?),
+        "name" => machine.name = Some(with(value, key, machine::parse_name)?),
+        "cpus" => machine.cpus = with(value, key, machine::parse_cpus)?,
+        "memory" => machine.memory_bytes = with(value, key, machine::parse_memory)?,
+        "kernel" => machine.kernel = Kernel::File(with(value, key, str::parse)?),
+        "initrd" => machine.initrd = Some(with(value, key, str::parse)?),
+        "boot" => machine.boot = with(value, key, str::parse)?,
+        "cmdline" => machine.cmdline = string(value, key)?.into(),
+        "console" => machine.console = with(value, key, str::parse)?,
+        "kernel-log" => machine.kernel_log = switch(value, key)?,
+        "break" => {
+            machine.faults = list(value, key, |value, place| with(value, place, str::parse))?
+        }
+        "command" => machine.command = Some(command(value, key)?),
         _ => {
             let kind = Kind::of(key);
             let kind = kind.ok_or_else(|| ConfigError::unknown_key(key, key, keys()))?;

@@ -1,10 +1,9 @@
 //! The description of a machine as plain values, and the ways to write it.
 //!
 //! ```text
-//!  flags (cli)   ─┐
-//!                 ├─> Draft, what each has said ──over──> Draft ──> Machine ──> launch
-//!  file (JSON,    │
-//!  TOML)         ─┘                    Machine ──> file, as --print-config prints it
+//!  file (JSON, TOML) --> Draft --- flags (cli) --> Draft --> Machine --> launch
+//!                                                               |
+//!                                                               '--> file, as --print-config prints it
 //! ```
 //! The configuration of each device is defined beside what it configures: [`crate::disk::config`],
 //! [`crate::net::config`], [`crate::share::config`]; it is parsed from the text of its flag, and a

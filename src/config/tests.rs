@@ -1,6 +1,7 @@
 //! What is written is read back, whatever it is; what cannot be read is refused with its place.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -112,16 +113,26 @@ prop_compose! {
         command in option::of(a_command()),
     ) -> Draft {
         let (kernel, initrd, cmdline) = files;
+        let words = |words: &[OsString]| words.iter().map(|word| without_nul(word)).collect();
         Draft {
-            name: Some("m1".into()),
-            cpus: Some(sizes.0),
-            memory: Some(sizes.1 & !0xfff),
-            kernel: kernel.map(Into::into),
-            initrd: initrd.map(Into::into),
-            boot: Some(ways.0),
-            cmdline: Some(cmdline.replace('\0', "")),
-            console: Some(if ways.1 { Console::Serial } else { Console::Virtio }),
-            kernel_log: Some(ways.2),
+            machine: Machine {
+                name: Some("m1".into()),
+                cpus: sizes.0,
+                memory_bytes: sizes.1 & !0xfff,
+                kernel: kernel.map_or(Kernel::Embedded, |path| Kernel::File(path.into())),
+                initrd: initrd.map(Into::into),
+                boot: ways.0,
+                cmdline: cmdline.replace('\0', ""),
+                console: if ways.1 { Console::Serial } else { Console::Virtio },
+                kernel_log: ways.2,
+                faults,
+                command: command.map(|command| Command {
+                    argv: words(&command.argv),
+                    env: words(&command.env),
+                    ..command
+                }),
+                ..Machine::default()
+            },
             devices: BTreeMap::from([
                 ("disk", disks.into_iter().map(Device::Disk).collect()),
                 ("scratch", scratches
@@ -150,13 +161,6 @@ prop_compose! {
                     .into_iter()
                     .collect()),
             ]),
-            faults,
-            command: command.map(|command| Command {
-                argv: command.argv.iter().map(|word| without_nul(word)).collect(),
-                env: command.env.iter().map(|word| without_nul(word)).collect(),
-                ..command
-            }),
-            ..Draft::default()
         }
     }
 }

@@ -70,8 +70,7 @@ impl Inspect {
             // Printed as it was received.
             let answer: Value = control::ask(&machine, request)?;
             let seen = answer.get("inspection").unwrap_or(&Value::Null);
-            let text = serde_json::to_string_pretty(seen)? + "\n";
-            return super::output::print(text.as_bytes());
+            return super::output::print_json(seen);
         }
         let Answer::Inspection(seen) = control::ask(&machine, request)? else {
             bail!("unexpected reply from {}", self.machine);
