@@ -13,9 +13,7 @@ pub fn error(error: LaunchError) -> anyhow::Error {
     match error {
         LaunchError::Config(error) => config(error),
         LaunchError::Vmm(error) => vmm(error),
-        LaunchError::Open { what: "initrd", .. }
-        | LaunchError::NotAFile { what: "initrd", .. }
-        | LaunchError::TooLarge { what: "initrd", .. } => anyhow!("--{error}"),
+        LaunchError::File { what: "initrd", .. } => anyhow!("--{error}"),
         LaunchError::NotLinux { .. } => {
             anyhow!("`-- CMD` needs a Linux kernel; leave out what follows --")
         }
@@ -37,7 +35,7 @@ pub fn config(error: ConfigError) -> anyhow::Error {
 /// As [`error`], of the file `path`.
 pub fn file(error: ConfigError, path: &Path) -> anyhow::Error {
     match error {
-        ConfigError::Read { .. } | ConfigError::TooLarge { .. } => anyhow!("--config {error}"),
+        ConfigError::File { .. } => anyhow!("--config {error}"),
         error => anyhow!("--config {}: {error}", path.display()),
     }
 }

@@ -1,7 +1,7 @@
 //! `hull ps`: running machines.
 
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -77,7 +77,7 @@ fn line(machine: &Found) -> Option<Line> {
         cpus: record.cpus,
         memory_bytes: record.memory_bytes,
         resident_bytes: None,
-        uptime_seconds: age(record.started),
+        uptime_seconds: record.age(),
         version: record.version.clone(),
     };
     match control::ask_within(machine, Action::Status, ANSWER_TIMEOUT) {
@@ -104,12 +104,6 @@ fn line(machine: &Found) -> Option<Line> {
         Ok(_) | Err(_) => line.state = "unknown".into(),
     }
     Some(line)
-}
-
-/// Seconds since this Unix time.
-fn age(started: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs().saturating_sub(started))
 }
 
 fn draw(lines: &[Line]) -> String {

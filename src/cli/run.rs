@@ -28,6 +28,10 @@ Examples:
 pub struct Run {
     #[command(flatten)]
     shape: Shape,
+    // Before groups of flags with a heading, which clap would give it, too.
+    /// What to run in the guest, with its arguments; a shell when left out.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
     /// Read the machine from a file, JSON or TOML: the keys are the long names of the flags of
     /// Machine, Kernel and Devices, kernel, kernel-log and command; a device is the text of its
     /// flag or a table of its options. Flags win over the file. Example: --config web.toml
@@ -87,9 +91,6 @@ pub struct Run {
     profile: profile::Flags,
     #[command(flatten)]
     tracing: tracing::Tracing,
-    /// What to run in the guest, with its arguments; a shell when left out.
-    #[arg(last = true, value_name = "CMD")]
-    command: Vec<OsString>,
 }
 
 impl Run {

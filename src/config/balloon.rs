@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::size;
-use super::table::Table;
+use super::table::{Separators, Table};
 
 /// A balloon in a file as a table.
-pub const TABLE: Table = Table::new("balloon", &["size"], &["stats"]);
+pub const TABLE: Table = Table::new("balloon", &["size"], &["stats"], Separators::Commas);
 /// Largest target: the largest memory of a guest.
 const MAX_TARGET: u64 = 1 << 40;
 /// Longest time between two statistics, in seconds: a day.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::balloon::{self, Balloon};
 use super::error::ConfigError;
 use super::size;
-use super::table::Table;
+use super::table::{Separators, Table};
 use super::vsock::{self, Vsock};
 use crate::{disk, net, share};
 
@@ -52,7 +52,7 @@ pub enum Form {
 }
 
 /// A scratch disk as a table.
-const SCRATCH: Table = Table::new("scratch", &["size"], &[]);
+const SCRATCH: Table = Table::new("scratch", &["size"], &[], Separators::Commas);
 
 /// All kinds, in the order in which they are printed and a machine has its devices.
 pub static KINDS: [Kind; 9] = [

@@ -1,6 +1,5 @@
 //! Why there is no such machine.
 
-use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -8,21 +7,13 @@ use thiserror::Error;
 /// A configuration that describes no machine.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{}: {error}", path.display())]
-    Read {
+    /// The file cannot be read, or is too large to be a configuration.
+    #[error("{}: {reason}", path.display())]
+    File {
         /// The file that was named.
         path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// The file is too large to be a configuration.
-    #[error("{}: more than {limit} bytes; a configuration is smaller", path.display())]
-    TooLarge {
-        /// The file that was named.
-        path: PathBuf,
-        /// Most bytes that are read.
-        limit: u64,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Neither JSON nor TOML.
     #[error("no valid {format}: {reason}")]

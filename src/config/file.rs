@@ -2,7 +2,7 @@
 //! its flag or a table of its options.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -48,10 +48,11 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
 /// # Errors
 /// It cannot be read, or as [`parse`].
 pub fn read(path: &Path) -> Result<Draft, ConfigError> {
-    let failed = |error| ConfigError::Read {
+    let refuse = |reason: String| ConfigError::File {
         path: path.into(),
-        error,
+        reason,
     };
+    let failed = |error: io::Error| refuse(error.to_string());
     let mut options = File::options();
     // The open of a FIFO without a writer would block; reading one gives an empty file.
     options
@@ -63,10 +64,9 @@ pub fn read(path: &Path) -> Result<Draft, ConfigError> {
         .read_to_string(&mut text)
         .map_err(failed)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(ConfigError::TooLarge {
-            path: path.into(),
-            limit: MAX_BYTES,
-        });
+        return Err(refuse(format!(
+            "more than {MAX_BYTES} bytes; a configuration is smaller"
+        )));
     }
     parse(&text)
 }

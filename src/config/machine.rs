@@ -158,35 +158,18 @@ impl Machine {
     /// the command: what machines that begin with the same template have in common. Files are left
     /// out; a template depends on what they hold and not on their names.
     pub fn before_command(&self) -> Self {
-        // Without `..`, so that a new field does not compile before it is clear whether a template
-        // depends on it.
-        let Self {
-            name: _,
-            cpus,
-            memory_bytes,
-            kernel: _,
-            boot,
-            initrd: _,
-            cmdline,
-            console,
-            kernel_log,
-            devices,
-            command: _,
-            faults,
-        } = self;
         Self {
             name: None,
-            cpus: *cpus,
-            memory_bytes: *memory_bytes,
             kernel: Kernel::Embedded,
-            boot: *boot,
             initrd: None,
-            cmdline: cmdline.clone(),
-            console: *console,
-            kernel_log: *kernel_log,
-            devices: devices.iter().filter_map(Device::before_command).collect(),
+            devices: self
+                .devices
+                .iter()
+                .filter_map(Device::before_command)
+                .collect(),
             command: None,
-            faults: faults.clone(),
+            // A new setting makes another template until it is clear that none depends on it.
+            ..self.clone()
         }
     }
 

@@ -14,57 +14,35 @@ pub struct Table {
     bare: &'static [&'static str],
     /// The other keys, in the order of the text: `key=value`, or only `key` if the value is true.
     options: &'static [&'static str],
-    separator: char,
-    /// What becomes of a separator inside a value.
-    inside: Inside,
+    separators: Separators,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Inside {
-    Refused,
-    /// It is written twice.
-    Doubled,
-    /// It stands as it is: the value is the last of the text, or the first one.
-    Kept,
+/// What separates the parts of a device's text.
+#[derive(Clone, Copy, Debug)]
+pub enum Separators {
+    /// Commas, which no value may contain.
+    Commas,
+    /// Commas; one inside a value is written twice.
+    DoubledCommas,
+    /// Commas, which only the last value may contain.
+    CommasButInLast,
+    /// Colons, which only the first value may contain.
+    ColonsButInFirst,
 }
 
 impl Table {
-    /// A table whose text is separated by commas, which no value may contain.
+    /// The table of the device that is called `name` in messages.
     pub const fn new(
         name: &'static str,
         bare: &'static [&'static str],
         options: &'static [&'static str],
+        separators: Separators,
     ) -> Self {
         Self {
             name,
             bare,
             options,
-            separator: ',',
-            inside: Inside::Refused,
-        }
-    }
-
-    /// As it is, with commas inside values written twice.
-    pub const fn with_doubled_commas(self) -> Self {
-        Self {
-            inside: Inside::Doubled,
-            ..self
-        }
-    }
-
-    /// As it is; the last value may contain commas.
-    pub const fn with_rest(self) -> Self {
-        Self {
-            inside: Inside::Kept,
-            ..self
-        }
-    }
-
-    /// As it is, separated by colons, which only the first value may contain.
-    pub const fn with_colons(self) -> Self {
-        Self {
-            separator: ':',
-            ..self
+            separators,
         }
     }
 
@@ -88,8 +66,8 @@ impl Table {
             let value = table.get(*key);
             let value = value.map(|value| word(value, &format!("{place}.{key}")));
             let value = value.transpose()?.unwrap_or_default();
-            let first = index == 0 && self.separator == ':';
-            parts.push(if first {
+            let keeps = index == 0 && matches!(self.separators, Separators::ColonsButInFirst);
+            parts.push(if keeps {
                 value
             } else {
                 self.separated(value, place, key)?
@@ -111,16 +89,23 @@ impl Table {
                 parts.push(format!("{key}={value}"));
             }
         }
-        Ok(parts.join(&self.separator.to_string()))
+        Ok(parts.join(&self.separator().to_string()))
+    }
+
+    fn separator(&self) -> char {
+        match self.separators {
+            Separators::ColonsButInFirst => ':',
+            _ => ',',
+        }
     }
 
     fn separated(&self, value: String, place: &str, key: &str) -> Result<String, ConfigError> {
-        match self.inside {
-            Inside::Doubled => Ok(value.replace(',', ",,")),
-            Inside::Kept if self.options.last() == Some(&key) => Ok(value),
-            _ if value.contains(self.separator) => Err(ConfigError::Value {
+        match self.separators {
+            Separators::DoubledCommas => Ok(value.replace(',', ",,")),
+            Separators::CommasButInLast if self.options.last() == Some(&key) => Ok(value),
+            _ if value.contains(self.separator()) => Err(ConfigError::Value {
                 place: place.into(),
-                reason: format!("the {key} of a {} has no '{}'", self.name, self.separator),
+                reason: format!("the {key} of a {} has no '{}'", self.name, self.separator()),
             }),
             _ => Ok(value),
         }

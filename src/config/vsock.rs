@@ -6,11 +6,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::Table;
+use super::table::{Separators, Table};
 use crate::devices::virtio::vsock::{MAX_CID, MIN_CID};
 
 /// A socket device in a file as a table.
-pub const TABLE: Table = Table::new("vsock", &[], &["cid", "socket"]).with_rest();
+pub const TABLE: Table = Table::new(
+    "vsock",
+    &[],
+    &["cid", "socket"],
+    Separators::CommasButInLast,
+);
 /// Longest path of a socket, in bytes: with `_4294967295` behind it, it still fits into the 107
 /// bytes of an address (unix(7)).
 pub const MAX_PATH: usize = 107 - 11;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::size;
-use crate::config::table::Table;
+use crate::config::table::{Separators, Table};
 use crate::devices::rate::Limits;
 use crate::devices::virtio::block::MAX_NAME;
 
@@ -18,8 +18,8 @@ pub const TABLE: Table = Table::new(
     "disk",
     &["path"],
     &["ro", "overlay", "id", "cache", "rate", "format", "backing"],
-)
-.with_doubled_commas();
+    Separators::DoubledCommas,
+);
 
 /// Sizes of a scratch disk: 1 MiB to 16 TiB.
 const SCRATCH_SIZES: RangeInclusive<u64> = 1 << 20..=1 << 44;

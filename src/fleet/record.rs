@@ -1,5 +1,7 @@
 //! What is recorded of a running machine.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 /// The record in a machine's folder, as JSON.
@@ -20,4 +22,12 @@ pub struct Record {
     /// Key of the template from which the machine was restored to wait for a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_with: Option<String>,
+}
+
+impl Record {
+    /// Seconds since the start.
+    pub fn age(&self) -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.map_or(0, |now| now.as_secs().saturating_sub(self.started))
+    }
 }

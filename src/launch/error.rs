@@ -21,33 +21,15 @@ pub enum LaunchError {
     /// The kernel or initial RAM disk inside hull.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// A file cannot be opened.
-    #[error("{what} {}: {error}", path.display())]
-    Open {
+    /// A file cannot be opened, is not a regular file, or is larger than any kernel.
+    #[error("{what} {}: {reason}", path.display())]
+    File {
         /// What it is for: `kernel` or `initrd`.
         what: &'static str,
         /// The file that was named.
         path: PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// A directory, a device.
-    #[error("{what} {}: not a regular file", path.display())]
-    NotAFile {
-        /// What it is for.
-        what: &'static str,
-        /// The file that was named.
-        path: PathBuf,
-    },
-    /// A file of a size that no kernel has.
-    #[error("{what} {}: {bytes} bytes; at most 1 GiB is read", path.display())]
-    TooLarge {
-        /// What it is for.
-        what: &'static str,
-        /// The file that was named.
-        path: PathBuf,
-        /// Its size in bytes.
-        bytes: u64,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A command for a kernel that runs none.
     #[error("a command needs a Linux kernel, and {} is not one", path.display())]

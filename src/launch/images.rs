@@ -158,27 +158,25 @@ fn foreign_init(initramfs: &[u8]) -> io::Result<Vec<u8>> {
 
 /// Open a regular file of at most [`MAX_FILE`] bytes.
 fn open_file(what: &'static str, path: &Path) -> Result<Image, LaunchError> {
-    let path = || path.to_path_buf();
-    let failed = |error| LaunchError::Open {
+    let refuse = |reason: String| LaunchError::File {
         what,
-        path: path(),
-        error,
+        path: path.into(),
+        reason,
     };
-    // Nonblocking: the open of a FIFO without a writer would wait for one.
-    let nonblocking = OFlags::NONBLOCK.bits() as i32;
+    let failed = |error: io::Error| refuse(error.to_string());
     let mut options = File::options();
-    options.read(true).custom_flags(nonblocking);
-    let file = options.open(path()).map_err(failed)?;
+    // The open of a FIFO without a writer would block.
+    options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     if !about.is_file() {
-        return Err(LaunchError::NotAFile { what, path: path() });
+        return Err(refuse("not a regular file".into()));
     }
     if about.len() > MAX_FILE {
-        return Err(LaunchError::TooLarge {
-            what,
-            path: path(),
-            bytes: about.len(),
-        });
+        let bytes = about.len();
+        return Err(refuse(format!("{bytes} bytes; at most 1 GiB is read")));
     }
     Image::file(file).map_err(failed)
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::ioctl::MAX_NAME;
-use crate::config::table::Table;
+use crate::config::table::{Separators, Table};
 use crate::devices::rate::{Limits, RATE};
 use crate::devices::virtio::net::Mac;
 
@@ -16,6 +16,7 @@ pub const TABLE: Table = Table::new(
     "net",
     &[],
     &["user", "tap", "ip", "gw", "publish", "mac", "rate"],
+    Separators::Commas,
 );
 
 /// A network as the user asked for it.

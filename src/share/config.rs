@@ -6,11 +6,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::table::Table;
+use crate::config::table::{Separators, Table};
 use crate::devices::virtio::fs::MAX_TAG;
 
 /// A share in a file as a table.
-pub const TABLE: Table = Table::new("share", &["folder", "path"], &["ro"]).with_colons();
+pub const TABLE: Table = Table::new(
+    "share",
+    &["folder", "path"],
+    &["ro"],
+    Separators::ColonsButInFirst,
+);
 
 /// PATH_MAX (uapi/linux/limits.h).
 const MAX_PATH: usize = 4096;

@@ -1,7 +1,5 @@
 //! All of a machine in short.
 
-use std::time::SystemTime;
-
 use super::devices;
 use crate::cli::table::Table;
 use crate::cli::table::count;
@@ -12,14 +10,12 @@ use crate::inspect::{Device, Inspection, Queues};
 
 /// A page of it.
 pub fn draw(record: &Record, seen: &Inspection) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let age = now.map_or(0, |now| now.as_secs().saturating_sub(record.started));
     let mut text = format!(
         "{}: process {}, hull {}, started {} ago, {}, {} of memory\n\n",
         record.name,
         record.pid,
         record.version,
-        count(age, "second"),
+        count(record.age(), "second"),
         count(record.cpus.into(), "vCPU"),
         size::show(record.memory_bytes)
     );
