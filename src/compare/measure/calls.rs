@@ -19,9 +19,11 @@ use super::error::RunError;
 use crate::kvm::traced::resume;
 use crate::sandbox::{Role, spawn_scoped};
 
-/// `ioctl` and the request `KVM_RUN`, `_IO(0xae, 0x80)` (`<linux/kvm.h>`).
-const IOCTL: u64 = 16;
+/// The request `_IO(0xae, 0x80)` (`<linux/kvm.h>`).
 const KVM_RUN: u64 = 0xae80;
+
+/// A stop at a system call: PTRACE_O_TRACESYSGOOD sets bit 7 (ptrace(2)).
+const CALL_STOP: i32 = libc::SIGTRAP | 0x80;
 
 /// wait4(2) on all children and tracees of this thread.
 const OF_THIS_THREAD: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
@@ -115,45 +117,21 @@ impl Traced {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => return Ok(calls),
             };
-            match Stop::of(status) {
-                Stop::Call if counting => note(Pid::from_raw(pid), &mut calls),
-                Stop::Call => {}
-                // The shell has executed the command.
-                Stop::Event(event) => counting |= event == libc::PTRACE_EVENT_EXEC,
-                Stop::Signal(signal) => {
-                    resume(pid, signal);
-                    continue;
+            if !libc::WIFSTOPPED(status) {
+                if pid == self.root.as_raw() {
+                    return Ok(calls);
                 }
-                Stop::End if pid == self.root.as_raw() => return Ok(calls),
-                Stop::End => continue,
+                continue;
             }
-            resume(pid, 0);
-        }
-    }
-}
-
-/// Why a traced thread stopped (ptrace(2)), or that it ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Stop {
-    Call,
-    Event(i32),
-    /// The signal to deliver; 0 is none.
-    Signal(i32),
-    End,
-}
-
-impl Stop {
-    fn of(status: i32) -> Self {
-        // PTRACE_O_TRACESYSGOOD sets bit 7.
-        const CALL: i32 = libc::SIGTRAP | 0x80;
-        if !libc::WIFSTOPPED(status) {
-            return Self::End;
-        }
-        match (libc::WSTOPSIG(status), status >> 16) {
-            (CALL, 0) => Self::Call,
-            (libc::SIGSTOP | libc::SIGTRAP, 0) => Self::Signal(0),
-            (signal, 0) => Self::Signal(signal),
-            (_, event) => Self::Event(event),
+            let mut delivered = 0;
+            match (libc::WSTOPSIG(status), status >> 16) {
+                (CALL_STOP, 0) if counting => note(Pid::from_raw(pid), &mut calls),
+                (CALL_STOP | libc::SIGSTOP | libc::SIGTRAP, 0) => {}
+                (signal, 0) => delivered = signal,
+                // The shell has executed the command.
+                (_, event) => counting |= event == libc::PTRACE_EVENT_EXEC,
+            }
+            resume(pid, delivered);
         }
     }
 }
@@ -170,7 +148,7 @@ fn note(pid: Pid, calls: &mut Calls) {
     };
     let (number, request) = (registers.orig_rax, registers.rsi & 0xffff_ffff);
     *calls.by_number.entry(number).or_default() += 1;
-    calls.kvm_runs += u64::from((number, request) == (IOCTL, KVM_RUN));
+    calls.kvm_runs += u64::from((number, request) == (libc::SYS_ioctl as u64, KVM_RUN));
 }
 
 impl Drop for Traced {
@@ -196,7 +174,6 @@ mod tests {
 
     #[test]
     fn counting_continues_after_a_real_time_signal() {
-        assert_eq!(Stop::of(34 << 8 | 0x7f), Stop::Signal(34));
         // dash has no names for real-time signals.
         let mut command = Command::new("bash");
         command.args(["-c", "trap '/bin/true' RTMIN; kill -RTMIN $$; (:); (:)"]);

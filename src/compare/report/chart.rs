@@ -56,11 +56,10 @@ pub fn render(report: &Report, figure: &Figure, id: &str) -> Option<Markup> {
             svg role="img" aria-labelledby=(format!("{title} {description}")) width="100%" height=(height) {
                 title id=(title) { (name) }
                 desc id=(description) { (describe(report, figure, &scale)) }
-                @for (exponent, label) in &ticks {
-                    @let x = scale.percent(scale.power(*exponent));
+                @for (x, anchor, label) in &ticks {
                     line.tick x1=(x) x2=(x) y1="16" y2=(bars + 4) {}
                     @if let Some(label) = label {
-                        text.tick-name x=(x) y=(bars + 18) text-anchor=(scale.anchor(*exponent)) { (label) }
+                        text.tick-name x=(x) y=(bars + 18) text-anchor=(anchor) { (label) }
                     }
                 }
                 @for (number, one) in columns.iter().enumerate() {
@@ -187,40 +186,36 @@ impl Scale {
         format!("{:.2}%", share.clamp(0.0, 1.0) * 100.0)
     }
 
-    fn power(&self, exponent: i32) -> f64 {
-        match self {
-            Self::Linear { .. } => 0.0,
-            Self::Logarithmic { base, .. } => base.powi(exponent),
-        }
-    }
-
-    /// The exponents of the ticks, with labels for as many as there is room.
-    fn ticks(&self, unit: Unit) -> Vec<(i32, Option<String>)> {
-        let Self::Logarithmic { low, high, .. } = *self else {
+    /// The positions of the ticks and the anchors of their labels, with as many labels as there is room for.
+    fn ticks(&self, unit: Unit) -> Vec<(String, &'static str, Option<String>)> {
+        let Self::Logarithmic { base, low, high } = *self else {
             return Vec::new();
         };
         let every = (high - low)
             .unsigned_abs()
             .div_ceil(MAX_LABELS as u32)
             .max(1) as i32;
-        let named = |exponent: i32| (exponent - low) % every == 0;
-        let name = |exponent| round(unit, self.power(exponent));
-        let tick = |exponent| (exponent, named(exponent).then(|| name(exponent)));
+        let tick = |exponent: i32| {
+            let value = base.powi(exponent);
+            let anchor = match exponent {
+                at if at == low => "start",
+                at if at == high => "end",
+                _ => "middle",
+            };
+            let is_named = (exponent - low) % every == 0;
+            (
+                self.percent(value),
+                anchor,
+                is_named.then(|| round(unit, value)),
+            )
+        };
         (low..=high).map(tick).collect()
-    }
-
-    fn anchor(&self, exponent: i32) -> &'static str {
-        match *self {
-            Self::Logarithmic { low, .. } if exponent == low => "start",
-            Self::Logarithmic { high, .. } if exponent == high => "end",
-            _ => "middle",
-        }
     }
 
     fn words(&self) -> &'static str {
         match self {
             Self::Linear { .. } => "",
-            Self::Logarithmic { base: 16.0, .. } => {
+            Self::Logarithmic { base, .. } if *base > 10.0 => {
                 "logarithmic scale: each line is 16 times the one before"
             }
             Self::Logarithmic { .. } => "logarithmic scale: each line is 10 times the one before",

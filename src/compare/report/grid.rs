@@ -99,14 +99,8 @@ impl Grid {
     }
 
     fn wrapped(&self, column: usize, cell: &Text) -> Vec<String> {
-        wrap(
-            &cell.text,
-            if column == 0 {
-                self.max_name
-            } else {
-                self.max_cell
-            },
-        )
+        let limits = [self.max_name, self.max_cell];
+        wrap(&cell.text, limits[usize::from(column > 0)])
     }
 
     fn width(&self, column: usize) -> usize {

@@ -49,8 +49,8 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
 /// `figure` has the time to the exit of the shortest command.
 fn verdict(figure: &Figure, sides: &[Side]) -> Result<Verdict, String> {
     let (container, machine) = best_of_sides(figure, sides)?;
-    let between = Ratio::of(&machine.samples, &container.samples);
-    let between = between.ok_or_else(|| "a container takes no measurable time".to_owned())?;
+    let between = Ratio::of(&machine.samples, &container.samples)
+        .ok_or_else(|| "a container takes no measurable time".to_owned())?;
     let (one, other) = (&machine.subject, &container.subject);
     let times = ratio(&between);
     let slower = between.low > 1.0;

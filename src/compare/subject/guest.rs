@@ -64,33 +64,18 @@ pub fn judge(output: &mut Vec<u8>) -> Result<(), String> {
     }
 }
 
-/// System call numbers (`<asm/unistd_64.h>`).
-mod nr {
-    pub const READ: u32 = 0;
-    pub const WRITE: u32 = 1;
-    pub const OPEN: u32 = 2;
-    pub const CLOSE: u32 = 3;
-    pub const IOCTL: u32 = 16;
-    pub const VFORK: u32 = 58;
-    pub const EXECVE: u32 = 59;
-    pub const EXIT: u32 = 60;
-    pub const WAIT4: u32 = 61;
-    pub const MOUNT: u32 = 165;
-    pub const REBOOT: u32 = 169;
-    pub const IOPL: u32 = 172;
-}
-
 /// An init that runs the program at `path` with the arguments `words` and /dev/null as its input, waits for
 /// its end, reports how it ended, and ends the machine.
 pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
     let mut init = Program::default();
     for (kind, place) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         let (kind, place) = (init.text(kind), init.text(place));
-        init.call(nr::MOUNT, &[kind, place, kind, 0, 0]);
+        init.call(libc::SYS_mount, &[kind, place, kind, 0, 0]);
     }
     // /dev/null as file descriptor 0, open for reading and writing (2).
     let null = init.text("/dev/null");
-    init.call(nr::CLOSE, &[0]).call(nr::OPEN, &[null, 2]);
+    init.call(libc::SYS_close, &[0])
+        .call(libc::SYS_open, &[null, 2]);
 
     let path = init.text(path);
     let words: Vec<u32> = words.iter().map(|word| init.text(word)).collect();
@@ -98,9 +83,9 @@ pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
     let environment = init.text("PATH=/bin:/sbin:/usr/bin:/usr/sbin");
     let environment = init.pointers(&[environment]);
     let mut child = Program::default();
-    child.call(nr::EXECVE, &[path, words, environment]);
-    child.call(nr::EXIT, &[127]);
-    init.call(nr::VFORK, &[]);
+    child.call(libc::SYS_execve, &[path, words, environment]);
+    child.call(libc::SYS_exit, &[127]);
+    init.call(libc::SYS_vfork, &[]);
     init.code(&[0x85, 0xc0, 0x75, child.code.len() as u8]); // test eax, eax; jnz over the child
     init.code(&child.code);
 
@@ -108,12 +93,12 @@ pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
     let status = init.data(&[0xff; 4]);
     init.code(&[0x89, 0xc7]); // mov edi, eax
     init.set(ESI, status).set(EDX, 0).set(R10, 0);
-    init.syscall(nr::WAIT4);
+    init.syscall(libc::SYS_wait4);
     let (done, failed) = (init.data(&[DONE]), init.data(&[FAILED]));
     init.code(&[0x83, 0x3c, 0x25]).code(&status.to_le_bytes());
     init.code(&[0]).set(ESI, done); // cmp dword [status], 0; mov keeps the flags
     init.code(&[0x74, 5]).set(ESI, failed); // je over it
-    init.set(EDI, 1).set(EDX, 1).syscall(nr::WRITE);
+    init.set(EDI, 1).set(EDX, 1).syscall(libc::SYS_write);
     init.end();
     init.file()
 }
@@ -122,9 +107,9 @@ pub fn runs(path: &str, words: &[&str]) -> Vec<u8> {
 pub(crate) fn idle() -> Vec<u8> {
     let mut init = Program::default();
     let line = init.data(LINE.as_bytes());
-    init.call(nr::WRITE, &[1, line, LINE.len() as u32]);
+    init.call(libc::SYS_write, &[1, line, LINE.len() as u32]);
     let start = init.code.len();
-    init.call(nr::READ, &[0, line, 1]);
+    init.call(libc::SYS_read, &[0, line, 1]);
     let back = start as i64 - (init.code.len() as i64 + 2);
     init.code(&[0xeb, back as u8]); // jmp to the start
     init.file()
@@ -179,11 +164,11 @@ impl Program {
         self.code(register).code(&value.to_le_bytes())
     }
 
-    fn syscall(&mut self, number: u32) -> &mut Self {
-        self.set(EAX, number).code(&[0x0f, 0x05])
+    fn syscall(&mut self, number: i64) -> &mut Self {
+        self.set(EAX, number as u32).code(&[0x0f, 0x05])
     }
 
-    fn call(&mut self, number: u32, arguments: &[u32]) -> &mut Self {
+    fn call(&mut self, number: i64, arguments: &[u32]) -> &mut Self {
         for (register, value) in [EDI, ESI, EDX, R10, R8].iter().zip(arguments) {
             self.set(register, *value);
         }
@@ -195,12 +180,13 @@ impl Program {
     /// keyboard controller's reset (port 0x64), or by `reboot=` of the kernel's command line.
     fn end(&mut self) {
         const TCSBRK: u32 = 0x5409; // with 1, it is tcdrain(3)
-        self.call(nr::IOCTL, &[1, TCSBRK, 1]).call(nr::IOPL, &[3]);
+        self.call(libc::SYS_ioctl, &[1, TCSBRK, 1])
+            .call(libc::SYS_iopl, &[3]);
         for (port, value) in [(0x600, 0x34), (0x64, 0xfe)] {
             self.set(EDX, port).code(&[0xb0, value, 0xee]); // mov al, value; out dx, al
         }
         const RESTART: [u32; 3] = [0xfee1_dead, 0x2812_1969, 0x0123_4567]; // reboot(2)
-        self.call(nr::REBOOT, &RESTART).code(&[0xeb, 0xfe]); // jmp to itself
+        self.call(libc::SYS_reboot, &RESTART).code(&[0xeb, 0xfe]); // jmp to itself
     }
 
     /// The ELF file (System V ABI, 4).

@@ -142,9 +142,9 @@ impl<'a> Monitored<'a> {
 
     fn find_kernel(&self) -> Result<PathBuf, LeftOut> {
         let unfit = |error: StageError| LeftOut::Unfit(error.to_string());
-        match (self.monitor.needs_bzimage, self.about.stage.bzimage()) {
+        match (self.monitor.needs_bzimage, &self.about.stage.bzimage) {
             (false, _) => self.about.stage.vmlinux().map_err(unfit),
-            (true, Some(kernel)) if kernel.is_file() => Ok(kernel.into()),
+            (true, Some(kernel)) if kernel.is_file() => Ok(kernel.clone()),
             (true, Some(kernel)) => Err(LeftOut::Unfit(format!(
                 "{} is not a file; give hull's kernel as a bzImage with --bzimage",
                 kernel.display()
@@ -163,10 +163,8 @@ impl<'a> Monitored<'a> {
         let first = words.first().map_or("", String::as_str);
         self.about.stage.find(first).map_err(io::Error::other)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let initrd = self
-            .about
-            .stage
-            .initrd(&name, || guest::runs(first, &words));
+        let stage = self.about.stage;
+        let initrd = stage.initrd(&name, || guest::runs(first, &words));
         initrd.map_err(io::Error::other)
     }
 }

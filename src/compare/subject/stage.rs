@@ -14,24 +14,17 @@ use crate::guest::{Guest, GuestError, required};
 /// Memory of each virtual machine, the default of `hull run`.
 pub const MEMORY_MIB: u64 = 128;
 const BUSYBOX: &str = "/bin/busybox";
-/// File types in the mode of an entry (cpio(5)).
-const TYPE: u32 = 0o170_000;
-const FOLDER: u32 = 0o040_000;
-const FILE: u32 = 0o100_000;
-const LINK: u32 = 0o120_000;
 /// The longest chain of symbolic links that is followed.
 const MAX_LINKS: usize = 8;
 
 /// Why a stage or a command on it cannot be made.
 #[derive(Debug, Error)]
+#[allow(missing_docs)]
 pub enum StageError {
-    /// hull was built without a guest, or its program file is damaged.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// A file of the stage could not be written.
     #[error("cannot unpack the initial RAM disk: {0}")]
     Write(#[from] io::Error),
-    /// The command is not in the root file system.
     #[error(
         "{0} is not in hull's initial RAM disk, which all subjects use; it contains only busybox, whose \
          applets `hull run -- busybox --list` prints"
@@ -43,7 +36,7 @@ pub enum StageError {
 pub struct Stage {
     folder: tempfile::TempDir,
     guest: Guest,
-    bzimage: Option<PathBuf>,
+    pub(crate) bzimage: Option<PathBuf>,
 }
 
 impl Stage {
@@ -56,9 +49,8 @@ impl Stage {
     /// As [`new`](Self::new), with the new folder in `place`. Files there need not be executable.
     pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         let guest = required()?;
-        let folder = tempfile::Builder::new()
-            .prefix("hull-stage-")
-            .tempdir_in(place)?;
+        let mut folder = tempfile::Builder::new();
+        let folder = folder.prefix("hull-stage-").tempdir_in(place)?;
         let stage = Self {
             folder,
             guest,
@@ -90,11 +82,6 @@ impl Stage {
             fs::write(&path, kernel)?;
         }
         Ok(path)
-    }
-
-    /// The kernel that the user gave as a bzImage.
-    pub fn bzimage(&self) -> Option<&Path> {
-        self.bzimage.as_deref()
     }
 
     /// hull's initial RAM disk, a newc archive.
@@ -182,13 +169,13 @@ fn unpack(archive: &[u8], root: &Path) -> io::Result<()> {
         entry.read_to_end(&mut content)?;
         rest = entry.finish()?;
         let path = root.join(normal(Path::new(&name)));
-        match mode & TYPE {
-            FOLDER => fs::create_dir_all(&path)?,
-            FILE => {
+        match mode & libc::S_IFMT {
+            libc::S_IFDIR => fs::create_dir_all(&path)?,
+            libc::S_IFREG => {
                 fs::write(&path, content)?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o777))?;
             }
-            LINK => symlink(String::from_utf8_lossy(&content).as_ref(), &path)?,
+            libc::S_IFLNK => symlink(String::from_utf8_lossy(&content).as_ref(), &path)?,
             _ => {}
         }
     }

@@ -10,8 +10,8 @@ use crate::compare::rows::session::Session;
 use crate::compare::rows::system::host_kernel;
 use crate::compare::subject::Subject;
 
-/// `ioprio_get`, which the applet ionice calls (`<asm/unistd_64.h>`).
-const RARE_CALL: u64 = 252;
+/// The system call of the applet ionice.
+const RARE_CALL: u64 = libc::SYS_ioprio_get as u64;
 /// Memory that the workload takes, more than a machine has.
 const TAKEN_MIB: u64 = 256;
 /// The script runs longer than any other workload.
