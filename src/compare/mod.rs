@@ -22,10 +22,14 @@
 pub(crate) mod bench;
 pub(crate) mod comparison;
 pub(crate) mod figure;
+// Public for the tests and benchmarks of this package only.
+#[allow(missing_docs)]
 pub mod measure;
 pub(crate) mod report;
 pub(crate) mod rows;
+#[allow(missing_docs)]
 pub mod statistics;
+#[allow(missing_docs)]
 pub mod subject;
 pub(crate) mod turns;
 pub(crate) mod warning;

@@ -13,24 +13,17 @@ const MAD_TO_DEVIATION: f64 = 0.6745;
 /// Number of resamples of the bootstrap.
 const DRAWS: usize = 2000;
 
-/// The summary of samples of one unit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// How many samples there are.
     pub runs: usize,
-    /// The minimum of all samples.
     pub least: f64,
-    /// A quarter of the samples are at most this.
     pub quartile_1: f64,
     /// The middle sample; of an even number, the mean of the two.
     pub median: f64,
-    /// Three quarters of the samples are at most this.
     pub quartile_3: f64,
     /// The 99th percentile; with fewer than 100 samples, the maximum.
     pub p99: f64,
-    /// The maximum of all samples.
     pub most: f64,
-    /// The sum divided by the number of samples.
     pub mean: f64,
     /// The sample standard deviation, with n - 1; 0 for one sample.
     pub deviation: f64,
@@ -74,11 +67,8 @@ impl Summary {
 /// A ratio of medians with its 95 % range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ratio {
-    /// The ratio of the two medians.
     pub ratio: f64,
-    /// The lower end of the range.
     pub low: f64,
-    /// The upper end of the range.
     pub high: f64,
 }
 

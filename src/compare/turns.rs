@@ -19,7 +19,6 @@ pub struct Progress<'a> {
 
 pub type OnProgress<'a> = Box<dyn FnMut(Progress) + 'a>;
 
-/// The participants, each with the driver by which it is measured.
 pub struct Turns<'a, D> {
     pub runs: usize,
     participants: Vec<Participant<D>>,

@@ -11,7 +11,6 @@ use crate::compare::subject::monitor::Monitored;
 use crate::compare::subject::{self, Subject, words};
 use crate::kvm::probe;
 
-/// The command in the guest of all monitors, and its output.
 const COMMAND: [&str; 3] = ["/bin/busybox", "echo", "hi"];
 const PRINTED: &str = "hi\n";
 /// The points of a cold boot in hull's report.

@@ -18,7 +18,6 @@ use crate::compare::measure::timed::Running;
 use crate::compare::subject::guest::{LINE, TYPED};
 use crate::compare::subject::monitors::firecracker_config;
 
-/// Bytes of an error message that are read.
 const MAX_MESSAGE: usize = 4096;
 
 /// The idle guest as a snapshot of Firecracker.

@@ -28,11 +28,8 @@ const ACCEPT_INTERVAL: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Equipment {
-    /// A tap device, over which the guest connects.
     Tap,
-    /// A vsock device, over which the guest connects.
     Vsock,
-    /// A vsock device and a disk.
     Disk,
     /// A vsock device, a disk and all others but a tap device, which only root can create.
     All,
@@ -149,7 +146,6 @@ impl<'a> Machines<'a> {
     }
 }
 
-/// Accepts a connection of the guest, without waiting for one.
 type Accept = Box<dyn Fn() -> io::Result<Stream>>;
 
 /// A running monitor. Dropping it kills the monitor.
@@ -175,14 +171,12 @@ impl RunningMachine {
         }
     }
 
-    /// Sends a request over the guest's next connection.
     pub fn request(&mut self, request: u8) -> Result<Stream, BenchError> {
         let mut stream = self.wait()?;
         stream.write_all(&[request])?;
         Ok(stream)
     }
 
-    /// Sends a request over a connection of the host to the guest.
     pub fn request_by_host(&mut self, request: u8) -> Result<Stream, BenchError> {
         self.request(b'L')?.read_exact(&mut [0])?;
         let mut stream = Stream::new(UnixStream::connect(&self.socket)?, self.timeout)?;

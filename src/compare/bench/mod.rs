@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use error::BenchError;
 use plan::{Bench, Kind, Made, Plan, Program, Samples};
 
-use crate::compare::figure::{Cell, Figure};
+use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::host::Host;
 use crate::compare::measure::stop::is_stopped;
 use crate::compare::report::bench::{FORMAT, RIVALS, Report, Rival, Settings};
@@ -133,22 +133,18 @@ fn take_turns(turns: &mut Turns<Entrant>, plan: &Plan) -> Result<Vec<Figure>, Be
 }
 
 fn figures(turns: &Turns<Entrant>, plan: &Plan, runs: &Each<Runs<Samples>>) -> Vec<Figure> {
-    let figures = plan
-        .figures
-        .iter()
-        .enumerate()
-        .map(|(at, &(name, unit, better))| {
-            turns.figure(name, (unit, better), runs, |runs| {
-                let samples = runs.done.iter().filter_map(|samples| *samples.get(at)?);
-                let samples: Vec<f64> = samples.collect();
-                if samples.is_empty() {
-                    Cell::missing("it does not have this figure")
-                } else {
-                    Cell::samples(samples).with_note(runs.note())
-                }
-            })
-        });
-    figures.collect()
+    let figure = |(at, &(name, unit, better)): (usize, &(&str, Unit, Better))| {
+        turns.figure(name, (unit, better), runs, |runs| {
+            let samples = runs.done.iter().filter_map(|samples| *samples.get(at)?);
+            let samples: Vec<f64> = samples.collect();
+            if samples.is_empty() {
+                Cell::missing("it does not have this figure")
+            } else {
+                Cell::samples(samples).with_note(runs.note())
+            }
+        })
+    };
+    plan.figures.iter().enumerate().map(figure).collect()
 }
 
 fn warnings(host: &Host, runs: usize, figures: &[Figure]) -> Vec<String> {

@@ -72,14 +72,12 @@ pub type Made<'a> = Result<Box<dyn Contender + 'a>, BenchError>;
 
 /// A program that takes turns. Whatever it starts has ended after a turn, or when it is dropped.
 pub trait Contender {
-    /// Makes what the turns start from.
     fn prepare(&mut self) -> Result<(), BenchError> {
         Ok(())
     }
 
     fn turn(&mut self) -> Result<Samples, BenchError>;
 
-    /// The program as a subject, if its turns use one.
     fn subject(&self) -> Option<&dyn Subject> {
         None
     }

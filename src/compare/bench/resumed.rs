@@ -8,7 +8,6 @@ use crate::compare::measure::timed::Running;
 use crate::compare::subject::guest;
 use crate::compare::subject::monitor::Machine;
 
-/// Time for a guest to become idle before it is saved.
 pub const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 pub trait SavedGuest {

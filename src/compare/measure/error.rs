@@ -9,7 +9,6 @@ use thiserror::Error;
 
 /// Each message says when, and continues the sentence "it ...".
 #[derive(Debug, Error)]
-#[allow(missing_docs)]
 pub enum RunError {
     #[error("cannot be started: {0}")]
     Start(io::Error),

@@ -33,7 +33,6 @@ pub struct Timed {
     pub first_byte: Option<Duration>,
     /// From the start to the last read that returned bytes.
     pub last_byte: Option<Duration>,
-    /// From the start to the end.
     pub end: Duration,
     /// CPU time, user and system, of the command and of all its children that it waited for.
     pub cpu: Duration,
@@ -41,7 +40,6 @@ pub struct Timed {
     pub output: Vec<u8>,
 }
 
-/// Runs `command` to its end, with its standard input closed.
 pub fn run(command: &mut Command, timeout: Duration) -> Result<Timed, RunError> {
     Running::start(command, timeout, None)?.finish()
 }
@@ -125,7 +123,6 @@ impl Running {
         Ok(self.started.elapsed())
     }
 
-    /// Waits for the end.
     pub fn finish(mut self) -> Result<Timed, RunError> {
         while self.read()? {}
         let (status, end) = self.wait()?;

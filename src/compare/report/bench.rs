@@ -31,7 +31,6 @@ pub struct Report {
     pub method: String,
     /// In the order of the cells, including those left out.
     pub subjects: Vec<Participant>,
-    /// Reasons to distrust the figures; shown in every format.
     pub warnings: Vec<String>,
     pub figures: Vec<Figure>,
 }

@@ -28,7 +28,6 @@ pub struct Change {
     pub figure: String,
     pub unit: Unit,
     pub subject: String,
-    /// The medians in the two reports.
     pub old: f64,
     pub new: f64,
     pub ratio: Option<Ratio>,
@@ -82,7 +81,6 @@ impl Changes {
         })
     }
 
-    /// Whether a figure really became worse.
     pub fn is_worse(&self) -> bool {
         let mut changes = self.changes.iter();
         changes.any(|change| change.verdict == Verdict::Worse)

@@ -12,7 +12,6 @@ use super::words::{self, clean};
 use crate::compare::figure::{Figure, Unit};
 use crate::compare::statistics::Summary;
 
-/// Distance between two bars, in pixels.
 const STEP: usize = 42;
 /// Height of the name and the value above a bar, in pixels.
 const BAR: usize = 19;

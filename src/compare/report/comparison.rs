@@ -21,7 +21,6 @@ pub struct Report {
     pub workloads: Vec<Workload>,
     /// In the order of the columns, including those left out.
     pub subjects: Vec<Participant>,
-    /// Reasons to distrust the figures; shown in every format.
     pub warnings: Vec<String>,
     pub rows: Vec<Row>,
 }
@@ -37,7 +36,6 @@ pub struct Row {
     pub name: String,
     /// What the standard answer says about virtual machines.
     pub claim_machine: String,
-    /// What it says about containers.
     pub claim_container: String,
     /// What starts and stops a clock, and what is counted.
     pub method: String,
@@ -67,10 +65,8 @@ impl Report {
         let known = |name: &str| report.subjects.iter().any(|one| one.name == name);
         for figure in report.rows.iter().flat_map(|row| &row.figures) {
             if let Some(cell) = figure.cells.iter().find(|cell| !known(&cell.subject)) {
-                return Err(ReportError::UnknownSubject {
-                    figure: figure.name.clone(),
-                    subject: cell.subject.clone(),
-                });
+                let (figure, subject) = (figure.name.clone(), cell.subject.clone());
+                return Err(ReportError::UnknownSubject(figure, subject));
             }
         }
         Ok(report)

@@ -2,7 +2,6 @@
 
 use textwrap::{Options, WordSplitter};
 
-/// Spaces between two columns.
 const GAP: usize = 2;
 const BOLD: &str = "1";
 

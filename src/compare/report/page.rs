@@ -306,7 +306,6 @@ fn subject(one: &Participant) -> Markup {
     }
 }
 
-/// The conditions under which the measurement can be repeated.
 fn again(report: &Report) -> Markup {
     html! {
         section aria-labelledby="again" {

@@ -8,24 +8,20 @@ use thiserror::Error;
 pub enum ReportError {
     #[error("it is not JSON, or was cut off: {0}")]
     NotJson(serde_json::Error),
-    #[error("it is not a report of `{command}`: it has no format and no {field}")]
-    NotReport {
-        command: &'static str,
-        field: &'static str,
-    },
+    #[error("it is not a report of `{0}`: it has no format and no {1}")]
+    NotReport(&'static str, &'static str),
     #[error(
-        "its format is {format}, and this hull ({version}) reads up to {max}: use the hull that wrote it or a \
-         newer one",
+        "its format is {0}, and this hull ({version}) reads up to {1}: use the hull that wrote it or a newer one",
         version = env!("CARGO_PKG_VERSION")
     )]
-    TooNew { format: u64, max: u32 },
+    TooNew(u64, u32),
     #[error("it is damaged: {0}")]
     Damaged(serde_json::Error),
     /// A participant lacks what every participant of this report has.
     #[error("it is damaged: the subject {0:?} has no {1}")]
     Incomplete(String, &'static str),
-    #[error("it is damaged: {figure:?} has a cell of {subject:?}, which is not among its subjects")]
-    UnknownSubject { figure: String, subject: String },
+    #[error("it is damaged: {0:?} has a cell of {1:?}, which is not among its subjects")]
+    UnknownSubject(String, String),
 }
 
 /// The report of `command`, which has `field` and a format up to `max`.
@@ -38,8 +34,8 @@ pub fn read<T: DeserializeOwned>(
     let value: Value = serde_json::from_slice(json).map_err(ReportError::NotJson)?;
     let format = value.get("format").and_then(Value::as_u64);
     match (format, value.get(field)) {
-        (Some(format), _) if format > max.into() => Err(ReportError::TooNew { format, max }),
+        (Some(format), _) if format > max.into() => Err(ReportError::TooNew(format, max)),
         (Some(_), Some(_)) => serde_json::from_value(value).map_err(ReportError::Damaged),
-        _ => Err(ReportError::NotReport { command, field }),
+        _ => Err(ReportError::NotReport(command, field)),
     }
 }

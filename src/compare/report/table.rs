@@ -11,7 +11,6 @@ const INDENT: usize = 2;
 /// The widths of cells that are tried, widest first: a narrower table is better than one in more blocks.
 const CELL_WIDTHS: [usize; 3] = [30, 20, 16];
 const MAX_NAME: usize = 28;
-/// The width of names in the head.
 const HEAD_NAME: usize = 10;
 
 const BOLD: &str = "1";
@@ -155,7 +154,6 @@ impl Sheet {
         self.text.push('\n');
     }
 
-    /// Adds a blank line unless there is one.
     fn blank(&mut self) {
         if !self.text.ends_with("\n\n") {
             self.text.push('\n');

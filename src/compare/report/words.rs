@@ -89,7 +89,6 @@ pub fn note_number(notes: &mut Vec<String>, note: String) -> usize {
     })
 }
 
-/// How many probes of a row `subject` passed, and how many there are.
 fn probes(row: &Row, subject: &str) -> Option<(usize, usize)> {
     let cells = row.figures.iter().filter_map(|figure| figure.cell(subject));
     let outcomes: Vec<bool> = cells.filter_map(|cell| cell.passed).collect();
@@ -112,7 +111,6 @@ pub fn headline(row: &Row, subject: &str) -> String {
     }
 }
 
-/// The name of what [`headline`] shows.
 pub fn headline_name(row: &Row) -> String {
     match row.figures.first() {
         _ if is_probed(row) => "probes of the host".into(),

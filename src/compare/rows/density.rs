@@ -58,7 +58,6 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     }
 }
 
-/// Starts as many instances as possible, reads their memory, and ends all.
 fn crowd(subject: &mut dyn Subject, session: &mut Session) -> Crowd {
     let mut up: Vec<Instance> = Vec::new();
     let mut crowd = Crowd::default();
@@ -137,19 +136,14 @@ fn fitting(turns: &Subjects, crowds: &Each<Crowd>) -> Figure {
     // One rule for all subjects, so that their numbers are comparable.
     let by_line = crowds.iter().all(|(_, crowd)| crowd.points.len() != 1);
     let used = if by_line { 2 } else { 1 };
-    let name = "idle instances in 1 GiB";
-    turns.figure(
-        name,
-        (Unit::Count, Better::More),
-        crowds,
-        |crowd| match in_a_gib(&crowd.points[..used.min(crowd.points.len())]) {
-            Some(number) => Cell {
-                extrapolated: true,
-                ..Cell::samples([number])
-            },
-            None => Cell::default().with_note(crowd.limited_by.clone()),
-        },
-    )
+    let count = (Unit::Count, Better::More);
+    turns.figure("idle instances in 1 GiB", count, crowds, |crowd| {
+        let points = &crowd.points[..used.min(crowd.points.len())];
+        let mut cell = Cell::samples(in_a_gib(points).into_iter().collect::<Vec<_>>());
+        cell.extrapolated = !cell.samples.is_empty();
+        let missing = cell.samples.is_empty().then(|| crowd.limited_by.clone());
+        cell.with_note(missing.flatten())
+    })
 }
 
 /// From the line through two points if it rises, otherwise from the share at the last point.

@@ -55,7 +55,6 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     }
 }
 
-/// Bytes of the programs and libraries of an idle instance, without files of the image.
 fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<f64, String> {
     let instance = session.idle(subject)?;
     let processes = instance.processes(subject);

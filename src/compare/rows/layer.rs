@@ -14,15 +14,14 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
         let calls = session.count_calls(&mut **subject, &words);
         calls.map_err(|error| format!("it {error}"))
     });
-    let count = |name: &str, better, number: fn(&Calls) -> f64| {
+    let count = |name: &str, better, number: fn(&Calls) -> u64| {
         turns.results(name, (Unit::Count, better), &counted, |calls| {
-            Cell::samples([number(calls)])
+            Cell::samples([number(calls) as f64])
         })
     };
+    let (less, neither) = (Better::Less, Better::Neither);
     let figures = vec![
-        count("system calls of the host's kernel", Better::Less, |calls| {
-            calls.total() as f64
-        }),
+        count("system calls of the host's kernel", less, Calls::total),
         turns.results(
             "instruction that leaves the workload",
             TEXT,
@@ -34,12 +33,8 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
                 })
             },
         ),
-        count("distinct ones", Better::Less, |calls| {
-            calls.distinct() as f64
-        }),
-        count("KVM_RUN among them", Better::Neither, |calls| {
-            calls.kvm_runs as f64
-        }),
+        count("distinct ones", less, |calls| calls.distinct() as u64),
+        count("KVM_RUN among them", neither, |calls| calls.kvm_runs),
     ];
     Measured {
         method: format!(

@@ -57,33 +57,21 @@ const LOOPS: [Loop; 2] = [
 
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let idle = turns.each("idle memory", |subject| idle_usage(&mut **subject, session));
-    let of_idle = |name: &str, unit: Unit, better, number: fn(&Usage) -> f64| {
-        turns.results(name, (unit, better), &idle, |usage| {
-            Cell::samples([number(usage)])
+    let of_idle = |name: &str, quantity, number: fn(&Usage) -> u64| {
+        turns.results(name, quantity, &idle, |usage| {
+            Cell::samples([number(usage) as f64])
         })
     };
+    let bytes = (Unit::Bytes, Better::Less);
+    let count = (Unit::Count, Better::Neither);
     let mut figures = vec![
-        of_idle(
-            "idle, proportional memory",
-            Unit::Bytes,
-            Better::Less,
-            |usage| usage.proportional as f64,
-        ),
-        of_idle(
-            "idle, resident memory",
-            Unit::Bytes,
-            Better::Less,
-            |usage| usage.resident as f64,
-        ),
-        of_idle("idle, processes", Unit::Count, Better::Neither, |usage| {
-            usage.processes as f64
-        }),
+        of_idle("idle, proportional memory", bytes, |all| all.proportional),
+        of_idle("idle, resident memory", bytes, |all| all.resident),
+        of_idle("idle, processes", count, |all| all.processes as u64),
+        idle_cpu(turns, session),
+        start_cpu(turns, session),
     ];
-    figures.push(idle_cpu(turns, session));
-    figures.push(start_cpu(turns, session));
-    for repeated in &LOOPS {
-        figures.push(loop_time(turns, session, repeated));
-    }
+    figures.extend(LOOPS.map(|repeated| loop_time(turns, session, &repeated)));
     Measured {
         method: method(),
         verdict: verdict(&figures, &sides(turns)).into(),

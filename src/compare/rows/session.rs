@@ -12,7 +12,6 @@ use crate::compare::report::comparison::{Verdict, Workload};
 use crate::compare::subject::{self, IDLE, Instance, Stage, Subject, UP, second, words};
 use crate::compare::turns::{Each, Runs, Turns};
 
-/// The loop of the second default workload counts to this.
 const COUNT: u32 = 20_000;
 
 pub type Subjects<'a> = Turns<'a, Box<dyn Subject + 'a>>;
@@ -65,7 +64,6 @@ impl<'a> Session<'a> {
         timed.map_err(|error| format!("it {error}"))
     }
 
-    /// Runs `words` once, with another timeout.
     pub fn once_within<S: AsRef<str>>(
         &mut self,
         subject: &mut dyn Subject,

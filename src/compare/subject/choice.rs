@@ -22,7 +22,6 @@ pub const NAMES: [&str; 12] = [
 /// Characters of a name, which is the head of a column.
 const MAX_NAME: usize = 24;
 
-/// A name, and the path of its program.
 pub type Choice<'a> = (&'a str, Option<&'a Path>);
 
 /// Each message begins with the word of the user.

@@ -13,32 +13,25 @@ use crate::compare::measure::error::RunError;
 use crate::compare::measure::timed::{self, Running, Timed};
 use crate::compare::measure::tree;
 
-/// The command of an idle instance.
 pub const IDLE: [&str; 4] = ["/bin/busybox", "sh", "-c", "echo up; exec sleep 100000"];
 /// What [`IDLE`] prints when it is up.
 pub const UP: &str = "up\n";
 /// Time limit of [`try_out`]: on a KVM that emulates kernels, some monitors hang.
 const TRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The side of the comparison on which a subject stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A process of the host.
     Process,
     /// Processes in namespaces of the host's kernel.
     Container,
-    /// A virtual machine with its own kernel.
     Machine,
 }
 
-/// The common attributes of all subjects.
 pub struct About<'a> {
-    /// The common file system and folder for files.
     pub stage: &'a Stage,
     /// The name that `--subjects` knows.
     pub name: String,
-    /// Its side of the comparison.
     pub kind: Kind,
     /// As the user named it; an existing path after [`About::find`].
     pub program: PathBuf,
@@ -54,7 +47,6 @@ impl<'a> About<'a> {
         }
     }
 
-    /// Finds the program on PATH.
     pub fn find(&mut self) -> Result<(), LeftOut> {
         self.program = find(&self.program)?;
         Ok(())
@@ -64,7 +56,6 @@ impl<'a> About<'a> {
 /// What runs commands. A caller prepares it once. Each instance has an ID; its command has ended or was
 /// killed before the caller clears it.
 pub trait Subject {
-    /// Its name, side and program.
     fn about(&self) -> &About<'_>;
 
     /// Finds the programs, and makes the files that instances start from.
@@ -89,18 +80,15 @@ pub trait Subject {
     /// Removes what is left of instance `id` after its command has ended or was killed.
     fn clear(&mut self, _id: &str) {}
 
-    /// The files that an instance needs.
     fn parts(&self) -> Vec<Part> {
         let About { stage, program, .. } = self.about();
         vec![part("program", program), part("image", &stage.root())]
     }
 
-    /// The version that the program reports.
     fn version(&self) -> Option<String> {
         first_line(&self.about().program, "--version")
     }
 
-    /// What a reader must know about how it was run.
     fn caveats(&self) -> Vec<String>;
 }
 
@@ -132,7 +120,6 @@ fn ended(
     Ok(timed)
 }
 
-/// A running instance.
 pub(crate) struct Instance {
     id: String,
     pub running: Running,
@@ -181,7 +168,6 @@ pub fn try_out(subject: &mut dyn Subject) -> Result<(), RunError> {
     run(subject, &words, "try", TRY_TIMEOUT).map(drop)
 }
 
-/// Converts the words of a command.
 pub fn words<S: AsRef<str>>(words: &[S]) -> Vec<String> {
     words.iter().map(|word| word.as_ref().to_owned()).collect()
 }

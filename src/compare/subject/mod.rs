@@ -28,7 +28,7 @@ pub use stage::Stage;
 pub(crate) use stage::{MEMORY_MIB, StageError};
 
 use monitor::{Monitor, Monitored};
-use plain::Plain;
+use plain::{Plain, Way};
 
 /// The subject `name`, which is in `NAMES` or "hull". Its program is found on PATH, or is at `path`. With a
 /// path, any other name is a program of the user that runs the command in its arguments.
@@ -44,13 +44,13 @@ pub fn by_name<'a>(
         return Some(Box::new(Monitored::new(stage, monitor, path)));
     }
     Some(match (name, path) {
-        ("process", None) => Box::new(Plain::process(stage)),
-        ("bwrap", _) => Box::new(Plain::bwrap(stage, program())),
+        ("process", None) => Box::new(Plain::new(stage, name, PathBuf::new(), Way::Process)),
+        ("bwrap", _) => Box::new(Plain::new(stage, name, program(), Way::Bwrap)),
         ("runc" | "crun", _) => Box::new(runtime::Runtime::new(stage, name, program())),
         ("docker" | "podman", _) => Box::new(engine::Engine::new(stage, name, program())),
         ("hull-warm" | "hull-cold", None) => Box::new(hull::Hull::new(stage, name)),
         (name, Some(_)) if !NAMES.contains(&name) => {
-            Box::new(Plain::custom(stage, name, program()))
+            Box::new(Plain::new(stage, name, program(), Way::Custom))
         }
         _ => return None,
     })

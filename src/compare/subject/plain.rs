@@ -9,7 +9,7 @@ use super::program::{LeftOut, Part, first_line, part};
 use super::stage::Stage;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// hull: the process to which all others are compared.
     Process,
     /// bubblewrap, in namespaces without a runtime or an engine: `bwrap --unshare-all ... CMD`.
@@ -24,21 +24,12 @@ pub struct Plain<'a> {
 }
 
 impl<'a> Plain<'a> {
-    pub fn process(stage: &'a Stage) -> Self {
-        let about = About::new(stage, "process", Kind::Process, PathBuf::new());
-        let way = Way::Process;
-        Self { about, way }
-    }
-
-    pub fn bwrap(stage: &'a Stage, program: PathBuf) -> Self {
-        let about = About::new(stage, "bwrap", Kind::Container, program);
-        let way = Way::Bwrap;
-        Self { about, way }
-    }
-
-    pub fn custom(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
-        let about = About::new(stage, name, Kind::Process, program);
-        let way = Way::Custom;
+    pub fn new(stage: &'a Stage, name: &str, program: PathBuf, way: Way) -> Self {
+        let kind = match way {
+            Way::Bwrap => Kind::Container,
+            Way::Process | Way::Custom => Kind::Process,
+        };
+        let about = About::new(stage, name, kind, program);
         Self { about, way }
     }
 }

@@ -7,20 +7,16 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A file or folder that a subject needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// A word for it: "program", "kernel", "image".
     pub what: String,
-    /// Absolute path on the host.
     pub path: PathBuf,
     /// Bytes on disk; of a folder, the sum over all files in it.
     pub bytes: u64,
 }
 
-/// Why a subject does not take part.
 #[derive(Debug, Error)]
-#[allow(missing_docs)]
 pub enum LeftOut {
     #[error("{0} is not on PATH")]
     Missing(String),

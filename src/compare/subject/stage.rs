@@ -17,9 +17,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// The longest chain of symbolic links that is followed.
 const MAX_LINKS: usize = 8;
 
-/// Why a stage or a command on it cannot be made.
 #[derive(Debug, Error)]
-#[allow(missing_docs)]
 pub enum StageError {
     #[error(transparent)]
     Guest(#[from] GuestError),

@@ -38,7 +38,6 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     }
 }
 
-/// How many probes passed, and how many could not be tried.
 fn count(probes: &Vec<(&str, Cell)>) -> Cell {
     let outcomes = || probes.iter().map(|(_, outcome)| outcome);
     let untried = outcomes().filter(|outcome| outcome.note.is_some()).count();

@@ -60,7 +60,6 @@ fn look_at(pid: u32) -> [Cell; 5] {
     ]
 }
 
-/// The namespaces that differ from those of this process.
 fn namespaces(pid: u32) -> String {
     let link = |process: &str, name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).ok();
     let pid = pid.to_string();
