@@ -11,7 +11,7 @@ rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
 test_packages := qemu-system-x86 qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat chromium
 
-.PHONY: help boot build test test-full deps test-deps kernel initramfs payloads program lint lab fuzz clean
+.PHONY: help boot build test test-full deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -21,7 +21,8 @@ boot: build ## build what is missing and boot the guest: a shell, or a short pro
 
 build: program ## build the guest into target/guest and the program at target/release/hull
 
-test: test-deps build lint ## format, lint, documentation, unit tests, this machine's KVM, the lab
+# The tests run the debug build, so that the optimized program, minutes to build, is left to `make boot`.
+test: test-deps guest lint ## format, lint, documentation, unit tests, this machine's KVM, the lab
 	@tests/all
 
 test-full: test-deps build lint ## all of it, with what `make test` leaves out to save time
@@ -65,12 +66,14 @@ target/guest/payloads/%.bin: guest/payloads/%.S guest/payloads/header.inc | deps
 	as --64 -I guest/payloads -o $(@:.bin=.o) $<
 	ld -m elf_x86_64 -Ttext=0x8000 --oformat binary -e 0x8000 -o $@ $(@:.bin=.o)
 
+guest: kernel initramfs payloads
+
 # build.rs puts the guest inside.
-program: kernel initramfs payloads
+program: guest
 	cargo build --release
 	@mkdir -p target/release && ln -f $(built) target/release/hull 2> /dev/null || cp -f $(built) target/release/hull
 
-lint: build
+lint: guest
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
@@ -81,7 +84,7 @@ lint: build
 # libfuzzer-sys does not compile its own, which would take a C++ compiler.
 fuzz_check := RUSTFLAGS="--cfg fuzzing" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/fuzz CUSTOM_LIBFUZZER_PATH=/none/libfuzzer.a
 
-lab: test-deps build ## only the tests in the lab: an emulated machine with the stock kvm_amd
+lab: test-deps guest ## only the tests in the lab: an emulated machine with the stock kvm_amd
 	@tests/all --lab
 
 FUZZ_SECONDS ?= 60
