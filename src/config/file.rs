@@ -235,7 +235,7 @@ fn command(value: &Value, place: &str) -> Result<Command, ConfigError> {
     Ok(command)
 }
 
-/// A machine as [`parse`] reads it; printed in the order of [`keys`].
+/// A machine as [`parse`] reads it; printed in the order of `keys`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Written(Map<String, Value>);
 
