@@ -226,13 +226,13 @@ fn other_files_and_versions_are_refused_by_name() {
     };
     expect(
         &|state| state[8] = VERSION as u8 + 1,
-        "the snapshot format 2",
+        "the snapshot format 3",
     );
     expect(
         &|state| state[8] = VERSION as u8 - 1,
-        "the snapshot format 0",
+        "the snapshot format 1",
     );
-    expect(&|state| state[0] = b'h', "no snapshot of hull's");
+    expect(&|state| state[0] = b'h', "is not a snapshot of hull's");
     expect(
         &|state| *state.last_mut().expect("a byte") ^= 1,
         "section MEMO",
@@ -419,10 +419,16 @@ fn a_file_of_other_regions_is_not_mapped() {
     }
 }
 
-/// Each version's own, which later ones open or refuse by name.
+/// There is a golden of each version: a later hull opens it or refuses it by name.
 #[test]
-fn golden_snapshots_open() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snapshot-v1");
+fn golden_snapshots_open_or_are_refused_by_version() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let error = open(&golden.join("snapshot-v1")).expect_err("an older format");
+    assert!(
+        matches!(error, SnapshotError::Older { version: 1, .. }),
+        "{error}"
+    );
+    let golden = golden.join("snapshot-v2");
     let (snapshot, memory) = restore(&golden);
     assert_eq!(
         snapshot.id().to_string(),

@@ -26,7 +26,9 @@ fn the_statistics_of_the_golden_are_those_of_its_samples() {
     for figure in report().rows.into_iter().flat_map(|row| row.figures) {
         let cells = figure.cells.clone();
         let computed = Figure::new(figure.name, figure.unit, figure.better, cells);
-        for (computed, golden) in computed.cells.iter().zip(&figure.cells) {
+        let cells = computed.cells.iter().zip(&figure.cells);
+        // Extrapolated cells have a summary and no samples.
+        for (computed, golden) in cells.filter(|(_, golden)| !golden.samples.is_empty()) {
             assert_eq!(computed.summary, golden.summary);
             assert!(golden.ratio.is_none() || computed.ratio == golden.ratio);
         }
