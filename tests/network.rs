@@ -437,7 +437,7 @@ fn a_tap_device_in_use_or_missing_is_refused() {
     let Some(tap) = Tap::new(test, "hulltest4", "172.16.74.1/32") else {
         return;
     };
-    refuses(&["tap=lo"], &["--net tap=lo", "no tap device"]);
+    refuses(&["tap=lo"], &["--net tap=lo", "is not a tap device"]);
     // A network with one address has none left for the guest.
     refuses(
         &["tap=hulltest4"],
