@@ -35,7 +35,7 @@ impl OutputFile {
     /// # Errors
     /// It cannot.
     pub fn create(flag: &'static str, path: &Path) -> anyhow::Result<Self> {
-        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let resolved = resolve(path);
         let place = place(&resolved).with_context(|| format!("{flag} {}", path.display()))?;
         Ok(Self {
             flag,
@@ -91,6 +91,15 @@ impl OutputFile {
                 })
             }
         }
+    }
+}
+
+/// The file that `path` leads to. The last link may lead to a file that does not exist yet.
+fn resolve(path: &Path) -> PathBuf {
+    match (path.canonicalize(), fs::read_link(path)) {
+        (Ok(resolved), _) => resolved,
+        (Err(_), Ok(target)) => folder(path).join(target),
+        (Err(_), Err(_)) => path.into(),
     }
 }
 
