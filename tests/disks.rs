@@ -578,7 +578,7 @@ fn files_that_are_no_disk_are_refused_by_name() {
         (at("empty"), "the file is empty; `truncate -s 1G "),
         (
             at("odd"),
-            "1000 bytes, which are no whole number of 512-byte sectors",
+            "1000 bytes, which is not a whole number of 512-byte sectors",
         ),
         (at("image"), "image: not a usable qcow2 image ("),
         (at("vmdk"), "a VMDK image, which hull does not read"),
