@@ -450,7 +450,10 @@ fn an_impossible_address_is_refused_before_the_boot() {
     for (place, part) in [
         (port.as_str(), "Address already in use"),
         (file.to_str().expect("text"), "exists; remove it"),
-        (missing.to_str().expect("text"), "cannot create the socket"),
+        (
+            missing.to_str().expect("text"),
+            "cannot create the gdb socket",
+        ),
         (&"x".repeat(200), "has 200 bytes"),
         ("70000", "0 to 65535"),
     ] {
