@@ -2,31 +2,31 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
-
+use super::lazy::Lazy;
+use super::output::print;
 use crate::guest;
 
-/// What to do with the guest.
-#[derive(Subcommand)]
-pub enum Guest {
+/// `hull guest`.
+#[derive(clap::Subcommand)]
+pub enum Verb {
     /// Write vmlinux, initramfs.cpio and System.map to a folder.
-    Export {
-        /// The folder, made if it is missing; files in it are replaced.
-        #[arg(value_name = "DIR")]
-        folder: PathBuf,
-    },
+    Export(Lazy<Export>),
 }
 
-impl Guest {
+/// `hull guest export`.
+#[derive(clap::Args)]
+pub struct Export {
+    /// The folder, made if it is missing; files in it are replaced.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+impl Export {
     pub fn execute(self) -> anyhow::Result<()> {
-        match self {
-            Guest::Export { folder } => {
-                let mut list = String::new();
-                for (path, size) in guest::export(&guest::required()?, &folder)? {
-                    list += &format!("{size:>10} {}\n", path.display());
-                }
-                super::output::print(list.as_bytes())
-            }
+        let mut list = String::new();
+        for (path, size) in guest::export(&guest::required()?, &self.folder)? {
+            list += &format!("{size:>10} {}\n", path.display());
         }
+        print(list.as_bytes())
     }
 }

@@ -42,14 +42,22 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 pub struct Flags {
     /// What hull logs: off, error, warn, info, debug or trace, also by module. HULL_LOG sets the same.
     /// Example: --log-level hull::devices=debug,warn
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = Filter::from_str)]
+    #[arg(long, value_name = "LEVEL", value_parser = Filter::from_str)]
     log_level: Option<Filter>,
     /// Append the log to a file instead of standard error.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
 }
 
 impl Flags {
+    /// These flags; of `others` what is not given here.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            log_level: self.log_level.or(others.log_level),
+            log_file: self.log_file.or(others.log_file),
+        }
+    }
+
     /// Install the logger, unless there is one already.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod gdb;
 mod guest;
 mod headings;
 mod inspect;
+mod lazy;
 mod logger;
 mod machine;
 mod machines;
@@ -37,9 +38,10 @@ mod trace;
 mod tracing;
 
 use crate::memory::program;
+use lazy::Lazy;
 pub use output::reader_left;
 
-use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// A micro virtual machine monitor for Linux/KVM.
 #[derive(Parser)]
@@ -100,7 +102,7 @@ enum Verb {
     Templates(Lazy<templates::Templates>),
     /// Write out the guest that this program carries.
     #[command(subcommand)]
-    Guest(guest::Guest),
+    Guest(guest::Verb),
     /// Print a script that completes hull's flags in a shell.
     Completions(Lazy<completions::Completions>),
     /// Print the manual page, or write all of them.
@@ -111,64 +113,32 @@ impl Cli {
     /// Run the verb; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         program::one_heap();
-        self.log.install()?;
-        match self.verb {
-            None => Self::try_parse_from(["hull", "run"])?.execute(),
-            Some(Verb::Run(run)) => run.0.execute(),
-            Some(Verb::Ps(ps)) => ps.0.execute().map(|()| 0),
-            Some(Verb::Stop(stop)) => Ok(stop.0.execute()),
-            Some(Verb::Pause(pause)) => Ok(pause.0.execute()),
-            Some(Verb::Resume(resume)) => Ok(resume.0.execute()),
-            Some(Verb::Inspect(inspect)) => inspect.0.execute().map(|()| 0),
-            Some(Verb::Snapshot(snapshot)) => snapshot.0.execute().map(|()| 0),
-            Some(Verb::Restore(restore)) => restore.0.execute(),
-            Some(Verb::Doctor(doctor)) => doctor.0.execute(),
-            Some(Verb::Bench(bench)) => bench.0.execute(),
-            Some(Verb::Compare(compare)) => compare.0.execute(),
-            Some(Verb::Trace(trace)) => trace.execute().map(|()| 0),
-            Some(Verb::Pool(pool)) => pool.0.execute(),
-            Some(Verb::Templates(templates)) => templates.0.execute().map(|()| 0),
-            Some(Verb::Guest(guest)) => guest.execute().map(|()| 0),
-            Some(Verb::Completions(completions)) => {
-                completions.0.execute(Self::command()).map(|()| 0)
+        let log = self.log;
+        let Some(verb) = self.verb else {
+            log.install()?;
+            return Self::try_parse_from(["hull", "run"])?.execute();
+        };
+        match verb {
+            Verb::Run(run) => run.start(log)?.execute(),
+            Verb::Ps(ps) => ps.start(log)?.execute().map(|()| 0),
+            Verb::Stop(stop) => Ok(stop.start(log)?.execute()),
+            Verb::Pause(pause) => Ok(pause.start(log)?.execute()),
+            Verb::Resume(resume) => Ok(resume.start(log)?.execute()),
+            Verb::Inspect(inspect) => inspect.start(log)?.execute().map(|()| 0),
+            Verb::Snapshot(snapshot) => snapshot.start(log)?.execute().map(|()| 0),
+            Verb::Restore(restore) => restore.start(log)?.execute(),
+            Verb::Doctor(doctor) => doctor.start(log)?.execute(),
+            Verb::Bench(bench) => bench.start(log)?.execute(),
+            Verb::Compare(compare) => compare.start(log)?.execute(),
+            Verb::Trace(trace::Verb::Summary(sums)) => sums.start(log)?.execute().map(|()| 0),
+            Verb::Pool(pool) => pool.start(log)?.execute(),
+            Verb::Templates(templates) => templates.start(log)?.execute().map(|()| 0),
+            Verb::Guest(guest::Verb::Export(export)) => export.start(log)?.execute().map(|()| 0),
+            Verb::Completions(completions) => {
+                let completions = completions.start(log)?;
+                completions.execute(Self::command()).map(|()| 0)
             }
-            Some(Verb::Man(man)) => man.0.execute(Self::command()).map(|()| 0),
-        }
-    }
-}
-
-/// The flags of a verb, which clap builds only when the verb is used: building dozens of flags with
-/// their texts takes longer than a restore.
-pub struct Lazy<T>(T);
-
-impl<T: Args> FromArgMatches for Lazy<T> {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        T::from_arg_matches(matches).map(Self)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
-}
-
-impl<T: Args> Args for Lazy<T> {
-    fn augment_args(verb: Command) -> Command {
-        verb.defer(Self::define)
-    }
-
-    fn augment_args_for_update(verb: Command) -> Command {
-        Self::augment_args(verb)
-    }
-}
-
-impl<T: Args> Lazy<T> {
-    /// The verb's description is that of the list of verbs, not that of the flags.
-    fn define(verb: Command) -> Command {
-        let about = verb.get_about().cloned();
-        let verb = T::augment_args(verb);
-        match about {
-            Some(about) => verb.about(about).long_about(None),
-            None => verb,
+            Verb::Man(man) => man.start(log)?.execute(Self::command()).map(|()| 0),
         }
     }
 }

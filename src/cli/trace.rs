@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use super::lazy::Lazy;
 use super::output::{print, print_json};
 use crate::trace::summary::{self, Queue, Summary, Times};
 
@@ -11,7 +12,7 @@ use crate::trace::summary::{self, Queue, Summary, Times};
 #[derive(clap::Subcommand)]
 pub enum Verb {
     /// Sum up a trace: exits by reason and device, the vCPUs' time, queues, interrupts.
-    Summary(Sums),
+    Summary(Lazy<Sums>),
 }
 
 /// `hull trace summary`.
@@ -24,10 +25,9 @@ pub struct Sums {
     json: bool,
 }
 
-impl Verb {
-    /// Do what was asked.
+impl Sums {
     pub fn execute(self) -> anyhow::Result<()> {
-        let Self::Summary(Sums { file, json }) = self;
+        let Self { file, json } = self;
         let summary = summary::read(&file).with_context(|| file.display().to_string())?;
         if json {
             return print_json(&summary);

@@ -177,7 +177,7 @@ impl Device {
                 image.into_iter().chain(&mut disk.backing).collect()
             }
             Self::Share(share) => vec![&mut share.folder],
-            _ => Vec::new(),
+            Self::Rng | Self::Balloon(_) | Self::Net(_) | Self::Vsock(_) => Vec::new(),
         }
     }
 
@@ -188,7 +188,7 @@ impl Device {
             Self::Rng => Some(Self::Rng),
             // The kernel command line depends on whether there is one, but not on its target.
             Self::Balloon(_) => Some(Self::Balloon(Balloon::default())),
-            _ => None,
+            Self::Disk(_) | Self::Net(_) | Self::Share(_) | Self::Vsock(_) => None,
         }
     }
 }
@@ -196,7 +196,7 @@ impl Device {
 /// The device that `text` describes behind the flag `key`.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse(key: &str, text: &str) -> Result<Device, String> {
     let kind = Kind::of(key).ok_or_else(|| format!("there is no device '{key}'"))?;
     (kind.parse)(text)

@@ -212,7 +212,7 @@ impl Machine {
 /// Parse a number of vCPUs.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_cpus(text: &str) -> Result<u8, String> {
     check_cpus(text.parse().unwrap_or(0))
 }
@@ -228,7 +228,7 @@ fn check_cpus(cpus: u8) -> Result<u8, String> {
 /// Parse the size of a guest's memory. It is rounded down to whole pages.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_memory(text: &str) -> Result<u64, String> {
     let wrong = || format!("not a size; write {}, from 2M to 1T", size::FORM);
     let bytes = size::parse(text).ok_or_else(wrong)?;
@@ -246,7 +246,7 @@ fn check_memory(bytes: u64) -> Result<u64, String> {
 /// Parse a machine's name.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_name(text: &str) -> Result<String, String> {
     fleet::check_name(text).map(|()| text.into())
 }

@@ -123,7 +123,7 @@ impl Config {
     /// Parse `PATH[,OPTION]..`, the disk of which is an overlay.
     ///
     /// # Errors
-    /// What is wrong.
+    /// What the text must be instead, for the message behind its flag.
     pub fn parse_overlay(text: &str) -> Result<Self, String> {
         let (path, options) = split_path(text);
         format!("{},overlay,{options}", path.replace(',', ",,")).parse()
@@ -132,7 +132,7 @@ impl Config {
     /// Parse `PATH[,OPTION]..`, the disk of which holds the guest's root file system.
     ///
     /// # Errors
-    /// What is wrong.
+    /// What the text must be instead, for the message behind its flag.
     pub fn parse_root(text: &str) -> Result<Self, String> {
         let disk: Self = text.parse()?;
         Ok(Self { root: true, ..disk })
@@ -141,7 +141,7 @@ impl Config {
     /// Parse the size of a scratch disk, 1M to 16T; it is rounded down to whole pages.
     ///
     /// # Errors
-    /// What is wrong.
+    /// What the text must be instead, for the message behind its flag.
     pub fn parse_scratch(text: &str) -> Result<Self, String> {
         let bytes = size::parse(text).filter(|bytes| SCRATCH_SIZES.contains(bytes));
         let bytes = bytes.ok_or_else(|| format!("a scratch disk has 1M to 16T; {}", size::FORM))?;

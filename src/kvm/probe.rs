@@ -337,7 +337,7 @@ pub fn debugging(kvm: Kvm) -> Result<Powers, ProbeError> {
 /// every monitor.
 ///
 /// # Errors
-/// KVM refuses.
+/// An ioctl that KVM refuses, with its errno.
 pub fn bare_machine() -> Result<Duration, KvmError> {
     let started = Instant::now();
     let vm = super::vm::open()?

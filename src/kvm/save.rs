@@ -122,7 +122,7 @@ impl Vm {
     /// The MSRs that KVM knows and a snapshot has to contain.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn msrs(&self) -> Result<Vec<u32>, KvmError> {
         let list = self.kvm().get_msr_index_list();
         let list = list.map_err(refused("KVM_GET_MSR_INDEX_LIST"))?;
@@ -156,7 +156,7 @@ impl Vm {
     /// Save the state of the chips and of kvm-clock.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn save_chips(&self) -> Result<SavedChips, KvmError> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip {
@@ -181,7 +181,7 @@ impl Vm {
     /// Load the chips and kvm-clock, after the vCPUs, whose local APICs receive from the IOAPIC.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn load_chips(&self, saved: &SavedChips) -> Result<(), LoadError> {
         for chip in &saved.chips {
             let done = self.fd().set_irqchip(chip);
@@ -227,7 +227,7 @@ impl Vcpu {
     /// complete ([`Vcpu::complete`]).
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn save(&mut self, msrs: &[u32]) -> Result<SavedVcpu, KvmError> {
         let fd = self.fd();
         // First, because it makes KVM turn an event that is nearly delivered into a pending one.

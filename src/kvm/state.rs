@@ -40,7 +40,7 @@ impl Vcpu {
     /// Its state now, with the MSRs of these indexes.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn whole_state(&mut self, indexes: &[u32]) -> Result<CpuState, KvmError> {
         let fd = self.fd();
         let lapic = fd.get_lapic().map_err(refused("KVM_GET_LAPIC"))?;
@@ -96,7 +96,7 @@ impl Chips {
     /// Their state now.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn state(&self) -> Result<ChipState, KvmError> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip {

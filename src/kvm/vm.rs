@@ -150,7 +150,7 @@ impl Vm {
     /// Log from now on which pages change: KVM logs the guest's writes, and hull its own.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn track_dirty(&self) -> Result<(), KvmError> {
         dirty::start(&self.memory);
         // SAFETY: this struct owns both and drops `memory` after the VM's file descriptor.
@@ -217,7 +217,7 @@ impl Vm {
     /// Create vCPU `id` with nothing set, for [`Vcpu::load`].
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn create_empty_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
         let fd = self.fd.create_vcpu(id.into());
         let fd = fd.map_err(refused("KVM_CREATE_VCPU"))?;
@@ -262,7 +262,7 @@ impl Line {
     /// Raise the line and lower it again.
     ///
     /// # Errors
-    /// KVM refuses.
+    /// An ioctl that KVM refuses, with its errno.
     pub fn pulse(&self) -> io::Result<()> {
         let _pulse = lock(&self.pulse);
         for level in [true, false] {

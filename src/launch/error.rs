@@ -89,7 +89,7 @@ pub enum LaunchError {
     System {
         /// The action, as a verb with its object.
         what: &'static str,
-        /// The system's reason.
+        /// Why the system refused it.
         error: io::Error,
     },
 }

@@ -259,7 +259,7 @@ fn tap(name: &str) -> Result<String, String> {
 /// Parse the address of a station.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_mac(text: &str) -> Result<Mac, String> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');

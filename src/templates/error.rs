@@ -37,7 +37,7 @@ pub enum CacheError {
     Folder {
         /// The folder for templates.
         path: PathBuf,
-        /// The system's reason.
+        /// Why the system refused it.
         error: io::Error,
     },
     /// Another hull is making it.
@@ -51,7 +51,7 @@ pub enum CacheError {
     Remove {
         /// The template's folder.
         path: PathBuf,
-        /// The system's reason.
+        /// Why the system refused it.
         error: io::Error,
     },
 }
