@@ -39,6 +39,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 /// The flags that every command has.
 #[derive(clap::Args)]
 #[command(next_help_heading = LOGGING)]
+#[group(skip)] // its name would be that of another group
 pub struct Flags {
     /// What hull logs: off, error, warn, info, debug or trace, also by module. HULL_LOG sets the same.
     /// Example: --log-level hull::devices=debug,warn

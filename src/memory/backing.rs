@@ -142,7 +142,8 @@ fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMma
 }
 
 /// Return the pages that are completely in the `bytes` from `start` on to the host: they are zero when
-/// they are touched again.
+/// they are touched again, or, if they could not be returned, have their old content (virtio 1.2,
+/// 5.5.6.7 lets a device keep it).
 ///
 /// # Errors
 /// Not all of it is guest memory, or the host refuses.
@@ -162,7 +163,7 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
             (start..start + region.size()).contains(&first.addr())
         });
         match region.filter(|region| region.file_offset().is_some()) {
-            Some(region) => replace(region, first, pages)?,
+            Some(region) => replace(region, first, pages),
             // SAFETY: `pages` whole pages from `first` on are in `slice`, which is guest memory: a
             // private anonymous mapping of which no reference exists, only pointers. What is read
             // there afterwards is zero, as a guest may have written itself.
@@ -175,8 +176,8 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
 /// Zero `pages` pages from `first` on, which are in `region`, a private mapping of a file:
 /// MADV_DONTNEED alone would bring back the content of the file. So anonymous memory is mapped over
 /// them; neighbours become one mapping. After [`MAX_REPLACED`], or when the host has no mapping left,
-/// zeros are written over the file's content, which is correct but frees no memory.
-fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io::Result<()> {
+/// nothing is released: zeroing would take memory and time, as much as the guest asks for.
+fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) {
     let replaced = (**region).bitmap().replaced();
     if replaced.load(Ordering::Relaxed) < MAX_REPLACED {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
@@ -185,24 +186,8 @@ fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) -> io:
         // stay mapped; what is read there afterwards is zero, as a guest may have written itself.
         if unsafe { mmap_anonymous(first.cast(), pages * PAGE, access, flags) }.is_ok() {
             replaced.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
         }
     }
-    // SAFETY: as in `release`. What the file has there, or zeros, is read afterwards.
-    unsafe { madvise(first.cast(), pages * PAGE, Advice::LinuxDontNeed) }?;
-    for page in 0..pages {
-        let page = first.wrapping_add(page * PAGE).cast::<u64>();
-        for word in (0..PAGE / 8).map(|word| page.wrapping_add(word)) {
-            // SAFETY: the word is in guest memory, aligned, as pages are; no reference to it
-            // exists, and the guest may touch it at the same time, hence volatile.
-            unsafe {
-                if word.read_volatile() != 0 {
-                    word.write_volatile(0);
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Bytes of the guest-physical `range` that are resident on the host; those outside of guest memory

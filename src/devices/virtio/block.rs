@@ -163,13 +163,16 @@ pub enum Request {
 }
 
 impl Request {
-    /// Bytes that move between disk and guest.
+    /// Bytes of the disk that it reads, writes, zeroes or discards, which a rate limit counts.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Read { to: segments, .. } | Self::Write { from: segments, .. } => {
                 segments.iter().map(|segment| u64::from(segment.len)).sum()
             }
-            Self::Flush | Self::Discard(_) | Self::WriteZeroes { .. } => 0,
+            Self::Discard(ranges) | Self::WriteZeroes { ranges, .. } => {
+                ranges.iter().map(|range| range.len).sum()
+            }
+            Self::Flush => 0,
         }
     }
 }

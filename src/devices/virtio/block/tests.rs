@@ -173,9 +173,12 @@ fn ranges_are_handed_on_as_bytes() {
     assert_eq!(as_parts(ranges), [(4096, 4096, true)]);
     let two = [range(8, 8, 0), range(0, 1, 0)].concat();
     send(&mut guest, T_DISCARD, 0, &two, 0);
-    let [(_, Request::Discard(ranges))] = &kept.take()[..] else {
+    let kept_discard = kept.take();
+    let [(_, discard @ Request::Discard(ranges))] = &kept_discard[..] else {
         panic!("no discard");
     };
+    // So that a rate limit counts it.
+    assert_eq!(discard.bytes(), 4096 + 512);
     assert_eq!(as_parts(ranges), [(4096, 4096, false), (0, 512, false)]);
     // More than a driver is told that it may zero at once.
     let at = send(&mut guest, T_WRITE_ZEROES, 0, &two, 0);

@@ -293,6 +293,10 @@ impl Vsock {
     pub(super) fn remove(&mut self, id: Id) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
         self.ids.remove(&connection.ports());
+        if connection.tx_queued {
+            // Without buffers of the guest nothing else takes it out, and connections come and go.
+            self.tx_pending.retain(|pending| *pending != id);
+        }
         Some(connection)
     }
 

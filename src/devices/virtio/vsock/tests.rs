@@ -710,6 +710,18 @@ fn packets_wait_while_resets_wait_for_buffers() {
 }
 
 #[test]
+fn connections_that_come_and_go_without_buffers_leave_nothing() {
+    let (mut guest, fake) = guest_with(0);
+    for _ in 0..200 {
+        send(&mut guest, packet(Op::Request), b"");
+        send(&mut guest, packet(Op::Rst), b"");
+    }
+    assert_eq!((fake.ids().len(), fake.held()), (200, 0));
+    let pending = |vsock: &mut Vsock, _: &mut Driver| Ok(vsock.tx_pending.len());
+    assert_eq!(guest.core().with_device(pending), Some(0));
+}
+
+#[test]
 fn a_reset_forgets_connections() {
     let (mut guest, fake, _) = connected();
     guest.set_status(0);
