@@ -3,11 +3,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use hull::launch::OWN_ERROR;
 
 fn main() -> ExitCode {
-    let cli = match hull::cli::Cli::try_parse() {
+    let cli = match hull::cli::Cli::of_process() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();

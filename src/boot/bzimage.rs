@@ -26,7 +26,7 @@ use super::error::BootError;
 use super::linux64::{self, LOADED_HIGH, XLF_KERNEL_64};
 use super::ram;
 use crate::memory::GuestMemory;
-use crate::memory::layout::{BOOT_PARAMS, HIGH_MEMORY};
+use crate::memory::layout::{BOOT_PARAMS, HIGH_MEMORY, MMIO_HOLE};
 
 /// Sectors of real-mode code when `setup_sects` is 0.
 const SETUP_SECTS_DEFAULT: u8 = 4;
@@ -50,7 +50,7 @@ pub enum BzImageError {
     NoHeader,
     /// The kernel is older than Linux 2.6.22.
     #[error(
-        "the kernel has boot protocol {}.{:02}, the oldest that hull supports is 2.06 (Linux 2.6.22)",
+        "the kernel has boot protocol {}.{:02}, the oldest that hull supports is 2.06 (Linux 2.6.22); use a newer kernel",
         version >> 8,
         version & 0xff
     )]
@@ -76,7 +76,8 @@ pub enum BzImageError {
     Loader(#[source] linux_loader::loader::Error),
     /// RAM does not back all of the bytes that the kernel needs.
     #[error(
-        "the kernel needs {size:#x} bytes at {gpa:#x}, which are not all RAM between 1 MiB and 3 GiB in this guest of {memory_mib} MiB; give the machine more memory"
+        "the kernel needs {size:#x} bytes at {gpa:#x}, which are not all RAM between 1 MiB and 3 GiB in this guest of {memory_mib} MiB; {}",
+        remedy(*gpa, *size)
     )]
     OutsideMemory {
         /// GPA at which it would be loaded or unpack itself.
@@ -86,6 +87,16 @@ pub enum BzImageError {
         /// Guest memory in MiB.
         memory_mib: u64,
     },
+}
+
+/// Whether more memory helps a kernel that needs `size` bytes at `gpa`.
+fn remedy(gpa: u64, size: u64) -> String {
+    match gpa.checked_add(size) {
+        Some(end) if gpa >= HIGH_MEMORY && end <= MMIO_HOLE => {
+            format!("give it at least {} MiB", end.div_ceil(1 << 20))
+        }
+        _ => "no guest of hull's has RAM there: use a kernel that can be loaded elsewhere".into(),
+    }
 }
 
 /// A bzImage whose header was checked.

@@ -71,6 +71,9 @@ pub enum ElfError {
         /// Its `e_type` in words.
         name: &'static str,
     },
+    /// A program of an operating system, as its program headers show.
+    #[error("the ELF file is a program for Linux, not a kernel; pass vmlinux or bzImage")]
+    Program,
     /// A header field with an impossible value.
     #[error("the ELF header is damaged: {field} is {value}, expected {expected}")]
     Header {
@@ -217,6 +220,11 @@ impl<'a> Elf<'a> {
                 }));
             }
         };
+        // Loaded by a dynamic linker, or with variables of each thread, which no kernel is.
+        let of_program = |part: &Segment| matches!(part.kind, elf::PT_INTERP | elf::PT_TLS);
+        if elf.pvh_entry.is_none() && !elf.is_linux && elf.segments.iter().any(of_program) {
+            return Err(ElfError::Program.into());
+        }
         if !elf.is_64_bit && elf.pvh_entry.is_none() {
             return Err(ElfError::ThirtyTwoBit.into());
         }

@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use super::measuring::{Caught, bar, output_width, own_command};
 use super::output::{coloured, print, say};
 use super::output_file::OutputFile;
 use crate::compare::comparison::{CompareError, Request, measure};
-use crate::compare::report::comparison::Report;
+use crate::compare::report::comparison::{ChosenError, Report};
 use crate::compare::report::{markdown, page, table};
 use crate::compare::turns::OnProgress;
 
@@ -37,7 +37,8 @@ pub struct Compare {
         value_parser = clap::value_parser!(u16).range(1..=1000)
     )]
     runs: u16,
-    /// The participants; with NAME=PATH, the subject's program is there.
+    /// The participants; with NAME=PATH, the subject's program is there. With --from, those
+    /// that are shown.
     #[arg(long, value_name = "NAME[=PATH],..", value_delimiter = ',')]
     subjects: Vec<String>,
     /// What to measure, by the beginnings of the rows' names: startup,density.
@@ -58,11 +59,11 @@ pub struct Compare {
     /// readable /boot/vmlinuz-*).
     #[arg(long, value_name = "FILE")]
     second_kernel: Option<PathBuf>,
-    /// Show a report of --json again instead of measuring.
+    /// Show a report of --json again instead of measuring, or only its --rows and --subjects.
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["runs", "subjects", "rows", "timeout", "bzimage", "second_kernel", "command"]
+        conflicts_with_all = ["runs", "timeout", "bzimage", "second_kernel", "command"]
     )]
     from: Option<PathBuf>,
     /// Write a page with charts.
@@ -86,7 +87,12 @@ impl Compare {
         let files = self.files()?;
         if let Some(path) = &self.from {
             let read = || Ok::<_, anyhow::Error>(Report::read(&std::fs::read(path)?)?);
-            let report = read().with_context(|| format!("--from {}", path.display()))?;
+            let mut report = read().with_context(|| format!("--from {}", path.display()))?;
+            let chosen = report.choose(&self.rows, &self.subjects);
+            chosen.map_err(|error| match error {
+                ChosenError::Row(..) => anyhow!("--rows {error}"),
+                ChosenError::Subject(..) => anyhow!("--subjects {error}"),
+            })?;
             return files.show(&report);
         }
         // Before anything exists that a signal must not leave behind.

@@ -11,6 +11,7 @@ mod flagged;
 mod gdb;
 mod guest;
 mod headings;
+mod hint;
 mod inspect;
 mod lazy;
 mod logger;
@@ -48,7 +49,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[command(
     name = "hull",
     version,
-    disable_help_subcommand = true,
     max_term_width = 80,
     after_help = "\
 Without a command: hull run, a shell in a virtual machine.
@@ -110,6 +110,16 @@ enum Verb {
 }
 
 impl Cli {
+    /// The command line of this process.
+    ///
+    /// # Errors
+    /// It is none, or help or version were asked for.
+    pub fn of_process() -> Result<Self, clap::Error> {
+        let arguments: Vec<_> = std::env::args_os().collect();
+        let parsed = Self::try_parse_from(&arguments);
+        parsed.map_err(|error| hint::add(error, arguments.get(1..).unwrap_or_default()))
+    }
+
     /// Run the verb; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         program::one_heap();

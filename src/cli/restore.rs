@@ -11,8 +11,9 @@ use super::{flagged, logger};
 use crate::config::Vsock;
 use crate::config::machine::parse_name;
 use crate::launch::{self, Changes, copies};
-use crate::net::Mac;
-use crate::net::config::parse_mac;
+use crate::disk::Moved;
+use crate::net::config::{self, parse_mac};
+use crate::net::{Mac, Publish};
 use crate::vmm;
 use crate::vmm::snapshot::Saved;
 
@@ -24,7 +25,9 @@ const MAX_COPIES: u16 = 1000;
 Examples:
   hull restore /srv/web                      run it here, on this terminal
   hull restore /srv/web --name web2          under another name
-  hull restore /srv/web --name w -n 10       ten machines, w-1 to w-10")]
+  hull restore /srv/web --name w -n 10       ten machines, w-1 to w-10
+  hull restore /srv/web -n 3 --publish 8080:80   which publish 8080 to 8082
+  hull restore /srv/web --disk data=/new/data.img   with its image moved")]
 pub struct Restore {
     /// The snapshot's folder.
     dir: PathBuf,
@@ -45,6 +48,14 @@ pub struct Restore {
     /// Another CID and socket for the vsock device.
     #[arg(long, value_name = "cid=N,socket=PATH")]
     vsock: Option<Vsock>,
+    /// Where a disk's image is now; given again for the next disk. ID is the disk's serial number,
+    /// which is the image's file name without its ending unless it was given by id=.
+    #[arg(long, value_name = "ID=PATH[,backing=FILE]")]
+    disk: Vec<Moved>,
+    /// Publish this port in place of those that the machine has published, or none; may be repeated.
+    /// With -n, each copy publishes the port above that of the copy before.
+    #[arg(long, value_name = "[ADDR:]HOST:GUEST[/udp]|none", value_parser = parse_publish)]
+    publish: Vec<Port>,
     /// Check all of the saved memory first.
     #[arg(long)]
     verify: bool,
@@ -72,31 +83,35 @@ impl Restore {
         if self.verify {
             timeline.span("memory", || saved.verify())?;
         }
-        let config = self.config(saved)?;
+        let config = self.config(saved, 1)?;
         let reports = self.reports.open()?;
         let signals = machine::signals()?;
         let raw = machine::raw(&config)?;
         let ended = vmm::run(&config, machine::streams(&raw), signals, timeline, None);
         drop(raw);
-        let (end, report) = ended.map_err(flagged::vmm)?;
+        let (end, report) = ended.map_err(|error| flagged::restored(error, &config.machine))?;
         reports.tell(&report)?;
         Ok(launch::status(end))
     }
 
-    fn config(&self, saved: Saved) -> anyhow::Result<vmm::Config> {
+    fn config(&self, saved: Saved, copies: u16) -> anyhow::Result<vmm::Config> {
+        let ports = || self.publish.iter().filter_map(|Port(port)| *port).collect();
         let changes = Changes {
+            disks: self.disk.clone(),
+            publish: (!self.publish.is_empty()).then(ports),
             name: self.name.clone(),
             macs: self.mac.clone(),
             vsock: self.vsock.clone(),
             paused: self.paused,
             copy: self.copy,
+            copies,
         };
         launch::restore(saved, &self.dir, &changes).map_err(flagged::error)
     }
 
     fn start_copies(&self, copies: u16) -> anyhow::Result<u8> {
         // Refused once, and not by each of them.
-        self.config(Saved::open(&self.dir)?)?;
+        self.config(Saved::open(&self.dir)?, copies)?;
         let folder = self.dir.file_name().unwrap_or_default().to_string_lossy();
         let name = self.name.clone().unwrap_or_else(|| folder.into_owned());
         let program = std::env::current_exe().context("cannot find hull's own program")?;
@@ -105,11 +120,30 @@ impl Restore {
             command.arg("restore").arg(&self.dir);
             command.args(["--name", &format!("{name}-{copy}")]);
             command.args(["--copy", &format!("{copy}")]);
+            for moved in &self.disk {
+                command.args(["--disk", &moved.to_string()]);
+            }
+            for Port(port) in &self.publish {
+                let port = port.map(|port| port.to_string());
+                let port = port.as_deref().map_or("none", |port| port.trim_start_matches("publish="));
+                command.args(["--publish", port]);
+            }
             command.args(self.paused.then_some("--paused"));
             command.args(logger::flags());
             command.stdin(Stdio::null());
             command.spawn()
         };
         copies::run(copies, machine::signals()?, start).map_err(flagged::error)
+    }
+}
+
+/// A port of `--publish`, or that there is to be none.
+#[derive(Clone, Copy)]
+struct Port(Option<Publish>);
+
+fn parse_publish(text: &str) -> Result<Port, String> {
+    match text {
+        "none" => Ok(Port(None)),
+        text => config::port(text).map(|port| Port(Some(port))),
     }
 }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::position;
+
 /// A configuration that describes no machine.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -24,8 +26,10 @@ pub enum ConfigError {
         reason: String,
     },
     /// A key that no flag has.
-    #[error("{place}: unknown key '{key}'; {hint}")]
+    #[error("{at}{place}: unknown key '{key}'; {hint}")]
     UnknownKey {
+        /// Line and column, in front of the place, if known.
+        at: String,
         /// Where it is in the file, such as `disk[1].chache`.
         place: String,
         /// The key as it is written.
@@ -34,8 +38,10 @@ pub enum ConfigError {
         hint: String,
     },
     /// A value that its key does not take.
-    #[error("{place}: {reason}")]
+    #[error("{at}{place}: {reason}")]
     Value {
+        /// Line and column, in front of the place, if known.
+        at: String,
         /// Where it is in the file, such as `disk[1]`.
         place: String,
         /// What is wrong with it.
@@ -71,10 +77,26 @@ impl ConfigError {
             None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
         };
         Self::UnknownKey {
+            at: String::new(),
             place: place.into(),
             key: key.into(),
             hint,
         }
+    }
+
+    /// The error with its line and column in `text`, which is JSON or TOML.
+    pub(super) fn located(mut self, text: &str, json: bool) -> Self {
+        let (at, found) = match &mut self {
+            Self::UnknownKey { at, place, key, .. } => {
+                (at, position::find(text, json, place, Some(key)))
+            }
+            Self::Value { at, place, .. } => (at, position::find(text, json, place, None)),
+            _ => return self,
+        };
+        if let Some((line, column)) = found {
+            *at = format!("line {line}, column {column}: ");
+        }
+        self
     }
 
     /// The machine's setting `key` is wrong.

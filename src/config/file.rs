@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -15,6 +15,7 @@ use super::device::{Device, Form, KINDS, Kind};
 use super::draft::Draft;
 use super::error::ConfigError;
 use super::machine::{self, Command, Kernel, Machine};
+use super::size;
 use super::table::Table;
 
 /// Most bytes of a file that are read.
@@ -52,23 +53,39 @@ pub fn read(path: &Path) -> Result<Draft, ConfigError> {
         path: path.into(),
         reason,
     };
-    let failed = |error: io::Error| refuse(error.to_string());
+    let file = open(path, MAX_BYTES).map_err(|reason| match path.exists() {
+        true => refuse(reason),
+        false => refuse(format!("{reason}; hull run --print-config writes such a file")),
+    })?;
+    let mut text = String::new();
+    let read = file.take(MAX_BYTES).read_to_string(&mut text);
+    read.map_err(|error| refuse(error.to_string()))?;
+    parse(&text)
+}
+
+/// Open a regular file of at most `max_bytes`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn open(path: &Path, max_bytes: u64) -> Result<File, String> {
+    let failed = |error: io::Error| error.to_string();
     let mut options = File::options();
-    // The open of a FIFO without a writer would block; reading one gives an empty file.
+    // The open of a FIFO without a writer would block.
     options
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32);
     let file = options.open(path).map_err(failed)?;
-    let mut text = String::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(refuse(format!(
-            "more than {MAX_BYTES} bytes; a configuration is smaller"
-        )));
+    let about = file.metadata().map_err(failed)?;
+    let kind = about.file_type();
+    match about.len() {
+        _ if kind.is_fifo() => Err("a pipe and not a regular file; write it to a file first".into()),
+        _ if !kind.is_file() => Err("not a regular file".into()),
+        bytes if bytes > max_bytes => Err(format!(
+            "{bytes} bytes; at most {} are read",
+            size::show(max_bytes)
+        )),
+        _ => Ok(file),
     }
-    parse(&text)
 }
 
 /// What `text` says: JSON if it begins with a brace, else TOML. Both parsers refuse what is nested
@@ -78,14 +95,15 @@ pub fn read(path: &Path) -> Result<Draft, ConfigError> {
 /// It is neither, has an unknown key, or a value that its key does not take.
 pub fn parse(text: &str) -> Result<Draft, ConfigError> {
     let syntax = |format, reason: String| ConfigError::Syntax { format, reason };
-    let map: Map<String, Value> = if text.trim_start().starts_with('{') {
+    let json = text.trim_start().starts_with('{');
+    let map: Map<String, Value> = if json {
         serde_json::from_str(text).map_err(|error| syntax("JSON", error.to_string()))?
     } else {
         toml::from_str(text).map_err(|error| syntax("TOML", error.to_string()))?
     };
     let mut draft = Draft::default();
     for (key, value) in &map {
-        set(&mut draft, key, value)?;
+        set(&mut draft, key, value).map_err(|error| error.located(text, json))?;
     }
     Ok(draft)
 }
@@ -117,6 +135,7 @@ fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
 
 fn wrong(place: &str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value {
+        at: String::new(),
         place: place.into(),
         reason: reason.into(),
     }
@@ -264,7 +283,7 @@ pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
         set("name", name.as_str().into());
     }
     set("cpus", machine.cpus.into());
-    set("memory", super::size::exact(machine.memory_bytes).into());
+    set("memory", size::exact(machine.memory_bytes).into());
     if let Kernel::File(kernel) = &machine.kernel {
         set("kernel", utf8(kernel.as_os_str())?.into());
     }

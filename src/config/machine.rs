@@ -232,7 +232,9 @@ fn check_cpus(cpus: u8) -> Result<u8, String> {
 pub fn parse_memory(text: &str) -> Result<u64, String> {
     let wrong = || format!("not a size; write {}, from 2M to 1T", size::FORM);
     let bytes = size::parse(text).ok_or_else(wrong)?;
-    check_memory(bytes).map(|bytes| bytes & !0xfff)
+    check_memory(bytes)
+        .map(|bytes| bytes & !0xfff)
+        .map_err(|error| error + &size::as_bytes(text))
 }
 
 fn check_memory(bytes: u64) -> Result<u64, String> {

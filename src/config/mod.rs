@@ -18,6 +18,7 @@ mod error;
 pub mod fault;
 pub mod file;
 pub mod machine;
+mod position;
 pub mod size;
 pub mod table;
 #[cfg(test)]

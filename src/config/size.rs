@@ -23,6 +23,15 @@ pub fn parse(text: &str) -> Option<u64> {
     Some(number.saturating_mul(scale))
 }
 
+/// That `text` was read as bytes, if it probably lacks a unit. Continues a message.
+pub fn as_bytes(text: &str) -> String {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(1..1_000_000u32) if digits => format!("; {text} alone are bytes: {text}M are MiB"),
+        _ => String::new(),
+    }
+}
+
 /// For people: in the largest unit of which there is at least one, with one decimal unless it is 0.
 /// The rest is cut off.
 pub fn show(bytes: u64) -> String {

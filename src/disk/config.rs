@@ -144,11 +144,19 @@ impl Config {
     /// What the text must be instead, for the message behind its flag.
     pub fn parse_scratch(text: &str) -> Result<Self, String> {
         let bytes = size::parse(text).filter(|bytes| SCRATCH_SIZES.contains(bytes));
-        let bytes = bytes.ok_or_else(|| format!("a scratch disk has 1M to 16T; {}", size::FORM))?;
+        let bytes = bytes.ok_or_else(|| {
+            let hint = size::as_bytes(text);
+            format!("a scratch disk has 1M to 16T; {}{hint}", size::FORM)
+        })?;
         Ok(Self {
             cache: Cache::Unsafe,
             ..Self::of(Source::Scratch(bytes & !0xfff))
         })
+    }
+
+    /// By which the user and the guest know it: its serial number.
+    pub fn id(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.source.name())
     }
 
     fn set(&mut self, option: &str) -> Result<(), String> {
@@ -175,6 +183,47 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// Where a disk's image is now, as in `ID=PATH[,backing=FILE]..`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The disk's [`Config::id`].
+    pub id: String,
+    /// The image.
+    pub image: PathBuf,
+    /// The images that it is based on, the nearest first; as they were if there is none.
+    pub backing: Vec<PathBuf>,
+}
+
+impl FromStr for Moved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || "write ID=PATH, such as data=/srv/data.img; behind it may stand backing=FILE";
+        let (id, rest) = text.split_once('=').ok_or_else(form)?;
+        let mut disk: Config = rest.parse()?;
+        let backing = std::mem::take(&mut disk.backing);
+        let plain = Config::of(disk.source.clone());
+        match disk.source.clone() {
+            Source::Image(image) if disk == plain && !id.is_empty() => Ok(Self {
+                id: id.into(),
+                image,
+                backing,
+            }),
+            _ => Err(form().into()),
+        }
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let double = |path: &Path| path.display().to_string().replace(',', ",,");
+        write!(f, "{}={}", self.id, double(&self.image))?;
+        let mut backing = self.backing.iter();
+        backing.try_for_each(|path| write!(f, ",backing={}", double(path)))
     }
 }
 

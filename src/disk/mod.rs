@@ -17,7 +17,7 @@ mod tests;
 mod worker;
 
 pub use crate::devices::rate::{Limit, Limits};
-pub use config::{Cache, Config, Format, Source};
+pub use config::{Cache, Config, Format, Moved, Source};
 pub use error::DiskError;
 pub use identity::{Changed, FileIdentity, Identity, Origin};
 pub use open::Disk;

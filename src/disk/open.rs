@@ -44,7 +44,7 @@ impl Disk {
             geometry: Geometry {
                 sectors: bytes / SECTOR,
                 read_only: config.read_only,
-                name: config.name.clone().unwrap_or_else(|| config.source.name()),
+                name: config.id(),
             },
         })
     }

@@ -41,9 +41,9 @@ pub enum GdbError {
         /// What listening failed with.
         error: io::Error,
     },
-    /// A file exists at the path.
+    /// A program listens at the path, or another file is there.
     #[error(
-        "the gdb socket {} exists; remove it if no running hull uses it, or name another path",
+        "the gdb socket {}: a program listens there, or it is another kind of file; name another path",
         path.display()
     )]
     Exists {

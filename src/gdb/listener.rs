@@ -5,12 +5,13 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use gdbstub::conn::Connection;
+use rustix::net::SocketFlags;
 
 use super::address::Address;
+use crate::vmm::socket::{self, SocketFile};
 
 /// How long gdb may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,15 +24,6 @@ pub enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a Unix socket, removed with the socket.
-pub struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 impl Listener {
     /// Listen at `address`.
     ///
@@ -41,8 +33,8 @@ impl Listener {
         match address {
             Address::Tcp(at) => TcpListener::bind(at).map(Self::Tcp),
             Address::Unix(path) => {
-                let listener = UnixListener::bind(path)?;
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                let (listener, file) = socket::listen(path, SocketFlags::empty())?;
+                Ok(Self::Unix(listener.into(), file))
             }
         }
     }
@@ -51,7 +43,7 @@ impl Listener {
     pub fn address(&self) -> Option<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok().map(Address::Tcp),
-            Self::Unix(_, file) => Some(Address::Unix(file.0.clone())),
+            Self::Unix(_, file) => Some(Address::Unix(file.path.clone())),
         }
     }
 

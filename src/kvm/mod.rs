@@ -56,6 +56,27 @@ pub enum KvmError {
     },
 }
 
+impl KvmError {
+    /// Whether the host lacks KVM or memory, or this process rights or descriptors: what was asked of
+    /// KVM is not at fault.
+    pub fn is_of_host(&self) -> bool {
+        match self {
+            Self::Ioctl { error, .. } => is_of_host(error.errno()),
+            _ => true,
+        }
+    }
+}
+
+/// Whether a system call fails with `errno` whatever it is asked to do: the host or this process lacks
+/// memory, descriptors, rights or the device.
+pub fn is_of_host(errno: i32) -> bool {
+    use libc::{EACCES, EAGAIN, EINTR, EMFILE, ENFILE, ENODEV, ENOMEM, ENXIO, EPERM};
+    [
+        ENOMEM, EMFILE, ENFILE, EAGAIN, EACCES, EPERM, ENODEV, ENXIO, EINTR,
+    ]
+    .contains(&errno)
+}
+
 /// Make a [`KvmError`] from the error of an ioctl.
 pub(crate) fn refused(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> KvmError {
     move |error| KvmError::Ioctl { ioctl, error }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::config::ConfigError;
 use crate::guest::GuestError;
 use crate::memory::packed::PackedError;
+use crate::net::Publish;
 use crate::templates::CacheError;
 use crate::vmm::VmmError;
 use crate::vmm::snapshot::SavedError;
@@ -63,6 +64,34 @@ pub enum LaunchError {
     /// A socket for a device that the snapshot does not have.
     #[error("the machine has no vsock device")]
     NoVsock,
+    /// Ports for a machine without a network that publishes any.
+    #[error("the machine has no network of the kind user")]
+    NoUserNetwork,
+    /// Copies that would all publish the port of the saved machine.
+    #[error("the machine has {port}, and only one copy can have that port")]
+    PublishedBySaved {
+        /// The first port.
+        port: Publish,
+    },
+    /// Numbered ports that meet, or that pass 65535.
+    #[error(
+        "{port}: {copies} copies publish as many ports from this one on, which meet those of another, \
+         or pass 65535"
+    )]
+    PortsOfCopies {
+        /// The port of the first copy.
+        port: Publish,
+        /// Number of copies.
+        copies: u16,
+    },
+    /// An image for a disk that the snapshot does not have.
+    #[error("the machine has no disk '{id}'; it has {}", if ids.is_empty() { "none".into() } else { ids.join(", ") })]
+    NoDisk {
+        /// The ID that was given.
+        id: String,
+        /// Those of its disks.
+        ids: Vec<String>,
+    },
     /// The cache of templates.
     #[error(transparent)]
     Cache(#[from] CacheError),

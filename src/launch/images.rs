@@ -1,16 +1,12 @@
 //! Kernel, initial RAM disk and init: [`prepare`] opens them, and settles what a machine leaves open.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-use rustix::fs::OFlags;
 
 use super::error::LaunchError;
 use crate::boot::{self, Format};
-use crate::config::{Device, Kernel, Machine};
+use crate::config::{Device, Kernel, Machine, file};
 use crate::guest::{self, GuestError};
 use crate::memory::image::Image;
 use crate::symbols;
@@ -163,20 +159,6 @@ fn open_file(what: &'static str, path: &Path) -> Result<Image, LaunchError> {
         path: path.into(),
         reason,
     };
-    let failed = |error: io::Error| refuse(error.to_string());
-    let mut options = File::options();
-    // The open of a FIFO without a writer would block.
-    options
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32);
-    let file = options.open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    if !about.is_file() {
-        return Err(refuse("not a regular file".into()));
-    }
-    if about.len() > MAX_FILE {
-        let bytes = about.len();
-        return Err(refuse(format!("{bytes} bytes; at most 1 GiB is read")));
-    }
-    Image::file(file).map_err(failed)
+    let file = file::open(path, MAX_FILE).map_err(refuse)?;
+    Image::file(file).map_err(|error| refuse(error.to_string()))
 }

@@ -36,7 +36,7 @@ pub fn run(
     let timeline = clock();
     let mut config = prepare(machine, None)?;
     let mut warm = Warm::of(&config, tell).ok_or(LaunchError::NotWarm)?;
-    warm.prepare(&mut config);
+    warm.prepare(&mut config)?;
     if config.start.saved().is_some() {
         config.machine.name = Some(std::process::id().to_string());
         config.ready_with = Some(warm.key().to_string());

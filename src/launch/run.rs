@@ -57,7 +57,7 @@ pub fn run(
             {
                 return Ok(Outcome::Pooled(status));
             }
-            timeline.span("template", || warm.prepare(config));
+            timeline.span("template", || warm.prepare(config))?;
         }
     }
     let mut result = vmm::run(config, launch.streams, signals, timeline.clone(), debugger);

@@ -1,6 +1,7 @@
 //! Warm start: a machine that has booted once is a template, from which later ones are restored.
 //!
-//! Whatever goes wrong with a template, the user has a machine: one that boots.
+//! Whatever goes wrong with a template, the user has a machine: one that boots. What this process or the
+//! host lacks is no fault of the template, which stays then.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,9 +12,12 @@ use crate::config::{Device, Kernel};
 use crate::kvm::features::Features;
 use crate::memory::image::Image;
 use crate::memory::program;
-use crate::templates::{About, Building, Cache, Key};
-use crate::vmm::snapshot::Saved;
+use crate::templates::{About, Building, Cache, CacheError, Key};
+use crate::vmm::snapshot::{Saved, SavedError};
 use crate::vmm::{Config, LATE_SLOTS, Start, VmmError};
+
+/// The beginning of a message about a start that leaves no template.
+const BOOTS: &str = "the guest boots, and the next one will: ";
 
 /// The template of one kind of machine.
 pub struct Warm<'a> {
@@ -35,9 +39,18 @@ impl<'a> Warm<'a> {
         if late > LATE_SLOTS || !machine.faults.is_empty() {
             return None;
         }
+        let cache = match Cache::made() {
+            Ok(cache) => cache,
+            Err(error) => {
+                if !matches!(error, CacheError::Off { .. }) {
+                    tell(&format!("{BOOTS}{error}"));
+                }
+                return None;
+            }
+        };
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Some(Self {
-            cache: Cache::open()?,
+            cache,
             key: key(config)?,
             about: About {
                 kernel: match &machine.kernel {
@@ -60,23 +73,31 @@ impl<'a> Warm<'a> {
     }
 
     /// Have `config` begin with the template, or make it.
-    pub fn prepare(&mut self, config: &mut Config) {
-        config.late_devices = true;
+    ///
+    /// # Errors
+    /// This process or the host lacks what any start needs.
+    pub fn prepare(&mut self, config: &mut Config) -> Result<(), SavedError> {
         if let Some(dir) = self.cache.find(&self.key) {
             match Saved::open(&dir) {
                 Ok(saved) => {
+                    config.late_devices = true;
                     config.start = Start::Saved(Arc::new(saved));
-                    return;
+                    return Ok(());
                 }
-                Err(error) => self.drop_template(&error.to_string()),
+                Err(error) if error.is_of_snapshot() => self.drop_template(&error.to_string()),
+                Err(error) => return Err(error),
             }
         }
         self.boot(config);
+        Ok(())
     }
 
     /// Have `config` boot, and make the template unless another process does.
     fn boot(&mut self, config: &mut Config) {
-        self.building = self.cache.build(&self.key, &self.about);
+        self.building = self.cache.build(&self.key, &self.about).unwrap_or_else(|error| {
+            (self.tell)(&format!("{BOOTS}{error}"));
+            None
+        });
         config.start = match &self.building {
             Some(building) => Start::Template(building.dir().into()),
             None => Start::Boot,
@@ -86,14 +107,7 @@ impl<'a> Warm<'a> {
 
     /// Whether `error`, by which the machine of `config` ended, is the template's; then `config` boots.
     pub fn failed(&mut self, error: &VmmError, config: &mut Config) -> bool {
-        let of_template = matches!(config.start, Start::Saved(_))
-            && matches!(
-                error,
-                VmmError::Saved(_)
-                    | VmmError::Unanswered(_)
-                    | VmmError::Backing(_)
-                    | VmmError::Kvm(_)
-            );
+        let of_template = matches!(config.start, Start::Saved(_)) && error.is_of_snapshot();
         if of_template {
             self.drop_template(&error.to_string());
             self.boot(config);

@@ -45,12 +45,20 @@ pub enum BackingError {
         /// The error that the host returned.
         reason: String,
     },
-    /// A snapshot's file cannot be mapped.
+    /// The host refuses to map a snapshot's file.
+    #[error("cannot map {bytes} bytes of guest memory ({reason}); free some memory")]
+    Mapping {
+        /// Size of all regions.
+        bytes: u64,
+        /// The error that the host returned.
+        reason: String,
+    },
+    /// A snapshot's file does not hold a guest's memory.
     #[error("cannot map the {bytes} bytes of guest memory of a snapshot ({reason})")]
     File {
         /// Size of all regions.
         bytes: u64,
-        /// The host's error, or what is wrong with the file.
+        /// What is wrong with the file.
         reason: String,
     },
 }
@@ -81,7 +89,7 @@ pub fn map_file(file: &MemoryFile) -> Result<GuestMemory, BackingError> {
         Ok(data) => return Err(refused(format!("the file has only {} bytes", data.len()))),
         Err(error) => return Err(refused(error.to_string())),
     }
-    map_all(&file.regions, Some(file)).map_err(refused)
+    map_all(&file.regions, Some(file)).map_err(|reason| BackingError::Mapping { bytes, reason })
 }
 
 /// The regions of `bytes` of memory: GPA and size.

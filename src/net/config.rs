@@ -298,8 +298,11 @@ fn subnet(text: &str) -> Result<Subnet, String> {
     }
 }
 
-/// `[ADDR:]HOST:GUEST[/tcp|/udp]`.
-fn port(text: &str) -> Result<Publish, String> {
+/// Parse `[ADDR:]HOST:GUEST[/tcp|/udp]`.
+///
+/// # Errors
+/// What is wrong.
+pub fn port(text: &str) -> Result<Publish, String> {
     let wrong = || {
         format!(
             "publish={text}: write HOST:GUEST or ADDR:HOST:GUEST, ports from 1 to 65535, and /udp \

@@ -39,9 +39,10 @@ impl FromStr for Config {
     /// The last `:/` splits, so that HOSTDIR may have colons. The tag is chosen by [`name`].
     fn from_str(text: &str) -> Result<Self, String> {
         let form = "write HOSTDIR:/guest/path or HOSTDIR:/guest/path:ro, such as .:/src:ro";
-        let (rest, read_only) = match text.strip_suffix(":ro") {
-            Some(rest) => (rest, true),
-            None => (text, false),
+        let (rest, read_only) = match text.rsplit_once(':') {
+            Some((rest, "ro")) => (rest, true),
+            Some((rest, "rw")) => (rest, false),
+            _ => (text, false),
         };
         let Some(at) = rest.rfind(":/") else {
             return Err(match rest.split_once(':') {
@@ -57,7 +58,7 @@ impl FromStr for Config {
         }
         if let Some((_, end)) = path.split_once(':') {
             return Err(format!(
-                "`:{end}`: after the path in the guest comes :ro or nothing"
+                "`:{end}`: after the path in the guest comes :ro, :rw or nothing"
             ));
         }
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -132,6 +133,7 @@ mod tests {
         assert_eq!(config.guest_path, "/mnt/src");
         assert!(config.read_only);
         assert!(!parse(".:/src").unwrap().read_only);
+        assert_eq!(parse(".:/src:rw"), parse(".:/src"));
         for (bad, part) in [
             ("", "write HOSTDIR:/guest/path"),
             ("/a", "write HOSTDIR:/guest/path"),
@@ -141,7 +143,7 @@ mod tests {
             ("/a:b:ro", "write /b"),
             ("/a:/", "the guest's / is its own"),
             ("/a:/b/../c", "no . and no .."),
-            ("/a:/b:rw", "`:rw`"),
+            ("/a:/b:rx", "`:rx`"),
             (&format!("/a:/{}", "x".repeat(4095)), "less than 4096"),
         ] {
             let refusal = parse(bad).unwrap_err();

@@ -57,16 +57,10 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Open it, and make it if need be. `None` if the user wants none, or if no place can be written
-    /// to.
-    pub fn open() -> Option<Self> {
-        Self::made().ok()
-    }
-
-    /// As [`Cache::open`], with the reason.
+    /// Open it, and make it if need be.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The user wants none, or no place can be written to.
     pub fn made() -> std::result::Result<Self, CacheError> {
         let place = Place::find()?;
         place.make().map_err(|error| CacheError::Folder {
@@ -128,10 +122,23 @@ impl Cache {
         Some(self.path.join(name))
     }
 
-    /// Take a folder to build a template in. `None` if another hull builds or has built it, or if the
-    /// folder cannot be made.
-    pub fn build(&self, key: &Key, about: &About) -> Option<Building> {
-        self.begin(key, about).ok()
+    /// Take a folder to build a template in. `None` if another hull builds or has built it.
+    ///
+    /// # Errors
+    /// [`CacheError::Folder`]: the folder cannot be made or written to.
+    pub fn build(
+        &self,
+        key: &Key,
+        about: &About,
+    ) -> std::result::Result<Option<Building>, CacheError> {
+        match self.begin(key, about) {
+            Ok(building) => Ok(Some(building)),
+            Err(Errno::WOULDBLOCK | Errno::EXIST) => Ok(None),
+            Err(error) => Err(CacheError::Folder {
+                path: self.path.clone(),
+                error: error.into(),
+            }),
+        }
     }
 
     fn begin(&self, key: &Key, about: &About) -> Result<Building> {

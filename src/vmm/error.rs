@@ -67,9 +67,9 @@ pub enum VmmError {
     /// No file descriptor is left.
     #[error("cannot create an event descriptor ({0}); raise the limit of open files (ulimit -n)")]
     EventFd(io::Error),
-    /// A file exists at the path of the socket device's socket.
+    /// A program listens at the path of the socket device's socket, or another file is there.
     #[error(
-        "vsock {} exists; remove it if no running hull uses it, or name another path",
+        "vsock {}: a program listens there, or it is another kind of file; name another path",
         path.display()
     )]
     VsockExists {
@@ -137,4 +137,17 @@ pub enum VmmError {
         /// The last lines of the console.
         log: String,
     },
+}
+
+impl VmmError {
+    /// Whether the snapshot or template that the machine was to continue from is at fault, and not the
+    /// host, this process or the user's devices.
+    pub fn is_of_snapshot(&self) -> bool {
+        match self {
+            Self::Saved(error) => error.is_of_snapshot(),
+            Self::Unanswered(_) | Self::Backing(BackingError::File { .. }) => true,
+            Self::Kvm(error) => !error.is_of_host(),
+            _ => false,
+        }
+    }
 }

@@ -35,6 +35,7 @@ mod sampler;
 mod shared;
 mod signals;
 pub mod snapshot;
+pub mod socket;
 pub mod story;
 mod streams;
 pub mod timeline;

@@ -1,6 +1,7 @@
 //! The report of `hull compare`: plain data, as `--json` writes it.
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::participant::Participant;
 use super::read::{ReportError, read};
@@ -50,6 +51,15 @@ pub struct Verdict {
     pub contradicts: bool,
 }
 
+/// A choice of what a report does not have. Each message begins with the word of the user.
+#[derive(Debug, Error)]
+pub enum ChosenError {
+    #[error("{0}: the report has no such row; it has {names}", names = .1.join(", "))]
+    Row(String, Vec<String>),
+    #[error("{0}: the report has no such subject; it has {names}", names = .1.join(", "))]
+    Subject(String, Vec<String>),
+}
+
 impl Report {
     pub fn read(json: &[u8]) -> Result<Self, ReportError> {
         let report: Self = read(json, "hull compare --json", "rows", FORMAT)?;
@@ -70,6 +80,30 @@ impl Report {
             }
         }
         Ok(report)
+    }
+
+    /// Keep only the rows whose names begin with one of `rows`, and only those `subjects`; all where there
+    /// is none to choose.
+    pub fn choose(&mut self, rows: &[String], subjects: &[String]) -> Result<(), ChosenError> {
+        let begins = |row: &Row, word: &String| row.name.starts_with(word.as_str());
+        let missing = rows.iter().find(|word| !self.rows.iter().any(|row| begins(row, word)));
+        if let Some(word) = missing {
+            let names = self.rows.iter().map(|row| row.name.clone()).collect();
+            return Err(ChosenError::Row(word.clone(), names));
+        }
+        let is = |name: &str, word: &String| name == word;
+        let missing = subjects.iter().find(|word| !self.subjects.iter().any(|one| is(&one.name, word)));
+        if let Some(word) = missing {
+            let names = self.subjects.iter().map(|one| one.name.clone()).collect();
+            return Err(ChosenError::Subject(word.clone(), names));
+        }
+        self.rows.retain(|row| rows.is_empty() || rows.iter().any(|word| begins(row, word)));
+        let chosen = |name: &str| subjects.is_empty() || subjects.iter().any(|word| is(name, word));
+        self.subjects.retain(|one| chosen(&one.name));
+        for figure in self.rows.iter_mut().flat_map(|row| &mut row.figures) {
+            figure.cells.retain(|cell| chosen(&cell.subject));
+        }
+        Ok(())
     }
 
     pub fn columns(&self) -> impl Iterator<Item = &Participant> {

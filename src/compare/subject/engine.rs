@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::contract::{About, Kind, Subject};
+use rustix::process::{Resource, getrlimit};
+
+use super::contract::{About, Kind, Subject, try_out};
 use super::program::LeftOut;
 use super::stage::Stage;
+use crate::compare::measure::error::RunError;
 use crate::compare::measure::timed;
 use crate::compare::measure::tree;
 
@@ -17,12 +20,27 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Engine<'a> {
     about: About<'a>,
     image: Option<String>,
+    /// A containers.conf of our own, where podman's limits of open files are above this process's.
+    limits: Option<PathBuf>,
 }
 
 impl<'a> Engine<'a> {
     pub fn new(stage: &'a Stage, name: &str, program: PathBuf) -> Self {
         let about = About::new(stage, name, Kind::Container, program);
-        Self { about, image: None }
+        Self {
+            about,
+            image: None,
+            limits: None,
+        }
+    }
+
+    /// A containers.conf that asks for no more open files than this process may have.
+    fn own_limits(&self) -> io::Result<PathBuf> {
+        let path = self.about.stage.path("containers.conf");
+        let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20);
+        let text = format!("[containers]\ndefault_ulimits = [\"nofile={limit}:{limit}\"]\n");
+        std::fs::write(&path, text)?;
+        Ok(path)
     }
 
     /// What the engine prints; `None` if it fails.
@@ -48,13 +66,23 @@ impl Subject for Engine<'_> {
         run(Path::new("tar"), &["-cf", &archive, "-C", &root, "."])?;
         // Before the import: an interrupted import may leave an image.
         self.image = Some(image.clone());
-        run(program, &["import", &archive, &image])
+        run(program, &["import", &archive, &image])?;
+        // podman asks for more open files than a container's runtime may have here.
+        if self.about.name == "podman"
+            && matches!(try_out(self), Err(RunError::Failed(_, told)) if told.contains("RLIMIT_NOFILE"))
+        {
+            self.limits = Some(self.own_limits()?);
+        }
+        Ok(())
     }
 
     fn command(&mut self, words: &[String], id: &str) -> io::Result<Command> {
         let image = self.image.as_deref();
         let image = image.ok_or_else(|| io::Error::other("no image"))?;
         let mut command = Command::new(&self.about.program);
+        if let Some(limits) = &self.limits {
+            command.env("CONTAINERS_CONF", limits);
+        }
         command.args(["run", "--rm", "--network", "none", "--name", id]);
         command.arg(image).args(words);
         Ok(command)
@@ -79,7 +107,16 @@ impl Subject for Engine<'_> {
     }
 
     fn caveats(&self) -> Vec<String> {
-        vec!["memory and files of its daemon, which serves all containers, are not counted".into()]
+        let mut caveats: Vec<String> =
+            vec!["memory and files of its daemon, which serves all containers, are not counted".into()];
+        if self.limits.is_some() {
+            caveats.push(
+                "it asks for more open files than this process may have: it runs with a containers.conf \
+                 with this process's limit, and nothing else of the machine's"
+                    .into(),
+            );
+        }
+        caveats
     }
 }
 

@@ -23,9 +23,8 @@ use crate::devices::virtio::transport::SharedCore;
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
+use crate::vmm::socket::{self, SocketFile};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
 /// Events taken from the kernel at once.
 const BATCH: usize = 16;
 /// Seconds between two ticks of the device; its timeout is two ticks. A guest whose kernel is emulated
@@ -45,14 +44,14 @@ const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// The sockets of a device that has no slot yet.
 pub struct Sockets {
     shared: Arc<Shared>,
-    path: SocketPath,
+    path: SocketFile,
 }
 
 /// The device's sockets in the event loop.
 pub struct Link {
     shared: Arc<Shared>,
     slot: SharedCore,
-    _path: SocketPath,
+    _path: SocketFile,
 }
 
 struct Shared {
@@ -60,16 +59,6 @@ struct Shared {
     timer: OwnedFd,
     listener: OwnedFd,
     path: PathBuf,
-}
-
-/// The file of a socket, removed when this is dropped.
-struct SocketPath(PathBuf);
-
-impl Drop for SocketPath {
-    fn drop(&mut self) {
-        // It fails if the file was removed already.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 /// Attach a socket device.
@@ -91,7 +80,7 @@ impl Sockets {
     /// Create the socket `path` and listen on it.
     ///
     /// # Errors
-    /// A file exists at `path`, the socket cannot be created, or no file descriptor is left.
+    /// A program listens at `path` or it is another file, the socket cannot be created, or no file descriptor is left.
     pub fn new(path: &Path) -> Result<Self, VmmError> {
         let failed = |errno: Errno| match errno {
             Errno::ADDRINUSE => VmmError::VsockExists { path: path.into() },
@@ -100,11 +89,7 @@ impl Sockets {
                 error: errno.into(),
             },
         };
-        let address = SocketAddrUnix::new(path).map_err(failed)?;
-        let listener = socket().map_err(failed)?;
-        net::bind(&listener, &address).map_err(failed)?;
-        let file = SocketPath(path.into());
-        net::listen(&listener, BACKLOG).map_err(failed)?;
+        let (listener, file) = socket::listen(path, SocketFlags::NONBLOCK).map_err(failed)?;
 
         files::allow_many();
         let clock = TimerfdClockId::Monotonic;

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
 use crate::devices::state::{self, StateError};
 use crate::disk::{self, DiskError};
+use crate::kvm::is_of_host;
 use crate::kvm::save::{LoadError, SavedChips, SavedVcpu};
 use crate::kvm::vm::Vm;
 use crate::memory::GuestMemory;
@@ -60,6 +61,25 @@ pub enum SavedError {
         /// The property that has changed.
         error: disk::Changed,
     },
+}
+
+impl SavedError {
+    /// Whether the snapshot is at fault, and not the host, this process or a disk of the user's.
+    pub fn is_of_snapshot(&self) -> bool {
+        match self {
+            Self::Snapshot(SnapshotError::Io { source, .. }) => {
+                !source.raw_os_error().is_some_and(is_of_host)
+            }
+            Self::Host {
+                error: LoadError::Kvm(error),
+                ..
+            } => !error.is_of_host(),
+            Self::Snapshot(_) | Self::Host { .. } | Self::Content { .. } | Self::Device { .. } => {
+                true
+            }
+            Self::Image(_) | Self::Disk { .. } => false,
+        }
+    }
 }
 
 /// A snapshot that has been read and checked, but for its memory.
