@@ -91,6 +91,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "agent",
             "boot",
             "config",
+            "disk",
             "fleet",
             "guest",
             "kvm",

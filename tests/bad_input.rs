@@ -165,7 +165,38 @@ fn a_fifo_without_a_writer_is_refused_at_once() {
     let path = fifo.path("kernel");
     let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
     assert!(made.success());
-    assert!(refusal(&["run", &path]).contains("not a regular file"));
+    assert!(refusal(&["run", &path]).contains("a pipe and not a regular file"));
+}
+
+#[test]
+fn a_command_without_its_dashes_is_told_how_to_be_one() {
+    let hint = "to run a command in the guest, write `--` before it: hull run -- ";
+    for (words, line) in [
+        (&["run", "uname", "-a"][..], "uname -a"),
+        (&["run", "echo", "hi"], "echo hi"),
+        (&["uname", "-a"], "uname -a"),
+        (&["run", "ls"], "CMD"),
+    ] {
+        let message = refusal(words);
+        assert!(message.contains(&format!("{hint}{line}\n")), "{message}");
+    }
+    for words in [
+        &["run", "--memry", "1"][..],
+        &["runn"],
+        &["run", "k", "--x", "--", "ls"],
+    ] {
+        let message = refusal(words);
+        assert!(!message.contains(hint), "{message}");
+    }
+    if !kvm_is_there("programs that are no kernel") {
+        return;
+    }
+    // A static program, which would be loaded and end in a triple fault, and a dynamic one.
+    let busybox = concat!(env!("CARGO_MANIFEST_DIR"), "/target/foreign/busybox");
+    for program in [busybox, "/bin/sh"] {
+        let message = refusal(&["run", program, "--", "true"]);
+        assert!(message.contains(hint), "{message}");
+    }
 }
 
 #[test]

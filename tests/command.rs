@@ -255,3 +255,53 @@ fn a_kernel_panic_is_an_error_with_its_reason() {
     }
     assert!(finished.stdout.is_empty());
 }
+
+#[test]
+fn a_command_has_the_environment_folder_and_user_that_it_was_given() {
+    if !kvm("environment and user") {
+        return;
+    }
+    // One boot: the users are those of the guest's files, which the share replaces.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    };
+    file(
+        "passwd",
+        "root:x:0:0::/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n",
+    );
+    file("group", "root:x:0:\nusers:x:100:\nwheel:x:7:bob,ann\n");
+    let share = format!("{}:/etc:ro", folder.path().display());
+    let show = "id; pwd; echo $HOME $A $B $HERE; echo ${GONE-unset} > /dev/stdout";
+    let shown = |flags: &[&str], rest: &str| {
+        let mut all = vec!["run", "--share", &share];
+        all.extend(flags);
+        all.extend(["--", "sh", "-c", show]);
+        let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
+            .args(&all)
+            .env("HERE", "host")
+            .env_remove("GONE")
+            .timeout(machine::LIMIT)
+            .output()
+            .expect("hull starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        assert_eq!(
+            (text(output.stdout).as_str(), text(output.stderr)),
+            (rest, String::new())
+        );
+    };
+    shown(
+        &[
+            "-e", "A=1", "-e", "A=2 3", "-e", "B=", "-e", "HERE", "-e", "GONE", "-w", "/tmp", "-u",
+            "ann",
+        ],
+        "uid=1000(ann) gid=100(users) groups=7(wheel)\n/tmp\n/home/ann 2 3 host\nunset\n",
+    );
+    shown(
+        &["--user", "5:wheel", "--env", "HOME=/x"],
+        "uid=5 gid=7(wheel)\n/\n/x\nunset\n",
+    );
+    let nobody = machine::run(&["run", "-u", "nosuch", "--", "true"]);
+    assert_eq!((nobody.status, nobody.stdout.len()), (Some(126), 0));
+    assert!(nobody.stderr.contains("no such user"), "{}", nobody.stderr);
+}

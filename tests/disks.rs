@@ -483,6 +483,39 @@ fn a_users_own_system_runs_from_its_disk() {
         "{seen}"
     );
     assert!(seen.contains("Run /sbin/init as init process"), "{seen}");
+
+    // With a command, hull's init runs it in that system; the second time from a template.
+    let write =
+        "cat /proc/mounts /sbin/init | head -c 4 && echo kept > /file && ls -d /proc/1 /dev/vda";
+    let programs = machine::built("foreign/busybox");
+    fs::create_dir_all(root.join("bin")).expect("folders");
+    for name in ["sh", "busybox"] {
+        fs::copy(&programs, root.join("bin").join(name)).expect("a program");
+    }
+    fs::write(&image.path, vec![0; 16 << 20]).expect("emptied");
+    tool(
+        "mke2fs",
+        &["-q", "-t", "ext4", "-d", text(&root), text(&image.path)],
+    );
+    script(&["--root-disk", &flag], write).assert(0, "/dev/dev/vda\n/proc/1\n", "");
+    // It was left in good order.
+    tool("e2fsck", &["-f", "-n", text(&image.path)]);
+    let features = Command::new("dumpe2fs")
+        .args(["-h", text(&image.path)])
+        .output();
+    let features = String::from_utf8(features.expect("dumpe2fs").stdout).expect("text");
+    assert!(!features.contains("needs_recovery"), "{features}");
+    let ro = image.flag(",ro");
+    let read = "cat /file; (echo no > /file) 2> /dev/null || echo refused";
+    script(&["--root-disk", &ro], read).assert(0, "kept\nrefused\n", "");
+    let empty = Image::new(MIB, b"");
+    let refused = script(&["--root-disk", &empty.flag("")], "true");
+    assert_eq!(refused.status, Some(125), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("the root disk cannot be mounted"),
+        "{}",
+        refused.stderr
+    );
 }
 
 /// hull refuses the flag before the boot, with status 125 and `expected` on standard error.

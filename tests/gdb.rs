@@ -449,7 +449,10 @@ fn an_impossible_address_is_refused_before_the_boot() {
     let missing = folder.path().join("missing/socket");
     for (place, part) in [
         (port.as_str(), "Address already in use"),
-        (file.to_str().expect("text"), "exists; remove it"),
+        (
+            file.to_str().expect("text"),
+            "a program listens there, or it is another kind of file",
+        ),
         (
             missing.to_str().expect("text"),
             "cannot create the gdb socket",
@@ -491,12 +494,26 @@ fn the_socket_is_removed_however_the_machine_ends() {
     // While it waits, while gdb has it, and while it runs.
     for (flags, connects) in [(&["--gdb-wait"][..], false), (&[], true), (&[], false)] {
         let mut child = start(flags);
+        // The next one replaces what a killed hull leaves.
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert!(socket.exists());
+        let mut child = start(flags);
+        wait_until_it_listens(&socket);
         let client = connects.then(|| UnixStream::connect(&socket).expect("it listens"));
         kill_process(Pid::from_child(&child), Signal::TERM).expect("hull is there");
         let status = child.wait().expect("hull ends");
         assert_eq!(status.code(), Some(143));
         assert!(!socket.exists());
         drop(client);
+    }
+}
+
+fn wait_until_it_listens(socket: &Path) {
+    let deadline = Instant::now() + LIMIT;
+    while UnixStream::connect(socket).is_err() {
+        assert!(Instant::now() < deadline, "nothing listens");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -593,6 +593,18 @@ fn a_changed_disk_is_refused_by_name() {
     let away = user.0.path().join("away.img");
     fs::rename(&disk, &away).expect("renamed");
     user.refused(&["restore", text(&dir)], text(&disk));
+    // The remedy is true.
+    user.refused(&["restore", text(&dir)], "name it: --disk disk=PATH");
+    let moved = format!("disk={}", text(&away));
+    let mut restored = user.restore(&dir, &["--disk", &moved]);
+    restored.says_more();
+    drop(restored.stdin.take());
+    restored.kill();
+    let other = format!("other={}", text(&away));
+    user.refused(
+        &["restore", text(&dir), "--disk", &other],
+        "--disk: the machine has no disk 'other'; it has disk",
+    );
     fs::rename(&away, &disk).expect("renamed");
     goes_on(&user, &dir);
 }

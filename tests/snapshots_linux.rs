@@ -402,3 +402,54 @@ fn a_mounted_share_cannot_be_saved_and_an_unmounted_one_can() {
         "is a template without a command",
     );
 }
+
+/// A port of the host's loopback such that it and the next one are free.
+fn two_free_ports() -> u16 {
+    loop {
+        let one = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = one.local_addr().expect("its address").port();
+        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
+#[test]
+fn copies_publish_ports_of_their_own() {
+    if !kvm("ports of copies") {
+        return;
+    }
+    if !with_network() {
+        println!("skipped: ports of copies: passt does not work here");
+        return;
+    }
+    let user = User::new();
+    let dir = user.0.path().join("saved");
+    let port = two_free_ports();
+    let net = format!("user,publish={port}:80");
+    let spin = user.spin(&["--name", "one", "--net", &net]);
+    user.snapshot("one", &dir, &["--stop"]);
+    drop(spin);
+    let restore = ["restore", text(&dir), "-n", "2"];
+    let told = format!("with --publish {port}:80 each copy has its own");
+    user.refused(&restore, &told);
+    let last = ["--publish", "65535:80"];
+    user.refused(&[&restore[..], &last].concat(), "or pass 65535");
+    let (one, next) = (format!("{port}:80"), format!("{}:81", port + 1));
+    let both = ["--publish", &one, "--publish", &next];
+    user.refused(
+        &[&restore[..], &both].concat(),
+        "which meet those of another",
+    );
+
+    // As the message says.
+    let copies = user.restore(&dir, &["-n", "2", "--publish", &one]);
+    for port in [port, port + 1] {
+        wait_until(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+    copies.terminate();
+    let none = user.restore(&dir, &["--name", "none", "--publish", "none"]);
+    wait_until(|| user.run(&["ps"]).stdout.contains("none "));
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "it is free");
+    none.kill();
+}

@@ -125,7 +125,7 @@ fn an_existing_socket_is_left_alone() {
     let finished = run(&["run", "--vsock", &flag, "--", "true"]);
     assert_eq!(finished.status, Some(125));
     let message = format!(
-        "error: --vsock {} exists; remove it if no running hull uses it, or name another path\n",
+        "error: --vsock {}: a program listens there, or it is another kind of file; name another path\n",
         socket.display()
     );
     assert_eq!(finished.stderr, message);
@@ -139,6 +139,8 @@ fn the_socket_is_removed_when_a_signal_ends_hull() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("v");
+    // A hull that was killed has left one.
+    drop(UnixListener::bind(&socket).expect("a socket"));
     let flag = format!("cid=3,socket={}", socket.display());
     let started = Command::new(env!("CARGO_BIN_EXE_hull"))
         .args(["run", "--vsock", &flag, "--", "true"])

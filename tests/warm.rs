@@ -19,6 +19,9 @@ const MIB: u64 = 1 << 20;
 /// The start of hull's message about a template that does not restore.
 const DROPPED: &str = "hull: the template is dropped, and the guest boots: ";
 
+/// The start of hull's message about a start that leaves no template.
+const BOOTS: &str = "hull: the guest boots, and the next one will: ";
+
 /// A temporary cache of templates.
 struct Cache(tempfile::TempDir);
 
@@ -503,6 +506,66 @@ fn a_template_that_does_not_restore_is_made_again() {
     }
 }
 
+#[test]
+fn what_the_host_lacks_costs_no_template_and_is_told_once() {
+    if !kvm("the host's faults") {
+        return;
+    }
+    let cache = Cache::new();
+    cache.run(&["--", "true"], b"").assert(0, "", "");
+    let memory = file(&cache.template(), "memory-");
+    // hull raises a soft limit, and as root the hard one, too.
+    for (fault, works) in [
+        ("ulimit -v 100000", false),
+        ("ulimit -n 7", false),
+        ("ulimit -S -n 16", true),
+        ("mount -t tmpfs none /dev", false),
+    ] {
+        let script = format!("{fault} && exec \"$0\" run -- true");
+        let mut hull = Command::new("unshare");
+        hull.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_hull")]);
+        let finished = finish(hull.env("HULL_CACHE", cache.0.path()), b"");
+        let told: Vec<&str> = finished.stderr.lines().collect();
+        if told
+            .first()
+            .is_some_and(|line| line.starts_with("unshare:"))
+        {
+            println!("left out: {fault}: this user makes no mount namespaces");
+            continue;
+        }
+        println!("{fault}: {told:?}");
+        let root_can = fault == "ulimit -n 7" && finished.status == Some(0);
+        if works || root_can {
+            finished.assert(0, "", "");
+        } else {
+            assert_eq!((finished.status, told.len()), (Some(125), 1), "{told:?}");
+            assert!(told[0].starts_with("error: "), "{told:?}");
+        }
+        assert_eq!(file(&cache.template(), "memory-"), memory, "{fault}");
+    }
+    let (finished, warm) = cache.report(&["--", "true"]);
+    finished.assert(0, "", "");
+    assert!(warm);
+}
+
+#[test]
+fn a_template_that_a_power_cut_may_have_spoilt_is_made_again() {
+    if !kvm("a power cut") {
+        return;
+    }
+    let cache = Cache::new();
+    cache.run(&["--", "true"], b"").assert(0, "", "");
+    let template = cache.template();
+    let memory = file(&template, "memory-");
+    // What there is until all is on the disk: the boot of the host, here another one.
+    fs::write(template.join("unsynced"), "another boot\n").expect("written");
+    let (finished, warm) = cache.report(&["--", "true"]);
+    finished.assert(0, "", "");
+    assert!(!warm);
+    assert_ne!(file(&cache.template(), "memory-"), memory);
+    assert!(!cache.template().join("unsynced").exists());
+}
+
 /// A damage: its name, the change of `state` and memory, and whether it is tried where a boot takes long.
 type Damage = (&'static str, fn(&Path, &Path), bool);
 
@@ -618,7 +681,21 @@ fn without_a_usable_cache_machines_boot() {
             hull.env_remove(name);
         }
         hull.envs(variables.iter().copied());
-        finish(hull.args(["run", "--", "cat"]), b"hi\n").assert(0, "hi\n", "");
+        let finished = finish(hull.args(["run", "--", "cat"]), b"hi\n");
+        let told: Vec<&str> = finished.stderr.lines().collect();
+        assert_eq!(
+            (finished.status, &*finished.stdout_text()),
+            (Some(0), "hi\n"),
+            "{told:?}"
+        );
+        // What the user wants needs no message.
+        let off = [("HULL_CACHE", "off"), ("HULL_CACHE_SIZE", "0")];
+        if off.iter().any(|off| variables.contains(off)) {
+            assert_eq!(told, [""; 0]);
+        } else {
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(BOOTS), "{told:?}");
+        }
     }
     assert!(!Path::new("/no").exists());
 }

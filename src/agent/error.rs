@@ -11,7 +11,7 @@ pub enum AgentError {
     /// A string contains a NUL, which for execve(2) ends it.
     #[error("{what} {text:?} contains a NUL byte; remove it")]
     Nul {
-        /// The kind of string: "argument", "variable", "directory", "tag" or "path".
+        /// The kind of string: "argument", "variable", "directory", "user", "tag" or "path".
         what: &'static str,
         /// The string, with invalid UTF-8 replaced.
         text: String,

@@ -16,6 +16,8 @@ pub struct Exec {
     pub env: Vec<OsString>,
     /// Working directory; empty for the root directory.
     pub cwd: OsString,
+    /// The user, as `NAME|UID[:GROUP|GID]`; empty for root.
+    pub user: OsString,
     /// Run on a terminal of this size instead of three pipes.
     pub tty: Option<WindowSize>,
     /// Network interfaces that init sets up before the command.
@@ -24,12 +26,12 @@ pub struct Exec {
     pub mounts: Vec<Mount>,
 }
 
-/// A shared folder in the guest.
+/// A shared folder in the guest; or, at `/`, the disk that becomes its root, by its name in /dev.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// Tag of the virtio file system.
     pub tag: String,
-    /// Absolute path in the guest, not the root; missing folders are created.
+    /// Absolute path in the guest; missing folders are created.
     pub path: String,
     /// Mount it read-only; the device enforces that, too.
     pub read_only: bool,
@@ -76,7 +78,8 @@ impl Exec {
             envc: self.env.len() as u32,
         };
         let mut body = header.encode().to_vec();
-        let strings = std::iter::once(("directory", &self.cwd))
+        let strings = [("directory", &self.cwd), ("user", &self.user)]
+            .into_iter()
             .chain(self.argv.iter().map(|string| ("argument", string)))
             .chain(self.env.iter().map(|string| ("variable", string)));
         for (what, string) in strings {

@@ -27,6 +27,7 @@ pub fn error(error: LaunchError) -> anyhow::Error {
         LaunchError::Macs { given, networks } => {
             anyhow!("--mac: given {given} times, and the machine has {networks} networks")
         }
+        LaunchError::NoInit => anyhow!("--env, --workdir and --user are for a command: add -- CMD"),
         LaunchError::NoDisk { .. } => anyhow!("--disk: {error}"),
         LaunchError::NoUserNetwork | LaunchError::PortsOfCopies { .. } => {
             anyhow!("--publish: {error}")
@@ -99,7 +100,8 @@ pub fn of_kernel(error: LaunchError, kernel: &Kernel) -> anyhow::Error {
     let no_kernel = matches!(
         &error,
         LaunchError::Vmm(VmmError::Boot(
-            BootError::Detect(_) | BootError::Elf(ElfError::Program | ElfError::NotExecutable { .. })
+            BootError::Detect(_)
+                | BootError::Elf(ElfError::Program | ElfError::NotExecutable { .. })
         ))
     );
     let mut error = self::error(error);

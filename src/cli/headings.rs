@@ -8,3 +8,5 @@ pub const KERNEL: &str = "Kernel";
 pub const DEVICES: &str = "Devices";
 /// Reports, traces, debugger and messages.
 pub const OUTPUT: &str = "Output";
+/// The process in the guest.
+pub const COMMAND: &str = "Command";

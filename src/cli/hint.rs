@@ -19,7 +19,10 @@ pub fn add(mut error: Error, arguments: &[OsString]) -> Error {
 }
 
 fn corrected(error: &Error, arguments: &[OsString]) -> Option<String> {
-    let words: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<_> = arguments
+        .iter()
+        .map(|word| word.to_string_lossy())
+        .collect();
     let (verb, rest) = words.split_first()?;
     let command = match error.kind() {
         // `hull run uname -a`: the first word was taken for a kernel.

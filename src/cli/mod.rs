@@ -24,6 +24,7 @@ mod output_file;
 mod parse;
 mod pause;
 mod pool;
+mod process;
 mod profile;
 mod ps;
 mod restore;

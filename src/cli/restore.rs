@@ -10,8 +10,8 @@ use super::machine::{self, Reports};
 use super::{flagged, logger};
 use crate::config::Vsock;
 use crate::config::machine::parse_name;
-use crate::launch::{self, Changes, copies};
 use crate::disk::Moved;
+use crate::launch::{self, Changes, copies};
 use crate::net::config::{self, parse_mac};
 use crate::net::{Mac, Publish};
 use crate::vmm;
@@ -125,7 +125,9 @@ impl Restore {
             }
             for Port(port) in &self.publish {
                 let port = port.map(|port| port.to_string());
-                let port = port.as_deref().map_or("none", |port| port.trim_start_matches("publish="));
+                let port = port
+                    .as_deref()
+                    .map_or("none", |port| port.trim_start_matches("publish="));
                 command.args(["--publish", port]);
             }
             command.args(self.paused.then_some("--paused"));

@@ -7,11 +7,12 @@ use super::devices::Devices;
 use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
 use super::output::{print, say};
+use super::process::Process;
 use super::shape::Shape;
 use super::{flagged, gdb, profile, tracing};
 use crate::boot::Via;
 use crate::config::machine::parse_name;
-use crate::config::{Command, Console, Draft, Fault, Machine, file};
+use crate::config::{Console, Draft, Fault, Machine, file};
 use crate::launch::{self, Launch, Outcome};
 
 #[derive(clap::Args)]
@@ -21,6 +22,7 @@ Examples:
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same with your own kernel
   hull run vmlinux --initrd my.cpio          your own system on its console
+  hull run -e A=1 -u 1000 -w /tmp -- env     its environment, user and folder
   hull run --share .:/src:ro -- ls /src      the guest reads your folder
   hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
   hull run --net user,publish=8080:80        a network; port 80 is 8080 here
@@ -46,6 +48,8 @@ pub struct Run {
     /// The machine's name for hull ps, stop and inspect; its process id when left out.
     #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = MACHINE)]
     name: Option<String>,
+    #[command(flatten)]
+    process: Process,
     #[command(flatten)]
     devices: Devices,
     #[command(flatten)]
@@ -164,12 +168,7 @@ impl Run {
         if !self.faults.is_empty() {
             machine.faults.clone_from(&self.faults);
         }
-        if !self.command.is_empty() {
-            machine.command = Some(Command {
-                argv: self.command.clone(),
-                ..Command::default()
-            });
-        }
+        self.process.set(machine, &self.command);
         draft.machine().map_err(flagged::config)
     }
 }

@@ -36,7 +36,7 @@ const SETTINGS: [&str; 9] = [
 /// Keys behind those of devices.
 const LAST_SETTINGS: [&str; 2] = ["break", "command"];
 /// Keys of a command that is written as a table.
-const COMMAND_KEYS: [&str; 4] = ["argv", "env", "cwd", "tty"];
+const COMMAND_KEYS: [&str; 5] = ["argv", "env", "cwd", "user", "tty"];
 
 /// All keys, in the order in which they are listed and printed.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
@@ -55,7 +55,9 @@ pub fn read(path: &Path) -> Result<Draft, ConfigError> {
     };
     let file = open(path, MAX_BYTES).map_err(|reason| match path.exists() {
         true => refuse(reason),
-        false => refuse(format!("{reason}; hull run --print-config writes such a file")),
+        false => refuse(format!(
+            "{reason}; hull run --print-config writes such a file"
+        )),
     })?;
     let mut text = String::new();
     let read = file.take(MAX_BYTES).read_to_string(&mut text);
@@ -78,10 +80,12 @@ pub fn open(path: &Path, max_bytes: u64) -> Result<File, String> {
     let about = file.metadata().map_err(failed)?;
     let kind = about.file_type();
     match about.len() {
-        _ if kind.is_fifo() => Err("a pipe and not a regular file; write it to a file first".into()),
+        _ if kind.is_fifo() => {
+            Err("a pipe and not a regular file; write it to a file first".into())
+        }
         _ if !kind.is_file() => Err("not a regular file".into()),
         bytes if bytes > max_bytes => Err(format!(
-            "{bytes} bytes; at most {} are read",
+            "{bytes} bytes; at most {} is read",
             size::show(max_bytes)
         )),
         _ => Ok(file),
@@ -241,6 +245,7 @@ fn command(value: &Value, place: &str) -> Result<Command, ConfigError> {
             "argv" => command.argv = words(value, &place)?,
             "env" => command.env = words(value, &place)?,
             "cwd" => command.cwd = string(value, &place)?.into(),
+            "user" => command.user = with(value, &place, machine::parse_user)?,
             "tty" => command.tty = Some(switch(value, &place)?),
             _ => {
                 return Err(ConfigError::unknown_key(
@@ -333,7 +338,11 @@ fn write_command(command: &Command) -> Result<Value, ConfigError> {
         words.iter().map(|word| Ok(utf8(word)?.into())).collect()
     };
     let argv = words(&command.argv)?;
-    if command.env.is_empty() && command.cwd.is_empty() && command.tty.is_none() {
+    let plain = Command {
+        argv: command.argv.clone(),
+        ..Command::default()
+    };
+    if *command == plain {
         return Ok(argv.into());
     }
     let mut table = Map::new();
@@ -343,6 +352,9 @@ fn write_command(command: &Command) -> Result<Value, ConfigError> {
     }
     if !command.cwd.is_empty() {
         table.insert("cwd".into(), utf8(&command.cwd)?.into());
+    }
+    if !command.user.is_empty() {
+        table.insert("user".into(), utf8(&command.user)?.into());
     }
     if let Some(tty) = command.tty {
         table.insert("tty".into(), tty.into());

@@ -1,6 +1,6 @@
 //! [`Machine`]: all that a user can ask of a machine, as plain values.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -88,6 +88,10 @@ pub struct Command {
     /// Working directory; empty for the root directory.
     #[serde(with = "text")]
     pub cwd: OsString,
+    /// The user, as `NAME|UID[:GROUP|GID]` of the guest's; empty for root. A machine that can be saved has
+    /// its command already.
+    #[serde(skip)]
+    pub user: OsString,
     /// Whether it runs on a terminal instead of three pipes; if `None`, whether hull does.
     pub tty: Option<bool>,
 }
@@ -189,11 +193,6 @@ impl Machine {
             let reason = "excludes an initial RAM disk: the guest starts from one of them";
             return Err(ConfigError::machine("root-disk", reason));
         }
-        if with_root && self.has_command() {
-            let reason = "runs its own init and no command; leave out the command, or make it a \
-                          plain disk";
-            return Err(ConfigError::machine("root-disk", reason));
-        }
         // Without an irqchip KVM has every vCPU run at once, the others from their reset vector.
         if self.has_fault(Fault::NoIrqchip) && self.cpus > 1 {
             return Err(ConfigError::machine(
@@ -207,6 +206,27 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+impl Command {
+    /// Set a variable, `NAME=value`, in place of an earlier value.
+    pub fn set_variable(&mut self, variable: OsString) {
+        let name = name_of(&variable).to_vec();
+        self.env.retain(|other| name_of(other) != name);
+        self.env.push(variable);
+    }
+
+    /// Whether the variable `name` is set.
+    pub fn has_variable(&self, name: &str) -> bool {
+        self.env
+            .iter()
+            .any(|other| name_of(other) == name.as_bytes())
+    }
+}
+
+fn name_of(variable: &OsStr) -> &[u8] {
+    let bytes = variable.as_encoded_bytes();
+    bytes.split(|byte| *byte == b'=').next().unwrap_or_default()
 }
 
 /// Parse a number of vCPUs.
@@ -243,6 +263,49 @@ fn check_memory(bytes: u64) -> Result<u64, String> {
     } else {
         Err("a guest has 2M to 1T of memory".into())
     }
+}
+
+/// Parse a command's user.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_user(text: &str) -> Result<OsString, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    match parts.as_slice() {
+        [user] | [user, _] if !user.is_empty() && parts.last() != Some(&"") => Ok(text.into()),
+        _ => Err("write NAME or UID, and :GROUP or :GID behind it for another group".into()),
+    }
+}
+
+/// Parse a command's folder in the guest.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_folder(text: &str) -> Result<OsString, String> {
+    match text.starts_with('/') {
+        true => Ok(text.into()),
+        false => Err(format!("the path in the guest is absolute: write /{text}")),
+    }
+}
+
+/// Parse a variable of a command, `NAME=VALUE`; of `NAME` alone the value is this process's, and `None` if
+/// it has none.
+///
+/// # Errors
+/// What is wrong.
+pub fn parse_variable(text: &OsStr) -> Result<Option<OsString>, String> {
+    if name_of(text).is_empty() {
+        return Err("write NAME=VALUE, or NAME for the value that hull itself has".into());
+    }
+    if text.as_encoded_bytes().contains(&b'=') {
+        return Ok(Some(text.into()));
+    }
+    Ok(std::env::var_os(text).map(|value| {
+        let mut variable = text.to_os_string();
+        variable.push("=");
+        variable.push(value);
+        variable
+    }))
 }
 
 /// Parse a machine's name.

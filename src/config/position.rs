@@ -27,7 +27,13 @@ pub fn find(text: &str, json: bool, place: &str, last: Option<&str>) -> Option<(
     let at = Seek(&way).deserialize(from).err()?.span()?.start;
     let before = text.get(..at)?;
     let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        + 1;
     Some((line, column))
 }
 
@@ -117,7 +123,8 @@ mod tests {
 
     #[test]
     fn keys_and_values_have_a_place() {
-        let json = "{\n  \"cpus\": 1,\n  \"disk\": [\"a\", {\n    \"path\": \"b\",\n    \"c.d\": 1}]\n}";
+        let json =
+            "{\n  \"cpus\": 1,\n  \"disk\": [\"a\", {\n    \"path\": \"b\",\n    \"c.d\": 1}]\n}";
         let toml = "cpus = 1\ndisk = [\"a\", { path = \"b\", 'c.d' = 1 }]\n\n[[net]]\nuser = 1\n";
         for (json, text, place, last, line) in [
             (true, json, "cpus", None, 2),

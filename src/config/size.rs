@@ -27,7 +27,9 @@ pub fn parse(text: &str) -> Option<u64> {
 pub fn as_bytes(text: &str) -> String {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
-        Ok(1..1_000_000u32) if digits => format!("; {text} alone are bytes: {text}M are MiB"),
+        Ok(1..1_000_000u32) if digits => {
+            format!("; without a unit it is in bytes, so write {text}M for MiB")
+        }
         _ => String::new(),
     }
 }

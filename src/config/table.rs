@@ -104,7 +104,7 @@ impl Table {
             Separators::DoubledCommas => Ok(value.replace(',', ",,")),
             Separators::CommasButInLast if self.options.last() == Some(&key) => Ok(value),
             _ if value.contains(self.separator()) => Err(ConfigError::Value {
- at: String::new(),
+                at: String::new(),
                 place: place.into(),
                 reason: format!("the {key} of a {} has no '{}'", self.name, self.separator()),
             }),
@@ -119,7 +119,7 @@ fn word(value: &Value, place: &str) -> Result<String, ConfigError> {
         Value::String(text) => Ok(text.clone()),
         Value::Number(number) => Ok(number.to_string()),
         _ => Err(ConfigError::Value {
- at: String::new(),
+            at: String::new(),
             place: place.into(),
             reason: "it is a string or a number".into(),
         }),

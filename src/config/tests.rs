@@ -295,10 +295,6 @@ fn what_excludes_each_other_is_refused_by_name() {
             "root-disk excludes an initial RAM disk",
         ),
         (
-            "root-disk = \"a\"\ncommand = [\"ls\"]",
-            "root-disk runs its own init",
-        ),
-        (
             "balloon = \"128M\"",
             "balloon 128 MiB: the guest has 128 MiB in all",
         ),

@@ -38,6 +38,9 @@ pub enum LaunchError {
         /// The kernel's file, flat or of another system.
         path: PathBuf,
     },
+    /// Environment, folder or user of a command, where hull's init does not run.
+    #[error("the guest runs an init of its own, which knows of no variables, folder or user")]
+    NoInit,
     /// The initial RAM disk inside hull is not as it was built.
     #[error("hull's initramfs is damaged ({0}); build hull again with `make build`")]
     Initramfs(io::Error),

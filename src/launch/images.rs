@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::error::LaunchError;
 use crate::boot::{self, Format};
-use crate::config::{Device, Kernel, Machine, file};
+use crate::config::{Command, Device, Kernel, Machine, file};
 use crate::guest::{self, GuestError};
 use crate::memory::image::Image;
 use crate::symbols;
-use crate::vmm::{Attachments, Config, Images, Start};
+use crate::vmm::{self, Attachments, Config, Images, Start};
 
 /// Largest kernel or initrd that is read.
 const MAX_FILE: u64 = 1 << 30;
@@ -31,12 +31,15 @@ pub struct Terminal {
 /// A file cannot be had, or the machine contradicts itself.
 pub fn prepare(mut machine: Machine, terminal: Option<Terminal>) -> Result<Config, LaunchError> {
     machine.check()?;
+    vmm::allow_many();
     let images = open(&mut machine)?;
     if let Some(command) = &mut machine.command
         && command.tty.is_none()
     {
         command.tty = Some(terminal.is_some());
-        if let Some(kind) = terminal.and_then(|terminal| terminal.kind) {
+        if !command.has_variable("TERM")
+            && let Some(kind) = terminal.and_then(|terminal| terminal.kind)
+        {
             let mut variable = OsString::from("TERM=");
             variable.push(kind);
             command.env.push(variable);
@@ -70,7 +73,8 @@ fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
     }
     let mut cmdline = machine.cmdline.clone();
     let mut initrd = Vec::new();
-    let root = machine.root_disk();
+    // With a command, hull's init mounts it.
+    let root = machine.root_disk().filter(|_| !with_command);
     let by_init = match (root, &machine.initrd, guest::embedded()) {
         (Some(root), _, _) => {
             let access = if root.read_only { "ro" } else { "rw" };
@@ -95,6 +99,14 @@ fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
         (None, None, None) if with_command => return Err(GuestError::None.into()),
         (None, None, None) => false,
     };
+    if !by_init
+        && machine
+            .command
+            .as_ref()
+            .is_some_and(|it| *it != Command::default())
+    {
+        return Err(LaunchError::NoInit);
+    }
     machine.command = by_init.then(|| {
         let mut command = machine.command.take().unwrap_or_default();
         if command.argv.is_empty() {

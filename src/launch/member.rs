@@ -100,6 +100,7 @@ fn wait(
         argv: exec.argv,
         env: exec.env,
         cwd: exec.cwd,
+        user: exec.user,
         tty: Some(exec.tty.is_some()),
     });
     let streams = Streams::own(customer.command.raw);

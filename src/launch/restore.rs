@@ -7,8 +7,8 @@ use super::error::LaunchError;
 use crate::config::{Device, Machine, Vsock};
 use crate::disk::{self, Moved};
 use crate::net::{self, Mac, Publish};
-use crate::vmm::Config;
 use crate::vmm::snapshot::Saved;
+use crate::vmm::{self, Config};
 
 /// What is not as it was in the snapshot.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +40,7 @@ pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, La
     if saved.is_template() {
         return Err(LaunchError::Template { dir: dir.into() });
     }
+    vmm::allow_many();
     let mut config = Config::of_saved(Arc::new(saved));
     config.machine.name.clone_from(&changes.name);
     // The kernel's messages belong to the run that was saved.
@@ -100,7 +101,8 @@ fn check_ports(ports: &[Publish], changes: &Changes) -> Result<(), LaunchError> 
             (other.address, other.protocol) == (port.address, port.protocol)
                 && other.host.abs_diff(port.host) < copies
         };
-        if port.host.checked_add(copies - 1).is_none() || ports.iter().take(index).any(|it| same(&it))
+        if port.host.checked_add(copies - 1).is_none()
+            || ports.iter().take(index).any(|it| same(&it))
         {
             return Err(LaunchError::PortsOfCopies {
                 port: *port,
@@ -113,13 +115,15 @@ fn check_ports(ports: &[Publish], changes: &Changes) -> Result<(), LaunchError> 
 
 fn set_disks(machine: &mut Machine, changes: &Changes) -> Result<(), LaunchError> {
     for moved in &changes.disks {
-        let mut disks = machine.devices.iter_mut().filter_map(|device| match device {
-            Device::Disk(disk) => Some(disk),
-            _ => None,
-        });
-        let found = disks.find(|disk| {
-            matches!(disk.source, disk::Source::Image(_)) && disk.id() == moved.id
-        });
+        let mut disks = machine
+            .devices
+            .iter_mut()
+            .filter_map(|device| match device {
+                Device::Disk(disk) => Some(disk),
+                _ => None,
+            });
+        let found = disks
+            .find(|disk| matches!(disk.source, disk::Source::Image(_)) && disk.id() == moved.id);
         let Some(found) = found else {
             let ids = machine.all().map(disk::Config::id).collect();
             let id = moved.id.clone();

@@ -28,13 +28,16 @@ pub struct Command {
 }
 
 impl Command {
-    /// The command of `exec`; `None` if `exec` needs networks, mounts or a working directory.
+    /// The command of `exec`; `None` if `exec` needs networks, mounts, a working directory or a user.
     pub fn of(exec: &Exec, raw: bool) -> Option<Self> {
         let bytes = |strings: &[OsString]| -> Vec<Vec<u8>> {
             let each = strings.iter().map(|string| string.as_bytes().to_vec());
             each.collect()
         };
-        let alone = exec.networks.is_empty() && exec.mounts.is_empty() && exec.cwd.is_empty();
+        let alone = exec.networks.is_empty()
+            && exec.mounts.is_empty()
+            && exec.cwd.is_empty()
+            && exec.user.is_empty();
         alone.then(|| Self {
             argv: bytes(&exec.argv),
             env: bytes(&exec.env),

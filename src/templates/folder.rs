@@ -28,11 +28,15 @@ use super::place::Place;
 const LOCK: &str = "lock";
 const ABOUT: &str = "about";
 const STATE: &str = "state";
+/// Which boot of the host made the template, until its files are on the disk for certain: after a power
+/// cut they may hold anything.
+const UNSYNCED: &str = "unsynced";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A snapshot's writer has these.
 const FRESH_STATE: &str = "state.tmp";
 const MEMORY: &str = "memory-";
 
-/// Most bytes of a template's facts.
+/// Most bytes of a template's facts, and of the name of a boot.
 const MAX_ABOUT: u64 = 16 << 10;
 /// Bytes of `Stat::st_blocks` (stat(2)).
 const BLOCK: u64 = 512;
@@ -112,6 +116,11 @@ impl Cache {
         let name = key.to_string();
         let folder = self.folder(&name).ok()?;
         state(&folder)?;
+        if is_there(&folder, UNSYNCED) && read(&folder, UNSYNCED) != std::fs::read(BOOT_ID).ok() {
+            log::info!("template {name} was not on the disk when the host stopped");
+            let _ = self.remove(key);
+            return None;
+        }
         let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
         let times = Timestamps {
             last_access: time(UTIME_OMIT),
@@ -160,11 +169,13 @@ impl Cache {
             keep: false,
         };
         // Before there is a state: a template without it is no template.
-        let flags = FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let file = fs::openat(&building.folder, ABOUT, flags, OURS_TO_READ)?;
-        let text = serde_json::to_vec(about).unwrap_or_default();
-        let written = File::from(file).write_all(&text);
-        written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let about = serde_json::to_vec(about).unwrap_or_default();
+        write(&building.folder, ABOUT, &about)?;
+        write(
+            &building.folder,
+            UNSYNCED,
+            &std::fs::read(BOOT_ID).unwrap_or_default(),
+        )?;
         Ok(building)
     }
 
@@ -350,6 +361,9 @@ impl Building {
             // The next template that is built makes room for both.
             Err(_) => state(&self.folder).is_some(),
         };
+        if self.keep && sync(&self.folder).is_ok() {
+            let _ = fs::unlinkat(&self.folder, UNSYNCED, AtFlags::empty());
+        }
         self.keep
     }
 }
@@ -371,7 +385,7 @@ impl Drop for Building {
 fn clear(folder: &OwnedFd) {
     let memory = |name: &String| name.strip_prefix(MEMORY).is_some_and(is_id);
     let names = names(folder).into_iter().filter(memory);
-    let own = [STATE, FRESH_STATE, ABOUT].map(String::from);
+    let own = [STATE, FRESH_STATE, ABOUT, UNSYNCED].map(String::from);
     for name in own.into_iter().chain(names) {
         let _ = fs::unlinkat(folder, name, AtFlags::empty());
     }
@@ -405,13 +419,34 @@ fn changed(stat: &Stat) -> SystemTime {
 }
 
 fn read_about(folder: &OwnedFd) -> Option<About> {
-    let file = fs::openat(folder, ABOUT, FILE | OFlags::RDONLY, Mode::empty()).ok()?;
+    serde_json::from_slice(&read(folder, ABOUT)?).ok()
+}
+
+fn read(folder: &OwnedFd, name: &str) -> Option<Vec<u8>> {
+    let file = fs::openat(folder, name, FILE | OFlags::RDONLY, Mode::empty()).ok()?;
     let mut text = Vec::new();
     File::from(file)
         .take(MAX_ABOUT)
         .read_to_end(&mut text)
         .ok()?;
-    serde_json::from_slice(&text).ok()
+    Some(text)
+}
+
+/// Write a file that is not there yet.
+fn write(folder: &OwnedFd, name: &str, text: &[u8]) -> Result<()> {
+    let flags = FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let file = fs::openat(folder, name, flags, OURS_TO_READ)?;
+    let written = File::from(file).write_all(text);
+    written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// Wait until the files of a template are on the disk.
+fn sync(folder: &OwnedFd) -> Result<()> {
+    for name in names(folder) {
+        let file = fs::openat(folder, name, FILE | OFlags::RDONLY, Mode::empty())?;
+        fs::fdatasync(file)?;
+    }
+    fs::fsync(folder)
 }
 
 fn is_there(folder: &OwnedFd, name: &str) -> bool {

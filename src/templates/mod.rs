@@ -6,6 +6,7 @@
 //!    KEY/           0700, KEY is 32 hexadecimal digits
 //!      lock         locked by the hull that builds it
 //!      about        what it is, JSON
+//!      unsynced     the host's boot, until the snapshot is on the disk
 //!      memory-ID    ┐ the snapshot; its last-used time is the time of `state`
 //!      state        ┘
 //! ```

@@ -45,7 +45,10 @@ fn write(dir: &Path, memory: u64) {
 
 /// Build the template of this name, last used at this second.
 fn make(cache: &Cache, name: &str, memory: u64, used: u64) -> bool {
-    let building = cache.build(&key(name), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key(name), &about())
+        .expect("a folder")
+        .expect("no other build");
     write(building.dir(), memory);
     let state = fs::File::open(building.dir().join("state")).unwrap();
     state
@@ -68,7 +71,10 @@ fn a_template_is_found_once_it_is_built() {
     let home = home();
     let cache = cache_of(home.path(), 1 << 30);
     assert_eq!(cache.find(&key("a")), None);
-    let building = cache.build(&key("a"), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key("a"), &about())
+        .expect("a folder")
+        .expect("no other build");
     assert_eq!(cache.find(&key("a")), None, "there is no state yet");
     write(building.dir(), 64 * KIB);
     let dir = building.dir().to_path_buf();
@@ -76,7 +82,10 @@ fn a_template_is_found_once_it_is_built() {
     assert_eq!(cache.find(&key("a")), Some(dir.clone()));
     assert_eq!(cache.find(&key("b")), None);
     assert!(
-        cache.build(&key("a"), &about()).expect("a folder").is_none(),
+        cache
+            .build(&key("a"), &about())
+            .expect("a folder")
+            .is_none(),
         "there is one already"
     );
     let [listed] = &cache.list()[..] else {
@@ -192,7 +201,10 @@ fn those_not_used_for_longest_make_room() {
 fn one_that_is_being_built_is_not_taken_away() {
     let home = home();
     let cache = cache_of(home.path(), 150 * KIB);
-    let building = cache.build(&key("a"), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key("a"), &about())
+        .expect("a folder")
+        .expect("no other build");
     write(building.dir(), 100 * KIB);
     make(&cache, "b", 100 * KIB, 1);
     cache.remove_all().unwrap();
@@ -209,13 +221,19 @@ fn one_that_is_being_built_is_not_taken_away() {
 fn a_builder_that_gives_up_leaves_nothing() {
     let home = home();
     let cache = cache_of(home.path(), 1 << 30);
-    let building = cache.build(&key("a"), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key("a"), &about())
+        .expect("a folder")
+        .expect("no other build");
     fs::write(building.dir().join(MEMORY), "half").unwrap();
     fs::write(building.dir().join("state.tmp"), "half").unwrap();
     drop(building);
     assert_eq!(inside(home.path()), ["lock"]);
     // Finished without a snapshot is given up, too.
-    let building = cache.build(&key("a"), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key("a"), &about())
+        .expect("a folder")
+        .expect("no other build");
     assert!(!building.finish());
     assert_eq!(inside(home.path()), ["lock"]);
 }
@@ -223,7 +241,10 @@ fn a_builder_that_gives_up_leaves_nothing() {
 /// What a builder leaves that is killed with its half written snapshot.
 fn killed(home: &Path, name: &str) -> PathBuf {
     let cache = cache_of(home, 1 << 30);
-    let building = cache.build(&key(name), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key(name), &about())
+        .expect("a folder")
+        .expect("no other build");
     let dir = building.dir().to_path_buf();
     fs::write(dir.join(MEMORY), "half").unwrap();
     fs::write(dir.join("state.tmp"), "half").unwrap();
@@ -247,7 +268,10 @@ fn what_a_killed_builder_left_is_built_again_or_cleared_away() {
     let cache = cache_of(home.path(), 1 << 30);
     let dir = killed(home.path(), "a");
     assert_eq!(cache.find(&key("a")), None);
-    let building = cache.build(&key("a"), &about()).expect("a folder").expect("no other build");
+    let building = cache
+        .build(&key("a"), &about())
+        .expect("a folder")
+        .expect("no other build");
     assert_eq!(inside(&dir), ["about", "lock"]);
     drop(building);
 

@@ -11,7 +11,7 @@ use crate::config::Machine;
 use crate::memory::image::Image;
 use crate::profile::Profile;
 use crate::trace::Trace;
-use crate::{share, symbols};
+use crate::{disk, share, symbols};
 
 /// A machine and how it is run.
 #[derive(Clone, Debug)]
@@ -117,13 +117,20 @@ pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Opti
         path: share.guest_path.clone(),
         read_only: share.read_only,
     };
-    let mut mounts: Vec<_> = machine.all().map(mount).collect();
+    let root = |disk: &disk::Config| Mount {
+        tag: "vda".into(),
+        path: "/".into(),
+        read_only: disk.read_only,
+    };
+    let root = machine.root_disk().map(root);
+    let mut mounts: Vec<_> = machine.all().map(mount).chain(root).collect();
     // Parents first: a mount at /a after /a/b would hide it.
     mounts.sort_by_key(|mount| mount.path.len());
     Some(Exec {
         argv: command.argv.clone(),
         env: command.env.clone(),
         cwd: command.cwd.clone(),
+        user: command.user.clone(),
         tty: command.tty.unwrap_or(false).then_some(size),
         networks: networks.to_vec(),
         mounts,

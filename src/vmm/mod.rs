@@ -50,6 +50,7 @@ use std::thread::JoinHandle;
 
 pub use builder::SAVED_STATE;
 pub use config::{Attachments, Config, End, Images, Start, exec};
+pub use devices::files::allow_many;
 pub use devices::slots::LATE_SLOTS;
 pub use error::VmmError;
 pub use report::Report;

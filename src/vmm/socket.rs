@@ -90,7 +90,9 @@ fn is_left_over(path: &Path, address: &SocketAddrUnix) -> bool {
 
 /// The lock of the folder of `path`; `None` if it cannot be had.
 fn lock_folder(path: &Path) -> Option<OwnedFd> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = fs::open(folder.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;
     for _ in 0..TRIES {
@@ -144,7 +146,9 @@ mod tests {
                 listen(&path, SocketFlags::empty()).ok()
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(try_it)).collect();
-            let made = threads.into_iter().map(|thread| thread.join().expect("no panic"));
+            let made = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"));
             made.collect::<Vec<_>>()
         });
         assert_eq!(made.iter().flatten().count(), 1);

@@ -1,6 +1,6 @@
 //! The command of an `Exec`: the arguments of execve(2), encoded so that the guest need not copy them.
 //!
-//! `tty u8 | rows u16 | cols u16 | argc u32 | envc u32 | cwd | argv... | env...`, integers
+//! `tty u8 | rows u16 | cols u16 | argc u32 | envc u32 | cwd | user | argv... | env...`, integers
 //! little endian, each string ended by a NUL.
 
 use core::ffi::CStr;
@@ -36,7 +36,7 @@ pub struct CommandHeader {
 }
 
 impl CommandHeader {
-    /// Encode it. The strings follow: cwd, `argc` arguments, `envc` variables.
+    /// Encode it. The strings follow: cwd, user, `argc` arguments, `envc` variables.
     pub fn encode(&self) -> [u8; HEADER] {
         let window = self.tty.unwrap_or_default();
         let mut bytes = [0; HEADER];
@@ -94,7 +94,7 @@ impl<'a> Command<'a> {
             return Err(Error::WrongCommand("it is too long"));
         }
         let nuls = strings.iter().filter(|&&byte| byte == 0).count();
-        if nuls != 1 + count || strings.last() != Some(&0) {
+        if nuls != 2 + count || strings.last() != Some(&0) {
             return Err(Error::WrongCommand("strings and counts disagree"));
         }
         Ok(Self { header, strings })
@@ -105,14 +105,19 @@ impl<'a> Command<'a> {
         self.strings().next().unwrap_or_default()
     }
 
+    /// The user, as `NAME|UID[:GROUP|GID]`; empty for root.
+    pub fn user(&self) -> &'a CStr {
+        self.strings().nth(1).unwrap_or_default()
+    }
+
     /// The arguments, the program's name first.
     pub fn argv(&self) -> impl Iterator<Item = &'a CStr> + Clone + use<'a> {
-        self.strings().skip(1).take(self.header.argc as usize)
+        self.strings().skip(2).take(self.header.argc as usize)
     }
 
     /// The environment, `NAME=value` each.
     pub fn env(&self) -> impl Iterator<Item = &'a CStr> + Clone + use<'a> {
-        self.strings().skip(1 + self.header.argc as usize)
+        self.strings().skip(2 + self.header.argc as usize)
     }
 
     fn strings(&self) -> impl Iterator<Item = &'a CStr> + Clone + use<'a> {

@@ -48,7 +48,7 @@ pub use mount::{MAX_PATH, MAX_TAG, Mount};
 pub use resumed::Resumed;
 
 /// Version of the protocol, as sent in `Hello`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Maximum number of bytes of standard input sent and not yet acknowledged.
 pub const STDIN_WINDOW: usize = 64 * 1024;

@@ -13,14 +13,15 @@ pub const MAX_PATH: usize = 4096;
 
 const READ_ONLY: u8 = 1;
 
-/// A shared folder of the host and its mount point in the guest.
+/// A shared folder of the host and its mount point in the guest; or, at `/`, the block device that becomes
+/// the guest's root, by its name in /dev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount<'a> {
     /// Mount it read-only.
     pub read_only: bool,
     /// The name of the virtio file system; 1 to [`MAX_TAG`] bytes.
     pub tag: &'a CStr,
-    /// An absolute path without `.` and `..`, not the root; missing folders are made.
+    /// An absolute path without `.` and `..`; missing folders are made.
     pub path: &'a CStr,
 }
 
@@ -45,6 +46,11 @@ impl<'a> Mount<'a> {
         Ok(mount)
     }
 
+    /// Whether it is the guest's root.
+    pub fn is_root(&self) -> bool {
+        self.path == c"/"
+    }
+
     /// Check that it can be sent.
     ///
     /// # Errors
@@ -57,8 +63,8 @@ impl<'a> Mount<'a> {
         if path.len() >= MAX_PATH {
             return Err(Error::WrongMount("its path is too long"));
         }
-        if !path.starts_with(b"/") || path.iter().all(|&byte| byte == b'/') {
-            return Err(Error::WrongMount("its path must be absolute and below /"));
+        if !path.starts_with(b"/") || path.starts_with(b"//") {
+            return Err(Error::WrongMount("its path must be absolute"));
         }
         let mut parts = path.split(|&byte| byte == b'/');
         if parts.any(|part| part == b"." || part == b"..") {

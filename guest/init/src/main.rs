@@ -20,6 +20,7 @@ mod setup;
 mod shell;
 mod sys;
 mod text;
+mod user;
 
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
@@ -90,6 +91,7 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
         },
     };
     sys::sync();
+    setup::leave_root();
     sys::reboot(reboot);
     // The kernel cannot: let it panic, which hull detects.
     sys::exit(0)

@@ -6,13 +6,12 @@ use hull_agent::{Exit, MAX_STRINGS};
 
 use crate::sys::{self, Errno, Fd};
 use crate::text::join;
+use crate::user::User;
 
 /// Variables that a process gets unless its environment sets them.
-const DEFAULTS: [&CStr; 3] = [
-    c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    c"HOME=/root",
-    c"TERM=linux",
-];
+const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const HOME: &CStr = c"HOME=/root";
+const TERM: &CStr = c"TERM=linux";
 
 /// Runs the applet that it is started as. An initramfs with a link for each applet would take seconds
 /// to unpack on a software KVM (guest/initramfs/build).
@@ -21,7 +20,7 @@ const BUSYBOX: &CStr = c"/bin/busybox";
 const DIRECTORIES: [&[u8]; 4] = [b"/bin", b"/sbin", b"/usr/bin", b"/usr/sbin"];
 
 /// The pointers of arguments and environment, each list with a null at its end.
-pub type Pointers = [usize; MAX_STRINGS + DEFAULTS.len() + 2];
+pub type Pointers = [usize; MAX_STRINGS + 3 + 2];
 
 /// A process that has not started yet.
 pub struct Plan<'a> {
@@ -32,6 +31,7 @@ pub struct Plan<'a> {
     cwd: &'a CStr,
     stdio: [Fd; 3],
     terminal: bool,
+    user: Option<&'a User>,
     /// Whether a name that is not found in a standard directory may be an applet of [`BUSYBOX`]: in a
     /// guest, but not in tests.
     applets: bool,
@@ -39,8 +39,8 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Run `argv` with `env` and the [`DEFAULTS`] it lacks, in `cwd` (empty: init's), on `stdio`. With
-    /// `terminal`, `stdio` is a terminal and controls the session.
+    /// Run `argv` with `env` and the defaults it lacks, in `cwd` (empty: init's), on `stdio`. With
+    /// `terminal`, `stdio` is a terminal and controls the session. Without a `user` it is root.
     ///
     /// `None` if there is no argument or there are too many strings.
     pub fn new<'s: 'a>(
@@ -50,8 +50,10 @@ impl<'a> Plan<'a> {
         cwd: &'s CStr,
         stdio: [Fd; 3],
         terminal: bool,
+        user: Option<&'s User>,
     ) -> Option<Self> {
-        let defaults = DEFAULTS.into_iter().filter(|default| {
+        let defaults = [PATH, user.map_or(HOME, User::home), TERM];
+        let defaults = defaults.into_iter().filter(|default| {
             let name = variable_name(default);
             !env.clone().any(|variable| variable_name(variable) == name)
         });
@@ -79,6 +81,7 @@ impl<'a> Plan<'a> {
             cwd,
             stdio,
             terminal,
+            user,
             applets: sys::pid() == 1,
             failure: None,
         })
@@ -111,6 +114,9 @@ impl<'a> Plan<'a> {
             let _ = sys::ioctl(0, sys::TIOCSCTTY, 0);
         }
         sys::unblock_signals();
+        if let Some(Err(Errno(errno))) = self.user.map(User::become_it) {
+            return Exit::NotExecutable(errno as u32);
+        }
         if !self.cwd.is_empty()
             && let Err(Errno(errno)) = sys::chdir(self.cwd)
         {

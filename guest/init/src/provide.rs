@@ -19,6 +19,10 @@ pub fn provide<const N: usize>(
             .inspect_err(|_| complain(outbox, &[b"a network interface cannot be set up"])),
         FromHost::Mount(mount) => setup::share(mount).inspect_err(|_| {
             let path = mount.path.to_bytes();
+            if mount.is_root() {
+                return complain(outbox, &[b"the root disk cannot be mounted: the guest's kernel \
+                    finds no file system on it"]);
+            }
             complain(outbox, &[b"a shared folder cannot be mounted at ", path]);
         }),
         FromHost::Resumed(resumed) => files.resume(resumed).map_err(|(slot, errno)| {

@@ -15,7 +15,9 @@ use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::process::{Plan, Pointers};
 use crate::provide::provide;
 use crate::resume::Files;
+use crate::setup;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
+use crate::user::User;
 
 /// Bytes of the outbox reserved for StdinAck, Error and Exit.
 const RESERVE: usize = 256;
@@ -182,10 +184,21 @@ impl Agent<'_> {
             None => pipes().map_err(failed)?,
         };
         let cwd: &CStr = command.cwd();
-        let (argv, env) = (command.argv(), command.env());
-        let pointers = &mut self.memory.pointers;
-        let plan = Plan::new(pointers, argv, env, cwd, stdio, streams.terminal);
-        let started = plan.ok_or(Exit::Error(0))?.start();
+        let user = Some(command.user()).filter(|user| !user.is_empty()).map(User::find);
+        let started = match user.transpose() {
+            Ok(user) => {
+                let (argv, env) = (command.argv(), command.env());
+                let pointers = &mut self.memory.pointers;
+                let (terminal, user) = (streams.terminal, user.as_ref());
+                let plan = Plan::new(pointers, argv, env, cwd, stdio, terminal, user);
+                plan.ok_or(Exit::Error(0))?.start()
+            }
+            Err(Errno(errno)) => {
+                let text = b"there is no such user or group in the guest's /etc/passwd and /etc/group";
+                let _ = put(&mut self.memory.outbox, FromGuest::Error(text));
+                Err(Exit::NotExecutable(errno as u32))
+            }
+        };
         let [a, b, c] = stdio;
         sys::close(a);
         if !streams.terminal {
@@ -234,6 +247,8 @@ impl Agent<'_> {
         self.streams.error = -1;
         if sys::pid() == 1 {
             sys::sync();
+            // The host may end the machine as soon as it has the status.
+            setup::leave_root();
         }
         self.say(FromGuest::Exit(exit))?;
         self.empty_outbox()?;

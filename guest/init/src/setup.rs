@@ -4,11 +4,20 @@
 
 use core::arch::asm;
 use core::ffi::CStr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hull_agent::{MAX_PATH, Mount};
 
 use crate::sys;
+use crate::text::{each_line, join};
 
+/// Whether the root file system is on a disk.
+static ON_DISK: AtomicBool = AtomicBool::new(false);
+
+const MS_RDONLY: usize = 1;
+const MS_REMOUNT: usize = 32;
+const MS_BIND: usize = 4096;
+const MS_MOVE: usize = 8192;
 const MS_NOSUID: usize = 2;
 const MS_NODEV: usize = 4;
 const MS_NOEXEC: usize = 8;
@@ -99,11 +108,59 @@ fn mount(&(kind, path, flags, options): &Fixed) {
 /// Mount a shared folder (Documentation/filesystems/virtiofs.rst), and create missing parts of its
 /// path.
 pub fn share(mount: &Mount<'_>) -> sys::Result<()> {
-    const MS_RDONLY: usize = 1;
-    make_folders(mount.path);
     let read_only = if mount.read_only { MS_RDONLY } else { 0 };
+    if mount.is_root() {
+        return go_over(mount.tag, read_only);
+    }
+    make_folders(mount.path);
     let flags = read_only | MS_NOSUID | MS_NODEV;
     sys::mount_from(mount.tag, c"virtiofs", mount.path, flags, c"").map(|_| ())
+}
+
+/// Make the file system on the block device /dev/`name` the root, and take along what was mounted. What
+/// kind it is, is tried out as the kernel does (init/do_mounts.c).
+fn go_over(name: &CStr, flags: usize) -> sys::Result<()> {
+    const NEW: &CStr = c"/newroot";
+    const MOUNTED: [(&CStr, &CStr); 3] = [
+        (c"/dev", c"/newroot/dev"),
+        (c"/proc", c"/newroot/proc"),
+        (c"/sys", c"/newroot/sys"),
+    ];
+    let mut buffer = [0; 64];
+    let device = join(&mut buffer, &[b"/dev/", name.to_bytes()]).ok_or(sys::ENAMETOOLONG)?;
+    let _ = sys::mkdir(NEW);
+    let mut mounted = Err(sys::ENODEV);
+    each_line(c"/proc/filesystems", |line| {
+        let mut buffer = [0; 64];
+        // The others need no device.
+        let kind = line.strip_prefix(b"\t").and_then(|kind| join(&mut buffer, &[kind]));
+        if let Some(kind) = kind {
+            mounted = sys::mount_from(device, kind, NEW, flags, c"");
+        }
+        mounted.is_ok()
+    });
+    mounted?;
+    for (from, to) in MOUNTED {
+        let _ = sys::mkdir(to);
+        sys::mount_from(from, c"", to, MS_MOVE, c"")?;
+    }
+    // If the host has set a name server.
+    let _ = sys::mount_from(c"/etc/resolv.conf", c"", c"/newroot/etc/resolv.conf", MS_BIND, c"");
+    sys::chdir(NEW)?;
+    sys::mount_from(c".", c"", c"/", MS_MOVE, c"")?;
+    sys::chroot(c".")?;
+    sys::chdir(c"/")?;
+    mount(&(c"tmpfs", c"/run", MS_NOSUID | MS_NODEV, c"mode=0755"));
+    ON_DISK.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// If the root is on a disk, leave it as a system that shuts down does.
+pub fn leave_root() {
+    if ON_DISK.load(Ordering::Relaxed) {
+        sys::kill_all();
+        let _ = sys::mount_from(c"", c"", c"/", MS_REMOUNT | MS_RDONLY, c"");
+    }
 }
 
 /// mkdir -p. If a folder cannot be made, the mount fails.

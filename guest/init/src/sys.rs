@@ -23,6 +23,7 @@ pub const EBUSY: Errno = Errno(16);
 pub const EEXIST: Errno = Errno(17);
 pub const ENODEV: Errno = Errno(19);
 pub const ENOTDIR: Errno = Errno(20);
+pub const EINVAL: Errno = Errno(22);
 pub const EINTR: Errno = Errno(4);
 pub const ENAMETOOLONG: Errno = Errno(36);
 
@@ -243,6 +244,31 @@ pub fn exit(status: i32) -> ! {
 
 pub fn set_session() -> Result<usize> {
     call!(112)
+}
+
+pub fn chroot(path: &CStr) -> Result<usize> {
+    call!(161, path.as_ptr())
+}
+
+/// setgroups(2).
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    call!(116, groups.len(), groups.as_ptr()).map(drop)
+}
+
+/// setgid(2) of a process with all rights: real, effective and saved group.
+pub fn set_group(id: u32) -> Result<()> {
+    call!(106, id).map(drop)
+}
+
+/// setuid(2) of a process with all rights: real, effective and saved user.
+pub fn set_user(id: u32) -> Result<()> {
+    call!(105, id).map(drop)
+}
+
+/// Kill every process but this one.
+pub fn kill_all() {
+    const SIGKILL: usize = 9;
+    let _ = call!(62, -1isize, SIGKILL);
 }
 
 pub fn chdir(path: &CStr) -> Result<usize> {

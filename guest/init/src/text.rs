@@ -1,6 +1,11 @@
-//! Builds paths and numbers in a buffer.
+//! Builds paths and numbers in a buffer, and reads files of lines.
 
 use core::ffi::CStr;
+
+use crate::sys;
+
+/// Longest line that is read, in bytes.
+const MAX_LINE: usize = 4096;
 
 /// Concatenate `parts` to a C string. `None` if they do not fit into `buffer` or contain a NUL.
 pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
@@ -21,4 +26,31 @@ pub fn decimal(number: u8) -> ([u8; 3], usize) {
         _ => 0,
     };
     (digits, zeros)
+}
+
+/// Call `found` with each line of a file until it returns true.
+pub fn each_line(path: &CStr, mut found: impl FnMut(&[u8]) -> bool) {
+    let Ok(file) = sys::open(path, sys::O_RDONLY) else {
+        return;
+    };
+    let (mut buffer, mut len) = ([0; MAX_LINE], 0);
+    'file: while let Some(space) = buffer.get_mut(len..).filter(|space| !space.is_empty()) {
+        let read = sys::read(file, space).unwrap_or(0);
+        if read == 0 {
+            let _ = found(buffer.get(..len).unwrap_or_default());
+            break;
+        }
+        len += read;
+        while let Some(line) = buffer.get(..len).and_then(|all| all.split(|&b| b == b'\n').next())
+            && line.len() < len
+        {
+            let end = line.len();
+            if found(line) {
+                break 'file;
+            }
+            buffer.copy_within(end + 1..len, 0);
+            len -= end + 1;
+        }
+    }
+    sys::close(file);
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -202,7 +202,24 @@ impl Tap {
         format!("hull{}", std::process::id())
     }
 
+    /// Remove the devices of benches that were killed.
+    fn remove_left_over() {
+        let Ok(entries) = fs::read_dir("/sys/class/net") else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name
+                .strip_prefix("hull")
+                .and_then(|pid| pid.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                let _ = ip(&format!("link del {name}"));
+            }
+        }
+    }
+
     fn new() -> Result<Self, BenchError> {
+        Self::remove_left_over();
         let name = Self::name();
         ip(&format!("tuntap add {name} mode tap"))?;
         let tap = Self;

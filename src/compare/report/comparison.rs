@@ -86,18 +86,23 @@ impl Report {
     /// is none to choose.
     pub fn choose(&mut self, rows: &[String], subjects: &[String]) -> Result<(), ChosenError> {
         let begins = |row: &Row, word: &String| row.name.starts_with(word.as_str());
-        let missing = rows.iter().find(|word| !self.rows.iter().any(|row| begins(row, word)));
+        let missing = rows
+            .iter()
+            .find(|word| !self.rows.iter().any(|row| begins(row, word)));
         if let Some(word) = missing {
             let names = self.rows.iter().map(|row| row.name.clone()).collect();
             return Err(ChosenError::Row(word.clone(), names));
         }
         let is = |name: &str, word: &String| name == word;
-        let missing = subjects.iter().find(|word| !self.subjects.iter().any(|one| is(&one.name, word)));
+        let missing = subjects
+            .iter()
+            .find(|word| !self.subjects.iter().any(|one| is(&one.name, word)));
         if let Some(word) = missing {
             let names = self.subjects.iter().map(|one| one.name.clone()).collect();
             return Err(ChosenError::Subject(word.clone(), names));
         }
-        self.rows.retain(|row| rows.is_empty() || rows.iter().any(|word| begins(row, word)));
+        self.rows
+            .retain(|row| rows.is_empty() || rows.iter().any(|word| begins(row, word)));
         let chosen = |name: &str| subjects.is_empty() || subjects.iter().any(|word| is(name, word));
         self.subjects.retain(|one| chosen(&one.name));
         for figure in self.rows.iter_mut().flat_map(|row| &mut row.figures) {

@@ -107,8 +107,9 @@ impl Subject for Engine<'_> {
     }
 
     fn caveats(&self) -> Vec<String> {
-        let mut caveats: Vec<String> =
-            vec!["memory and files of its daemon, which serves all containers, are not counted".into()];
+        let mut caveats: Vec<String> = vec![
+            "memory and files of its daemon, which serves all containers, are not counted".into(),
+        ];
         if self.limits.is_some() {
             caveats.push(
                 "it asks for more open files than this process may have: it runs with a containers.conf \

@@ -8,7 +8,7 @@ mod balloon;
 mod bell;
 mod console;
 mod disk;
-mod files;
+pub mod files;
 mod net;
 mod rng;
 mod share;

@@ -1,0 +1,108 @@
+//! The user as whom a command runs: passwd(5), group(5).
+
+use core::ffi::CStr;
+
+use crate::sys::{self, EINVAL};
+use crate::text::{each_line, join};
+
+/// Most groups that a user gets beside the first.
+const MAX_GROUPS: usize = 64;
+
+/// A user, and HOME as a variable.
+pub struct User {
+    id: u32,
+    group: u32,
+    more: [u32; MAX_GROUPS],
+    count: usize,
+    home: [u8; 256],
+}
+
+impl User {
+    /// The user that `text` names as `NAME|UID[:GROUP|GID]`. Without a group it has those of /etc/passwd
+    /// and /etc/group. A number need not be there.
+    ///
+    /// # Errors
+    /// `EINVAL` if there is no such user or group.
+    pub fn find(text: &CStr) -> sys::Result<Self> {
+        let mut parts = text.to_bytes().splitn(2, |&byte| byte == b':');
+        let (wanted, group) = (parts.next().unwrap_or_default(), parts.next());
+        let mut user = Self {
+            id: number(wanted).unwrap_or(u32::MAX),
+            group: 0,
+            more: [0; MAX_GROUPS],
+            count: 0,
+            home: [0; 256],
+        };
+        let mut found = user.set_home(b"/").is_some() && number(wanted).is_some();
+        each_line(c"/etc/passwd", |line| {
+            let [name, _, id, first, _, home] = fields(line);
+            let (Some(id), Some(first)) = (number(id), number(first)) else {
+                return false;
+            };
+            if name != wanted && number(wanted) != Some(id) {
+                return false;
+            }
+            (user.id, user.group, found) = (id, first, true);
+            if group.is_none() {
+                user.add_groups(name);
+            }
+            user.set_home(home).is_some()
+        });
+        if let Some(group) = group {
+            user.group = find_group(group).ok_or(EINVAL)?;
+        }
+        if found { Ok(user) } else { Err(EINVAL) }
+    }
+
+    fn set_home(&mut self, home: &[u8]) -> Option<()> {
+        join(&mut self.home, &[b"HOME=", home]).map(drop)
+    }
+
+    fn add_groups(&mut self, name: &[u8]) {
+        each_line(c"/etc/group", |line| {
+            let [_, _, id, members, ..] = fields(line);
+            if members.split(|&byte| byte == b',').any(|member| member == name)
+                && let (Some(id), Some(place)) = (number(id), self.more.get_mut(self.count))
+            {
+                *place = id;
+                self.count += 1;
+            }
+            false
+        });
+    }
+
+    /// HOME for the command's environment.
+    pub fn home(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.home).unwrap_or(c"HOME=/")
+    }
+
+    /// Become this user, for good.
+    pub fn become_it(&self) -> sys::Result<()> {
+        sys::set_groups(self.more.get(..self.count).unwrap_or_default())?;
+        sys::set_group(self.group)?;
+        sys::set_user(self.id)
+    }
+}
+
+fn find_group(wanted: &[u8]) -> Option<u32> {
+    let mut found = number(wanted);
+    each_line(c"/etc/group", |line| {
+        let [name, _, id, ..] = fields(line);
+        let is_it = name == wanted && number(id).is_some();
+        if is_it {
+            found = number(id);
+        }
+        is_it
+    });
+    found
+}
+
+/// The first fields of a line, empty where there is none.
+fn fields(line: &[u8]) -> [&[u8]; 6] {
+    let mut parts = line.split(|&byte| byte == b':');
+    [(); 6].map(|()| parts.next().unwrap_or_default())
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    core::str::from_utf8(text).ok()?.parse().ok()
+}
