@@ -152,7 +152,7 @@ fn a_bad_file_is_refused_with_its_name_and_the_place() {
         ),
         (
             "{\"disk\": [{\"path\": \"a\"}, {\"pth\": \"b\"}]}",
-            "line 1, column 36: disk[1].pth: unknown key 'pth'; did you mean 'path'?",
+            "line 1, column 31: disk[1].pth: unknown key 'pth'; did you mean 'path'?",
         ),
         ("timing = true", "timing: unknown key"),
         ("cpus = 99", "cpus: 99: a guest has 1 to 32 vCPUs"),

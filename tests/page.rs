@@ -253,6 +253,25 @@ fn a_file_that_is_not_a_report_is_refused_by_name() {
         "",
         "error: --from /none/a.json: No such file or directory (os error 2)\n",
     );
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let json = file.path().to_str().expect("UTF-8");
+    let golden = golden();
+    let name = |list: &str| golden[list][0]["name"].as_str().expect("a name");
+    let (row, subject) = (name("rows"), name("subjects"));
+    let chosen = ["--rows", row, "--subjects", subject, "--json", json];
+    let shown = run(&[&["compare", "--from", GOLDEN][..], &chosen].concat());
+    assert_eq!((shown.status, shown.stderr.as_str()), (Some(0), ""));
+    let text = std::fs::read(file.path()).expect("a report");
+    let part: Value = serde_json::from_slice(&text).expect("JSON");
+    for (list, name) in [("rows", row), ("subjects", subject)] {
+        assert_eq!(part[list].as_array().map(Vec::len), Some(1), "{list}");
+        assert_eq!(part[list][0]["name"], name);
+    }
+    for flag in ["--rows", "--subjects"] {
+        let refused = run(&["compare", "--from", GOLDEN, flag, "nosuch"]);
+        let told = format!("error: {flag} nosuch: the report has no such ");
+        assert!(refused.stderr.starts_with(&told), "{}", refused.stderr);
+    }
     let both = run(&["compare", "--from", GOLDEN, "--runs", "3"]);
     assert_eq!(both.status, Some(125));
     assert!(

@@ -61,6 +61,25 @@ fn a_missing_program_is_named() {
 }
 
 #[test]
+fn podman_asks_for_no_more_open_files_than_there_may_be() {
+    let Some(stage) = stage("podman_asks_for_no_more_open_files") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    // As crun says it where the limit cannot be raised.
+    let script = r#"[ "$1" = run ] || exit 0
+        grep -q '^default_ulimits = ."nofile=[0-9]*:[0-9]*".$' "$CONTAINERS_CONF" 2>/dev/null && exec echo ran
+        echo 'crun: setrlimit `RLIMIT_NOFILE`: Operation not permitted' >&2; exit 126"#;
+    let program = monitor_script(folder.path(), script);
+    let mut subject = by_name("podman", Some(&program), &stage).expect("a name");
+    subject.prepare().expect("it takes part");
+    let ran = run(&mut *subject, &["/bin/busybox", "true"]).expect("ends well");
+    assert_eq!(ran.output, b"ran\n");
+    let caveats = subject.caveats().join("\n");
+    assert!(caveats.contains("containers.conf"), "{caveats}");
+}
+
+#[test]
 fn a_monitor_is_judged_by_its_console() {
     let Some(stage) = stage("a_monitor_is_judged_by_its_console") else {
         return;

@@ -99,21 +99,7 @@ fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
         (None, None, None) if with_command => return Err(GuestError::None.into()),
         (None, None, None) => false,
     };
-    if !by_init
-        && machine
-            .command
-            .as_ref()
-            .is_some_and(|it| *it != Command::default())
-    {
-        return Err(LaunchError::NoInit);
-    }
-    machine.command = by_init.then(|| {
-        let mut command = machine.command.take().unwrap_or_default();
-        if command.argv.is_empty() {
-            command.argv.push("/bin/sh".into());
-        }
-        command
-    });
+    settle_command(machine, by_init)?;
     if !linux {
         machine.devices.retain(|device| *device != Device::Rng);
     }
@@ -123,6 +109,21 @@ fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
         cmdline,
         symbols: Some(symbols),
     })
+}
+
+/// Leave the command to hull's init, or to none: an empty one becomes a shell.
+fn settle_command(machine: &mut Machine, by_init: bool) -> Result<(), LaunchError> {
+    let command = machine.command.take().unwrap_or_default();
+    if !by_init && command != Command::default() {
+        return Err(LaunchError::NoInit);
+    }
+    machine.command = by_init.then_some(command);
+    if let Some(command) = &mut machine.command
+        && command.argv.is_empty()
+    {
+        command.argv.push("/bin/sh".into());
+    }
+    Ok(())
 }
 
 fn kernel(kernel: &Kernel) -> Result<(Image, symbols::Source), LaunchError> {

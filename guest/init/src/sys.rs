@@ -265,6 +265,11 @@ pub fn set_user(id: u32) -> Result<()> {
     call!(105, id).map(drop)
 }
 
+/// fchown(2) to a user, with the group as it is.
+pub fn give(fd: Fd, user: u32) {
+    let _ = call!(93, fd, user, u32::MAX);
+}
+
 /// Kill every process but this one.
 pub fn kill_all() {
     const SIGKILL: usize = 9;

@@ -76,8 +76,11 @@ impl User {
         CStr::from_bytes_until_nul(&self.home).unwrap_or(c"HOME=/")
     }
 
-    /// Become this user, for good.
+    /// Become this user, for good, who may open the standard streams again by their names in /dev.
     pub fn become_it(&self) -> sys::Result<()> {
+        for stream in 0..3 {
+            sys::give(stream, self.id);
+        }
         sys::set_groups(self.more.get(..self.count).unwrap_or_default())?;
         sys::set_group(self.group)?;
         sys::set_user(self.id)
