@@ -9,7 +9,7 @@ payloads := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard
 
 rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
-test_packages := qemu-system-x86 qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat chromium
+test_packages := qemu-system-x86 qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium
 
 .PHONY: help boot build test test-full deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets

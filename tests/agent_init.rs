@@ -33,6 +33,8 @@ struct Run {
     stdin: Vec<u8>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    /// Whether the user wanted to stop hull.
+    suspended: bool,
     status: Option<u8>,
 }
 
@@ -64,6 +66,7 @@ impl Run {
             stdin: Vec::new(),
             stdout: Vec::new(),
             stderr: Vec::new(),
+            suspended: false,
             status: None,
         })
     }
@@ -87,6 +90,7 @@ impl Run {
             while let Some(event) = self.session.next_event() {
                 match event {
                     Event::Ready => {}
+                    Event::Suspend => self.suspended = true,
                     Event::Stdout(bytes) => self.stdout.extend(bytes),
                     Event::Stderr(bytes) => self.stderr.extend(bytes),
                     // hull prints it on standard error.
@@ -292,12 +296,58 @@ fn a_signal_reaches_the_whole_process_group() {
 
 #[test]
 fn a_background_child_does_not_keep_the_session() {
-    // The child outlives LIMIT.
-    let Some(got) = shell("echo out; sleep 30 & exit 5") else {
+    // The child outlives LIMIT. It has its own output, as that of a daemon is.
+    let Some(got) = shell("echo out; sleep 30 > /dev/null 2>&1 & exit 5") else {
         return;
     };
     assert_eq!(got, result(5, "out\n", ""));
-    assert_eq!(shell("yes & exit 6").unwrap().0, 6);
+    // Those that have the command's output keep it until they end, or the user ends them.
+    assert_eq!(
+        shell("(sleep 0.3; echo late) & exit 6").unwrap(),
+        result(6, "late\n", "")
+    );
+    let mut run = Run::new(exec(&["sh", "-c", "echo out; yes > /dev/null & exit 7"])).unwrap();
+    run.until(|run| run.stdout == b"out\n");
+    run.session.signal(15);
+    assert_eq!(run.finish().0, 7);
+}
+
+#[test]
+fn an_output_without_a_reader_is_closed() {
+    // SIGPIPE kills the writer alone, and who ignores it sees EPIPE.
+    let script = "(yes); echo $? >&2; trap '' PIPE; (yes 2>/dev/null); echo $? >&2; exit 9";
+    let Some(mut run) = Run::new(exec(&["sh", "-c", script])) else {
+        return;
+    };
+    run.until(|run| !run.stdout.is_empty());
+    run.session.close_output(hull::agent::Output::Stdout);
+    let (status, _, stderr) = run.finish();
+    assert_eq!((status, stderr.as_str()), (9, "141\n1\n"));
+}
+
+#[test]
+fn the_suspend_character_is_reported_where_it_stops_nothing() {
+    let tty = Some(WindowSize { rows: 24, cols: 80 });
+    let script = "echo ready; read line; echo \"<$line>\"; stty raw -echo; printf raw; dd bs=1 count=1 2>/dev/null";
+    let Some(mut run) = Run::new(Exec {
+        tty,
+        ..exec(&["sh", "-c", script])
+    }) else {
+        return;
+    };
+    run.until(|run| run.stdout == b"ready\r\n");
+    run.stdin = b"a\x1ab\n".to_vec();
+    run.until(|run| run.suspended && run.stdout.ends_with(b"raw"));
+    let seen = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(seen.contains("<ab>"), "{seen:?}");
+    // A program that wants it gets it.
+    run.stdin = b"\x1a".to_vec();
+    let (status, stdout, _) = run.finish();
+    assert_eq!(
+        (status, stdout.ends_with("raw\x1a")),
+        (0, true),
+        "{stdout:?}"
+    );
 }
 
 #[test]

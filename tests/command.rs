@@ -134,10 +134,17 @@ fn a_guest_that_powers_off_or_reboots_ends_hull() {
         return;
     }
     // Through init, which first forwards what was written.
-    script(&[], "echo bye; poweroff; sleep 1000").assert(0, "bye\n", "");
+    let error = |how| {
+        format!(
+            "error: the guest {how} before its command ended, so there is no status of the command\n"
+        )
+    };
+    let off = script(&[], "echo bye; poweroff; sleep 1000");
+    off.assert(125, "bye\n", &error("powered off"));
     if lab_also("reboot", "two more boots") {
-        script(&[], "echo bye; reboot; sleep 1000").assert(0, "bye\n", "");
-        script(&[], "reboot -f").assert(0, "", "");
+        let reset = script(&[], "echo bye; reboot; sleep 1000");
+        reset.assert(125, "bye\n", &error("restarted"));
+        script(&[], "reboot -f").assert(125, "", &error("restarted"));
     }
 }
 

@@ -6,6 +6,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use machine::terminal::{Session, resize};
+use machine::tmux::Window;
+use machine::user::{User, wait_until};
 use machine::{kvm, lab};
 
 #[test]
@@ -35,12 +37,110 @@ fn a_key_ends_the_machine_even_before_it_is_up() {
     if !kvm("key") {
         return;
     }
-    let mut shell = Session::start(&["run"]);
-    while !shell.is_raw() {
-        std::thread::sleep(Duration::from_millis(5));
+    for (key, status) in [("\x01x", 0), ("\x03", 130)] {
+        // A cold one takes a while.
+        let mut shell = Session::start(&["run", "--cold"]);
+        while !shell.is_raw() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        shell.key(key);
+        assert_eq!(shell.end(), Some(status), "{key:?}");
     }
-    shell.key("\x01x");
-    assert_eq!(shell.end(), Some(0));
+}
+
+/// The last number that the loop in NAME printed.
+fn count(text: &str, name: &str) -> usize {
+    let numbers = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(name));
+    numbers
+        .filter_map(|number| number.parse().ok())
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn a_machine_is_a_job_of_its_shell() {
+    if !kvm("jobs") {
+        return;
+    }
+    let user = User::new();
+    let Some(window) = Window::open(&user, "jobs") else {
+        return;
+    };
+    let counts = |name: &str| {
+        format!(
+            "hull run --name {name} -- sh -c 'i=0; while sleep 1; do i=$((i+1)); echo {name}$i; done'"
+        )
+    };
+    let counts_on = |name: &str| {
+        let before = count(&window.text(), name);
+        window.wait_for("further number", |text| count(text, name) > before);
+    };
+    // In the background: neither stopped by the terminal nor changing it.
+    window.enter(&format!("{} &", counts("dice")));
+    counts_on("dice");
+    window.enter("jobs; echo listed");
+    window.wait_for("list", |text| text.contains("\nlisted"));
+    assert!(window.text().contains("Running"), "{}", window.text());
+    assert!(!window.is_raw());
+    // In the foreground it has the terminal; Ctrl-Z, which stops nothing in this guest, stops it.
+    window.enter("fg");
+    window.wait_for_raw(true);
+    counts_on("dice");
+    window.keys(&["C-z"]);
+    window.wait_for("job that is stopped", |text| text.contains("Stopped"));
+    window.wait_for_raw(false);
+    let before = count(&window.text(), "dice");
+    window.enter("sleep 3; echo slept");
+    window.wait_for("pause", |text| text.contains("\nslept"));
+    assert_eq!(
+        count(&window.text(), "dice"),
+        before,
+        "the guest stood still"
+    );
+    window.enter("bg");
+    counts_on("dice");
+    assert!(!window.is_raw());
+    // Two in one terminal.
+    window.enter(&format!("{} &", counts("coin")));
+    counts_on("coin");
+    counts_on("dice");
+    window.enter("fg %1");
+    window.wait_for_raw(true);
+    window.keys(&["C-c"]);
+    window.wait_for_raw(false);
+    window.enter("echo status=$?");
+    window.wait_for("status", |text| text.contains("status=130"));
+    counts_on("coin");
+    // The terminal is gone, and with it what ran there.
+    window.close();
+    wait_until(|| !user.folder().exists());
+}
+
+#[test]
+fn a_shell_in_the_guest_has_its_own_job_control() {
+    if !kvm("jobs in the guest") {
+        return;
+    }
+    let mut shell = Session::start(&["run"]);
+    shell.wait_for("# ");
+    shell.key("sleep 1000\r");
+    shell.wait_for("sleep 1000\r\n");
+    // The shell may not have started it yet, and ignores the key itself.
+    for _ in 0..100 {
+        shell.key("\x1a");
+        std::thread::sleep(Duration::from_millis(100));
+        if let Ok(bytes) = shell.output.try_recv() {
+            shell.seen += &String::from_utf8_lossy(&bytes);
+        }
+        if shell.seen.contains("Stopped") {
+            break;
+        }
+    }
+    shell.wait_for("Stopped");
+    shell.key("kill %1; exit 6\r");
+    assert_eq!(shell.end(), Some(6));
 }
 
 #[test]

@@ -22,7 +22,7 @@
 use std::collections::VecDeque;
 
 use hull_agent::{
-    Exit, FromGuest, FromHost, Interface, Resumed, STDIN_WINDOW, VERSION, WindowSize, frame,
+    Exit, FromGuest, FromHost, Interface, Output, Resumed, STDIN_WINDOW, VERSION, WindowSize, frame,
 };
 
 use super::error::AgentError;
@@ -52,6 +52,8 @@ pub enum Event {
     Stderr(Vec<u8>),
     /// Why the command could not be run, for the user; without control characters.
     Error(String),
+    /// The user typed the suspend character where it stops nothing in the guest.
+    Suspend,
     /// The last event: the command ended with this status ([`Exit::status`], as container engines
     /// report it).
     Exited(u8),
@@ -100,6 +102,8 @@ pub struct Session {
     /// Pending signals, bit N-1 for signal N: each is pending once, as in a kernel.
     signals: u64,
     size: Option<WindowSize>,
+    /// Outputs whose end the guest is to be told of.
+    unread: Vec<Output>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -135,6 +139,7 @@ impl Session {
             stdin: Stdin::Open,
             signals: 0,
             size: None,
+            unread: Vec::new(),
         })
     }
 
@@ -301,6 +306,12 @@ impl Session {
         }
     }
 
+    /// What the command writes to `output` has no reader any more; to be called once for each.
+    pub fn close_output(&mut self, output: Output) {
+        self.unread.push(output);
+        self.push_waiting();
+    }
+
     /// How the command ended, once it has.
     pub fn exit(&self) -> Option<Exit> {
         match self.state {
@@ -363,6 +374,7 @@ impl Session {
                 self.push(Event::Exited(exit.status()));
                 append(&mut self.outgoing, &FromHost::Goodbye);
             }
+            (State::Running, FromGuest::Suspend) => self.push(Event::Suspend),
             (
                 State::Greeting | State::Waiting | State::Held | State::Resuming | State::Running,
                 FromGuest::Error(text),
@@ -444,6 +456,9 @@ impl Session {
             }
         }
         self.signals = 0;
+        for output in self.unread.drain(..) {
+            append(&mut self.outgoing, &FromHost::OutputClose(output));
+        }
         if self.stdin == Stdin::Closing {
             self.stdin = Stdin::Closed;
             append(&mut self.outgoing, &FromHost::StdinClose);
@@ -468,7 +483,7 @@ fn cost(event: &Event) -> usize {
         + match event {
             Event::Stdout(bytes) | Event::Stderr(bytes) => bytes.len(),
             Event::Error(text) => text.len(),
-            Event::Ready | Event::Exited(_) => 0,
+            Event::Ready | Event::Suspend | Event::Exited(_) => 0,
         }
 }
 
@@ -488,6 +503,7 @@ fn name(message: &FromGuest<'_>) -> &'static str {
         FromGuest::StdinAck(_) => "StdinAck",
         FromGuest::Exit(_) => "Exit",
         FromGuest::Error(_) => "Error",
+        FromGuest::Suspend => "Suspend",
     }
 }
 

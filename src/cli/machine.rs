@@ -1,5 +1,6 @@
 //! What all verbs that run a machine share: clock, terminal, signals and reports.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,14 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::headings::OUTPUT;
-use super::output::say;
+use super::output::{say, say_error};
 use super::output_file::OutputFile;
-use super::terminal::Raw;
 use super::timing;
-use crate::launch::Terminal;
+use crate::launch::{OWN_ERROR, Terminal};
 use crate::memory::program;
 use crate::vmm::timeline::{Span, Timeline};
-use crate::vmm::{self, Report, Signals, Streams};
+use crate::vmm::{self, Report, Signals, Tty};
 
 /// Reports that are printed after the run.
 #[derive(clap::Args)]
@@ -56,19 +56,24 @@ impl Reports {
 }
 
 impl OpenReports {
-    /// Write and print them.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn tell(self, report: &Report) -> anyhow::Result<()> {
-        if let Some(json) = self.json {
+    /// Write and print them. Returns whether that succeeded; a failure is printed.
+    pub fn tell(self, report: &Report) -> bool {
+        let written = self.json.map_or(Ok(()), |json| {
             let text = serde_json::to_string_pretty(report)? + "\n";
-            json.write(text.as_bytes())?;
-        }
+            json.write(text.as_bytes())
+        });
         if self.timing {
             timing::print(report);
         }
-        Ok(())
+        written.inspect_err(|error| say_error(error)).is_ok()
+    }
+}
+
+/// The status to exit with after a machine's `status`: no success if a report is missing.
+pub fn status(status: u8, reported: bool) -> u8 {
+    match status {
+        0 if !reported => OWN_ERROR,
+        status => status,
     }
 }
 
@@ -86,6 +91,15 @@ pub fn clock() -> (Instant, Arc<Timeline>) {
     (started, timeline)
 }
 
+/// Replace standard input by one that is at its end.
+///
+/// # Errors
+/// There is no /dev/null.
+pub fn leave_stdin() -> anyhow::Result<()> {
+    let null = File::open("/dev/null").context("cannot open /dev/null")?;
+    rustix::stdio::dup2_stdin(null).context("cannot replace standard input")
+}
+
 /// Catch signals. To be called before anything that must be undone when a signal comes.
 ///
 /// # Errors
@@ -94,21 +108,17 @@ pub fn signals() -> anyhow::Result<Signals> {
     Signals::catch().context("cannot catch signals")
 }
 
-/// Put the terminal into raw mode if the guest uses it.
+/// The terminal, if the guest gets its keys; in raw mode if this process is in its foreground.
 ///
 /// # Errors
 /// Its mode cannot be set.
-pub fn raw(config: &vmm::Config) -> anyhow::Result<Option<Raw>> {
+pub fn tty(config: &vmm::Config) -> anyhow::Result<Option<Arc<Tty>>> {
     let command = config.machine.command.as_ref();
     let tty = command.is_none_or(|command| command.tty == Some(true));
     let wanted = tty && io::stdin().is_terminal();
-    let raw = wanted.then(Raw::enter).transpose();
-    raw.context("cannot set the terminal to raw mode")
-}
-
-/// hull's own standard streams.
-pub fn streams(raw: &Option<Raw>) -> Streams {
-    Streams::own(raw.is_some())
+    let opened = wanted.then(Tty::open).transpose();
+    let opened = opened.map(|tty| tty.map(Arc::new));
+    opened.context("cannot set the terminal to raw mode")
 }
 
 /// hull's terminal, if standard input and output are one.
@@ -120,8 +130,12 @@ pub fn terminal() -> Option<Terminal> {
 }
 
 /// One line of hull's own on standard error, whose terminal may be in raw mode.
-pub fn say_on(raw: &Option<Raw>, line: &str) {
-    let end = if raw.is_some() { "\r" } else { "" };
+pub fn say_on(tty: Option<&Tty>, line: &str) {
+    let end = if tty.is_some_and(Tty::is_raw) {
+        "\r"
+    } else {
+        ""
+    };
     say(&format!("{line}{end}"));
 }
 

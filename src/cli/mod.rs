@@ -34,15 +34,16 @@ mod snapshot;
 mod stop;
 mod table;
 mod templates;
-mod terminal;
 mod timing;
 mod trace;
 mod tracing;
 
 use crate::memory::program;
+use crate::sandbox::set_signals;
 use lazy::Lazy;
 pub use output::reader_left;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// A micro virtual machine monitor for Linux/KVM.
@@ -124,6 +125,7 @@ impl Cli {
     /// Run the verb; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         program::one_heap();
+        set_signals().context("cannot set the state of signals")?;
         let log = self.log;
         let Some(verb) = self.verb else {
             log.install()?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::headings::OUTPUT;
+use super::output::say;
 use super::output_file::OutputFile;
 use crate::profile::{Form, Profile};
 use crate::symbols;
@@ -56,8 +57,22 @@ impl Flags {
 }
 
 impl Open {
-    /// Write it; a line on how much there is.
-    pub fn write(self) -> anyhow::Result<String> {
+    /// Write it and print a line on how much there is, or why there is none. Returns whether it is
+    /// written.
+    pub fn tell(self) -> bool {
+        match self.write() {
+            Ok(line) => {
+                say(&line);
+                true
+            }
+            Err(error) => {
+                say(&format!("{error:#}; the profile is lost"));
+                false
+            }
+        }
+    }
+
+    fn write(self) -> anyhow::Result<String> {
         let totals = self.profile.totals();
         let path = self.file.path().display();
         if totals.ticks == 0 {

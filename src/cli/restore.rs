@@ -14,8 +14,8 @@ use crate::disk::Moved;
 use crate::launch::{self, Changes, copies};
 use crate::net::config::{self, parse_mac};
 use crate::net::{Mac, Publish};
-use crate::vmm;
 use crate::vmm::snapshot::Saved;
+use crate::vmm::{self, Streams};
 
 /// Most copies that one command makes.
 const MAX_COPIES: u16 = 1000;
@@ -86,12 +86,14 @@ impl Restore {
         let config = self.config(saved, 1)?;
         let reports = self.reports.open()?;
         let signals = machine::signals()?;
-        let raw = machine::raw(&config)?;
-        let ended = vmm::run(&config, machine::streams(&raw), signals, timeline, None);
-        drop(raw);
+        let tty = machine::tty(&config)?;
+        let ended = vmm::run(&config, Streams::own(tty.clone()), signals, timeline, None);
+        if let Some(tty) = &tty {
+            tty.give_back();
+        }
         let (end, report) = ended.map_err(|error| flagged::restored(error, &config.machine))?;
-        reports.tell(&report)?;
-        Ok(launch::status(end))
+        let reported = reports.tell(&report);
+        Ok(machine::status(launch::status(end), reported))
     }
 
     fn config(&self, saved: Saved, copies: u16) -> anyhow::Result<vmm::Config> {

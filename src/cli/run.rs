@@ -4,16 +4,19 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::devices::Devices;
-use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
+use super::headings::{COMMAND, DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
 use super::output::{print, say};
 use super::process::Process;
+use super::profile::{self, Open};
 use super::shape::Shape;
-use super::{flagged, gdb, profile, tracing};
+use super::tracing::{self, Writer};
+use super::{flagged, gdb};
 use crate::boot::Via;
 use crate::config::machine::parse_name;
 use crate::config::{Console, Draft, Fault, Machine, file};
 use crate::launch::{self, Launch, Outcome};
+use crate::vmm::Streams;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -31,7 +34,8 @@ pub struct Run {
     #[command(flatten)]
     shape: Shape,
     // Before groups of flags with a heading, which clap would give it, too.
-    /// What to run in the guest, with its arguments; a shell when left out.
+    /// What to run in the guest, with its arguments; a shell when left out. It gets standard input,
+    /// of which up to 128 KiB are taken before it reads them; see --no-stdin.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
     /// Read the machine from a file, JSON or TOML: the keys are the long names of the flags of
@@ -48,6 +52,13 @@ pub struct Run {
     /// The machine's name for hull ps, stop and inspect; its process id when left out.
     #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = MACHINE)]
     name: Option<String>,
+    /// Leave standard input alone, as ssh -n does: CMD reads nothing. For scripts and loops that read
+    /// their own lines from there.
+    #[arg(short = 'n', long, help_heading = COMMAND)]
+    no_stdin: bool,
+    /// Give standard input to CMD, which it gets anyway; for those used to docker run -i.
+    #[arg(short = 'i', long, conflicts_with = "no_stdin", help_heading = COMMAND)]
+    interactive: bool,
     #[command(flatten)]
     process: Process,
     #[command(flatten)]
@@ -101,6 +112,9 @@ impl Run {
     /// Run a machine until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let (started, timeline) = machine::clock();
+        if self.no_stdin {
+            machine::leave_stdin()?;
+        }
         let (machine, mut config) = timeline.span("flags and files", || {
             let machine = self.machine()?;
             if self.print_config {
@@ -122,30 +136,26 @@ impl Run {
         for fault in &machine.faults {
             say(&format!("broken on purpose ({fault}): {}", fault.what()));
         }
-        let raw = machine::raw(config)?;
+        let tty = machine::tty(config)?;
         let launch = Launch {
             cold: self.cold,
             pooled: !self.reports.wanted(),
-            streams: machine::streams(&raw),
-            tell: &|line| machine::say_on(&raw, line),
+            streams: Streams::own(tty.clone()),
+            tell: &|line| machine::say_on(tty.as_deref(), line),
         };
         let debugger = gdb.as_mut().map(|gdb| gdb as _);
         let outcome = launch::run(config, &launch, signals, timeline, debugger);
-        drop(raw);
+        if let Some(tty) = &tty {
+            tty.give_back();
+        }
         // Also after a failure, which the profile may explain.
-        if let Some(profile) = profile {
-            say(&profile
-                .write()
-                .unwrap_or_else(|error| format!("{error:#}; the profile is lost")));
-        }
-        if let Some(tracing) = tracing {
-            tracing.finish();
-        }
+        let profiled = profile.is_none_or(Open::tell);
+        let traced = tracing.is_none_or(Writer::finish);
         match outcome.map_err(|error| flagged::of_kernel(error, &machine.kernel))? {
             Outcome::Pooled(status) => Ok(status),
             Outcome::Ran(end, report) => {
-                reports.tell(&report)?;
-                Ok(launch::status(end))
+                let reported = reports.tell(&report) && profiled && traced;
+                Ok(machine::status(launch::status(end), reported))
             }
         }
     }

@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::machines::Machines;
 use crate::control::{self, Action, Answer, ControlError};
-use crate::fleet::Found;
+use crate::fleet::{self, Found};
 
-/// How much longer than its guest hull itself may take to end.
-const MARGIN: Duration = Duration::from_secs(30);
+/// How much longer than its guest hull itself may take to answer and to end, before it is killed.
+const MARGIN: Duration = Duration::from_secs(3);
+/// How long the kernel may take to end a process that was killed.
+const GONE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -46,24 +49,33 @@ fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
     let (name, pid) = (&machine.record.name, machine.record.pid);
     let start = Instant::now();
     let process = machine.process();
-    let patience = Duration::from_secs(seconds.into()) + MARGIN;
-    let killed = match control::ask_within(machine, Action::Stop { seconds }, patience) {
-        Ok(Answer::Stopped { killed }) => killed.then(|| start.elapsed().as_secs()),
-        Ok(_) => bail!("unexpected reply from {name}"),
-        // It may just have ended by itself.
-        Err(error @ (ControlError::Connect { .. } | ControlError::Ended { .. })) => {
-            match machine.wait_until_gone(process.as_ref(), MARGIN / 10) {
-                true => None,
-                false => return Err(error.into()),
-            }
-        }
-        Err(error @ ControlError::Lost { .. }) => {
-            return Err(error).with_context(|| format!("kill -9 {pid} ends it"));
-        }
-        Err(error) => return Err(error.into()),
+    let signal = |signal| {
+        let process = process.as_ref();
+        process.is_some_and(|process| pidfd_send_signal(process, signal).is_ok())
     };
-    if !machine.wait_until_gone(process.as_ref(), MARGIN) {
-        bail!("the guest of machine {name} has ended, but its hull has not; kill -9 {pid} ends it");
+    // A process that was stopped, as by Ctrl-Z, does nothing before it is continued.
+    signal(Signal::CONT);
+    let patience = Duration::from_secs(seconds.into()) + MARGIN;
+    let answer = control::ask_within(machine, Action::Stop { seconds }, patience);
+    let left = patience.saturating_sub(start.elapsed());
+    let killed = match answer {
+        Ok(Answer::Stopped { killed }) => {
+            // Its hull writes the last output; without readers not for ever.
+            killed
+                | (!machine.wait_until_gone(process.as_ref(), left.max(MARGIN))
+                    && signal(Signal::KILL))
+        }
+        Ok(_) => bail!("unexpected reply from {name}"),
+        Err(ControlError::Refused(why)) => bail!("{name}: {why}"),
+        // It may just have ended by itself; or it cannot answer, in whatever state it is.
+        Err(_) => !machine.wait_until_gone(process.as_ref(), left) && signal(Signal::KILL),
+    };
+    if !machine.wait_until_gone(process.as_ref(), GONE) {
+        bail!("machine {name} does not end; kill -9 {pid} as the user that runs it ends it");
     }
-    Ok(killed.map(|after| format!("{name}: killed after {after} s")))
+    if killed {
+        fleet::sweep(); // of what its hull could not remove
+    }
+    let after = start.elapsed().as_secs();
+    Ok(killed.then(|| format!("{name}: killed after {after} s")))
 }

@@ -105,12 +105,12 @@ impl Writer {
         })
     }
 
-    /// Write all after the machine's end. A failure is printed and changes nothing else.
-    pub fn finish(mut self) {
+    /// Write all after the machine's end. Returns whether that succeeded; a failure is printed.
+    pub fn finish(mut self) -> bool {
         self.stop();
         let recording = self.trace.recording();
         if recording.is_empty() {
-            return; // no machine was started, and the error says why
+            return true; // no machine was started, and the error says why
         }
         let failure = lock(&self.failure);
         let failure = match write(&self.file, &recording) {
@@ -126,6 +126,7 @@ impl Writer {
         for what in failure.iter().chain(&dropped) {
             say(&format!("--trace {}: {what}", self.file.path().display()));
         }
+        failure.is_none()
     }
 
     fn stop(&mut self) {

@@ -7,9 +7,10 @@
 
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, Msrs, kvm_clock_data, kvm_cpuid_entry2,
-    kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_vcpu_events,
-    kvm_xcrs, kvm_xsave,
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_clock_data, kvm_cpuid_entry2, kvm_irqchip,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2, kvm_vcpu_events, kvm_xcrs,
+    kvm_xsave,
 };
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs};
 use serde::{Deserialize, Serialize};
@@ -217,10 +218,28 @@ fn check(used: &Features, there: &Features) -> Result<(), LoadError> {
 }
 
 impl Vcpu {
+    /// RIP, if interrupts are off.
+    pub fn uninterruptible_at(&mut self) -> Option<u64> {
+        const IF: u64 = 1 << 9; // Intel SDM 1, 3.4.3
+        let regs = self.fd().get_regs().ok()?;
+        (regs.rflags & IF == 0).then_some(regs.rip)
+    }
+
     /// Whether it is halted and waits for an interrupt.
     pub fn is_halted(&mut self) -> bool {
         let state = self.fd().get_mp_state();
         state.is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED)
+    }
+
+    /// Whether no interrupt can wake it: it is halted with interrupts off, or waits for another vCPU
+    /// to start it (Intel SDM 3A, 10.4.2, 25.2). An NMI could, which nothing in this machine sends.
+    pub fn is_halted_for_good(&mut self) -> bool {
+        let state = self.fd().get_mp_state().map(|state| state.mp_state);
+        match state {
+            Ok(KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED) => true,
+            Ok(KVM_MP_STATE_HALTED) => self.uninterruptible_at().is_some(),
+            _ => false,
+        }
     }
 
     /// Save its state, with the readable ones of these MSRs. It must be paused, and its last access

@@ -65,7 +65,9 @@ fn build(config: &Config, timeline: Arc<Timeline>) -> Result<End, LaunchError> {
         stdin: null.as_fd(),
         stdout: null.as_fd(),
         stderr: null.as_fd(),
+        tty: None,
         raw: false,
+        no_stdout: false,
     };
     let signals = Signals::catch().map_err(LaunchError::system("catch signals"))?;
     let (end, _) = vmm::run(config, streams, signals, timeline, None)?;
@@ -103,7 +105,11 @@ fn wait(
         user: exec.user,
         tty: Some(exec.tty.is_some()),
     });
-    let streams = Streams::own(customer.command.raw);
+    let streams = Streams {
+        raw: customer.command.raw,
+        no_stdout: false,
+        ..Streams::own(None)
+    };
     let status = match ready.run(&config, streams, signals, None) {
         Err(VmmError::Unanswered(_)) => {
             customer.unfit();

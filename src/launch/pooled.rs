@@ -11,9 +11,12 @@ use crate::templates::Key;
 use crate::vmm::{self, Signals, Streams};
 
 /// Whether a machine that waits can be `machine`: it has no device for which this process would be
-/// needed, and no name. All else is in the key of its template.
-pub fn fits(machine: &Machine) -> bool {
-    machine.name.is_none() && machine.devices.iter().all(|device| *device == Device::Rng)
+/// needed, no name, and no terminal for which to wait. All else is in the key of its template.
+pub fn fits(machine: &Machine, streams: &Streams) -> bool {
+    !streams.in_background()
+        && !streams.no_stdout
+        && machine.name.is_none()
+        && machine.devices.iter().all(|device| *device == Device::Rng)
 }
 
 /// Run the command of `machine` in one that waits with the template `key`; the status to exit with.
@@ -36,7 +39,7 @@ pub fn run(
         return Ok(None);
     }
     let descriptors = [streams.stdin, streams.stdout, streams.stderr];
-    let taken = Command::of(&exec, streams.raw)
+    let taken = Command::of(&exec, streams.is_raw())
         .and_then(|command| pool::take(&machines, &command, descriptors));
     drop(machines);
     let Some(taken) = taken else {

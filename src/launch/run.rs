@@ -51,7 +51,7 @@ pub fn run(
         if let Some(warm) = &mut warm {
             if launch.pooled
                 && config.attachments.explain_exits.is_none()
-                && pooled::fits(&config.machine)
+                && pooled::fits(&config.machine, &launch.streams)
                 && let Some(status) =
                     pooled::run(warm.key(), &config.machine, &launch.streams, &mut signals)?
             {
@@ -60,12 +60,18 @@ pub fn run(
             timeline.span("template", || warm.prepare(config))?;
         }
     }
-    let mut result = vmm::run(config, launch.streams, signals, timeline.clone(), debugger);
+    let mut result = vmm::run(
+        config,
+        launch.streams.clone(),
+        signals,
+        timeline.clone(),
+        debugger,
+    );
     if let (Err(error), Some(warm)) = (&result, &mut warm)
         && warm.failed(error, config)
     {
         let signals = Signals::catch().map_err(LaunchError::system("catch signals"))?;
-        result = vmm::run(config, launch.streams, signals, timeline, None);
+        result = vmm::run(config, launch.streams.clone(), signals, timeline, None);
     }
     if let Some(warm) = warm {
         warm.finish();
@@ -88,6 +94,7 @@ pub fn status(end: End) -> u8 {
     match end {
         End::Off | End::Quit => 0,
         End::Exited(status) => status,
+        End::OutputLost => OWN_ERROR,
         End::Signalled(signal) => 128 + signal as u8,
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! [`spawn`] starts every thread; its [`Role`] names it and sets its stack. [`confine`] and
 //! [`give_up_rights`] restrict the calling thread, for good: a fault in it then reaches no further
-//! than the files it needs.
+//! than the files it needs. [`set_signals`] undoes what the process inherits.
 
 mod confine;
+mod inherited;
 mod threads;
 
 pub use confine::{Confinement, SandboxError, confine, give_up_rights};
+pub use inherited::{set_signals, stdout_closed};
 pub use threads::{Role, spawn, spawn_scoped};

@@ -148,4 +148,6 @@ pub enum End {
     Signalled(i32),
     /// The user left by Ctrl-A x.
     Quit,
+    /// It ended, but standard output could not take all that the guest wrote.
+    OutputLost,
 }

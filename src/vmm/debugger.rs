@@ -117,5 +117,6 @@ fn status(end: &End) -> u8 {
         End::Off | End::Quit => 0,
         End::Exited(status) => *status,
         End::Signalled(signal) => 128u8.wrapping_add(*signal as u8),
+        End::OutputLost => 1,
     }
 }

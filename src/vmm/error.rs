@@ -116,6 +116,22 @@ pub enum VmmError {
          --kernel-log --cmdline earlyprintk=ttyS0 to see its messages from the first on"
     )]
     GuestExitedSilently,
+    /// The guest's processors have all stopped for good.
+    #[error(
+        "the guest has halted, and nothing can wake it{place}; poweroff ends a machine in good order{log}"
+    )]
+    Halted {
+        /// RIP, with its symbol if known.
+        place: String,
+        /// The last lines of the console.
+        log: String,
+    },
+    /// The guest ended while its command ran.
+    #[error("the guest {how} before its command ended, so there is no status of the command")]
+    NoStatus {
+        /// What it did.
+        how: &'static str,
+    },
     /// A vCPU shut down by a triple fault.
     #[error(
         "the guest shut down by a triple fault at {place}: an exception that it could not \

@@ -22,6 +22,8 @@ pub enum GuestEnd {
     PoweredOff,
     /// The guest reset the machine, by the i8042 or the ACPI reset register.
     Reset,
+    /// All vCPUs have halted with interrupts off, or the kernel says that it does nothing any more.
+    Halted,
     /// [`Action::Kill`], or the timeout of [`Action::Stop`].
     Killed,
     /// A vCPU shut down by a triple fault.

@@ -142,15 +142,12 @@ impl Life {
             if let Some(held) = pause.take()
                 && *state != State::Ended
             {
-                // The guest sees a gap in time, as on a busy host: tell its watchdogs.
-                let vcpus = (0..held.count()).filter_map(|index| held.vcpu(index));
-                vcpus.for_each(|vcpu| vcpu.tell_of_pause());
+                held.tell_guest();
                 log::info!("resumed");
             }
         } else if pause.is_none() {
             let held = self.vcpus.pause();
-            // A vCPU's lock is free once its thread has parked.
-            (0..held.count()).for_each(|index| drop(held.vcpu(index)));
+            held.wait();
             *pause = Some(held);
             log::info!("paused");
         }

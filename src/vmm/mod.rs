@@ -39,6 +39,7 @@ pub mod socket;
 pub mod story;
 mod streams;
 pub mod timeline;
+mod tty;
 pub mod vcpus;
 mod watch;
 
@@ -56,6 +57,7 @@ pub use error::VmmError;
 pub use report::Report;
 pub use signals::Signals;
 pub use streams::Streams;
+pub use tty::Tty;
 
 use crate::agent::{Interface, WindowSize};
 use crate::control::Status;

@@ -1,6 +1,7 @@
 //! What the end of a machine means: a status, or an error with all that is known of it.
 
-use signal_hook::consts::SIGKILL;
+use rustix::io::Errno;
+use signal_hook::consts::{SIGKILL, SIGPIPE};
 
 use super::config::{Config, End};
 use super::error::VmmError;
@@ -24,6 +25,21 @@ pub fn end(
     config: &Config,
 ) -> Result<End, VmmError> {
     let guest_end = match ending {
+        // Not a success of which a part is missing.
+        Ending::Exited(0) => {
+            return Ok(match event_loop.lost_output() {
+                None => End::Exited(0),
+                Some(Errno::PIPE) => End::Signalled(SIGPIPE),
+                Some(_) => End::OutputLost,
+            });
+        }
+        Ending::Signalled(SIGPIPE)
+            if event_loop
+                .lost_output()
+                .is_some_and(|why| why != Errno::PIPE) =>
+        {
+            return Ok(End::OutputLost);
+        }
         Ending::Exited(status) => return Ok(End::Exited(status)),
         Ending::Signalled(signal) => return Ok(End::Signalled(signal)),
         Ending::Quit => return Ok(End::Quit),
@@ -37,20 +53,30 @@ pub fn end(
     }
     let log = || report::quote(&event_loop.log().last_lines());
     let place = |rip: u64| report::place(rip, config.images.symbols.as_ref());
+    let vcpu_0 = || vcpus.vcpu(0).and_then(|vcpu| vcpu.rip());
+    let has_command = config.machine.command.is_some();
     match guest_end {
         GuestEnd::Killed => Ok(End::Signalled(SIGKILL)),
-        GuestEnd::PoweredOff | GuestEnd::Reset => match event_loop.log().panic_reason() {
-            None if event_loop.waits_for_init() => Err(VmmError::GuestExitedSilently),
-            None => Ok(End::Off),
-            Some(reason) => Err(VmmError::Panicked {
+        GuestEnd::PoweredOff | GuestEnd::Reset | GuestEnd::Halted
+            if let Some(reason) = event_loop.log().panic_reason() =>
+        {
+            Err(VmmError::Panicked {
                 reason,
-                place: vcpus
-                    .vcpu(0)
-                    .and_then(|vcpu| vcpu.rip())
+                place: vcpu_0()
                     .map_or_else(String::new, |rip| format!("\n  vCPU 0 at {}", place(rip))),
                 log: log(),
-            }),
-        },
+            })
+        }
+        GuestEnd::Halted => Err(VmmError::Halted {
+            place: vcpu_0().map_or_else(String::new, |rip| format!(" (vCPU 0 at {})", place(rip))),
+            log: log(),
+        }),
+        GuestEnd::PoweredOff | GuestEnd::Reset if event_loop.waits_for_init() => {
+            Err(VmmError::GuestExitedSilently)
+        }
+        GuestEnd::PoweredOff if has_command => Err(VmmError::NoStatus { how: "powered off" }),
+        GuestEnd::Reset if has_command => Err(VmmError::NoStatus { how: "restarted" }),
+        GuestEnd::PoweredOff | GuestEnd::Reset => Ok(End::Off),
         GuestEnd::TripleFault { rip } => Err(VmmError::TripleFault {
             place: match rip {
                 RESET_RIP => "a place that KVM on this processor does not tell".into(),

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ};
+use signal_hook::consts::{
+    SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ,
+};
 
 /// The caught signals: the terminal's size, and those that a container engine forwards.
 const CAUGHT: [i32; 7] = [SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
@@ -19,6 +21,7 @@ const CAUGHT: [i32; 7] = [SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, S
 pub struct Signals {
     came: Vec<(i32, Arc<AtomicBool>)>,
     pipe: UnixStream,
+    writer: UnixStream,
     handlers: Vec<SigId>,
 }
 
@@ -30,23 +33,37 @@ impl Signals {
         let mut signals = Self {
             came: Vec::new(),
             pipe,
+            writer,
             handlers: Vec::new(),
         };
         // A file beyond RLIMIT_FSIZE must be an I/O error for the guest, and not end hull.
         let ignored = signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         signals.handlers.push(ignored);
-        for signal in CAUGHT {
+        signals.add(&CAUGHT)?;
+        Ok(signals)
+    }
+
+    /// Catch also those that stop and continue this process: SIGTSTP then has to be carried out by who
+    /// takes it.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn catch_stops(&mut self) -> io::Result<()> {
+        self.add(&[SIGTSTP, SIGCONT])
+    }
+
+    fn add(&mut self, signals: &[i32]) -> io::Result<()> {
+        for signal in signals {
             let came = Arc::new(AtomicBool::new(false));
             // In this order: the flag is set before the pipe wakes the event loop.
-            let handlers = &mut signals.handlers;
-            handlers.push(signal_hook::flag::register(signal, came.clone())?);
-            handlers.push(signal_hook::low_level::pipe::register(
-                signal,
-                writer.try_clone()?,
-            )?);
-            signals.came.push((signal, came));
+            let flag = signal_hook::flag::register(*signal, came.clone())?;
+            self.handlers.push(flag);
+            let writer = self.writer.try_clone()?;
+            let wake = signal_hook::low_level::pipe::register(*signal, writer)?;
+            self.handlers.push(wake);
+            self.came.push((*signal, came));
         }
-        Ok(signals)
+        Ok(())
     }
 
     /// The descriptor that is readable when signals have arrived.

@@ -98,6 +98,17 @@ impl Pause {
     pub fn count(&self) -> usize {
         self.vcpus.cells.len()
     }
+
+    /// Wait until all vCPUs have parked.
+    pub fn wait(&self) {
+        // A vCPU's lock is free once its thread has parked.
+        self.vcpus.all().for_each(drop);
+    }
+
+    /// The guest sees a gap in time, as on a busy host: tell its watchdogs, before it runs again.
+    pub fn tell_guest(&self) {
+        self.vcpus.all().for_each(|vcpu| vcpu.tell_of_pause());
+    }
 }
 
 impl Drop for Pause {
@@ -194,6 +205,11 @@ impl Vcpus {
     /// Call `listener` for each [`Exit::Debug`], on the vCPU's thread. Only the first listener counts.
     pub fn on_stop(&self, listener: impl Fn(Stopped) + Send + Sync + 'static) {
         let _ = self.stopped.set(Box::new(listener));
+    }
+
+    /// Whether a debugger may want to see the guest, whatever it does.
+    pub fn is_debugged(&self) -> bool {
+        self.stopped.get().is_some()
     }
 
     /// End the threads. No vCPU enters the guest again.

@@ -4,6 +4,7 @@
 
 pub mod saving;
 pub mod terminal;
+pub mod tmux;
 pub mod user;
 pub mod vsock_program;
 

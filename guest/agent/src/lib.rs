@@ -12,8 +12,8 @@
 //!                           <----   Interface*
 //!                           <----   Mount*
 //!                           <----   ExecPart*, Exec         (a Command, split over frames)
-//!   Stdout, Stderr, StdinAck ---->  <----  Stdin, StdinClose, Resize, Signal,
-//!                                          Resumed, Interface
+//!   Stdout, Stderr, StdinAck, ---->  <----  Stdin, StdinClose, Resize, Signal,
+//!   Suspend                                 OutputClose, Resumed, Interface
 //!   [Error,] Exit           ---->
 //!                           <----   Goodbye                 (then the guest powers off)
 //! ```
@@ -43,7 +43,7 @@ pub use buffer::Buffer;
 pub use command::{Command, CommandHeader, MAX_COMMAND, MAX_STRINGS, WindowSize};
 pub use error::Error;
 pub use interface::Interface;
-pub use message::{Exit, FromGuest, FromHost};
+pub use message::{Exit, FromGuest, FromHost, Output};
 pub use mount::{MAX_PATH, MAX_TAG, Mount};
 pub use resumed::Resumed;
 

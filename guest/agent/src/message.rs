@@ -54,6 +54,17 @@ pub enum FromGuest<'a> {
     Exit(Exit),
     /// An error message for the user.
     Error(&'a [u8]),
+    /// The suspend character was typed on the command's terminal, where it would stop no process.
+    Suspend,
+}
+
+/// An output of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output, or its terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// A message from the host to the guest.
@@ -79,6 +90,8 @@ pub enum FromHost<'a> {
     Interface(Interface),
     /// The machine was restored from a snapshot.
     Resumed(Resumed),
+    /// What the command writes there has no reader any more.
+    OutputClose(Output),
 }
 
 impl<'a> FromGuest<'a> {
@@ -121,7 +134,8 @@ impl<'a> FromGuest<'a> {
                 })
             }
             (0x07, text) => Self::Error(text),
-            (0x01..=0x07, _) => return Err(wrong_length),
+            (0x08, []) => Self::Suspend,
+            (0x01..=0x08, _) => return Err(wrong_length),
             _ => return Err(Error::UnknownKind { kind }),
         })
     }
@@ -146,6 +160,7 @@ impl<'a> FromGuest<'a> {
                 write(out, 0x06, &[how], &value.to_le_bytes())
             }
             Self::Error(text) => write(out, 0x07, &[], text),
+            Self::Suspend => write(out, 0x08, &[], &[]),
         }
     }
 }
@@ -171,7 +186,9 @@ impl<'a> FromHost<'a> {
             (0x88, bytes) => Self::Mount(Mount::decode(bytes)?),
             (0x89, bytes) => Self::Interface(Interface::decode(bytes)?),
             (0x8a, bytes) => Self::Resumed(Resumed::decode(bytes)?),
-            (0x81..=0x87, _) => {
+            (0x8b, &[1]) => Self::OutputClose(Output::Stdout),
+            (0x8b, &[2]) => Self::OutputClose(Output::Stderr),
+            (0x81..=0x87 | 0x8b, _) => {
                 let len = payload.len();
                 return Err(Error::WrongLength { kind, len });
             }
@@ -195,6 +212,8 @@ impl<'a> FromHost<'a> {
             Self::Mount(mount) => mount.encode(out, 0x88),
             Self::Interface(interface) => write(out, 0x89, &[], &interface.encode()),
             Self::Resumed(resumed) => write(out, 0x8a, &[], &resumed.encode()),
+            Self::OutputClose(Output::Stdout) => write(out, 0x8b, &[], &[1]),
+            Self::OutputClose(Output::Stderr) => write(out, 0x8b, &[], &[2]),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use hull_agent::{
-    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, Resumed,
+    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, Output, Resumed,
     WindowSize, frame,
 };
 use proptest::prelude::*;
@@ -74,6 +74,7 @@ proptest! {
             FromGuest::StdinAck(number),
             FromGuest::Exit(exit),
             FromGuest::Error(&data),
+            FromGuest::Suspend,
         ] {
             let (bytes, len) = through_bytes(|out| message.encode(out), cut);
             let frame = frame::first(&bytes).unwrap().unwrap();
@@ -97,6 +98,8 @@ proptest! {
             FromHost::Resize(WindowSize { rows, cols }),
             FromHost::Signal(signal),
             FromHost::Goodbye,
+            FromHost::OutputClose(Output::Stdout),
+            FromHost::OutputClose(Output::Stderr),
             FromHost::Interface(interface),
             FromHost::Resumed(resumed),
         ] {
@@ -240,7 +243,7 @@ fn invalid_messages_are_errors() {
     assert_eq!(resumed(&[128; 42]), Err(Error::WrongResumed), "256 windows");
     assert_eq!(resumed(&[0; 41]), Err(Error::WrongResumed));
     assert_eq!(resumed(&[0; 43]), Err(Error::WrongResumed));
-    assert_eq!(decode(0x08, b""), Err(Error::UnknownKind { kind: 8 }));
+    assert_eq!(decode(0x09, b""), Err(Error::UnknownKind { kind: 9 }));
 }
 
 #[test]

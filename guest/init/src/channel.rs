@@ -113,13 +113,14 @@ fn is_agent(ports: Fd, port: &[u8]) -> bool {
     name[..len].trim_ascii_end() == PORT_NAME.as_bytes()
 }
 
-/// struct termios as TCSETS takes it.
+/// struct termios as TCGETS and TCSETS have it.
+#[derive(Default)]
 #[repr(C)]
-struct Termios {
+pub struct Termios {
     input: u32,
     output: u32,
     control: u32,
-    local: u32,
+    pub local: u32,
     line: u8,
     characters: [u8; 19],
 }

@@ -8,10 +8,11 @@ use core::ffi::CStr;
 
 use hull_agent::frame::{self, HEADER, MAX_PAYLOAD};
 use hull_agent::{
-    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, STDIN_WINDOW, VERSION, WindowSize,
+    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, Output, STDIN_WINDOW, VERSION,
+    WindowSize,
 };
 
-use crate::channel::{ATTEMPTS, INTERVAL_MS};
+use crate::channel::{ATTEMPTS, INTERVAL_MS, Termios};
 use crate::process::{Plan, Pointers};
 use crate::provide::provide;
 use crate::resume::Files;
@@ -19,17 +20,22 @@ use crate::setup;
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 use crate::user::User;
 
-/// Bytes of the outbox reserved for StdinAck, Error and Exit.
+/// Bytes of the outbox reserved for StdinAck, Suspend, Error and Exit.
 const RESERVE: usize = 256;
 /// Output is read only if the outbox has room for this many bytes.
 const MIN_READ: usize = 4096;
-/// After the command's end: how many bytes of output, and for how long, init still reads from
-/// processes that hold the command's pipes.
+/// After the end of a command on a terminal: how many bytes of output, and for how long, init still
+/// reads from processes that hold the terminal.
 const MAX_LAST_BYTES: usize = 1 << 20;
 const LAST_OUTPUT_MS: i64 = 100;
-/// How long init waits for the host's Goodbye.
-const GOODBYE_TIMEOUT_MS: i64 = 2000;
+/// After the command's end: how long processes that hold its pipes may be silent before the user is
+/// told of them.
+const LINGER_MS: i64 = 10_000;
+const LINGERING: &[u8] = b"the command has ended, but processes that it started still have its \
+    output, so the machine waits for them; Ctrl-C or hull stop ends them";
 const END_OF_TRANSMISSION: u8 = 4;
+/// Ctrl-Z, the suspend character unless a program has set another.
+const SUSPEND: u8 = 0x1a;
 
 /// The large buffers. All are zero at the start, so that they take no space in the file and no memory
 /// before they are used.
@@ -74,6 +80,29 @@ struct Streams {
     terminal: bool,
 }
 
+impl Streams {
+    /// Whether the suspend character, typed now, would stop no process: the terminal makes a signal of
+    /// it, and in its foreground is the session's leader `child`, whose process group is orphaned, so
+    /// that its default action is to ignore it. A shell that has job control or edits its lines wants
+    /// the character.
+    fn suspend_nothing(&self, child: i32) -> bool {
+        const ISIG_ICANON: u32 = 1 | 2;
+        let (mut modes, mut foreground) = (Termios::default(), 0i32);
+        self.terminal
+            && self.input >= 0
+            && sys::ioctl_into(self.input, sys::TCGETS, &mut modes).is_ok()
+            && modes.local & ISIG_ICANON == ISIG_ICANON
+            && sys::ioctl_into(self.input, sys::TIOCGPGRP, &mut foreground).is_ok()
+            && foreground == child
+    }
+}
+
+#[derive(Default)]
+struct Unread {
+    output: bool,
+    error: bool,
+}
+
 struct Agent<'a> {
     channel: Fd,
     signals: Fd,
@@ -96,6 +125,10 @@ struct Agent<'a> {
     acked: u32,
     /// Bytes of output read so far.
     taken: usize,
+    /// Outputs that have no reader on the host.
+    unread: Unread,
+    /// The user is to be given the terminal back.
+    suspend: bool,
     goodbye: bool,
 }
 
@@ -124,6 +157,8 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Fil
         input_closed: false,
         acked: 0,
         taken: 0,
+        unread: Unread::default(),
+        suspend: false,
         goodbye: false,
     };
     match agent.run(prepare) {
@@ -207,7 +242,13 @@ impl Agent<'_> {
         }
         self.streams = streams;
         self.child = started?;
-        // Input that arrived with the command.
+        // What arrived with the command: that an output has no reader, and input.
+        if self.unread.output {
+            self.end_output();
+        }
+        if self.unread.error {
+            self.end_error();
+        }
         self.feed();
         Ok(())
     }
@@ -218,7 +259,21 @@ impl Agent<'_> {
         while self.status.is_none() && self.asked.is_none() {
             self.turn(None)?;
         }
-        // A child of the command may hold the pipes open for ever.
+        if self.streams.terminal || self.asked.is_some() {
+            self.take_last_output()?;
+        } else {
+            self.linger()?;
+        }
+        if let Some(exit) = self.status {
+            return Ok(exit);
+        }
+        self.empty_outbox()?;
+        Err(self.asked.map_or(Stop::HostGone, Stop::Asked))
+    }
+
+    /// Send what was written before the end of a terminal's session, or of the machine: other processes
+    /// may hold the output for ever.
+    fn take_last_output(&mut self) -> Result<(), Stop> {
         let mut grace = Timespec::from_ms(LAST_OUTPUT_MS);
         let enough = self.taken + MAX_LAST_BYTES;
         while (self.streams.output >= 0 || self.streams.error >= 0) && self.taken < enough {
@@ -227,11 +282,20 @@ impl Agent<'_> {
                 break;
             }
         }
-        if let Some(exit) = self.status {
-            return Ok(exit);
+        Ok(())
+    }
+
+    /// As the reader of a pipe does, wait until no process has the command's output any more.
+    fn linger(&mut self) -> Result<(), Stop> {
+        let (mut silence, mut told) = (Timespec::from_ms(LINGER_MS), false);
+        while (self.streams.output >= 0 || self.streams.error >= 0) && self.asked.is_none() {
+            let timeout = (self.takes_output() && !told).then_some(&mut silence);
+            if self.turn(timeout)? == 0 {
+                self.say(FromGuest::Error(LINGERING))?;
+                told = true;
+            }
         }
-        self.empty_outbox()?;
-        Err(self.asked.map_or(Stop::HostGone, Stop::Asked))
+        Ok(())
     }
 
     fn empty_outbox(&mut self) -> Result<(), Stop> {
@@ -252,8 +316,10 @@ impl Agent<'_> {
         }
         self.say(FromGuest::Exit(exit))?;
         self.empty_outbox()?;
-        let mut timeout = Timespec::from_ms(GOODBYE_TIMEOUT_MS);
-        while !self.goodbye && self.turn(Some(&mut timeout))? > 0 {}
+        // As long as it takes: a slow reader of the output on the host delays the Goodbye.
+        while !self.goodbye {
+            self.turn(None)?;
+        }
         Ok(())
     }
 
@@ -305,10 +371,20 @@ impl Agent<'_> {
         if signals != 0 {
             self.signal();
         }
-        // After the command's end an acknowledgement would only invite more input.
-        if self.acked > 0 && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
+        // After the command's end an acknowledgement would only invite more input; and while some waits
+        // for room in the pipe, many small ones would have the host send it in small pieces.
+        let due = self.acked as usize >= STDIN_WINDOW / 2 || self.memory.stdin.data().is_empty();
+        if self.acked > 0
+            && due
+            && self.status.is_none()
+            && self.memory.outbox.room() >= RESERVE
+        {
             self.say(FromGuest::StdinAck(self.acked))?;
             self.acked = 0;
+        }
+        if self.suspend && self.memory.outbox.room() >= RESERVE {
+            self.say(FromGuest::Suspend)?;
+            self.suspend = false;
         }
         self.flush()?;
         Ok(ready)
@@ -338,11 +414,15 @@ impl Agent<'_> {
 
     /// Read from the channel, and handle complete frames.
     fn receive(&mut self) -> Result<(), Stop> {
-        match sys::read(self.channel, self.memory.inbox.space()) {
-            Ok(0) => return Err(Stop::HostGone),
-            Ok(len) => self.memory.inbox.filled(len),
-            Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
-            Err(_) => return Err(Stop::HostGone),
+        // A port gives a page at a time, and a poll costs as much as several reads. Ready input is not
+        // waited for, and a full inbox holds a frame to handle.
+        while self.memory.inbox.room() > 0 {
+            match sys::read(self.channel, self.memory.inbox.space()) {
+                Ok(0) => return Err(Stop::HostGone),
+                Ok(len) => self.memory.inbox.filled(len),
+                Err(sys::EAGAIN | sys::EINTR) => break,
+                Err(_) => return Err(Stop::HostGone),
+            }
         }
         let Memory {
             inbox,
@@ -365,6 +445,15 @@ impl Agent<'_> {
                 FromHost::Stdin(bytes) => {
                     if self.child != 0 && self.streams.input < 0 {
                         self.acked += bytes.len() as u32;
+                    } else if bytes.contains(&SUSPEND) && self.streams.suspend_nothing(self.child) {
+                        self.suspend = true;
+                        for part in bytes.split_inclusive(|byte| *byte == SUSPEND) {
+                            let typed = part.strip_suffix(&[SUSPEND]).unwrap_or(part);
+                            self.acked += (part.len() - typed.len()) as u32;
+                            if !stdin.push(typed) {
+                                return Err(Stop::InvalidMessage);
+                            }
+                        }
                     } else if !stdin.push(bytes) {
                         return Err(Stop::InvalidMessage);
                     }
@@ -376,11 +465,14 @@ impl Agent<'_> {
                     }
                 }
                 FromHost::Signal(signal) => {
-                    if self.child != 0 && self.status.is_none() {
+                    // After the command's end, those that it has left behind.
+                    if self.child != 0 {
                         sys::kill_group(self.child, signal.into());
                     }
                 }
                 FromHost::Goodbye => self.goodbye = true,
+                FromHost::OutputClose(Output::Stdout) => self.unread.output = true,
+                FromHost::OutputClose(Output::Stderr) => self.unread.error = true,
                 message @ (FromHost::Interface(_) | FromHost::Mount(_)) => {
                     // One reason is enough to refuse a command.
                     if self.refused.is_none() {
@@ -397,6 +489,12 @@ impl Agent<'_> {
                 }
             }
             inbox.consume(wire_len);
+        }
+        if self.unread.output {
+            self.end_output();
+        }
+        if self.unread.error {
+            self.end_error();
         }
         self.feed();
         Ok(())
@@ -450,6 +548,20 @@ impl Agent<'_> {
 
     fn take_output(&mut self) {
         if !self.take(self.streams.output, FromGuest::STDOUT) {
+            self.end_output();
+        }
+    }
+
+    fn take_error(&mut self) {
+        if !self.take(self.streams.error, FromGuest::STDERR) {
+            self.end_error();
+        }
+    }
+
+    /// Read no more of the output: a process that writes there gets SIGPIPE or EPIPE. A terminal hangs
+    /// up.
+    fn end_output(&mut self) {
+        if self.streams.output >= 0 {
             sys::close(self.streams.output);
             self.streams.output = -1;
             if self.streams.terminal {
@@ -458,8 +570,8 @@ impl Agent<'_> {
         }
     }
 
-    fn take_error(&mut self) {
-        if !self.take(self.streams.error, FromGuest::STDERR) {
+    fn end_error(&mut self) {
+        if self.streams.error >= 0 {
             sys::close(self.streams.error);
             self.streams.error = -1;
         }

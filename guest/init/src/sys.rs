@@ -46,8 +46,10 @@ pub const SIGPIPE: u32 = 13;
 pub const SIGTERM: u32 = 15;
 pub const SIGCHLD: u32 = 17;
 
+pub const TCGETS: u32 = 0x5401;
 pub const TCSETS: u32 = 0x5402;
 pub const TIOCSCTTY: u32 = 0x540e;
+pub const TIOCGPGRP: u32 = 0x540f;
 pub const TIOCSWINSZ: u32 = 0x5414;
 pub const TIOCSPTLCK: u32 = 0x4004_5431;
 pub const TIOCGPTPEER: u32 = 0x5441;

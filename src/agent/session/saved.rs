@@ -124,6 +124,7 @@ impl Session {
             },
             signals: saved.signals,
             size: saved.size.map(|(rows, cols)| WindowSize { rows, cols }),
+            unread: Vec::new(),
         })
     }
 }

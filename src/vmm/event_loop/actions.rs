@@ -35,6 +35,9 @@ impl EventLoop<'_> {
         if self.stops.kill_at().is_some_and(|at| at <= Instant::now()) {
             self.kill();
         }
+        if self.stops.term_at().is_some_and(|at| at <= Instant::now()) {
+            self.end_by(SIGTERM);
+        }
     }
 
     /// Answer the actions that wait for the end, and accept no more.

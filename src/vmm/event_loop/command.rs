@@ -59,6 +59,11 @@ impl CommandLink {
         Ok(())
     }
 
+    /// Whether the command may run, as far as is known: a signal is its own.
+    pub fn runs(&self) -> bool {
+        self.link.greeted() && self.link.session.exit().is_none()
+    }
+
     /// Whether events can be received at once.
     pub fn has_more(&self) -> bool {
         self.link.has_more() && self.events.is_empty()

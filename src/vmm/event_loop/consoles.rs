@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::console_log::ConsoleLog;
+use super::super::console_log::{ConsoleLog, News};
 use super::super::pipe::Pipe;
 use super::stdio::Stdio;
 use crate::agent::WindowSize;
@@ -17,12 +17,17 @@ enum Target {
     Nowhere,
 }
 
+/// Longest beginning of a line of the kernel's that waits for its end, in bytes.
+const MAX_LINE: usize = 1024;
+
 /// What the kernel may print on.
 pub struct Consoles {
     /// The first is the one to type on.
     pipes: Vec<Pipe>,
     target: Target,
     log: ConsoleLog,
+    /// The beginning of a line for standard error, where messages of hull's stand between whole lines.
+    line: Vec<u8>,
     first_output: Option<Duration>,
 }
 
@@ -37,6 +42,7 @@ impl Consoles {
                 Some(_) => Target::Nowhere,
             },
             log: ConsoleLog::default(),
+            line: Vec::new(),
             first_output: None,
         }
     }
@@ -73,10 +79,25 @@ impl Consoles {
             if self.log.push(&bytes) {
                 self.first_output = Some(now());
             }
-            if let Some(output) = &mut target {
-                output.push(&bytes);
+            match &mut target {
+                Some(output) if self.target == Target::Stderr => {
+                    self.line.extend_from_slice(&bytes);
+                    let lines = match self.line.iter().rposition(|byte| *byte == b'\n') {
+                        Some(end) => end + 1,
+                        None if self.line.len() > MAX_LINE => self.line.len(),
+                        None => 0,
+                    };
+                    output.push(&self.line.drain(..lines).collect::<Vec<u8>>());
+                }
+                Some(output) => output.push(&bytes),
+                None => {}
             }
         }
+    }
+
+    /// At the end: write the beginning of a line that has no end.
+    pub fn end_line(&mut self, stdio: &mut Stdio) {
+        stdio.stderr.push(&std::mem::take(&mut self.line));
     }
 
     /// Type `bytes`; how many were taken. Without a console to type on all are dropped.
@@ -92,6 +113,11 @@ impl Consoles {
         if let Some(console) = self.pipes.first() {
             console.resize(size);
         }
+    }
+
+    /// What the kernel has said and was not taken.
+    pub fn take_news(&mut self) -> Vec<News> {
+        self.log.take_news()
     }
 
     /// The end of the output.

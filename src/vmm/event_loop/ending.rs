@@ -7,7 +7,7 @@ use super::super::events::GuestEnd;
 
 /// How long output may still take after a signal or kill that ends the machine: a reader that has
 /// stopped reading would keep hull forever.
-pub const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

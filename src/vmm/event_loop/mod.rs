@@ -10,6 +10,8 @@ mod actions;
 mod command;
 mod consoles;
 mod ending;
+mod job;
+mod standstill;
 mod stdio;
 mod stops;
 
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGPIPE, SIGTERM, SIGUSR1, SIGWINCH};
+use signal_hook::consts::{SIGCONT, SIGINT, SIGPIPE, SIGTERM, SIGTSTP, SIGUSR1, SIGWINCH};
 
 use super::config::Config;
 use super::console_log::ConsoleLog;
@@ -33,19 +35,25 @@ use super::outbox::Outbox;
 use super::signals::Signals;
 use super::streams::Streams;
 use super::vcpus::Vcpus;
-use crate::agent::Event;
+use crate::agent::{Event, Output};
 use crate::memory::program;
 use crate::snapshot::Id;
 use crate::trace::Trace;
 use command::{CommandLink, Silence};
 use consoles::Consoles;
 pub use ending::Ending;
-use ending::{GRACE, Leaving};
+use ending::Leaving;
+use standstill::Standstill;
 use stdio::Stdio;
 use stops::Stops;
 
 /// SIGINTs and SIGTERMs that end the machine, whatever the command makes of them.
 const FORCE_STOP_SIGNALS: u32 = 3;
+/// How long after a SIGTERM a command may still run, as for `hull stop`.
+const TERM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a machine in the background looks whether the shell has given it the terminal: a job that
+/// runs is not told.
+const FOREGROUND_POLL: Duration = Duration::from_millis(250);
 /// A command that has run so long is not a short one.
 const LASTING: Duration = Duration::from_millis(500);
 
@@ -62,6 +70,7 @@ pub struct EventLoop<'a> {
     command: Option<CommandLink>,
     stops: Stops,
     leaving: Leaving,
+    standstill: Standstill,
     /// The snapshot since which changes are logged.
     last_saved: Option<Id>,
     /// When code that only the start needed is released: a short command must not pay for bringing
@@ -90,9 +99,12 @@ impl<'a> EventLoop<'a> {
         (streams, signals): (Streams, Signals),
         life: Arc<Life>,
     ) -> Self {
+        let mut signals = signals;
+        // If they cannot be caught, the kernel stops and continues this process as any other.
+        let _ = signals.catch_stops();
         let began = machine.shared.events.now();
         let restored = config.start.saved().is_some();
-        Self {
+        let mut event_loop = Self {
             machine,
             vcpus,
             config,
@@ -103,9 +115,14 @@ impl<'a> EventLoop<'a> {
             command: link.map(|link| CommandLink::new(link, began, restored)),
             stops: Stops::default(),
             leaving: Leaving::default(),
+            standstill: Standstill::new(),
             last_saved: None,
             release_at: None,
+        };
+        if event_loop.stdio.stdout.is_closed() {
+            event_loop.close_output(Output::Stdout);
         }
+        event_loop
     }
 
     /// Whether there is a command that the guest's init has not asked for yet.
@@ -134,6 +151,8 @@ impl<'a> EventLoop<'a> {
             // The end is read before the bytes: what was written before it is still moved.
             let guest_end = self.events().end();
             self.take_actions();
+            self.look_for_standstill();
+            self.follow_foreground();
             self.release_start_code();
             self.process_devices();
             self.move_consoles(false);
@@ -145,6 +164,9 @@ impl<'a> EventLoop<'a> {
             }
             self.move_explanations();
             self.note_guest_end(guest_end);
+            if self.leaving.begun() {
+                self.consoles.end_line(&mut self.stdio);
+            }
             if let Some(result) = self.leaving.result(self.stdio.is_written()) {
                 self.events().stop();
                 return result;
@@ -154,18 +176,30 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Write the explanations of the exits that ended the guest, which may come after the loop has
-    /// ended; for at most [`GRACE`].
+    /// ended; until a signal comes.
     pub fn flush_explanations(&mut self) {
         self.move_explanations();
-        let until = Instant::now() + GRACE;
+        let until = self.leaving.deadline();
         while let Some(fd) = self.stdio.stderr.pending() {
-            let left = until.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-            let ready = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
-            if left.is_zero() || matches!(ready, Ok(0)) || !self.stdio.stderr.write_some() {
+            let left = until.map(|at| at.saturating_duration_since(Instant::now()));
+            let mut fds = [
+                PollFd::from_borrowed_fd(fd, PollFlags::OUT),
+                PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
+            ];
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let ready = poll(&mut fds, left.as_ref());
+            if matches!(ready, Ok(0)) || !fds[1].revents().is_empty() {
+                break;
+            }
+            if !fds[0].revents().is_empty() && self.stdio.stderr.write_some().is_err() {
                 break;
             }
         }
+    }
+
+    /// Why standard output could not take all that the guest wrote, if it could not.
+    pub fn lost_output(&self) -> Option<Errno> {
+        self.stdio.stdout.loss()
     }
 
     /// The end of the console's output.
@@ -216,6 +250,7 @@ impl<'a> EventLoop<'a> {
         let (trace, events) = (self.trace(), self.events());
         self.consoles
             .move_output(&mut self.stdio, trace, drain, || events.now());
+        self.take_news();
     }
 
     /// Give what was typed to the command or to the console, as far as there is room.
@@ -268,9 +303,12 @@ impl<'a> EventLoop<'a> {
                 Event::Stdout(bytes) => self.stdio.stdout.push(&bytes),
                 Event::Stderr(bytes) => self.stdio.stderr.push(&bytes),
                 Event::Error(text) => self.stdio.say(&text),
+                Event::Suspend => self.suspend(),
                 Event::Exited(status) => {
                     command.times.1 = Some(events.now());
                     self.leaving.end(Ending::Exited(status));
+                    // What the kernel wrote until now is part of the run.
+                    self.move_consoles(true);
                 }
             }
         }
@@ -287,7 +325,7 @@ impl<'a> EventLoop<'a> {
         let command = self.command.as_ref();
         if let Some(end) = guest_end
             && self.consoles.are_empty()
-            && command.is_none_or(|command| command.events.is_empty())
+            && command.is_none_or(|command| command.events.is_empty() && !command.has_more())
             && self.explained().is_none_or(Outbox::is_empty)
         {
             self.leaving.end_unless_begun(Ending::Guest(end));
@@ -305,11 +343,15 @@ impl<'a> EventLoop<'a> {
                 Source::Devices => {}
                 Source::Stdin => self.read_stdin(),
                 Source::Stdout => {
-                    if !self.stdio.stdout.write_some() {
-                        self.reader_gone();
+                    if let Err(fault) = self.stdio.stdout.write_some() {
+                        self.output_closed(fault);
                     }
                 }
-                Source::Stderr => _ = self.stdio.stderr.write_some(),
+                Source::Stderr => {
+                    if self.stdio.stderr.write_some().is_err() {
+                        self.close_output(Output::Stderr);
+                    }
+                }
             }
         }
         Ok(())
@@ -318,7 +360,7 @@ impl<'a> EventLoop<'a> {
     /// Wait for something to do; what it is.
     fn poll(&self, timeout: Option<Duration>) -> Result<Vec<Source>, VmmError> {
         let devices = &self.machine.devices;
-        let (input, output) = (PollFlags::IN, PollFlags::OUT);
+        let input = PollFlags::IN;
         let waker = self.events().waker().as_fd();
         let mut watched: Vec<(Source, BorrowedFd<'_>, PollFlags)> = vec![
             (Source::Wake, waker, input),
@@ -328,7 +370,11 @@ impl<'a> EventLoop<'a> {
         if let Some(vsock) = &devices.vsock {
             watched.push((Source::Devices, vsock.as_fd(), input));
         }
-        if self.stdio.stdin_open() && !self.leaving.begun() && self.stdin_room() > 0 {
+        if self.stdio.stdin_open()
+            && !self.leaving.begun()
+            && self.stdin_room() > 0
+            && !self.stdio.streams().in_background()
+        {
             watched.push((Source::Stdin, self.stdio.streams().stdin, input));
         }
         let outputs = [
@@ -336,7 +382,7 @@ impl<'a> EventLoop<'a> {
             (Source::Stderr, &self.stdio.stderr),
         ];
         for (source, stream) in outputs {
-            watched.extend(stream.pending().map(|fd| (source, fd, output)));
+            watched.extend(stream.watched().map(|(fd, flags)| (source, fd, flags)));
         }
         let fds = watched.iter();
         let fds = fds.map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
@@ -363,8 +409,12 @@ impl<'a> EventLoop<'a> {
             return Some(until(at));
         }
         let kill = self.stops.kill_at().map(until);
+        let term = self.stops.term_at().map(until);
         let release = self.release_at.map(until);
-        [kill, release, self.init_time_left()]
+        let foreground = self.stdio.streams().in_background();
+        let foreground = foreground.then_some(FOREGROUND_POLL);
+        let look = Some(until(self.standstill.next()));
+        [kill, term, release, foreground, look, self.init_time_left()]
             .into_iter()
             .flatten()
             .min()
@@ -392,9 +442,12 @@ impl<'a> EventLoop<'a> {
 
     fn read_stdin(&mut self) {
         let room = self.stdin_room();
-        for command in self.stdio.read_stdin(room) {
+        let up = !self.waits_for_init();
+        for command in self.stdio.read_stdin(room, up) {
             match command {
                 Command::Quit => self.leaving.end(Ending::Quit),
+                Command::Interrupt => self.end_by(SIGINT),
+                Command::Suspend => self.suspend(),
                 Command::Help => self.stdio.say_help(),
             }
         }
@@ -405,8 +458,10 @@ impl<'a> EventLoop<'a> {
         for signal in self.signals.take() {
             match (&mut self.command, signal) {
                 (_, SIGWINCH) => self.resize(),
+                (_, SIGTSTP) => self.suspend(),
+                (_, SIGCONT) => self.vcpus.pause().tell_guest(),
                 (_, SIGUSR1) if trace.is_some() => trace.into_iter().for_each(Trace::ask),
-                (Some(command), signal) if command.link.greeted() && !self.leaving.begun() => {
+                (Some(command), signal) if command.runs() && !self.leaving.begun() => {
                     // As a container engine does: the command decides what a signal means to it.
                     command.link.session.signal(signal as u8);
                 }
@@ -418,6 +473,9 @@ impl<'a> EventLoop<'a> {
                 if self.stops.count_signal() >= FORCE_STOP_SIGNALS {
                     self.end_by(signal);
                 }
+            }
+            if signal == SIGTERM {
+                self.stops.end_at(Instant::now() + TERM_TIMEOUT);
             }
         }
     }
@@ -439,11 +497,22 @@ impl<'a> EventLoop<'a> {
         }
     }
 
-    /// The reader of standard output has left: to the command that is SIGPIPE.
-    fn reader_gone(&mut self) {
-        match &mut self.command {
-            Some(command) => command.link.session.signal(SIGPIPE as u8),
-            None => self.leaving.end(Ending::Signalled(SIGPIPE)),
+    /// Standard output takes no more: neither does the pipe or terminal of the command.
+    fn output_closed(&mut self, fault: Errno) {
+        if fault != Errno::PIPE {
+            self.stdio.say(&format!(
+                "standard output cannot be written: {fault}; the rest of the output is lost"
+            ));
+        }
+        match self.command {
+            Some(_) => self.close_output(Output::Stdout),
+            None => self.leaving.end_unless_begun(Ending::Signalled(SIGPIPE)),
+        }
+    }
+
+    fn close_output(&mut self, output: Output) {
+        if let Some(command) = &mut self.command {
+            command.link.session.close_output(output);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::super::streams::{Output, Streams};
 use crate::agent::WindowSize;
 
 /// Bytes of standard input that are read ahead of the guest.
-const MAX_TYPED: usize = 16 << 10;
+const MAX_TYPED: usize = 64 << 10;
 
 /// The standard streams with their buffers.
 pub struct Stdio {
@@ -26,9 +26,12 @@ pub struct Stdio {
 impl Stdio {
     pub fn new(streams: Streams) -> Self {
         Self {
-            streams,
-            stdout: Output::new(streams.stdout),
+            stdout: match streams.no_stdout {
+                true => Output::closed(streams.stdout),
+                false => Output::new(streams.stdout),
+            },
             stderr: Output::new(streams.stderr),
+            streams,
             stdin_open: true,
             typed: VecDeque::new(),
             keys: Keys::default(),
@@ -50,13 +53,35 @@ impl Stdio {
     pub fn stdin_room(&self, guest_room: Option<usize>) -> usize {
         let ahead = MAX_TYPED.saturating_sub(self.typed.len());
         match guest_room {
-            Some(room) if !self.streams.raw => ahead.min(room),
+            Some(room) if !self.streams.is_raw() => ahead.min(room),
             _ => ahead,
         }
     }
 
-    /// Read at most `room` bytes of standard input; the commands to hull among them.
-    pub fn read_stdin(&mut self, room: usize) -> Vec<Command> {
+    /// Follow the shell's job control: raw mode begins in the foreground and ends in the background.
+    /// Returns whether it has begun.
+    pub fn follow_foreground(&self) -> bool {
+        match &self.streams.tty {
+            None => false,
+            Some(tty) if self.streams.in_background() => {
+                tty.give_back();
+                false
+            }
+            // It fails when the terminal is gone, which reading finds out.
+            Some(tty) => tty.take().unwrap_or(false),
+        }
+    }
+
+    /// Give the terminal back to the shell.
+    pub fn give_terminal_back(&self) {
+        if let Some(tty) = &self.streams.tty {
+            tty.give_back();
+        }
+    }
+
+    /// Read at most `room` bytes of standard input; the commands to hull among them. `up` says whether
+    /// the guest's command could take Ctrl-C.
+    pub fn read_stdin(&mut self, room: usize, up: bool) -> Vec<Command> {
         let mut buffer = [0; MAX_TYPED];
         let Some(space) = buffer.get_mut(..room) else {
             return Vec::new();
@@ -64,15 +89,16 @@ impl Stdio {
         match rustix::io::read(self.streams.stdin, &mut *space) {
             Ok(read) if read > 0 => {
                 let typed = space.get(..read).unwrap_or_default();
-                if !self.streams.raw {
+                if !self.streams.is_raw() {
                     self.typed.extend(typed);
                     return Vec::new();
                 }
-                let (bytes, commands) = self.keys.filter(typed);
+                let (bytes, commands) = self.keys.filter(typed, up);
                 self.typed.extend(bytes);
                 commands
             }
             Err(Errno::AGAIN | Errno::INTR) => Vec::new(),
+            Err(Errno::IO) if self.streams.in_background() => Vec::new(),
             // At the end, and where input can never be read: to the guest it is the same.
             _ => {
                 self.stdin_open = false;
@@ -110,7 +136,10 @@ impl Stdio {
 
     /// Write one line of hull's own to standard error.
     pub fn say(&mut self, line: &str) {
-        let end = if self.streams.raw { "\r\n" } else { "\n" };
+        let end = if self.streams.is_raw() { "\r\n" } else { "\n" };
+        if self.stderr.in_line() {
+            self.stderr.push(end.as_bytes());
+        }
         self.stderr.push(format!("hull: {line}{end}").as_bytes());
     }
 
@@ -124,7 +153,7 @@ impl Stdio {
         let text = explained.take(self.stderr.room());
         for line in text.split_inclusive(|byte| *byte == b'\n') {
             match line.strip_suffix(b"\n") {
-                Some(line) if self.streams.raw => self.stderr.push(&[line, b"\r\n"].concat()),
+                Some(line) if self.streams.is_raw() => self.stderr.push(&[line, b"\r\n"].concat()),
                 _ => self.stderr.push(line),
             }
         }

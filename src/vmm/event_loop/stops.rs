@@ -12,6 +12,7 @@ const MAX_STOPS: usize = 64;
 pub struct Stops {
     replies: Vec<Reply>,
     kill_at: Option<Instant>,
+    term_at: Option<Instant>,
     killed: bool,
     signals: u32,
 }
@@ -21,6 +22,16 @@ impl Stops {
     pub fn count_signal(&mut self) -> u32 {
         self.signals += 1;
         self.signals
+    }
+
+    /// A SIGTERM came, after which the machine ends at `at` at the latest; the first counts.
+    pub fn end_at(&mut self, at: Instant) {
+        self.term_at.get_or_insert(at);
+    }
+
+    /// When the machine ends after a SIGTERM.
+    pub fn term_at(&self) -> Option<Instant> {
+        self.term_at
     }
 
     /// When the guest is to be killed, if it is.

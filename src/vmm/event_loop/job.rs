@@ -1,0 +1,31 @@
+//! hull as a job of a shell: Ctrl-Z, fg and bg.
+
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::super::tty::has_job_control;
+use super::EventLoop;
+
+impl EventLoop<'_> {
+    /// Stop this process, as Ctrl-Z stops any: the vCPUs park, and the shell gets the terminal. Where no
+    /// shell could continue it, nothing happens.
+    pub(super) fn suspend(&mut self) {
+        if !has_job_control() {
+            return;
+        }
+        let held = self.vcpus.pause();
+        held.wait();
+        self.stdio.give_terminal_back();
+        let _ = kill_process(getpid(), Signal::STOP);
+        // Here it goes on.
+        held.tell_guest();
+        drop(held);
+        self.follow_foreground();
+    }
+
+    /// Take the terminal in its foreground, and let go of it in the background.
+    pub(super) fn follow_foreground(&mut self) {
+        if self.stdio.follow_foreground() {
+            self.resize();
+        }
+    }
+}

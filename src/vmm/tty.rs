@@ -1,0 +1,108 @@
+//! Standard input's terminal: in raw mode while this process is in its foreground, and only then.
+//!
+//! The modes of a terminal belong to its foreground process group: a process that sets them from the
+//! background is stopped (SIGTTOU, termios(3)), as is one that reads (SIGTTIN).
+
+use std::io;
+use std::sync::Mutex;
+
+use rustix::process::{Pid, getpgid, getpgrp, getppid, getsid};
+use rustix::stdio::stdin;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+
+use crate::sync::lock;
+
+/// Ancestors that are looked at to find the shell of a job.
+const MAX_ANCESTORS: usize = 64;
+
+/// The terminal, whose modes are restored when this is dropped.
+pub struct Tty {
+    /// The modes from before raw mode; `None` while it is not raw.
+    before: Mutex<Option<Termios>>,
+}
+
+impl Tty {
+    /// Standard input, in raw mode if this process is in the foreground.
+    ///
+    /// # Errors
+    /// Its modes cannot be set.
+    pub fn open() -> io::Result<Self> {
+        let tty = Self {
+            before: Mutex::new(None),
+        };
+        tty.take()?;
+        Ok(tty)
+    }
+
+    /// Set raw mode if this process is in the foreground: every key goes to the guest at once and
+    /// without an echo. Returns whether that has changed something.
+    ///
+    /// # Errors
+    /// The modes cannot be set.
+    pub fn take(&self) -> io::Result<bool> {
+        let mut before = lock(&self.before);
+        if before.is_some() || !in_foreground() {
+            return Ok(false);
+        }
+        let modes = tcgetattr(stdin())?;
+        let mut raw = modes.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Now, &raw)?;
+        *before = Some(modes);
+        Ok(true)
+    }
+
+    /// Restore the modes. In the background they are those of another process, and stay.
+    pub fn give_back(&self) {
+        if let Some(before) = lock(&self.before).take()
+            && in_foreground()
+        {
+            // Drain: the guest's last output still goes out raw. Nothing can be done about an error:
+            // the terminal is gone then.
+            let _ = tcsetattr(stdin(), OptionalActions::Drain, &before);
+        }
+    }
+
+    /// Whether it is in raw mode.
+    pub fn is_raw(&self) -> bool {
+        lock(&self.before).is_some()
+    }
+}
+
+impl Drop for Tty {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Whether standard input may be read and its modes set: it is no terminal with job control, or this
+/// process is in the terminal's foreground.
+pub fn in_foreground() -> bool {
+    tcgetpgrp(stdin()).map_or(true, |foreground| foreground == getpgrp())
+}
+
+/// Whether a shell would continue this process if it stopped: an ancestor in the same session is outside
+/// of the process group (POSIX.1-2017, 3.264, orphaned process group).
+pub fn has_job_control() -> bool {
+    let session = getsid(None);
+    let mut ancestor = getppid();
+    for _ in 0..MAX_ANCESTORS {
+        let Some(pid) = ancestor else { return false };
+        if getsid(Some(pid)) != session {
+            return false;
+        }
+        if getpgid(Some(pid)) != Ok(getpgrp()) {
+            return true;
+        }
+        ancestor = parent_of(pid);
+    }
+    false
+}
+
+/// The parent of a process: the second field behind the name in parentheses (proc_pid_stat(5)).
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let parent = fields.split_whitespace().nth(1)?;
+    Pid::from_raw(parent.parse().ok()?)
+}
