@@ -125,8 +125,8 @@ fn a_shell_in_the_guest_has_its_own_job_control() {
     }
     let mut shell = Session::start(&["run"]);
     shell.wait_for("# ");
-    shell.key("sleep 1000\r");
-    shell.wait_for("sleep 1000\r\n");
+    shell.key("cat\r");
+    shell.wait_for("cat\r\n");
     // The shell may not have started it yet, and ignores the key itself.
     for _ in 0..100 {
         shell.key("\x1a");
@@ -139,7 +139,7 @@ fn a_shell_in_the_guest_has_its_own_job_control() {
         }
     }
     shell.wait_for("Stopped");
-    shell.key("kill %1; exit 6\r");
+    shell.key("kill -KILL %1; wait %1; exit 6\r");
     assert_eq!(shell.end(), Some(6));
 }
 

@@ -30,6 +30,7 @@ mod marks;
 mod outbox;
 mod outcome;
 mod pipe;
+mod place;
 mod report;
 mod sampler;
 mod shared;

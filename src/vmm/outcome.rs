@@ -7,7 +7,7 @@ use super::config::{Config, End};
 use super::error::VmmError;
 use super::event_loop::{Ending, EventLoop};
 use super::events::GuestEnd;
-use super::report;
+use super::place;
 use super::vcpus::Vcpus;
 
 /// RIP after a reset (Intel SDM 3A, 10.1.4), which is where KVM has put the vCPU when SVM reports
@@ -46,13 +46,23 @@ pub fn end(
         Ending::Unanswered => return Err(VmmError::Unanswered("has not answered".into())),
         Ending::Guest(end) => end,
     };
+    of_guest(guest_end, event_loop, vcpus, config)
+}
+
+/// What the guest's own end means, if its init did not report the end of a command.
+fn of_guest(
+    guest_end: GuestEnd,
+    event_loop: &EventLoop,
+    vcpus: &Vcpus,
+    config: &Config,
+) -> Result<End, VmmError> {
     if config.start.saved().is_some() && event_loop.waits_for_init() {
         return Err(VmmError::Unanswered(format!(
             "ended at once ({guest_end:?})"
         )));
     }
-    let log = || report::quote(&event_loop.log().last_lines());
-    let place = |rip: u64| report::place(rip, config.images.symbols.as_ref());
+    let log = || place::quote(&event_loop.log().last_lines());
+    let place = |rip: u64| place::place(rip, config.images.symbols.as_ref());
     let vcpu_0 = || vcpus.vcpu(0).and_then(|vcpu| vcpu.rip());
     let has_command = config.machine.command.is_some();
     match guest_end {

@@ -1,4 +1,4 @@
-//! What a run cost, as plain data; and the names of places in the guest.
+//! What a run cost, as plain data.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use super::timeline::Span;
 use super::vcpus::Vcpus;
 use crate::devices::MarkSource;
 use crate::devices::virtio::balloon::{self, Balloon};
-use crate::symbols;
 use crate::sync::lock;
 
 /// What a run cost. Times are in milliseconds since hull's `main`.
@@ -155,26 +154,4 @@ fn finished(vcpus: &Vcpus) -> Vec<(String, u64)> {
 
 fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// A place in the guest, such as `RIP 0x1000 (symbol+0x10)`.
-pub fn place(rip: u64, symbols: Option<&symbols::Source>) -> String {
-    let symbols = symbols.map(symbols::Source::load).unwrap_or_default();
-    match symbols.lookup(rip) {
-        Some((name, offset)) => format!("RIP {rip:#x} ({name}+{offset:#x})"),
-        None => format!("RIP {rip:#x}"),
-    }
-}
-
-/// The console's last lines, as the end of a message.
-pub fn quote(lines: &[String]) -> String {
-    if lines.is_empty() {
-        return String::new();
-    }
-    let mut text = "\n  last lines of the console:".to_string();
-    for line in lines {
-        text += "\n    ";
-        text += line;
-    }
-    text
 }

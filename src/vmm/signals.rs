@@ -79,6 +79,14 @@ impl Signals {
         self.take()
     }
 
+    /// Drop `signal`, if it has arrived.
+    pub fn forget(&self, signal: i32) {
+        let mut came = self.came.iter();
+        if let Some((_, came)) = came.find(|(number, _)| *number == signal) {
+            came.store(false, Ordering::Release);
+        }
+    }
+
     /// Take the signals that have arrived since the last call, each once.
     pub fn take(&mut self) -> Vec<i32> {
         let mut scratch = [0; 64];

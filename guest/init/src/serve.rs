@@ -28,11 +28,10 @@ const MIN_READ: usize = 4096;
 /// reads from processes that hold the terminal.
 const MAX_LAST_BYTES: usize = 1 << 20;
 const LAST_OUTPUT_MS: i64 = 100;
-/// After the command's end: how long processes that hold its pipes may be silent before the user is
-/// told of them.
-const LINGER_MS: i64 = 10_000;
-const LINGERING: &[u8] = b"the command has ended, but processes that it started still have its \
-    output, so the machine waits for them; Ctrl-C or hull stop ends them";
+/// After the end of a command on pipes: how many bytes of output init still reads from processes that it
+/// left behind, and for how long they may be silent.
+const MAX_LEFT_BEHIND_BYTES: usize = 64 << 20;
+const LEFT_BEHIND_SILENCE_MS: i64 = 5000;
 const END_OF_TRANSMISSION: u8 = 4;
 /// Ctrl-Z, the suspend character unless a program has set another.
 const SUSPEND: u8 = 0x1a;
@@ -129,6 +128,8 @@ struct Agent<'a> {
     unread: Unread,
     /// The user is to be given the terminal back.
     suspend: bool,
+    /// The user has sent a signal that ends programs.
+    told_to_end: bool,
     goodbye: bool,
 }
 
@@ -159,6 +160,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Fil
         taken: 0,
         unread: Unread::default(),
         suspend: false,
+        told_to_end: false,
         goodbye: false,
     };
     match agent.run(prepare) {
@@ -259,11 +261,10 @@ impl Agent<'_> {
         while self.status.is_none() && self.asked.is_none() {
             self.turn(None)?;
         }
-        if self.streams.terminal || self.asked.is_some() {
-            self.take_last_output()?;
-        } else {
+        if !self.streams.terminal && self.asked.is_none() && !self.told_to_end {
             self.linger()?;
         }
+        self.take_last_output()?;
         if let Some(exit) = self.status {
             return Ok(exit);
         }
@@ -285,14 +286,19 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// As the reader of a pipe does, wait until no process has the command's output any more.
+    /// As the reader of a pipe does, wait for the processes that the command has left behind with its
+    /// output, unless they are silent: a daemon would keep the machine for ever.
     fn linger(&mut self) -> Result<(), Stop> {
-        let (mut silence, mut told) = (Timespec::from_ms(LINGER_MS), false);
-        while (self.streams.output >= 0 || self.streams.error >= 0) && self.asked.is_none() {
-            let timeout = (self.takes_output() && !told).then_some(&mut silence);
-            if self.turn(timeout)? == 0 {
-                self.say(FromGuest::Error(LINGERING))?;
-                told = true;
+        let enough = self.taken + MAX_LEFT_BEHIND_BYTES;
+        let (mut silence, mut taken) = (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.taken);
+        while (self.streams.output >= 0 || self.streams.error >= 0) && self.taken < enough {
+            let timeout = self.takes_output().then_some(&mut silence);
+            if self.turn(timeout)? == 0 || self.told_to_end || self.asked.is_some() {
+                break;
+            }
+            // poll counts the time down.
+            if self.taken > taken {
+                (silence, taken) = (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.taken);
             }
         }
         Ok(())
@@ -374,11 +380,7 @@ impl Agent<'_> {
         // After the command's end an acknowledgement would only invite more input; and while some waits
         // for room in the pipe, many small ones would have the host send it in small pieces.
         let due = self.acked as usize >= STDIN_WINDOW / 2 || self.memory.stdin.data().is_empty();
-        if self.acked > 0
-            && due
-            && self.status.is_none()
-            && self.memory.outbox.room() >= RESERVE
-        {
+        if self.acked > 0 && due && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
             self.say(FromGuest::StdinAck(self.acked))?;
             self.acked = 0;
         }
@@ -468,6 +470,7 @@ impl Agent<'_> {
                     // After the command's end, those that it has left behind.
                     if self.child != 0 {
                         sys::kill_group(self.child, signal.into());
+                        self.told_to_end |= sys::ENDING_SIGNALS.contains(&signal.into());
                     }
                 }
                 FromHost::Goodbye => self.goodbye = true,

@@ -40,6 +40,8 @@ pub const POLLOUT: i16 = 4;
 pub const POLLERR: i16 = 8;
 pub const POLLHUP: i16 = 16;
 
+/// SIGHUP, SIGINT, SIGQUIT, SIGTERM: what users end programs with.
+pub const ENDING_SIGNALS: [u32; 4] = [1, 2, 3, SIGTERM];
 pub const SIGUSR1: u32 = 10;
 pub const SIGUSR2: u32 = 12;
 pub const SIGPIPE: u32 = 13;

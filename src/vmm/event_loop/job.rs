@@ -1,17 +1,28 @@
 //! hull as a job of a shell: Ctrl-Z, fg and bg.
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Signal, getpid, kill_current_process_group, kill_process};
+use signal_hook::consts::SIGTSTP;
 
 use super::super::tty::has_job_control;
 use super::EventLoop;
 
 impl EventLoop<'_> {
-    /// Stop this process, as Ctrl-Z stops any: the vCPUs park, and the shell gets the terminal. Where no
-    /// shell could continue it, nothing happens.
+    /// Ctrl-Z was typed in raw mode: do what the terminal would do otherwise, which stops the whole job.
+    pub(super) fn suspend_job(&mut self) {
+        if has_job_control() {
+            self.stdio.give_terminal_back();
+            let _ = kill_current_process_group(Signal::TSTP);
+            self.suspend();
+        }
+    }
+
+    /// Stop this process: the vCPUs park, and the shell gets the terminal. Where no shell could continue
+    /// it, nothing happens.
     pub(super) fn suspend(&mut self) {
         if !has_job_control() {
             return;
         }
+        self.signals.forget(SIGTSTP);
         let held = self.vcpus.pause();
         held.wait();
         self.stdio.give_terminal_back();

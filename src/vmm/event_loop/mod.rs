@@ -10,6 +10,7 @@ mod actions;
 mod command;
 mod consoles;
 mod ending;
+mod health;
 mod job;
 mod standstill;
 mod stdio;
@@ -303,7 +304,7 @@ impl<'a> EventLoop<'a> {
                 Event::Stdout(bytes) => self.stdio.stdout.push(&bytes),
                 Event::Stderr(bytes) => self.stdio.stderr.push(&bytes),
                 Event::Error(text) => self.stdio.say(&text),
-                Event::Suspend => self.suspend(),
+                Event::Suspend => self.suspend_job(),
                 Event::Exited(status) => {
                     command.times.1 = Some(events.now());
                     self.leaving.end(Ending::Exited(status));
@@ -447,7 +448,7 @@ impl<'a> EventLoop<'a> {
             match command {
                 Command::Quit => self.leaving.end(Ending::Quit),
                 Command::Interrupt => self.end_by(SIGINT),
-                Command::Suspend => self.suspend(),
+                Command::Suspend => self.suspend_job(),
                 Command::Help => self.stdio.say_help(),
             }
         }
