@@ -31,7 +31,7 @@ const LAST_OUTPUT_MS: i64 = 100;
 /// After the end of a command on pipes: how many bytes of output init still reads from processes that it
 /// left behind, and for how long they may be silent.
 const MAX_LEFT_BEHIND_BYTES: usize = 64 << 20;
-const LEFT_BEHIND_SILENCE_MS: i64 = 5000;
+const LEFT_BEHIND_SILENCE_MS: i64 = 10_000;
 const END_OF_TRANSMISSION: u8 = 4;
 /// Ctrl-Z, the suspend character unless a program has set another.
 const SUSPEND: u8 = 0x1a;
