@@ -200,7 +200,7 @@ fn input_is_taken_as_far_as_documented_and_ends_as_pipes_and_sockets_do() {
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RWXU).expect("a FIFO");
     let reader = rustix::fs::open(&fifo, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
     let mut late = hull(&[], "echo up; cat; echo end")
-        .stdin(OwnedFd::from(reader.expect("opened")))
+        .stdin(reader.expect("opened"))
         .stdout(Stdio::piped())
         .spawn()
         .expect("hull starts");
