@@ -5,19 +5,28 @@ SHELL := /bin/bash
 # The program is built with the flags of .cargo/config.toml, hence for a named target.
 CARGO_TARGET_DIR ?= target
 built := $(CARGO_TARGET_DIR)/x86_64-unknown-linux-gnu/release/hull
+# What `make boot`, `make install` and `make deb` use; with -o build another one.
+hull := target/release/hull
 payloads := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard guest/payloads/*.S))
 
 rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
-test_packages := qemu-system-x86 qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium
+lab_packages := qemu-system-x86
+test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian
 
-.PHONY: help boot build test test-full deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
+.PHONY: help boot build test test-full install deb deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
+# Without access to /dev/kvm the guest boots in the lab's emulated machine, which has KVM.
 boot: build ## build what is missing and boot the guest: a shell, or a short proof without a terminal
-	@if [ -t 0 ] && [ -t 1 ]; then exec target/release/hull run --timing; \
-	else exec target/release/hull run --timing -- /bin/sh -c 'uname -a; nproc; free; cat /proc/cmdline'; fi
+	@set -- $(hull) run --timing; \
+	if [ -t 0 ] && [ -t 1 ]; then terminal=--terminal; \
+	else terminal=; set -- "$$@" -- /bin/sh -c 'uname -a; nproc; free; cat /proc/cmdline'; fi; \
+	if refused=$$( { : < /dev/kvm; } 2>&1); then exec "$$@"; fi; \
+	echo "make: the guest boots in an emulated machine with KVM, some ten times slower than on KVM, because of" \
+	"$${refused##*line *: } here; 'hull doctor' says how to get KVM"; \
+	( $(call install,$(lab_packages)) ) && exec tests/lab/run $$terminal "$$@"
 
 build: program ## build the guest into target/guest and the program at target/release/hull
 
@@ -27,6 +36,13 @@ test: test-deps guest lint ## format, lint, documentation, unit tests, this mach
 
 test-full: test-deps build lint ## all of it, with what `make test` leaves out to save time
 	@tests/all --full
+
+PREFIX ?= /usr/local
+install: build ## install the program with manual pages, completions and licences: PREFIX=/usr/local DESTDIR=
+	@packaging/install $(hull) "$(DESTDIR)" "$(PREFIX)"
+
+deb: build ## make a Debian package: target/hull_VERSION_amd64.deb
+	@packaging/deb $(hull) target
 
 deps: ## install what a build needs from Debian
 	@$(call install,$(build_packages))
@@ -68,9 +84,9 @@ target/guest/payloads/%.bin: guest/payloads/%.S guest/payloads/header.inc | deps
 
 guest: kernel initramfs payloads
 
-# build.rs puts the guest inside.
-program: guest
-	cargo build --release
+# build.rs puts the guest inside. The first time, both are built side by side.
+program: deps $(if $(wildcard target/guest/vmlinux),guest,payloads)
+	$(if $(wildcard target/guest/vmlinux),cargo build --release,@.ci/first-build)
 	@mkdir -p target/release && ln -f $(built) target/release/hull 2> /dev/null || cp -f $(built) target/release/hull
 
 lint: guest

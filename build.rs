@@ -7,7 +7,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
+use std::time::Duration;
+use std::{env, fs, thread};
 
 /// Bytes of each LZ4 block when unpacked, as in src/memory/packed.rs.
 const CHUNK: usize = 256 << 10;
@@ -24,6 +25,7 @@ fn main() {
     // Relocations take 2 of their 164 KiB, and the first pages of a start are not spent on reading them.
     println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
 
+    await_guest();
     let packed = if PARTS.iter().all(|part| guest.join(part).is_file()) {
         let parts: Vec<String> = PARTS.iter().map(|part| pack(&guest, &out, part)).collect();
         format!("Some([{}])", parts.concat())
@@ -57,7 +59,11 @@ fn pack(guest: &Path, out: &Path, part: &str) -> String {
     let from = guest.join(part);
     println!("cargo:rerun-if-changed={}", from.display());
     let bytes = match part {
-        "vmlinux" => stripped(&from, &out.join("stripped")),
+        "vmlinux" => {
+            let kernel = stripped(&from, &out.join("stripped"));
+            println!("cargo:rustc-env=HULL_GUEST_RELEASE={}", release(&kernel));
+            kernel
+        }
         "System.map" => functions(&read(&from)),
         _ => read(&from),
     };
@@ -72,6 +78,28 @@ fn pack(guest: &Path, out: &Path, part: &str) -> String {
     write(&file, &blocks);
     let length = bytes.len();
     format!("Packed {{ blocks: include_bytes!({file:?}), ends: &{ends:?}, length: {length} }},")
+}
+
+/// Wait until the guest is built. `make` builds it beside the libraries that hull uses, and has the file
+/// HULL_GUEST_PENDING until then.
+fn await_guest() {
+    let Some(pending) = env::var_os("HULL_GUEST_PENDING") else {
+        return;
+    };
+    while Path::new(&pending).exists() {
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The release in the kernel's banner, `Linux version RELEASE (...`.
+fn release(kernel: &[u8]) -> String {
+    let text = String::from_utf8_lossy(kernel);
+    // Others are templates, with %s instead.
+    let banners = text.split("Linux version ").skip(1);
+    let mut releases =
+        banners.filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
+    let banner = releases.next().expect("a kernel has a banner");
+    banner.split(' ').next().unwrap_or_default().to_string()
 }
 
 /// The kernel without its symbol table: a loader needs the segments alone.

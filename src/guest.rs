@@ -25,6 +25,9 @@ pub struct Guest {
     pub system_map: Packed,
 }
 
+/// The release of the kernel inside this program, as `uname -r` prints it in a guest.
+pub const RELEASE: Option<&str> = option_env!("HULL_GUEST_RELEASE");
+
 /// The first process of the machines whose devices `hull bench` measures (guest/bench): a static program.
 pub const BENCH: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bench"));
 

@@ -37,6 +37,7 @@ mod templates;
 mod timing;
 mod trace;
 mod tracing;
+mod version;
 
 use crate::memory::program;
 use crate::sandbox::set_signals;
@@ -109,6 +110,8 @@ enum Verb {
     Completions(Lazy<completions::Completions>),
     /// Print the manual page, or write all of them.
     Man(Lazy<man::Man>),
+    /// Print the versions of hull and of the guest that it carries.
+    Version(Lazy<version::Version>),
 }
 
 impl Cli {
@@ -152,6 +155,7 @@ impl Cli {
                 completions.execute(Self::command()).map(|()| 0)
             }
             Verb::Man(man) => man.start(log)?.execute(Self::command()).map(|()| 0),
+            Verb::Version(version) => version.start(log)?.execute().map(|()| 0),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! emulate ([`assist`]), and measuring which kind of KVM this is ([`probe`], [`processor`]).
 //! This module knows no device: `vmm` hands in a [`vcpu::Accesses`] that reaches them.
 
+mod access;
 pub mod assist;
 pub mod code;
 pub mod cpuid;
@@ -32,7 +33,7 @@ pub enum KvmError {
         /// The error of open(2).
         source_text: std::io::Error,
         /// What the user can do about it.
-        remedy: &'static str,
+        remedy: String,
     },
     /// The device is not KVM, or KVM is older than 2007.
     #[error(

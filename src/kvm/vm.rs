@@ -15,9 +15,8 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::processor::{Kind, Processor};
 use super::vcpu::Vcpu;
-use super::{KvmError, cpuid, lapic, msrs, refused};
+use super::{KvmError, access, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
 use crate::memory::dirty;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
@@ -44,16 +43,12 @@ pub struct Vm {
 
 /// Open /dev/kvm and check that it is KVM.
 pub fn open() -> Result<Kvm, KvmError> {
-    let kvm = Kvm::new().map_err(|error| KvmError::Open {
-        source_text: error.into(),
-        remedy: match error.errno() {
-            libc::EACCES => "add your user to the group kvm, or run as root",
-            libc::EPERM => {
-                "the sandbox or container of this process has to allow access to /dev/kvm"
-            }
-            libc::ENOENT | libc::ENXIO | libc::ENODEV => how_to_get_kvm(&Processor::of_host()),
-            _ => "check that KVM works on this machine (dmesg | grep kvm)",
-        },
+    let kvm = Kvm::new().map_err(|error| {
+        let error = error.into();
+        KvmError::Open {
+            remedy: access::remedy(&error),
+            source_text: error,
+        }
     })?;
     match kvm.get_api_version() {
         12 => Ok(kvm),
@@ -80,25 +75,6 @@ unsafe fn set_slots(fd: &VmFd, memory: &GuestMemory, flags: u32) -> Result<(), K
             .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
     }
     Ok(())
-}
-
-/// What to do on a host whose kernel offers no KVM.
-fn how_to_get_kvm(processor: &Processor) -> &'static str {
-    match (processor.virtualization, &processor.hypervisor) {
-        (Some(Kind::Svm), _) => {
-            "load the module kvm_amd (if it is refused, enable SVM in the firmware), or give \
-             the container /dev/kvm"
-        }
-        (Some(_), _) => {
-            "load the module kvm_intel (if it is refused, enable VT-x in the firmware), or give \
-             the container /dev/kvm"
-        }
-        (None, Some(_)) => {
-            "this is a virtual machine without VT-x and SVM: enable nested virtualization in its \
-             hypervisor"
-        }
-        (None, None) => "the processor shows neither VT-x nor SVM: enable it in the firmware",
-    }
 }
 
 impl Vm {
