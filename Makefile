@@ -12,6 +12,7 @@ payloads := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard
 rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
 lab_packages := qemu-system-x86
+lab_packages := qemu-system-x86
 test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian
 
 .PHONY: help boot build test test-full install deb deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
@@ -41,8 +42,9 @@ PREFIX ?= /usr/local
 install: build ## install the program with manual pages, completions and licences: PREFIX=/usr/local DESTDIR=
 	@packaging/install $(hull) "$(DESTDIR)" "$(PREFIX)"
 
+packages := target
 deb: build ## make a Debian package: target/hull_VERSION_amd64.deb
-	@packaging/deb $(hull) target
+	@packaging/deb $(hull) $(packages)
 
 deps: ## install what a build needs from Debian
 	@$(call install,$(build_packages))

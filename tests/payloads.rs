@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process_group};
 
 /// The command that runs a payload; `None`, after a message, on a machine without KVM.
 fn hull(payload: &str) -> Option<Command> {
-    if !Path::new("/dev/kvm").exists() {
-        println!("skipped: {payload}: this machine has no /dev/kvm");
+    if std::fs::File::open("/dev/kvm").is_err() {
+        println!("skipped: {payload}: /dev/kvm does not open");
         return None;
     }
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -259,8 +259,8 @@ mod tests {
 
     #[test]
     fn writes_of_guest_and_hull_are_dirty_once() {
-        if !std::path::Path::new("/dev/kvm").exists() {
-            eprintln!("skipped: there is no /dev/kvm");
+        if std::fs::File::open("/dev/kvm").is_err() {
+            eprintln!("skipped: /dev/kvm does not open");
             return;
         }
         let memory = backing::allocate(0x20_0000).expect("memory");

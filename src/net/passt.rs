@@ -4,7 +4,7 @@
 //! It ends by itself when hull's end of the pair is closed, however hull ends.
 
 use std::io::{ErrorKind, Read};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -23,6 +23,8 @@ use crate::devices::virtio::net::{Mac, Wire};
 
 /// Bytes of the longest packet that passt takes: with long packets there is nothing to segment.
 pub const MTU: u16 = 65520;
+/// The gateway's MAC address on a host without a route: a locally administered one.
+const LOCAL_MAC: &str = "02:00:00:00:00:02";
 /// Time for passt to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of its messages that are shown.
@@ -161,6 +163,10 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
     ] {
         command.arg(flag).arg(value);
     }
+    if !has_route() {
+        // passt takes its MAC address from the interface of the default route, and gives up without one.
+        command.args(["--interface", "lo", "--mac-addr", LOCAL_MAC]);
+    }
     for (protocol, flag) in [(Protocol::Tcp, "-t"), (Protocol::Udp, "-u")] {
         let mut ports = publish
             .iter()
@@ -180,6 +186,17 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
         }
     }
     command
+}
+
+/// Whether this host has a route to addresses elsewhere: those for documentation (RFC 5737, RFC 3849), to
+/// which nothing is sent.
+fn has_route() -> bool {
+    [("0.0.0.0", "192.0.2.1"), ("::", "2001:db8::1")]
+        .iter()
+        .any(|(own, other)| {
+            let socket = UdpSocket::bind((*own, 0));
+            socket.is_ok_and(|socket| socket.connect((*other, 9)).is_ok())
+        })
 }
 
 impl Drop for Passt {

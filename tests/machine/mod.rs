@@ -9,7 +9,8 @@ pub mod user;
 pub mod vsock_program;
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Time limit of one run; a software KVM on a busy machine is slow.
@@ -69,13 +70,13 @@ pub fn script(flags: &[&str], script: &str) -> Finished {
     run(&arguments)
 }
 
-/// Whether this machine can run guests; prints that `test` is skipped if not.
+/// Whether this machine can run guests; prints that `test` is skipped if not, and why.
 pub fn kvm(test: &str) -> bool {
-    let there = Path::new("/dev/kvm").exists();
-    if !there {
-        println!("skipped: {test}: this machine has no /dev/kvm");
+    let opened = File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &opened {
+        println!("skipped: {test}: /dev/kvm: {error}");
     }
-    there
+    opened.is_ok()
 }
 
 /// Whether the tests run in the lab.

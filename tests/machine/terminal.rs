@@ -80,16 +80,22 @@ impl Session {
     /// Waits until the screen shows `text` and drops everything up to its end.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + LIMIT;
+        let seen = self.sees(text, LIMIT);
+        assert!(seen, "no {text:?} on the screen: {:?}", self.seen);
+    }
+
+    /// As [`Session::wait_for`]; false if it does not show within `limit`.
+    pub fn sees(&mut self, text: &str, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(at) = self.seen.find(text) {
                 self.seen.drain(..at + text.len());
-                return;
+                return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.output.recv_timeout(left) {
                 Ok(bytes) => self.seen += &String::from_utf8_lossy(&bytes),
-                Err(_) => panic!("no {text:?} on the screen: {:?}", self.seen),
+                Err(_) => return false,
             }
         }
     }

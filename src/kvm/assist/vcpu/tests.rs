@@ -96,8 +96,8 @@ fn guest(deadline: Duration, test: impl FnOnce(&mut Machine) + Send + 'static) {
 /// A machine in 64-bit mode with the first 4 MiB mapped and a HLT behind every vector, or None
 /// (and why, on stderr) where there is no /dev/kvm.
 fn machine(expired: Arc<AtomicBool>) -> Option<Machine> {
-    if !std::path::Path::new("/dev/kvm").exists() {
-        eprintln!("skipped: there is no /dev/kvm");
+    if std::fs::File::open("/dev/kvm").is_err() {
+        eprintln!("skipped: /dev/kvm does not open");
         return None;
     }
     let kvm = Kvm::new().expect("/dev/kvm opens");
@@ -382,7 +382,7 @@ fn has(
 #[test]
 #[should_panic(expected = "still running")]
 fn a_guest_that_spins_is_stopped() {
-    if !std::path::Path::new("/dev/kvm").exists() {
+    if std::fs::File::open("/dev/kvm").is_err() {
         panic!("skipped, there is no /dev/kvm: nothing is still running");
     }
     guest(Duration::from_millis(100), |machine| {
