@@ -33,10 +33,36 @@ The GNU C library: LGPL-2.1 or later, with parts under other licences
 Rust's standard library: MIT OR Apache-2.0
     https://github.com/rust-lang/rust; its libraries are named in its COPYRIGHT file.
 
+liblzma of XZ Utils, in the crate liblzma-sys: 0BSD, older parts in the public domain
+    https://tukaani.org/xz/
+
 The kernel and busybox are separate programs that hull starts in a virtual machine; the sources of all are
 offered by the distributors named above.
 
 ";
+
+/// The text of iced-x86, whose crate comes without it: that of its repository.
+const ICED: &str = "\
+Copyright (C) 2018-present iced project and contributors
+
+Permission is hereby granted, free of charge, to any person obtaining
+a copy of this software and associated documentation files (the
+\"Software\"), to deal in the Software without restriction, including
+without limitation the rights to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of the Software, and to
+permit persons to whom the Software is furnished to do so, subject to
+the following conditions:
+
+The above copyright notice and this permission notice shall be
+included in all copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED \"AS IS\", WITHOUT WARRANTY OF ANY KIND,
+EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT.
+IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY
+CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT,
+TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.";
 
 /// A crate that is linked into the program or the guest's init.
 struct Linked {
@@ -119,6 +145,9 @@ impl Linked {
             .iter()
             .flat_map(|folder| fs::read_dir(folder).expect("a folder"));
         let mut texts = BTreeSet::new();
+        if self.name == "iced-x86" {
+            texts.insert(ICED.to_string());
+        }
         for file in files.flatten().filter(|file| file.path().is_file()) {
             let name = file.file_name().to_string_lossy().to_uppercase();
             let begins = |words: &[&str]| words.iter().any(|word| name.starts_with(word));
