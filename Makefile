@@ -12,7 +12,6 @@ payloads := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard
 rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
 lab_packages := qemu-system-x86
-lab_packages := qemu-system-x86
 test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian
 
 .PHONY: help boot build test test-full install deb deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
@@ -26,7 +25,7 @@ boot: build ## build what is missing and boot the guest: a shell, or a short pro
 	else terminal=; set -- "$$@" -- /bin/sh -c 'uname -a; nproc; free; cat /proc/cmdline'; fi; \
 	if refused=$$( { : < /dev/kvm; } 2>&1); then exec "$$@"; fi; \
 	echo "make: the guest boots in an emulated machine with KVM, some ten times slower than on KVM, because of" \
-	"$${refused##*line *: } here; 'hull doctor' says how to get KVM"; \
+	"/dev/kvm: $${refused##*: } here; 'hull doctor' says how to get KVM"; \
 	( $(call install,$(lab_packages)) ) && exec tests/lab/run $$terminal "$$@"
 
 build: program ## build the guest into target/guest and the program at target/release/hull
