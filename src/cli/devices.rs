@@ -46,9 +46,14 @@ pub struct Devices {
     #[arg(long = "net", value_name = "SPEC", value_parser = of("net"))]
     nets: Vec<Device>,
     /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
-    /// ro: the guest only reads. Without hull's init, mount it by its tag, the path's last part:
+    /// ro: the guest only reads; lock=host: locks of files apply between guest and host; xattr=on: with
+    /// extended attributes (user.*). Without hull's init, mount it by its tag, the path's last part:
     /// `mount -t virtiofs src /src`. Example: --share .:/src:ro
-    #[arg(long = "share", value_name = "HOSTDIR:/guest/path[:ro]", value_parser = of("share"))]
+    #[arg(
+        long = "share",
+        value_name = "HOSTDIR:/guest/path[:ro][:lock=host][:xattr=on]",
+        value_parser = of("share")
+    )]
     shares: Vec<Device>,
     /// An entropy device, /dev/hwrng in a Linux guest: random bytes of the host's. Example: --rng off
     /// [default: on]

@@ -1,8 +1,8 @@
 //! Guest memory: its addresses ([`layout`]) and its mappings ([`backing`]); the files that are loaded
 //! into it ([`image`]), the guest inside the program ([`packed`]), the pages of the program itself
 //! ([`program`]), reads and writes of files ([`transfer`], [`ring`]); the pages with content
-//! ([`pages`]), the pages that hull wrote ([`dirty`], [`bitmap`]), the file in a snapshot
-//! ([`mod@file`]); and the same memory for a crate with an older vm-memory ([`mirror`]).
+//! ([`pages`]), the pages that hull wrote ([`dirty`], [`bitmap`]), and the file in a snapshot
+//! ([`mod@file`]).
 
 pub mod backing;
 pub mod bitmap;
@@ -10,7 +10,6 @@ pub mod dirty;
 pub mod file;
 pub mod image;
 pub mod layout;
-pub mod mirror;
 pub mod packed;
 pub mod pages;
 pub mod program;

@@ -151,6 +151,28 @@ impl Pieces {
         done(unsafe { libc::writev(fd, pieces, count) })
     }
 
+    /// One preadv(2): from `from` at offset `at`, fewer bytes than there is room for at its end.
+    ///
+    /// # Errors
+    /// The errors of preadv(2).
+    pub fn read_at(&self, from: impl AsFd, at: u64) -> io::Result<usize> {
+        let (pieces, count) = self.raw();
+        let (fd, offset) = (from.as_fd().as_raw_fd(), offset(at)?);
+        // SAFETY: as in `read`.
+        done(unsafe { libc::preadv(fd, pieces, count, offset) })
+    }
+
+    /// One pwritev(2): to `to` at offset `at`, perhaps fewer bytes than there are.
+    ///
+    /// # Errors
+    /// The errors of pwritev(2).
+    pub fn write_at(&self, to: impl AsFd, at: u64) -> io::Result<usize> {
+        let (pieces, count) = self.raw();
+        let (fd, offset) = (to.as_fd().as_raw_fd(), offset(at)?);
+        // SAFETY: as in `write`.
+        done(unsafe { libc::pwritev(fd, pieces, count, offset) })
+    }
+
     /// Fill all pieces from `from` at offset `at`.
     ///
     /// # Errors

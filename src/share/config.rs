@@ -1,4 +1,4 @@
-//! A share's configuration, and how it is typed: `HOSTDIR:/guest/path[:ro]`.
+//! A share's configuration, and how it is typed: `HOSTDIR:/guest/path[:ro][:lock=host][:xattr=on]`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::devices::virtio::fs::MAX_TAG;
 pub const TABLE: Table = Table::new(
     "share",
     &["folder", "path"],
-    &["ro"],
+    &["ro", "lock", "xattr"],
     Separators::ColonsButInFirst,
 );
 
@@ -29,6 +29,10 @@ pub struct Config {
     pub guest_path: String,
     /// The guest may not change anything.
     pub read_only: bool,
+    /// Locks of files apply between guest and host, not in the guest alone.
+    pub host_locks: bool,
+    /// The guest has the extended attributes of files that begin with `user.`.
+    pub xattrs: bool,
     /// By which the guest mounts it; at most [`MAX_TAG`] bytes.
     pub tag: String,
 }
@@ -39,28 +43,19 @@ impl FromStr for Config {
     /// The last `:/` splits, so that HOSTDIR may have colons. The tag is chosen by [`name`].
     fn from_str(text: &str) -> Result<Self, String> {
         let form = "write HOSTDIR:/guest/path or HOSTDIR:/guest/path:ro, such as .:/src:ro";
-        let (rest, read_only) = match text.rsplit_once(':') {
-            Some((rest, "ro")) => (rest, true),
-            Some((rest, "rw")) => (rest, false),
-            _ => (text, false),
+        let Some(at) = text.rfind(":/") else {
+            let path = text.split_once(':').map(|(_, path)| path);
+            let path = path.filter(|path| !path.is_empty());
+            return Err(path.map_or(form.into(), |path| {
+                let path = path.split(':').next().unwrap_or_default();
+                format!("the path in the guest is absolute: write /{path}")
+            }));
         };
-        let Some(at) = rest.rfind(":/") else {
-            return Err(match rest.split_once(':') {
-                Some((_, path)) if !path.is_empty() => {
-                    format!("the path in the guest is absolute: write /{path}")
-                }
-                _ => form.into(),
-            });
-        };
-        let (folder, path) = (&rest[..at], &rest[at + 1..]);
+        let (folder, rest) = (&text[..at], &text[at + 1..]);
         if folder.is_empty() {
             return Err(form.into());
         }
-        if let Some((_, end)) = path.split_once(':') {
-            return Err(format!(
-                "`:{end}`: after the path in the guest comes :ro, :rw or nothing"
-            ));
-        }
+        let (path, options) = rest.split_once(':').unwrap_or((rest, ""));
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         if parts.is_empty() {
             return Err("the guest's / is its own; name a path below it, such as /share".into());
@@ -72,20 +67,49 @@ impl FromStr for Config {
         if guest_path.len() >= MAX_PATH {
             return Err(format!("a path has less than {MAX_PATH} bytes"));
         }
-        Ok(Config {
+        let mut config = Config {
             folder: folder.into(),
             guest_path,
-            read_only,
+            read_only: false,
+            host_locks: false,
+            xattrs: false,
             tag: String::new(),
-        })
+        };
+        for option in options
+            .split([':', ','])
+            .filter(|option| !option.is_empty())
+        {
+            match option {
+                "ro" => config.read_only = true,
+                "rw" => config.read_only = false,
+                "lock=host" => config.host_locks = true,
+                "lock=guest" => config.host_locks = false,
+                "xattr=on" => config.xattrs = true,
+                "xattr=off" => config.xattrs = false,
+                _ => {
+                    return Err(format!(
+                        "`{option}`: after the path in the guest comes ro, rw, lock=host or xattr=on"
+                    ));
+                }
+            }
+        }
+        Ok(config)
     }
 }
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (folder, path) = (self.folder.display(), &self.guest_path);
-        let end = if self.read_only { ":ro" } else { "" };
-        write!(f, "{folder}:{path}{end}")
+        write!(f, "{folder}:{path}")?;
+        let options = [
+            (self.read_only, "ro"),
+            (self.host_locks, "lock=host"),
+            (self.xattrs, "xattr=on"),
+        ];
+        for (_, option) in options.iter().filter(|(is_set, _)| *is_set) {
+            write!(f, ":{option}")?;
+        }
+        Ok(())
     }
 }
 
@@ -133,7 +157,11 @@ mod tests {
         assert_eq!(config.guest_path, "/mnt/src");
         assert!(config.read_only);
         assert!(!parse(".:/src").unwrap().read_only);
-        assert_eq!(parse(".:/src:rw"), parse(".:/src"));
+        assert!(!parse(".:/src:rw").unwrap().read_only);
+        let config = parse(".:/src:ro,lock=host:xattr=on").unwrap();
+        assert!(config.read_only && config.host_locks && config.xattrs);
+        assert_eq!(config.to_string(), ".:/src:ro:lock=host:xattr=on");
+        assert_eq!(parse(&config.to_string()), Ok(config));
         for (bad, part) in [
             ("", "write HOSTDIR:/guest/path"),
             ("/a", "write HOSTDIR:/guest/path"),
@@ -143,7 +171,7 @@ mod tests {
             ("/a:b:ro", "write /b"),
             ("/a:/", "the guest's / is its own"),
             ("/a:/b/../c", "no . and no .."),
-            ("/a:/b:rx", "`:rx`"),
+            ("/a:/b:rx", "`rx`"),
             (&format!("/a:/{}", "x".repeat(4095)), "less than 4096"),
         ] {
             let refusal = parse(bad).unwrap_err();

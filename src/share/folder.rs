@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::OFlags;
 
@@ -13,11 +13,7 @@ use super::error::ShareError;
 /// A folder, open and checked.
 pub struct Share {
     pub(super) folder: File,
-    pub(super) path: PathBuf,
-    /// The guest may not change anything.
-    pub read_only: bool,
-    /// The tag by which the guest mounts it.
-    pub tag: String,
+    pub(super) config: Config,
 }
 
 impl Share {
@@ -47,10 +43,13 @@ impl Share {
         }
         Ok(Self {
             folder,
-            path,
-            read_only: config.read_only,
-            tag: config.tag.clone(),
+            config: config.clone(),
         })
+    }
+
+    /// The tag by which the guest mounts it.
+    pub fn tag(&self) -> &str {
+        &self.config.tag
     }
 }
 

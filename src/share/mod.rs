@@ -3,19 +3,28 @@
 //!
 //! The front end is `devices::virtio::fs`; `vmm` connects the two. Three layers confine a guest
 //! to its folder, from the inside out:
-//! 1. The guest names files by inode and single name; `confined` refuses `..`, device nodes and,
+//! 1. The guest names files by number and single name; `files` refuses `..`, device nodes and,
 //!    for `ro`, all that changes something. The guest resolves symbolic links, hull never does.
-//! 2. The crate fuse-backend-rs holds each inode by an O_PATH descriptor, so that a
-//!    rename on the host does not lead elsewhere, and opens only regular files and directories.
+//! 2. A file is reached from its folder's descriptor by a single name, and recognized by its
+//!    identity, so that a rename on the host does not lead elsewhere (`tree`). Only regular files
+//!    and folders are opened.
 //! 3. The thread is under Landlock and without capabilities beyond files (`sandbox`).
 
+mod attributes;
 pub mod config;
-mod confined;
+mod data;
 mod error;
+mod files;
 mod folder;
+mod listing;
+mod locks;
+mod names;
+mod nodes;
 mod service;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod wire;
 mod worker;
 
 pub use config::Config;

@@ -1,221 +1,390 @@
-//! From a request in guest memory to the FUSE server of fuse-backend-rs, and back.
+//! From a request in guest memory to an operation on [`Files`], and back to an answer.
 //!
-//! The crate takes messages as descriptor chains of its own version of virtio-queue. [`Ring`] is a
-//! table of descriptors in memory that no guest sees; it holds the checked segments of the request
-//! being served. So file data is copied straight between guest memory and the host's files.
+//! The data of a file goes straight between guest memory and the file; all else is copied out of
+//! guest memory once, before it is looked at.
 
+use std::ffi::CStr;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use fuse_backend_rs::api::filesystem::FileSystem;
-use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
-use fuse_virtio_queue::{DescriptorChain, Queue, QueueT};
-use fuse_vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
-use vm_memory::Bytes as _;
+use vm_memory::Address;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::confined::Confined;
-use crate::devices::virtio::fs::{Answer, OUT_HEADER, Request};
-use crate::memory::transfer::Segment;
-use crate::memory::{GuestMemory, mirror};
+use super::files::{Caller, Files};
+use super::wire::*;
+use crate::devices::virtio::fs::{Answer, IN_HEADER, OUT_HEADER, Request};
+use crate::memory::GuestMemory;
+use crate::memory::transfer::{Pieces, Segment};
 
-/// VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE (virtio 1.2, 2.7.5).
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-
-/// Where the ring lies: above all that guest memory reaches (4 PiB).
-const RING: u64 = 1 << 52;
-/// Entries: more than a request of the device has segments.
-const ENTRIES: u16 = 1024;
-const AVAILABLE: u64 = RING + 16 * ENTRIES as u64;
-const USED: u64 = AVAILABLE + 0x1000;
-const RING_BYTES: usize = 0x8000;
-
-/// struct virtq_desc (virtio 1.2, 2.7.5).
-#[derive(IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Descriptor {
-    addr: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-/// The first part of struct fuse_in_header (uapi/linux/fuse.h).
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Default)]
-#[repr(C)]
-struct InHeader {
-    len: u32,
-    opcode: u32,
-    unique: u64,
-}
-
-/// struct fuse_out_header (uapi/linux/fuse.h).
-#[derive(IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct OutHeader {
-    len: u32,
-    error: i32,
-    unique: u64,
-}
-
-/// FUSE_FORGET and FUSE_BATCH_FORGET have no answer.
-const FORGET: u32 = 2;
-const BATCH_FORGET: u32 = 42;
+/// The oldest minor version of FUSE with virtiofs (Linux 5.4).
+const MIN_MINOR: u32 = 31;
+/// Most data of one message in bytes and in pages (FUSE_MAX_MAX_PAGES).
+const MAX_DATA: u32 = 1 << 20;
+const MAX_PAGES: u32 = 256;
+/// Requests that the guest sends in the background, such as for reading ahead.
+const MAX_BACKGROUND: u32 = 0xffff;
 
 /// A guest's file system.
 pub struct Service {
-    files: Arc<Confined>,
-    server: Server<Arc<Confined>>,
-    ring: Ring,
+    files: Files,
     memory: GuestMemory,
+}
+
+/// The result of an operation.
+enum Out {
+    /// Follows the header.
+    Bytes(Vec<u8>),
+    /// That many bytes are in guest memory already, where they follow the header.
+    Data(usize),
+    /// There is none.
+    None,
+}
+
+impl<T: IntoBytes + Immutable> From<T> for Out {
+    fn from(answer: T) -> Self {
+        Self::Bytes(answer.as_bytes().to_vec())
+    }
+}
+
+/// What follows the header of a message.
+struct Body<'a>(&'a [u8]);
+
+impl<'a> Body<'a> {
+    /// The structure at the beginning.
+    fn take<T: FromBytes + KnownLayout + Immutable>(&mut self) -> io::Result<T> {
+        let (value, rest) = T::read_from_prefix(self.0).map_err(|_| errno(libc::EINVAL))?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    /// A name with its NUL.
+    fn name(&mut self) -> io::Result<&'a CStr> {
+        let name = CStr::from_bytes_until_nul(self.0).map_err(|_| errno(libc::EINVAL))?;
+        self.0 = self.0.get(name.count_bytes() + 1..).unwrap_or_default();
+        Ok(name)
+    }
 }
 
 impl Service {
     /// Serve `files` to the guest that has `memory`.
-    ///
-    /// # Errors
-    /// Guest memory cannot be given to the crate.
-    pub fn new(files: Confined, memory: GuestMemory) -> io::Result<Self> {
-        let files = Arc::new(files);
-        Ok(Self {
-            server: Server::new(files.clone()),
-            files,
-            ring: Ring::new(&memory)?,
-            memory,
-        })
+    pub fn new(files: Files, memory: GuestMemory) -> Self {
+        Self { files, memory }
     }
 
-    /// Serve one request.
-    ///
-    /// # Errors
-    /// The file system has failed and needs a [reset](Service::reset).
-    pub fn serve(&mut self, request: &Request) -> Result<Answer, String> {
-        // A message on which the crate panics must not end hull.
-        let served = catch_unwind(AssertUnwindSafe(|| self.handle(request)));
-        let lost = |_| "the file server failed at a request".to_string();
-        let answered = served.map_err(lost)?;
-        Ok(Answer {
-            written: answered.unwrap_or_else(|_| self.refuse(request)),
+    /// Serve one request. None if it waits for a lock, which it only does if it `may`: try again.
+    pub fn serve(&mut self, request: &Request, may: bool) -> Option<Answer> {
+        let written = match self.handle(request, may) {
+            Ok(Some(written)) => written,
+            Ok(None) => return None,
+            Err(_) => 0, // not in guest memory
+        };
+        Some(Answer {
+            written,
             warning: self.files.warning(),
             mounted: self.files.is_mounted(),
         })
     }
 
-    fn handle(&mut self, request: &Request) -> io::Result<u32> {
-        let (memory, chain) = self.ring.chain(request)?;
-        let reader = Reader::from_descriptor_chain(memory, chain.clone());
-        let writer = VirtioFsWriter::new(memory, chain).map(Writer::VirtioFs);
-        let (reader, writer) = (
-            reader.map_err(io::Error::other)?,
-            writer.map_err(io::Error::other)?,
-        );
-        let written = self.server.handle_message(reader, writer, None, None);
-        let written = written.map_err(io::Error::other)?;
-        u32::try_from(written).map_err(io::Error::other)
-    }
-
-    /// Answer an invalid message with an error. The crate does not answer some of them, and the
-    /// guest's process would wait for ever.
-    fn refuse(&self, request: &Request) -> u32 {
-        let mut header = InHeader::default();
-        let mut at = 0;
-        for segment in &request.readable {
-            let Some(rest) = header.as_mut_bytes().get_mut(at..) else {
-                break;
-            };
-            let len = rest.len().min(segment.len as usize);
-            let Some(part) = rest.get_mut(..len) else {
-                break;
-            };
-            if self.memory.read_slice(part, segment.addr).is_err() {
-                return 0;
-            }
-            at += len;
-        }
-        if matches!(header.opcode, FORGET | BATCH_FORGET) || request.writable.is_empty() {
-            return 0;
-        }
-        let answer = OutHeader {
-            len: OUT_HEADER as u32,
-            error: -libc::EIO,
-            unique: header.unique,
-        };
-        let mut answer = answer.as_bytes();
-        for Segment { addr, len } in &request.writable {
-            let (part, rest) = answer.split_at(answer.len().min(*len as usize));
-            if self.memory.write_slice(part, *addr).is_err() {
-                return 0;
-            }
-            answer = rest;
-        }
-        OUT_HEADER as u32
-    }
-
     /// Close and forget all that the guest has opened.
     pub fn reset(&mut self) {
-        // After a failure this may fail again; the next request then fails, too.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.files.destroy()));
-    }
-}
-
-type Memory = GuestMemoryMmap<()>;
-
-/// A ring with one chain at a time.
-struct Ring {
-    /// Guest memory with the ring at [`RING`].
-    memory: Memory,
-    queue: Queue,
-}
-
-impl Ring {
-    fn new(memory: &GuestMemory) -> io::Result<Self> {
-        let mut regions = mirror::regions(memory)?;
-        let ring = MmapRegion::new(RING_BYTES).map_err(io::Error::other)?;
-        let ring = GuestRegionMmap::new(ring, GuestAddress(RING));
-        regions.push(ring.ok_or_else(|| io::Error::other("the ring's address"))?);
-        let memory = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
-        let mut queue = Queue::new(ENTRIES).map_err(io::Error::other)?;
-        let set = |queue: &mut Queue| {
-            queue.try_set_desc_table_address(GuestAddress(RING))?;
-            queue.try_set_avail_ring_address(GuestAddress(AVAILABLE))?;
-            queue.try_set_used_ring_address(GuestAddress(USED))
-        };
-        set(&mut queue).map_err(io::Error::other)?;
-        queue.set_ready(true);
-        // The available ring has one entry for good, descriptor 0: flags, idx, ring.
-        memory
-            .write_slice(&[0, 0, 1, 0, 0, 0], GuestAddress(AVAILABLE))
-            .map_err(io::Error::other)?;
-        Ok(Self { memory, queue })
+        // After a failure the guest finds nothing by the numbers that it has.
+        let _ = self.files.unmount();
     }
 
-    /// The chain of `request`, and the memory that contains it.
-    fn chain(&mut self, request: &Request) -> io::Result<(&Memory, DescriptorChain<&Memory>)> {
-        let readable = request.readable.iter().map(|segment| (segment, 0));
-        let writable = request.writable.iter().map(|segment| (segment, WRITE));
-        let count = request.readable.len() + request.writable.len();
-        if count == 0 || count > usize::from(ENTRIES) {
+    fn handle(&mut self, request: &Request, may_wait: bool) -> io::Result<Option<u32>> {
+        let mut message = Vec::new();
+        let limit = IN_HEADER as usize + size_of::<WriteIn>();
+        let first = part(&request.readable, 0, limit);
+        Pieces::new(&self.memory, &first)?.append_to(0, &mut message);
+        let Ok((header, _)) = InHeader::read_from_prefix(&message) else {
             return Err(io::ErrorKind::InvalidInput.into());
+        };
+        if header.opcode != op::WRITE {
+            let rest = part(&request.readable, limit, usize::MAX);
+            Pieces::new(&self.memory, &rest)?.append_to(0, &mut message);
         }
-        for (index, (segment, flags)) in (1..).zip(readable.chain(writable)) {
-            let more = usize::from(index) < count;
-            let descriptor = Descriptor {
-                addr: segment.addr.0,
-                len: segment.len,
-                flags: flags | if more { NEXT } else { 0 },
-                next: if more { index } else { 0 },
-            };
-            let at = RING + 16 * (u64::from(index) - 1);
-            self.memory
-                .write_slice(descriptor.as_bytes(), GuestAddress(at))
-                .map_err(io::Error::other)?;
+        let total: usize = request.readable.iter().map(|part| part.len as usize).sum();
+        let body = message.get(IN_HEADER as usize..).unwrap_or_default();
+        let mut done = match header.len as usize == total {
+            true => self.operate(&header, Body(body), request),
+            false => Err(errno(libc::EINVAL)),
+        };
+        if let Err(error) = &done
+            && header.opcode == op::SETLKW
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            if may_wait {
+                return Ok(None);
+            }
+            done = Err(errno(libc::ENOLCK));
         }
-        self.queue.set_next_avail(0);
-        let chain = self.queue.pop_descriptor_chain(&self.memory);
-        let chain = chain.ok_or_else(|| io::Error::other("the ring has no chain"))?;
-        Ok((&self.memory, chain))
+        if request.writable.is_empty() || matches!(header.opcode, op::FORGET | op::BATCH_FORGET) {
+            return Ok(Some(0));
+        }
+        self.answer(&header, request, done).map(Some)
     }
+
+    fn answer(
+        &self,
+        header: &InHeader,
+        request: &Request,
+        done: io::Result<Out>,
+    ) -> io::Result<u32> {
+        let pieces = Pieces::new(&self.memory, &request.writable)?;
+        let room = pieces.len().saturating_sub(OUT_HEADER as usize);
+        let (error, bytes, data) = match done {
+            Ok(Out::None) => return Ok(0),
+            Ok(Out::Data(data)) => (0, Vec::new(), data),
+            Ok(Out::Bytes(bytes)) if bytes.len() <= room => (0, bytes, 0),
+            Ok(Out::Bytes(_)) => (libc::EIO, Vec::new(), 0),
+            Err(error) => (error.raw_os_error().unwrap_or(libc::EIO), Vec::new(), 0),
+        };
+        let len = OUT_HEADER as u32 + (bytes.len() + data) as u32;
+        let header = OutHeader {
+            len,
+            error: -error,
+            unique: header.unique,
+        };
+        pieces.fill(&[header.as_bytes(), &bytes].concat());
+        Ok(len)
+    }
+
+    fn operate(&mut self, header: &InHeader, body: Body, request: &Request) -> io::Result<Out> {
+        match header.opcode {
+            op::INIT => self.init(body),
+            op::DESTROY => {
+                self.files.unmount()?;
+                Ok(Out::Bytes(Vec::new()))
+            }
+            op::INTERRUPT => Ok(Out::None), // nothing is served so long that it could end earlier
+            op::READ | op::WRITE | op::READDIR | op::READDIRPLUS => {
+                self.transfer(header, body, request)
+            }
+            op::SYMLINK..=op::LINK | op::CREATE | op::TMPFILE | op::RENAME2 => {
+                self.change_names(header, body)
+            }
+            op::LOOKUP..=op::READLINK | op::STATFS | op::BATCH_FORGET => self.look(header, body),
+            op::SETXATTR..=op::REMOVEXATTR => self.use_xattrs(header, body),
+            op::FLUSH | op::GETLK..=op::SETLKW => self.lock(header, body),
+            _ => self.use_open(header, body),
+        }
+    }
+
+    fn init(&mut self, mut body: Body) -> io::Result<Out> {
+        let asked: InitIn = body.take()?;
+        if asked.major < MAJOR || asked.major == MAJOR && asked.minor < MIN_MINOR {
+            return Err(errno(libc::EPROTO));
+        }
+        let version = InitOut {
+            major: MAJOR,
+            minor: MINOR,
+            ..InitOut::default()
+        };
+        if asked.major > MAJOR {
+            return Ok(version.into()); // the guest asks again, with this one
+        }
+        Ok(Out::from(InitOut {
+            max_readahead: asked.max_readahead,
+            flags: self.files.mount(asked.flags),
+            background: MAX_BACKGROUND, // max_background, and no congestion_threshold
+            max_write: MAX_DATA,
+            time_gran: 1,     // ns
+            pages: MAX_PAGES, // max_pages, and no map_alignment
+            ..version
+        }))
+    }
+
+    /// Look up, forget, and ask for what is known without opening.
+    fn look(&mut self, header: &InHeader, mut body: Body) -> io::Result<Out> {
+        let (files, node) = (&mut self.files, header.node);
+        Ok(match header.opcode {
+            op::LOOKUP => files.look_up(node, body.name()?)?.into(),
+            op::FORGET => {
+                files.forget(node, body.take::<ForgetIn>()?.count);
+                Out::None
+            }
+            op::BATCH_FORGET => {
+                for _ in 0..body.take::<BatchForgetIn>()?.count {
+                    let one: ForgetOne = body.take()?;
+                    files.forget(one.node, one.count);
+                }
+                Out::None
+            }
+            op::GETATTR => files.attributes(node, &body.take()?)?.into(),
+            op::SETATTR => files.set_attributes(node, &body.take()?)?.into(),
+            op::READLINK => Out::Bytes(files.read_link(node)?),
+            op::STATFS => files.space(node)?.into(),
+            _ => return Err(errno(libc::ENOSYS)),
+        })
+    }
+
+    fn change_names(&mut self, header: &InHeader, mut body: Body) -> io::Result<Out> {
+        let (files, node, caller) = (&mut self.files, header.node, Caller::from(header));
+        let nothing = |()| Out::Bytes(Vec::new());
+        Ok(match header.opcode {
+            op::SYMLINK => {
+                let (child, target) = (body.name()?, body.name()?);
+                files.symlink(caller, target, node, child)?.into()
+            }
+            op::MKNOD => {
+                let asked: MknodIn = body.take()?;
+                let child = body.name()?;
+                files.make_node(caller, node, child, asked.mode)?.into()
+            }
+            op::MKDIR => {
+                let asked: MkdirIn = body.take()?;
+                let child = body.name()?;
+                files.make_folder(caller, node, child, asked.mode)?.into()
+            }
+            op::UNLINK => files.unlink(node, body.name()?).map(nothing)?,
+            op::RMDIR => files.remove_folder(node, body.name()?).map(nothing)?,
+            op::RENAME => {
+                let asked: RenameIn = body.take()?;
+                let (old, new) = (body.name()?, body.name()?);
+                let to = (asked.new_parent, new);
+                files.rename((node, old), to, 0).map(nothing)?
+            }
+            op::RENAME2 => {
+                let asked: Rename2In = body.take()?;
+                let (old, new) = (body.name()?, body.name()?);
+                let to = (asked.new_parent, new);
+                files.rename((node, old), to, asked.flags).map(nothing)?
+            }
+            op::LINK => {
+                let asked: LinkIn = body.take()?;
+                files.link(asked.node, node, body.name()?)?.into()
+            }
+            op::CREATE => {
+                let asked: CreateIn = body.take()?;
+                both(files.create(caller, node, body.name()?, &asked)?)
+            }
+            op::TMPFILE => both(files.create_nameless(caller, node, &body.take()?)?),
+            _ => return Err(errno(libc::ENOSYS)),
+        })
+    }
+
+    /// Open, close, and use what is open, without its data.
+    fn use_open(&mut self, header: &InHeader, mut body: Body) -> io::Result<Out> {
+        let (files, node) = (&mut self.files, header.node);
+        let nothing = |()| Out::Bytes(Vec::new());
+        Ok(match header.opcode {
+            op::OPEN => files.open(node, body.take::<OpenIn>()?.flags)?.into(),
+            op::OPENDIR => files.open_folder(node)?.into(),
+            op::RELEASE | op::RELEASEDIR => files
+                .close(node, body.take::<ReleaseIn>()?.fh)
+                .map(nothing)?,
+            op::FSYNC | op::FSYNCDIR => {
+                let asked: FsyncIn = body.take()?;
+                let data = asked.fsync_flags & FSYNC_DATA != 0;
+                files.sync(node, asked.fh, data).map(nothing)?
+            }
+            op::SYNCFS => files.sync_all(node).map(nothing)?,
+            op::FALLOCATE => files.allocate(node, &body.take()?).map(nothing)?,
+            op::LSEEK => LseekOut {
+                offset: files.seek(node, &body.take()?)?,
+            }
+            .into(),
+            op::COPY_FILE_RANGE => written(files.copy(node, &body.take()?)?),
+            _ => return Err(errno(libc::ENOSYS)),
+        })
+    }
+
+    /// Read and write.
+    fn transfer(
+        &mut self,
+        header: &InHeader,
+        mut body: Body,
+        request: &Request,
+    ) -> io::Result<Out> {
+        let node = header.node;
+        if header.opcode == op::WRITE {
+            let asked: WriteIn = body.take()?;
+            let begin = IN_HEADER as usize + size_of::<WriteIn>();
+            let data = part(&request.readable, begin, asked.size as usize);
+            let pieces = Pieces::new(&self.memory, &data)?;
+            return Ok(written(self.files.write(node, &asked, &pieces)?));
+        }
+        let asked: ReadIn = body.take()?;
+        let room = part(&request.writable, OUT_HEADER as usize, asked.size as usize);
+        let pieces = Pieces::new(&self.memory, &room)?;
+        if header.opcode == op::READ {
+            return Ok(Out::Data(self.files.read(node, &asked, &pieces)?));
+        }
+        let full = header.opcode == op::READDIRPLUS;
+        let listed = self.files.list(node, &asked, pieces.len(), full)?;
+        Ok(Out::Bytes(listed))
+    }
+
+    fn use_xattrs(&mut self, header: &InHeader, mut body: Body) -> io::Result<Out> {
+        let (files, node) = (&mut self.files, header.node);
+        match header.opcode {
+            op::SETXATTR => {
+                let asked: SetxattrIn = body.take()?;
+                let name = body.name()?;
+                let value = body.0.get(..asked.size as usize);
+                let value = value.ok_or(errno(libc::EINVAL))?;
+                files.set_xattr(node, name, value, asked.flags)?;
+                Ok(Out::Bytes(Vec::new()))
+            }
+            op::REMOVEXATTR => {
+                files.remove_xattr(node, body.name()?)?;
+                Ok(Out::Bytes(Vec::new()))
+            }
+            op::GETXATTR => {
+                let asked: GetxattrIn = body.take()?;
+                sized(asked, files.xattr(node, body.name()?)?)
+            }
+            _ => sized(body.take()?, files.xattrs(node)?),
+        }
+    }
+
+    fn lock(&mut self, header: &InHeader, mut body: Body) -> io::Result<Out> {
+        let (files, node) = (&mut self.files, header.node);
+        match header.opcode {
+            op::GETLK => return Ok(files.lock_in_the_way(node, &body.take()?)?.into()),
+            op::FLUSH => files.unlock_all(node, body.take::<FlushIn>()?.lock_owner)?,
+            _ => files.lock(node, &body.take()?)?,
+        }
+        Ok(Out::Bytes(Vec::new()))
+    }
+}
+
+fn both((entry, opened): (EntryOut, OpenOut)) -> Out {
+    Out::Bytes([entry.as_bytes(), opened.as_bytes()].concat())
+}
+
+fn written(bytes: usize) -> Out {
+    Out::from(WriteOut {
+        size: bytes as u32,
+        padding: 0,
+    })
+}
+
+/// An extended attribute's value; its size alone, if the guest asks for that by a size of 0.
+fn sized(asked: GetxattrIn, value: Vec<u8>) -> io::Result<Out> {
+    match asked.size as usize {
+        0 => Ok(Out::from(GetxattrOut {
+            size: value.len() as u32,
+            padding: 0,
+        })),
+        room if value.len() <= room => Ok(Out::Bytes(value)),
+        _ => Err(errno(libc::ERANGE)),
+    }
+}
+
+/// The part of `segments` from byte `skip` on, of at most `len` bytes.
+fn part(segments: &[Segment], mut skip: usize, mut len: usize) -> Vec<Segment> {
+    let mut part = Vec::new();
+    for segment in segments {
+        let before = skip.min(segment.len as usize);
+        skip -= before;
+        let now = len.min(segment.len as usize - before);
+        len -= now;
+        if now > 0 {
+            part.push(Segment {
+                addr: segment.addr.unchecked_add(before as u64),
+                len: now as u32,
+            });
+        }
+    }
+    part
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::confined::Confined;
+use super::files::Files;
 use super::service::Service;
 use super::*;
 use crate::devices::virtio::fs::{IN_HEADER, OUT_HEADER, Request};
@@ -31,6 +31,7 @@ const LINK: u32 = 13;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
+const RELEASE: u32 = 18;
 const SETXATTR: u32 = 21;
 const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
@@ -64,14 +65,20 @@ impl Guest {
 
     /// One whose hull may have `limit` descriptors.
     fn with_files(read_only: bool, limit: u64) -> Self {
-        let host = tempfile::tempdir().unwrap();
+        let options = if read_only { ":ro" } else { "" };
+        Self::in_folder(tempfile::tempdir().unwrap(), options, limit)
+    }
+
+    fn in_folder(host: tempfile::TempDir, options: &str, limit: u64) -> Self {
         let folder = host.path().join("share");
         fs::create_dir(&folder).unwrap();
         fs::write(host.path().join("secret"), "secret").unwrap();
         let memory = backing::allocate(MEMORY).unwrap();
-        let mut files = Confined::new(fs::File::open(&folder).unwrap(), read_only).unwrap();
+        let config: Config = format!("{}:/s{options}", folder.display()).parse().unwrap();
+        let opened = fs::File::open(&folder).unwrap();
+        let mut files = Files::new(opened.into(), &config).unwrap();
         files.limit = files.limit.min(limit);
-        let service = Service::new(files, memory.clone()).unwrap();
+        let service = Service::new(files, memory.clone());
         let mut guest = Self {
             host,
             memory,
@@ -109,7 +116,7 @@ impl Guest {
                 room => vec![segment(ANSWER_AT, room)],
             },
         };
-        let answer = self.service.serve(&request).unwrap();
+        let answer = self.service.serve(&request, false).unwrap();
         self.warnings.extend(answer.warning);
         self.mounted = answer.mounted;
         assert!(answer.written <= room, "{} of {room}", answer.written);
@@ -139,6 +146,49 @@ impl Guest {
     fn open(&mut self, inode: u64, flags: i32) -> Result<u64, i32> {
         let body = [flags as u32, 0].map(u32::to_le_bytes).concat();
         self.ask(OPEN, inode, &body).map(|opened| long(&opened, 0))
+    }
+
+    /// Entries of a folder from `at` on, in an answer of at most `size` bytes: names, and positions.
+    fn list(
+        &mut self,
+        opcode: u32,
+        inode: u64,
+        handle: u64,
+        at: u64,
+        size: u32,
+    ) -> Result<Vec<(String, u64)>, i32> {
+        let mut body = [handle, at].map(u64::to_le_bytes).concat();
+        body.extend([size, 0].map(u32::to_le_bytes).concat());
+        body.extend([0; 16]);
+        let answer = self.ask(opcode, inode, &body)?;
+        assert!(answer.len() <= size as usize);
+        let (mut rest, mut items) = (&answer[..], Vec::new());
+        while !rest.is_empty() {
+            if opcode == READDIRPLUS {
+                rest = &rest[128..];
+            }
+            let len = word(rest, 16) as usize;
+            let name = String::from_utf8(rest[24..24 + len].to_vec()).unwrap();
+            items.push((name, long(rest, 8)));
+            rest = &rest[(24 + len).next_multiple_of(8)..];
+        }
+        Ok(items)
+    }
+
+    /// All names in a folder, read in parts.
+    fn names(&mut self, inode: u64) -> Vec<String> {
+        let opened = self.ask(OPENDIR, inode, &[0; 8]).unwrap();
+        let (mut at, mut names) = (0, Vec::new());
+        loop {
+            let items = self
+                .list(READDIRPLUS, inode, long(&opened, 0), at, 0x1000)
+                .unwrap();
+            match items.last() {
+                Some((_, next)) => at = *next,
+                None => return names,
+            }
+            names.extend(items.into_iter().map(|(name, _)| name));
+        }
     }
 
     fn read(&mut self, inode: u64, handle: u64) -> Result<Vec<u8>, i32> {
@@ -227,6 +277,7 @@ fn folders_that_the_host_moves_are_unreachable() {
     fs::create_dir(&inner).unwrap();
     fs::write(inner.join("file"), "ours").unwrap();
     let folder = guest.lookup(ROOT, "inner").unwrap();
+    assert!(guest.lookup(folder, "file").is_ok());
     fs::rename(&inner, guest.host.path().join("away")).unwrap();
     assert_eq!(guest.lookup(folder, ".."), Err(libc::EINVAL));
     symlink(guest.host.path(), &inner).unwrap();
@@ -458,32 +509,97 @@ fn a_guest_leaves_descriptors_for_others_and_gets_them_back() {
     for n in 0..1000 {
         fs::write(guest.share().join(format!("{n}")), "").unwrap();
     }
-    let mut known = Vec::new();
-    let refused = (0..1000).find_map(|n| match guest.lookup(ROOT, &format!("{n}")) {
-        Ok(inode) => {
-            known.push(inode);
-            None
-        }
-        Err(error) => Some(error),
+    // It may know more files than hull has open.
+    let known: Vec<u64> = (0..1000)
+        .map(|n| guest.lookup(ROOT, &format!("{n}")).unwrap())
+        .collect();
+    let mut open = Vec::new();
+    let refused = known.iter().find_map(|inode| {
+        guest
+            .open(*inode, libc::O_RDONLY)
+            .map(|handle| open.push((*inode, handle)))
+            .err()
     });
     assert_eq!(refused, Some(libc::EMFILE));
-    assert_eq!(guest.lookup(ROOT, "999"), Err(libc::EMFILE));
-    // What a listing brings along counts, too; it is cut short and not lost.
     let opened = guest.ask(OPENDIR, ROOT, &[0; 8]);
     assert_eq!(opened.err(), Some(libc::EMFILE));
     let [warning] = &guest.warnings[..] else {
         panic!("told {} times", guest.warnings.len());
     };
     assert!(warning.contains("ulimit -Hn"), "{warning}");
-    for inode in known {
-        guest.send(&message(FORGET, inode, &1u64.to_le_bytes()), 0);
+    for (inode, handle) in open {
+        let body = [&handle.to_le_bytes()[..], &[0; 16]].concat();
+        guest.ask(RELEASE, inode, &body).unwrap();
     }
-    assert!(guest.lookup(ROOT, "999").is_ok());
+    assert_eq!(guest.names(ROOT).len(), 1002);
+}
+
+#[test]
+fn an_entry_that_cannot_be_looked_up_is_an_entry() {
+    let mut guest = Guest::new(false);
+    fs::write(guest.share().join("gone"), "").unwrap();
     let opened = guest.ask(OPENDIR, ROOT, &[0; 8]).unwrap();
-    let mut body = [long(&opened, 0), 0].map(u64::to_le_bytes).concat();
-    body.extend([0x7000u32, 0].map(u32::to_le_bytes).concat());
-    body.extend([0; 16]);
-    assert!(guest.ask(READDIRPLUS, ROOT, &body).unwrap().len() > 0x1000);
+    let handle = long(&opened, 0);
+    // The first answer has no room for it, so the host has been asked already.
+    assert_eq!(
+        guest.list(READDIRPLUS, ROOT, handle, 0, 160).unwrap().len(),
+        1
+    );
+    fs::remove_file(guest.share().join("gone")).unwrap();
+    let all = guest.list(READDIRPLUS, ROOT, handle, 0, 0x4000).unwrap();
+    assert_eq!(all.len(), 2, "it is read again from the begin");
+}
+
+/// What a guest does that removes while it reads, and one that goes back.
+#[test]
+fn positions_survive_removal() {
+    for folder in [Path::new("/dev/shm"), &std::env::temp_dir()] {
+        let host = tempfile::tempdir_in(folder).unwrap();
+        let mut guest = Guest::in_folder(host, "", u64::MAX);
+        for n in 0..1000 {
+            fs::write(guest.share().join(format!("{n}")), "").unwrap();
+        }
+        let opened = guest.ask(OPENDIR, ROOT, &[0; 8]).unwrap();
+        let handle = long(&opened, 0);
+        let (mut at, mut seen, mut middle) = (0, Vec::new(), None);
+        loop {
+            let items = guest.list(READDIRPLUS, ROOT, handle, at, 0x1000).unwrap();
+            let Some((_, next)) = items.last() else {
+                break;
+            };
+            if seen.len() > 500 && middle.is_none() {
+                middle = Some((at, items.clone()));
+            }
+            at = *next;
+            for (name, _) in items {
+                if name != "." && name != ".." {
+                    let body = [name.as_bytes(), b"\0"].concat();
+                    guest.ask(UNLINK, ROOT, &body).unwrap();
+                }
+                seen.push(name);
+            }
+        }
+        assert_eq!(seen.len(), 1002);
+        assert_eq!(fs::read_dir(guest.share()).unwrap().count(), 0);
+        let (at, items) = middle.unwrap();
+        assert_eq!(
+            guest.list(READDIR, ROOT, handle, at, 0x1000).unwrap()[0],
+            items[0]
+        );
+        // From the begin it sees what there is now.
+        assert_eq!(
+            guest.list(READDIR, ROOT, handle, 0, 0x1000).unwrap().len(),
+            2
+        );
+        assert_eq!(
+            guest.list(READDIR, ROOT, handle, u64::MAX, 0x1000),
+            Err(libc::EINVAL)
+        );
+        // A position inside an entry is invalid, and harmless.
+        for at in 1..60 {
+            let _ = guest.list(READDIRPLUS, ROOT, handle, at, 0x1000);
+        }
+    }
 }
 
 #[test]
@@ -497,6 +613,8 @@ fn folders_that_cannot_be_shared_are_told_apart() {
             folder: path.into(),
             guest_path: "/x".into(),
             read_only: true,
+            host_locks: false,
+            xattrs: false,
             tag: "x".into(),
         })
         .map(drop)

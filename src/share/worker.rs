@@ -3,9 +3,10 @@
 
 use std::io;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use super::confined::Confined;
 use super::error::ShareError;
+use super::files::Files;
 use super::folder::Share;
 use super::service::Service;
 use crate::devices::virtio::fs::{Answer, Request};
@@ -17,6 +18,11 @@ use crate::sandbox::{self, Role};
 const MAX_BATCH: usize = 16;
 /// Bytes of answers that are reported without waiting for more.
 const MAX_BATCH_BYTES: u32 = 64 << 10;
+
+/// How often it is tried whether a lock is free that the guest waits for.
+const LOCK_PERIOD: Duration = Duration::from_millis(10);
+/// Most requests that wait for locks, so that the queue has room for the one that ends a lock.
+const MAX_WAITING: usize = 64;
 
 /// A request's id, and its answer or the reason why there is none.
 pub type Served = (u64, Result<Answer, String>);
@@ -55,13 +61,8 @@ pub fn start(
 
 /// The thread's first steps: give up rights, open the folder, and confine itself to it.
 fn prepare(share: Share, memory: GuestMemory) -> Result<Service, ShareError> {
-    let Share {
-        folder,
-        path,
-        read_only,
-        ..
-    } = share;
-    let path = || path.clone();
+    let Share { folder, config } = share;
+    let path = || config.folder.clone();
     let confine = |reason| ShareError::Confine {
         path: path(),
         reason,
@@ -72,12 +73,10 @@ fn prepare(share: Share, memory: GuestMemory) -> Result<Service, ShareError> {
     };
     sandbox::give_up_rights().map_err(confine)?;
     let bounds = folder.try_clone().map_err(serve)?;
-    // The crate reads mounts in /proc, which is out of reach afterwards.
-    let service = Confined::new(folder, read_only)
-        .and_then(|files| Service::new(files, memory))
-        .map_err(serve)?;
-    sandbox::confine(bounds, read_only).map_err(confine)?;
-    Ok(service)
+    // /proc is out of reach afterwards.
+    let files = Files::new(folder.into(), &config).map_err(serve)?;
+    sandbox::confine(bounds, config.read_only).map_err(confine)?;
+    Ok(Service::new(files, memory))
 }
 
 fn work(
@@ -87,21 +86,33 @@ fn work(
     done: impl Fn(Vec<Served>),
 ) {
     let (mut served, mut bytes) = (Vec::new(), 0);
+    // Requests that wait for a lock of the host, which does not say when it is free.
+    let mut waiting = Vec::new();
     loop {
         match requests.next(1, |_| true) {
             Next::Serve(taken) => {
                 for (id, request) in taken {
-                    let answer = service.serve(&request);
-                    bytes += answer.as_ref().map_or(0, |answer| answer.written);
-                    served.push((id, answer));
+                    match service.serve(&request, waiting.len() < MAX_WAITING) {
+                        Some(answer) => {
+                            bytes += answer.written;
+                            served.push((id, Ok(answer)));
+                        }
+                        None => waiting.push((id, request)),
+                    }
                 }
                 requests.served();
                 if served.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
                     continue;
                 }
             }
-            Next::Forget => service.reset(),
-            Next::Wait if served.is_empty() => doorbell.wait(None),
+            Next::Forget => {
+                waiting.clear();
+                service.reset();
+            }
+            Next::Wait if served.is_empty() => {
+                doorbell.wait((!waiting.is_empty()).then_some(LOCK_PERIOD));
+                requests.again(waiting.drain(..));
+            }
             Next::Pause if served.is_empty() => requests.stay_paused(None),
             Next::Wait | Next::Pause => {}
             Next::End => return,

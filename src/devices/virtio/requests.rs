@@ -154,6 +154,14 @@ impl<R> Requests<R> {
         state.paused = None;
     }
 
+    /// Put requests back that could not be served yet, unless the device was reset since.
+    pub fn again(&self, requests: impl Iterator<Item = (u64, R)>) {
+        let mut state = self.state();
+        if !state.cancelled {
+            state.waiting.extend(requests);
+        }
+    }
+
     /// The requests that [`Requests::next`] returned have been served; they are reported after this.
     pub fn served(&self) {
         let mut state = self.state();

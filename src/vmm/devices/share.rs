@@ -20,8 +20,8 @@ pub fn attach(
 ) -> Result<Worker, VmmError> {
     files::allow_many();
     let requests = Requests::default();
-    let device = Box::new(Fs::new(&share.tag, Box::new(requests.clone())));
-    let name = format!("share {}", share.tag);
+    let device = Box::new(Fs::new(share.tag(), Box::new(requests.clone())));
+    let name = format!("share {}", share.tag());
     let (slot, bell) = attach_worker(slots, context, &name, device)?;
     let done = move |served: Vec<Served>| {
         lock(&slot).with_device(|fs: &mut Fs, driver| {
