@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use machine::files_program::files_program;
 use machine::{kvm, run, run_with, script};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
 
 fn share(folder: &Path, rest: &str) -> String {
     format!("--share={}:{rest}", folder.display())
@@ -210,4 +212,190 @@ fn a_failed_mount_ends_the_run() {
     assert!(finished.stdout.is_empty(), "the command ran");
     let said = "a shared folder cannot be mounted at /etc/passwd";
     assert!(finished.stderr.contains(said), "{}", finished.stderr);
+}
+
+/// tests/all runs this first, so that the program is there when the lab starts.
+#[test]
+fn the_guests_program_is_built() {
+    assert!(files_program().exists());
+}
+
+/// What a share does not do, and why: its lines in the table of files_guest.rs.
+const DIFFERENT: [&str; 2] = [
+    // A guest makes no programs of the host that run as another user, and no devices.
+    "set-ID bits: the mode: 493, not 3565",
+    "devices: Operation not permitted (os error 1)",
+];
+
+/// What the guest can do if the host's file system can: tmpfs has attributes since Linux 6.6, overlay
+/// files without a name since 6.3.
+const BY_HOST: [&str; 2] = ["file without a name", "extended attributes"];
+
+/// The cases that also run on a software KVM, which emulates the guest's kernel.
+const FEW: [&str; 7] = [
+    "open flags",
+    "append",
+    "rename over",
+    "link counts",
+    "removed and open",
+    "file without a name",
+    "set-ID bits",
+];
+
+#[test]
+fn a_share_does_what_a_file_system_promises() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::copy(files_program(), path("files")).expect("copied");
+    fs::create_dir(path("host")).expect("made");
+    fs::create_dir(path("guest")).expect("made");
+    let cases: &[&str] = match machine::lab_also("most cases", "they take minutes") {
+        true => &[],
+        false => &FEW,
+    };
+    let host = Command::new(path("files"))
+        .arg(path("host"))
+        .args(cases)
+        .output()
+        .expect("the program runs");
+    let host = String::from_utf8(host.stdout).expect("text");
+    assert!(host.lines().count() >= FEW.len(), "{host}");
+    let expected: String = host
+        .lines()
+        .map(|line| {
+            let (name, _) = line.split_once(':').expect("a name");
+            let other = DIFFERENT.iter().find(|other| other.starts_with(name));
+            match other {
+                Some(other) => format!("{other}\n"),
+                None if BY_HOST.contains(&name) => format!("{line}\n"),
+                None => format!("{name}: ok\n"),
+            }
+        })
+        .collect();
+    let flags = share(folder.path(), "/s:xattr=on");
+    let arguments = ["run", &flags, "--", "/s/files", "/s/guest"];
+    run(&[&arguments, cases].concat()).assert(0, &expected, "");
+}
+
+/// More files than descriptors; and a folder that is emptied while it is read.
+#[test]
+fn a_share_has_more_files_than_hull_may_open() {
+    if !kvm("shares") {
+        return;
+    }
+    // In the lab this is the tmpfs of Linux 6.1, whose positions count entries.
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let (files, gone) = match machine::in_lab() {
+        true => (4500, 1000),
+        false => (400, 200), // each look-up is emulated
+    };
+    for (name, count) in [("many", files), ("gone", gone)] {
+        fs::create_dir(folder.path().join(name)).expect("made");
+        for n in 0..count {
+            fs::write(folder.path().join(format!("{name}/{n}")), "").expect("written");
+        }
+    }
+    let script = "cd /s; ls many | wc -l; ls -l many | grep -c ' 0 '; ls many | wc -l; \
+        rm -rf gone; ls; exec 5< many/7; rm many/7; echo x > many/8; cat <&5 many/8";
+    // The superuser may go beyond the hard limit.
+    let finished = Command::new("setpriv")
+        .args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
+        .args(["sh", "-c", "ulimit -n 300; exec \"$@\"", "sh"])
+        .arg(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", &share(folder.path(), "/s"), "--"])
+        .args(["sh", "-c", script])
+        .output()
+        .expect("setpriv starts");
+    let out = String::from_utf8_lossy(&finished.stdout);
+    let err = String::from_utf8_lossy(&finished.stderr);
+    assert_eq!(
+        out,
+        format!("{files}\n{files}\n{files}\nmany\nx\n"),
+        "{err}"
+    );
+    assert!(finished.status.success() && err.is_empty(), "{err}");
+    assert!(!folder.path().join("gone").exists());
+}
+
+#[test]
+fn file_systems_below_a_share_are_told_apart() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["one", "two", "bound", "source"] {
+        fs::create_dir(folder.path().join(name)).expect("made");
+    }
+    fs::write(folder.path().join("source/file"), "bound\n").expect("written");
+    fs::write(folder.path().join("over"), "").expect("written");
+    // The first file of each tmpfs has inode 2.
+    let mounts = "cd $1; mount -t tmpfs -o size=1m one one; mount -t tmpfs -o size=2m two two; \
+        echo one > one/file; echo two > two/file; mount --bind source bound; \
+        mount --bind two/file over; shift; exec \"$@\"";
+    let inside = "cd /s; stat -c %i one/file two/file | uniq -c | grep -c '2 2'; \
+        stat -c %d:%i one/file two/file over | sort -u | wc -l; \
+        [ $(stat -c %d .) != $(stat -c %d one/.) ] && echo apart; \
+        df -k one two | awk 'NR > 1 { print $2 }'; cat bound/file over; \
+        mkdir /tmp/copy; cp -a one two over /tmp/copy; cat /tmp/copy/*/file /tmp/copy/over; \
+        find . -xdev -name file; tar c one two | tar t | sort; \
+        echo new > two/new; mv two/new two/newer; cat two/newer; rmdir one; \
+        find . | wc -l";
+    let finished = Command::new("unshare")
+        .args(["-m", "sh", "-c", mounts, "sh"])
+        .arg(folder.path())
+        .arg(env!("CARGO_BIN_EXE_hull"))
+        .args(["run", &share(folder.path(), "/s"), "--", "sh", "-c", inside])
+        .output()
+        .expect("unshare starts");
+    let out = String::from_utf8_lossy(&finished.stdout);
+    let err = String::from_utf8_lossy(&finished.stderr);
+    let expected = "1\n3\napart\n1024\n2048\nbound\ntwo\none\ntwo\ntwo\n./source/file\n./bound/file\n\
+        one/\none/file\ntwo/\ntwo/file\nnew\n11\n";
+    assert_eq!(out, expected, "{err}");
+    assert!(err.contains("rmdir: 'one': "), "{err}");
+}
+
+#[test]
+fn locks_are_shared_with_the_host_on_request() {
+    if !kvm("shares") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::copy(files_program(), path("files")).expect("copied");
+    fs::write(path("f"), "").expect("written");
+    let open = || fs::File::options().read(true).write(true).open(path("f"));
+    let (file, other) = (open().expect("the file"), open().expect("the file"));
+    flock(&file, FlockOperation::LockExclusive).expect("locked");
+    fcntl_lock(&file, FlockOperation::LockExclusive).expect("locked");
+    let script = "cd /s; for kind in flock fcntl; do ./files --lock f $kind; done; touch asked; \
+        for kind in flock-wait fcntl-wait; do ./files --lock f $kind; done; \
+        ./files --lock f hold";
+    let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"))
+        .args([
+            "run",
+            &share(folder.path(), "/s:lock=host"),
+            "--",
+            "sh",
+            "-c",
+            script,
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hull starts");
+    machine::user::wait_until(|| path("asked").exists());
+    flock(&file, FlockOperation::Unlock).expect("unlocked");
+    fcntl_lock(&file, FlockOperation::Unlock).expect("unlocked");
+    machine::user::wait_until(|| path("held").exists());
+    let taken = flock(&other, FlockOperation::NonBlockingLockShared);
+    assert_eq!(taken, Err(rustix::io::Errno::AGAIN));
+    drop(hull.stdin.take());
+    let output = hull.wait_with_output().expect("hull ends");
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(out, "taken\ntaken\nlocked\nlocked\nlocked\n");
+    flock(&other, FlockOperation::NonBlockingLockExclusive).expect("free");
 }
