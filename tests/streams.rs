@@ -248,7 +248,7 @@ fn a_machine_without_a_status_is_no_success() {
     assert!(
         halted
             .stderr
-            .starts_with("error: the guest has halted, and nothing can wake it"),
+            .contains("error: the guest has halted, and nothing can wake it"),
         "{}",
         halted.stderr
     );

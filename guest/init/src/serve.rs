@@ -221,7 +221,9 @@ impl Agent<'_> {
             None => pipes().map_err(failed)?,
         };
         let cwd: &CStr = command.cwd();
-        let user = Some(command.user()).filter(|user| !user.is_empty()).map(User::find);
+        let user = Some(command.user())
+            .filter(|user| !user.is_empty())
+            .map(User::find);
         let started = match user.transpose() {
             Ok(user) => {
                 let (argv, env) = (command.argv(), command.env());
@@ -231,7 +233,8 @@ impl Agent<'_> {
                 plan.ok_or(Exit::Error(0))?.start()
             }
             Err(Errno(errno)) => {
-                let text = b"there is no such user or group in the guest's /etc/passwd and /etc/group";
+                let text =
+                    b"there is no such user or group in the guest's /etc/passwd and /etc/group";
                 let _ = put(&mut self.memory.outbox, FromGuest::Error(text));
                 Err(Exit::NotExecutable(errno as u32))
             }
@@ -377,10 +380,8 @@ impl Agent<'_> {
         if signals != 0 {
             self.signal();
         }
-        // After the command's end an acknowledgement would only invite more input; and while some waits
-        // for room in the pipe, many small ones would have the host send it in small pieces.
-        let due = self.acked as usize >= STDIN_WINDOW / 2 || self.memory.stdin.data().is_empty();
-        if self.acked > 0 && due && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
+        // After the command's end an acknowledgement would only invite more input.
+        if self.acked > 0 && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
             self.say(FromGuest::StdinAck(self.acked))?;
             self.acked = 0;
         }
@@ -416,15 +417,11 @@ impl Agent<'_> {
 
     /// Read from the channel, and handle complete frames.
     fn receive(&mut self) -> Result<(), Stop> {
-        // A port gives a page at a time, and a poll costs as much as several reads. Ready input is not
-        // waited for, and a full inbox holds a frame to handle.
-        while self.memory.inbox.room() > 0 {
-            match sys::read(self.channel, self.memory.inbox.space()) {
-                Ok(0) => return Err(Stop::HostGone),
-                Ok(len) => self.memory.inbox.filled(len),
-                Err(sys::EAGAIN | sys::EINTR) => break,
-                Err(_) => return Err(Stop::HostGone),
-            }
+        match sys::read(self.channel, self.memory.inbox.space()) {
+            Ok(0) => return Err(Stop::HostGone),
+            Ok(len) => self.memory.inbox.filled(len),
+            Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
+            Err(_) => return Err(Stop::HostGone),
         }
         let Memory {
             inbox,

@@ -10,7 +10,7 @@ use super::super::streams::{Output, Streams};
 use crate::agent::WindowSize;
 
 /// Bytes of standard input that are read ahead of the guest.
-const MAX_TYPED: usize = 64 << 10;
+const MAX_TYPED: usize = 16 << 10;
 
 /// The standard streams with their buffers.
 pub struct Stdio {
