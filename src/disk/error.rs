@@ -134,9 +134,11 @@ pub enum DiskError {
     #[error(
         "{path}: the guest has written to this disk, and its overlay ends with this machine: a \
          snapshot cannot keep it; use a qcow2 image of your own (`qemu-img create -f qcow2 -b \
-         {path} -F raw FILE`, then the disk FILE,backing={path})"
+         {path} -F {format} FILE`, then the disk FILE,backing={path})"
     )]
     OverlayKept {
+        /// The format of the image, as qemu-img has it.
+        format: &'static str,
         /// The image under the overlay.
         path: PathBuf,
     },

@@ -178,7 +178,13 @@ impl Origin {
         if shared.written {
             match self.files.first() {
                 None => return Err(DiskError::ScratchKept),
-                Some(_) if self.identity.overlay => return Err(DiskError::OverlayKept { path }),
+                Some(_) if self.identity.overlay => {
+                    let format = match self.identity.format {
+                        Some(Format::Qcow2) => "qcow2",
+                        _ => "raw",
+                    };
+                    return Err(DiskError::OverlayKept { format, path });
+                }
                 Some(_) if self.cache == Cache::Unsafe => {
                     shared.image.write_back().map_err(fault)?
                 }
