@@ -139,7 +139,9 @@ fn a_shell_in_the_guest_has_its_own_job_control() {
         }
     }
     shell.wait_for("Stopped");
-    shell.key("kill -KILL %1; wait %1; exit 6\r");
+    shell.key("exit 6\r");
+    shell.wait_for("You have stopped jobs.");
+    shell.key("exit 6\r");
     assert_eq!(shell.end(), Some(6));
 }
 
