@@ -13,6 +13,7 @@ use flate2::bufread::GzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
 use thiserror::Error;
+use zstd::stream::read::Decoder as ZstdDecoder;
 
 /// Limit for the memory that xz or lzma takes besides its output, in bytes: `xz -9e` takes 65 MiB.
 const LZMA_MEMORY: u64 = 192 << 20;
@@ -79,6 +80,23 @@ pub enum DecompressError {
     },
 }
 
+/// Why a stream of unknown size did not unpack.
+#[derive(Debug)]
+pub enum StreamError {
+    /// It unpacks to more than the limit.
+    TooBig,
+    /// Only what states its size is unpacked in this compression.
+    Unknown,
+    /// The decoder found an error in the data.
+    Damaged(String),
+}
+
+impl StreamError {
+    fn damaged(reason: impl fmt::Display) -> Self {
+        Self::Damaged(reason.to_string())
+    }
+}
+
 impl Compression {
     /// The compression that the first bytes show; `None` for one that this module cannot unpack.
     pub fn detect(payload: &[u8]) -> Option<Self> {
@@ -95,6 +113,19 @@ impl Compression {
             .iter()
             .find(|(magic, _)| payload.starts_with(magic))
             .map(|(_, compression)| *compression)
+    }
+
+    /// The name of its program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Bzip2 => "bzip2",
+            Self::Lzma => "lzma",
+            Self::Xz => "xz",
+            Self::Lzo => "lzo",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
     }
 
     /// Unpack a payload whose last four bytes are its unpacked size, at most `limit` bytes.
@@ -119,6 +150,38 @@ impl Compression {
             &mut unpacked,
         )?;
         Ok(unpacked)
+    }
+
+    /// Unpack the stream at the beginning of `rest`, which then begins behind it, and append it to
+    /// `out`, which grows to `limit` bytes at most.
+    ///
+    /// # Errors
+    /// [`StreamError`].
+    pub fn unpack_stream(
+        self,
+        rest: &mut &[u8],
+        out: &mut Vec<u8>,
+        limit: u64,
+    ) -> Result<(), StreamError> {
+        let lzma = |stream: Result<Stream, _>| stream.map_err(StreamError::damaged);
+        match self {
+            Self::Gzip => read_all(GzDecoder::new(rest), out, limit),
+            Self::Bzip2 => read_all(BzDecoder::new(rest), out, limit),
+            Self::Lzma => {
+                let stream = lzma(Stream::new_lzma_decoder(LZMA_MEMORY))?;
+                read_all(XzDecoder::new_stream(rest, stream), out, limit)
+            }
+            Self::Xz => {
+                let stream = lzma(Stream::new_stream_decoder(LZMA_MEMORY, 0))?;
+                read_all(XzDecoder::new_stream(rest, stream), out, limit)
+            }
+            Self::Zstd => {
+                let decoder = ZstdDecoder::with_buffer(rest).map_err(StreamError::damaged)?;
+                read_all(decoder.single_frame(), out, limit)
+            }
+            Self::Lz4 => lz4_stream(rest, out, limit),
+            Self::Lzo => Err(StreamError::Unknown),
+        }
     }
 
     /// Unpack `data`, which must fill `out`. With gzip, `data` is the whole payload, because the
@@ -298,17 +361,43 @@ impl Compression {
     }
 }
 
+fn read_all(decoder: impl Read, out: &mut Vec<u8>, limit: u64) -> Result<(), StreamError> {
+    let room = limit.saturating_sub(out.len() as u64);
+    let read = decoder.take(room.saturating_add(1)).read_to_end(out);
+    match read.map_err(StreamError::damaged)? as u64 {
+        read if read > room => Err(StreamError::TooBig),
+        _ => Ok(()),
+    }
+}
+
+/// lz4's legacy frame up to its end, or to what is no block of it (lib/decompress_unlz4.c).
+fn lz4_stream(rest: &mut &[u8], out: &mut Vec<u8>, limit: u64) -> Result<(), StreamError> {
+    // What incompressible data of a block grows to.
+    let largest = lz4_flex::block::get_maximum_output_size(LZ4_BLOCK);
+    while let Some((word, after)) = rest.split_first_chunk() {
+        let size = u32::from_le_bytes(*word) as usize;
+        if *word == LZ4_MAGIC {
+            *rest = after;
+            continue;
+        }
+        if size == 0 || size > largest {
+            break;
+        }
+        let cut_off = || StreamError::damaged("a block is cut off");
+        let (block, after) = after.split_at_checked(size).ok_or_else(cut_off)?;
+        let unpacked = lz4_flex::block::decompress(block, LZ4_BLOCK);
+        out.extend(unpacked.map_err(StreamError::damaged)?);
+        if out.len() as u64 > limit {
+            return Err(StreamError::TooBig);
+        }
+        *rest = after;
+    }
+    Ok(())
+}
+
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gzip => "gzip",
-            Self::Bzip2 => "bzip2",
-            Self::Lzma => "lzma",
-            Self::Xz => "xz",
-            Self::Lzo => "lzo",
-            Self::Lz4 => "lz4",
-            Self::Zstd => "zstd",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -2,13 +2,16 @@
 //!
 //! Linux unpacks concatenated archives one after the other, later entries replacing earlier ones
 //! (Documentation/driver-api/early-userspace/buffer-format.rst), so hull appends a command's own
-//! files as one more [`cpio()`] archive.
+//! files as one more [`cpio()`] archive. Compressed ones are unpacked here ([`unpack`]), whichever of
+//! the compressions the kernel has.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
 
 use thiserror::Error;
 
+use super::decompress::{Compression, StreamError};
 use super::error::BootError;
 use super::ram;
 use crate::memory::GuestMemory;
@@ -17,6 +20,11 @@ use crate::memory::layout::{HIGH_MEMORY, PAGE_SIZE};
 
 /// Every archive starts at a multiple of this many bytes.
 const ARCHIVE_ALIGN: u64 = 4;
+
+/// What a "newc" header begins with; its last digit tells whether there are checksums.
+const CPIO_MAGIC: &[u8] = b"07070";
+/// Bytes of such a header.
+const CPIO_HEADER: usize = 110;
 
 /// Why an initrd cannot be placed or built.
 #[derive(Debug, Error)]
@@ -34,6 +42,40 @@ pub enum InitrdError {
         kernel_end: u64,
         /// The end of low memory, or the kernel's own limit for an initrd.
         top: u64,
+    },
+    /// Its content is none that Linux reads.
+    #[error(
+        "the initrd is no initramfs: at byte {at} there is neither a cpio archive nor one compressed with gzip, bzip2, lzma, xz, lz4 or zstd; make one with: find . | cpio -o -H newc > FILE"
+    )]
+    NotAnArchive {
+        /// Offset in the file.
+        at: usize,
+    },
+    /// It is compressed in a way that hull cannot unpack.
+    #[error("the initrd is compressed with {compression}, which hull does not unpack; {remedy}")]
+    Unsupported {
+        /// Name of the compression.
+        compression: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// It does not unpack.
+    #[error("the {compression}-compressed initrd is damaged: {reason}; copy or build it again")]
+    Damaged {
+        /// The compression of the part that is.
+        compression: &'static str,
+        /// The message of the decoder.
+        reason: String,
+    },
+    /// It unpacks to more than guest memory.
+    #[error(
+        "the {compression}-compressed initrd unpacks to more than the machine's low memory of {limit} bytes; give the machine more memory"
+    )]
+    UnpacksTooBig {
+        /// The compression of the part that does.
+        compression: &'static str,
+        /// Bytes of memory.
+        limit: u64,
     },
     /// A file is too large for cpio, which has 32-bit sizes.
     #[error("{path} is {size} bytes long; a file in an initramfs has at most 4 GiB less one byte")]
@@ -89,6 +131,113 @@ pub fn place(
     Ok(Some(start..gpa))
 }
 
+/// `parts` for a Linux kernel, with the compressed ones unpacked.
+///
+/// # Errors
+/// [`InitrdError`], [`BootError::Image`].
+pub fn unpack(memory: &GuestMemory, parts: &[Image]) -> Result<Vec<Image>, BootError> {
+    let limit = ram::low_end(memory);
+    let unpack = |part: &Image| match part {
+        // hull's own.
+        Image::Packed(_) => Ok(part.clone()),
+        _ => Ok(unpack_part(part.read(0, usize::MAX)?, limit)?.into()),
+    };
+    parts.iter().map(unpack).collect()
+}
+
+/// Archives, compressed ones and zeros between them one after the other, as Linux takes them
+/// (init/initramfs.c, `unpack_to_rootfs`).
+fn unpack_part(bytes: Cow<'_, [u8]>, limit: u64) -> Result<Vec<u8>, InitrdError> {
+    let mut out = Vec::new();
+    let mut rest = &*bytes;
+    while let Some(first) = rest.iter().position(|byte| *byte != 0) {
+        rest = rest.get(first..).unwrap_or_default();
+        let at = bytes.len() - rest.len();
+        let before = out.len();
+        if rest.starts_with(CPIO_MAGIC) {
+            let archive = archive_len(rest);
+            if out.is_empty()
+                && rest
+                    .get(archive..)
+                    .is_none_or(|rest| rest.iter().all(|b| *b == 0))
+            {
+                return Ok(bytes.into_owned());
+            }
+            let (archive, after) = rest.split_at(archive);
+            out.extend_from_slice(archive);
+            rest = after;
+        } else {
+            let found = Compression::detect(rest).ok_or_else(|| unknown(rest, at))?;
+            let compression = found.name();
+            found
+                .unpack_stream(&mut rest, &mut out, limit)
+                .map_err(|error| match error {
+                    StreamError::TooBig => InitrdError::UnpacksTooBig { compression, limit },
+                    StreamError::Unknown => InitrdError::Unsupported {
+                        compression,
+                        remedy: "unpack it with: lzop -d",
+                    },
+                    StreamError::Damaged(reason) => InitrdError::Damaged {
+                        compression,
+                        reason,
+                    },
+                })?;
+        }
+        // An archive begins at a multiple of 4 bytes; a stream may go on with the one before.
+        let padding = before.next_multiple_of(ARCHIVE_ALIGN as usize) - before;
+        if padding > 0
+            && out
+                .get(before..)
+                .is_some_and(|new| new.starts_with(CPIO_MAGIC))
+        {
+            out.splice(before..before, std::iter::repeat_n(0, padding));
+        }
+    }
+    Ok(out)
+}
+
+/// The error for what no compression of Linux's begins with.
+fn unknown(rest: &[u8], at: usize) -> InitrdError {
+    /// lz4's frame since 2013.
+    const LZ4_FRAME: &[u8] = b"\x04\x22\x4d\x18";
+    if rest.starts_with(LZ4_FRAME) {
+        return InitrdError::Unsupported {
+            compression: "lz4's newer frame",
+            remedy: "nor does Linux; compress it with: lz4 -l",
+        };
+    }
+    InitrdError::NotAnArchive { at }
+}
+
+/// Bytes of the archive at the beginning of `bytes`, its last entry TRAILER!!! included; all of them if
+/// it has none.
+fn archive_len(bytes: &[u8]) -> usize {
+    let mut at: usize = 0;
+    loop {
+        let header = bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<CPIO_HEADER>());
+        // Sizes of the content and of the name with its NUL are the 7th and the 12th number.
+        let number = |index: usize| {
+            let digits = header?.get(6 + 8 * index..6 + 8 * index + 8)?;
+            usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+        };
+        let (Some(size), Some(name_size)) = (number(6), number(11)) else {
+            return bytes.len();
+        };
+        let name = at + CPIO_HEADER;
+        let end = (name + name_size).next_multiple_of(ARCHIVE_ALIGN as usize);
+        let end = (end + size).next_multiple_of(ARCHIVE_ALIGN as usize);
+        let is_trailer = bytes
+            .get(name..)
+            .is_some_and(|name| name.starts_with(b"TRAILER!!!\0"));
+        if is_trailer || end >= bytes.len() {
+            return end.min(bytes.len());
+        }
+        at = end;
+    }
+}
+
 /// A file, folder or link for an archive.
 #[derive(Clone, Copy, Debug)]
 pub struct File<'a> {
@@ -128,6 +277,7 @@ pub fn cpio(files: &[File]) -> Result<Vec<u8>, InitrdError> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::decompress::tests::stream;
     use super::super::ram::tests::{memory, read};
     use super::*;
 
@@ -168,6 +318,67 @@ mod tests {
         );
         assert!(place(&memory, &initrd(1), 5 * MIB, u64::MAX).is_err());
         assert!(place(&memory, &[], 5 * MIB, u64::MAX).unwrap().is_none());
+    }
+
+    /// An archive with one file of 5000 bytes.
+    fn archive(path: &str) -> Vec<u8> {
+        cpio(&[File {
+            path,
+            mode: 0o100644,
+            content: &[7; 5000],
+        }])
+        .unwrap()
+    }
+
+    #[test]
+    fn compressed_archives_are_unpacked_and_others_left_alone() {
+        use Compression::{Bzip2, Gzip, Lz4, Lzma, Xz, Zstd};
+        let (early, main) = (archive("early"), archive("main"));
+        let unpacked = |bytes: &[u8]| unpack_part(bytes.into(), 1 << 20).unwrap();
+        assert_eq!(unpacked(&early), early);
+        for compression in [Gzip, Bzip2, Lzma, Xz, Lz4, Zstd] {
+            let packed = stream(compression, &main);
+            assert_eq!(unpacked(&packed), main, "{compression}");
+            // As distributions have it: microcode, then the rest, padded; and one more archive.
+            let padding = vec![0; 512];
+            let file = [&early, &padding, &packed, &padding[..3], &early].concat();
+            let expected = [&early[..], &main, &early].concat();
+            assert_eq!(unpacked(&file), expected, "{compression}");
+        }
+        // Two streams of one archive, as zstd and pigz make them.
+        let halves = [&main[..1111], &main[1111..]].map(|half| stream(Zstd, half));
+        assert_eq!(unpacked(&halves.concat()), main);
+    }
+
+    #[test]
+    fn an_initrd_that_linux_cannot_read_is_refused_by_name() {
+        let main = archive("main");
+        let refused =
+            |bytes: &[u8], limit| unpack_part(bytes.into(), limit).unwrap_err().to_string();
+        let lzo = refused(b"\x89LZO\0\r\n\x1a\n....", 1 << 20);
+        assert!(
+            lzo.contains("compressed with lzo") && lzo.contains("lzop -d"),
+            "{lzo}"
+        );
+        let lz4 = refused(b"\x04\x22\x4d\x18....", 1 << 20);
+        assert!(lz4.contains("lz4 -l"), "{lz4}");
+        let text = refused(&[&main[..], b"hello"].concat(), 1 << 20);
+        assert!(text.contains(&format!("at byte {}", main.len())), "{text}");
+        for compression in [
+            Compression::Gzip,
+            Compression::Xz,
+            Compression::Zstd,
+            Compression::Lz4,
+        ] {
+            let packed = stream(compression, &main);
+            let cut = refused(&packed[..packed.len() / 2], 1 << 20);
+            assert!(cut.contains("initrd is damaged"), "{compression}: {cut}");
+            let bomb = refused(&packed, 1000);
+            assert!(
+                bomb.contains("give the machine more memory"),
+                "{compression}: {bomb}"
+            );
+        }
     }
 
     #[test]

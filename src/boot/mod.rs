@@ -43,10 +43,12 @@ mod mptable;
 mod pvh;
 mod ram;
 pub mod tables;
+mod topology;
 
 pub use detect::{Format, detect};
 pub use entry::{Entry, Kernel, Machine, Mode};
 pub use error::*;
+pub use topology::Topology;
 
 use bzimage::BzImage;
 use elf::Elf;
@@ -170,6 +172,14 @@ pub fn place(
         (_, None) => place_bzimage(memory, &whole(kernel)?, via)?,
     };
     let address_max = kernel.header.initrd_addr_max.into();
+    let unpacked;
+    let initrd = match format.is_linux() {
+        true => {
+            unpacked = initrd::unpack(memory, initrd)?;
+            &unpacked
+        }
+        false => initrd,
+    };
     let initrd = initrd::place(memory, initrd, kernel.range.end, address_max)?;
     Ok(Placed::Kernel {
         format,

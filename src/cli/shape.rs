@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{KERNEL, MACHINE};
-use crate::config::{Kernel, Machine, machine};
+use crate::config::{Cpus, Kernel, Machine, machine};
 
 #[derive(clap::Args)]
 pub struct Shape {
@@ -17,15 +17,16 @@ pub struct Shape {
     /// Words for the kernel command line; they win over hull's.
     #[arg(long, value_name = "STR", allow_hyphen_values = true, help_heading = KERNEL)]
     cmdline: Option<String>,
-    /// vCPUs, 1 to 32 [default: 1]
+    /// vCPUs, 1 to 32, and their arrangement: cores of a socket, 1 or 2 threads of a core, sockets; one
+    /// socket with a core for each unless they are given. Example: --cpus 8,cores=4,threads=2
+    /// [default: 1]
     #[arg(
         long,
-        value_name = "N",
-        value_parser = machine::parse_cpus,
+        value_name = "N[,OPTION]..",
         allow_negative_numbers = true,
         help_heading = MACHINE
     )]
-    cpus: Option<u8>,
+    cpus: Option<Cpus>,
     /// Guest memory: bytes, or with K, M, G or T; 2M to 1T [default: 128M]
     #[arg(
         long,
@@ -49,7 +50,7 @@ impl Shape {
         if let Some(cmdline) = &self.cmdline {
             machine.cmdline.clone_from(cmdline);
         }
-        machine.cpus = self.cpus.unwrap_or(machine.cpus);
+        machine.set_cpus(self.cpus.unwrap_or(machine.cpus()));
         machine.memory_bytes = self.memory.unwrap_or(machine.memory_bytes);
     }
 }

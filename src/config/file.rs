@@ -17,6 +17,7 @@ use super::error::ConfigError;
 use super::machine::{self, Command, Kernel, Machine};
 use super::size;
 use super::table::Table;
+use crate::boot::Topology;
 
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -116,7 +117,7 @@ fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
     let machine = &mut draft.machine;
     match key {
         "name" => machine.name = Some(with(value, key, machine::parse_name)?),
-        "cpus" => machine.cpus = with(value, key, machine::parse_cpus)?,
+        "cpus" => machine.set_cpus(with(value, key, str::parse)?),
         "memory" => machine.memory_bytes = with(value, key, machine::parse_memory)?,
         "kernel" => machine.kernel = Kernel::File(with(value, key, str::parse)?),
         "initrd" => machine.initrd = Some(with(value, key, str::parse)?),
@@ -287,7 +288,13 @@ pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
     if let Some(name) = &machine.name {
         set("name", name.as_str().into());
     }
-    set("cpus", machine.cpus.into());
+    set(
+        "cpus",
+        match machine.topology == Topology::default() {
+            true => machine.cpus.into(),
+            false => machine.cpus().to_string().into(),
+        },
+    );
     set("memory", size::exact(machine.memory_bytes).into());
     if let Kernel::File(kernel) = &machine.kernel {
         set("kernel", utf8(kernel.as_os_str())?.into());

@@ -7,15 +7,15 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::cpus::Cpus;
 use super::device::{self, Device, Part};
 use super::error::ConfigError;
 use super::fault::Fault;
 use super::size;
 use super::text;
-use crate::boot::Via;
+use crate::boot::{Topology, Via};
 use crate::disk;
 use crate::fleet;
-use crate::memory::layout::MAX_CPUS;
 
 /// Least memory of a guest: what the boot tables and a payload need.
 pub const MIN_MEMORY: u64 = 2 << 20;
@@ -30,8 +30,11 @@ pub const DEFAULT_MEMORY: u64 = 128 << 20;
 pub struct Machine {
     /// What other commands of hull call it; its process id if `None`.
     pub name: Option<String>,
-    /// vCPUs, 1 to [`MAX_CPUS`].
+    /// vCPUs, 1 to [`crate::memory::layout::MAX_CPUS`].
     pub cpus: u8,
+    /// How they are arranged.
+    #[serde(default)]
+    pub topology: Topology,
     /// Guest memory in bytes, [`MIN_MEMORY`] to [`MAX_MEMORY`], whole pages of 4096.
     pub memory_bytes: u64,
     /// The kernel to boot.
@@ -122,6 +125,7 @@ impl Default for Machine {
         Self {
             name: None,
             cpus: 1,
+            topology: Topology::default(),
             memory_bytes: DEFAULT_MEMORY,
             kernel: Kernel::Embedded,
             boot: Via::Auto,
@@ -137,6 +141,20 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// Its vCPUs and their arrangement.
+    pub fn cpus(&self) -> Cpus {
+        Cpus {
+            count: self.cpus,
+            topology: self.topology,
+        }
+    }
+
+    /// Have these vCPUs.
+    pub fn set_cpus(&mut self, cpus: Cpus) {
+        self.cpus = cpus.count;
+        self.topology = cpus.topology;
+    }
+
     /// Its devices of one kind, in order: `machine.all::<disk::Config>()`.
     pub fn all<T: Part>(&self) -> impl Iterator<Item = &T> + Clone {
         device::all(&self.devices)
@@ -185,7 +203,8 @@ impl Machine {
         if let Some(name) = &self.name {
             fleet::check_name(name).map_err(|reason| ConfigError::machine("name", reason))?;
         }
-        check_cpus(self.cpus).map_err(|reason| ConfigError::machine("cpus", reason))?;
+        let cpus = self.cpus().check();
+        cpus.map_err(|reason| ConfigError::machine("cpus", reason))?;
         check_memory(self.memory_bytes).map_err(|reason| ConfigError::machine("memory", reason))?;
         device::check(&self.devices, self.memory_bytes)?;
         let with_root = self.root_disk().is_some();
@@ -227,22 +246,6 @@ impl Command {
 fn name_of(variable: &OsStr) -> &[u8] {
     let bytes = variable.as_encoded_bytes();
     bytes.split(|byte| *byte == b'=').next().unwrap_or_default()
-}
-
-/// Parse a number of vCPUs.
-///
-/// # Errors
-/// What the text must be instead, for the message behind its flag.
-pub fn parse_cpus(text: &str) -> Result<u8, String> {
-    check_cpus(text.parse().unwrap_or(0))
-}
-
-fn check_cpus(cpus: u8) -> Result<u8, String> {
-    if (1..=MAX_CPUS).contains(&cpus) {
-        Ok(cpus)
-    } else {
-        Err(format!("a guest has 1 to {MAX_CPUS} vCPUs"))
-    }
 }
 
 /// Parse the size of a guest's memory. It is rounded down to whole pages.

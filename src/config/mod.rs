@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balloon;
+mod cpus;
 pub mod device;
 mod draft;
 mod error;
@@ -27,6 +28,7 @@ mod text;
 pub mod vsock;
 
 pub use balloon::Balloon;
+pub use cpus::Cpus;
 pub use device::Device;
 pub use draft::Draft;
 pub use error::ConfigError;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
+use super::cpuid::Place;
 use super::debug::{Control, Point, PointKind, Powers, Stopped, Trap};
 use super::processor::{Kind, Processor};
 use super::vcpu::{Kicker, Vcpu};
@@ -214,7 +215,7 @@ fn within<T: Send + 'static>(
     Kicker::prepare()?;
     let memory = backing::allocate(MEMORY)?;
     let vm = Vm::new(kvm, memory.clone())?;
-    let mut vcpu = vm.create_vcpu(0, 1)?;
+    let mut vcpu = vm.create_vcpu(&Place::ALONE)?;
     let kicker = vcpu.kicker();
     let (sender, done) = mpsc::channel();
     let probe = move || {

@@ -1,8 +1,17 @@
 //! The host's processor, by its CPUID.
 
-use std::arch::x86_64::__cpuid;
+use std::arch::x86_64::__cpuid_count;
 
 use serde::Serialize;
+
+/// EAX, EBX, ECX and EDX of a leaf and subleaf on this thread's processor.
+pub(super) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    // Safe in newer Rust: every x86_64 has CPUID.
+    #[allow(unused_unsafe)]
+    // SAFETY: the instruction is there in 64-bit mode and only writes registers.
+    let found = unsafe { __cpuid_count(leaf, subleaf) };
+    [found.eax, found.ebx, found.ecx, found.edx]
+}
 
 /// What executes the guest's kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,13 +41,7 @@ pub struct Processor {
 impl Processor {
     /// The processor on which this thread runs.
     pub fn of_host() -> Self {
-        Self::described_by(|leaf| {
-            // Safe in newer Rust: every x86_64 has CPUID.
-            #[allow(unused_unsafe)]
-            // SAFETY: the instruction is there in 64-bit mode and only writes registers.
-            let found = unsafe { __cpuid(leaf) };
-            [found.eax, found.ebx, found.ecx, found.edx]
-        })
+        Self::described_by(|leaf| cpuid(leaf, 0))
     }
 
     /// The processor whose CPUID gives EAX, EBX, ECX and EDX of a leaf (Intel SDM 2A, CPUID;

@@ -15,6 +15,8 @@ use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::cpuid::Place;
+use super::processor;
 use super::vcpu::Vcpu;
 use super::{KvmError, access, cpuid, lapic, msrs, refused};
 use crate::memory::GuestMemory;
@@ -169,15 +171,14 @@ impl Vm {
         cpuid.map_err(refused("KVM_GET_SUPPORTED_CPUID"))
     }
 
-    /// Create vCPU `id` of `cpus`, with KVM's CPUID, this machine's topology, and the MSRs that
+    /// Create the vCPU at `place`, with KVM's CPUID, this machine's topology, and the MSRs that
     /// firmware would set.
-    pub fn create_vcpu(&self, id: u8, cpus: u8) -> Result<Vcpu, KvmError> {
+    pub fn create_vcpu(&self, place: &Place) -> Result<Vcpu, KvmError> {
         let fd = self
             .fd
-            .create_vcpu(id.into())
+            .create_vcpu(place.id.into())
             .map_err(refused("KVM_CREATE_VCPU"))?;
-        let mut cpuid = self.supported_cpuid()?;
-        cpuid::describe(&mut cpuid, id, cpus);
+        let mut cpuid = cpuid::describe(&self.supported_cpuid()?, place, processor::cpuid)?;
         if self.missing.long_mode {
             cpuid::hide_long_mode(&mut cpuid);
         }
@@ -270,7 +271,7 @@ mod tests {
             .write_slice(code, GuestAddress(0x1000))
             .expect("code");
         let vm = Vm::new(open().expect("KVM"), memory.clone()).expect("a VM");
-        let mut vcpu = vm.create_vcpu(0, 1).expect("a vCPU");
+        let mut vcpu = vm.create_vcpu(&Place::ALONE).expect("a vCPU");
         let fd = vcpu.fd();
         let mut sregs = fd.get_sregs().expect("sregs");
         (sregs.cs.base, sregs.cs.selector) = (0, 0);

@@ -28,10 +28,11 @@ use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use crate::boot::cmdline::{self, DEFAULTS};
 use crate::boot::{self, BootError, Loaded, Placed, Plan};
-use crate::config::{Balloon, Console, Fault};
+use crate::config::{Balloon, Console, Fault, Kernel};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
+use crate::kvm::cpuid::Place;
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
@@ -50,6 +51,10 @@ pub const SAVED_STATE: &str = "saved state";
 /// Tells hull's init of the channel to hull: the port of this name, or COM2 where the kernel has
 /// no driver for the port (guest/init/src/channel.rs).
 const AGENT_WORD: &str = "hull.agent=ttyS1";
+
+/// Keeps hull's own kernel from working around flaws of processors between its processes and itself:
+/// a machine is its command's alone, and the host's kernel guards the others.
+const MITIGATIONS_OFF: &str = "mitigations=off";
 
 /// Build the machine, with `networks` in it.
 ///
@@ -226,13 +231,14 @@ impl Builder<'_> {
 
     fn vcpus(&self, vm: &Vm) -> Result<Vec<Vcpu>, VmmError> {
         let saved = self.config.start.saved();
+        let (cpus, topology) = (self.config.machine.cpus, self.config.machine.topology);
         let vcpus = self.timeline.span("vCPUs", || {
             saved.map_or(Ok(()), |saved| saved.fits(vm))?;
             let create = |id| match saved {
                 Some(_) => vm.create_empty_vcpu(id),
-                None => vm.create_vcpu(id, self.config.machine.cpus),
+                None => vm.create_vcpu(&Place { id, cpus, topology }),
             };
-            let vcpus = (0..self.config.machine.cpus).map(create);
+            let vcpus = (0..cpus).map(create);
             Ok::<_, VmmError>(vcpus.collect::<Result<Vec<_>, _>>()?)
         })?;
         self.story.tell(|| story::vcpu(vcpus.len()));
@@ -299,6 +305,9 @@ fn finish(
         Console::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
     };
     defaults.extend(DEFAULTS);
+    if wanted.kernel == Kernel::Embedded {
+        defaults.push(MITIGATIONS_OFF);
+    }
     if wanted.command.is_some() {
         if !wanted.kernel_log {
             defaults.push("quiet");

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// Size of the kept output, in bytes.
-const KEPT: usize = 16 << 10;
+const KEPT: usize = 64 << 10;
 /// Lines shown in a message.
 const SHOWN: usize = 12;
 /// The prefix of the line of a Linux panic (kernel/panic.c).
@@ -25,6 +25,42 @@ pub enum News {
     /// The kernel does nothing any more.
     Halted,
 }
+/// Parts of the lines by which Linux says what went wrong, some of them long before it panics.
+const CAUSES: [&str; 12] = [
+    "unpacking failed",
+    "Failed to execute",
+    "Cannot open root",
+    "Unable to mount",
+    "No filesystem could mount",
+    "Out of memory",
+    "BUG: ",
+    "kernel BUG at",
+    "Oops",
+    "general protection fault",
+    "invalid opcode",
+    "RIP: ",
+];
+/// Beginnings of the lines with registers, stacks and the like, behind the time in brackets.
+const DUMPS: [&str; 18] = [
+    "?",
+    "<",
+    "Call Trace",
+    "Modules linked in",
+    "Hardware name",
+    "CPU: ",
+    "Code: ",
+    "RSP: ",
+    "RAX: ",
+    "RDX: ",
+    "RBP: ",
+    "R10: ",
+    "R13: ",
+    "FS: ",
+    "CS: ",
+    "CR2: ",
+    "DR0: ",
+    "---[",
+];
 
 /// The last bytes of the console.
 #[derive(Default)]
@@ -82,10 +118,34 @@ impl ConsoleLog {
     /// The reason of a kernel panic, if there was one: the text behind the prefix.
     pub fn panic_reason(&self) -> Option<String> {
         let text = self.text();
-        let mut lines = text.lines().rev();
-        let line = lines.find(|line| line.contains(PANIC) && !line.contains(LAST_WORDS[0]))?;
+        let line = text.lines().rev().find(|line| is_panic(line))?;
         let (_, reason) = line.split_once(PANIC)?;
         Some(printable(reason.trim_start_matches([':', ' '])))
+    }
+
+    /// The lines that hold the cause of a panic, without control characters: those that name one
+    /// anywhere, and the last before the panic. What follows is a stack.
+    pub fn cause_of_panic(&self) -> Vec<String> {
+        let text = self.text();
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let mut lines: Vec<&str> = lines.collect();
+        let panic = lines.iter().rposition(|line| is_panic(line));
+        lines.truncate(panic.map_or(0, |panic| panic + 1));
+        lines.retain(|line| !is_dump(line));
+        let is_cause = |line: &str| CAUSES.iter().any(|cause| line.contains(cause));
+        let causes = lines.iter().filter(|line| is_cause(line)).count();
+        // A cause keeps its place among the lines shown; the newest of the others fill the rest.
+        let mut others_skipped = lines.len().saturating_sub(SHOWN.max(causes));
+        let mut shown = Vec::new();
+        for line in lines {
+            if !is_cause(line) && others_skipped > 0 {
+                others_skipped -= 1;
+            } else {
+                shown.push(printable(line));
+            }
+        }
+        shown.drain(..shown.len().saturating_sub(SHOWN));
+        shown
     }
 
     /// The last lines, without control characters.
@@ -103,6 +163,23 @@ impl ConsoleLog {
         let bytes: Vec<u8> = self.tail.iter().copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+fn is_panic(line: &str) -> bool {
+    line.contains(PANIC) && !line.contains(LAST_WORDS[0])
+}
+
+/// Whether a line is part of a dump of registers or of a stack.
+fn is_dump(line: &str) -> bool {
+    let text = match line.split_once("] ") {
+        Some((time, text)) if time.starts_with('[') => text,
+        _ => line,
+    };
+    let text = text.trim_start();
+    // A function of a stack, as `panic+0x2a1/0x2f0`.
+    let function = text.split_once("+0x").map_or("", |(name, _)| name);
+    let is_function = !function.is_empty() && !function.contains(' ');
+    is_function || DUMPS.iter().any(|dump| text.starts_with(dump))
 }
 
 /// A guest's text without control characters, which a terminal would act on.
@@ -127,6 +204,45 @@ mod tests {
         log.push(b"[   5.1] reboot: System halted\r\n");
         assert_eq!(log.take_news(), [News::Halted]);
         assert_eq!(log.take_news(), []);
+    }
+
+    #[test]
+    fn the_cause_of_a_panic_is_shown_and_not_its_stack() {
+        let mut log = ConsoleLog::default();
+        log.push(b"[    0.1] Initramfs unpacking failed: compression method gzip not configured\n");
+        (0..300).for_each(|_| drop(log.push(b"[    0.2] loop: module loaded\n")));
+        let panic = "[    0.4] VFS: Cannot open root device \"\"\n\
+             [    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs\n";
+        log.push(panic.as_bytes());
+        log.push(
+            b"[    0.5] CPU: 0 PID: 1 Comm: swapper/0\n[    0.5] Call Trace:\n[    0.5]  <TASK>\n",
+        );
+        (0..40).for_each(|_| drop(log.push(b"[    0.5]  panic+0x2a1/0x2f0\n")));
+        log.push(
+            b"[    0.6] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---\n",
+        );
+        let shown = log.cause_of_panic();
+        assert_eq!(shown.len(), SHOWN);
+        assert!(shown[0].contains("gzip not configured"), "{shown:?}");
+        assert!(shown[SHOWN - 2].contains("Cannot open root"), "{shown:?}");
+        let reason = log.panic_reason();
+        assert_eq!(reason.as_deref(), Some("VFS: Unable to mount root fs"));
+    }
+
+    #[test]
+    fn an_oops_is_the_cause_of_the_panic_after_it() {
+        let mut log = ConsoleLog::default();
+        let oops = "[ 1.0] BUG: kernel NULL pointer dereference, address: 0000000000000000\n\
+             [ 1.0] #PF: supervisor read access in kernel mode\n\
+             [ 1.0] Oops: Oops: 0000 [#1] SMP\n\
+             [ 1.0] CPU: 0 UID: 0 PID: 1 Comm: init Not tainted 6.12\n\
+             [ 1.0] RIP: 0010:do_it+0x3/0x10\n\
+             [ 1.0] Code: 00 00\n[ 1.0] RSP: 0018:ff EFLAGS: 0\n[ 1.0] RAX: 0\n[ 1.0] Call Trace:\n\
+             [ 1.0]  ? __die+0x20/0x60\n[ 1.0] Kernel panic - not syncing: Fatal exception\n";
+        log.push(oops.as_bytes());
+        let shown = log.cause_of_panic();
+        assert_eq!(shown.len(), 5, "{shown:#?}");
+        assert!(shown[3].ends_with("RIP: 0010:do_it+0x3/0x10"), "{shown:#?}");
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub enum VmmError {
         reason: String,
         /// RIP, with its symbol if known.
         place: String,
-        /// The last lines of the console.
+        /// The lines of the console with the cause.
         log: String,
     },
     /// A reset or power-off before the command ran, without a panic.

@@ -74,7 +74,7 @@ fn of_guest(
                 reason,
                 place: vcpu_0()
                     .map_or_else(String::new, |rip| format!("\n  vCPU 0 at {}", place(rip))),
-                log: log(),
+                log: place::quote(&event_loop.log().cause_of_panic()),
             })
         }
         GuestEnd::Halted => Err(VmmError::Halted {

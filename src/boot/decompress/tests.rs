@@ -23,7 +23,7 @@ pub fn pack(compression: Compression, data: &[u8]) -> Vec<u8> {
     payload
 }
 
-fn stream(compression: Compression, data: &[u8]) -> Vec<u8> {
+pub fn stream(compression: Compression, data: &[u8]) -> Vec<u8> {
     use liblzma::stream::{Check, Filters, LzmaOptions};
     let xz = |stream| {
         let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
