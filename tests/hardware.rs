@@ -9,6 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use hull::boot::initrd::{File, cpio};
 use machine::saving::{Talk, text};
 use machine::user::User;
 use machine::{built, in_lab, kvm, lab, run};
@@ -47,15 +48,13 @@ fn compressed_initrd(folder: &Path) -> String {
         &["bzip2", "-c"],
         &["lzma", "-c"],
     ] {
-        let name = program[0];
-        fs::write(folder.join(format!("with-{name}")), name).expect("a file");
+        let file = File {
+            path: &format!("with-{}", program[0]),
+            mode: 0o100644,
+            content: program[0].as_bytes(),
+        };
         let archive = folder.join("archive");
-        let cpio = format!(
-            "cd {} && echo with-{name} | cpio -o -H newc",
-            folder.display()
-        );
-        let output = Command::new("sh").args(["-c", &cpio]).output().expect("sh");
-        fs::write(&archive, output.stdout).expect("a file");
+        fs::write(&archive, cpio(&[file]).expect("small")).expect("a file");
         initrd.extend(filter(program, &archive));
     }
     let path = folder.join("initrd");

@@ -22,7 +22,7 @@ pub struct Shape {
     /// [default: 1]
     #[arg(
         long,
-        value_name = "N[,OPTION]..",
+        value_name = "N",
         allow_negative_numbers = true,
         help_heading = MACHINE
     )]

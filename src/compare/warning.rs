@@ -24,6 +24,11 @@ pub fn of_run(host: &Host, runs: usize) -> Vec<String> {
                     slower than on hardware";
         warnings.push(text.into());
     }
+    if host.mitigates {
+        let text = "this host's kernel mitigates flaws of its processor, and the kernel of the guests does not \
+                    (mitigations=off): system calls of processes and containers cost more for it";
+        warnings.push(text.into());
+    }
     warnings.extend(host.hypervisor.as_ref().map(|by| {
         if host.emulated {
             format!(

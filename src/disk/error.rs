@@ -84,6 +84,19 @@ pub enum DiskError {
         /// What imago found.
         reason: io::Error,
     },
+    /// A qcow2 image with an option of `qemu-img` that hull does not read.
+    #[error(
+        "{path}: a qcow2 image with {feature}, which hull does not read; `qemu-img convert -O qcow2 \
+         -o {convert} {path} {path}.qcow2` makes one that it reads"
+    )]
+    Feature {
+        /// Path of the image.
+        path: PathBuf,
+        /// The option by which it was made.
+        feature: &'static str,
+        /// The option by which one is made without it.
+        convert: &'static str,
+    },
     /// A qcow2 image that is based on another.
     #[error(
         "{path}: the image is based on {backing:?}; hull opens no file that only an \

@@ -145,8 +145,13 @@ fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
     match format {
         Format::Raw => sized(Box::new(Raw::new(file)), path, format),
         Format::Qcow2 => {
+            let own = file.try_clone().map_err(|reason| DiskError::Open {
+                path: path.clone(),
+                reason,
+                hint: "",
+            })?;
             let image = qcow2::access((file, format), path, !read_only, &config.backing, files)?;
-            sized(Box::new(Qcow2::new(image)), path, format)
+            sized(Box::new(Qcow2::new(image, own)), path, format)
         }
     }
 }

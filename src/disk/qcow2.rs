@@ -7,7 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imago::storage::StorageOpenOptions;
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
+use imago::{
+    DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder, Mapping,
+};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use vm_memory::{GuestMemoryBackend, VolatileSlice};
 
 use super::config::Format;
@@ -32,17 +36,41 @@ const REFCOUNT_TABLE: u64 = 48;
 /// Offset of refcount_order, from version 3 on.
 const REFCOUNT_ORDER: u64 = 96;
 
+/// Bits of incompatible_features, at offset 72 from version 3 on, that imago does not know, with what
+/// makes an image without them.
+const INCOMPATIBLE: u64 = 72;
+const UNREAD_FEATURES: [(u64, &str, &str); 2] = [
+    (1 << 3, "compression_type=zstd", "compression_type=zlib"),
+    (1 << 4, "extended_l2=on", "extended_l2=off"),
+];
+/// Pieces of the file that one request gives back to the host at most.
+const MAX_PIECES: usize = 4096;
+/// Bytes of zeroes written at once.
+const CHUNK: u64 = 1 << 20;
+
 /// A qcow2 image.
-pub struct Qcow2(Access);
+pub struct Qcow2 {
+    access: Access,
+    /// The image's own file.
+    file: File,
+}
+
+/// A part of a disk: its first byte there and in the image's own file, and its length.
+struct Piece {
+    at: u64,
+    in_file: u64,
+    len: u64,
+}
 
 impl Qcow2 {
-    /// An image that imago has opened.
-    pub fn new(access: Access) -> Self {
-        Self(access)
+    /// An image in `file` that imago has opened.
+    pub fn new(access: Access, file: File) -> Self {
+        Self { access, file }
     }
 
     /// A new image in `file`, based on `base`.
     pub fn over(base: Access, file: File) -> io::Result<Self> {
+        let own = file.try_clone()?;
         let create = imago::qcow2::Qcow2::<Storage>::create_builder(storage(file, true)?);
         let create = create.size(base.size());
         let open = |file| {
@@ -50,7 +78,58 @@ impl Qcow2 {
             Ok(open.data_file(None).backing(Some(base)))
         };
         let image = create.create_open(DenyImplicitOpenGate::default(), open)?;
-        Ok(Self(FormatAccess::new(image)))
+        Ok(Self::new(FormatAccess::new(image), own))
+    }
+
+    /// The pieces of `range` that only this image's file has, as far as it may be written.
+    fn pieces(&self, range: &Range) -> io::Result<Vec<Piece>> {
+        let (mut at, end) = (range.at, range.at + range.len);
+        let mut pieces = Vec::new();
+        while at < end && pieces.len() < MAX_PIECES {
+            let (mapping, len) = self.access.get_mapping(at, end - at)?;
+            if let Mapping::Raw {
+                offset: in_file,
+                writable: true,
+                ..
+            } = mapping
+            {
+                pieces.push(Piece { at, in_file, len });
+            }
+            at += len.max(1);
+        }
+        Ok(pieces)
+    }
+
+    /// Give back to the host those of `pieces` that the image has freed.
+    fn release(&self, pieces: &[Piece]) -> io::Result<()> {
+        for piece in pieces {
+            let (mut at, end) = (piece.at, piece.at + piece.len);
+            while at < end {
+                let (mapping, len) = self.access.get_mapping(at, end - at)?;
+                if matches!(mapping, Mapping::Zero { .. }) {
+                    let in_file = piece.in_file + (at - piece.at);
+                    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    match fallocate(&self.file, mode, in_file, len) {
+                        Err(Errno::OPNOTSUPP | Errno::NODEV) | Ok(()) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                at += len.max(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&self, range: &Range) -> io::Result<()> {
+        let zeroes = vec![0; range.len.min(CHUNK) as usize];
+        let (mut at, end) = (range.at, range.at + range.len);
+        while at < end {
+            let now = zeroes.len().min((end - at) as usize);
+            self.access
+                .write(zeroes.get(..now).unwrap_or_default(), at)?;
+            at += now as u64;
+        }
+        Ok(())
     }
 }
 
@@ -73,6 +152,21 @@ pub fn access(
     };
     let mut method = [0; 4];
     let plain = file.read_exact_at(&mut method, CRYPT_METHOD).is_err() || method == [0; 4];
+    let mut features = [0; 8];
+    let version_3 = read_u64(&file, 0) as u32 >= 3;
+    if format == Format::Qcow2
+        && version_3
+        && file.read_exact_at(&mut features, INCOMPATIBLE).is_ok()
+        && let Some((_, feature, convert)) = UNREAD_FEATURES
+            .iter()
+            .find(|(bit, ..)| u64::from_be_bytes(features) & bit != 0)
+    {
+        return Err(DiskError::Feature {
+            path: path.into(),
+            feature,
+            convert,
+        });
+    }
     let counted = !write || format == Format::Raw || header_is_counted(&file);
     let storage = storage(file, write).map_err(fault)?;
     if format == Format::Raw {
@@ -139,12 +233,7 @@ fn base_of(
 /// cluster management"). Without one the crate would allocate that cluster for something else, or
 /// search for a place for its refcounts without end.
 fn header_is_counted(file: &File) -> bool {
-    let read = |at: u64| {
-        let mut bytes = [0; 8];
-        // Bytes beyond the end count as 0, as in the crate.
-        let _ = file.read_at(&mut bytes, at);
-        u64::from_be_bytes(bytes)
-    };
+    let read = |at: u64| read_u64(file, at);
     let order = match read(0) as u32 {
         2 => 4,
         _ => (read(REFCOUNT_ORDER) >> 32) as u32,
@@ -163,20 +252,27 @@ fn header_is_counted(file: &File) -> bool {
     }
 }
 
+/// The big-endian number at a byte of the file; bytes beyond the end count as 0, as in the crate.
+fn read_u64(file: &File, at: u64) -> u64 {
+    let mut bytes = [0; 8];
+    let _ = file.read_at(&mut bytes, at);
+    u64::from_be_bytes(bytes)
+}
+
 fn storage(file: File, write: bool) -> io::Result<Storage> {
     Storage::from_open_file(file, StorageOpenOptions::new().write(write))
 }
 
 impl Image for Qcow2 {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.size())
+        Ok(self.access.size())
     }
 
     fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>> {
         let read = |&(at, to): &(u64, &[Segment])| {
             let slices = slices(memory, to)?;
             let (vector, _guard) = imago::io_buffers::IoVectorMut::from_volatile_slice(&slices);
-            self.0.readv(vector, at)
+            self.access.readv(vector, at)
         };
         parts.iter().map(read).collect()
     }
@@ -184,31 +280,44 @@ impl Image for Qcow2 {
     fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()> {
         let slices = slices(memory, from)?;
         let (vector, _guard) = imago::io_buffers::IoVector::from_volatile_slice(&slices);
-        self.0.writev(vector, at)
+        self.access.writev(vector, at)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()?;
-        self.0.sync()
+        self.access.flush()?;
+        self.access.sync()
     }
 
     fn write_back(&mut self) -> io::Result<()> {
         // Writes the tables and refcounts that the crate caches, without a sync of the file.
-        self.0.flush()
+        self.access.flush()
     }
 
+    /// Does nothing in an image of version 2, which cannot record it: discard is a hint (virtio 1.2,
+    /// 5.2.6.2).
     fn discard(&mut self, range: &Range) -> io::Result<()> {
-        match self.0.discard_to_any(range.at, range.len) {
+        let pieces = self.pieces(range)?;
+        match self.access.discard_to_any(range.at, range.len) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            other => other,
+            Err(error) => Err(error),
+            Ok(()) => self.release(&pieces),
         }
     }
 
     fn zero(&mut self, range: &Range) -> io::Result<()> {
-        if range.unmap {
-            self.0.discard_to_zero(range.at, range.len)
-        } else {
-            self.0.write_zeroes(range.at, range.len)
+        let pieces = match range.unmap {
+            true => self.pieces(range)?,
+            false => Vec::new(),
+        };
+        let done = match range.unmap {
+            true => self.access.discard_to_zero(range.at, range.len),
+            false => self.access.write_zeroes(range.at, range.len),
+        };
+        match done {
+            // Version 2 has no way to record zeroes.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zeroes(range),
+            Err(error) => Err(error),
+            Ok(()) => self.release(&pieces),
         }
     }
 }
@@ -256,7 +365,8 @@ mod tests {
         image.write(&memory, 0x8_0000, &[sector(0)]).unwrap();
         image.write_back().unwrap();
         let file = File::open(&top).unwrap();
-        let mut again = Qcow2::new(access(file, &top, Format::Qcow2));
+        let own = file.try_clone().unwrap();
+        let mut again = Qcow2::new(access(file, &top, Format::Qcow2), own);
         for read in again.read(&memory, &[(0x8_0000, &[sector(0x800)])]) {
             read.unwrap();
         }

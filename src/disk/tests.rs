@@ -231,3 +231,144 @@ fn temporary_files_are_not_part_of_a_snapshot() {
         assert!(refused.contains("a snapshot cannot keep it"), "{refused}");
     }
 }
+
+/// What `qemu-img` says; it must succeed.
+fn qemu_img(arguments: &[&str]) -> String {
+    let output = Command::new("qemu-img").args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    said
+}
+
+/// Each format does for a guest what a raw image does, as `qemu-img` sees it: all options by which it
+/// makes qcow2 images, with content, a base, and a snapshot inside.
+#[test]
+fn every_format_does_what_a_raw_image_does() {
+    use crate::devices::virtio::block::Range;
+    const BYTES: u64 = 4 << 20;
+    let images = Images::new();
+    let text = |path: &Path| path.to_str().unwrap().to_string();
+    let content: Vec<u8> = (0..BYTES).map(|at| (at >> 9) as u8 | 1).collect();
+    let (base, raw) = (images.path("base"), images.path("raw"));
+    fs::write(&base, &content).unwrap();
+    fs::write(&raw, &content).unwrap();
+    let range = |at, len, unmap| Range { at, len, unmap };
+    let zeroes = |range| Request::WriteZeroes {
+        ranges: vec![range],
+        stable: false,
+    };
+    let work = [
+        Request::Discard(vec![range(1 << 20, 1 << 20, false), range(0, 512, false)]),
+        zeroes(range(65536, 65536, false)),
+        zeroes(range((2 << 20) + 512, 1024, false)),
+        zeroes(range(3 << 20, 256 << 10, true)),
+        zeroes(range((3 << 20) + 300_032, 8192, true)),
+        Request::Flush,
+    ];
+    // What was discarded is undefined: it is written afterwards.
+    let blank = [
+        zeroes(range(1 << 20, 1 << 20, false)),
+        zeroes(range(0, 512, false)),
+        Request::Flush,
+    ];
+    let blocks = |path: &Path| std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap());
+    let serve = |config: &Config, path: &Path| {
+        let disk = Disk::open(config).unwrap();
+        let before = blocks(path);
+        for served in disk.serve(&images.memory, &work) {
+            served.unwrap();
+        }
+        disk.write_back().unwrap();
+        let freed = before.saturating_sub(blocks(path)) * 512;
+        for served in disk.serve(&images.memory, &blank) {
+            served.unwrap();
+        }
+        images.write(&disk);
+        disk.write_back().unwrap();
+        freed
+    };
+    let raw_freed = serve(&config(raw.clone()), &raw);
+    assert!(raw_freed >= 1 << 20, "{raw_freed}");
+    for (options, gives_back) in [
+        ("compat=0.10", false),
+        ("compat=1.1", true),
+        ("cluster_size=512", true),
+        ("cluster_size=4k", true),
+        ("cluster_size=2M", false),
+        ("lazy_refcounts=on", true),
+        ("refcount_bits=1", true),
+        ("refcount_bits=64", true),
+        ("preallocation=metadata", true),
+        ("preallocation=falloc", true),
+        ("preallocation=full", true),
+        ("compat=0.10 base", false),
+        ("compat=1.1 base", false),
+        ("compat=1.1 compressed", false),
+        ("compat=1.1 snapshot", false),
+        ("compat=1.1 bitmap", true),
+    ] {
+        let path = images.path("image");
+        let _ = fs::remove_file(&path);
+        let (option, with) = options.split_once(' ').unwrap_or((options, ""));
+        let mut config = config(path.clone());
+        let (image, from) = (text(&path), text(&base));
+        if with == "base" {
+            let create = [
+                "create", "-q", "-f", "qcow2", "-o", option, "-F", "raw", "-b",
+            ];
+            qemu_img(&[&create[..], &[&from, &image]].concat());
+            config.backing = vec![base.clone()];
+        } else {
+            let mut convert = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", option];
+            convert.extend((with == "compressed").then_some("-c"));
+            convert.extend([from.as_str(), image.as_str()]);
+            qemu_img(&convert);
+        }
+        match with {
+            "snapshot" => drop(qemu_img(&["snapshot", "-c", "one", &image])),
+            "bitmap" => drop(qemu_img(&["bitmap", "--add", &image, "bits"])),
+            _ => {}
+        }
+        let freed = serve(&config, &path);
+        assert_eq!(freed >= 1 << 20, gives_back, "{options}: {freed} bytes");
+        let compared = qemu_img(&["compare", "-f", "raw", "-F", "qcow2", &text(&raw), &image]);
+        assert!(
+            compared.contains("Images are identical"),
+            "{options}: {compared}"
+        );
+        let check = Command::new("qemu-img")
+            .args(["check", "-q", &image])
+            .status();
+        // 3: clusters without a use, such as those of bitmaps.
+        let sound = if with == "bitmap" { [0, 3] } else { [0, 0] };
+        let status = check.unwrap().code().unwrap();
+        assert!(sound.contains(&status), "{options}: {status}");
+        if with == "snapshot" {
+            qemu_img(&["snapshot", "-a", "one", &image]);
+            let compared = qemu_img(&["compare", "-f", "raw", "-F", "qcow2", &from, &image]);
+            assert!(compared.contains("Images are identical"), "{compared}");
+        }
+    }
+    for (option, expected) in [
+        ("extended_l2=on", "-o extended_l2=off"),
+        ("compression_type=zstd", "-o compression_type=zlib"),
+    ] {
+        let path = images.path("image");
+        let _ = fs::remove_file(&path);
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            option,
+            &text(&path),
+            "1M",
+        ]);
+        let refused = Disk::open(&config(path)).err().unwrap().to_string();
+        assert!(
+            refused.contains(option) && refused.contains(expected),
+            "{refused}"
+        );
+    }
+}

@@ -210,14 +210,14 @@ mod tests {
     fn the_cause_of_a_panic_is_shown_and_not_its_stack() {
         let mut log = ConsoleLog::default();
         log.push(b"[    0.1] Initramfs unpacking failed: compression method gzip not configured\n");
-        (0..300).for_each(|_| drop(log.push(b"[    0.2] loop: module loaded\n")));
+        log.push(&b"[    0.2] loop: module loaded\n".repeat(300));
         let panic = "[    0.4] VFS: Cannot open root device \"\"\n\
              [    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs\n";
         log.push(panic.as_bytes());
         log.push(
             b"[    0.5] CPU: 0 PID: 1 Comm: swapper/0\n[    0.5] Call Trace:\n[    0.5]  <TASK>\n",
         );
-        (0..40).for_each(|_| drop(log.push(b"[    0.5]  panic+0x2a1/0x2f0\n")));
+        log.push(&b"[    0.5]  panic+0x2a1/0x2f0\n".repeat(40));
         log.push(
             b"[    0.6] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---\n",
         );

@@ -26,6 +26,9 @@ pub struct Host {
     pub software_kvm: bool,
     pub hypervisor: Option<String>,
     pub emulated: bool,
+    /// Whether its kernel mitigates a flaw of the processor.
+    #[serde(default)]
+    pub mitigates: bool,
 }
 
 impl Host {
@@ -54,8 +57,19 @@ impl Host {
             software_kvm: kind == Some(Kind::Software),
             emulated: processor.hypervisor.as_deref() == Some("QEMU's emulator"),
             hypervisor: processor.hypervisor,
+            mitigates: mitigates(),
         }
     }
+}
+
+/// Whether the kernel mitigates a flaw (Documentation/ABI/testing/sysfs-devices-system-cpu).
+fn mitigates() -> bool {
+    let flaws = fs::read_dir("/sys/devices/system/cpu/vulnerabilities");
+    flaws
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|flaw| fs::read_to_string(flaw.path()).is_ok_and(|state| state.contains("Mitigation")))
 }
 
 /// MemAvailable of proc_meminfo(5), in bytes.

@@ -19,9 +19,10 @@ use crate::compare::measure::error::RunError;
 /// The kernel's command line under all monitors: a quiet serial console, without the kernel's last words,
 /// which would be part of the command's output; an end by triple fault, which every monitor takes for one
 /// (QEMU's microvm has no keyboard controller and knows no other); no probes of the keyboard controller,
-/// which Firecracker's own default command line leaves out, too.
+/// which Firecracker's own default command line leaves out, too; no mitigations of processors' flaws, as in
+/// a machine that hull starts by itself.
 const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet loglevel=0 \
-    i8042.noaux i8042.nomux i8042.dumbkbd";
+    i8042.noaux i8042.nomux i8042.dumbkbd mitigations=off";
 
 pub struct Machine {
     pub kernel: PathBuf,

@@ -11,6 +11,7 @@ fn host() -> Host {
         kernel: "6.12".into(),
         kvm: Some("hardware, SVM".into()),
         software_kvm: false,
+        mitigates: false,
         hypervisor: None,
         emulated: false,
     }
