@@ -182,7 +182,7 @@ fn caches_are_the_processor_s_and_shared_in_the_machine() {
     let cache = |[eax, ebx, ecx, _]: Registers| {
         let ways = (ebx >> 22) + 1;
         let line = (ebx & 0xfff) + 1;
-        (ways * line * (ecx + 1) >> 10, (eax >> 14 & 0xfff) + 1)
+        ((ways * line * (ecx + 1)) >> 10, ((eax >> 14) & 0xfff) + 1)
     };
     let all = |host: &[Leaf], leaf, cpus, topology| -> Vec<_> {
         let leaves = described(host, 0, cpus, topology);
