@@ -91,9 +91,8 @@ pub struct Command {
     /// Working directory; empty for the root directory.
     #[serde(with = "text")]
     pub cwd: OsString,
-    /// The user, as `NAME|UID[:GROUP|GID]` of the guest's; empty for root. A machine that can be saved has
-    /// its command already.
-    #[serde(skip)]
+    /// The user, as `NAME|UID[:GROUP|GID]` of the guest's; empty for root.
+    #[serde(with = "text")]
     pub user: OsString,
     /// Whether it runs on a terminal instead of three pipes; if `None`, whether hull does.
     pub tty: Option<bool>,
