@@ -127,13 +127,13 @@ fn the_kernel_finds_command_line_initrd_and_acpi_by_either_structure() {
         [(Via::Auto, [0x228, 0x218, 0x70]), (Via::Pvh, [24, 56, 32])]
     {
         let packed = image(&pack(ALL[0], &linux().build()));
-        let (loaded, memory) = load_with(&packed, via, &[b"cpio"]).unwrap();
+        let (loaded, memory) = load_with(&packed, via, &[b"070701"]).unwrap();
         let params = loaded.entry.params;
         let u32_at =
             |at: u64| u32::from_le_bytes(read(&memory, params + at, 4).try_into().unwrap());
         assert_eq!(u64::from(u32_at(cmdline_at)), CMDLINE);
         assert_eq!(read(&memory, CMDLINE, 6), b"quiet\0");
-        assert_eq!(read(&memory, u32_at(initrd_at).into(), 4), b"cpio");
+        assert_eq!(read(&memory, u32_at(initrd_at).into(), 6), b"070701");
         assert_eq!(u64::from(u32_at(rsdp_at)), ACPI);
         assert_eq!(read(&memory, ACPI, 8), b"RSD PTR ");
     }

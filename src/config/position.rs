@@ -1,9 +1,11 @@
-//! Where in a file's text a key is, for messages: both parsers give the place of an error that a
-//! visitor returns, so the text is parsed once more by one that returns an error at the key.
+//! Where in a file's text a key is, for messages. TOML is parsed once more to a tree with places. The JSON
+//! parser gives the place of an error that a visitor returns, so it runs with one that returns an error at
+//! the key.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use toml::de::{DeTable, DeValue};
 
 /// A step on the way to a value.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,8 +25,7 @@ pub fn find(text: &str, json: bool, place: &str, last: Option<&str>) -> Option<(
         let error = Seek(&way).deserialize(&mut from).err()?;
         return Some((error.line(), error.column()));
     }
-    let from = toml::Deserializer::parse(text).ok()?;
-    let at = Seek(&way).deserialize(from).err()?.span()?.start;
+    let at = in_toml(text, &way)?;
     let before = text.get(..at)?;
     let line = before.matches('\n').count() + 1;
     let column = before
@@ -35,6 +36,26 @@ pub fn find(text: &str, json: bool, place: &str, last: Option<&str>) -> Option<(
         .count()
         + 1;
     Some((line, column))
+}
+
+/// Byte at which the key or value begins that `way` leads to.
+fn in_toml(text: &str, way: &[Step]) -> Option<usize> {
+    let whole = DeValue::Table(DeTable::parse(text).ok()?.into_inner());
+    let (mut value, mut at) = (&whole, 0);
+    for step in way {
+        (value, at) = match step {
+            Step::Key(key) => {
+                let mut keys = value.as_table()?.iter();
+                let (name, value) = keys.find(|(name, _)| name.get_ref() == key)?;
+                (value.get_ref(), name.span().start)
+            }
+            Step::Index(index) => {
+                let item = value.as_array()?.get(*index)?;
+                (item.get_ref(), item.span().start)
+            }
+        };
+    }
+    Some(at)
 }
 
 fn steps(place: &str) -> Option<Vec<Step<'_>>> {

@@ -201,7 +201,7 @@ fn every_key_is_known() {
         let refusal = file::parse(&format!("{{\"{key}\": null}}")).map(drop);
         let refusal = refusal.expect_err("null is no value").to_string();
         assert!(
-            refusal.starts_with(key) && !refusal.contains("unknown"),
+            refusal.contains(&format!(": {key}: ")) && !refusal.contains("unknown"),
             "{refusal}"
         );
     }

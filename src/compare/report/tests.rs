@@ -48,6 +48,7 @@ const FIELDS: &[&str] = &[
     "/host/kernel",
     "/host/kvm?",
     "/host/memory",
+    "/host/mitigates?",
     "/host/processor",
     "/host/software_kvm",
     "/rows",
