@@ -295,14 +295,14 @@ fn an_unwritable_trace_is_refused_before_the_boot() {
 }
 
 #[test]
-fn a_full_disk_changes_no_status_and_leaves_no_partial_trace() {
+fn a_trace_that_a_full_disk_spoils_is_told_and_leaves_nothing() {
     if !kvm("a full disk") {
         return;
     }
     let finished = run(&["run", &payload("hello"), "--trace", "/dev/full"]);
     let told =
         "hull: --trace /dev/full: cannot be written (No space left on device (os error 28))\n";
-    finished.assert(0, "Hello from a virtual machine\n", told);
+    finished.assert(125, "Hello from a virtual machine\n", told);
 
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("trace");
@@ -314,7 +314,7 @@ fn a_full_disk_changes_no_status_and_leaves_no_partial_trace() {
         .output()
         .expect("sh starts");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
     assert!(
         stderr.contains("cannot be written (File too large"),
         "{stderr}"
