@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hull::boot::initrd::{File, cpio};
+
 const HULL: &str = env!("CARGO_BIN_EXE_hull");
 
 /// Time limit of a refusal, which normally takes milliseconds.
@@ -331,13 +333,19 @@ fn an_initrd_that_does_not_fit_is_refused_with_the_sizes() {
         return;
     }
     let files = Files::new();
+    let archive = cpio(&[File {
+        path: "file",
+        mode: 0o100644,
+        content: &[7; 3 << 20],
+    }]);
     let (kernel, initrd) = (
         files.file("kernel", &elf()),
-        files.sparse("initrd", 3 << 20),
+        files.file("initrd", &archive.expect("small")),
     );
     let message = refusal(&["run", &kernel, "--initrd", &initrd, "--memory", "3M"]);
     assert!(
-        message.contains("the initrd of 3145728 bytes does not fit")
+        message.contains("the initrd of 3146")
+            && message.contains("bytes does not fit")
             && message.contains("more memory"),
         "{message}"
     );

@@ -84,8 +84,8 @@ fn a_cold_machine_has_the_host_s_time_and_a_compressed_initrd() {
         return;
     }
     let user = User::new();
-    let folder = user.folder();
-    let initrd = compressed_initrd(&folder);
+    let files = tempfile::tempdir().expect("a folder");
+    let initrd = compressed_initrd(files.path());
     let start = now();
     let first = format!("{NOW}; exec sh");
     let mut all = vec!["run", "--cold", "--name", "it", "--initrd", &initrd];
@@ -116,7 +116,7 @@ fn a_cold_machine_has_the_host_s_time_and_a_compressed_initrd() {
     assert_clock(&mut talk, "after a pause");
     let paused = uptime(&mut talk);
     assert!(paused > up, "{paused} after {up}");
-    let saved = folder.join("saved");
+    let saved = files.path().join("saved");
     user.snapshot("it", &saved, &[]);
     assert_clock(&mut talk, "after a snapshot");
     talk.kill();

@@ -134,10 +134,11 @@ impl Receiver {
         wire: &mut dyn Wire,
     ) -> Result<io::Result<Frame>, DeviceError> {
         let later = Ok(Err(ErrorKind::WouldBlock.into()));
+        // Also when the wire has nothing, so that a bad chain is found when it comes.
+        self.refill(queue, mergeable, MAX_FRAME)?;
         if !self.waiting {
             return later;
         }
-        self.refill(queue, mergeable, MAX_FRAME)?;
         let buffered = self.room_len < MAX_FRAME;
         // Nothing is read for which the guest has no buffer; the next call takes the chains that this
         // one may not.
