@@ -53,7 +53,10 @@ impl Stdio {
     pub fn stdin_room(&self, guest_room: Option<usize>) -> usize {
         let ahead = MAX_TYPED.saturating_sub(self.typed.len());
         match guest_room {
-            Some(room) if !self.streams.is_raw() => ahead.min(room),
+            // What waits here will take up that room.
+            Some(room) if !self.streams.is_raw() => {
+                ahead.min(room.saturating_sub(self.typed.len()))
+            }
             _ => ahead,
         }
     }
