@@ -101,8 +101,8 @@ fn a_cold_machine_has_the_host_s_time_and_a_compressed_initrd() {
     let up = uptime(&mut talk);
     assert!(up <= now() - start + TOLERANCE, "up {up} s");
 
-    let files = talk.ask("cd /; for each in with-*; do cat $each; echo; done");
-    assert_eq!(files, "bzip2\ngzip\nlz4\nlzma\nxz\nzstd");
+    let unpacked = talk.ask("cd /; for each in with-*; do cat $each; echo; done");
+    assert_eq!(unpacked, "bzip2\ngzip\nlz4\nlzma\nxz\nzstd");
     let flaws = talk.ask("cat /sys/devices/system/cpu/vulnerabilities/spectre_v1");
     assert!(flaws.starts_with("Vulnerable"), "{flaws}");
     if in_lab() {
