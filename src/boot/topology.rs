@@ -30,7 +30,7 @@ impl Topology {
     /// Refuse an arrangement that `cpus` vCPUs do not have.
     ///
     /// # Errors
-    /// What is wrong.
+    /// Which arrangements `cpus` vCPUs can have.
     pub fn check(self, cpus: u8) -> Result<(), String> {
         let Self { sockets, threads } = self;
         if !(1..=2).contains(&threads) {

@@ -19,7 +19,7 @@ impl Cpus {
     /// Refuse what no machine has.
     ///
     /// # Errors
-    /// What is wrong.
+    /// What the text must be instead, for the message behind its flag.
     pub fn check(self) -> Result<Self, String> {
         if !(1..=MAX_CPUS).contains(&self.count) {
             return Err(format!("a guest has 1 to {MAX_CPUS} vCPUs"));
@@ -71,11 +71,10 @@ impl FromStr for Cpus {
         };
         let topology = Topology { sockets, threads };
         let cpus = Self { count, topology }.check()?;
-        if cores.is_some_and(|cores| cores != topology.cores(count)) {
+        if let Some(cores) = cores.filter(|cores| *cores != topology.cores(count)) {
             return Err(format!(
-                "{count} vCPUs are not sockets times cores times threads: sockets={sockets} and \
-                 threads={threads} leave cores={}",
-                topology.cores(count)
+                "cores={cores} does not fit: sockets, cores and threads multiplied must be {count}, the \
+                 number of vCPUs; leave cores out and it follows from the others"
             ));
         }
         Ok(cpus)

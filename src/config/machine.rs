@@ -270,7 +270,7 @@ fn check_memory(bytes: u64) -> Result<u64, String> {
 /// Parse a command's user.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_user(text: &str) -> Result<OsString, String> {
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
@@ -282,7 +282,7 @@ pub fn parse_user(text: &str) -> Result<OsString, String> {
 /// Parse a command's folder in the guest.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_folder(text: &str) -> Result<OsString, String> {
     match text.starts_with('/') {
         true => Ok(text.into()),
@@ -294,7 +294,7 @@ pub fn parse_folder(text: &str) -> Result<OsString, String> {
 /// it has none.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn parse_variable(text: &OsStr) -> Result<Option<OsString>, String> {
     if name_of(text).is_empty() {
         return Err("write NAME=VALUE, or NAME for the value that hull itself has".into());

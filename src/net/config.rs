@@ -301,7 +301,7 @@ fn subnet(text: &str) -> Result<Subnet, String> {
 /// Parse `[ADDR:]HOST:GUEST[/tcp|/udp]`.
 ///
 /// # Errors
-/// What is wrong.
+/// What the text must be instead, for the message behind its flag.
 pub fn port(text: &str) -> Result<Publish, String> {
     let wrong = || {
         format!(

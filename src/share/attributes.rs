@@ -110,7 +110,7 @@ impl Files {
     /// The value of an extended attribute.
     ///
     /// # Errors
-    /// As above.
+    /// ENOSYS if the share has none, EOPNOTSUPP outside of `user.`, and the errno of the host.
     pub fn xattr(&mut self, node: u64, name: &CStr) -> io::Result<Vec<u8>> {
         let (_file, path) = self.attributed(node)?;
         let mut value = Vec::with_capacity(MAX_XATTR);
@@ -125,7 +125,7 @@ impl Files {
     /// The names of a file's extended attributes, each with a NUL.
     ///
     /// # Errors
-    /// As above.
+    /// ENOSYS if the share has none, EOPNOTSUPP outside of `user.`, and the errno of the host.
     pub fn xattrs(&mut self, node: u64) -> io::Result<Vec<u8>> {
         let (_file, path) = self.attributed(node)?;
         let mut names = Vec::with_capacity(MAX_XATTR);
@@ -141,7 +141,7 @@ impl Files {
     /// Remove an extended attribute.
     ///
     /// # Errors
-    /// As above.
+    /// ENOSYS if the share has none, EOPNOTSUPP outside of `user.`, and the errno of the host.
     pub fn remove_xattr(&mut self, node: u64, name: &CStr) -> io::Result<()> {
         let (_file, path) = self.attributed(node)?;
         self.writable()?;

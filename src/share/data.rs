@@ -39,7 +39,7 @@ impl Files {
     /// Open a folder.
     ///
     /// # Errors
-    /// As above.
+    /// EMFILE if too few descriptors are left, and the errno of the host's system call.
     pub fn open_folder(&mut self, node: u64) -> io::Result<OpenOut> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let folder = self.open_node(node, flags)?;
@@ -74,7 +74,7 @@ impl Files {
     /// Write `pieces`; returns how many bytes, fewer if there is no space for all.
     ///
     /// # Errors
-    /// As above.
+    /// The errno of the host's system call; EBADF if `fh` or the node is not open for it.
     pub fn write(&mut self, node: u64, asked: &WriteIn, pieces: &Pieces) -> io::Result<usize> {
         self.writable()?;
         let handle = self.handles.get_mut(&asked.fh);
@@ -97,7 +97,7 @@ impl Files {
     /// Write what the host has cached of the file or folder to its disk.
     ///
     /// # Errors
-    /// As above.
+    /// The errno of the host's system call; EBADF if `fh` or the node is not open for it.
     pub fn sync(&mut self, node: u64, fh: u64, data: bool) -> io::Result<()> {
         let file = &self.handle(node, fh)?.file;
         match data {
@@ -109,7 +109,7 @@ impl Files {
     /// Write what the host has cached of the file system on which the node is.
     ///
     /// # Errors
-    /// As above.
+    /// The errno of the host's system call; EBADF if `fh` or the node is not open for it.
     pub fn sync_all(&mut self, node: u64) -> io::Result<()> {
         let folder = self.tree.open(node, OFlags::RDONLY)?;
         Ok(rustix::fs::syncfs(folder)?)
@@ -151,7 +151,7 @@ impl Files {
     /// Copy from one open file to another on the host; returns how many bytes.
     ///
     /// # Errors
-    /// As above.
+    /// The errno of the host's system call; EBADF if `fh` or the node is not open for it.
     pub fn copy(&mut self, node: u64, asked: &CopyIn) -> io::Result<usize> {
         self.writable()?;
         let from = self.handle(node, asked.fh)?.file.clone();
@@ -167,7 +167,7 @@ impl Files {
     /// look each up for the guest, as far as that succeeds.
     ///
     /// # Errors
-    /// As above.
+    /// The errno of the host's system call; EBADF if `fh` or the node is not open for it.
     pub fn list(
         &mut self,
         node: u64,

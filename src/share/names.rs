@@ -60,7 +60,7 @@ impl Files {
     /// Make a folder.
     ///
     /// # Errors
-    /// As above.
+    /// EROFS, EINVAL for a name that leads elsewhere, and the errno of the host's system call.
     pub fn make_folder(
         &mut self,
         caller: Caller,
@@ -120,7 +120,7 @@ impl Files {
     /// Make a file without a name, and open it (O_TMPFILE).
     ///
     /// # Errors
-    /// As above.
+    /// EROFS, EINVAL for a name that leads elsewhere, and the errno of the host's system call.
     pub fn create_nameless(
         &mut self,
         caller: Caller,
@@ -147,7 +147,7 @@ impl Files {
     /// Remove a file.
     ///
     /// # Errors
-    /// As above.
+    /// EROFS, EINVAL for a name that leads elsewhere, and the errno of the host's system call.
     pub fn unlink(&mut self, parent: u64, child: &CStr) -> io::Result<()> {
         self.remove(parent, child, AtFlags::empty())
     }
@@ -155,7 +155,7 @@ impl Files {
     /// Remove an empty folder.
     ///
     /// # Errors
-    /// As above.
+    /// EROFS, EINVAL for a name that leads elsewhere, and the errno of the host's system call.
     pub fn remove_folder(&mut self, parent: u64, child: &CStr) -> io::Result<()> {
         self.remove(parent, child, AtFlags::REMOVEDIR)
     }
@@ -211,7 +211,7 @@ impl Files {
     /// Give the file `node` another name, `child` in `parent`.
     ///
     /// # Errors
-    /// As above.
+    /// EROFS, EINVAL for a name that leads elsewhere, and the errno of the host's system call.
     pub fn link(&mut self, node: u64, parent: u64, child: &CStr) -> io::Result<EntryOut> {
         self.writable()?;
         let child = name(child)?;

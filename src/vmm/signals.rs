@@ -43,8 +43,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Catch also those that stop and continue this process: SIGTSTP then has to be carried out by who
-    /// takes it.
+    /// Catch also those that stop and continue this process: the caller then has to stop this process at
+    /// SIGTSTP.
     ///
     /// # Errors
     /// No file descriptor is left.
