@@ -29,7 +29,7 @@
 //! | [`launch`] | from a machine's description to a running one: kernel, template, pool, copies | agent, boot, config, disk's and net's configurations, fleet, guest, kvm's features, memory, pool, symbols, templates, vmm |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, sandbox, sync, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, config, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
-//! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | config's sizes, guest, kvm's probe, sandbox |
+//! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | config's sizes, guest, kvm's probe, leftover, sandbox |
 //! | [`doctor`] | checks whether this host can run guests | config, guest, kvm, memory |
 //! | [`control`] | actions on a running machine, over its socket | fleet, inspect, sync |
 //! | [`pool`] | machines that wait for a command | agent, control, fleet, sandbox |
@@ -51,6 +51,7 @@
 //! | [`symbols`] | names of addresses in a guest's kernel | memory |
 //! | [`memory`] | where everything lies in guest memory, and what backs it | sandbox |
 //! | [`sandbox`] | where threads begin, and what they give up before they work for a guest | |
+//! | [`leftover`] | files that a killed hull has left | |
 //! | [`sync`] | locks and eventfds | |
 //!
 //! `tests/architecture.rs` holds the code to this table.
@@ -91,6 +92,7 @@ pub mod guest;
 pub mod inspect;
 pub mod kvm;
 pub mod launch;
+pub mod leftover;
 pub mod memory;
 pub mod net;
 pub mod pool;

@@ -37,6 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "inspect",
             "kvm",
             "launch",
+            "leftover",
             "memory",
             "net",
             "profile",
@@ -60,7 +61,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("agent", &[]),
     // The floor of what a machine costs is KVM's; a report says on what kind of KVM it was taken.
-    ("compare", &["guest", "kvm", "sandbox"]),
+    ("compare", &["guest", "kvm", "leftover", "sandbox"]),
     // Plain data that any module may use; a device's part is beside what it configures.
     (
         "config",
@@ -115,6 +116,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("symbols", &["memory"]),
     // It stores plain files and does not know what a snapshot is.
     ("templates", &["config"]),
+    ("leftover", &[]),
     ("sync", &[]),
     ("trace", &["sync"]),
 ];

@@ -1,23 +1,20 @@
 //! A file that a command writes at its end, whole or not at all.
 
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Seek, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::geteuid;
 use tempfile::NamedTempFile;
+
+use crate::leftover;
 
 /// Bytes that are written at once.
 const BATCH: usize = 64 << 10;
 /// How the name of a file that is being written begins.
 const PREFIX: &str = ".hull-";
-/// How old such a file without a lock is at least, if no hull writes it: none leaves it unlocked for long.
-const LEFT_OVER: Duration = Duration::from_secs(60);
 
 /// A place that was tried before the work began. Until it is written, what was there before stays.
 /// A pipe or a device gets the text as it is.
@@ -143,7 +140,7 @@ fn place(path: &Path) -> anyhow::Result<Place> {
 
 fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let folder = folder(path);
-    remove_left_over(folder);
+    leftover::remove(folder, PREFIX);
     let file = tempfile::Builder::new()
         .prefix(PREFIX)
         .permissions(Permissions::from_mode(mode))
@@ -151,27 +148,6 @@ fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile> {
     // Where there are no locks, another hull takes it for left over after a minute.
     let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
     Ok(file)
-}
-
-/// Remove what a hull that was killed has left in `folder`: nothing has it locked.
-fn remove_left_over(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    let ours = |name: OsString| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
-    for entry in entries.flatten().filter(|entry| ours(entry.file_name())) {
-        let about = entry
-            .metadata()
-            .ok()
-            .filter(|about| about.is_file() && about.uid() == geteuid().as_raw());
-        let age = about.and_then(|about| about.modified().ok()?.elapsed().ok());
-        if age.is_some_and(|age| age > LEFT_OVER)
-            && let Ok(file) = File::open(entry.path())
-            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
 }
 
 fn folder(path: &Path) -> &Path {
@@ -183,7 +159,7 @@ fn folder(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -191,7 +167,7 @@ mod tests {
     fn what_a_killed_hull_left_is_removed_by_the_next_one() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let long_ago = SystemTime::now() - 2 * LEFT_OVER;
+        let long_ago = SystemTime::now() - Duration::from_secs(120);
         let old = [".hull-left", ".hull-locked", "hull-mine"].map(|name| {
             let file = File::create(at(name)).expect("a file");
             file.set_modified(long_ago).expect("a time");

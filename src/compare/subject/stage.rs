@@ -1,19 +1,17 @@
 //! The stage: one root file system, one kernel and a folder for files, common to all subjects.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::geteuid;
 use thiserror::Error;
 
 use super::guest;
 use crate::guest::{Guest, GuestError, required};
+use crate::leftover;
 
 /// Memory of each virtual machine, the default of `hull run`.
 pub const MEMORY_MIB: u64 = 128;
@@ -36,29 +34,6 @@ pub enum StageError {
 
 /// How the folder's name begins.
 const PREFIX: &str = "hull-stage-";
-/// How old a folder without a lock is at least, if no hull uses it: each locks its own at once.
-const LEFT_OVER: Duration = Duration::from_secs(60);
-
-/// Remove the folders in `place` that killed hulls of this user have left.
-fn remove_left_over(place: &Path) {
-    let Ok(entries) = fs::read_dir(place) else {
-        return;
-    };
-    let ours = |name: OsString| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
-    for entry in entries.flatten().filter(|entry| ours(entry.file_name())) {
-        let about = entry
-            .metadata()
-            .ok()
-            .filter(|about| about.is_dir() && about.uid() == geteuid().as_raw());
-        let age = about.and_then(|about| about.modified().ok()?.elapsed().ok());
-        if age.is_some_and(|age| age > LEFT_OVER)
-            && let Ok(folder) = File::open(entry.path())
-            && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()
-        {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
 
 /// The folder. Dropping it removes the folder.
 pub struct Stage {
@@ -79,7 +54,7 @@ impl Stage {
     /// As [`new`](Self::new), with the new folder in `place`. Files there need not be executable.
     pub fn within(place: &Path, bzimage: Option<PathBuf>) -> Result<Self, StageError> {
         let guest = required()?;
-        remove_left_over(place);
+        leftover::remove(place, PREFIX);
         let mut folder = tempfile::Builder::new();
         let folder = folder.prefix(PREFIX).tempdir_in(place)?;
         let lock = File::open(folder.path())?;
