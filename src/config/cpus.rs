@@ -122,8 +122,8 @@ mod tests {
         for (text, reason) in [
             ("0", "1 to 32 vCPUs"),
             ("33,cores=33", "1 to 32 vCPUs"),
-            ("8,cores=3", "leave cores=4"),
-            ("8,cores=16", "leave cores=8"),
+            ("8,cores=3", "cores=3 does not fit"),
+            ("8,cores=16", "cores=16 does not fit"),
             ("7,threads=2", "whole cores"),
             ("8,threads=4", "1 or 2 threads"),
             ("8,dies=2", "there are sockets, cores and threads"),
