@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Mutex;
 
-use rustix::process::{Pid, getpgid, getpgrp, getppid, getsid};
+use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid};
 use rustix::stdio::stdin;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
@@ -78,20 +78,25 @@ impl Drop for Tty {
 /// Whether standard input may be read and its modes set: it is no terminal with job control, or this
 /// process is in the terminal's foreground.
 pub fn in_foreground() -> bool {
-    tcgetpgrp(stdin()).map_or(true, |foreground| foreground == getpgrp())
+    tcgetpgrp(stdin()).map_or(true, |foreground| {
+        foreground.as_raw_nonzero().get() == getpgrp().as_raw()
+    })
 }
 
 /// Whether a shell would continue this process if it stopped: an ancestor in the same session is outside
-/// of the process group (POSIX.1-2017, 3.264, orphaned process group).
+/// of the process group (POSIX.1-2017, 3.264, orphaned process group). A session or group that began
+/// outside of this process's PID namespace is 0 here (pid_namespaces(7)).
 pub fn has_job_control() -> bool {
-    let session = getsid(None);
-    let mut ancestor = getppid();
+    let (session, group) = (getsid(None), getpgrp());
+    let mut ancestor = Some(getppid());
     for _ in 0..MAX_ANCESTORS {
-        let Some(pid) = ancestor else { return false };
+        let Some(pid) = ancestor.filter(|pid| pid.as_raw() > 0) else {
+            return false;
+        };
         if getsid(Some(pid)) != session {
             return false;
         }
-        if getpgid(Some(pid)) != Ok(getpgrp()) {
+        if getpgid(Some(pid)) != Ok(group) {
             return true;
         }
         ancestor = parent_of(pid);
@@ -104,5 +109,5 @@ fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
     let parent = fields.split_whitespace().nth(1)?;
-    Pid::from_raw(parent.parse().ok()?)
+    Some(Pid::from_raw(parent.parse().ok()?))
 }
