@@ -1,6 +1,8 @@
 //! The cost of a snapshot in hull itself: reading and checking its state, mapping its memory, checking that.
 //!
 //! `cargo bench --bench restore`. `hull bench restore` measures the whole restore, from exec to the guest's answer.
+use std::fs::File;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hull::memory::backing;
 use hull::memory::pages::Pages;
@@ -22,7 +24,7 @@ fn restore(criterion: &mut Criterion) {
         written.expect("it is large enough");
     }
     let mut writer = Writer::create(folder.path(), false).expect("a writer");
-    let pages = Pages::touched(&memory);
+    let pages = Pages::touched(&memory, File::open("/proc/self/pagemap").ok().as_ref());
     writer.memory(&memory, &pages, None).expect("its memory");
     writer.section(*b"NOTE", vec![7; STATE]);
     writer.commit().expect("a snapshot");

@@ -40,7 +40,7 @@ mod tracing;
 mod version;
 
 use crate::memory::program;
-use crate::sandbox::set_signals;
+use crate::sandbox::{close_inherited, set_signals};
 use lazy::Lazy;
 pub use output::reader_left;
 
@@ -121,6 +121,8 @@ impl Cli {
     /// It is none, or help or version were asked for.
     pub fn of_process() -> Result<Self, clap::Error> {
         let arguments: Vec<_> = std::env::args_os().collect();
+        // Linux before 5.9 cannot; what it was started with stays open then.
+        let _ = close_inherited(arguments.iter());
         let parsed = Self::try_parse_from(&arguments);
         parsed.map_err(|error| hint::add(error, arguments.get(1..).unwrap_or_default()))
     }

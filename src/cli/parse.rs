@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::boot::Via;
-use crate::config::{Console, Fault};
+use crate::config::{Console, Fault, Lockdown};
 
 macro_rules! value_enum {
     ($type:ty, $variants:expr) => {
@@ -21,4 +21,5 @@ macro_rules! value_enum {
 }
 value_enum!(Fault, Fault::ALL);
 value_enum!(Via, [Self::Auto, Self::Pvh, Self::Guest]);
+value_enum!(Lockdown, Lockdown::ALL);
 value_enum!(Console, [Self::Serial, Self::Virtio]);

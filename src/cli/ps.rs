@@ -88,7 +88,7 @@ fn line(machine: &Found) -> Option<Line> {
                 uptime_seconds,
             } = status;
             line.state = state;
-            line.resident_bytes = Some(resident_bytes);
+            line.resident_bytes = resident_bytes;
             line.uptime_seconds = uptime_seconds;
         }
         Err(ControlError::Lost { .. }) => {}

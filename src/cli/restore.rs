@@ -7,6 +7,7 @@ use anyhow::Context;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::machine::{self, Reports};
+use super::shape::Wall;
 use super::{flagged, logger};
 use crate::config::Vsock;
 use crate::config::machine::parse_name;
@@ -66,6 +67,8 @@ pub struct Restore {
     #[arg(long, hide = true)]
     copy: Option<u16>,
     #[command(flatten)]
+    wall: Wall,
+    #[command(flatten)]
     reports: Reports,
 }
 
@@ -108,7 +111,9 @@ impl Restore {
             copy: self.copy,
             copies,
         };
-        launch::restore(saved, &self.dir, &changes).map_err(flagged::error)
+        let mut config = launch::restore(saved, &self.dir, &changes).map_err(flagged::error)?;
+        self.wall.set(&mut config.machine);
+        Ok(config)
     }
 
     fn start_copies(&self, copies: u16) -> anyhow::Result<u8> {
@@ -133,6 +138,7 @@ impl Restore {
                 command.args(["--publish", port]);
             }
             command.args(self.paused.then_some("--paused"));
+            command.args(self.wall.flags());
             command.args(logger::flags());
             command.stdin(Stdio::null());
             command.spawn()

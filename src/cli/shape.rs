@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::headings::{KERNEL, MACHINE};
-use crate::config::{Cpus, Kernel, Machine, machine};
+use crate::config::{Cpus, Kernel, Lockdown, Machine, machine};
 
 #[derive(clap::Args)]
 pub struct Shape {
@@ -36,6 +36,36 @@ pub struct Shape {
         help_heading = MACHINE
     )]
     memory: Option<u64>,
+    #[command(flatten)]
+    wall: Wall,
+}
+
+/// The flag of all verbs that run a machine.
+#[derive(clap::Args)]
+pub struct Wall {
+    /// Whether hull gives up its rights before the guest runs: best-effort (as far as the host can),
+    /// required (or refuse to run) or off [default: best-effort]
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = MACHINE
+    )]
+    lockdown: Option<Lockdown>,
+}
+
+impl Wall {
+    /// Set in `machine` what the flag says.
+    pub fn set(&self, machine: &mut Machine) {
+        machine.lockdown = self.lockdown.unwrap_or(machine.lockdown);
+    }
+
+    /// The flag as it was given, for another process.
+    pub fn flags(&self) -> Option<String> {
+        let given = self.lockdown.as_ref();
+        given.map(|how| format!("--lockdown={how}"))
+    }
 }
 
 impl Shape {
@@ -52,5 +82,6 @@ impl Shape {
         }
         machine.set_cpus(self.cpus.unwrap_or(machine.cpus()));
         machine.memory_bytes = self.memory.unwrap_or(machine.memory_bytes);
+        self.wall.set(machine);
     }
 }

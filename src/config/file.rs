@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::device::{Device, Form, KINDS, Kind};
 use super::draft::Draft;
 use super::error::ConfigError;
+use super::lockdown::Lockdown;
 use super::machine::{self, Command, Kernel, Machine};
 use super::size;
 use super::table::Table;
@@ -35,7 +36,7 @@ const SETTINGS: [&str; 9] = [
     "kernel-log",
 ];
 /// Keys behind those of devices.
-const LAST_SETTINGS: [&str; 2] = ["break", "command"];
+const LAST_SETTINGS: [&str; 3] = ["break", "lockdown", "command"];
 /// Keys of a command that is written as a table.
 const COMMAND_KEYS: [&str; 5] = ["argv", "env", "cwd", "user", "tty"];
 
@@ -128,6 +129,7 @@ fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
         "break" => {
             machine.faults = list(value, key, |value, place| with(value, place, str::parse))?
         }
+        "lockdown" => machine.lockdown = with(value, key, str::parse)?,
         "command" => machine.command = Some(command(value, key)?),
         _ => {
             let kind = Kind::of(key);
@@ -322,6 +324,9 @@ pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
     if !machine.faults.is_empty() {
         let faults: Vec<_> = machine.faults.iter().map(ToString::to_string).collect();
         set("break", faults.into());
+    }
+    if machine.lockdown != Lockdown::default() {
+        set("lockdown", machine.lockdown.to_string().into());
     }
     if let Some(command) = &machine.command {
         set("command", write_command(command)?);

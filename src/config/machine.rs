@@ -11,6 +11,7 @@ use super::cpus::Cpus;
 use super::device::{self, Device, Part};
 use super::error::ConfigError;
 use super::fault::Fault;
+use super::lockdown::Lockdown;
 use super::size;
 use super::text;
 use crate::boot::{Topology, Via};
@@ -56,6 +57,9 @@ pub struct Machine {
     pub command: Option<Command>,
     /// What is wrong with the machine on purpose.
     pub faults: Vec<Fault>,
+    /// Which rights hull gives up. It belongs to a run: neither a snapshot nor a template has it.
+    #[serde(skip)]
+    pub lockdown: Lockdown,
 }
 
 /// What a machine boots.
@@ -135,6 +139,7 @@ impl Default for Machine {
             devices: Vec::new(),
             command: None,
             faults: Vec::new(),
+            lockdown: Lockdown::default(),
         }
     }
 }

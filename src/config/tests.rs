@@ -126,6 +126,7 @@ prop_compose! {
                 cmdline: cmdline.replace('\0', ""),
                 console: if ways.1 { Console::Serial } else { Console::Virtio },
                 kernel_log: ways.2,
+                lockdown: if ways.1 { Lockdown::Required } else { Lockdown::default() },
                 faults,
                 command: command.map(|command| Command {
                     argv: words(&command.argv),

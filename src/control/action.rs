@@ -103,8 +103,8 @@ pub struct SaveReport {
 pub struct Status {
     /// A state's name ([`crate::vmm::life::State`]); newer versions may have others.
     pub state: String,
-    /// Resident memory of the process in bytes, the guest's included.
-    pub resident_bytes: u64,
+    /// Resident memory of the process in bytes, the guest's included; `None` if the host does not say.
+    pub resident_bytes: Option<u64>,
     /// Seconds since hull's process started.
     pub uptime_seconds: u64,
 }

@@ -134,6 +134,9 @@ fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMma
         }
     }
     .map_err(|error| error.to_string())?;
+    // What the guest knows is in no core dump.
+    // SAFETY: it says what a dump is to hold, of the mapping made above.
+    unsafe { madvise(pointer, size, Advice::LinuxDontDump) }.map_err(|error| error.to_string())?;
     let mut builder = MmapRegionBuilder::new(size)
         .with_mmap_prot(access.bits() as i32)
         .with_mmap_flags(flags.bits() as i32);

@@ -4,8 +4,9 @@
 //! of their addresses, as a snapshot's file does.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::SeekFrom as Sparse;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
@@ -70,18 +71,14 @@ impl Pages {
     /// The pages of `memory` that may hold something other than zeros: those that were touched, and
     /// those with content in the file that it was mapped from.
     ///
-    /// Read from /proc/self/pagemap, because mincore(2) would miss pages that are swapped out. All
-    /// pages if there is no /proc.
-    pub fn touched(memory: &GuestMemory) -> Self {
-        Self::touched_by(memory, File::open("/proc/self/pagemap").ok())
-    }
-
-    fn touched_by(memory: &GuestMemory, mut pagemap: Option<File>) -> Self {
+    /// Read from `pagemap`, which is /proc/self/pagemap, because mincore(2) would miss pages that are
+    /// swapped out. All pages without it.
+    pub fn touched(memory: &GuestMemory, pagemap: Option<&File>) -> Self {
         let mut pages = Self::default();
         let mut base = 0;
         for region in memory.iter() {
             let all = base..base + region.len();
-            let found = match &mut pagemap {
+            let found = match pagemap {
                 Some(pagemap) => touched_in(region, pagemap, base),
                 None => Err(io::ErrorKind::NotFound.into()),
             };
@@ -154,7 +151,7 @@ impl Pages {
 }
 
 /// The touched pages of `region`, whose first page has the offset `base`.
-fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &mut File, base: u64) -> io::Result<Pages> {
+fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &File, base: u64) -> io::Result<Pages> {
     let file = region.file_offset();
     // Only written pages belong to a private mapping of a file itself.
     let own = |entry: u64| match file {
@@ -162,7 +159,6 @@ fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &mut File, base: u64) ->
         None => entry & (SWAPPED | PRESENT) != 0,
     };
     let first = region.as_ptr().addr() as u64 / PAGE;
-    pagemap.seek(SeekFrom::Start(first * ENTRY as u64))?;
     let count = region.len() / PAGE;
     let mut pages = Pages::default();
     let mut entries = vec![0; ENTRIES * ENTRY];
@@ -170,7 +166,7 @@ fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &mut File, base: u64) ->
     while at < count {
         let now = (count - at).min(ENTRIES as u64);
         let entries = &mut entries[..now as usize * ENTRY];
-        pagemap.read_exact(entries)?;
+        pagemap.read_exact_at(entries, (first + at) * ENTRY as u64)?;
         for (index, entry) in (at..).zip(entries.as_chunks::<ENTRY>().0) {
             if own(u64::from_le_bytes(*entry)) {
                 pages.push(base + index * PAGE..base + (index + 1) * PAGE);

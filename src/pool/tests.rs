@@ -54,7 +54,7 @@ fn waiting(talk: impl FnOnce(&dyn Fn() -> UnixStream) + Send) -> Option<Command>
         let fds = [&leave, &never].map(std::os::fd::AsFd::as_fd);
         let status = || Status {
             state: "ready".into(),
-            resident_bytes: 1,
+            resident_bytes: Some(1),
             uptime_seconds: 2,
         };
         let job = wait(&listener.into(), fds, status).unwrap();

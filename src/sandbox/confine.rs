@@ -7,8 +7,10 @@ use landlock::{
     ABI, Access, AccessFs, BitFlags, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetError, RulesetStatus,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
 use thiserror::Error;
+
+use super::lockdown::drop_capabilities;
 
 /// The newest version of Landlock whose rights are known here; older kernels have fewer.
 const LANDLOCK: ABI = ABI::V5;
@@ -43,15 +45,16 @@ pub enum SandboxError {
     Landlock(#[from] RulesetError),
 }
 
-/// Separate the calling thread's umask and working directory from other threads', and drop the
-/// superuser's capabilities that are not about files.
+/// Separate the calling thread's umask and working directory from other threads', drop the superuser's
+/// capabilities that are not about files, and let it gain none by executing a program.
 ///
 /// # Errors
 /// [`SandboxError`]; the thread must end then.
 pub fn give_up_rights() -> Result<(), SandboxError> {
     // SAFETY: umask and working directory become the thread's own, on which nothing here relies.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(io::Error::from)?;
-    Ok(drop_capabilities()?)
+    set_no_new_privs(true).map_err(io::Error::from)?;
+    Ok(drop_capabilities(KEPT)?)
 }
 
 /// Confine the calling thread to files beneath `folder`; to reading, if `read_only`.
@@ -78,17 +81,6 @@ pub fn confine(folder: impl AsFd, read_only: bool) -> Result<Confinement, Sandbo
         RulesetStatus::NotEnforced => Confinement::None,
         _ => Confinement::Landlock,
     })
-}
-
-/// Drop all capabilities but [`KEPT`], for this thread (capset(2)).
-fn drop_capabilities() -> io::Result<()> {
-    let now = rustix::thread::capabilities(None)?;
-    let sets = CapabilitySets {
-        effective: now.effective & KEPT,
-        permitted: now.permitted & KEPT,
-        inheritable: CapabilitySet::empty(),
-    };
-    Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
 #[cfg(test)]

@@ -5,9 +5,13 @@
 //! than the files it needs. [`set_signals`] undoes what the process inherits.
 
 mod confine;
+mod descriptors;
 mod inherited;
+mod lockdown;
 mod threads;
 
 pub use confine::{Confinement, SandboxError, confine, give_up_rights};
+pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
+pub use lockdown::lock_down;
 pub use threads::{Role, spawn, spawn_scoped};

@@ -30,4 +30,4 @@ mod worker;
 pub use config::Config;
 pub use error::ShareError;
 pub use folder::Share;
-pub use worker::{Served, start};
+pub use worker::{Served, Server};

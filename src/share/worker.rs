@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::error::ShareError;
@@ -12,7 +13,7 @@ use super::service::Service;
 use crate::devices::virtio::fs::{Answer, Request};
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
-use crate::sandbox::{self, Role};
+use crate::sandbox::{self, Role, spawn};
 
 /// Answers that are reported together while more requests wait, with one interrupt.
 const MAX_BATCH: usize = 16;
@@ -27,40 +28,73 @@ const MAX_WAITING: usize = 64;
 /// A request's id, and its answer or the reason why there is none.
 pub type Served = (u64, Result<Answer, String>);
 
-/// Serve `requests` on `share`; `done` is called with the answers, several at once where more
-/// requests were waiting. It is called while no request is being served, so it may wait for other
-/// threads.
-///
-/// # Errors
-/// The host has no thread left, or it could not be confined to its folder.
-pub fn start(
-    share: Share,
-    memory: GuestMemory,
-    requests: Requests<Request>,
-    doorbell: Arc<dyn Doorbell>,
-    done: impl Fn(Vec<Served>) + Send + 'static,
-) -> Result<Worker, ShareError> {
-    let (tell, told) = mpsc::channel();
-    let (queue, bell) = (requests.clone(), doorbell.clone());
-    // The result of the preparations goes to the caller, which waits for it.
-    let serve = move || match prepare(share, memory) {
-        Ok(service) => {
-            let _ = tell.send(Ok(()));
-            work(service, &queue, &*bell, done);
-        }
-        Err(error) => {
-            let _ = tell.send(Err(error));
-        }
-    };
-    let worker =
-        Worker::start(Role::Share, requests, doorbell, serve).map_err(ShareError::Thread)?;
-    let lost = |_| ShareError::Thread(io::Error::other("it ended at once"));
-    told.recv().map_err(lost)??;
-    Ok(worker)
+/// What the thread is to do with the files of its folder.
+type Job = Box<dyn FnOnce(Files) + Send>;
+
+/// The thread of a share before it has anything to serve: it is confined to its folder already, and has
+/// the rights over files that other threads of hull give up.
+pub struct Server {
+    tag: String,
+    jobs: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Start the thread of `share`.
+    ///
+    /// # Errors
+    /// The host has no thread left, or it could not be confined to its folder.
+    pub fn start(share: Share) -> Result<Self, ShareError> {
+        let tag = share.tag().to_string();
+        let (jobs, given) = mpsc::channel::<Job>();
+        // The result of the preparations goes to the caller, which waits for it.
+        let (tell, told) = mpsc::channel();
+        let work = move || match prepare(share) {
+            Ok(files) => {
+                let _ = tell.send(Ok(()));
+                // There is none if the machine is not made.
+                if let Ok(job) = given.recv() {
+                    job(files);
+                }
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+            }
+        };
+        let thread = spawn(Role::Share, work).map_err(ShareError::Thread)?;
+        let lost = |_| ShareError::Thread(io::Error::other("it ended at once"));
+        told.recv().map_err(lost)??;
+        Ok(Self { tag, jobs, thread })
+    }
+
+    /// The tag by which the guest mounts the share.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// Serve `requests`; `done` is called with the answers, several at once where more requests were
+    /// waiting. It is called while no request is being served, so it may wait for other threads.
+    pub fn serve(
+        self,
+        memory: GuestMemory,
+        requests: Requests<Request>,
+        doorbell: Arc<dyn Doorbell>,
+        done: impl Fn(Vec<Served>) + Send + 'static,
+    ) -> Worker {
+        let (queue, bell) = (requests.clone(), doorbell.clone());
+        Worker::on(self.thread, requests, doorbell, |ended| {
+            let job = move |files| {
+                let _ended = ended;
+                work(Service::new(files, memory), &queue, &*bell, done);
+            };
+            // The thread waits for it.
+            let _ = self.jobs.send(Box::new(job));
+        })
+    }
 }
 
 /// The thread's first steps: give up rights, open the folder, and confine itself to it.
-fn prepare(share: Share, memory: GuestMemory) -> Result<Service, ShareError> {
+fn prepare(share: Share) -> Result<Files, ShareError> {
     let Share { folder, config } = share;
     let path = || config.folder.clone();
     let confine = |reason| ShareError::Confine {
@@ -76,7 +110,7 @@ fn prepare(share: Share, memory: GuestMemory) -> Result<Service, ShareError> {
     // /proc is out of reach afterwards.
     let files = Files::new(folder.into(), &config).map_err(serve)?;
     sandbox::confine(bounds, config.read_only).map_err(confine)?;
-    Ok(Service::new(files, memory))
+    Ok(files)
 }
 
 fn work(

@@ -19,6 +19,10 @@ use crate::memory::{backing, dirty};
 /// A guest with a second region.
 const HIGH: u64 = MMIO_HOLE + 0x40_0000;
 
+fn touched(memory: &GuestMemory) -> Pages {
+    Pages::touched(memory, File::open("/proc/self/pagemap").ok().as_ref())
+}
+
 fn write(dir: &Path, memory: &GuestMemory, pages: &Pages, base: Option<Id>, note: &[u8]) -> Id {
     let mut writer = Writer::create(dir, false).expect("created");
     writer.memory(memory, pages, base).expect("memory written");
@@ -27,7 +31,7 @@ fn write(dir: &Path, memory: &GuestMemory, pages: &Pages, base: Option<Id>, note
 }
 
 fn write_whole(dir: &Path, memory: &GuestMemory, note: &[u8]) -> Id {
-    write(dir, memory, &Pages::touched(memory), None, note)
+    write(dir, memory, &touched(memory), None, note)
 }
 
 fn page(memory: &GuestMemory, gpa: u64) -> Vec<u8> {
@@ -127,7 +131,7 @@ proptest! {
                 fill(&memory, gpa_of(*number), *byte);
             }
             let changed = dirty::take(&memory);
-            let pages = if n == 0 { Pages::touched(&memory) } else { changed };
+            let pages = if n == 0 { touched(&memory) } else { changed };
             id = Some(write(&dir(n), &memory, &pages, id, &[n as u8]));
         }
         let diffs: Vec<PathBuf> = (1..steps.len()).map(dir).collect();
@@ -283,7 +287,7 @@ fn a_writer_killed_at_any_step_leaves_one_complete_snapshot() {
             let old = write_whole(folder.path(), &memory, b"old");
             fill(&memory, 0x3000, 2);
             let mut writer = Writer::create(folder.path(), sync).expect("created");
-            let pages = Pages::touched(&memory);
+            let pages = touched(&memory);
             writer.memory(&memory, &pages, None).expect("written");
             writer.section(*b"NOTE", b"new".to_vec());
             let new = writer.id();

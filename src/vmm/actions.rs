@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::events::{Events, GuestEnd};
 use super::inspect::Inspector;
 use super::life::{Life, NotAllowed, State, Transition};
+use super::own::Own;
 use crate::control::{Action, Answer, Reply, Status};
 
 /// Everything that actions need of a machine.
@@ -15,6 +16,8 @@ pub struct Actions {
     pub life: Arc<Life>,
     /// Where actions of the event loop wait.
     pub events: Arc<Events>,
+    /// For [`Action::Status`].
+    pub own: Arc<Own>,
 }
 
 impl Actions {
@@ -27,7 +30,7 @@ impl Actions {
                 Ok(seen) => Answer::Inspection(Box::new(seen)),
                 Err(reason) => Answer::Refused(reason),
             },
-            Action::Status => Answer::Status(status(self.life.state(), &self.events)),
+            Action::Status => Answer::Status(status(self.life.state(), &self.events, &self.own)),
             Action::Pause => done(self.life.make(Transition::Pause)),
             Action::Resume => done(self.life.make(Transition::Resume)),
             Action::Kill => {
@@ -53,17 +56,10 @@ fn done(made: Result<bool, NotAllowed>) -> Answer {
 }
 
 /// The status of this process, whose machine is in `state`.
-pub fn status(state: State, events: &Events) -> Status {
+pub fn status(state: State, events: &Events, own: &Own) -> Status {
     Status {
         state: state.name().into(),
-        resident_bytes: resident(),
+        resident_bytes: own.resident().ok(),
         uptime_seconds: events.now().as_secs(),
     }
-}
-
-/// Resident memory of this process in bytes, its guest's included (proc_pid_statm(5)).
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0u64) * rustix::param::page_size() as u64
 }

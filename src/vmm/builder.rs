@@ -20,6 +20,7 @@ use super::generation;
 use super::irq::{Unconnected, line};
 use super::machine::{KEYBOARD_GSI, Machine};
 use super::outbox::{Outbox, Transmitter};
+use super::own::Own;
 use super::pipe::{Pipe, Uart};
 use super::shared::Shared;
 use super::snapshot::restore;
@@ -28,7 +29,7 @@ use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use crate::boot::cmdline::{self, DEFAULTS};
 use crate::boot::{self, BootError, Loaded, Placed, Plan};
-use crate::config::{Balloon, Console, Fault, Kernel};
+use crate::config::{Balloon, Console, Fault, Kernel, Lockdown};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
@@ -39,7 +40,7 @@ use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
 use crate::net::Network;
-use crate::sandbox::{Role, spawn_scoped};
+use crate::sandbox::{Role, lock_down, spawn_scoped};
 use crate::sync::eventfd;
 use crate::trace::Recorder;
 
@@ -72,10 +73,18 @@ pub fn build(
     let backends = timeline.span("disks and folders of the host", || {
         Backends::open(config, networks)
     })?;
+    let own = Own::open();
+    // The machine's other threads begin later, and inherit it.
+    if config.machine.lockdown != Lockdown::Off {
+        timeline
+            .span("lock-down", lock_down)
+            .map_err(VmmError::LockDown)?;
+    }
     let builder = Builder {
         config,
         timeline,
         story,
+        own: Arc::new(own),
     };
     match &config.start {
         Start::Saved(saved) => builder.restore(kvm, saved, backends),
@@ -88,6 +97,7 @@ struct Builder<'a> {
     config: &'a Config,
     timeline: &'a Arc<Timeline>,
     story: &'a Story,
+    own: Arc<Own>,
 }
 
 impl Builder<'_> {
@@ -215,6 +225,7 @@ impl Builder<'_> {
             agent,
             loaded: None,
             added_words,
+            own: self.own.clone(),
         })
     }
 

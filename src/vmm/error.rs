@@ -32,6 +32,9 @@ pub enum VmmError {
     /// Two devices overlap on a bus.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// Rights could not be given up.
+    #[error("hull could not give up its rights ({0}); run without by --lockdown off")]
+    LockDown(io::Error),
     /// A disk cannot be opened.
     #[error("disk {error}")]
     Disk {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::devices::Devices;
+use super::own::Own;
 use super::pipe::Pipe;
 use super::shared::Shared;
 use crate::boot::Loaded;
@@ -33,4 +34,6 @@ pub struct Machine {
     pub loaded: Option<Loaded>,
     /// Words that hull added to the kernel's command line for this host.
     pub added_words: Vec<String>,
+    /// What the host knows of this process.
+    pub own: Arc<Own>,
 }

@@ -29,6 +29,7 @@ mod machine;
 mod marks;
 mod outbox;
 mod outcome;
+mod own;
 mod pipe;
 mod place;
 mod report;
@@ -139,7 +140,7 @@ impl ReadyMachine {
 
     /// The answer to [`crate::control::Action::Status`].
     pub fn status(&self) -> Status {
-        actions::status(State::Ready, &self.machine.shared.events)
+        actions::status(State::Ready, &self.machine.shared.events, &self.machine.own)
     }
 
     /// Run the machine until it ends. `config` is that of [`build`], but for the command.
@@ -168,6 +169,7 @@ impl ReadyMachine {
             inspector: Inspector::new(machine, vcpus.clone(), config),
             life: life.clone(),
             events: machine.shared.events.clone(),
+            own: machine.own.clone(),
         });
         let streams = (streams, signals);
         let mut event_loop = EventLoop::new(machine, &vcpus, config, link, streams, life.clone());

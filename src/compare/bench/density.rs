@@ -73,7 +73,7 @@ impl Contender for Density<'_> {
             pause(SETTLE_TIME)?;
             let monitors = guests.iter().map(|guest| guest.running.id());
             let processes: Vec<u32> = monitors.flat_map(tree::descendants).collect();
-            let all = tree::usage(&processes).proportional as f64;
+            let all = tree::usage(&processes)?.proportional as f64;
             samples.push(Some(all / wanted as f64));
         }
         let taken = before.saturating_sub(available()?) as f64;

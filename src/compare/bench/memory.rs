@@ -1,6 +1,7 @@
 //! `hull bench memory`: what a machine uses beyond its guest's memory.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 use super::error::BenchError;
@@ -68,7 +69,7 @@ impl Contender for Memory<'_> {
                 let mut machine = machines.start()?;
                 let _stream = machine.wait()?;
                 pause(SETTLE_TIME)?;
-                beyond_guest(&tree::descendants(machine.id())).map(Some)
+                beyond_guest(&tree::descendants(machine.id()))?.map(Some)
             }
             None => [None; 2],
         });
@@ -86,19 +87,19 @@ impl Memory<'_> {
         let beyond = beyond_guest(&instance.processes(subject));
         instance.end(subject);
         settled?;
-        Ok(beyond)
+        Ok(beyond?)
     }
 }
 
 /// Resident bytes beyond the guest's memory, and those of them that are not pages of a file.
-fn beyond_guest(processes: &[u32]) -> [f64; 2] {
+fn beyond_guest(processes: &[u32]) -> io::Result<[f64; 2]> {
     let mut all = [0.0; 2];
     for pid in processes {
-        let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+        let smaps = tree::about(*pid, "smaps")?.unwrap_or_default();
         let of_process = of_smaps(&smaps);
         all = [all[0] + of_process[0], all[1] + of_process[1]];
     }
-    all
+    Ok(all)
 }
 
 /// Of one process. A mapping of the guest's size is the guest's memory, or unused.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -10,8 +11,6 @@ pub struct Usage {
     pub resident: u64,
     /// PSS, in bytes: a shared page is divided among the processes that map it.
     pub proportional: u64,
-    /// CPU time, user and system, in clock ticks of 10 ms (proc_pid_stat(5)).
-    pub ticks: u64,
 }
 
 /// `root` and its descendants, as far as they are running.
@@ -36,24 +35,50 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat(pid)?.first()?.parse().ok()
 }
 
-/// Reads smaps_rollup of proc_pid_smaps(5) and proc_pid_stat(5).
-pub fn usage(processes: &[u32]) -> Usage {
+/// The memory of `processes` that are running.
+///
+/// # Errors
+/// The kernel does not tell: of a process that is not dumpable, as hull is while a guest runs, only root
+/// may know (ptrace(2), "Ptrace access mode checking").
+pub fn usage(processes: &[u32]) -> io::Result<Usage> {
     let mut all = Usage::default();
     for pid in processes {
-        let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
+        let Some(rollup) = about(*pid, "smaps_rollup")? else {
             continue;
         };
         all.processes += 1;
         all.resident += bytes(&rollup, "Rss:").unwrap_or(0);
         all.proportional += bytes(&rollup, "Pss:").unwrap_or(0);
+    }
+    Ok(all)
+}
+
+/// What /proc/PID/`file` says; `None` if there is no such process any more.
+///
+/// # Errors
+/// As [`usage`].
+pub fn about(pid: u32, file: &str) -> io::Result<Option<String>> {
+    let path = format!("/proc/{pid}/{file}");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::other(
+            format!("{path}: {error}; measure as root, who may read it"),
+        )),
+        Err(_) => Ok(None),
+    }
+}
+
+/// CPU time of `processes`, user and system, in clock ticks of 10 ms (proc_pid_stat(5)).
+pub fn ticks(processes: &[u32]) -> u64 {
+    let of = |pid: &u32| {
         let fields = stat(*pid).unwrap_or_default();
         // utime and stime are fields 14 and 15; `fields` starts with the 4th.
         let times = fields.iter().skip(14 - 4).take(2);
-        all.ticks += times
+        times
             .filter_map(|ticks| ticks.parse::<u64>().ok())
-            .sum::<u64>();
-    }
-    all
+            .sum::<u64>()
+    };
+    processes.iter().map(of).sum()
 }
 
 /// The bytes in a line "NAME 12 kB" of a file of proc(5).
@@ -88,7 +113,7 @@ mod tests {
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let tree = descendants(child.id());
-        let usage = usage(&tree);
+        let usage = usage(&tree).expect("readable");
         let group = rustix::process::Pid::from_raw(child.id() as i32).expect("a process");
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = child.wait();
@@ -102,7 +127,7 @@ mod tests {
 
     #[test]
     fn no_processes_use_nothing() {
-        assert_eq!(usage(&[]), Usage::default());
+        assert_eq!(usage(&[]).expect("nothing"), Usage::default());
         assert_eq!(descendants(u32::MAX), [u32::MAX]);
     }
 }

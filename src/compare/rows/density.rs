@@ -1,5 +1,6 @@
 //! How many instances fit into a machine.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::session::{Measured, Session, Subjects};
@@ -33,6 +34,15 @@ struct Crowd {
     limited_by: Option<String>,
 }
 
+impl Crowd {
+    fn add(&mut self, memory: io::Result<f64>, number: usize) {
+        match memory {
+            Ok(memory) => self.points.push((number, memory)),
+            Err(error) => self.limited_by = Some(error.to_string()),
+        }
+    }
+}
+
 pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
     let crowds = turns.each("idle instances", |subject| crowd(&mut **subject, session));
     let figures = vec![
@@ -64,9 +74,11 @@ fn crowd(subject: &mut dyn Subject, session: &mut Session) -> Crowd {
     let start = Instant::now();
     while up.len() < MANY && crowd.limited_by.is_none() {
         if up.len() == FEW {
-            crowd.points.push((FEW, memory(subject, &up)));
+            crowd.add(memory(subject, &up), FEW);
         }
-        crowd.limited_by = limit(up.len(), start.elapsed());
+        crowd.limited_by = crowd
+            .limited_by
+            .or_else(|| limit(up.len(), start.elapsed()));
         if crowd.limited_by.is_none() {
             match session.idle(subject) {
                 Ok(instance) => up.push(instance),
@@ -75,7 +87,7 @@ fn crowd(subject: &mut dyn Subject, session: &mut Session) -> Crowd {
         }
     }
     if crowd.points.last().map_or(0, |(number, _)| *number) < up.len() {
-        crowd.points.push((up.len(), memory(subject, &up)));
+        crowd.add(memory(subject, &up), up.len());
     }
     for instance in up {
         instance.end(subject);
@@ -83,13 +95,13 @@ fn crowd(subject: &mut dyn Subject, session: &mut Session) -> Crowd {
     crowd
 }
 
-fn memory(subject: &dyn Subject, up: &[Instance]) -> f64 {
+fn memory(subject: &dyn Subject, up: &[Instance]) -> io::Result<f64> {
     let _ = pause(SETTLE_TIME);
     let mut processes: Vec<u32> = up.iter().flat_map(|one| one.processes(subject)).collect();
     // Instances may share a process.
     processes.sort_unstable();
     processes.dedup();
-    usage(&processes).proportional as f64
+    Ok(usage(&processes)?.proportional as f64)
 }
 
 /// Why no more instances are started, with `up` instances after `elapsed`.

@@ -6,7 +6,7 @@ use super::session::{Measured, Session, Subjects};
 use super::verdict::{Side, agreement, best_of_sides, ratio, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
 use crate::compare::measure::stop::pause;
-use crate::compare::measure::tree::{Usage, usage};
+use crate::compare::measure::tree::{Usage, ticks, usage};
 use crate::compare::report::comparison::Verdict;
 use crate::compare::report::quantity::value;
 use crate::compare::statistics::Ratio;
@@ -104,22 +104,23 @@ fn idle_usage(subject: &mut dyn Subject, session: &mut Session) -> Result<Usage,
     let settled = pause(SETTLE_TIME).map_err(|error| format!("it {error}"));
     let usage = usage(&instance.processes(subject));
     instance.end(subject);
-    settled.map(|()| usage)
+    settled?;
+    usage.map_err(|error| error.to_string())
 }
 
 fn idle_cpu(turns: &mut Subjects, session: &mut Session) -> Figure {
     let up = turns.each("idle CPU", |subject| session.idle(&mut **subject));
     let _ = pause(SETTLE_TIME);
-    let ticks = |turns: &Subjects| -> Vec<u64> {
+    let all_ticks = |turns: &Subjects| -> Vec<u64> {
         let of = |(index, instance): &(usize, Result<Instance, String>)| match instance {
-            Ok(instance) => usage(&instance.processes(&**turns.driver(*index))).ticks,
+            Ok(instance) => ticks(&instance.processes(&**turns.driver(*index))),
             Err(_) => 0,
         };
         up.iter().map(of).collect()
     };
-    let (start, before) = (Instant::now(), ticks(turns));
+    let (start, before) = (Instant::now(), all_ticks(turns));
     let observed = pause(IDLE_TIME);
-    let (after, seconds) = (ticks(turns), start.elapsed().as_secs_f64());
+    let (after, seconds) = (all_ticks(turns), start.elapsed().as_secs_f64());
     let mut shares: Each<Result<f64, String>> = Vec::new();
     for (at, (index, instance)) in up.into_iter().enumerate() {
         let share = instance.and_then(|instance| {

@@ -253,7 +253,7 @@ impl<R: Send> Control for Shared<R> {
 }
 
 /// Reports the end of its thread, by a panic, too.
-struct Ended(Arc<dyn Control>);
+pub struct Ended(Arc<dyn Control>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -272,17 +272,34 @@ impl Worker {
         doorbell: Arc<dyn Doorbell>,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let requests: Arc<dyn Control> = requests.0;
-        let ended = Ended(requests.clone());
+        let control: Arc<dyn Control> = requests.0;
+        let ended = Ended(control.clone());
         let thread = spawn(role, move || {
             let _ended = ended;
             work();
         })?;
         Ok(Self {
-            requests,
+            requests: control,
             doorbell,
             thread: Some(thread),
         })
+    }
+
+    /// As [`Worker::start`], on a `thread` that runs already: `hand` has it work, and hold its argument
+    /// until it ends.
+    pub fn on<R: Send + 'static>(
+        thread: JoinHandle<()>,
+        requests: Requests<R>,
+        doorbell: Arc<dyn Doorbell>,
+        hand: impl FnOnce(Ended),
+    ) -> Self {
+        let requests: Arc<dyn Control> = requests.0;
+        hand(Ended(requests.clone()));
+        Self {
+            requests,
+            doorbell,
+            thread: Some(thread),
+        }
     }
 }
 

@@ -56,12 +56,13 @@ proptest! {
 #[test]
 fn written_pages_are_touched_in_both_regions() {
     let memory = backing::allocate(MMIO_HOLE + 0x40_0000).expect("memory");
-    assert!(Pages::touched(&memory).is_empty());
+    let pagemap = File::open("/proc/self/pagemap").ok();
+    assert!(Pages::touched(&memory, pagemap.as_ref()).is_empty());
     let high = GuestAddress(MMIO_HOLE_END + 0x10_0000);
     for gpa in [GuestAddress(0x5008), GuestAddress(0x4fff), high] {
         memory.write_obj(1u8, gpa).expect("written");
     }
-    let touched = Pages::touched(&memory);
+    let touched = Pages::touched(&memory, pagemap.as_ref());
     let high = MMIO_HOLE + 0x10_0000;
     // A host that gives out huge pages makes more of it.
     for page in [0x4000..0x6000, high..high + 0x1000] {
@@ -69,7 +70,7 @@ fn written_pages_are_touched_in_both_regions() {
         assert!(wanted.minus(&touched).is_empty(), "{touched:x?}");
     }
     assert!(touched.bytes() <= 4 << 20, "{touched:x?}");
-    let all = Pages::touched_by(&memory, None);
+    let all = Pages::touched(&memory, None);
     assert_eq!(all, Pages::all(&memory));
     assert_eq!(all.bytes(), MMIO_HOLE + 0x40_0000);
     let across = MMIO_HOLE - 0x1000..MMIO_HOLE + 0x2000;

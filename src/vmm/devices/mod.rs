@@ -23,7 +23,7 @@ use crate::devices::virtio::requests::{self, Quiet, Worker};
 use crate::devices::virtio::transport::SharedCore;
 use crate::disk::{self as images, Disk, Origin};
 use crate::net::{Mac, Network};
-use crate::share::Share;
+use crate::share::{Server, Share};
 pub use balloon::{REPORTING_ORDER, reporting_order};
 pub use net::assigned;
 use slots::{AttachContext, LATE_SLOTS, Slots};
@@ -32,8 +32,8 @@ use slots::{AttachContext, LATE_SLOTS, Slots};
 pub struct Backends {
     /// Open images, /dev/vda first.
     pub disks: Vec<Disk>,
-    /// Shared folders, in the order of their slots.
-    pub shares: Vec<Share>,
+    /// Shared folders, each with its thread, in the order of their slots.
+    pub shares: Vec<Server>,
     /// Open networks, eth0 first.
     pub networks: Vec<Network>,
 }
@@ -53,6 +53,7 @@ impl Backends {
         let disks = config.machine.all().map(open);
         let disks = disks.collect::<Result<_, _>>()?;
         let shares = config.machine.all().map(Share::open);
+        let shares = shares.map(|share| Server::start(share?));
         let shares = shares.collect::<Result<_, _>>()?;
         Ok(Self {
             disks,

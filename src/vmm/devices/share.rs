@@ -5,23 +5,23 @@ use super::files;
 use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::fs::Fs;
 use crate::devices::virtio::requests::{Requests, Worker};
-use crate::share::{self, Served, Share};
+use crate::share::{Served, Server};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 
-/// Attach `share` and start its thread.
+/// Attach the share of `server`, whose thread has work then.
 ///
 /// # Errors
-/// No slot, file descriptor or thread is left.
+/// No slot or file descriptor is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
-    share: Share,
+    server: Server,
 ) -> Result<Worker, VmmError> {
     files::allow_many();
     let requests = Requests::default();
-    let device = Box::new(Fs::new(share.tag(), Box::new(requests.clone())));
-    let name = format!("share {}", share.tag());
+    let device = Box::new(Fs::new(server.tag(), Box::new(requests.clone())));
+    let name = format!("share {}", server.tag());
     let (slot, bell) = attach_worker(slots, context, &name, device)?;
     let done = move |served: Vec<Served>| {
         lock(&slot).with_device(|fs: &mut Fs, driver| {
@@ -30,5 +30,5 @@ pub fn attach(
         });
     };
     let memory = context.vm.memory().clone();
-    Ok(share::start(share, memory, requests, bell, done)?)
+    Ok(server.serve(memory, requests, bell, done))
 }

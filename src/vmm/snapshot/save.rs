@@ -193,12 +193,13 @@ impl<'a> Still<'a> {
 
 fn save_memory(writer: &mut Writer, machine: &Machine, what: What) -> Result<(), SaveError> {
     let memory = machine.vm.memory();
+    let pagemap = machine.own.pagemap.as_ref();
     let (pages, base) = match what {
-        What::Template => (Pages::touched(memory), None),
+        What::Template => (Pages::touched(memory, pagemap), None),
         What::Whole => {
             machine.vm.track_dirty()?;
             machine.vm.take_dirty()?;
-            (Pages::touched(memory), None)
+            (Pages::touched(memory, pagemap), None)
         }
         What::ChangesSince(base) => (machine.vm.take_dirty()?, Some(base)),
     };

@@ -1,0 +1,58 @@
+//! Files of /proc about hull's own process, opened before it gives up the rights to open them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Longest text of /proc/self/statm: seven numbers.
+const MAX_STATM: usize = 7 * 21;
+
+/// The open files; `None` where there is no /proc.
+#[derive(Debug)]
+pub struct Own {
+    statm: Option<File>,
+    /// Which pages are there: 8 bytes each.
+    pub pagemap: Option<File>,
+}
+
+impl Own {
+    /// Open them.
+    pub fn open() -> Self {
+        let open = |name| File::open(format!("/proc/self/{name}")).ok();
+        Self {
+            statm: open("statm"),
+            pagemap: open("pagemap"),
+        }
+    }
+
+    /// Resident memory of this process in bytes, its guest's included (proc_pid_statm(5)).
+    ///
+    /// # Errors
+    /// There is no /proc.
+    pub fn resident(&self) -> io::Result<u64> {
+        let statm = self.statm.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let mut text = [0; MAX_STATM];
+        let read = statm.read_at(&mut text, 0)?;
+        let text = std::str::from_utf8(&text[..read]).map_err(io::Error::other)?;
+        let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+        let pages: u64 = pages.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(pages * rustix::param::page_size() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_resident_memory() {
+        let own = Own::open();
+        let (first, again) = (own.resident().unwrap(), own.resident().unwrap());
+        assert!(first > 1 << 16 && again > 1 << 16);
+        let none = Own {
+            statm: None,
+            pagemap: None,
+        };
+        assert!(none.resident().is_err());
+    }
+}
