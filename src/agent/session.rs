@@ -276,8 +276,8 @@ impl Session {
     pub fn send_stdin(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.stdin_room());
         let bytes = bytes.get(..taken).unwrap_or_default();
-        for chunk in bytes.chunks(frame::MAX_PAYLOAD) {
-            append(&mut self.outgoing, &FromHost::Stdin(chunk));
+        if !bytes.is_empty() {
+            append(&mut self.outgoing, &FromHost::Stdin(bytes));
         }
         self.unacked += taken;
         taken

@@ -50,8 +50,10 @@ pub use resumed::Resumed;
 /// Version of the protocol, as sent in `Hello`.
 pub const VERSION: u32 = 3;
 
-/// Maximum number of bytes of standard input sent and not yet acknowledged.
-pub const STDIN_WINDOW: usize = 64 * 1024;
+/// Maximum number of bytes of standard input sent and not yet acknowledged: one frame, which fills one
+/// input buffer of the virtio console in hull's kernel (64 KiB, guest/kernel/patches/0011). Each buffer costs
+/// the guest an interrupt and a read.
+pub const STDIN_WINDOW: usize = frame::MAX_PAYLOAD - frame::HEADER;
 
 /// The name of the virtio-console port (virtio 1.2, 5.3.6.2, `VIRTIO_CONSOLE_PORT_NAME`), and
 /// the word on the kernel command line that makes the guest wait for it.

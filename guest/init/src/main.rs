@@ -100,6 +100,8 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
 /// Prepare what every command needs.
 fn prepare() -> resume::Files {
     setup::second();
+    // The command fills or empties a whole pipe then, where init would move every page as it comes.
+    sys::yield_to_others();
     resume::Files::open()
 }
 

@@ -32,6 +32,8 @@ const LAST_OUTPUT_MS: i64 = 100;
 /// left behind, and for how long they may be silent.
 const MAX_LEFT_BEHIND_BYTES: usize = 64 << 20;
 const LEFT_BEHIND_SILENCE_MS: i64 = 10_000;
+/// Input is acknowledged in portions of this many bytes, or when all of it has left the buffer.
+const MIN_ACK: u32 = STDIN_WINDOW as u32 / 2;
 const END_OF_TRANSMISSION: u8 = 4;
 /// Ctrl-Z, the suspend character unless a program has set another.
 const SUSPEND: u8 = 0x1a;
@@ -381,7 +383,11 @@ impl Agent<'_> {
             self.signal();
         }
         // After the command's end an acknowledgement would only invite more input.
-        if self.acked > 0 && self.status.is_none() && self.memory.outbox.room() >= RESERVE {
+        if self.acked > 0
+            && (self.acked >= MIN_ACK || self.memory.stdin.data().is_empty())
+            && self.status.is_none()
+            && self.memory.outbox.room() >= RESERVE
+        {
             self.say(FromGuest::StdinAck(self.acked))?;
             self.acked = 0;
         }

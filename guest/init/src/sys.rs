@@ -166,6 +166,15 @@ pub fn poll(fds: &mut [PollFd], timeout: Option<&mut Timespec>) -> Result<usize>
     call!(271, fds.as_mut_ptr(), fds.len(), timeout)
 }
 
+/// Give way to other processes: one that wakes this one up runs on until it waits (SCHED_BATCH, sched(7)).
+/// Children are scheduled as usual.
+pub fn yield_to_others() {
+    const SCHED_BATCH: usize = 3;
+    const SCHED_RESET_ON_FORK: usize = 0x4000_0000;
+    let priority = 0i32;
+    let _ = call!(144, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &raw const priority);
+}
+
 pub fn sleep_ms(ms: i64) {
     let _ = poll(&mut [], Some(&mut Timespec::from_ms(ms)));
 }

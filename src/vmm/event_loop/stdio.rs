@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use super::super::keys::{Command, HELP, Keys};
 use super::super::outbox::Outbox;
 use super::super::streams::{Output, Streams};
-use crate::agent::WindowSize;
+use crate::agent::{STDIN_WINDOW, WindowSize};
 
 /// Bytes of standard input that are read ahead of the guest.
-const MAX_TYPED: usize = 16 << 10;
+const MAX_TYPED: usize = STDIN_WINDOW;
 
 /// The standard streams with their buffers.
 pub struct Stdio {
@@ -85,20 +86,16 @@ impl Stdio {
     /// Read at most `room` bytes of standard input; the commands to hull among them. `up` says whether
     /// the guest's command could take Ctrl-C.
     pub fn read_stdin(&mut self, room: usize, up: bool) -> Vec<Command> {
-        let mut buffer = [0; MAX_TYPED];
-        let Some(space) = buffer.get_mut(..room) else {
-            return Vec::new();
-        };
-        match rustix::io::read(self.streams.stdin, &mut *space) {
-            Ok(read) if read > 0 => {
-                let typed = space.get(..read).unwrap_or_default();
-                if !self.streams.is_raw() {
-                    self.typed.extend(typed);
-                    return Vec::new();
-                }
-                let (bytes, commands) = self.keys.filter(typed, up);
+        let mut typed = Vec::with_capacity(room.min(MAX_TYPED));
+        match rustix::io::read(self.streams.stdin, spare_capacity(&mut typed)) {
+            Ok(1..) if self.streams.is_raw() => {
+                let (bytes, commands) = self.keys.filter(&typed, up);
                 self.typed.extend(bytes);
                 commands
+            }
+            Ok(1..) => {
+                self.typed.extend(typed);
+                Vec::new()
             }
             Err(Errno::AGAIN | Errno::INTR) => Vec::new(),
             Err(Errno::IO) if self.streams.in_background() => Vec::new(),
