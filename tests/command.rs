@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
 
 use machine::{kvm, lab, lab_also, run, run_with, script};
 
@@ -36,9 +37,7 @@ fn input_arrives_unchanged() {
     if !kvm("input") {
         return;
     }
-    let input: Vec<u8> = (0..300_000u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let input = noise(300_000);
     let finished = run_with(&["run", "--", "cat"], &input);
     assert_eq!((finished.status, finished.stderr.as_str()), (Some(0), ""));
     assert!(
@@ -46,6 +45,27 @@ fn input_arrives_unchanged() {
         "{} bytes came back",
         finished.stdout.len()
     );
+}
+
+#[test]
+fn fifty_megabytes_of_input_arrive() {
+    if !kvm("much input") || !lab("much input", "megabytes through an emulated kernel") {
+        return;
+    }
+    let input = noise(50_000_000);
+    let finished = run_with(&["run", "--", "sha256sum"], &input);
+    let sum: String = Sha256::digest(&input)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    finished.assert(0, &format!("{sum}  -\n"), "");
+}
+
+/// Bytes without a pattern.
+fn noise(len: u32) -> Vec<u8> {
+    (0..len)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
 }
 
 #[test]

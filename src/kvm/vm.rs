@@ -23,6 +23,7 @@ use crate::memory::GuestMemory;
 use crate::memory::dirty;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::pages::Pages;
+use crate::sandbox::outlive;
 use crate::sync::lock;
 
 /// Features that a machine lacks on purpose (`vmm::fault`); by default none.
@@ -80,6 +81,18 @@ unsafe fn set_slots(fd: &VmFd, memory: &GuestMemory, flags: u32) -> Result<(), K
 }
 
 impl Vm {
+    /// Leave the machine's end, which takes the host's kernel tens of milliseconds, to a process that
+    /// outlives this one. This process must be about to end: what it holds of the machine is never freed.
+    ///
+    /// # Errors
+    /// The process cannot be started; nothing has changed then.
+    pub fn end_after_exit(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open as long as `self`.
+        outlive(unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) })?;
+        std::mem::forget((self.fd.clone(), self.memory.clone()));
+        Ok(())
+    }
+
     /// Create the machine with memory, IOAPIC, PICs, local APICs and PIT, without vCPUs.
     pub fn new(kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
         Self::without(MissingFeatures::default(), kvm, memory)

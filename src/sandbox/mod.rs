@@ -2,16 +2,19 @@
 //!
 //! [`spawn`] starts every thread; its [`Role`] names it and sets its stack. [`confine`] and
 //! [`give_up_rights`] restrict the calling thread, for good: a fault in it then reaches no further
-//! than the files it needs. [`set_signals`] undoes what the process inherits.
+//! than the files it needs. [`set_signals`] undoes what the process inherits. [`outlive`] starts the process
+//! that closes what takes long.
 
 mod confine;
 mod descriptors;
 mod inherited;
 mod lockdown;
+mod outlive;
 mod threads;
 
 pub use confine::{Confinement, SandboxError, confine, give_up_rights};
 pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
 pub use lockdown::lock_down;
+pub use outlive::outlive;
 pub use threads::{Role, spawn, spawn_scoped};

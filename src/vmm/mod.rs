@@ -143,7 +143,8 @@ impl ReadyMachine {
         actions::status(State::Ready, &self.machine.shared.events, &self.machine.own)
     }
 
-    /// Run the machine until it ends. `config` is that of [`build`], but for the command.
+    /// Run the machine until it ends. `config` is that of [`build`], but for the command. This process is to
+    /// end soon after a machine that ended in good order.
     ///
     /// # Errors
     /// A thread cannot be started, or the guest did not end in good order.
@@ -205,6 +206,8 @@ impl ReadyMachine {
         let report = Report::new(machine, &vcpus, &event_loop);
         let end = outcome::end(ending?, &event_loop, &vcpus, config)?;
         debugger.ended(Some(&end));
+        // If it fails this process waits itself.
+        let _ = machine.vm.end_after_exit();
         Ok((end, report))
     }
 }
