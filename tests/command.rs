@@ -2,6 +2,7 @@
 
 mod machine;
 
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -66,6 +67,43 @@ fn noise(len: u32) -> Vec<u8> {
     (0..len)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect()
+}
+
+#[test]
+fn nothing_is_left_of_a_machine_that_has_ended() {
+    if !kvm("the end") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    File::create(&image)
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("an image");
+    let mark = format!("MARK={}", folder.path().display());
+    let (name, value) = mark.split_once('=').expect("both");
+    let disk = format!("{},format=raw", image.display());
+    // The second machine finds the disk unlocked, whatever the first one's end still takes.
+    for _ in 0..2 {
+        let status = Command::new(env!("CARGO_BIN_EXE_hull"))
+            .args(["run", "--disk", &disk, "--", "true"])
+            .env(name, value)
+            .stdin(Stdio::null())
+            .status();
+        assert!(status.expect("hull starts").success());
+    }
+    let left = || {
+        let processes = fs::read_dir("/proc").expect("a folder").flatten();
+        let mut environments = processes.map(|process| fs::read(process.path().join("environ")));
+        environments.any(|environment| {
+            let variables = environment.unwrap_or_default();
+            variables
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
+        })
+    };
+    while left() {
+        sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

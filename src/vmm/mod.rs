@@ -206,8 +206,7 @@ impl ReadyMachine {
         let report = Report::new(machine, &vcpus, &event_loop);
         let end = outcome::end(ending?, &event_loop, &vcpus, config)?;
         debugger.ended(Some(&end));
-        // If it fails this process waits itself.
-        let _ = machine.vm.end_after_exit();
+        let _ = machine.vm.end_after_exit(); // after an error this process waits itself
         Ok((end, report))
     }
 }
