@@ -13,7 +13,6 @@ use super::output::{say, say_error};
 use super::output_file::OutputFile;
 use super::timing;
 use crate::launch::{OWN_ERROR, Terminal};
-use crate::memory::program;
 use crate::vmm::timeline::{Span, Timeline};
 use crate::vmm::{self, Report, Signals, Tty};
 
@@ -80,7 +79,6 @@ pub fn status(status: u8, reported: bool) -> u8 {
 /// A clock that starts with this process, whose start-up is its first span.
 pub fn clock() -> (Instant, Arc<Timeline>) {
     let started = process_start();
-    program::bring_in();
     let timeline = Arc::new(Timeline::new(started));
     timeline.add(Span {
         name: "process start",
