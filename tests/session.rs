@@ -29,7 +29,7 @@ fn a_session_reads_as_before() {
     let golden = fs::read_to_string(GOLDEN).expect("the golden file");
     let steps: Vec<Step> = golden.lines().filter_map(Step::parse).collect();
     let mut session = String::new();
-    window.wait_for("prompt", |text| at_prompt(text));
+    window.wait_for("prompt", at_prompt);
     for (n, step) in steps.iter().enumerate() {
         let keys_follow = matches!(steps.get(n + 1), Some(Step::Keys(_)));
         session += &step.take(&window, keys_follow);
