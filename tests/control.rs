@@ -219,7 +219,12 @@ fn machines_are_listed_and_each_gets_its_own_requests() {
 
     let process = Pid::from_child(&two.0);
     kill_process(process, Signal::STOP).expect("it runs");
-    assert_eq!(state(&user, "two"), "unresponsive");
+    assert_eq!(state(&user, "two"), "stopped");
+    let message = format!(
+        "machine two is stopped, as by Ctrl-Z; `fg` in its shell or kill -CONT {} continues it",
+        two.0.id()
+    );
+    user.refused(&["inspect", "two"], &message);
     kill_process(process, Signal::CONT).expect("it runs");
     assert_eq!(state(&user, "two"), "running");
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use machine::guest_program::guest_program;
 use machine::{kvm, lab, run, script};
 use rustix::fs::{FlockOperation, flock};
 
@@ -242,6 +243,194 @@ fn compressed_and_backed_images_read_like_their_source() {
         "it is not based on another image; leave out",
     );
     assert_refused(&raw.flag(""), ",backing=/etc/passwd", "leave out backing=");
+}
+
+/// tests/all runs this first, so that the program is there when the lab starts.
+#[test]
+fn the_guests_program_is_built() {
+    assert!(guest_program("disks").exists());
+}
+
+/// A way to make an image: its name, the arguments of `qemu-img create`, and those of a command after it.
+struct Made {
+    name: &'static str,
+    create: &'static str,
+    then: &'static str,
+    /// The image is based on one of this format, of 8 MiB of noise.
+    base: Option<&'static str>,
+    /// Bytes that a discard frees at least; 0 if the guest is offered none.
+    unit: u64,
+}
+
+const fn made(name: &'static str, create: &'static str, unit: u64) -> Made {
+    Made {
+        name,
+        create,
+        then: "",
+        base: None,
+        unit,
+    }
+}
+
+/// All options of Debian's `qemu-img create -f qcow2`, but for those that hull refuses by name.
+const FORMATS: [Made; 20] = [
+    made("raw", "-f raw", 4096),
+    made("compat11", "-o compat=1.1", 65536),
+    made("compat010", "-o compat=0.10", 0),
+    made("lazy", "-o compat=1.1,lazy_refcounts=on", 65536),
+    made("cluster512", "-o cluster_size=512", 4096),
+    made("cluster4k", "-o cluster_size=4k", 4096),
+    made("cluster2M", "-o cluster_size=2M", 2 << 20),
+    made("refcount1", "-o refcount_bits=1", 65536),
+    made("refcount4", "-o refcount_bits=4", 65536),
+    made("refcount64", "-o refcount_bits=64", 65536),
+    made("metadata", "-o preallocation=metadata", 65536),
+    made("falloc", "-o preallocation=falloc", 65536),
+    made("full", "-o preallocation=full", 65536),
+    made("bitmap", "-o compat=1.1", 65536).then("bitmap --add IMAGE b"),
+    made("snapshot", "-o compat=1.1", 65536).then("snapshot -c s IMAGE"),
+    made("snapshot010", "-o compat=0.10", 0).then("snapshot -c s IMAGE"),
+    made("qcow2-base", "-F qcow2 -b BASE", 65536).on("qcow2"),
+    made("raw-base", "-F raw -b BASE", 65536).on("raw"),
+    made("base010", "-o compat=0.10 -F raw -b BASE", 0).on("raw"),
+    made("compressed", "-o compat=1.1", 65536).then("convert -c -O qcow2 BASE IMAGE"),
+];
+
+impl Made {
+    const fn then(mut self, then: &'static str) -> Self {
+        self.then = then;
+        self
+    }
+
+    const fn on(mut self, base: &'static str) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// Makes the image, and returns the flag's value.
+    fn make(&self, folder: &Path) -> String {
+        let image = folder.join(self.name);
+        let base = folder.join(format!("base.{}", self.base.unwrap_or("raw")));
+        let qemu_img = |line: &str| {
+            let words = line.split(' ').map(|word| match word {
+                "IMAGE" => text(&image),
+                "BASE" => text(&base),
+                word => word,
+            });
+            tool("qemu-img", &words.collect::<Vec<_>>());
+        };
+        qemu_img(&format!("create -q -f qcow2 {} IMAGE 8M", self.create));
+        if !self.then.is_empty() {
+            qemu_img(self.then);
+        }
+        match self.base {
+            Some(_) => format!("{},backing={}", image.display(), base.display()),
+            None => image.display().to_string(),
+        }
+    }
+}
+
+/// In each format, what a guest writes, zeroes and discards is what it is in a raw image, in the eyes of
+/// qemu-img; and what a format cannot do the guest is not offered.
+#[test]
+fn every_format_does_what_it_offers() {
+    if !kvm("formats") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let base = noise(8 * MIB);
+    fs::write(at("base.raw"), &base).expect("written");
+    let convert = ["convert", "-O", "qcow2"];
+    let bases = [at("base.raw"), at("base.qcow2")];
+    tool(
+        "qemu-img",
+        &[&convert[..], &[text(&bases[0]), text(&bases[1])]].concat(),
+    );
+    let programs = guest_program("disks");
+    let share = format!("{}:/t:ro", programs.parent().expect("a folder").display());
+    // A machine has 16 interrupt lines.
+    for formats in FORMATS.chunks(10) {
+        let disks = formats
+            .iter()
+            .flat_map(|made| ["--disk".into(), made.make(folder.path())]);
+        let disks: Vec<String> = disks.collect();
+        let mut arguments = vec!["run", "--share", &share];
+        arguments.extend(disks.iter().map(String::as_str));
+        arguments.extend(["--", "sh", "-c", "/t/disks /dev/vd?"]);
+        let finished = run(&arguments);
+        let units = formats.iter().zip('a'..);
+        let units = units.map(|(made, letter)| format!("vd{letter}: {}\n", made.unit));
+        finished.assert(0, &units.collect::<String>(), "");
+    }
+    let contents = FORMATS
+        .iter()
+        .map(|made| (made, content(made, &at(made.name))));
+    let contents: Vec<_> = contents.collect();
+    let (_, raw) = &contents[0];
+    for (made, content) in &contents[1..] {
+        let mut expected = match made.base.is_some() || made.name == "compressed" {
+            true => base.clone(),
+            false => vec![0; raw.len()],
+        };
+        for range in [65_536..665_536, 1_000_000..1_600_000, 5_000_001..5_000_004] {
+            expected[range.clone()].copy_from_slice(&raw[range]);
+        }
+        // What was written and then discarded is undefined.
+        expected[2 << 20..4 << 20].copy_from_slice(&content[2 << 20..4 << 20]);
+        assert!(*content == expected, "{} differs", made.name);
+    }
+}
+
+/// The bytes of an image, which must be in order and have freed what was discarded.
+fn content(made: &Made, image: &Path) -> Vec<u8> {
+    let raw = made.name == "raw";
+    if !raw {
+        tool("qemu-img", &["check", text(image)]);
+    }
+    let format = if raw { "raw" } else { "qcow2" };
+    let map = tool(
+        "qemu-img",
+        &["map", "--output=json", "-f", format, text(image)],
+    );
+    let map: serde_json::Value = serde_json::from_str(&map).expect("JSON");
+    let holds_data = map.as_array().expect("a list").iter().any(|part| {
+        let number = |key: &str| part[key].as_u64().expect("a number");
+        let (start, end) = (number("start"), number("start") + number("length"));
+        start < 4 << 20 && end > 2 << 20 && part["depth"] == 0 && part["data"] == true
+    });
+    assert_eq!(holds_data, made.unit == 0, "{}: {map}", made.name);
+    let back = image.with_extension("back");
+    let convert = ["convert", "-f", format, "-O", "raw"];
+    tool(
+        "qemu-img",
+        &[&convert[..], &[text(image), text(&back)]].concat(),
+    );
+    fs::read(back).expect("a file")
+}
+
+/// A block device offers what the host's device can do.
+#[test]
+fn a_block_device_is_a_disk() {
+    if !kvm("block devices") {
+        return;
+    }
+    let image = Image::new(8 * MIB, b"");
+    let losetup = ["--find", "--show", text(&image.path)];
+    let (device, status) = tried("losetup", &losetup);
+    if status != 0 {
+        println!("skipped: block devices: losetup: {device}");
+        return;
+    }
+    let device = device.trim();
+    let programs = guest_program("disks");
+    let share = format!("{}:/t:ro", programs.parent().expect("a folder").display());
+    let finished = script(&["--share", &share, "--disk", device], "/t/disks /dev/vda");
+    tool("losetup", &["--detach", device]);
+    finished.assert(0, "vda: 4096\n", "");
+    let zeroes = |at: u64, len: usize| image.read(at, len).iter().all(|&byte| byte == 0);
+    assert!(zeroes(131_072, 196_608) && zeroes(2 << 20, 2 << 20) && !zeroes(65_536, 65_536));
+    assert_eq!(image.read(5_000_001, 3), b"odd");
 }
 
 #[test]
@@ -585,6 +774,7 @@ fn files_that_are_no_disk_are_refused_by_name() {
         b"QFI\xfb\0\0\0\x03................................",
     );
     write("vmdk", b"KDMV............................");
+    write("parallels", b"WithouFreSpacExt................");
     let mut vdi = [b'<'; 512];
     vdi[0x40..0x44].copy_from_slice(b"\x7f\x10\xda\xbe");
     write("vdi", &vdi);
@@ -614,6 +804,10 @@ fn files_that_are_no_disk_are_refused_by_name() {
         ),
         (at("image"), "image: not a usable qcow2 image ("),
         (at("vmdk"), "a VMDK image, which hull does not read"),
+        (
+            at("parallels"),
+            "a Parallels image, which hull does not read",
+        ),
         (at("vdi"), "a VDI image, which hull does not read"),
         (at("uncounted"), "cluster is counted as free"),
         (at("locked"), "an encrypted image, which hull does not read"),

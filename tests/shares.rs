@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use machine::files_program::files_program;
+use machine::guest_program::guest_program;
 use machine::{kvm, run, run_with, script};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 
@@ -217,7 +217,7 @@ fn a_failed_mount_ends_the_run() {
 /// tests/all runs this first, so that the program is there when the lab starts.
 #[test]
 fn the_guests_program_is_built() {
-    assert!(files_program().exists());
+    assert!(guest_program("files").exists());
 }
 
 /// What a share does not do, and why: its lines in the table of files_guest.rs.
@@ -249,7 +249,7 @@ fn a_share_does_what_a_file_system_promises() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
-    fs::copy(files_program(), path("files")).expect("copied");
+    fs::copy(guest_program("files"), path("files")).expect("copied");
     fs::create_dir(path("host")).expect("made");
     fs::create_dir(path("guest")).expect("made");
     let cases: &[&str] = match machine::lab_also("most cases", "they take minutes") {
@@ -365,7 +365,7 @@ fn locks_are_shared_with_the_host_on_request() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
-    fs::copy(files_program(), path("files")).expect("copied");
+    fs::copy(guest_program("files"), path("files")).expect("copied");
     fs::write(path("f"), "").expect("written");
     let open = || fs::File::options().read(true).write(true).open(path("f"));
     let (file, other) = (open().expect("the file"), open().expect("the file"));

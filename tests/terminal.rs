@@ -164,6 +164,40 @@ fn ctrl_c_reaches_the_command_and_not_hull() {
 }
 
 #[test]
+fn output_that_the_terminal_or_a_pager_holds_up_arrives_whole() {
+    if !kvm("XOFF") {
+        return;
+    }
+    // The guest's terminal is stopped before the command writes; or, with -n, hull's own.
+    for (input, key, script) in [
+        (&[][..], "\x13\r", "echo go; read line; seq 1 100; exit 3"),
+        (&["-n"], "\x13", "seq 1 100; exit 3"),
+    ] {
+        let arguments = [&["run"], input, &["--", "sh", "-c", script]].concat();
+        let mut shell = Session::start(&arguments);
+        if input.is_empty() {
+            shell.wait_for("go\r\n");
+        }
+        shell.key(key);
+        assert!(!shell.sees("\n100\r\n", Duration::from_secs(3)));
+        shell.key("\x11");
+        shell.wait_for("1\r\n2\r\n");
+        shell.wait_for("\n99\r\n100\r\n");
+        assert_eq!(shell.end(), Some(3));
+    }
+    let user = User::new();
+    let Some(window) = Window::open(&user, "pager") else {
+        return;
+    };
+    window.enter("hull run -- seq 1 60000 | less; echo ${PIPESTATUS[0]}");
+    window.wait_for("first page", |text| text.contains("\n49\n"));
+    window.keys(&["G"]);
+    window.wait_for("end", |text| text.contains("\n60000\n"));
+    window.keys(&["q"]);
+    window.wait_for("status", |text| text.contains("\n0\n"));
+}
+
+#[test]
 fn signals_restore_the_terminal() {
     if !kvm("signals") {
         return;

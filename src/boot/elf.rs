@@ -144,7 +144,7 @@ pub enum ElfError {
         size: u64,
         /// Guest memory in MiB.
         memory_mib: u64,
-        /// Where the segment ends, in MiB.
+        /// Where the last segment ends, in MiB.
         need_mib: u64,
     },
     /// Two segments share bytes of memory.
@@ -397,8 +397,12 @@ impl<'a> Elf<'a> {
     /// other.
     fn place(&self, memory: &GuestMemory) -> Result<Vec<(Segment, Range<u64>)>, ElfError> {
         let mut placed = Vec::new();
+        let ends = self
+            .loadable()
+            .map(|part| part.paddr.saturating_add(part.memsz));
+        let need = ends.max().unwrap_or_default();
         for segment in self.loadable() {
-            placed.push((*segment, segment.place(memory)?));
+            placed.push((*segment, segment.place(memory, need)?));
             check_inside(self.image, segment.offset, segment.filesz, || {
                 format!("segment {}", segment.index)
             })?;
@@ -438,8 +442,8 @@ impl Segment {
         }
     }
 
-    /// Its GPAs, if a kernel may be loaded there.
-    fn place(&self, memory: &GuestMemory) -> Result<Range<u64>, ElfError> {
+    /// Its GPAs, if a kernel that ends at `need` may be loaded there.
+    fn place(&self, memory: &GuestMemory, need: u64) -> Result<Range<u64>, ElfError> {
         let Segment {
             index,
             paddr: gpa,
@@ -464,18 +468,18 @@ impl Segment {
             return Err(ElfError::InHole { index, gpa, size });
         }
         if !ram::contains(memory, gpa, size) {
-            return Err(self.outside(memory, end));
+            return Err(self.outside(memory, need));
         }
         Ok(gpa..end)
     }
 
-    fn outside(&self, memory: &GuestMemory, end: u64) -> ElfError {
+    fn outside(&self, memory: &GuestMemory, need: u64) -> ElfError {
         ElfError::OutsideMemory {
             index: self.index,
             gpa: self.paddr,
             size: self.memsz,
             memory_mib: ram::size(memory) >> 20,
-            need_mib: end.div_ceil(1 << 20),
+            need_mib: need.div_ceil(1 << 20),
         }
     }
 }

@@ -22,9 +22,9 @@ Examples:
   hull ps                                    names, states, memory, uptimes
   hull ps --json                             the same for scripts
 
-States: running, paused, ready (it waits in a pool), starting, and unresponsive
-for a hull that has not answered within a second. RESIDENT is what the host has
-in memory of the guest and of its hull.")]
+States: running, paused, ready (it waits in a pool), starting, stopped (its hull
+is, as by Ctrl-Z), and unresponsive for a hull that has not answered within a
+second. RESIDENT is what the host has in memory of the guest and of its hull.")]
 pub struct Ps {
     /// Print it as JSON.
     #[arg(long)]
@@ -91,6 +91,7 @@ fn line(machine: &Found) -> Option<Line> {
             line.resident_bytes = resident_bytes;
             line.uptime_seconds = uptime_seconds;
         }
+        Err(ControlError::Stopped { .. }) => line.state = "stopped".into(),
         Err(ControlError::Lost { .. }) => {}
         Err(ControlError::Connect { error, .. })
             if error.kind() == std::io::ErrorKind::WouldBlock => {}

@@ -19,6 +19,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why a machine did not do what it was asked to.
 #[derive(Debug, Error)]
 pub enum ControlError {
+    /// Its hull is stopped.
+    #[error(
+        "machine {name} is stopped, as by Ctrl-Z; `fg` in its shell or kill -CONT {pid} continues it"
+    )]
+    Stopped {
+        /// The name of the machine.
+        name: String,
+        /// Process id of its hull.
+        pid: u32,
+    },
     /// No connection to its control socket.
     #[error(
         "machine {name} (process {pid}) cannot be reached ({error}); it may just have started or ended"
@@ -81,6 +91,12 @@ pub fn ask_within<T: DeserializeOwned>(
     timeout: Duration,
 ) -> Result<T, ControlError> {
     let name = || machine.record.name.clone();
+    if machine.is_stopped() {
+        return Err(ControlError::Stopped {
+            name: name(),
+            pid: machine.record.pid,
+        });
+    }
     let stream = machine
         .connect(timeout)
         .map_err(|error| ControlError::Connect {

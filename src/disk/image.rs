@@ -6,6 +6,9 @@ use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
+/// The smallest space that a file system of the host frees, in bytes.
+pub const BLOCK: u64 = 4096;
+
 /// An open image. Positions and lengths are whole sectors within its size.
 pub trait Image: Send {
     /// Size of the disk now, in bytes.
@@ -24,6 +27,9 @@ pub trait Image: Send {
     fn write_back(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// The smallest space that [`Image::discard`] frees, in bytes; `None` if it frees nothing.
+    fn discard_unit(&self) -> Option<u64>;
 
     /// Free the space if that is possible; the bytes are undefined afterwards.
     fn discard(&mut self, range: &Range) -> io::Result<()>;

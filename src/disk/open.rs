@@ -35,6 +35,7 @@ impl Disk {
         let mut files = Vec::new();
         let (image, bytes, format) = open(config, &mut files)?;
         let written = false;
+        let discard_unit = image.discard_unit().map(|bytes| (bytes / SECTOR) as u32);
         let shared = Arc::new(Mutex::new(Shared { image, written }));
         Ok(Self {
             origin: Origin::new(config, shared.clone(), format, files),
@@ -44,6 +45,7 @@ impl Disk {
             geometry: Geometry {
                 sectors: bytes / SECTOR,
                 read_only: config.read_only,
+                discard_unit,
                 name: config.id(),
             },
         })

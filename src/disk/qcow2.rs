@@ -18,7 +18,7 @@ use super::config::Format;
 use super::error::DiskError;
 use super::file::open_image;
 use super::identity::Opened;
-use super::image::Image;
+use super::image::{BLOCK, Image};
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::bitmap::Part;
@@ -29,7 +29,9 @@ type Access = FormatAccess<Storage>;
 
 /// Images in a chain of bases.
 const MAX_BASES: usize = 16;
-/// Offset of crypt_method, which is 0 for none, in a header (QEMU, docs/interop/qcow2.rst).
+/// Offset of cluster_bits in a header (QEMU, docs/interop/qcow2.rst).
+const CLUSTER_BITS: u64 = 20;
+/// Offset of crypt_method, which is 0 for none.
 const CRYPT_METHOD: u64 = 32;
 /// Offset of refcount_table_offset; refcount_table_clusters follows it.
 const REFCOUNT_TABLE: u64 = 48;
@@ -293,8 +295,13 @@ impl Image for Qcow2 {
         self.access.flush()
     }
 
-    /// Does nothing in an image of version 2, which cannot record it: discard is a hint (virtio 1.2,
-    /// 5.2.6.2).
+    /// A cluster; none in an image of version 2, which cannot record it.
+    fn discard_unit(&self) -> Option<u64> {
+        let version = read_u64(&self.file, 0) as u32;
+        let bits = (read_u64(&self.file, CLUSTER_BITS) >> 32) as u32;
+        (version >= 3).then(|| 1u64.checked_shl(bits).unwrap_or_default().max(BLOCK))
+    }
+
     fn discard(&mut self, range: &Range) -> io::Result<()> {
         let pieces = self.pieces(range)?;
         match self.access.discard_to_any(range.at, range.len) {

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSliceMut, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::image::Image;
+use super::image::{BLOCK, Image};
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::ring::Ring;
@@ -22,7 +22,7 @@ pub const QCOW2: &str = "qcow2";
 /// Magic numbers of formats that are not raw. Read as raw, such an image would look like an empty
 /// disk; and a guest could write a header that names a file of the host, for the next program that
 /// guesses the format.
-const FORMATS: [(usize, &[u8], &str); 8] = [
+const FORMATS: [(usize, &[u8], &str); 9] = [
     (0, b"QFI\xfb", QCOW2),
     (0, b"KDMV", "VMDK"),
     (0, b"# Disk DescriptorFile", "VMDK"),
@@ -30,6 +30,7 @@ const FORMATS: [(usize, &[u8], &str); 8] = [
     (0, b"conectix", "VHD"),
     (0, b"QED\0", "QED"),
     (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
     (0x40, b"\x7f\x10\xda\xbe", "VDI"),
 ];
 
@@ -82,6 +83,27 @@ impl Several {
     }
 }
 
+/// Whether the host can give the space of `file` back, as far as it says before it is tried: of a block device.
+fn can_discard(file: &File) -> bool {
+    let Some(about) = file
+        .metadata()
+        .ok()
+        .filter(|about| about.file_type().is_block_device())
+    else {
+        return true;
+    };
+    let (major, minor) = (
+        rustix::fs::major(about.rdev()),
+        rustix::fs::minor(about.rdev()),
+    );
+    // A partition's limits are those of its disk, one folder up (Documentation/ABI/stable/sysfs-block).
+    let most = ["queue", "../queue"].iter().find_map(|queue| {
+        let limit = format!("/sys/dev/block/{major}:{minor}/{queue}/write_zeroes_max_bytes");
+        std::fs::read_to_string(limit).ok()
+    });
+    most.is_none_or(|most| most.trim() != "0")
+}
+
 impl Image for Raw {
     fn size(&self) -> io::Result<u64> {
         (&self.file).seek(SeekFrom::End(0))
@@ -117,7 +139,11 @@ impl Image for Raw {
         self.file.sync_data()
     }
 
-    /// Does nothing on a host that cannot: discard is a hint (virtio 1.2, 5.2.6.2).
+    fn discard_unit(&self) -> Option<u64> {
+        can_discard(&self.file).then_some(BLOCK)
+    }
+
+    /// Does nothing on a file system that cannot: discard is a hint (virtio 1.2, 5.2.6.2).
     fn discard(&mut self, range: &Range) -> io::Result<()> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, mode, range.at, range.len) {

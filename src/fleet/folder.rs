@@ -201,6 +201,17 @@ impl Found {
         gone
     }
 
+    /// Whether its hull is stopped, as by Ctrl-Z, and so answers nothing.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.record.pid));
+        // The state follows the name, which may hold anything (proc_pid_stat(5)).
+        stat.is_ok_and(|stat| {
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|after| after.starts_with(" T"))
+        })
+    }
+
     /// A pidfd of the machine's hull, if the process can be watched from here.
     pub fn process(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(self.record.pid.try_into().ok()?)?;

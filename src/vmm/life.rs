@@ -104,7 +104,8 @@ impl State {
         })
     }
 
-    fn is_paused(self) -> bool {
+    /// Whether the vCPUs stand still by request.
+    pub fn is_paused(self) -> bool {
         matches!(self, Self::Paused | Self::Saving { paused: true })
     }
 }

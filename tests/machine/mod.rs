@@ -2,7 +2,7 @@
 //! tests/suite runs them there, the lab's.
 #![allow(dead_code)] // each test program uses some of it
 
-pub mod files_program;
+pub mod guest_program;
 pub mod saving;
 pub mod terminal;
 pub mod tmux;

@@ -1,8 +1,10 @@
 //! bash with job control in a window of tmux, as a user sees it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,9 +14,9 @@ use rustix::termios::{LocalModes, tcgetattr};
 use super::LIMIT;
 use super::user::User;
 
-/// The window of a tmux server of its own, in which `hull` is this program.
+/// The window of a tmux server of its own, in the user's folder, where `hull` is this program.
 pub struct Window {
-    socket: std::path::PathBuf,
+    socket: PathBuf,
     terminal: OwnedFd,
 }
 
@@ -29,18 +31,12 @@ impl Window {
         let started = Command::new("tmux")
             .arg("-S")
             .arg(&socket)
-            .args([
-                "-f",
-                "/dev/null",
-                "new-session",
-                "-d",
-                "-x",
-                "100",
-                "-y",
-                "50",
-            ])
+            .args(["-f", "/dev/null", "new-session", "-d"])
+            .args(["-x", "100", "-y", "50", "-c"])
+            .arg(user.0.path())
             .args(["bash", "--norc", "--noprofile", "-i"])
             .env("XDG_RUNTIME_DIR", user.0.path())
+            .env("PATH", path())
             .env("PS1", "$ ")
             .env("TERM", "xterm")
             .stdin(Stdio::null())
@@ -53,15 +49,10 @@ impl Window {
             .custom_flags(OFlags::NOCTTY.bits() as i32)
             .open(tty)
             .expect("its terminal");
-        let window = Self {
+        Some(Self {
             socket,
             terminal: terminal.into(),
-        };
-        window.enter(&format!(
-            "hull() {{ {} \"$@\"; }}",
-            env!("CARGO_BIN_EXE_hull")
-        ));
-        Some(window)
+        })
     }
 
     /// Types keys by tmux's names, such as `C-z`.
@@ -126,7 +117,16 @@ impl Drop for Window {
     }
 }
 
-fn tmux(socket: &std::path::Path, arguments: &[&str]) -> Output {
+/// The folders in which programs are found; `hull` is in the first.
+fn path() -> OsString {
+    let folder = Path::new(env!("CARGO_BIN_EXE_hull")).parent();
+    let mut path = OsString::from(folder.expect("a folder"));
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    path
+}
+
+fn tmux(socket: &Path, arguments: &[&str]) -> Output {
     let tmux = Command::new("tmux")
         .arg("-S")
         .arg(socket)

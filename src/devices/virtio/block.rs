@@ -184,6 +184,8 @@ pub struct Geometry {
     pub sectors: u64,
     /// Nothing may be written.
     pub read_only: bool,
+    /// The smallest space that a discard frees, in sectors; `None` if it frees nothing.
+    pub discard_unit: Option<u32>,
     /// The serial number, in the guest's /sys/block/vda/serial; cut to [`MAX_NAME`] bytes.
     pub name: String,
 }
@@ -382,10 +384,10 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let writes = if self.geometry.read_only {
-            F_RO
-        } else {
-            F_DISCARD | F_WRITE_ZEROES
+        let writes = match (self.geometry.read_only, self.geometry.discard_unit) {
+            (true, _) => F_RO,
+            (false, None) => F_WRITE_ZEROES,
+            (false, Some(_)) => F_DISCARD | F_WRITE_ZEROES,
         };
         F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writes
     }
@@ -402,10 +404,10 @@ impl Device for Block {
             num_queues: 1.into(),
             max_discard_sectors: MAX_RANGE.into(),
             max_discard_seg: MAX_DISCARD_RANGES.into(),
-            discard_sector_alignment: 8.into(),
+            discard_sector_alignment: self.geometry.discard_unit.unwrap_or_default().into(),
             max_write_zeroes_sectors: MAX_RANGE.into(),
             max_write_zeroes_seg: MAX_ZERO_RANGES.into(),
-            write_zeroes_may_unmap: 1,
+            write_zeroes_may_unmap: self.geometry.discard_unit.is_some().into(),
             ..Space::default()
         };
         read_config_bytes(space.as_bytes(), offset, data);

@@ -424,7 +424,8 @@ impl<'a> EventLoop<'a> {
     /// Until an init that is silent has consequences.
     fn init_time_left(&mut self) -> Option<Duration> {
         let now = self.events().now();
-        match self.command.as_mut()?.silence(now)? {
+        let paused = self.life.state().is_paused();
+        match self.command.as_mut()?.silence(now, paused)? {
             Silence::Left(left) => return Some(left),
             Silence::Unanswered => self.leaving.end(Ending::Unanswered),
             Silence::Warn => self.stdio.say(

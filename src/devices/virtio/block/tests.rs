@@ -33,6 +33,7 @@ fn disk(read_only: bool) -> (Guest, Kept) {
     let geometry = Geometry {
         sectors: SECTORS,
         read_only,
+        discard_unit: Some(8),
         name: "a-name-of-more-than-20-bytes".into(),
     };
     let mut guest = Guest::new(Block::new(geometry, Box::new(kept.clone())));
@@ -241,6 +242,7 @@ fn another(sectors: u64, read_only: bool) -> (Block, Kept) {
     let geometry = Geometry {
         sectors,
         read_only,
+        discard_unit: Some(8),
         name: "another".into(),
     };
     (Block::new(geometry, Box::new(kept.clone())), kept)
