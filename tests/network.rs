@@ -325,7 +325,8 @@ fn a_user_network_connects_guest_and_host_both_ways() {
          nc -l -p 80 -e /bin/busybox cat
          udhcpc -i eth0 -n -q -s /bin/true 2>&1"
     );
-    let mut hull = Hull::start(&[&format!("user,publish={published}:80")], &script);
+    let network = format!("user,publish={published}:80,host-loopback");
+    let mut hull = Hull::start(&[&network], &script);
     hull.line_with("2 packets received, 0% packet loss");
     assert_eq!(hull.line_with("nameserver"), "nameserver 10.0.2.3");
     let mut heard = String::new();

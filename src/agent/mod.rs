@@ -11,6 +11,8 @@ mod session;
 
 pub use error::AgentError;
 pub use exec::{Exec, Mount};
-pub use hull_agent::{Exit, Interface, Output, PORT_NAME, Resumed, VERSION, WindowSize};
+pub use hull_agent::{
+    Exit, Interface, MAX_COMMAND, Output, PORT_NAME, Resumed, VERSION, WindowSize,
+};
 pub use session::saved::SavedSession;
 pub use session::{Event, MAX_BUFFERED, Session};
