@@ -68,8 +68,11 @@ msr:	rdmsr
 	ret
 
 skip:	add $4, %esp			# the error code
-	addl $2, (%esp)			# RDMSR and WRMSR have two bytes
-	iret
+	pop %ebp
+	add $4, %esp			# the code segment, which is this one
+	popf
+	add $2, %ebp			# RDMSR and WRMSR have two bytes
+	jmp *%ebp
 
 idt_pointer:
 	.word 8 * (GP + 1) - 1

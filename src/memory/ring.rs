@@ -97,6 +97,8 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::mem::ManuallyDrop;
+    use std::os::fd::{FromRawFd, OwnedFd};
 
     use vm_memory::{Bytes, GuestAddress};
 
@@ -130,5 +132,23 @@ mod tests {
                 .expect("out");
             assert_eq!(back[..there], data[at..at + there]);
         }
+    }
+
+    #[test]
+    fn a_ring_that_the_kernel_refuses_is_given_up() {
+        let Ok(mut ring) = Ring::new() else {
+            return;
+        };
+        // SAFETY: the descriptor stays the ring's, which closes it; it only becomes another file.
+        let fd = unsafe { OwnedFd::from_raw_fd(ring.ring.as_raw_fd()) };
+        let mut fd = ManuallyDrop::new(fd);
+        let null = File::open("/dev/null").expect("there");
+        rustix::io::dup2(&null, &mut fd).expect("replaced");
+        let memory = backing::allocate(1 << 20).expect("memory");
+        let addr = GuestAddress(0);
+        let pieces = Pieces::new(&memory, &[Segment { addr, len: 512 }]);
+        let results = ring.read(&null, &[(0, pieces.expect("pieces"))]);
+        assert!(results.iter().all(Result::is_err));
+        assert!(ring.is_broken());
     }
 }
