@@ -78,7 +78,7 @@ initramfs: deps
 	@guest/initramfs/build target/guest/initramfs.cpio
 
 payloads: deps $(payloads) ## assemble the flat guests into target/guest/payloads
-target/guest/payloads/%.bin: guest/payloads/%.S guest/payloads/header.inc | deps
+target/guest/payloads/%.bin: guest/payloads/%.S $(wildcard guest/payloads/*.inc) | deps
 	@mkdir -p $(@D)
 	as --64 -I guest/payloads -o $(@:.bin=.o) $<
 	ld -m elf_x86_64 -Ttext=0x8000 --oformat binary -e 0x8000 -o $@ $(@:.bin=.o)

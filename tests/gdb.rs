@@ -42,6 +42,9 @@ impl Hull {
             .and_then(|(_, rest)| rest.split_once('\''))
             .map(|(remote, _)| remote.to_string())
             .unwrap_or_else(|| panic!("no address for gdb in: {line}"));
+        let mut warning = String::new();
+        stderr.read_line(&mut warning).expect("a line");
+        assert!(warning.contains("every user of this host"), "{warning}");
         let stderr = thread::spawn(move || {
             let mut rest = String::new();
             let _ = stderr.read_to_string(&mut rest);
@@ -459,6 +462,7 @@ fn an_impossible_address_is_refused_before_the_boot() {
         ),
         (&"x".repeat(200), "has 200 bytes"),
         ("70000", "0 to 65535"),
+        ("0.0.0.0:0", "can be reached by others"),
     ] {
         let refused = run(&["run", &payload, "--gdb", place]);
         assert_eq!(refused.status, Some(125), "{place}");

@@ -325,7 +325,8 @@ fn a_user_network_connects_guest_and_host_both_ways() {
          nc -l -p 80 -e /bin/busybox cat
          udhcpc -i eth0 -n -q -s /bin/true 2>&1"
     );
-    let mut hull = Hull::start(&[&format!("user,publish={published}:80")], &script);
+    let network = format!("user,publish={published}:80,host-loopback");
+    let mut hull = Hull::start(&[&network], &script);
     hull.line_with("2 packets received, 0% packet loss");
     assert_eq!(hull.line_with("nameserver"), "nameserver 10.0.2.3");
     let mut heard = String::new();
@@ -351,8 +352,18 @@ fn passt_ends_with_hull_however_hull_ends() {
     if !passt("passt goes") {
         return;
     }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    listener.set_nonblocking(true).expect("allowed");
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::KILL] {
-        let mut hull = Hull::start(&["user", "user"], "sleep 1000");
+        let script = format!("echo hello | nc -w 3 10.0.2.2 {port}; echo tried; sleep 1000");
+        let mut hull = Hull::start(&["user", "user"], &script);
+        if signal == rustix::process::Signal::TERM {
+            // The host's loopback is out of reach without host-loopback.
+            hull.line_with("tried");
+            let came = listener.accept().map_err(|error| error.kind());
+            assert_eq!(came.err(), Some(std::io::ErrorKind::WouldBlock));
+        }
         let start = Instant::now();
         let mut running = Vec::new();
         while running.len() < 2 {

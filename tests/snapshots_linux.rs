@@ -67,7 +67,7 @@ impl Desk {
             "run", "--name", "original", "--disk", &disk, "--vsock", &vsock,
         ];
         if with_network() {
-            all.extend(["--net", "user"]);
+            all.extend(["--net", "user,host-loopback"]);
         }
         all.extend(flags);
         all.extend(["--", "/bin/sh"]);

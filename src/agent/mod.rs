@@ -12,7 +12,7 @@ mod session;
 pub use error::AgentError;
 pub use exec::{Exec, Mount};
 pub use hull_agent::{
-    Exit, Interface, Output, PORT_NAME, Resumed, STDIN_WINDOW, VERSION, WindowSize,
+    Exit, Interface, MAX_COMMAND, Output, PORT_NAME, Resumed, STDIN_WINDOW, VERSION, WindowSize,
 };
 pub use session::saved::SavedSession;
 pub use session::{Event, MAX_BUFFERED, Session};

@@ -50,7 +50,8 @@ pub enum Event {
     Stdout(Vec<u8>),
     /// The command's standard error.
     Stderr(Vec<u8>),
-    /// Why the command could not be run, for the user; without control characters.
+    /// Why the command could not be run, for the user; a text of the guest's begins with `guest: ` and has
+    /// no control characters.
     Error(String),
     /// The user typed the suspend character where it stops nothing in the guest.
     Suspend,
@@ -487,11 +488,18 @@ fn cost(event: &Event) -> usize {
         }
 }
 
-/// A guest's text without control characters, which a terminal would act on.
+/// A guest's text as one line that says whose it is, with control characters, which a terminal would act
+/// on, as escapes.
 fn readable(text: &[u8]) -> String {
     let text = text.get(..MAX_TEXT).unwrap_or(text);
-    let text = String::from_utf8_lossy(text);
-    text.replace(char::is_control, " ")
+    let mut line = String::from("guest: ");
+    for character in String::from_utf8_lossy(text).trim_end().chars() {
+        match character.is_control() {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
 }
 
 fn name(message: &FromGuest<'_>) -> &'static str {

@@ -37,9 +37,10 @@ pub struct Devices {
         conflicts_with = "initrd"
     )]
     root_disk: Option<Device>,
-    /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]]: needs no rights,
-    /// but the program passt; the guest is 10.0.2.15 and reaches the host's loopback as 10.0.2.2; a
-    /// published port is open on 127.0.0.1 unless ADDR is given, and may be repeated.
+    /// A network, eth0 for the first. user[,publish=[ADDR:]HOST:GUEST[/tcp|/udp]][,host-loopback]: needs
+    /// no rights, but the program passt; the guest is 10.0.2.15, and with host-loopback it reaches the
+    /// services on the host's loopback at 10.0.2.2, otherwise not at all; a published port is open on
+    /// 127.0.0.1 unless ADDR is given, and may be repeated.
     /// tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]: an existing tap device; without ip= the guest gets the
     /// address next to the host's. Both: mac=MAC, rate=RATE for each direction as in --disk.
     /// Example: --net user,publish=8080:80

@@ -38,6 +38,9 @@ pub fn error(error: LaunchError) -> anyhow::Error {
             port.host,
             port.guest
         ),
+        LaunchError::Stranger { .. } => {
+            anyhow!("{error}; if that is what you want, add --trust")
+        }
         LaunchError::NoVsock => anyhow!("--vsock: the machine has no such device"),
         error => error.into(),
     }

@@ -13,9 +13,10 @@ use crate::gdb::{Address, MAX_PATH, Server};
 #[derive(clap::Args)]
 #[command(next_help_heading = OUTPUT)]
 pub struct Gdb {
-    /// Let gdb debug the guest: at a TCP port of this machine, at HOST:PORT, or at a Unix socket
-    /// (a path). Then: gdb vmlinux -ex 'target remote :1234'. Example: --gdb 1234
-    #[arg(long, value_name = "PORT|SOCKET", value_parser = parse)]
+    /// Let gdb debug the guest: at a Unix socket (a path), which only this user can open, or at a TCP port
+    /// of the loopback, which every user of the host can. Then: gdb vmlinux -ex 'target remote
+    /// ./gdb.sock'. Example: --gdb ./gdb.sock
+    #[arg(long, value_name = "SOCKET|PORT", value_parser = parse)]
     gdb: Option<Address>,
     /// Run nothing before gdb has connected and continued.
     #[arg(long, requires = "gdb")]
@@ -48,6 +49,12 @@ impl Gdb {
                 "the guest {verb}: gdb {kernel} -ex 'target remote {address}'"
             ));
         }
+        if matches!(address, Address::Tcp(_)) {
+            say(
+                "--gdb: every user of this host can read and change the guest through a port; a socket, as \
+                 --gdb ./gdb.sock, is this user's alone",
+            );
+        }
         Ok(Some(server))
     }
 }
@@ -74,7 +81,13 @@ fn parse(text: &str) -> Result<Address, String> {
         let unknown = |error| format!("{host}: {error}");
         let mut found = (host, port).to_socket_addrs().map_err(unknown)?;
         let at = found.next().ok_or("this host has no address")?;
-        return Ok(Address::Tcp(at));
+        return match at.ip().is_loopback() {
+            true => Ok(Address::Tcp(at)),
+            false => Err(format!(
+                "{host} can be reached by others, who could then read and change the guest; give a port \
+                 of the loopback (1234) or a socket (./gdb.sock), and reach that by ssh -L"
+            )),
+        };
     }
     // More likely a HOST:PORT with a mistake than the name of a socket.
     if text.starts_with('-') || (text.contains(':') && !text.contains('/')) {
@@ -98,7 +111,7 @@ mod tests {
             ("1234", ":1234"),
             (":1234", ":1234"),
             ("0", ":0"),
-            ("0.0.0.0:99", "0.0.0.0:99"),
+            ("localhost:99", ":99"),
             ("[::1]:99", "[::1]:99"),
             ("./gdb.sock", "./gdb.sock"),
             ("gdb.sock", "gdb.sock"),
@@ -110,6 +123,9 @@ mod tests {
             ("", "write a port"),
             ("-1", "write a port"),
             ("localhost:gdb", "write a port"),
+            ("0.0.0.0:99", "ssh -L"),
+            ("[::]:99", "ssh -L"),
+            ("192.0.2.1:99", "ssh -L"),
             ("65536", "0 to 65535"),
             (":65536", "0 to 65535"),
             (&"x".repeat(MAX_PATH + 1), "has 108 bytes"),

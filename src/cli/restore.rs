@@ -57,6 +57,10 @@ pub struct Restore {
     /// With -n, each copy publishes the port above that of the copy before.
     #[arg(long, value_name = "[ADDR:]HOST:GUEST[/udp]|none", value_parser = parse_publish)]
     publish: Vec<Port>,
+    /// Restore a snapshot of another user's that uses disks, networks, folders or sockets of the host:
+    /// its owner chose them. Without this hull lists them and refuses.
+    #[arg(long)]
+    trust: bool,
     /// Check all of the saved memory first.
     #[arg(long)]
     verify: bool,
@@ -110,6 +114,7 @@ impl Restore {
             paused: self.paused,
             copy: self.copy,
             copies,
+            trust: self.trust,
         };
         let mut config = launch::restore(saved, &self.dir, &changes).map_err(flagged::error)?;
         self.wall.set(&mut config.machine);
@@ -139,6 +144,7 @@ impl Restore {
             }
             command.args(self.paused.then_some("--paused"));
             command.args(self.wall.flags());
+            command.args(self.trust.then_some("--trust"));
             command.args(logger::flags());
             command.stdin(Stdio::null());
             command.spawn()

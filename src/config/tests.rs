@@ -55,7 +55,8 @@ fn a_disk() -> impl Strategy<Value = disk::Config> {
 
 fn a_net() -> impl Strategy<Value = net::Config> {
     let publish = vec((any::<u32>(), 1..=u16::MAX, any::<bool>()), 0..3);
-    let user = publish.prop_map(|ports| net::Kind::User {
+    let user = (publish, any::<bool>()).prop_map(|(ports, host_loopback)| net::Kind::User {
+        host_loopback,
         publish: ports
             .into_iter()
             .map(|(address, port, tcp)| net::Publish {

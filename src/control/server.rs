@@ -165,7 +165,7 @@ fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
 
 /// Whether the peer is this user or root. Others cannot enter the socket's folder, but may have been
 /// handed the socket.
-pub fn is_ours(socket: &OwnedFd) -> bool {
+pub fn is_ours(socket: impl AsFd) -> bool {
     let peer = net::sockopt::socket_peercred(socket).map(|peer| peer.uid);
     peer.is_ok_and(|peer| peer == geteuid() || peer.is_root())
 }

@@ -126,6 +126,9 @@ impl Image for Raw {
                 pieces.advance(came);
                 *at += came as u64;
             }
+            if ring.is_broken() {
+                self.several = Some(Several::InTurn);
+            }
         }
         let rest = |(at, pieces): (u64, Pieces)| pieces.read_exact_at(&self.file, at);
         reads.into_iter().map(rest).collect()

@@ -4,6 +4,7 @@
 //! Requests may be reordered, except that a flush covers all writes reported before it was submitted:
 //! that is all that a guest may rely on (virtio 1.2, 5.2.6.2).
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -16,9 +17,14 @@ use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
 use crate::sandbox::Role;
 
-/// Requests that are served together: of more, the first ones are reported while the others are
-/// served.
+/// Requests that are taken together, and the bytes after which no more are: of more, the first ones are
+/// reported while the others are served.
 const MAX_BATCH: usize = 32;
+const MAX_BATCH_BYTES: u64 = 16 << 20;
+/// Bytes served at once, between two looks at whether the machine ends, is saved, or the device is reset;
+/// and of ranges, which a host that cannot record zeroes writes.
+const PIECE: u64 = 4 << 20;
+const RANGE_PIECE: u64 = 16 << 20;
 /// Time between two checks of an image's size.
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,18 +79,26 @@ impl Service {
     fn run(&mut self) {
         loop {
             let now = self.started.elapsed();
-            let (rate, mut wait) = (&mut self.rate, SIZE_INTERVAL);
-            let next = self.requests.next(MAX_BATCH, |request| {
+            let (rate, mut wait, mut bytes) = (&mut self.rate, SIZE_INTERVAL, 0);
+            // Before a pause none: what waits is saved as it is.
+            let most = match self.requests.is_interrupted() {
+                true => 0,
+                false => MAX_BATCH,
+            };
+            let next = self.requests.next(most, |request| {
+                if bytes >= MAX_BATCH_BYTES {
+                    return false;
+                }
                 let passed = rate.take(request.bytes(), now);
                 wait = passed.err().map_or(wait, |left| left.min(SIZE_INTERVAL));
+                bytes += request.bytes();
                 passed.is_ok()
             });
             match next {
                 Next::Serve(taken) => {
-                    let (ids, requests): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-                    let results = self.serve(&requests);
+                    let results = self.serve_in_pieces(taken.into());
                     self.requests.served();
-                    self.guest.served(ids.into_iter().zip(results).collect());
+                    self.guest.served(results);
                 }
                 Next::Forget => {}
                 Next::Pause => {
@@ -127,6 +141,28 @@ impl Service {
         }
     }
 
+    /// Serve `left` until it is done or the thread is interrupted, and put back the rest. Returns the
+    /// results of those that are done.
+    fn serve_in_pieces(
+        &mut self,
+        mut left: VecDeque<(u64, Request)>,
+    ) -> Vec<(u64, io::Result<()>)> {
+        let mut results = Vec::with_capacity(left.len());
+        while !left.is_empty() && !self.requests.is_interrupted() {
+            let (about, pieces): (Vec<_>, Vec<_>) = next_pieces(&mut left).into_iter().unzip();
+            for ((id, is_last), result) in about.into_iter().zip(self.serve(&pieces)) {
+                if result.is_err() && !is_last {
+                    left.pop_front(); // the rest of it
+                }
+                if result.is_err() || is_last {
+                    results.push((id, result));
+                }
+            }
+        }
+        self.requests.put_back(left.into_iter());
+        results
+    }
+
     /// Serve `requests`; there is a result for each, after a panic, too.
     fn serve(&mut self, requests: &[Request]) -> Vec<io::Result<()>> {
         let served = self.disk.as_mut().and_then(|disk| {
@@ -139,4 +175,27 @@ impl Service {
             requests.iter().map(|_| Err(fault())).collect()
         })
     }
+}
+
+/// Take from the front of `left` what is served at once: whole requests, and of the last one perhaps the
+/// beginning. With each, its id and whether it is the end of its request.
+fn next_pieces(left: &mut VecDeque<(u64, Request)>) -> Vec<((u64, bool), Request)> {
+    let (mut pieces, mut bytes) = (Vec::with_capacity(left.len()), 0);
+    while bytes < PIECE
+        && let Some((id, request)) = left.front_mut()
+    {
+        let at_once = match request {
+            Request::Discard(_) | Request::WriteZeroes { .. } => RANGE_PIECE,
+            Request::Read { .. } | Request::Write { .. } | Request::Flush => PIECE,
+        };
+        let id = *id;
+        if let Some(first) = request.split(at_once) {
+            pieces.push(((id, false), first));
+            break;
+        }
+        bytes += request.bytes();
+        let whole = left.pop_front();
+        pieces.extend(whole.map(|(_, request)| ((id, true), request)));
+    }
+    pieces
 }

@@ -334,6 +334,8 @@ impl Claim {
     pub fn listen(&self) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         let _ = fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
+        // bind(2) makes the file with the mode of the socket.
+        fs::fchmod(&socket, FILE_MODE)?;
         net::bind(&socket, &address(&self.folder, &self.path)?)?;
         net::listen(&socket, BACKLOG)?;
         Ok(socket)

@@ -50,7 +50,7 @@ impl Listener {
     /// Accept one connection.
     ///
     /// # Errors
-    /// No connection waits, or no file descriptor is left.
+    /// No connection waits, its peer is another user, or no file descriptor is left.
     pub fn accept(&self) -> io::Result<Wire> {
         Ok(Wire::new(match self {
             Self::Tcp(listener) => {
@@ -61,6 +61,9 @@ impl Listener {
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept()?;
+                if !socket::is_ours(&stream) {
+                    return Err(io::ErrorKind::PermissionDenied.into());
+                }
                 stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 Stream::Unix(stream)
             }

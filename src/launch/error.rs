@@ -64,6 +64,20 @@ pub enum LaunchError {
         /// Networks of the snapshot.
         networks: usize,
     },
+    /// The snapshot is another user's, and not trusted.
+    #[error(
+        "the snapshot {} belongs to user {owner}, who chose what its machine uses of this host: {}",
+        dir.display(),
+        used.join(", ")
+    )]
+    Stranger {
+        /// The folder of the snapshot.
+        dir: PathBuf,
+        /// The user's number.
+        owner: u32,
+        /// What the machine uses, as flags.
+        used: Vec<String>,
+    },
     /// A socket for a device that the snapshot does not have.
     #[error("the machine has no vsock device")]
     NoVsock,

@@ -30,16 +30,20 @@ pub struct Changes {
     pub copy: Option<u16>,
     /// How many copies there are to be, 1 if it is the only one.
     pub copies: u16,
+    /// The snapshot may be another user's.
+    pub trust: bool,
 }
 
 /// The machine `saved`, which was read from `dir`, with `changes`.
 ///
 /// # Errors
-/// It is a template, lacks the devices that are to change, or its copies would publish the same port.
+/// It is a template, another user's and not trusted, lacks the devices that are to change, or its copies
+/// would publish the same port.
 pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, LaunchError> {
     if saved.is_template() {
         return Err(LaunchError::Template { dir: dir.into() });
     }
+    let stranger = saved.stranger();
     vmm::allow_many();
     let mut config = Config::of_saved(Arc::new(saved));
     config.machine.name.clone_from(&changes.name);
@@ -49,7 +53,22 @@ pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, La
     set_networks(&mut config.machine, changes)?;
     set_disks(&mut config.machine, changes)?;
     set_vsock(&mut config.machine, changes)?;
+    if let Some(owner) = stranger.filter(|_| !changes.trust) {
+        let used = used_of_host(&config.machine);
+        if !used.is_empty() {
+            let dir = dir.into();
+            return Err(LaunchError::Stranger { dir, owner, used });
+        }
+    }
     Ok(config)
+}
+
+/// What `machine` uses of the host, as the flags that say so.
+fn used_of_host(machine: &Machine) -> Vec<String> {
+    let devices = machine.devices.iter();
+    let used = devices.filter(|device| !matches!(device, Device::Rng | Device::Balloon(_)));
+    used.map(|device| format!("--{} {device}", device.key()))
+        .collect()
 }
 
 fn set_networks(machine: &mut Machine, changes: &Changes) -> Result<(), LaunchError> {
@@ -70,7 +89,7 @@ fn set_networks(machine: &mut Machine, changes: &Changes) -> Result<(), LaunchEr
         if changes.copy.is_some() {
             net.mac = None; // a random one: no two copies may have the same
         }
-        if let net::Kind::User { publish } = &mut net.kind {
+        if let net::Kind::User { publish, .. } = &mut net.kind {
             if changes.publish.is_some() {
                 *publish = wanted.take().unwrap_or_default();
             }

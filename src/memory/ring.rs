@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
 
@@ -11,8 +13,14 @@ use super::transfer::Pieces;
 /// Most reads in flight.
 const ENTRIES: u32 = 64;
 
+/// Time between two looks for what is in flight when the kernel refuses to wait for it.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// An io_uring that one thread uses.
-pub struct Ring(IoUring);
+pub struct Ring {
+    ring: IoUring,
+    broken: bool,
+}
 
 impl Ring {
     /// A ring with room for 64 reads.
@@ -23,14 +31,20 @@ impl Ring {
         let ring = IoUring::new(ENTRIES)?;
         // `read` requires that the kernel does not access a request's iovecs after its submission.
         if ring.params().is_feature_submit_stable() {
-            Ok(Self(ring))
+            let broken = false;
+            Ok(Self { ring, broken })
         } else {
             Err(io::ErrorKind::Unsupported.into())
         }
     }
 
+    /// Whether the kernel has refused a call: the ring must not be used again.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Read into each of `reads` from its offset in `from`, and return the bytes read by each, in the
-    /// same order. Returns when no read is in flight any more.
+    /// same order; an error for those that were not made. Returns when no read is in flight any more.
     pub fn read(&mut self, from: &File, reads: &[(u64, Pieces)]) -> Vec<io::Result<usize>> {
         let mut results = Vec::with_capacity(reads.len());
         for part in reads.chunks(ENTRIES as usize) {
@@ -56,13 +70,19 @@ impl Ring {
                 .user_data(index as u64);
             // SAFETY: the iovecs live in `reads` until this function returns, which is after their
             // submission; what they point at is guest memory, which stays mapped (`Pieces`).
-            on_their_way += usize::from(unsafe { self.0.submission().push(&read) }.is_ok());
+            on_their_way += usize::from(unsafe { self.ring.submission().push(&read) }.is_ok());
         }
         while on_their_way > 0 {
-            // Interrupted, or short of memory for the moment: what was submitted is still to be
-            // waited for, what was not is submitted with the next call.
-            let _ = self.0.submit_and_wait(1);
-            for completion in self.0.completion() {
+            if self.broken {
+                thread::sleep(PAUSE);
+            } else if let Err(error) = self.ring.submit_and_wait(1)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                // What was not submitted never will be; what was completes without a call.
+                self.broken = true;
+                on_their_way -= self.ring.submission().len().min(on_their_way);
+            }
+            for completion in self.ring.completion() {
                 on_their_way -= 1;
                 let read = completion.result();
                 let read = usize::try_from(read).map_err(|_| io::Error::from_raw_os_error(-read));
@@ -77,6 +97,8 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::mem::ManuallyDrop;
+    use std::os::fd::{FromRawFd, OwnedFd};
 
     use vm_memory::{Bytes, GuestAddress};
 
@@ -110,5 +132,23 @@ mod tests {
                 .expect("out");
             assert_eq!(back[..there], data[at..at + there]);
         }
+    }
+
+    #[test]
+    fn a_ring_that_the_kernel_refuses_is_given_up() {
+        let Ok(mut ring) = Ring::new() else {
+            return;
+        };
+        // SAFETY: the descriptor stays the ring's, which closes it; it only becomes another file.
+        let fd = unsafe { OwnedFd::from_raw_fd(ring.ring.as_raw_fd()) };
+        let mut fd = ManuallyDrop::new(fd);
+        let null = File::open("/dev/null").expect("there");
+        rustix::io::dup2(&null, &mut fd).expect("replaced");
+        let memory = backing::allocate(1 << 20).expect("memory");
+        let addr = GuestAddress(0);
+        let pieces = Pieces::new(&memory, &[Segment { addr, len: 512 }]);
+        let results = ring.read(&null, &[(0, pieces.expect("pieces"))]);
+        assert!(results.iter().all(Result::is_err));
+        assert!(ring.is_broken());
     }
 }

@@ -15,7 +15,16 @@ use crate::devices::virtio::net::Mac;
 pub const TABLE: Table = Table::new(
     "net",
     &[],
-    &["user", "tap", "ip", "gw", "publish", "mac", "rate"],
+    &[
+        "user",
+        "tap",
+        "ip",
+        "gw",
+        "publish",
+        "host-loopback",
+        "mac",
+        "rate",
+    ],
     Separators::Commas,
 );
 
@@ -46,6 +55,8 @@ pub enum Kind {
     User {
         /// Host ports that passt forwards to the guest.
         publish: Vec<Publish>,
+        /// Whether the gateway's address leads to the host's loopback.
+        host_loopback: bool,
     },
 }
 
@@ -84,10 +95,16 @@ pub enum Protocol {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::User { publish } => {
+            Kind::User {
+                publish,
+                host_loopback,
+            } => {
                 f.write_str("user")?;
                 for port in publish {
                     write!(f, ",{port}")?;
+                }
+                if *host_loopback {
+                    f.write_str(",host-loopback")?;
                 }
             }
             Kind::Tap {
@@ -131,8 +148,8 @@ impl fmt::Display for Publish {
 
 const FORM: &str = "write tap=NAME or user, such as tap=tap0 or user,publish=8080:80";
 
-/// Parse `tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]` or `user[,publish=..]`, both with `[,mac=MAC]` and
-/// `[,rate=..]`.
+/// Parse `tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]` or `user[,publish=..][,host-loopback]`, both with
+/// `[,mac=MAC]` and `[,rate=..]`.
 impl FromStr for Config {
     type Err = String;
 
@@ -141,6 +158,7 @@ impl FromStr for Config {
         let kind = match words.next().unwrap_or_default() {
             "user" => Kind::User {
                 publish: Vec::new(),
+                host_loopback: false,
             },
             word => Kind::Tap {
                 name: tap(word.strip_prefix("tap=").ok_or(FORM)?)?,
@@ -158,7 +176,10 @@ impl FromStr for Config {
             match (key, &mut config.kind) {
                 ("mac", _) => config.mac = Some(parse_mac(value)?),
                 ("rate", _) => config.limits = value.parse()?,
-                ("publish", Kind::User { publish }) => publish.push(port(value)?),
+                ("publish", Kind::User { publish, .. }) => publish.push(port(value)?),
+                ("host-loopback", Kind::User { host_loopback, .. }) if word == key => {
+                    *host_loopback = true;
+                }
                 ("ip", Kind::Tap { address, .. }) => *address = Some(subnet(value)?),
                 ("gw", Kind::Tap { gateway, .. }) => {
                     let wrong =
@@ -167,7 +188,7 @@ impl FromStr for Config {
                 }
                 (_, kind) => {
                     let own = match kind {
-                        Kind::User { .. } => "publish=HOST:GUEST",
+                        Kind::User { .. } => "publish=HOST:GUEST, host-loopback",
                         Kind::Tap { .. } => "ip=ADDR/PREFIX, gw=ADDR",
                     };
                     return Err(format!(
@@ -218,9 +239,9 @@ pub fn check<'a>(nets: impl Iterator<Item = &'a Config> + Clone) -> Result<(), S
                  device"
             ));
         }
-        if let Kind::User { publish } = &net.kind {
+        if let Kind::User { publish, .. } = &net.kind {
             let others = others().filter_map(|other| match &other.kind {
-                Kind::User { publish } => Some(publish),
+                Kind::User { publish, .. } => Some(publish),
                 Kind::Tap { .. } => None,
             });
             let before = others.flatten();
@@ -358,7 +379,11 @@ mod tests {
     fn a_user_network_publishes_ports() {
         let config: Result<Config, String> =
             str::parse("user,publish=8080:80,publish=0.0.0.0:53:5353/udp,publish=1:2/tcp");
-        let Kind::User { publish } = config.expect("parsed").kind else {
+        let Kind::User {
+            publish,
+            host_loopback: false,
+        } = config.expect("parsed").kind
+        else {
             panic!("a user network");
         };
         let shown: Vec<String> = publish.iter().map(ToString::to_string).collect();
@@ -395,6 +420,8 @@ mod tests {
             ("user,publish=80:80/sctp", "HOST:GUEST"),
             ("user,publish=::1:80:80", "HOST:GUEST"),
             ("user,rate=0", "rate=0"),
+            ("user,host-loopback=no", "'host-loopback=no' is no option"),
+            ("tap=t,host-loopback", "'host-loopback' is no option"),
         ] {
             let refusal = text.parse::<Config>().expect_err(text);
             assert!(refusal.contains(part), "{text}: {refusal}");

@@ -61,9 +61,12 @@ pub fn open<'a>(configs: impl Iterator<Item = &'a Config>) -> Result<Vec<Network
                 address,
                 gateway,
             } => tap_network(config, name, (*address, *gateway), mac)?,
-            Kind::User { publish } => {
+            Kind::User {
+                publish,
+                host_loopback,
+            } => {
                 users += 1;
-                user_network(config, publish, mac, users)?
+                user_network(config, publish, *host_loopback, mac, users)?
             }
         });
     }
@@ -123,6 +126,7 @@ fn tap_network(
 fn user_network(
     config: &Config,
     publish: &[Publish],
+    host_loopback: bool,
     mac: Mac,
     number: u8,
 ) -> Result<Network, NetError> {
@@ -134,6 +138,7 @@ fn user_network(
         },
         gateway: station(2),
         dns: station(3),
+        host_loopback,
     };
     let passt = Passt::start(&addresses, publish)?;
     Ok(Network {

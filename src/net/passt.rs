@@ -50,6 +50,8 @@ pub struct Addresses {
     pub gateway: Ipv4Addr,
     /// Queries to it are forwarded to the host's name server.
     pub dns: Ipv4Addr,
+    /// Whether the gateway's address leads to the host's loopback.
+    pub host_loopback: bool,
 }
 
 impl Passt {
@@ -96,7 +98,8 @@ impl Passt {
     /// It has ended, with its messages; or it does not answer.
     pub fn wait(&mut self, mac: Mac, addresses: &Addresses) -> Result<Box<dyn Wire>, NetError> {
         let started = Instant::now();
-        let mut stream = Stream::new(self.socket.clone(), addresses.gateway);
+        let (gateway, host_loopback) = (addresses.gateway, addresses.host_loopback);
+        let mut stream = Stream::new(self.socket.clone(), gateway, host_loopback);
         stream.push(&question(mac, addresses));
         loop {
             let answer = stream
@@ -162,6 +165,9 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
         ("--mtu", MTU.to_string()),
     ] {
         command.arg(flag).arg(value);
+    }
+    if !addresses.host_loopback {
+        command.arg("--no-map-gw");
     }
     if !has_route() {
         // passt takes its MAC address from the interface of the default route, and gives up without one.

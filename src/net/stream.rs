@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -33,13 +33,16 @@ pub struct Stream {
     scratch: Vec<u8>,
     /// Address whose pings are answered here.
     gateway: Ipv4Addr,
+    /// Whether the guest may reach the host's loopback.
+    host_loopback: bool,
     /// Answers that wait for the guest.
     echoes: VecDeque<Vec<u8>>,
 }
 
 impl Stream {
-    /// Frames over `socket`. Pings of `gateway` are answered here and not sent.
-    pub fn new(socket: Arc<OwnedFd>, gateway: Ipv4Addr) -> Self {
+    /// Frames over `socket`. Pings of `gateway` are answered here and not sent; packets to addresses of
+    /// the host's loopback are dropped, unless `host_loopback`.
+    pub fn new(socket: Arc<OwnedFd>, gateway: Ipv4Addr, host_loopback: bool) -> Self {
         Self {
             socket,
             out: VecDeque::new(),
@@ -48,6 +51,7 @@ impl Stream {
             end: 0,
             scratch: Vec::new(),
             gateway,
+            host_loopback,
             echoes: VecDeque::new(),
         }
     }
@@ -129,6 +133,8 @@ impl Wire for Stream {
         match echo::answer(&frame, self.gateway) {
             Some(answer) if self.echoes.len() < MAX_ECHOES => self.echoes.push_back(answer),
             Some(_) => {}
+            // passt makes a connection to whatever address a packet names.
+            None if !self.host_loopback && is_to_loopback(&frame) => {}
             None => self.push(&frame),
         }
         self.scratch = frame;
@@ -174,6 +180,26 @@ impl Wire for Stream {
     }
 }
 
+/// Whether a host takes the target of the packet in `frame` for itself: 127.0.0.0/8 and ::1, 0.0.0.0/8 and
+/// ::, for which connect(2) takes the loopback, and such an IPv4 address in an IPv6 one.
+fn is_to_loopback(frame: &[u8]) -> bool {
+    let is_local = |to: Ipv4Addr| to.is_loopback() || to.octets().starts_with(&[0]);
+    let octets = |from: usize, len: usize| frame.get(from..from + len);
+    match octets(12, 2) {
+        Some([0x08, 0x00]) => octets(30, 4)
+            .and_then(|to| <[u8; 4]>::try_from(to).ok())
+            .is_some_and(|to| is_local(to.into())),
+        Some([0x86, 0xdd]) => octets(38, 16)
+            .and_then(|to| <[u8; 16]>::try_from(to).ok())
+            .is_some_and(|to| {
+                let to = Ipv6Addr::from(to);
+                // ::1 and :: are among the addresses that hold an IPv4 one, 0.0.0.1 and 0.0.0.0.
+                to.to_ipv4().is_some_and(is_local)
+            }),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -186,7 +212,7 @@ mod tests {
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("two sockets");
         (
-            Stream::new(Arc::new(one), Ipv4Addr::LOCALHOST),
+            Stream::new(Arc::new(one), Ipv4Addr::LOCALHOST, false),
             Arc::new(other),
         )
     }
@@ -218,6 +244,36 @@ mod tests {
             let sent = frames.iter().map(|(len, byte)| (*len, (*len > 0).then_some(*byte)));
             prop_assert_eq!(got, sent.collect::<Vec<_>>());
             prop_assert_eq!(stream.next().map_err(|e| e.kind()), Err(ErrorKind::WouldBlock));
+        }
+    }
+
+    #[test]
+    fn no_packet_reaches_the_loopback_by_its_address() {
+        let v4 = |to: [u8; 4]| [&[0; 12][..], &[8, 0], &[0; 16], &to].concat();
+        let v6 = |to: &str| {
+            let to: Ipv6Addr = to.parse().expect("an address");
+            [&[0; 12][..], &[0x86, 0xdd], &[0; 24], &to.octets()].concat()
+        };
+        for to in [[127, 0, 0, 1], [127, 9, 9, 9], [0, 0, 0, 0]] {
+            assert!(is_to_loopback(&v4(to)), "{to:?}");
+        }
+        for to in [
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "::ffff:0.0.0.0",
+        ] {
+            assert!(is_to_loopback(&v6(to)), "{to}");
+        }
+        for other in [
+            v4([10, 0, 2, 2]),
+            v6("fe80::1"),
+            v6("::ffff:10.0.2.2"),
+            vec![0; 60],
+            v4([127, 0, 0, 1])[..33].to_vec(),
+        ] {
+            assert!(!is_to_loopback(&other), "{other:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 use super::files::{FRESH, Files, attributes, group, permissions, user};
 use super::wire::errno;
-use super::wire::{Attr, AttrOut, GETATTR_FH, GetattrIn, SetattrIn, valid};
+use super::wire::{Attr, AttrOut, GETATTR_FH, GetattrIn, ROOT, SetattrIn, valid};
 
 /// XATTR_SIZE_MAX and XATTR_LIST_MAX (uapi/linux/limits.h).
 const MAX_XATTR: usize = 64 << 10;
@@ -34,11 +34,14 @@ impl Files {
     /// Change those of a file's attributes that are marked as valid.
     ///
     /// # Errors
-    /// EPERM for permissions and owners of devices; as above.
+    /// EPERM for permissions and owners of devices, and for the shared folder itself; as above.
     pub fn set_attributes(&mut self, node: u64, asked: &SetattrIn) -> io::Result<AttrOut> {
         self.writable()?;
         let kind = self.tree.nodes.get(node)?.identity.kind;
         let has = |bits: u32| asked.valid & bits != 0;
+        if has(valid::MODE | valid::UID | valid::GID | valid::ATIME | valid::MTIME) {
+            changeable(node)?;
+        }
         if has(valid::MODE | valid::UID | valid::GID)
             && matches!(kind, libc::S_IFCHR | libc::S_IFBLK)
         {
@@ -103,6 +106,7 @@ impl Files {
     ) -> io::Result<()> {
         let (_file, path) = self.attributed(node)?;
         self.writable()?;
+        changeable(node)?;
         let flags = XattrFlags::from_bits(flags).ok_or(errno(libc::EINVAL))?;
         Ok(rustix::fs::setxattr(path, users(name)?, value, flags)?)
     }
@@ -145,7 +149,16 @@ impl Files {
     pub fn remove_xattr(&mut self, node: u64, name: &CStr) -> io::Result<()> {
         let (_file, path) = self.attributed(node)?;
         self.writable()?;
+        changeable(node)?;
         Ok(rustix::fs::removexattr(path, users(name)?)?)
+    }
+}
+
+/// Refuse a change of the shared folder itself, which is the host's: only what is in it is the guest's.
+fn changeable(node: u64) -> io::Result<()> {
+    match node {
+        ROOT => Err(errno(libc::EPERM)),
+        _ => Ok(()),
     }
 }
 

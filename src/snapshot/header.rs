@@ -4,14 +4,13 @@
 use std::ops::Range;
 
 /// The version of the format and of all payloads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The name of a section.
 pub type Tag = [u8; 4];
 
-/// Largest `state` that is read or written, in bytes: even a large machine with memory in many extents
-/// needs far less.
-pub(super) const MAX_STATE: u64 = 128 << 20;
+/// Largest `state` that is read or written, in bytes: more than all sections together have.
+pub(super) const MAX_STATE: u64 = 16 << 20;
 /// Most sections that a file may have.
 pub(super) const MAX_SECTIONS: u32 = 4096;
 

@@ -1,8 +1,10 @@
 //! Section "MEMO": the description of the file of guest memory, encoded and decoded.
 
+use std::fmt;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::header::Tag;
 use super::id::Id;
@@ -14,17 +16,54 @@ pub(super) const TAG: Tag = *b"MEMO";
 const MAX_REGIONS: usize = 16;
 /// The end of all physical addresses (Intel SDM 3A 4.1.4: 52 bits), so that no sum here overflows.
 const ADDRESSES: u64 = 1 << 52;
+/// Longest section in bytes, for a million extents and more: decoded, they take eight times as much.
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// The section as it is stored.
 #[derive(Deserialize, Serialize)]
-struct Stored {
+struct Stored<E> {
     id: [u8; 16],
     parent: Option<[u8; 16]>,
     /// GPA and size of each region.
     regions: Vec<(u64, u64)>,
     /// Of each extent, the pages between the previous one and it, and its pages.
-    extents: Vec<(u64, u64)>,
+    extents: E,
     crc: u32,
+}
+
+/// Extents that are decoded one by one.
+struct Extents(Vec<Range<u64>>);
+
+impl<'de> Deserialize<'de> for Extents {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(Extents(Vec::new()))
+    }
+}
+
+impl<'de> Visitor<'de> for Extents {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("extents")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut pairs: A) -> Result<Self, A::Error> {
+        let mut end = 0;
+        while let Some((between, pages)) = pairs.next_element()? {
+            let place = |pages: u64, after: u64| {
+                let end = pages.checked_mul(PAGE)?.checked_add(after)?;
+                (end <= ADDRESSES).then_some(end)
+            };
+            let start = place(between, end).ok_or(A::Error::custom("after the end"))?;
+            let next = place(pages, start).ok_or(A::Error::custom("beyond the end"))?;
+            if pages == 0 || (between == 0 && !self.0.is_empty()) {
+                return Err(A::Error::custom("touching"));
+            }
+            self.0.push(start..next);
+            end = next;
+        }
+        Ok(self)
+    }
 }
 
 /// The description of a file of guest memory.
@@ -57,7 +96,7 @@ impl Memo {
             end = extent.end;
             (between / PAGE, (extent.end - extent.start) / PAGE)
         };
-        postcard::to_allocvec(&Stored {
+        postcard::to_allocvec(&Stored::<Vec<(u64, u64)>> {
             id: self.id.0,
             parent: self.parent.map(|id| id.0),
             regions: self.regions.clone(),
@@ -68,26 +107,18 @@ impl Memo {
 
     /// Decode `bytes`; the error says which part is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let stored = match postcard::take_from_bytes::<Stored>(bytes) {
+        if bytes.len() > MAX_BYTES {
+            return Err("too many extents".into());
+        }
+        let stored = match postcard::take_from_bytes::<Stored<Extents>>(bytes) {
             Ok((stored, [])) => stored,
             Ok(_) => return Err("data after the section".into()),
             Err(error) => return Err(error.to_string()),
         };
         let total = judge(&stored.regions)?;
-        let mut end = 0u64;
-        let mut extents = Vec::with_capacity(stored.extents.len());
-        for (index, &(between, pages)) in stored.extents.iter().enumerate() {
-            let place = |pages: u64, after: u64| {
-                let end = pages.checked_mul(PAGE)?.checked_add(after)?;
-                (end <= total).then_some(end)
-            };
-            let start = place(between, end).ok_or("an extent after the end")?;
-            let next = place(pages, start).ok_or("an extent beyond the end")?;
-            if pages == 0 || (between == 0 && index > 0) {
-                return Err("an extent that touches the one before".into());
-            }
-            extents.push(start..next);
-            end = next;
+        let Extents(extents) = stored.extents;
+        if extents.last().is_some_and(|last| last.end > total) {
+            return Err("an extent beyond the end".into());
         }
         Ok(Self {
             id: Id(stored.id),

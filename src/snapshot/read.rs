@@ -1,10 +1,12 @@
 //! Reads a snapshot and checks everything in it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::error::{SnapshotError, failed};
 use super::header::{self, Fault, MAX_STATE, Section, Tag};
@@ -23,6 +25,8 @@ pub struct Snapshot {
     sections: Vec<Section>,
     memo: Memo,
     memory: MemoryFile,
+    /// The owner of the files, if that is neither this user nor root.
+    stranger: Option<u32>,
 }
 
 /// Open the snapshot in `dir`, which must not be a diff. All of `state` is checked, and that the file
@@ -55,14 +59,20 @@ pub fn open_layer(dir: &Path) -> Result<Snapshot, SnapshotError> {
 
 fn open_once(dir: &Path) -> Result<Snapshot, SnapshotError> {
     let path = dir.join("state");
-    let bytes = read_state(dir, &path)?;
+    let folder = match open_folder(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(SnapshotError::Missing { dir: dir.into() });
+        }
+        folder => folder.map_err(failed("open", dir))?,
+    };
+    let (bytes, owner) = read_state(&folder, dir, &path)?;
     let fault = |fault| refusal(&path, fault);
     let sections = header::decode(&bytes).map_err(fault)?;
     let memo = find(&sections, &bytes, memo::TAG).ok_or("no section MEMO".to_string());
     let memo = memo.and_then(Memo::decode);
     let memo = memo.map_err(|why| fault(Fault::Damaged(format!("section MEMO: {why}"))))?;
     let path = dir.join(memory_name(memo.id));
-    let file = open_memory(&path, &memo)?;
+    let (file, owner_of_memory) = open_memory(&folder, &path, &memo)?;
     let memory = MemoryFile {
         file: Arc::new(file),
         regions: memo.regions.clone(),
@@ -74,7 +84,15 @@ fn open_once(dir: &Path) -> Result<Snapshot, SnapshotError> {
         sections,
         memo,
         memory,
+        stranger: [owner, owner_of_memory]
+            .into_iter()
+            .find(|owner| !is_ours(*owner)),
     })
+}
+
+/// Whether this user trusts files of the user `owner`: its own, and root's.
+pub(super) fn is_ours(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
 
 /// The name of the file of memory of the snapshot `id`.
@@ -82,10 +100,11 @@ pub(super) fn memory_name(id: Id) -> String {
     format!("memory-{id}")
 }
 
-/// The id of the snapshot in `dir`, if there is one that this version of hull can read.
-pub(super) fn current(dir: &Path) -> Result<Option<Id>, SnapshotError> {
+/// The id of the snapshot in `folder`, whose path is `dir`, if there is one that this version of hull can
+/// read.
+pub(super) fn current(folder: &File, dir: &Path) -> Result<Option<Id>, SnapshotError> {
     let path = dir.join("state");
-    let bytes = match read_state(dir, &path) {
+    let (bytes, _) = match read_state(folder, dir, &path) {
         Err(SnapshotError::Missing { .. }) => return Ok(None),
         bytes => bytes?,
     };
@@ -94,8 +113,9 @@ pub(super) fn current(dir: &Path) -> Result<Option<Id>, SnapshotError> {
     Ok(memo.map(|memo| memo.id))
 }
 
-fn read_state(dir: &Path, path: &Path) -> Result<Vec<u8>, SnapshotError> {
-    let file = match open_file(path) {
+/// The content and the owner of `state` in `folder`.
+fn read_state(folder: &File, dir: &Path, path: &Path) -> Result<(Vec<u8>, u32), SnapshotError> {
+    let file = match open_file(folder, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(SnapshotError::Missing { dir: dir.into() });
         }
@@ -108,11 +128,11 @@ fn read_state(dir: &Path, path: &Path) -> Result<Vec<u8>, SnapshotError> {
     let mut bytes = Vec::with_capacity(data.len() as usize);
     let read = file.take(MAX_STATE).read_to_end(&mut bytes);
     read.map_err(failed("read", path))?;
-    Ok(bytes)
+    Ok((bytes, data.uid()))
 }
 
-fn open_memory(path: &Path, memo: &Memo) -> Result<File, SnapshotError> {
-    let file = match open_file(path) {
+fn open_memory(folder: &File, path: &Path, memo: &Memo) -> Result<(File, u32), SnapshotError> {
+    let file = match open_file(folder, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(SnapshotError::MemoryMissing { path: path.into() });
         }
@@ -123,7 +143,7 @@ fn open_memory(path: &Path, memo: &Memo) -> Result<File, SnapshotError> {
         return Err(SnapshotError::Foreign { path: path.into() });
     }
     match (data.len(), memo.bytes()) {
-        (found, expected) if found == expected => Ok(file),
+        (found, expected) if found == expected => Ok((file, data.uid())),
         (found, expected) => Err(SnapshotError::MemorySize {
             path: path.into(),
             found,
@@ -132,10 +152,17 @@ fn open_memory(path: &Path, memo: &Memo) -> Result<File, SnapshotError> {
     }
 }
 
-/// Open without blocking, which a pipe in place of the file would do.
-fn open_file(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+fn open_folder(dir: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(dir, flags, Mode::empty())?.into())
+}
+
+/// Open the file of this path in `folder` without blocking, which a pipe in place of the file would do. A
+/// link in its place is not followed.
+fn open_file(folder: &File, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = path.file_name().unwrap_or_default();
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into())
 }
 
 fn find<'a>(sections: &[Section], bytes: &'a [u8], tag: Tag) -> Option<&'a [u8]> {
@@ -163,6 +190,12 @@ impl Snapshot {
     /// The snapshot to which it is a diff, if it is one.
     pub fn parent(&self) -> Option<Id> {
         self.memo.parent
+    }
+
+    /// The owner of its files, if that is neither this user nor root: whoever wrote them may have meant
+    /// another machine than the user expects.
+    pub fn stranger(&self) -> Option<u32> {
+        self.stranger
     }
 
     /// The payload of section `tag`.

@@ -434,7 +434,7 @@ fn golden_snapshots_open_or_are_refused_by_version() {
         matches!(error, SnapshotError::Older { version: 1, .. }),
         "{error}"
     );
-    let golden = golden.join("snapshot-v2");
+    let golden = golden.join("snapshot-v3");
     let (snapshot, memory) = restore(&golden);
     assert_eq!(
         snapshot.id().to_string(),

@@ -1,12 +1,14 @@
 //! Writes a snapshot beside the old one, which one rename replaces.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::{Address, GuestMemoryBackend};
 use vm_memory::{Bytes, GuestMemoryRegion};
@@ -60,18 +62,18 @@ impl Writer {
     pub fn create(dir: &Path, sync: bool) -> Result<Self, SnapshotError> {
         let made = !dir.exists();
         let mut builder = DirBuilder::new();
-        let create = builder.recursive(true).mode(0o700).create(dir);
-        create.map_err(failed("make the folder", dir))?;
-        let lock = File::open(dir).map_err(failed("open", dir))?;
+        let made_now = builder.recursive(true).mode(0o700).create(dir);
+        made_now.map_err(failed("make the folder", dir))?;
+        let lock = own_folder(dir)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Errno::WOULDBLOCK) => {
                 return Err(SnapshotError::Busy { dir: dir.into() });
             }
             Err(error) => return Err(failed("lock", dir)(error)),
         }
-        match read::current(dir) {
-            Ok(id) => remove_others(dir, id)?,
+        match read::current(&lock, dir) {
+            Ok(id) => remove_others(&lock, dir, id)?,
             // Do not overwrite files of others.
             Err(error @ (SnapshotError::Foreign { .. } | SnapshotError::Io { .. })) => {
                 return Err(error);
@@ -83,9 +85,7 @@ impl Writer {
         let random = getrandom(&mut id.0, GetRandomFlags::empty());
         random.map_err(failed("draw a random name for", dir))?;
         let path = dir.join(memory_name(id));
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true).mode(0o600);
-        let memory = options.open(&path).map_err(failed("create", &path))?;
+        let memory = create(&lock, &path)?;
         Ok(Self {
             dir: dir.into(),
             lock,
@@ -201,6 +201,9 @@ impl Writer {
         let path = self.dir.join("state.tmp");
         let memo = self.memo.encode().map_err(io::Error::other);
         let memo = memo.map_err(failed("make", &path))?;
+        if memo.len() > memo::MAX_BYTES {
+            return too_large(format!("memory in {} extents", self.memo.extents.len()));
+        }
         let mut sections = std::mem::take(&mut self.sections);
         sections.push((memo::TAG, memo));
         if sections.len() > MAX_SECTIONS as usize {
@@ -211,10 +214,8 @@ impl Writer {
             return too_large(format!("{} bytes", bytes.len()));
         }
         // A killed writer may have left one with any access mode.
-        remove(&path)?;
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true).mode(0o600);
-        let file = options.open(&path).map_err(failed("create", &path))?;
+        remove(&self.lock, &path)?;
+        let file = create(&self.lock, &path)?;
         let written = file.write_all_at(&bytes, 0);
         let synced = written.and_then(|()| if self.sync { file.sync_all() } else { Ok(()) });
         synced.map_err(failed("write", &path))
@@ -222,7 +223,7 @@ impl Writer {
 
     fn rename_state(&mut self) -> Result<(), SnapshotError> {
         let path = self.dir.join("state");
-        let renamed = fs::rename(self.dir.join("state.tmp"), &path);
+        let renamed = rustix::fs::renameat(&self.lock, "state.tmp", &self.lock, "state");
         renamed.map_err(failed("replace", &path))?;
         self.committed = true;
         Ok(())
@@ -242,7 +243,7 @@ impl Writer {
     }
 
     fn remove_others(&mut self) -> Result<(), SnapshotError> {
-        remove_others(&self.dir, Some(self.memo.id))
+        remove_others(&self.lock, &self.dir, Some(self.memo.id))
     }
 
     fn memory_path(&self) -> PathBuf {
@@ -260,8 +261,8 @@ impl Drop for Writer {
     /// What is not a snapshot yet never becomes one.
     fn drop(&mut self) {
         if !self.committed {
-            let _ = fs::remove_file(self.memory_path());
-            let _ = fs::remove_file(self.dir.join("state.tmp"));
+            let _ = remove(&self.lock, &self.memory_path());
+            let _ = remove(&self.lock, &self.dir.join("state.tmp"));
             if self.made {
                 let _ = fs::remove_dir(&self.dir); // unless something else is in it
             }
@@ -269,12 +270,43 @@ impl Drop for Writer {
     }
 }
 
-/// Remove what writers left in `dir` that does not belong to the snapshot `id`.
-fn remove_others(dir: &Path, id: Option<Id>) -> Result<(), SnapshotError> {
+/// Open the folder `dir` if it is this user's: in another one's, files could be replaced by links and by
+/// other files at any time. From here on it is known by its descriptor, whatever its path leads to later.
+fn own_folder(dir: &Path) -> Result<File, SnapshotError> {
+    let user = geteuid().as_raw();
+    let foreign = |owner: u32| SnapshotError::NotOwn {
+        dir: dir.into(),
+        owner,
+    };
+    let link = dir.symlink_metadata().map_err(failed("look at", dir))?;
+    if link.is_symlink() && link.uid() != user {
+        return Err(foreign(link.uid()));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(dir, flags, Mode::empty());
+    let folder = File::from(folder.map_err(failed("open", dir))?);
+    let data = folder.metadata().map_err(failed("look at", dir))?;
+    match data.uid() {
+        owner if owner != user => Err(foreign(owner)),
+        _ if data.mode() & 0o002 != 0 => Err(SnapshotError::Open { dir: dir.into() }),
+        _ => Ok(folder),
+    }
+}
+
+/// Create the file of this path in `folder`, which has none.
+fn create(folder: &File, path: &Path) -> Result<File, SnapshotError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = path.file_name().unwrap_or_default();
+    let file = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR);
+    Ok(file.map_err(failed("create", path))?.into())
+}
+
+/// Remove what writers left in `folder` that does not belong to the snapshot `id`.
+fn remove_others(folder: &File, dir: &Path, id: Option<Id>) -> Result<(), SnapshotError> {
     let own = id.map(memory_name);
-    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
-        let name = entry.map_err(failed("list", dir))?.file_name();
-        let Some(name) = name.to_str() else {
+    for entry in Dir::read_from(folder).map_err(failed("list", dir))? {
+        let entry = entry.map_err(failed("list", dir))?;
+        let Ok(name) = entry.file_name().to_str() else {
             continue; // none of ours
         };
         let is_memory = name.strip_prefix("memory-").is_some_and(|id| {
@@ -284,15 +316,16 @@ fn remove_others(dir: &Path, id: Option<Id>) -> Result<(), SnapshotError> {
                     .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
         });
         if name == "state.tmp" || (is_memory && own.as_deref() != Some(name)) {
-            remove(&dir.join(name))?;
+            remove(folder, &dir.join(name))?;
         }
     }
     Ok(())
 }
 
-fn remove(path: &Path) -> Result<(), SnapshotError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+fn remove(folder: &File, path: &Path) -> Result<(), SnapshotError> {
+    let name = path.file_name().unwrap_or_default();
+    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        Err(error) if error != Errno::NOENT => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
 }

@@ -68,8 +68,22 @@ impl Link {
     /// # Errors
     /// The guest broke the protocol.
     pub fn receive(&mut self) -> Result<VecDeque<Event>, AgentError> {
-        let incoming = self.incoming();
-        let received = self.session.receive(&incoming);
+        let incoming = self.incoming(BATCH, Pipe::take);
+        self.events_of(&incoming)
+    }
+
+    /// As [`Link::receive`], for all that the pipes hold; they take nothing more from the guest before
+    /// the next call of that.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn drain(&mut self) -> Result<VecDeque<Event>, AgentError> {
+        let incoming = self.incoming(usize::MAX, Pipe::drain);
+        self.events_of(&incoming)
+    }
+
+    fn events_of(&mut self, incoming: &[u8]) -> Result<VecDeque<Event>, AgentError> {
+        let received = self.session.receive(incoming);
         let mut events = VecDeque::new();
         while let Some(event) = self.session.next_event() {
             self.greeted |= event == Event::Ready;
@@ -86,16 +100,16 @@ impl Link {
         }
     }
 
-    /// The bytes from the chosen pipe. Bytes on another are dropped, so that they do not hold up the
-    /// guest.
-    fn incoming(&mut self) -> Vec<u8> {
+    /// At most `most` bytes that `take` takes from the chosen pipe. Bytes on another are dropped, so that
+    /// they do not hold up the guest.
+    fn incoming(&mut self, most: usize, take: impl Fn(&Pipe, usize) -> Vec<u8>) -> Vec<u8> {
         let mut incoming = Vec::new();
         for (index, pipe) in self.pipes.iter().enumerate() {
-            let room = self.session.receive_room().min(BATCH);
+            let room = self.session.receive_room().min(most);
             match self.chosen {
-                None => incoming = pipe.take(room),
-                Some(chosen) if chosen == index => incoming = pipe.take(room),
-                Some(_) => drop(pipe.take(usize::MAX)),
+                None => incoming = take(pipe, room),
+                Some(chosen) if chosen == index => incoming = take(pipe, room),
+                Some(_) => drop(take(pipe, usize::MAX)),
             }
             if self.chosen.is_none() && !incoming.is_empty() {
                 self.chosen = Some(index);

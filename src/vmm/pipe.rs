@@ -33,6 +33,14 @@ impl Pipe {
         }
     }
 
+    /// As [`Pipe::take`], but the guest's queue stays as it is until the next call of that.
+    pub fn drain(&self, most: usize) -> Vec<u8> {
+        match self {
+            Self::Uart(uart) => uart.outbox.take(most),
+            Self::Port(port) => lock(&port.inbox).take(most),
+        }
+    }
+
     /// Give the guest `bytes`. Returns how many it had room for; the event loop is woken when it has
     /// room for more.
     pub fn put(&self, bytes: &[u8]) -> usize {
@@ -63,7 +71,7 @@ impl Pipe {
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Uart(uart) => uart.outbox.is_empty(),
-            Self::Port(port) => lock(&port.inbox).bytes.is_empty(),
+            Self::Port(port) => lock(&port.inbox).is_empty(),
         }
     }
 }
@@ -93,6 +101,17 @@ pub struct Inbox {
     held: bool,
 }
 
+impl Inbox {
+    fn take(&mut self, most: usize) -> Vec<u8> {
+        let n = most.min(self.bytes.len());
+        self.bytes.drain(..n).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.held
+    }
+}
+
 impl Port {
     /// Port `number` of the console in `slot`, whose sink writes to `inbox`.
     pub fn new(slot: SharedCore, number: usize, inbox: Arc<Mutex<Inbox>>) -> Self {
@@ -105,8 +124,7 @@ impl Port {
 
     fn take(&self, most: usize) -> Vec<u8> {
         let mut inbox = lock(&self.inbox);
-        let n = most.min(inbox.bytes.len());
-        let taken = inbox.bytes.drain(..n).collect();
+        let taken = inbox.take(most);
         let go_on = inbox.held && inbox.bytes.len() < FULL;
         inbox.held &= !go_on;
         drop(inbox);

@@ -14,6 +14,8 @@ use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+pub use crate::control::server::is_ours;
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 /// How often, and how long after each try, hull waits for another one that locks the folder.
@@ -53,13 +55,15 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Listen at `path`, in place of a socket without a listener. The socket has `flags`, and is closed at
-/// exec.
+/// exec; no other user may connect to it, whatever the umask.
 ///
 /// # Errors
 /// [`Errno::ADDRINUSE`]: a program listens there, or it is another file. Else the socket cannot be made.
 pub fn listen(path: &Path, flags: SocketFlags) -> Result<(OwnedFd, SocketFile)> {
     let address = SocketAddrUnix::new(path)?;
     let listener = socket(flags)?;
+    // bind(2) makes the file with the mode of the socket.
+    fs::fchmod(&listener, Mode::RUSR | Mode::WUSR)?;
     let turn = lock_folder(path);
     match net::bind(&listener, &address) {
         Err(Errno::ADDRINUSE) if turn.is_some() && is_left_over(path, &address) => {

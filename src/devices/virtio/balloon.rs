@@ -68,6 +68,11 @@ const TAGS: [&str; 16] = [
     "direct_reclaims",
 ];
 
+/// Bytes that one call gives back at most, beside the rest of a chain: the event loop waits meanwhile.
+const PER_CALL: u64 = 1 << 30;
+/// What a range costs beside its bytes, as so many bytes.
+const RANGE_COST: u64 = 64 << 10;
+
 /// Gives guest memory back to the host: a GPA, unchecked, and a number of bytes.
 pub type Release = Box<dyn FnMut(GuestAddress, u64) + Send>;
 
@@ -133,7 +138,10 @@ impl Balloon {
 
     /// Give back the pages that the guest no longer uses.
     fn inflate(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
-        while let Some(chain) = queue.pop()? {
+        let mut left = PER_CALL;
+        while left > 0
+            && let Some(chain) = queue.pop()?
+        {
             let pages = chain.readable_len() / 4;
             if pages > MAX_PAGES {
                 return Err(queue.refuse(&chain, "carries more than 1024 page numbers"));
@@ -143,25 +151,37 @@ impl Balloon {
             let numbers = numbers.get(..read).unwrap_or_default();
             let numbers = numbers.as_chunks().0.iter().copied();
             for (first, pages) in runs(numbers.map(u32::from_le_bytes)) {
-                self.give_back(GuestAddress(u64::from(first) * PAGE), pages * PAGE);
+                let start = GuestAddress(u64::from(first) * PAGE);
+                self.give_back(start, pages * PAGE, &mut left);
             }
             queue.finish(chain, 0)?;
+        }
+        if left == 0 {
+            queue.process_again();
         }
         Ok(())
     }
 
     /// Give back the memory that is free for the moment.
     fn report(&mut self, queue: &mut VirtQueue) -> Result<(), DeviceError> {
-        while let Some(chain) = queue.pop()? {
+        let mut left = PER_CALL;
+        while left > 0
+            && let Some(chain) = queue.pop()?
+        {
             for segment in chain.writable() {
-                self.give_back(segment.addr, segment.len.into());
+                self.give_back(segment.addr, segment.len.into(), &mut left);
             }
             queue.finish(chain, 0)?;
+        }
+        if left == 0 {
+            queue.process_again();
         }
         Ok(())
     }
 
-    fn give_back(&mut self, start: GuestAddress, bytes: u64) {
+    /// Give back `bytes` from `start` on, and take their cost from what is `left` of a call.
+    fn give_back(&mut self, start: GuestAddress, bytes: u64, left: &mut u64) {
+        *left = left.saturating_sub(bytes.saturating_add(RANGE_COST));
         self.state.released_bytes += bytes;
         (self.release)(start, bytes);
     }

@@ -175,6 +175,57 @@ impl Request {
             Self::Flush => 0,
         }
     }
+
+    /// Split off the beginning of a request that goes beyond the next multiple of `piece` bytes on the
+    /// disk, a multiple of 512: the returned request and then `self` do what `self` did.
+    pub fn split(&mut self, piece: u64) -> Option<Self> {
+        let all = self.bytes();
+        // Up to there from byte `at` on.
+        let until = |at: u64| piece - at % piece;
+        match self {
+            Self::Read { at, to } if until(*at) < all => {
+                let now = until(*at);
+                let first = (*at, part(to, 0, now));
+                (*at, *to) = (*at + now, part(to, now, all - now));
+                let (at, to) = first;
+                Some(Self::Read { at, to })
+            }
+            Self::Write { at, from, .. } if until(*at) < all => {
+                let now = until(*at);
+                let first = (*at, part(from, 0, now));
+                (*at, *from) = (*at + now, part(from, now, all - now));
+                let (at, from) = first;
+                let stable = false; // by the last piece
+                Some(Self::Write { at, from, stable })
+            }
+            Self::Discard(ranges) => split_first(ranges, until).map(Self::Discard),
+            Self::WriteZeroes { ranges, .. } => {
+                let ranges = split_first(ranges, until)?;
+                let stable = false;
+                Some(Self::WriteZeroes { ranges, stable })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Split off the first range, or as much of it as `until` says for its first byte; `None` if that is all.
+fn split_first(ranges: &mut Vec<Range>, until: impl Fn(u64) -> u64) -> Option<Vec<Range>> {
+    let several = ranges.len() > 1;
+    let range = ranges.first_mut()?;
+    let first = Range {
+        len: range.len.min(until(range.at)),
+        ..*range
+    };
+    if first.len < range.len {
+        range.at += first.len;
+        range.len -= first.len;
+    } else if several {
+        ranges.remove(0);
+    } else {
+        return None;
+    }
+    Some(vec![first])
 }
 
 /// A disk as its driver sees it.
@@ -195,6 +246,8 @@ pub struct Geometry {
 struct State {
     sectors: u64,
     read_only: bool,
+    /// Heads of the chains whose requests were not reported, in their order: they are served again.
+    in_flight: Vec<u16>,
 }
 
 /// A block device.
@@ -437,14 +490,19 @@ impl Device for Block {
         let Geometry {
             sectors, read_only, ..
         } = self.geometry;
-        match self.in_flight.len() {
-            0 => state::encode(&State { sectors, read_only }),
-            count => Err(StateError(format!("is still serving {count} requests"))),
-        }
+        state::encode(&State {
+            sectors,
+            read_only,
+            in_flight: self.in_flight.values().map(Chain::head).collect(),
+        })
     }
 
-    fn load(&mut self, state: &[u8], _driver: &mut Driver) -> Result<(), StateError> {
-        let State { sectors, read_only } = state::decode(state)?;
+    fn load(&mut self, state: &[u8], driver: &mut Driver) -> Result<(), StateError> {
+        let State {
+            sectors,
+            read_only,
+            in_flight,
+        } = state::decode(state)?;
         let Geometry {
             sectors: now_sectors,
             read_only: now_read_only,
@@ -463,6 +521,14 @@ impl Device for Block {
             return Err(StateError(format!(
                 "is {now}, and was {then} when it was saved; give it as it was"
             )));
+        }
+        let stable = !driver.has(F_FLUSH);
+        let Some(queue) = driver.queue(0) else {
+            return Ok(());
+        };
+        for head in in_flight {
+            let chain = queue.reclaim(head)?;
+            self.handle(queue, chain, stable)?;
         }
         Ok(())
     }

@@ -8,8 +8,10 @@
 //! mostly waits, costs one switch of threads and not two. A vCPU's thread may reset the device at
 //! any time: [`Backend::cancel`] waits until no thread touches guest memory for it.
 //!
-//! Before the machine is saved its threads are paused ([`quiesce`]): each serves what was submitted,
-//! and then waits in [`Requests::stay_paused`].
+//! Before the machine is saved its threads are paused ([`quiesce`]): each comes to the end of what it
+//! serves, and then waits in [`Requests::stay_paused`]. What a device has not reported by then is saved
+//! with it. A thread that serves a long request looks at [`Requests::is_interrupted`] now and then, and
+//! puts back what is left of it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -52,6 +54,8 @@ struct Shared<R> {
 
 struct State<R> {
     waiting: VecDeque<(u64, R)>,
+    /// How many of them, the first, were taken before and put back.
+    begun: usize,
     /// Requests are being served, and may touch guest memory.
     serving: bool,
     /// A thread waits for the end of that; without one the notification, a system call, is spared.
@@ -76,8 +80,8 @@ pub enum Next<R> {
     Forget,
     /// No request may be served now.
     Wait,
-    /// No request is left: report all that were served, write out what only hull holds, and call
-    /// [`Requests::stay_paused`].
+    /// No request may be served before the thread has paused: report all that were served, write out
+    /// what only hull holds, and call [`Requests::stay_paused`].
     Pause,
     /// Return from the thread.
     End,
@@ -87,6 +91,7 @@ impl<R> Default for Requests<R> {
     fn default() -> Self {
         let state = State {
             waiting: VecDeque::new(),
+            begun: 0,
             serving: false,
             awaited: false,
             cancelled: false,
@@ -114,7 +119,7 @@ impl<R> Requests<R> {
     }
 
     /// What to do next: serve up to `max` requests together, up to the first that `may` refuses. `may`
-    /// is not called while the thread has to pause.
+    /// is not called for requests that were put back.
     pub fn next(&self, max: usize, mut may: impl FnMut(&R) -> bool) -> Next<R> {
         let mut state = self.state();
         if state.closed {
@@ -126,10 +131,11 @@ impl<R> Requests<R> {
         let mut taken = Vec::new();
         while taken.len() < max
             && let Some((_, request)) = state.waiting.front()
-            && (state.pause_count > 0 || may(request))
+            && (taken.len() < state.begun || may(request))
         {
             taken.extend(state.waiting.pop_front());
         }
+        state.begun = state.begun.saturating_sub(taken.len());
         state.serving = !taken.is_empty();
         if state.serving {
             Next::Serve(taken)
@@ -152,6 +158,24 @@ impl<R> Requests<R> {
             state = self.0.wait(state);
         }
         state.paused = None;
+    }
+
+    /// Whether the thread is to end, to pause or to forget its requests: what it serves is to be put back.
+    pub fn is_interrupted(&self) -> bool {
+        let state = self.state();
+        state.closed || state.cancelled || state.pause_count > 0
+    }
+
+    /// Put back what is left of the requests that [`Requests::next`] returned: they are taken next, in
+    /// this order. To be called before [`Requests::served`]; does nothing if the device was reset since.
+    pub fn put_back(&self, left: impl DoubleEndedIterator<Item = (u64, R)>) {
+        let mut state = self.state();
+        if !state.cancelled {
+            for request in left.rev() {
+                state.waiting.push_front(request);
+                state.begun += 1;
+            }
+        }
     }
 
     /// Put requests back that could not be served yet, unless the device was reset since.
@@ -191,6 +215,7 @@ impl<R: Send> Backend<R> for Requests<R> {
     fn cancel(&mut self) {
         let mut state = self.state();
         state.waiting.clear();
+        state.begun = 0;
         state.cancelled = true;
         while state.serving {
             state.awaited = true;
@@ -313,9 +338,8 @@ impl Drop for Worker {
     }
 }
 
-/// Pause all of `workers`, whatever their rate limits. Returns when each has served and reported
-/// what was submitted; requests that the guest adds meanwhile wait. The workers continue when the
-/// [`Quiet`] is dropped.
+/// Pause all of `workers`. Returns when each has reported what it has served; the other requests wait.
+/// The workers continue when the [`Quiet`] is dropped.
 pub fn quiesce(workers: &[Worker]) -> Quiet<'_> {
     for worker in workers {
         worker.requests.pause(true);

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
 use super::files;
@@ -30,6 +31,10 @@ const BATCH: usize = 16;
 /// Seconds between two ticks of the device; its timeout is two ticks. A guest whose kernel is emulated
 /// takes seconds to answer while it is busy.
 const TICK_S: i64 = 5;
+
+/// Descriptors that remain for hull itself, however many connections there are: a machine must answer at
+/// its control socket, and be saved.
+const RESERVE: u64 = 128;
 
 /// Tokens beside those of streams, which count from 1.
 const LISTENER: Id = Id::MAX;
@@ -172,7 +177,19 @@ impl Shared {
 struct Peers(Arc<Shared>);
 
 impl Peers {
+    /// The stream of a connected socket.
+    ///
+    /// # Errors
+    /// The peer is another user, or too few descriptors are left.
     fn stream(&self, fd: OwnedFd, id: Id) -> io::Result<Box<dyn Stream>> {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        // The kernel gives the lowest free number, so that this counts those of all devices.
+        if fd.as_raw_fd() as u64 + RESERVE >= limit {
+            return Err(Errno::MFILE.into());
+        }
+        if !socket::is_ours(&fd) {
+            return Err(Errno::ACCESS.into());
+        }
         self.0.poll(&fd, id)?;
         Ok(Box::new(Socket {
             fd,

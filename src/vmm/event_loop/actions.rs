@@ -9,6 +9,7 @@ use super::{Ending, EventLoop};
 use crate::control::{Action, Answer, Reply, SaveReport};
 use crate::sync::lock;
 use crate::vmm::config::Start;
+use crate::vmm::error::VmmError;
 use crate::vmm::events::GuestEnd;
 use crate::vmm::life::Transition;
 use crate::vmm::link::Link;
@@ -125,20 +126,18 @@ impl EventLoop<'_> {
         Ok(saved)
     }
 
-    /// Take all that the paused guest has written: it belongs to this run, and to no snapshot. The
-    /// state of the link to its init is what remains to be saved.
+    /// Take what the paused guest has notified hull of, as far as the pipes hold it: that belongs to this
+    /// run, and to no snapshot. The rest stays in the guest's queues and is saved with them, so that no
+    /// guest can lengthen this. Returns the state of the link to its init.
     fn drain(&mut self) -> Option<SavedLink> {
-        loop {
-            self.process_devices();
-            self.move_consoles(true);
-            self.receive();
-            self.move_command_events(true);
-            let more = self.command.as_ref();
-            let more = more.is_some_and(|command| command.link.has_more());
-            if self.consoles.are_empty() && (self.leaving.begun() || !more) {
-                break;
-            }
+        self.process_devices();
+        if let Some(command) = &mut self.command
+            && !self.leaving.begun()
+            && let Err(fault) = command.drain()
+        {
+            self.leaving.fail(VmmError::Agent(fault));
         }
+        self.move_command_events(true);
         let command = self.command.as_ref();
         command.and_then(|command| Link::save(&command.link))
     }

@@ -82,6 +82,16 @@ impl CommandLink {
         Ok(())
     }
 
+    /// Receive what the pipes hold, although earlier events wait: the session that is saved has to know
+    /// of every byte that is no longer in the guest.
+    ///
+    /// # Errors
+    /// The guest broke the protocol.
+    pub fn drain(&mut self) -> Result<(), AgentError> {
+        self.events.append(&mut self.link.drain()?);
+        Ok(())
+    }
+
     /// Whether the command may run, as far as is known: a signal is its own.
     pub fn runs(&self) -> bool {
         self.link.greeted() && self.link.session.exit().is_none()

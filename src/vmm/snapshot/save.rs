@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
+use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS, max_bytes};
 use crate::config::{Device, Kernel};
 use crate::control::SaveReport;
 use crate::devices::bus::Bus;
@@ -208,6 +208,12 @@ fn save_memory(writer: &mut Writer, machine: &Machine, what: What) -> Result<(),
 
 fn section(writer: &mut Writer, tag: [u8; 4], content: &impl Serialize) -> Result<(), SaveError> {
     let bytes = state::encode(content).map_err(|error| SaveError::Unfit(error.to_string()))?;
+    if bytes.len() > max_bytes(tag) {
+        let (name, len) = (String::from_utf8_lossy(&tag), bytes.len());
+        return Err(SaveError::Unfit(format!(
+            "the state of this machine is too large for a snapshot (section {name}: {len} bytes)"
+        )));
+    }
     writer.section(tag, bytes);
     Ok(())
 }

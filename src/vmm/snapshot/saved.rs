@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS};
+use super::shape::{AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS, max_bytes};
 use crate::devices::state::{self, StateError};
 use crate::disk::{self, DiskError};
 use crate::kvm::is_of_host;
@@ -146,6 +146,11 @@ impl Saved {
         matches!(&self.link, Some(link) if link.session.is_none())
     }
 
+    /// The owner of its files, if that is neither this user nor root.
+    pub fn stranger(&self) -> Option<u32> {
+        self.snapshot.stranger()
+    }
+
     /// Read all of the memory and check it, which [`Saved::open`] does not.
     ///
     /// # Errors
@@ -199,5 +204,8 @@ fn section<T: DeserializeOwned>(
     };
     let bytes = snapshot.section(tag);
     let bytes = bytes.ok_or_else(|| wrong(format!("section {name} is missing")))?;
+    if bytes.len() > max_bytes(tag) {
+        return Err(wrong(format!("section {name} has {} bytes", bytes.len())));
+    }
     state::decode(bytes).map_err(|error| wrong(format!("section {name} {error}")))
 }

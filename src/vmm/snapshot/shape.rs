@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::SavedSession;
+use crate::agent::{MAX_COMMAND, SavedSession};
 use crate::boot::Loaded;
 use crate::config::Machine;
 use crate::disk::Identity;
@@ -18,6 +18,18 @@ pub const CHIPS: [u8; 4] = *b"CHIP";
 pub const DEVICES: [u8; 4] = *b"DEVS";
 /// The section of a [`SavedLink`], if there is one.
 pub const AGENT: [u8; 4] = *b"AGNT";
+
+/// Longest section of this tag, in bytes. It is checked before the section is decoded, which takes up to
+/// some thirty times as much memory.
+pub fn max_bytes(tag: [u8; 4]) -> usize {
+    match tag {
+        SHAPE => MAX_COMMAND + (1 << 20),
+        // Twice the command in a session that has not begun, and what waits for the guest.
+        AGENT => 2 * MAX_COMMAND + (1 << 20),
+        // 32 vCPUs take half of it.
+        _ => 1 << 20,
+    }
+}
 
 /// A machine, and its facts at the time when it was saved.
 #[derive(Debug, Serialize, Deserialize)]

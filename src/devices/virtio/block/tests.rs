@@ -249,15 +249,17 @@ fn another(sectors: u64, read_only: bool) -> (Block, Kept) {
 }
 
 #[test]
-fn a_disk_is_saved_when_no_request_is_being_served() {
+fn requests_that_were_not_reported_are_saved_and_served_again() {
     let (mut guest, kept) = disk(false);
     send(&mut guest, T_IN, 3, &[], 512);
-    let (id, _) = kept.take()[0];
-    let busy = guest.move_to(another(SECTORS, false).0).unwrap_err();
-    assert!(busy.to_string().contains("still serving"), "{busy}");
-    complete(&mut guest, id, Ok(()));
+    let (_, request) = kept.take().remove(0);
     let (other, others) = another(SECTORS, false);
     guest.move_to(other).unwrap();
+    let [(id, again)] = &others.take()[..] else {
+        panic!("not again");
+    };
+    assert_eq!(*again, request);
+    complete(&mut guest, *id, Ok(()));
     // Also a request that came while the worker was paused.
     let at = send(&mut guest, T_OUT, 3, &[1; 512], 0);
     let [(id, Request::Write { stable: false, .. })] = others.take()[..] else {
@@ -267,6 +269,39 @@ fn a_disk_is_saved_when_no_request_is_being_served() {
     assert_eq!(status(&guest, at), S_OK);
     assert_eq!(guest.returned(0).len(), 2);
     assert!(kept.take().is_empty());
+}
+
+#[test]
+fn the_pieces_of_a_request_are_the_request() {
+    let segment = |addr, len| Segment {
+        addr: GuestAddress(addr),
+        len,
+    };
+    let (at, to) = (2560, vec![segment(0, 1024), segment(8192, 4608)]);
+    let mut rest = Request::Read { at, to };
+    let pieces: Vec<_> = std::iter::from_fn(|| rest.split(4096)).collect();
+    let to = vec![segment(0, 1024), segment(8192, 512)];
+    assert_eq!(pieces, [Request::Read { at, to }]);
+    let (at, to) = (4096, vec![segment(8704, 4096)]);
+    assert_eq!(rest, Request::Read { at, to });
+    let range = |at, len| Range {
+        at,
+        len,
+        unmap: true,
+    };
+    let mut rest = Request::WriteZeroes {
+        ranges: vec![range(0, 512), range(8192, 4608)],
+        stable: true,
+    };
+    let zeroes = |range, stable| Request::WriteZeroes {
+        ranges: vec![range],
+        stable,
+    };
+    let pieces: Vec<_> = std::iter::from_fn(|| rest.split(4096)).collect();
+    let expected = [(0, 512), (8192, 4096)].map(|(at, len)| zeroes(range(at, len), false));
+    assert_eq!(pieces, expected);
+    assert_eq!(rest, zeroes(range(12288, 512), true));
+    assert_eq!(Request::Flush.split(4096), None);
 }
 
 #[test]

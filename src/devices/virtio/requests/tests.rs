@@ -170,7 +170,6 @@ fn a_paused_thread_waits_and_then_misses_nothing() {
     while !guest.is_finished() || quieted < 50 {
         let quiet = quiesce(&service.workers);
         let before = service.served();
-        assert!(service.requests.state().waiting.is_empty());
         for _ in 0..quieted % 7 {
             thread::yield_now();
         }
@@ -186,16 +185,39 @@ fn a_paused_thread_waits_and_then_misses_nothing() {
 }
 
 #[test]
-fn requests_that_wait_for_their_rate_are_served_before_a_pause() {
+fn a_pause_waits_for_no_rate() {
     let mut service = service(|_| false, None);
     for request in 1..10 {
         service.requests.submit(0, request);
     }
-    let quiet = quiesce(&service.workers);
-    assert_eq!(service.served().len(), 9);
-    service.requests.submit(0, 10);
-    drop(quiet);
-    assert_eq!(service.served().len(), 9, "the rate holds again");
+    drop(quiesce(&service.workers));
+    assert!(service.served().is_empty());
+}
+
+#[test]
+fn what_is_put_back_is_taken_first_and_was_paid_for() {
+    let mut requests = Requests::default();
+    for (id, request) in (0..).zip("abc".chars()) {
+        requests.submit(id, request);
+    }
+    let Next::Serve(taken) = requests.next(2, |_| true) else {
+        panic!("nothing to serve");
+    };
+    assert!(!requests.is_interrupted());
+    requests.put_back(taken.into_iter());
+    requests.served();
+    let both = Next::Serve(vec![(0, 'a'), (1, 'b')]);
+    assert_eq!(requests.next(9, |_| false), both);
+    let mut other = requests.clone();
+    let reset = thread::spawn(move || other.cancel());
+    while !requests.is_interrupted() {
+        thread::yield_now();
+    }
+    requests.put_back([(0, 'a')].into_iter());
+    requests.served();
+    reset.join().expect("it comes back");
+    assert_eq!(requests.next(9, |_| true), Next::Forget);
+    assert_eq!(requests.next(9, |_| true), Next::Wait);
 }
 
 #[test]
