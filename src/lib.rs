@@ -30,7 +30,7 @@
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, sandbox, sync, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, config, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
 //! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | config's sizes, guest, kvm's probe, leftover, sandbox |
-//! | [`doctor`] | checks whether this host can run guests | config, guest, kvm, memory |
+//! | [`doctor`] | checks whether this host can run guests | config, guest, kvm, memory, sandbox |
 //! | [`control`] | actions on a running machine, over its socket | fleet, inspect, sync |
 //! | [`pool`] | machines that wait for a command | agent, control, fleet, sandbox |
 //! | [`inspect`] | the state of a machine at one moment, decoded | config, devices, kvm, memory, symbols |

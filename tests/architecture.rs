@@ -78,7 +78,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // Events are plain data that any module may record.
     ("devices", &["config", "memory", "sandbox", "sync", "trace"]),
     // It examines KVM itself, without a machine.
-    ("doctor", &["config", "guest", "kvm", "memory"]),
+    ("doctor", &["config", "guest", "kvm", "memory", "sandbox"]),
     // It serves the requests that the device model takes apart.
     ("disk", &["config", "devices", "memory", "sandbox", "sync"]),
     // It stops, looks at and changes a whole machine.

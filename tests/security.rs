@@ -42,14 +42,27 @@ fn spin(user: &User, uid: u32, flags: &str) -> Running {
     running
 }
 
-/// What `hull ps` lists for `uid`.
-fn listed(user: &User, uid: u32) -> Value {
-    let mut ps = user.hull(&["ps", "--json"]);
+/// The output of hull with these arguments, run by `uid`.
+fn output(user: &User, uid: u32, arguments: &[&str]) -> String {
+    let mut hull = user.hull(arguments);
     if uid != geteuid().as_raw() {
-        ps.uid(uid).gid(uid);
+        hull.uid(uid).gid(uid);
     }
-    let listed = ps.output().expect("hull starts").stdout;
-    serde_json::from_slice(&listed).expect("JSON")
+    let output = hull.output().expect("hull starts");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn inspected(user: &User, uid: u32, arguments: &[&str]) -> String {
+    output(
+        user,
+        uid,
+        &[&["inspect", "m", "lockdown"], arguments].concat(),
+    )
+}
+
+/// What `hull ps` lists.
+fn listed(user: &User, uid: u32) -> Value {
+    serde_json::from_str(&output(user, uid, &["ps", "--json"])).expect("JSON")
 }
 
 /// The values of a key in the status of each thread (proc_pid_status(5)); a thread of the kernel's in
@@ -128,6 +141,26 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
             let flags = mapping.lines().find(|line| line.starts_with("VmFlags:"));
             assert!(flags.expect("flags").contains(" dd"), "{mapping}");
         }
+        // The machine tells the same of itself.
+        let seen = inspected(&user, uid, &["--json"]);
+        let seen: Value = serde_json::from_str(&seen).expect("JSON");
+        let seen = &seen["lockdown"];
+        assert_eq!(
+            (&seen["dumpable"], &seen["core_bytes"][1]),
+            (&false.into(), &0.into())
+        );
+        let threads = seen["threads"].as_array().expect("threads");
+        assert_eq!(threads.len(), of_threads(pid, "Name").len());
+        for thread in threads {
+            assert_eq!(thread["no_new_privileges"], true, "{thread}");
+            assert_eq!(thread["capabilities"], "0x0", "{thread}");
+        }
+        let drawn = inspected(&user, uid, &[]);
+        assert!(
+            drawn.contains("core dumps                   none\n"),
+            "{drawn}"
+        );
+        assert!(drawn.contains("vcpu0"), "{drawn}");
         // Its user still sees it.
         let resident = listed(&user, uid)[0]["resident_bytes"].as_u64();
         assert!(resident > Some(1 << 20), "{resident:?}");
@@ -164,4 +197,33 @@ fn descriptors_that_an_argument_names_stay_open_and_off_gives_nothing_up() {
     let has = of_threads(hull.0.id(), "CapEff");
     assert_eq!(Some(has[0].1.as_str()), had.map(str::trim));
     drop(hull);
+}
+
+#[test]
+fn the_doctor_tells_how_well_the_host_keeps_guests_apart() {
+    let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"));
+    let report = hull
+        .args(["doctor", "--json"])
+        .output()
+        .expect("hull starts");
+    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    let checks = report["checks"].as_array().expect("checks");
+    for name in [
+        "mitigations",
+        "SMT",
+        "KSM",
+        "NX huge",
+        "swap",
+        "user spaces",
+        "Landlock",
+        "seccomp",
+    ] {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.unwrap_or_else(|| panic!("no {name}"));
+        assert_eq!(
+            check["status"] == "warn",
+            check["remedy"].is_string(),
+            "{check}"
+        );
+    }
 }

@@ -429,6 +429,7 @@ fn a_boot_is_explained_step_by_step() {
         .filter_map(|line| line.strip_prefix("hull: "));
     for (number, title) in [
         "open /dev/kvm, KVM_GET_API_VERSION",
+        "PR_SET_NO_NEW_PRIVS, capset, PR_SET_DUMPABLE: what hull gives up",
         "mmap: the guest's RAM",
         "KVM_CREATE_VM",
         "KVM_SET_USER_MEMORY_REGION: memory slots",
@@ -455,7 +456,13 @@ fn a_boot_is_explained_step_by_step() {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ");
-    for value in ["(64 MiB)", "COM1 at 0x3f8", "RIP 0x8000", "Without it: "] {
+    for value in [
+        "(64 MiB)",
+        "COM1 at 0x3f8",
+        "RIP 0x8000",
+        "Without it: ",
+        "capabilities gone",
+    ] {
         assert!(text.contains(value), "{value} is not in\n{text}");
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod hardening;
 mod host;
 mod kvm;
 
@@ -39,5 +40,6 @@ pub fn examine() -> Report {
         host::tun(),
         host::embedded_guest(),
     ]);
+    checks.extend(hardening::checks());
     Report { checks, kvm }
 }

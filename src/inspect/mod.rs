@@ -1,14 +1,15 @@
 //! The state of a machine at one moment, as plain data: what `hull inspect` shows.
 //!
 //! [`cpu`] decodes vCPUs, [`tables`] their GDT and IDT, [`pages`] a page walk, [`map`] the memory
-//! map, [`chips`] the interrupt controllers; devices and queues describe themselves. `vmm` gathers
-//! the raw state while the vCPUs are paused and decodes it here when they run again, `cli`
-//! formats it. Nothing that is read from guest memory is trusted.
+//! map, [`chips`] the interrupt controllers, [`lockdown`] what hull itself may still do; devices and
+//! queues describe themselves. `vmm` gathers the raw state while the vCPUs are paused and decodes it
+//! here when they run again, `cli` formats it. Nothing that is read from guest memory is trusted.
 
 #![forbid(unsafe_code)]
 
 pub mod chips;
 pub mod cpu;
+pub mod lockdown;
 pub mod map;
 pub mod pages;
 mod symbol;
@@ -46,6 +47,8 @@ pub enum Topic {
     Interrupts,
     /// The machine's configuration; no part of [`Topic::All`].
     Config,
+    /// What hull has given up; no part of [`Topic::All`].
+    Lockdown,
 }
 
 /// The state that was asked for; other fields are empty.
@@ -73,6 +76,9 @@ pub struct Inspection {
     /// The machine's configuration, as `hull run --config` reads it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<Written>,
+    /// What hull has given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lockdown: Option<lockdown::Lockdown>,
 }
 
 /// A device on a bus.

@@ -57,6 +57,15 @@ pub fn give_up_rights() -> Result<(), SandboxError> {
     Ok(drop_capabilities(KEPT)?)
 }
 
+/// The version of the kernel's Landlock; `None` if it has none, or has it disabled.
+pub fn landlock_version() -> Option<u32> {
+    const VERSION: u32 = 1; // LANDLOCK_CREATE_RULESET_VERSION
+    let none = std::ptr::null::<u8>();
+    // SAFETY: without attributes, which `none` and 0 say, the call reads and makes nothing.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) };
+    u32::try_from(version).ok()
+}
+
 /// Confine the calling thread to files beneath `folder`; to reading, if `read_only`.
 ///
 /// # Errors

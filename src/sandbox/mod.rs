@@ -12,7 +12,7 @@ mod lockdown;
 mod outlive;
 mod threads;
 
-pub use confine::{Confinement, SandboxError, confine, give_up_rights};
+pub use confine::{Confinement, SandboxError, confine, give_up_rights, landlock_version};
 pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
 pub use lockdown::lock_down;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::events::{Events, GuestEnd};
 use super::inspect::Inspector;
 use super::life::{Life, NotAllowed, State, Transition};
+use super::machine::Machine;
 use super::own::Own;
 use crate::control::{Action, Answer, Reply, Status};
 
@@ -21,6 +22,16 @@ pub struct Actions {
 }
 
 impl Actions {
+    /// Those of `machine`, whose state `inspector` reads.
+    pub fn new(machine: &Machine, inspector: Inspector, life: Arc<Life>) -> Self {
+        Self {
+            inspector,
+            life,
+            events: machine.shared.events.clone(),
+            own: machine.own.clone(),
+        }
+    }
+
     /// Carry out `action`: the one place that says which thread does.
     pub fn act(&self, action: Action, reply: Reply) {
         let answer = match action {

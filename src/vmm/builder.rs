@@ -76,9 +76,9 @@ pub fn build(
     let own = Own::open();
     // The machine's other threads begin later, and inherit it.
     if config.machine.lockdown != Lockdown::Off {
-        timeline
-            .span("lock-down", lock_down)
-            .map_err(VmmError::LockDown)?;
+        let locked = timeline.span("lock-down", lock_down);
+        locked.map_err(VmmError::LockDown)?;
+        story.tell_all(story::lock_down);
     }
     let builder = Builder {
         config,

@@ -16,6 +16,7 @@ use crate::devices::virtio::QueueCounters;
 use crate::devices::virtio::transport::SharedCore;
 use crate::inspect::chips::Interrupts;
 use crate::inspect::cpu::{self, Cpu};
+use crate::inspect::lockdown::Lockdown;
 use crate::inspect::map::{Kind, Memory};
 use crate::inspect::{Device, Hex, Inspection, Queues, Topic, pages};
 use crate::kvm::state::{Chips, CpuState};
@@ -80,12 +81,8 @@ impl Inspector {
     /// # Errors
     /// There is no such vCPU or address, or KVM does not return the state.
     pub fn inspect(&self, topic: &Topic, only: Option<usize>) -> Result<Inspection, String> {
-        if *topic == Topic::Config {
-            let written = file::write(&self.wanted).map_err(|error| error.to_string())?;
-            return Ok(Inspection {
-                config: Some(written),
-                ..Inspection::default()
-            });
+        if let Some(seen) = self.beside_guest(topic) {
+            return seen;
         }
         let is = |one: Topic| *topic == Topic::All || *topic == one;
         let address = match topic {
@@ -138,6 +135,21 @@ impl Inspector {
         }
         seen.memory = is(Topic::Memory).then_some(map);
         Ok(seen)
+    }
+
+    /// What needs no look at the guest; `None` if `topic` does.
+    fn beside_guest(&self, topic: &Topic) -> Option<Result<Inspection, String>> {
+        let mut seen = Inspection::default();
+        let found = match topic {
+            Topic::Config => file::write(&self.wanted)
+                .map(|written| seen.config = Some(written))
+                .map_err(|error| error.to_string()),
+            Topic::Lockdown => Lockdown::of_process()
+                .map(|lockdown| seen.lockdown = Some(lockdown))
+                .map_err(|error| error.to_string()),
+            _ => return None,
+        };
+        Some(found.map(|()| seen))
     }
 
     fn map(&self, with_resident: bool) -> Memory {

@@ -166,12 +166,8 @@ impl ReadyMachine {
         let machine = &self.machine;
         let vcpus = Vcpus::new(vcpus, machine.shared.clone(), sampler.clone());
         let life = Arc::new(Life::new(vcpus.clone()));
-        let actions = Arc::new(Actions {
-            inspector: Inspector::new(machine, vcpus.clone(), config),
-            life: life.clone(),
-            events: machine.shared.events.clone(),
-            own: machine.own.clone(),
-        });
+        let inspector = Inspector::new(machine, vcpus.clone(), config);
+        let actions = Arc::new(Actions::new(machine, inspector, life.clone()));
         let streams = (streams, signals);
         let mut event_loop = EventLoop::new(machine, &vcpus, config, link, streams, life.clone());
         let mut debugger = Attached(debugger);

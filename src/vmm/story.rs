@@ -12,6 +12,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::boot::{Format, Loaded, Mode};
 use crate::devices::bus::Bus;
+use crate::inspect::lockdown::{Lockdown, Thread};
 use crate::kvm::vcpu::Vcpu;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{
@@ -86,6 +87,33 @@ pub fn open_kvm() -> Step {
         without: "a guest's instructions would have to be emulated one by one, as QEMU's TCG does.",
         manual: "Documentation/virt/kvm/api.rst, 4.1",
     }
+}
+
+/// The step that gives up rights, which were read back from the kernel afterwards.
+pub fn lock_down() -> Vec<Step> {
+    let Ok(seen) = Lockdown::of_process() else {
+        return Vec::new();
+    };
+    let has = |lost: bool| if lost { "gone" } else { "kept" };
+    // The threads of shares keep what root's files need.
+    let others = || seen.threads.iter().filter(|thread| thread.name != "share");
+    let all = |given_up: fn(&Thread) -> bool| has(others().all(given_up));
+    vec![Step {
+        title: "PR_SET_NO_NEW_PRIVS, capset, PR_SET_DUMPABLE: what hull gives up",
+        what: format!(
+            "Devices are emulated by this process, and a guest may find a fault in them. So it has no \
+             more rights than they need, from here to its end: capabilities {}, privileges by executing \
+             a program {}, core dumps {}, being traced by its own user {}; descriptors that it was \
+             started with are closed. The threads of the machine begin later and inherit it. hull \
+             inspect NAME lockdown shows each.",
+            all(|thread| thread.capabilities == "0x0"),
+            all(|thread| thread.no_new_privileges),
+            has(seen.core_bytes == [0, 0]),
+            has(!seen.dumpable),
+        ),
+        without: "a guest that breaks out of a device would have the rights of the user.",
+        manual: "capabilities(7), prctl(2), docs/security.md",
+    }]
 }
 
 /// The step that maps guest memory.

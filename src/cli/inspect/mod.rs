@@ -2,6 +2,7 @@
 
 mod devices;
 mod interrupts;
+mod lockdown;
 mod memory;
 mod overview;
 mod pages;
@@ -31,7 +32,8 @@ pub struct Inspect {
     #[arg(value_name = "NAME|PID")]
     machine: String,
     /// What of it to show: registers, memory, pagetables, devices, queues or interrupts, in short all
-    /// of them when left out; or config, which hull run --config reads.
+    /// of them when left out; config, which hull run --config reads; or lockdown, what hull has
+    /// given up.
     #[arg(value_name = "TOPIC", value_enum, hide_possible_values = true)]
     topic: Option<Shown>,
     /// For pagetables: an address in hexadecimal or a function (start_kernel+0x10).
@@ -56,6 +58,7 @@ enum Shown {
     Queues,
     Interrupts,
     Config,
+    Lockdown,
 }
 
 impl Inspect {
@@ -98,6 +101,7 @@ impl Inspect {
             Some(Shown::Queues) => Topic::Queues,
             Some(Shown::Interrupts) => Topic::Interrupts,
             Some(Shown::Config) => Topic::Config,
+            Some(Shown::Lockdown) => Topic::Lockdown,
         };
         if let (Some(address), Some(shown)) = (&self.address, self.topic)
             && shown != Shown::PageTables
@@ -119,6 +123,11 @@ impl Inspect {
                 let interrupts = seen.interrupts.as_ref();
                 interrupts.map(interrupts::draw).unwrap_or_default()
             }
+            Some(Shown::Lockdown) => seen
+                .lockdown
+                .as_ref()
+                .map(lockdown::draw)
+                .unwrap_or_default(),
             Some(Shown::Config) => seen.config.as_ref().map(Written::text).unwrap_or_default(),
         }
     }

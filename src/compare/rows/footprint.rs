@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::session::{Measured, Session, Subjects};
 use super::verdict::{Side, missing, ranked, sides};
 use crate::compare::figure::{Better, Cell, Figure, Unit};
+use crate::compare::measure::tree;
 use crate::compare::report::comparison::Verdict;
 use crate::compare::report::quantity::value;
 use crate::compare::subject::{Kind, Subject};
@@ -58,8 +60,10 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
 fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<f64, String> {
     let instance = session.idle(subject)?;
     let processes = instance.processes(subject);
-    let mut files: BTreeSet<PathBuf> = processes.into_iter().flat_map(executables).collect();
+    let mapped: io::Result<Vec<_>> = processes.into_iter().map(executables).collect();
     instance.end(subject);
+    let mapped = mapped.map_err(|error| error.to_string())?;
+    let mut files: BTreeSet<PathBuf> = mapped.into_iter().flatten().collect();
     let parts = subject.parts().into_iter();
     let programs = parts.filter(|part| part.what.starts_with("program"));
     files.extend(programs.map(|part| part.path));
@@ -70,22 +74,26 @@ fn program_bytes(subject: &mut dyn Subject, session: &mut Session) -> Result<f64
 }
 
 /// The files that a process has mapped executable. Those of a process with another root belong to its image.
-fn executables(pid: u32) -> Vec<PathBuf> {
+///
+/// # Errors
+/// The kernel does not tell this user.
+fn executables(pid: u32) -> io::Result<Vec<PathBuf>> {
     let root = |process: &str| {
         let root = fs::metadata(format!("/proc/{process}/root/.")).ok()?;
         Some((root.dev(), root.ino()))
     };
     if root(&pid.to_string()).is_none_or(|theirs| Some(theirs) != root("self")) {
-        return Vec::new();
+        // Of a process that this user may not look into neither can be read.
+        return tree::about(pid, "maps").map(|_| Vec::new());
     }
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let maps = tree::about(pid, "maps")?.unwrap_or_default();
     let file = |line: &str| {
         let mut fields = line.split_whitespace();
         let executable = fields.nth(1)?.contains('x');
         let path = Path::new(fields.nth(3)?);
         (executable && path.is_absolute()).then(|| path.to_path_buf())
     };
-    maps.lines().filter_map(file).collect()
+    Ok(maps.lines().filter_map(file).collect())
 }
 
 fn verdict(all: &Figure, sides: &[Side]) -> Result<Verdict, String> {
@@ -139,7 +147,11 @@ mod tests {
     #[test]
     fn this_program_is_mapped_executable() {
         let own = std::env::current_exe().expect("a program");
-        assert!(executables(std::process::id()).contains(&own));
-        assert!(executables(u32::MAX).is_empty());
+        assert!(
+            executables(std::process::id())
+                .expect("its own")
+                .contains(&own)
+        );
+        assert!(executables(u32::MAX).expect("none").is_empty());
     }
 }

@@ -53,25 +53,27 @@ fn look_at(pid: u32) -> [Cell; 5] {
     };
     [
         told(bits.map(|bits| bits.count_ones().to_string())),
-        Cell::text(namespaces(pid)),
+        namespaces(pid).map_or_else(|| Cell::missing("only root can read them"), Cell::text),
         told(seccomp.map(Into::into)),
         limit("memory", ["memory.limit_in_bytes", "memory.max"]),
         limit("pids", ["pids.max", "pids.max"]),
     ]
 }
 
-fn namespaces(pid: u32) -> String {
+/// `None` if the kernel does not tell this user.
+fn namespaces(pid: u32) -> Option<String> {
     let link = |process: &str, name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).ok();
     let pid = pid.to_string();
+    link(&pid, "mnt")?;
     let differs = |name: &&str| {
         let theirs = link(&pid, name);
         theirs.is_some() && theirs != link("self", name)
     };
     let own: Vec<&str> = NAMESPACES.into_iter().filter(differs).collect();
     if own.is_empty() {
-        return "none".into();
+        return Some("none".into());
     }
-    format!("{}: {}", own.len(), own.join(" "))
+    Some(format!("{}: {}", own.len(), own.join(" ")))
 }
 
 /// The limit in a file of its control group (cgroups(7)), with the file's name in version 1 and version 2.

@@ -1,0 +1,87 @@
+//! What hull has given up.
+
+use crate::cli::table::Table;
+use crate::config::size;
+use crate::inspect::lockdown::Lockdown;
+
+/// A row for each part of the lock-down, and one for each thread.
+pub fn draw(seen: &Lockdown) -> String {
+    let mut parts = Table::default();
+    let [core, core_most] = seen.core_bytes;
+    let core = match core.max(core_most) {
+        0 => "none".into(),
+        u64::MAX => "of any size".into(),
+        most => format!("up to {}", size::show(most)),
+    };
+    let traced = if seen.dumpable {
+        "by its user's other processes, too"
+    } else {
+        "by root alone"
+    };
+    let [soft, hard] = seen.descriptors;
+    parts.row(["core dumps", &core]);
+    parts.row(["traced, and its memory read", traced]);
+    parts.row(["descriptors", &format!("{soft} at most, {hard} if it asks")]);
+    let mut threads = Table::default();
+    threads.row([
+        "THREAD",
+        "NEW PRIVILEGES",
+        "CAPABILITIES",
+        "BOUNDING SET",
+        "SECCOMP",
+    ]);
+    for thread in &seen.threads {
+        let gains = if thread.no_new_privileges {
+            "no"
+        } else {
+            "yes"
+        };
+        let set = |bits: &str| match bits {
+            "0x0" => "none".to_string(),
+            bits => bits.into(),
+        };
+        let filter = match thread.seccomp {
+            0 => "none",
+            1 => "strict",
+            _ => "filter",
+        };
+        threads.row([
+            thread.name.as_str(),
+            gains,
+            &set(&thread.capabilities),
+            &set(&thread.bounding),
+            filter,
+        ]);
+    }
+    format!("{}\n{}", parts.draw(), threads.draw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::lockdown::Thread;
+
+    #[test]
+    fn every_part_and_thread_has_a_row() {
+        let seen = Lockdown {
+            threads: vec![Thread {
+                name: "vcpu0".into(),
+                no_new_privileges: true,
+                capabilities: "0x0".into(),
+                bounding: "0x3".into(),
+                seccomp: 2,
+            }],
+            dumpable: false,
+            core_bytes: [0, 0],
+            descriptors: [1024, 4096],
+        };
+        assert_eq!(
+            draw(&seen),
+            "core dumps                   none\n\
+             traced, and its memory read  by root alone\n\
+             descriptors                  1024 at most, 4096 if it asks\n\n\
+             THREAD  NEW PRIVILEGES  CAPABILITIES  BOUNDING SET  SECCOMP\n\
+             vcpu0   no              none          0x3           filter\n"
+        );
+    }
+}
