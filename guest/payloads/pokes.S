@@ -1,4 +1,4 @@
-# Reads and writes every port, the model-specific registers that exist anywhere, and every byte of the
+# Reads and writes every port, in the width that its number allows, the model-specific registers that exist anywhere, and every byte of the
 # virtio windows in each width, at odd addresses too. It writes what it read, and zeroes; then it prints p.
 .include "virtio.inc"
 	.equ IDT, 0x10000
@@ -25,17 +25,22 @@
 	lidt idt_pointer
 
 	xor %edx, %edx
-1:	xor %eax, %eax
-	test $1, %dl
+1:	test $3, %dl			# 4 bytes, 2 or 1
 	jnz 2f
 	in %dx, %eax
 	xor %eax, %eax
 	out %eax, %dx
-2:	in %dx, %ax
-	in %dx, %al
+	jmp 4f
+2:	test $1, %dl
+	jnz 3f
+	in %dx, %ax
+	xor %eax, %eax
+	out %ax, %dx
+	jmp 4f
+3:	in %dx, %al
 	xor %eax, %eax
 	out %al, %dx
-	inc %dx
+4:	inc %dx
 	jnz 1b
 
 	msrs 0, 0x1fff
@@ -45,7 +50,7 @@
 	msrs 0xc0010000, 0xc00103ff
 
 	mov $SLOTS - 8, %ebx		# from the boot timer's window on
-3:	mov (%ebx), %al
+5:	mov (%ebx), %al
 	mov %al, (%ebx)
 	mov (%ebx), %ax
 	movw $0, (%ebx)
@@ -53,10 +58,10 @@
 	mov %eax, (%ebx)
 	inc %ebx
 	test $0x100, %ebx		# the registers, and the beginning of the fields
-	jz 3b
+	jz 5b
 	add $0xef8, %ebx
 	cmp $SLOTS_END + 0x1000, %ebx
-	jb 3b
+	jb 5b
 	print 'p'
 	rest
 
