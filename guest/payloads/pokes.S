@@ -1,5 +1,6 @@
-# Reads and writes every port, in the width that its number allows, the model-specific registers that exist anywhere, and every byte of the
-# virtio windows in each width, at odd addresses too. It writes what it read, and zeroes; then it prints p.
+# Reads and writes every port, in the width that its number allows, the model-specific registers that exist
+# anywhere, and every byte of the virtio windows in each width, at odd addresses too. It writes what it
+# read, and zeroes; then it prints p.
 .include "virtio.inc"
 	.equ IDT, 0x10000
 	.equ GP, 13			# general protection, for registers that do not exist
