@@ -125,15 +125,6 @@ pub enum SnapshotError {
         /// The user's number.
         owner: u32,
     },
-    /// Every user may write to the folder.
-    #[error(
-        "{} can be written to by every user, who could replace the snapshot: name a folder in it",
-        dir.display()
-    )]
-    Open {
-        /// The folder of the snapshot.
-        dir: PathBuf,
-    },
     /// Another process is writing a snapshot to the folder.
     #[error("another hull is writing a snapshot to {}: wait for it, or name another folder", dir.display())]
     Busy {

@@ -230,11 +230,11 @@ fn other_files_and_versions_are_refused_by_name() {
     };
     expect(
         &|state| state[8] = VERSION as u8 + 1,
-        "the snapshot format 3",
+        "the snapshot format 4",
     );
     expect(
         &|state| state[8] = VERSION as u8 - 1,
-        "the snapshot format 1",
+        "the snapshot format 2",
     );
     expect(&|state| state[0] = b'h', "is not a snapshot of hull's");
     expect(

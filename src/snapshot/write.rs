@@ -288,7 +288,6 @@ fn own_folder(dir: &Path) -> Result<File, SnapshotError> {
     let data = folder.metadata().map_err(failed("look at", dir))?;
     match data.uid() {
         owner if owner != user => Err(foreign(owner)),
-        _ if data.mode() & 0o002 != 0 => Err(SnapshotError::Open { dir: dir.into() }),
         _ => Ok(folder),
     }
 }

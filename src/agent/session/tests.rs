@@ -319,7 +319,7 @@ fn texts_of_the_guest_cannot_drive_the_terminal() {
     session
         .receive(&wire(&[FromGuest::Error(b"\x1b[2Jno\xff\n")]))
         .unwrap();
-    let text = " [2Jno\u{fffd} ".into();
+    let text = "guest: \\u{1b}[2Jno\u{fffd}".into();
     assert_eq!(session.next_event(), Some(Event::Error(text)));
 }
 
