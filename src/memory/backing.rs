@@ -196,6 +196,9 @@ fn replace(region: &GuestRegionMmap<Dirty>, first: *mut u8, pages: usize) {
         // SAFETY: the pages are in a mapping of guest memory, to which only pointers exist, and
         // stay mapped; what is read there afterwards is zero, as a guest may have written itself.
         if unsafe { mmap_anonymous(first.cast(), pages * PAGE, access, flags) }.is_ok() {
+            // In no core dump, as the rest of guest memory.
+            // SAFETY: it says what a dump is to hold, of the mapping just made.
+            let _ = unsafe { madvise(first.cast(), pages * PAGE, Advice::LinuxDontDump) };
             replaced.fetch_add(1, Ordering::Relaxed);
         }
     }
