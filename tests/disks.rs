@@ -361,7 +361,9 @@ fn every_format_does_what_it_offers() {
         let finished = run(&arguments);
         let units = formats.iter().zip('a'..);
         let units = units.map(|(made, letter)| format!("vd{letter}: {}\n", made.unit));
-        finished.assert(0, &units.collect::<String>(), "");
+        let done = (finished.status, finished.stdout_text());
+        let expected = (Some(0), units.collect::<String>());
+        assert_eq!(done, expected, "{}", finished.stderr);
     }
     let contents = FORMATS
         .iter()
@@ -373,7 +375,7 @@ fn every_format_does_what_it_offers() {
             true => base.clone(),
             false => vec![0; raw.len()],
         };
-        for range in [65_536..665_536, 1_000_000..1_600_000, 5_000_001..5_000_004] {
+        for range in [65_536..265_536, 1_000_000..1_200_000, 5_000_001..5_000_004] {
             expected[range.clone()].copy_from_slice(&raw[range]);
         }
         // What was written and then discarded is undefined.
@@ -429,7 +431,7 @@ fn a_block_device_is_a_disk() {
     tool("losetup", &["--detach", device]);
     finished.assert(0, "vda: 4096\n", "");
     let zeroes = |at: u64, len: usize| image.read(at, len).iter().all(|&byte| byte == 0);
-    assert!(zeroes(131_072, 196_608) && zeroes(2 << 20, 2 << 20) && !zeroes(65_536, 65_536));
+    assert!(zeroes(131_072, 131_072) && zeroes(2 << 20, 2 << 20) && !zeroes(65_536, 65_536));
     assert_eq!(image.read(5_000_001, 3), b"odd");
 }
 

@@ -37,7 +37,7 @@ fn requests(device: &str, name: &str) -> Result<u64, Failure> {
     };
     let disk = OpenOptions::new().read(true).write(true).open(device);
     let disk = disk.map_err(|error| ("open", error))?;
-    let written: Vec<u8> = (0..600_000).map(|n: u32| (n * 31 % 251) as u8).collect();
+    let written: Vec<u8> = (0..200_000).map(|n: u32| (n * 31 % 251) as u8).collect();
     let write = |bytes: &[u8], at| disk.write_all_at(bytes, at).map_err(|error| ("write", error));
     write(&written, 65_536)?;
     write(&written, 1_000_000)?;
@@ -57,12 +57,12 @@ fn requests(device: &str, name: &str) -> Result<u64, Failure> {
     if read != written {
         return Err(("read", io::Error::other("other bytes")));
     }
-    range("write zeroes", BLKZEROOUT, [131_072, 196_608])?;
+    range("write zeroes", BLKZEROOUT, [131_072, 131_072])?;
     range("write zeroes", BLKZEROOUT, [1_000_448, 1536])?;
-    let punched = unsafe { fallocate(disk.as_raw_fd(), PUNCH_HOLE, 1_114_112, 131_072) };
+    let punched = unsafe { fallocate(disk.as_raw_fd(), PUNCH_HOLE, 1_048_576, 131_072) };
     // Zeroes whose space is freed where that is offered, and otherwise only zeroes.
     if punched != 0 {
-        range("write zeroes", BLKZEROOUT, [1_114_112, 131_072])?;
+        range("write zeroes", BLKZEROOUT, [1_048_576, 131_072])?;
     }
     let unit = match queue("discard_max_bytes") {
         0 => 0,
@@ -79,7 +79,7 @@ fn requests(device: &str, name: &str) -> Result<u64, Failure> {
 /// What was zeroed is read as zeroes.
 fn after(disk: &File) -> Result<(), Failure> {
     let mut read = vec![1; 131_072];
-    for at in [131_072, 1_114_112] {
+    for at in [131_072, 1_048_576] {
         disk.read_exact_at(&mut read, at).map_err(|error| ("read", error))?;
         if read.iter().any(|&byte| byte != 0) {
             return Err(("write zeroes", io::Error::other("other bytes")));
