@@ -273,7 +273,7 @@ const fn made(name: &'static str, create: &'static str, unit: u64) -> Made {
 }
 
 /// All options of Debian's `qemu-img create -f qcow2`, but for those that hull refuses by name.
-const FORMATS: [Made; 20] = [
+const FORMATS: [Made; 19] = [
     made("raw", "-f raw", 4096),
     made("compat11", "-o compat=1.1", 65536),
     made("compat010", "-o compat=0.10", 0),
@@ -287,7 +287,6 @@ const FORMATS: [Made; 20] = [
     made("metadata", "-o preallocation=metadata", 65536),
     made("falloc", "-o preallocation=falloc", 65536),
     made("full", "-o preallocation=full", 65536),
-    made("bitmap", "-o compat=1.1", 65536).then("bitmap --add IMAGE b"),
     made("snapshot", "-o compat=1.1", 65536).then("snapshot -c s IMAGE"),
     made("snapshot010", "-o compat=0.10", 0).then("snapshot -c s IMAGE"),
     made("qcow2-base", "-F qcow2 -b BASE", 65536).on("qcow2"),
