@@ -105,6 +105,20 @@ fn nothing_has_to_be_writable() {
 }
 
 #[test]
+fn root_leaves_reports_and_sockets_in_another_users_folder() {
+    let test = "another_users_folder";
+    // Root without capabilities could make no file there.
+    let script = "mkdir -m 755 /mnt/home && cd /mnt/home && chown 65534 . \
+                  && /mnt/hull run --json costs --trace trace --vsock cid=3,socket=socket -- true \
+                  && test -s costs && test -s trace && echo done";
+    if kvm(test)
+        && let Some(output) = place(test, script)
+    {
+        assert_done(&output, 0, "done\n");
+    }
+}
+
+#[test]
 fn ports_are_published_on_a_host_without_a_route() {
     if !kvm("no route") {
         return;

@@ -214,7 +214,7 @@ fn the_doctor_tells_how_well_the_host_keeps_guests_apart() {
         "KSM",
         "NX huge",
         "swap",
-        "user spaces",
+        "userns",
         "Landlock",
         "seccomp",
     ] {

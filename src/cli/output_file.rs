@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Seek, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 use tempfile::NamedTempFile;
 
 use crate::leftover;
@@ -30,7 +31,7 @@ pub struct OutputFile {
 enum Place {
     /// A new file takes the name when it is written; it gets these permissions.
     Beside { mode: u32 },
-    /// No regular file, or one in a folder that takes no other.
+    /// No regular file, or one in a folder that takes no other, or takes none after the lock-down.
     There(File),
 }
 
@@ -113,6 +114,9 @@ fn place(path: &Path) -> anyhow::Result<Place> {
         if path.file_name().is_none() {
             bail!("not a file's name");
         }
+        if closes(folder(path)) {
+            return Ok(Place::There(File::create_new(path)?));
+        }
         // The error would name the temporary file.
         beside(path, 0o666).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => anyhow!("there is no folder {}", folder(path).display()),
@@ -131,11 +135,21 @@ fn place(path: &Path) -> anyhow::Result<Place> {
     }
     let file = File::options().write(true).open(path)?;
     let mode = there.permissions().mode() & 0o777;
-    if there.is_file() && beside(path, mode).is_ok() {
+    if there.is_file() && !closes(folder(path)) && beside(path, mode).is_ok() {
         Ok(Place::Beside { mode })
     } else {
         Ok(Place::There(file))
     }
+}
+
+/// Whether a folder takes no more files once root has no capabilities (CAP_DAC_OVERRIDE in
+/// capabilities(7)), as another user's folder does.
+fn closes(folder: &Path) -> bool {
+    let open = |about: fs::Metadata| match about.uid() {
+        0 => about.mode() & 0o200,
+        _ => about.mode() & 0o002,
+    };
+    geteuid().is_root() && fs::metadata(folder).is_ok_and(|about| open(about) == 0)
 }
 
 fn beside(path: &Path, mode: u32) -> io::Result<NamedTempFile> {

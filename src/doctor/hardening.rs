@@ -137,7 +137,7 @@ fn swap(swaps: Option<&str>) -> Check {
 }
 
 fn user_namespaces([most, others]: [Option<String>; 2]) -> Check {
-    const NAME: &str = "user spaces";
+    const NAME: &str = "userns";
     match (most.as_deref(), others.as_deref()) {
         (None | Some("0"), _) => Check::ok(NAME, "none: passt and containers need root"),
         (_, Some("0")) => Check::ok(NAME, "for root alone: passt and containers need root"),

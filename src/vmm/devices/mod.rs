@@ -18,7 +18,7 @@ pub mod vsock;
 use super::config::Config;
 use super::error::VmmError;
 use super::pipe::Pipe;
-use crate::config::{Console, Device};
+use crate::config::{Console, Device, Vsock};
 use crate::devices::virtio::requests::{self, Quiet, Worker};
 use crate::devices::virtio::transport::SharedCore;
 use crate::disk::{self as images, Disk, Origin};
@@ -36,10 +36,12 @@ pub struct Backends {
     pub shares: Vec<Server>,
     /// Open networks, eth0 first.
     pub networks: Vec<Network>,
+    /// The sockets of the socket device, if there is one.
+    pub sockets: Option<vsock::Sockets>,
 }
 
 impl Backends {
-    /// Open disks and shares; the networks are already open, for the configuration of the guest's init.
+    /// Open disks, shares and sockets; the networks are already open, for the configuration of the guest's init.
     ///
     /// # Errors
     /// One of them cannot be opened.
@@ -55,10 +57,13 @@ impl Backends {
         let shares = config.machine.all().map(Share::open);
         let shares = shares.map(|share| Server::start(share?));
         let shares = shares.collect::<Result<_, _>>()?;
+        let vsock = config.machine.all::<Vsock>().next();
+        let sockets = vsock.map(|config| vsock::Sockets::new(&config.socket));
         Ok(Self {
             disks,
             shares,
             networks,
+            sockets: sockets.transpose()?,
         })
     }
 }
@@ -124,8 +129,8 @@ impl Devices {
         for share in backends.shares {
             workers.push(share::attach(slots, context, share)?);
         }
-        let vsock = wanted.all().next();
-        let vsock = vsock.map(|config| vsock::attach(slots, context, config));
+        let vsock = wanted.all().next().zip(backends.sockets);
+        let vsock = vsock.map(|(config, sockets)| vsock::attach(slots, context, config, sockets));
         let vsock = vsock.transpose()?;
         if config.late_devices {
             let kept = slots.hidden_from();

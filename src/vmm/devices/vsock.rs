@@ -66,16 +66,16 @@ struct Shared {
     path: PathBuf,
 }
 
-/// Attach a socket device.
+/// Attach a socket device with its `sockets`.
 ///
 /// # Errors
-/// Its socket cannot be created, or no slot or file descriptor is left.
+/// No slot or file descriptor is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
     config: &Config,
+    sockets: Sockets,
 ) -> Result<Link, VmmError> {
-    let sockets = Sockets::new(&config.socket)?;
     let device = Vsock::new(config.cid, sockets.host());
     let slot = slots.attach(context, "virtio vsock", Box::new(device))?;
     Ok(sockets.link(slot))
