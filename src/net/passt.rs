@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, retry_on_intr};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::config::{Protocol, Publish, Subnet};
 use super::error::NetError;
@@ -27,6 +28,8 @@ pub const MTU: u16 = 65520;
 const LOCAL_MAC: &str = "02:00:00:00:00:02";
 /// Time for passt to start.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for passt to end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of its messages that are shown.
 const MAX_TEXT: usize = 2000;
 
@@ -129,11 +132,23 @@ impl Passt {
         }
     }
 
-    /// End it; the error has its messages.
-    fn failed(&mut self) -> NetError {
-        // If it still runs, its time is over.
+    /// End it. It does so itself when its connection is closed, and as root it has become another user,
+    /// whom hull may not signal after the lock-down.
+    fn end(&mut self) {
+        let _ = shutdown(&*self.socket, Shutdown::Both);
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let timeout = Timespec::try_from(END_TIMEOUT).ok();
+        let process = Pid::from_child(&self.child);
+        if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
+            let mut fds = [PollFd::new(&process, PollFlags::IN)];
+            let _ = retry_on_intr(|| poll(&mut fds, timeout.as_ref()));
+        }
+        let _ = self.child.try_wait();
+    }
+
+    /// The error of one that does not serve, with its messages.
+    fn failed(&mut self) -> NetError {
+        self.end();
         let mut text = vec![0; MAX_TEXT];
         let len = self.messages.read(&mut text).unwrap_or(0);
         let text = String::from_utf8_lossy(text.get(..len).unwrap_or_default());
@@ -207,9 +222,7 @@ fn has_route() -> bool {
 
 impl Drop for Passt {
     fn drop(&mut self) {
-        // Fails when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.end();
     }
 }
 
