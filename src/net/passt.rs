@@ -15,7 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, retry_on_intr};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::config::{Protocol, Publish, Subnet};
 use super::error::NetError;
@@ -184,6 +185,10 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
     if !addresses.host_loopback {
         command.arg("--no-map-gw");
     }
+    if geteuid().is_root() && !can_change_user() {
+        // passt would become the user nobody, and gives up where it cannot.
+        command.args(["--runas", "0:0"]);
+    }
     if !has_route() {
         // passt takes its MAC address from the interface of the default route, and gives up without one.
         command.args(["--interface", "lo", "--mac-addr", LOCAL_MAC]);
@@ -207,6 +212,12 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
         }
     }
     command
+}
+
+/// Whether a program that is started now could: after the lock-down, and in some containers, root cannot.
+fn can_change_user() -> bool {
+    let needed = CapabilitySet::SETGID | CapabilitySet::SETUID;
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
 /// Whether this host has a route to addresses elsewhere: those for documentation (RFC 5737, RFC 3849), to
