@@ -449,7 +449,7 @@ impl Agent<'_> {
                 }
                 FromHost::Stdin(bytes) => {
                     if self.child != 0 && self.streams.input < 0 {
-                        self.acked += bytes.len() as u32;
+                        // Not acknowledged: no more is taken than the command could have read.
                     } else if bytes.contains(&SUSPEND) && self.streams.suspend_nothing(self.child) {
                         self.suspend = true;
                         for part in bytes.split_inclusive(|byte| *byte == SUSPEND) {
@@ -512,7 +512,6 @@ impl Agent<'_> {
         let input = self.streams.input;
         if input < 0 {
             if self.child != 0 {
-                self.acked += stdin.data().len() as u32;
                 stdin.consume(usize::MAX);
             }
             return;
