@@ -172,6 +172,7 @@ impl Subject for Block {
             sectors: SECTORS,
             read_only: setup.read_only,
             name: setup.name,
+            discard_unit: Some(8),
         };
         let guest = Guest::new(Device::new(geometry, Box::new(kept.clone())));
         kept.0.lock().unwrap().memory = Some(guest.memory.clone());

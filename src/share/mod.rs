@@ -1,5 +1,5 @@
 //! Folders of the host behind the virtio file system device: a [`Share`] is open and checked,
-//! [`start`] starts the thread that serves a guest's FUSE messages on it.
+//! [`Server::start`] starts the thread that serves a guest's FUSE messages on it.
 //!
 //! The front end is `devices::virtio::fs`; `vmm` connects the two. Three layers confine a guest
 //! to its folder, from the inside out:
