@@ -101,8 +101,18 @@ fn image(config: &Config) -> PathBuf {
     }
 }
 
+/// Open a disk. Until its exec, a child that another test starts holds the locks of this whole process.
+fn open(config: &Config) -> Disk {
+    loop {
+        match Disk::open(config) {
+            Err(DiskError::InUse { .. }) => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 fn identity(config: &Config) -> Identity {
-    let disk = Disk::open(config).unwrap();
+    let disk = open(config);
     disk.origin().identity().unwrap()
 }
 
@@ -127,7 +137,7 @@ fn writes_before_the_save_are_part_of_the_disk() {
     let base = images.raw("base");
     for config in [images.raw("raw"), images.qcow2("qcow2", &base)] {
         let before = identity(&config);
-        let disk = Disk::open(&config).unwrap();
+        let disk = open(&config);
         images.write(&disk);
         let then = disk.origin().identity().unwrap();
         // Nothing was left to be written when hull ends.
@@ -221,7 +231,7 @@ fn temporary_files_are_not_part_of_a_snapshot() {
         ..raw.clone()
     };
     for config in [overlay, scratch] {
-        let disk = Disk::open(&config).unwrap();
+        let disk = open(&config);
         let then = disk.origin().identity().unwrap();
         disk.serve(&images.memory, &[Request::Flush]);
         assert_eq!(disk.origin().identity().unwrap(), then);
@@ -273,7 +283,7 @@ fn every_format_does_what_a_raw_image_does() {
     ];
     let blocks = |path: &Path| std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap());
     let serve = |config: &Config, path: &Path| {
-        let disk = Disk::open(config).unwrap();
+        let disk = open(config);
         let before = blocks(path);
         for served in disk.serve(&images.memory, &work) {
             served.unwrap();

@@ -9,7 +9,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::termios::isatty;
 
-use super::tty::{Tty, in_foreground};
+use super::tty::{Tty, gives_lines, in_foreground};
 use crate::agent::WindowSize;
 use crate::sandbox::stdout_closed;
 
@@ -33,6 +33,8 @@ pub struct Streams {
     pub raw: bool,
     /// Whether `stdout` only stands for one that was closed.
     pub no_stdout: bool,
+    /// Whether standard input is a terminal that gave whole lines when hull started.
+    pub lines: bool,
 }
 
 impl Streams {
@@ -45,6 +47,7 @@ impl Streams {
             tty,
             raw: false,
             no_stdout: stdout_closed(),
+            lines: gives_lines(),
         }
     }
 
@@ -58,6 +61,12 @@ impl Streams {
     /// foreground.
     pub fn in_background(&self) -> bool {
         !self.raw && isatty(self.stdin) && !in_foreground()
+    }
+
+    /// Whether another program of the same job, such as a pager that shows this one's output, has set the
+    /// terminal to give single keys: they are meant for that program.
+    pub fn is_taken(&self) -> bool {
+        self.lines && !self.is_raw() && !gives_lines()
     }
 
     /// The size of the terminal that standard input is, if it is one.

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid};
 use rustix::stdio::stdin;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use crate::sync::lock;
 
@@ -81,6 +81,11 @@ pub fn in_foreground() -> bool {
     tcgetpgrp(stdin()).map_or(true, |foreground| {
         foreground.as_raw_nonzero().get() == getpgrp().as_raw()
     })
+}
+
+/// Whether standard input is a terminal in canonical mode (termios(3)).
+pub fn gives_lines() -> bool {
+    tcgetattr(stdin()).is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
 }
 
 /// Whether a shell would continue this process if it stopped: an ancestor in the same session is outside

@@ -375,6 +375,7 @@ impl<'a> EventLoop<'a> {
             && !self.leaving.begun()
             && self.stdin_room() > 0
             && !self.stdio.streams().in_background()
+            && !self.stdio.streams().is_taken()
         {
             watched.push((Source::Stdin, self.stdio.streams().stdin, input));
         }
@@ -443,6 +444,10 @@ impl<'a> EventLoop<'a> {
     }
 
     fn read_stdin(&mut self) {
+        // It may have been since the poll began: this key would be the first.
+        if self.stdio.streams().is_taken() {
+            return;
+        }
         let room = self.stdin_room();
         let up = !self.waits_for_init();
         for command in self.stdio.read_stdin(room, up) {
