@@ -68,7 +68,6 @@ fn build(config: &Config, timeline: Arc<Timeline>) -> Result<End, LaunchError> {
         tty: None,
         raw: false,
         no_stdout: false,
-        lines: false,
     };
     let signals = Signals::catch().map_err(LaunchError::system("catch signals"))?;
     let (end, _) = vmm::run(config, streams, signals, timeline, None)?;

@@ -9,7 +9,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::termios::isatty;
 
-use super::tty::{Tty, gives_lines, in_foreground};
+use super::tty::{Tty, gives_keys, in_foreground};
 use crate::agent::WindowSize;
 use crate::sandbox::stdout_closed;
 
@@ -33,8 +33,6 @@ pub struct Streams {
     pub raw: bool,
     /// Whether `stdout` only stands for one that was closed.
     pub no_stdout: bool,
-    /// Whether standard input is a terminal that gave whole lines when hull started.
-    pub lines: bool,
 }
 
 impl Streams {
@@ -47,7 +45,6 @@ impl Streams {
             tty,
             raw: false,
             no_stdout: stdout_closed(),
-            lines: gives_lines(),
         }
     }
 
@@ -66,7 +63,7 @@ impl Streams {
     /// Whether another program of the same job, such as a pager that shows this one's output, has set the
     /// terminal to give single keys: they are meant for that program.
     pub fn is_taken(&self) -> bool {
-        self.lines && !self.is_raw() && !gives_lines()
+        self.tty.is_none() && !self.raw && gives_keys()
     }
 
     /// The size of the terminal that standard input is, if it is one.

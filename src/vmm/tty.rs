@@ -83,9 +83,9 @@ pub fn in_foreground() -> bool {
     })
 }
 
-/// Whether standard input is a terminal in canonical mode (termios(3)).
-pub fn gives_lines() -> bool {
-    tcgetattr(stdin()).is_ok_and(|modes| modes.local_modes.contains(LocalModes::ICANON))
+/// Whether standard input is a terminal that gives single keys, not lines (non-canonical mode, termios(3)).
+pub fn gives_keys() -> bool {
+    tcgetattr(stdin()).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ICANON))
 }
 
 /// Whether a shell would continue this process if it stopped: an ancestor in the same session is outside
