@@ -73,7 +73,7 @@ pub enum LaunchError {
     Stranger {
         /// The folder of the snapshot.
         dir: PathBuf,
-        /// The user's number.
+        /// User ID of the folder's owner.
         owner: u32,
         /// What the machine uses, as flags.
         used: Vec<String>,

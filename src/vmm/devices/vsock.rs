@@ -183,7 +183,7 @@ impl Peers {
     /// The peer is another user, or too few descriptors are left.
     fn stream(&self, fd: OwnedFd, id: Id) -> io::Result<Box<dyn Stream>> {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        // The kernel gives the lowest free number, so that this counts those of all devices.
+        // The kernel gives the lowest free number, so this number grows with the descriptors of all devices.
         if fd.as_raw_fd() as u64 + RESERVE >= limit {
             return Err(Errno::MFILE.into());
         }

@@ -444,7 +444,7 @@ impl<'a> EventLoop<'a> {
     }
 
     fn read_stdin(&mut self) {
-        // It may have been since the poll began: this key would be the first.
+        // Another program may have taken the terminal since the poll began.
         if self.stdio.streams().is_taken() {
             return;
         }
