@@ -35,6 +35,8 @@ const MAX_RECORD: u64 = 4096;
 const TRIES: u32 = 20;
 /// Delay between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(5);
+/// Time for a machine to make its control socket, after its record.
+const MAX_START: Duration = Duration::from_secs(5);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 8;
 /// Longest path of a socket (unix(7)), in bytes without the NUL.
@@ -238,16 +240,28 @@ impl Found {
         true
     }
 
-    /// Connect to the control socket.
+    /// Connect to the control socket. A machine that has just started is given time to make it.
     ///
     /// # Errors
-    /// The socket does not exist yet or any more, or its backlog stays full until the timeout.
+    /// The machine has ended or has made no socket in time, or its backlog stays full until the timeout.
     pub fn connect(&self, timeout: Duration) -> std::io::Result<OwnedFd> {
         let socket = socket(SocketFlags::CLOEXEC)?;
         // SO_SNDTIMEO is also the timeout of connect(2).
         sockopt::set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
-        net::connect(&socket, &address(&self.folder, &self.path)?)?;
-        Ok(socket)
+        let until = Instant::now() + timeout.min(MAX_START);
+        loop {
+            let connected = address(&self.folder, &self.path)
+                .and_then(|address| net::connect(&socket, &address));
+            match connected {
+                // Not bound, or bound and not yet listened on.
+                Err(Errno::NOENT | Errno::CONNREFUSED)
+                    if !self.is_gone() && Instant::now() < until =>
+                {
+                    thread::sleep(RETRY_DELAY);
+                }
+                connected => return Ok(connected.map(|()| socket)?),
+            }
+        }
     }
 }
 

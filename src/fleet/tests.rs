@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -71,9 +72,15 @@ fn a_machine_is_found_while_it_runs_and_leaves_nothing() {
     let found = runtime.list();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].record, record("one"));
-    assert!(found[0].connect(SOON).is_err(), "no socket yet");
-    let _listener = claim.listen().expect("a socket");
-    found[0].connect(SOON).expect("it listens");
+    let none_yet = found[0].connect(Duration::from_millis(1));
+    assert!(none_yet.is_err(), "no socket yet");
+    let _listener = thread::scope(|scope| {
+        let connected = scope.spawn(|| found[0].connect(SOON));
+        thread::sleep(Duration::from_millis(50));
+        let listener = claim.listen().expect("a socket");
+        connected.join().unwrap().expect("it has waited");
+        listener
+    });
     drop(claim);
     assert!(found[0].connect(SOON).is_err());
     assert!(inside(folder.path()).is_empty());
