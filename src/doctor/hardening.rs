@@ -28,15 +28,29 @@ pub fn checks() -> [Check; 8] {
     ];
     let filters = Path::new("/proc/sys/kernel/seccomp").exists();
     [
-        mitigations(&flaws()),
-        smt(word(&format!("{SMT}/active")).as_deref()),
-        ksm(word(KSM).as_deref()),
-        nx_huge_pages(word(NX_HUGE_PAGES).as_deref(), affected.as_deref()),
-        swap(swaps.as_deref()),
-        user_namespaces(namespaces.map(word)),
-        landlock(landlock_version()),
-        seccomp(filters),
+        (mitigations(&flaws()), "/sys"),
+        (smt(word(&format!("{SMT}/active")).as_deref()), "/sys"),
+        (ksm(word(KSM).as_deref()), "/sys"),
+        (
+            nx_huge_pages(word(NX_HUGE_PAGES).as_deref(), affected.as_deref()),
+            "/sys",
+        ),
+        (swap(swaps.as_deref()), "/proc"),
+        (user_namespaces(namespaces.map(word)), "/proc"),
+        (landlock(landlock_version()), "/"),
+        (seccomp(filters), "/proc"),
     ]
+    .map(|(check, source)| known(check, Path::new(source)))
+}
+
+/// The check, unless the folder that it was read of is empty: then what is not there says nothing.
+fn known(check: Check, source: &Path) -> Check {
+    let is_filled = fs::read_dir(source).is_ok_and(|mut entries| entries.next().is_some());
+    if is_filled {
+        return check;
+    }
+    let remedy = format!("{0} does not tell: mount {0}", source.display());
+    Check::warn(check.name, "not known", remedy)
 }
 
 /// The processor's flaws that the kernel knows, each with what it does about it; `None` if it does not say.
@@ -161,13 +175,14 @@ fn landlock(version: Option<u32>) -> Check {
 
 fn seccomp(filters: bool) -> Check {
     const NAME: &str = "seccomp";
-    match filters {
-        true => Check::ok(NAME, "filters system calls"),
-        false => Check::warn(
+    if filters {
+        Check::ok(NAME, "filters system calls")
+    } else {
+        Check::warn(
             NAME,
             "none",
             "system calls cannot be filtered; boot a kernel with CONFIG_SECCOMP_FILTER",
-        ),
+        )
     }
 }
 
@@ -218,6 +233,9 @@ mod tests {
             assert!(check.name.len() <= 12, "{check:?}");
         }
         assert_eq!(mitigations(&open).finding, "open: mds");
+        let unmounted = tempfile::tempdir().unwrap();
+        assert_eq!(known(swap(None), unmounted.path()).status, Warn);
+        assert_eq!(known(swap(None), Path::new("/")).status, Ok);
         assert_eq!(checks().len(), 8);
     }
 }
