@@ -36,7 +36,7 @@
 //! | [`inspect`] | the state of a machine at one moment, decoded | config, devices, kvm, memory, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`fleet`] | records of running machines | |
-//! | [`templates`] | snapshots of booted machines, kept for later runs | config's sizes |
+//! | [`templates`] | snapshots of booted machines, and the guest unpacked, kept for later runs | config's sizes, memory |
 //! | [`profile`] | samples of what vCPUs do, as call stacks | kvm's page walk, memory, symbols, sync |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory, sandbox, sync |
 //! | [`disk`] | backends of virtio block devices: images | config, devices, memory, sandbox, sync |

@@ -115,7 +115,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("snapshot", &["memory"]),
     ("symbols", &["memory"]),
     // It stores plain files and does not know what a snapshot is.
-    ("templates", &["config"]),
+    ("templates", &["config", "memory"]),
     ("leftover", &[]),
     ("sync", &[]),
     ("trace", &["sync"]),

@@ -461,6 +461,74 @@ fn first_runs_at_the_same_time_make_one_template() {
     assert!(cache.report(&["--", "true"]).1);
 }
 
+/// Bytes of the file `of`, as mapped by `process`, that other processes map as well, and all that it has of
+/// them in its memory.
+fn mapped(process: u32, of: &Path) -> (u64, u64) {
+    let maps = fs::read_to_string(format!("/proc/{process}/smaps")).expect("it runs");
+    let (mut shared, mut resident, mut is_of) = (0, 0, false);
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        if !first.ends_with(':') {
+            is_of = line.ends_with(text(of));
+        } else if is_of {
+            let mut number = || words.next().and_then(|kib| kib.parse::<u64>().ok());
+            match first {
+                "Shared_Clean:" => shared += number().unwrap_or(0) << 10,
+                "Rss:" => resident += number().unwrap_or(0) << 10,
+                _ => {}
+            }
+        }
+    }
+    (shared, resident)
+}
+
+#[test]
+fn machines_that_boot_share_the_unpacked_kernel() {
+    if !kvm("boots") || !lab_also("the unpacked kernel", "four boots") {
+        return;
+    }
+    let cache = Cache::new();
+    let kept = || file(cache.0.path(), "guest-").expect("the unpacked guest");
+    let start = || {
+        let mut hull = cache.hull();
+        hull.args(["run", "--cold", "--", "sh", "-c", "echo up; cat"]);
+        let mut hull = hull
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("hull starts");
+        let mut up = [0; 3];
+        let out = hull.stdout.as_mut().expect("a pipe");
+        std::io::Read::read_exact(out, &mut up).expect("it runs");
+        hull
+    };
+    let machines = [start(), start()];
+    for machine in &machines {
+        let path = fs::canonicalize(cache.0.path().join(kept().file_stem().expect("a name")));
+        let (shared, resident) = mapped(machine.id(), &path.expect("it is there"));
+        assert!(shared > 2 << 20, "{shared} bytes are shared");
+        // What is written is the machine's own.
+        assert!(resident > shared, "{resident} of {shared}");
+    }
+    for mut machine in machines {
+        drop(machine.stdin.take());
+        assert_eq!(machine.wait().expect("an end").code(), Some(0));
+    }
+    // What was changed is told and unpacked again.
+    let path = cache.0.path().join(kept().file_stem().expect("a name"));
+    flip(&path);
+    let spoilt = cache.run(&["--cold", "--", "echo", "hi"], b"");
+    assert_eq!((spoilt.status, &*spoilt.stdout_text()), (Some(0), "hi\n"));
+    let told = format!(
+        "hull: {} was changed: the guest is unpacked again\n",
+        path.display()
+    );
+    assert_eq!(spoilt.stderr, told);
+    let again = cache.run(&["--cold", "--", "echo", "hi"], b"");
+    again.assert(0, "hi\n", "");
+}
+
 #[test]
 fn a_template_that_does_not_restore_is_made_again() {
     if !kvm("damage") {

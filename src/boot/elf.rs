@@ -8,6 +8,7 @@
 //! This module does what linux-loader does not do; `tests` has a test for each:
 //! - it does not check that segments do not overlap and that they are in RAM, above the boot tables
 //!   and outside of the device area ([`Segment::place`], [`Elf::place`]);
+//! - it does not map a file ([`Elf::load`]);
 //! - it reads only 64-bit files, and refuses a file with a note that is damaged or aligned to 8 bytes
 //!   ([`Elf::load`]);
 //! - it reports the PVH entry only after it has loaded the kernel, and does not look for Linux's
@@ -350,7 +351,9 @@ impl<'a> Elf<'a> {
     /// [`BootError::Image`].
     pub fn load(&self, memory: &GuestMemory) -> Result<Range<u64>, BootError> {
         let placed = self.place(memory)?;
-        if self.is_plain {
+        // linux-loader only copies.
+        let is_mapped = matches!(self.image, Image::Kept { .. });
+        if self.is_plain && !is_mapped {
             let mut reader = Reader::new(self.image);
             Loader::load(memory, None, &mut reader, None).map_err(|error| match reader.error {
                 Some(cause) => BootError::Image(cause),

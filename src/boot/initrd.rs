@@ -139,7 +139,7 @@ pub fn unpack(memory: &GuestMemory, parts: &[Image]) -> Result<Vec<Image>, BootE
     let limit = ram::low_end(memory);
     let unpack = |part: &Image| match part {
         // hull's own.
-        Image::Packed(_) => Ok(part.clone()),
+        Image::Packed(_) | Image::Kept { .. } => Ok(part.clone()),
         _ => Ok(unpack_part(part.read(0, usize::MAX)?, limit)?.into()),
     };
     parts.iter().map(unpack).collect()

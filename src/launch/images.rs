@@ -9,7 +9,9 @@ use crate::boot::{self, Format};
 use crate::config::{Command, Device, Kernel, Machine, file};
 use crate::guest::{self, GuestError};
 use crate::memory::image::Image;
+use crate::memory::program::build_id;
 use crate::symbols;
+use crate::templates::Cache;
 use crate::vmm::{self, Attachments, Config, Images, Start};
 
 /// Largest kernel or initrd that is read.
@@ -142,6 +144,27 @@ fn kernel(kernel: &Kernel) -> Result<(Image, symbols::Source), LaunchError> {
         Err(_) => symbols::Source::Elf(kernel.clone()),
     };
     Ok((kernel, symbols))
+}
+
+/// Have a machine that boots map what is packed inside the program, where that is kept unpacked.
+pub(super) fn use_unpacked(images: &mut Images, tell: &dyn Fn(&str)) {
+    let is_packed = |image: &Image| matches!(image, Image::Packed(_));
+    let Some(inside) = guest::embedded().filter(|_| is_packed(&images.kernel)) else {
+        return;
+    };
+    let id: String = build_id()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let cache = Cache::made().ok().filter(|_| !id.is_empty());
+    let parts = [inside.vmlinux, inside.initramfs];
+    let Some([kernel, initramfs]) = cache.and_then(|cache| cache.unpacked(&id, parts, tell)) else {
+        return;
+    };
+    images.kernel = kernel;
+    for initrd in images.initrd.iter_mut().filter(|image| is_packed(image)) {
+        *initrd = initramfs.clone();
+    }
 }
 
 /// An archive to append to a foreign one: hull's init, taken from hull's own.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::error::LaunchError;
+use super::images::use_unpacked;
 use super::pooled;
 use super::warm::Warm;
 use crate::vmm::debugger::Debugger;
 use crate::vmm::timeline::Timeline;
-use crate::vmm::{self, Config, End, Report, Signals, Streams};
+use crate::vmm::{self, Config, End, Report, Signals, Start, Streams};
 
 /// Exit status of hull itself where it fails, as container engines have it.
 pub const OWN_ERROR: u8 = 125;
@@ -59,6 +60,11 @@ pub fn run(
             }
             timeline.span("template", || warm.prepare(config))?;
         }
+    }
+    if !matches!(config.start, Start::Saved(_)) {
+        timeline.span("unpacked guest", || {
+            use_unpacked(&mut config.images, launch.tell);
+        });
     }
     let mut result = vmm::run(
         config,

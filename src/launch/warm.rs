@@ -152,7 +152,7 @@ fn key(config: &Config) -> Option<Key> {
     for image in std::iter::once(&images.kernel).chain(&images.initrd) {
         match image {
             Image::Bytes(bytes) => key.add("bytes", bytes),
-            Image::File(file, _) => key.add_file("file", file),
+            Image::File(file, _) | Image::Kept { file, .. } => key.add_file("file", file),
             Image::Packed(packed) => key.add("inside", &packed.len().to_le_bytes()),
         };
     }

@@ -5,6 +5,7 @@
 //! huge pages (transparent_hugepage/enabled), KVM maps 2 MiB of the guest at once instead of 4 KiB,
 //! which saves a boot some thousand page faults. The pages right before and after it are not mapped.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -152,6 +153,61 @@ fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMma
     .ok_or_else(|| "the addresses wrap around".to_string())
 }
 
+/// Map `bytes` bytes of `file`, from `offset` on, to `gpa` instead of copying them there: a page is read
+/// when it is touched, shared by all machines that map it, and copied when it is written. All three
+/// are multiples of a page. The file must stay as it is, as for [`map_file`].
+///
+/// # Errors
+/// Not all of it is guest memory, or the host refuses.
+pub fn map_part(
+    memory: &GuestMemory,
+    gpa: GuestAddress,
+    file: &File,
+    offset: u64,
+    bytes: usize,
+) -> io::Result<()> {
+    if !(gpa.0 | offset | bytes as u64).is_multiple_of(PAGE as u64) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut from = offset;
+    for slice in memory.get_slices(gpa, bytes) {
+        let slice = slice.map_err(io::Error::other)?;
+        let start = slice.ptr_guard_mut().as_ptr();
+        let region = region_of(memory, start).ok_or(io::ErrorKind::NotFound)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the pages are guest memory, a mapping to which only pointers exist, and stay
+        // mapped: other content appears there, as a guest may have written itself.
+        unsafe { mmap(start.cast(), slice.len(), access, flags, file, from) }?;
+        // SAFETY: it says what a dump is to hold, of the mapping just made.
+        unsafe { madvise(start.cast(), slice.len(), Advice::LinuxDontDump) }?;
+        slice.bitmap().mark_dirty(0, slice.len());
+        let at = (start.addr() - region.as_ptr().addr()) as u64;
+        let part = at..at + slice.len() as u64;
+        (**region).bitmap().add_part(part);
+        from += slice.len() as u64;
+    }
+    Ok(())
+}
+
+/// The region of guest memory that `pointer` points into.
+fn region_of(memory: &GuestMemory, pointer: *const u8) -> Option<&GuestRegionMmap<Dirty>> {
+    memory.iter().find(|region| {
+        let start = region.as_ptr().addr();
+        (start..start + region.size()).contains(&pointer.addr())
+    })
+}
+
+/// Whether the `pages` pages from `first` on, which are in `region`, or some of them are mapped from a
+/// file.
+fn is_of_file(region: &GuestRegionMmap<Dirty>, first: *const u8, pages: usize) -> bool {
+    let start = (first.addr() - region.as_ptr().addr()) as u64;
+    let end = start + (pages * PAGE) as u64;
+    let parts = (**region).bitmap().parts();
+    let mut parts = parts.iter();
+    region.file_offset().is_some() || parts.any(|part| part.start < end && start < part.end)
+}
+
 /// Return the pages that are completely in the `bytes` from `start` on to the host: they are zero when
 /// they are touched again, or, if they could not be returned, have their old content (virtio 1.2,
 /// 5.5.6.7 lets a device keep it).
@@ -169,11 +225,7 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
         }
         slice.bitmap().mark_dirty(before, pages * PAGE);
         let first = pointer.wrapping_add(before);
-        let region = memory.iter().find(|region| {
-            let start = region.as_ptr().addr();
-            (start..start + region.size()).contains(&first.addr())
-        });
-        match region.filter(|region| region.file_offset().is_some()) {
+        match region_of(memory, first).filter(|region| is_of_file(region, first, pages)) {
             Some(region) => replace(region, first, pages),
             // SAFETY: `pages` whole pages from `first` on are in `slice`, which is guest memory: a
             // private anonymous mapping of which no reference exists, only pointers. What is read
@@ -184,7 +236,7 @@ pub fn release(memory: &GuestMemory, start: GuestAddress, bytes: usize) -> io::R
     Ok(())
 }
 
-/// Zero `pages` pages from `first` on, which are in `region`, a private mapping of a file:
+/// Zero `pages` pages from `first` on, which are in `region`, some of them mapped from a file:
 /// MADV_DONTNEED alone would bring back the content of the file. So anonymous memory is mapped over
 /// them; neighbours become one mapping. After [`MAX_REPLACED`], or when the host has no mapping left,
 /// nothing is released: zeroing would take memory and time, as much as the guest asks for.
@@ -235,6 +287,7 @@ pub fn resident(memory: &GuestMemory, range: &Range<u64>) -> u64 {
 mod tests {
     use vm_memory::{Address, Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
+    use super::super::pages::Pages;
     use super::*;
 
     #[test]
@@ -283,6 +336,40 @@ mod tests {
         assert!((0..0x10000).all(|at| (seen[at] == 0) == zero(at)));
         release(&memory, GuestAddress(0x100), 0x200).expect("no page");
         assert!(release(&memory, GuestAddress(0xf000), 0x2000).is_err());
+    }
+
+    #[test]
+    fn a_mapped_part_has_the_content_of_its_file_until_it_is_released() {
+        let memory = allocate(0x10000).expect("mapped");
+        let mut file = tempfile::tempfile().expect("a file");
+        let content: Vec<u8> = (0..0x4000u32).map(|at| (at >> 12) as u8 + 1).collect();
+        io::Write::write_all(&mut file, &content).expect("written");
+        let at = |page: u64| GuestAddress(page << 12);
+        map_part(&memory, at(3), &file, 0x1000, 0x2000).expect("mapped");
+        let seen = || (0..8).map(|page| memory.read_obj::<u8>(at(page)).unwrap());
+        assert_eq!(seen().collect::<Vec<_>>(), [0, 0, 0, 2, 3, 0, 0, 0]);
+        memory.write_obj(9u8, at(4)).expect("written");
+        let mut kept = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut kept, 0x2000).expect("read");
+        assert_eq!(kept, [3]);
+        let pagemap = File::open("/proc/self/pagemap").expect("opened");
+        let touched = Pages::touched(&memory, Some(&pagemap));
+        assert!(touched.minus(&Pages::from_ranges([0..0x8000])).is_empty());
+        assert!(
+            Pages::from_ranges([0x3000..0x5000])
+                .minus(&touched)
+                .is_empty()
+        );
+        release(&memory, at(2), 0x3000).expect("released");
+        assert_eq!(seen().collect::<Vec<_>>(), [0; 8]);
+        for (gpa, offset, bytes) in [
+            (1, 0, 0x1000),
+            (0, 1, 0x1000),
+            (0, 0, 1),
+            (0xf000, 0, 0x2000),
+        ] {
+            map_part(&memory, GuestAddress(gpa), &file, offset, bytes).expect_err("refused");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The bitmap of one region of guest memory: the pages that hull has written ([`super::dirty`]).
 
-use std::sync::OnceLock;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
@@ -14,9 +15,23 @@ pub struct Dirty {
     bits: OnceLock<Box<[AtomicU64]>>,
     /// Parts of a region mapped from a file that were replaced ([`super::backing::release`]).
     replaced: AtomicUsize,
+    /// Parts of an anonymous region that are mapped from a file ([`super::backing::map_part`]).
+    parts: Mutex<Vec<Range<u64>>>,
 }
 
 impl Dirty {
+    /// Note that the bytes of `part` of the region are mapped from a file.
+    pub(super) fn add_part(&self, part: Range<u64>) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.push(part);
+    }
+
+    /// The parts of the region that were mapped from a file.
+    pub(super) fn parts(&self) -> Vec<Range<u64>> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.clone()
+    }
+
     /// The number of parts of the region that another mapping has replaced.
     pub(super) fn replaced(&self) -> &AtomicUsize {
         &self.replaced

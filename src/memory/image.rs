@@ -1,4 +1,5 @@
-//! A file to load into guest memory: in a buffer, in an open file, or packed inside the program.
+//! A file to load into guest memory: in a buffer, in an open file, in one that is mapped, or packed
+//! inside the program.
 //!
 //! A kernel has megabytes, and touching them takes longer than the rest of a boot's preparation. So
 //! an [`Image`] is not read as a whole unless its format requires it: [`Image::read`] reads headers,
@@ -21,12 +22,15 @@ use vm_memory::{
 };
 
 use super::GuestMemory;
+use super::backing;
+use super::layout::PAGE_SIZE;
 use super::packed::{CHUNK, Packed, PackedError};
 use crate::sandbox::{Role, spawn_scoped};
 
 /// Fewest bytes for which a second thread pays, which takes some 100 us to start.
 const MIN_FOR_TWO_THREADS: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
+const PAGE: usize = PAGE_SIZE as usize;
 
 /// A file, by where its bytes are.
 #[derive(Clone, Debug)]
@@ -37,6 +41,15 @@ pub enum Image {
     File(Arc<File>, u64),
     /// Packed inside the program.
     Packed(Packed),
+    /// In a file that stays as it is, and so is mapped into guest memory rather than copied.
+    Kept {
+        /// The file.
+        file: Arc<File>,
+        /// Where the bytes begin, a multiple of a page.
+        start: u64,
+        /// Their number.
+        len: u64,
+    },
 }
 
 /// Why the bytes of a file cannot be read or copied.
@@ -45,6 +58,9 @@ pub enum ImageError {
     /// The file cannot be read, or was truncated meanwhile.
     #[error("the file cannot be read ({0})")]
     Read(io::Error),
+    /// The host does not map the file into guest memory.
+    #[error("the file cannot be mapped ({0})")]
+    Map(io::Error),
     /// The program's file is damaged.
     #[error(transparent)]
     Packed(#[from] PackedError),
@@ -67,7 +83,7 @@ impl Image {
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(_, len) => *len,
+            Self::File(_, len) | Self::Kept { len, .. } => *len,
             Self::Packed(packed) => packed.len() as u64,
         }
     }
@@ -91,7 +107,8 @@ impl Image {
         Ok(bytes.into())
     }
 
-    /// Copy `len` bytes from `offset` on to `gpa`, fewer if the file ends before.
+    /// Copy `len` bytes from `offset` on to `gpa`, fewer if the file ends before. Whole pages of a file
+    /// that stays as it is are mapped.
     ///
     /// # Errors
     /// [`ImageError`]; bytes copied until then stay.
@@ -102,7 +119,18 @@ impl Image {
         memory: &GuestMemory,
         gpa: u64,
     ) -> Result<(), ImageError> {
-        let range = self.clip(offset, usize::try_from(len).unwrap_or(usize::MAX));
+        let mut range = self.clip(offset, usize::try_from(len).unwrap_or(usize::MAX));
+        let mut gpa = gpa;
+        if let Self::Kept { file, start, .. } = self {
+            let pages = range.len() - range.len() % PAGE;
+            let at = start + range.start as u64;
+            if pages > 0 && gpa.is_multiple_of(PAGE as u64) && at.is_multiple_of(PAGE as u64) {
+                backing::map_part(memory, GuestAddress(gpa), file, at, pages)
+                    .map_err(ImageError::Map)?;
+                range.start += pages;
+                gpa += pages as u64;
+            }
+        }
         let mut from = range.start;
         for slice in GuestMemoryBackend::get_slices(memory, GuestAddress(gpa), range.len()) {
             let slice = slice?;
@@ -148,6 +176,9 @@ impl Image {
             },
             Self::File(file, _) => file
                 .read_exact_at(buffer, offset as u64)
+                .map_err(ImageError::Read)?,
+            Self::Kept { file, start, .. } => file
+                .read_exact_at(buffer, start + offset as u64)
                 .map_err(ImageError::Read)?,
             Self::Packed(packed) => packed.pieces(range, |piece| {
                 if let Some(part) = buffer.split_off_mut(..piece.len()) {

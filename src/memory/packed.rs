@@ -133,7 +133,7 @@ fn damaged(reason: impl Into<String>) -> PackedError {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// As build.rs does it, by another encoder.

@@ -181,7 +181,11 @@ fn touched_in(region: &GuestRegionMmap<Dirty>, pagemap: &File, base: u64) -> io:
             .map(|range| base + range.start..base + range.end);
         pages = pages.union(&Pages::from_ranges(data));
     }
-    Ok(pages)
+    let parts = (**region).bitmap().parts();
+    let parts = parts
+        .into_iter()
+        .map(|part| base + part.start..base + part.end);
+    Ok(pages.union(&Pages::from_ranges(parts)))
 }
 
 /// The parts of the `len` bytes from `start` on that are not holes of `file`, relative to `start`.

@@ -31,7 +31,7 @@ const STATE: &str = "state";
 /// Which boot of the host made the template, until its files are on the disk for certain: after a power
 /// cut they may hold anything.
 const UNSYNCED: &str = "unsynced";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A snapshot's writer has these.
 const FRESH_STATE: &str = "state.tmp";
 const MEMORY: &str = "memory-";
@@ -45,7 +45,7 @@ const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
 const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
-const FILE: OFlags = OFlags::NOFOLLOW
+pub(super) const FILE: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
 const OURS: Mode = Mode::RWXU;
@@ -54,10 +54,10 @@ const OURS_TO_READ: Mode = Mode::RUSR.union(Mode::WUSR);
 /// The templates of this user.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    root: Arc<OwnedFd>,
-    path: PathBuf,
+    pub(super) root: Arc<OwnedFd>,
+    pub(super) path: PathBuf,
     /// Most bytes of the disk.
-    limit: u64,
+    pub(super) limit: u64,
 }
 
 impl Cache {
@@ -211,7 +211,8 @@ impl Cache {
         }
     }
 
-    /// Remove all templates, and what killed builders left; not what is just being built.
+    /// Remove all templates, what killed builders left, and the unpacked guests; not what is just being
+    /// built.
     ///
     /// # Errors
     /// [`CacheError::Remove`].
@@ -221,6 +222,9 @@ impl Cache {
                 Ok(()) | Err(CacheError::Busy { .. }) => {}
                 Err(error) => return Err(error),
             }
+        }
+        if let Ok(_turn) = self.turn() {
+            self.remove_all_unpacked();
         }
         Ok(())
     }
@@ -265,6 +269,7 @@ impl Cache {
         self.sweep();
         let mut all = self.seen();
         let mut total: u64 = all.iter().map(|listed| listed.bytes).sum();
+        total += self.unpacked_bytes();
         let at = all.iter().position(|it| it.key.to_string() == own);
         let Some(own) = at.map(|at| all.remove(at)) else {
             return false;
@@ -398,11 +403,16 @@ fn is_id(text: &str) -> bool {
 
 /// Bytes on the disk of all files in `folder`; guest memory has holes.
 fn bytes(folder: &OwnedFd) -> u64 {
-    let of = |name: &String| {
+    bytes_of(folder, names(folder))
+}
+
+/// Bytes on the disk of these files in `folder`.
+pub(super) fn bytes_of(folder: &OwnedFd, names: impl IntoIterator<Item = String>) -> u64 {
+    let of = |name: String| {
         let stat = fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         u64::try_from(stat.st_blocks).ok()
     };
-    let blocks = names(folder).iter().filter_map(of).sum::<u64>();
+    let blocks = names.into_iter().filter_map(of).sum::<u64>();
     blocks.saturating_mul(BLOCK)
 }
 
@@ -412,7 +422,7 @@ fn state(folder: &OwnedFd) -> Option<Stat> {
     (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat)
 }
 
-fn changed(stat: &Stat) -> SystemTime {
+pub(super) fn changed(stat: &Stat) -> SystemTime {
     let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
     let since = Duration::from_secs(seconds) + Duration::from_nanos(stat.st_mtime_nsec);
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
@@ -422,7 +432,7 @@ fn read_about(folder: &OwnedFd) -> Option<About> {
     serde_json::from_slice(&read(folder, ABOUT)?).ok()
 }
 
-fn read(folder: &OwnedFd, name: &str) -> Option<Vec<u8>> {
+pub(super) fn read(folder: &OwnedFd, name: &str) -> Option<Vec<u8>> {
     let file = fs::openat(folder, name, FILE | OFlags::RDONLY, Mode::empty()).ok()?;
     let mut text = Vec::new();
     File::from(file)
@@ -433,7 +443,7 @@ fn read(folder: &OwnedFd, name: &str) -> Option<Vec<u8>> {
 }
 
 /// Write a file that is not there yet.
-fn write(folder: &OwnedFd, name: &str, text: &[u8]) -> Result<()> {
+pub(super) fn write(folder: &OwnedFd, name: &str, text: &[u8]) -> Result<()> {
     let flags = FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
     let file = fs::openat(folder, name, flags, OURS_TO_READ)?;
     let written = File::from(file).write_all(text);
@@ -453,7 +463,7 @@ fn is_there(folder: &OwnedFd, name: &str) -> bool {
     fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-fn names(folder: &OwnedFd) -> Vec<String> {
+pub(super) fn names(folder: &OwnedFd) -> Vec<String> {
     let Ok(entries) = fs::Dir::read_from(folder) else {
         return Vec::new();
     };
@@ -471,7 +481,7 @@ fn lock(folder: &OwnedFd) -> Result<OwnedFd> {
     Ok(lock)
 }
 
-fn open_lock(folder: &OwnedFd) -> Result<OwnedFd> {
+pub(super) fn open_lock(folder: &OwnedFd) -> Result<OwnedFd> {
     let flags = FILE | OFlags::RDWR | OFlags::CREATE;
     fs::openat(folder, LOCK, flags, OURS_TO_READ)
 }

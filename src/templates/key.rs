@@ -53,6 +53,45 @@ impl fmt::Display for Key {
     }
 }
 
+/// What tells a file from another one, and from itself with another content.
+pub(super) struct Identity {
+    /// Its device and inode.
+    inode: (u64, u64),
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// When its content was written: seconds and nanoseconds.
+    written: (i64, i64),
+    /// When it was changed in any way: seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl Identity {
+    /// The identity of an open file, if the host tells.
+    pub fn of(file: &File) -> Option<Self> {
+        let about = file.metadata().ok()?;
+        Some(Self {
+            inode: (about.dev(), about.ino()),
+            bytes: about.len(),
+            written: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        })
+    }
+
+    /// As bytes, which are the same for the same identity.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let numbers = [
+            self.inode.0,
+            self.inode.1,
+            self.bytes,
+            self.written.0 as u64,
+            self.written.1 as u64,
+            self.changed.0 as u64,
+            self.changed.1 as u64,
+        ];
+        numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
+    }
+}
+
 /// Hashes what a template depends on, part by part. Each part has a name and a length in the hash, so
 /// that different lists of parts have different hashes.
 #[derive(Clone)]
@@ -74,22 +113,13 @@ impl KeyBuilder {
     /// Add a file by its device, inode, size and times: reading it would take longer than the boot
     /// that a template saves.
     pub fn add_file(&mut self, name: &str, file: &File) -> &mut Self {
-        let Ok(about) = file.metadata() else {
+        let Some(identity) = Identity::of(file) else {
             self.settled = false;
             return self;
         };
-        self.settled &= settled(about.ctime(), about.ctime_nsec(), SystemTime::now());
-        let numbers = [
-            about.dev(),
-            about.ino(),
-            about.len(),
-            about.mtime() as u64,
-            about.mtime_nsec() as u64,
-            about.ctime() as u64,
-            about.ctime_nsec() as u64,
-        ];
-        let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
-        self.add(name, &bytes)
+        let (seconds, nanos) = identity.changed;
+        self.settled &= settled(seconds, nanos, SystemTime::now());
+        self.add(name, &identity.to_bytes())
     }
 
     /// The key; `None` if a file was changed so short ago that another change would not show in its

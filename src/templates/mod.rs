@@ -3,6 +3,8 @@
 //! ```text
 //!  ${XDG_CACHE_HOME:-$HOME/.cache}/hull/templates/    0700; HULL_CACHE names another folder
 //!    lock           locked (flock) while folders come and go
+//!    guest-ID       the guest of the program with this build id, unpacked
+//!    guest-ID.is    which boot of the host wrote it, and its identity then
 //!    KEY/           0700, KEY is 32 hexadecimal digits
 //!      lock         locked by the hull that builds it
 //!      about        what it is, JSON
@@ -26,6 +28,7 @@ mod key;
 mod place;
 #[cfg(test)]
 mod tests;
+mod unpacked;
 
 pub use about::{About, Listed};
 pub use error::CacheError;

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::thread;
@@ -7,6 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::place::Place;
 use super::*;
+use crate::memory::image::Image;
+use crate::memory::packed::tests::packed;
 
 const MEMORY: &str = "memory-00112233445566778899aabbccddeeff";
 const KIB: u64 = 1 << 10;
@@ -475,4 +477,87 @@ fn the_folder_is_made_for_us_alone() {
     // Below a folder of another user nothing is made: /proc is root's, and root cannot either.
     let proc = super::tests::place(&[("HOME", "/proc")]).unwrap();
     proc.make().unwrap_err();
+}
+
+/// What `cache` gives of an unpacked guest, and what it tells.
+fn unpacked(cache: &Cache, id: &str, parts: &[&[u8]; 2]) -> (Option<Vec<Vec<u8>>>, Vec<String>) {
+    let told = std::cell::RefCell::new(Vec::new());
+    let tell = |line: &str| told.borrow_mut().push(line.to_string());
+    let images = cache.unpacked(id, parts.map(packed), &tell);
+    let read = |image: Image| image.read(0, usize::MAX).unwrap().into_owned();
+    (images.map(|all| all.map(read).into()), told.into_inner())
+}
+
+#[test]
+fn an_unpacked_guest_is_kept_until_it_is_changed() {
+    let home = home();
+    let cache = cache_of(home.path(), 1 << 30);
+    let kernel: Vec<u8> = (0..200_000u32).flat_map(|at| at.to_le_bytes()).collect();
+    let parts: [&[u8]; 2] = [&kernel, b"archive"];
+    let right = Some(vec![parts[0].to_vec(), parts[1].to_vec()]);
+    let file = home.path().join("guest-a");
+    let inode = || fs::metadata(&file).unwrap().ino();
+    assert_eq!(unpacked(&cache, "a", &parts), (right.clone(), vec![]));
+    let first = inode();
+    assert_eq!(unpacked(&cache, "a", &parts), (right.clone(), vec![]));
+    assert_eq!(inode(), first, "it is not written again");
+    let writable = || {
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(&file, mode).unwrap();
+        fs::OpenOptions::new().write(true).open(&file).unwrap()
+    };
+    let spoil: [(&dyn Fn(), &str); 4] = [
+        (
+            &|| writable().write_all_at(b"x", 5).unwrap(),
+            " was changed",
+        ),
+        (&|| writable().set_len(5000).unwrap(), " was cut short"),
+        (
+            &|| {
+                fs::remove_file(&file).unwrap();
+                symlink("/etc/passwd", &file).unwrap();
+            },
+            " cannot be read",
+        ),
+        // A power cut in between, and another boot of the host, are told to none.
+        (
+            &|| fs::write(home.path().join("guest-a.is"), "other").unwrap(),
+            "",
+        ),
+    ];
+    for (spoil, told) in spoil {
+        spoil();
+        let (content, lines) = unpacked(&cache, "a", &parts);
+        assert_eq!(content, right, "{told}");
+        assert_eq!(lines.len(), usize::from(!told.is_empty()), "{told}");
+        assert!(lines.iter().all(|line| line.contains(told)), "{lines:?}");
+        assert_eq!(unpacked(&cache, "a", &parts), (right.clone(), vec![]));
+    }
+    // The files of a few other programs stay.
+    for id in ["b", "c", "d", "e", "f"] {
+        assert_eq!(unpacked(&cache, id, &parts), (right.clone(), vec![]));
+    }
+    let kept = |name: &String| name.starts_with("guest-") && !name.ends_with(".is");
+    assert_eq!(inside(home.path()).iter().filter(|it| kept(it)).count(), 4);
+    cache.remove_all().unwrap();
+    assert_eq!(inside(home.path()), ["lock"]);
+}
+
+#[test]
+fn a_guest_that_cannot_be_kept_unpacked_is_not() {
+    let home = home();
+    let parts: [&[u8]; 2] = [&[1; 5000], b"archive"];
+    let small = cache_of(home.path(), 9000);
+    assert_eq!(unpacked(&small, "a", &parts), (None, vec![]));
+    let cache = cache_of(home.path(), 1 << 20);
+    let lock = fs::File::open(home.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(
+        unpacked(&cache, "a", &parts),
+        (None, vec![]),
+        "another hull writes"
+    );
+    assert_eq!(inside(home.path()), ["lock"]);
+    lock.unlock().unwrap();
+    assert!(unpacked(&cache, "a", &parts).0.is_some());
 }
