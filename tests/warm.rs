@@ -474,7 +474,7 @@ fn mapped(process: u32, of: &Path) -> (u64, u64) {
         } else if is_of {
             let mut number = || words.next().and_then(|kib| kib.parse::<u64>().ok());
             match first {
-                "Shared_Clean:" => shared += number().unwrap_or(0) << 10,
+                "Shared_Clean:" | "Shared_Dirty:" => shared += number().unwrap_or(0) << 10,
                 "Rss:" => resident += number().unwrap_or(0) << 10,
                 _ => {}
             }

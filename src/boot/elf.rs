@@ -193,6 +193,7 @@ struct Segment {
     filesz: u64,
     memsz: u64,
     align: u64,
+    is_writable: bool,
 }
 
 impl<'a> Elf<'a> {
@@ -340,7 +341,7 @@ impl<'a> Elf<'a> {
         self.is_linux
     }
 
-    /// Copy every loadable segment to its `p_paddr`, and return the range from the lowest to the
+    /// Copy every loadable segment to its `p_paddr`, or map it there, and return the range from the lowest to the
     /// end of the highest one.
     ///
     /// Guest memory must be fresh: the bytes of a segment that the file does not hold (.bss) are
@@ -367,7 +368,11 @@ impl<'a> Elf<'a> {
                     paddr,
                     ..
                 } = *segment;
-                self.image.copy_to(offset, filesz, memory, paddr)?;
+                if segment.is_writable {
+                    self.image.copy_to(offset, filesz, memory, paddr)?;
+                } else {
+                    self.image.map_to(offset, filesz, memory, paddr)?;
+                }
             }
         }
         match (placed.first(), placed.last()) {
@@ -442,6 +447,7 @@ impl Segment {
             filesz: header.p_filesz(LE).into(),
             memsz: header.p_memsz(LE).into(),
             align: header.p_align(LE).into(),
+            is_writable: header.p_flags(LE).contains(elf::PF_W),
         }
     }
 

@@ -30,7 +30,6 @@ use crate::sandbox::{Role, spawn_scoped};
 /// Fewest bytes for which a second thread pays, which takes some 100 us to start.
 const MIN_FOR_TWO_THREADS: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
-const PAGE: usize = PAGE_SIZE as usize;
 
 /// A file, by where its bytes are.
 #[derive(Clone, Debug)]
@@ -41,7 +40,7 @@ pub enum Image {
     File(Arc<File>, u64),
     /// Packed inside the program.
     Packed(Packed),
-    /// In a file that stays as it is, and so is mapped into guest memory rather than copied.
+    /// In a file that stays as it is, and so can be mapped into guest memory instead of being copied.
     Kept {
         /// The file.
         file: Arc<File>,
@@ -107,8 +106,34 @@ impl Image {
         Ok(bytes.into())
     }
 
-    /// Copy `len` bytes from `offset` on to `gpa`, fewer if the file ends before. Whole pages of a file
-    /// that stays as it is are mapped.
+    /// As [`Image::copy_to`], for bytes that the guest hardly writes: whole pages of a file that stays as
+    /// it is are mapped. A page that is mapped and then written costs more than one that was copied.
+    ///
+    /// # Errors
+    /// As [`Image::copy_to`].
+    pub fn map_to(
+        &self,
+        offset: u64,
+        len: u64,
+        memory: &GuestMemory,
+        gpa: u64,
+    ) -> Result<(), ImageError> {
+        let mut mapped = 0;
+        if let Self::Kept { file, start, .. } = self {
+            let at = start.saturating_add(offset);
+            let len = self.len().saturating_sub(offset).min(len);
+            let pages = len - len % PAGE_SIZE;
+            if pages > 0 && (gpa | at).is_multiple_of(PAGE_SIZE) {
+                let bytes = usize::try_from(pages).unwrap_or(usize::MAX);
+                backing::map_part(memory, GuestAddress(gpa), file, at, bytes)
+                    .map_err(ImageError::Map)?;
+                mapped = pages;
+            }
+        }
+        self.copy_to(offset + mapped, len - mapped, memory, gpa + mapped)
+    }
+
+    /// Copy `len` bytes from `offset` on to `gpa`, fewer if the file ends before.
     ///
     /// # Errors
     /// [`ImageError`]; bytes copied until then stay.
@@ -119,18 +144,7 @@ impl Image {
         memory: &GuestMemory,
         gpa: u64,
     ) -> Result<(), ImageError> {
-        let mut range = self.clip(offset, usize::try_from(len).unwrap_or(usize::MAX));
-        let mut gpa = gpa;
-        if let Self::Kept { file, start, .. } = self {
-            let pages = range.len() - range.len() % PAGE;
-            let at = start + range.start as u64;
-            if pages > 0 && gpa.is_multiple_of(PAGE as u64) && at.is_multiple_of(PAGE as u64) {
-                backing::map_part(memory, GuestAddress(gpa), file, at, pages)
-                    .map_err(ImageError::Map)?;
-                range.start += pages;
-                gpa += pages as u64;
-            }
-        }
+        let range = self.clip(offset, usize::try_from(len).unwrap_or(usize::MAX));
         let mut from = range.start;
         for slice in GuestMemoryBackend::get_slices(memory, GuestAddress(gpa), range.len()) {
             let slice = slice?;
@@ -316,6 +330,17 @@ mod tests {
             .collect()
     }
 
+    /// The content behind a page of something else.
+    fn kept() -> Image {
+        let moved = tempfile::tempfile().expect("a file");
+        moved.write_all_at(&content(), PAGE_SIZE).expect("written");
+        Image::Kept {
+            file: Arc::new(moved),
+            start: PAGE_SIZE,
+            len: content().len() as u64,
+        }
+    }
+
     /// The same bytes in every place they can be in.
     fn images() -> Vec<Image> {
         let mut file = tempfile::tempfile().expect("a file");
@@ -323,6 +348,7 @@ mod tests {
         vec![
             content().into(),
             Image::file(file).expect("a file"),
+            kept(),
             Image::Packed(packed(&content())),
         ]
     }
@@ -368,6 +394,25 @@ mod tests {
                 "{image:?}"
             );
             assert_eq!((copy[0], copy[1_000_001]), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_mapped_is_the_same_as_what_is_copied() {
+        let all = content().len() as u64;
+        for image in images() {
+            for (offset, len) in [(0, 10), (0x2000, 0x2345), (0x2001, 0x3000), (0, u64::MAX)] {
+                let memory = memory();
+                image.map_to(offset, len, &memory, 0x1000).expect("mapped");
+                let end = offset.saturating_add(len).min(all);
+                let mut there = vec![0; (end - offset) as usize + 1];
+                let first = GuestAddress(0x1000);
+                memory.read_slice(&mut there, first).expect("read");
+                assert_eq!(there.pop(), Some(0), "{image:?}");
+                assert_eq!(there, content()[offset as usize..end as usize]);
+            }
+            let beyond = image.map_to(0, u64::MAX, &memory(), (8 << 20) - 0x1000);
+            assert!(beyond.is_err(), "{image:?}");
         }
     }
 

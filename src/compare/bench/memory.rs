@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::error::BenchError;
@@ -20,7 +21,8 @@ const SETTLE_TIME: Duration = Duration::from_millis(500);
 pub static PLAN: Plan = Plan {
     topic: "memory",
     method: "Resident memory (RSS) of all processes of a monitor, half a second after its guest has become \
-             idle, in all mappings except those as large as the guest's memory of 128 MiB (smaps of proc(5)). \
+             idle, in all mappings except those that together are as large as the guest's memory of 128 MiB (smaps of \
+             proc(5)). \
              Without devices: kernel, initial RAM disk, 1 vCPU and a serial console. With one of each: a disk \
              of 128 MiB, a socket, an entropy source and a balloon, and under hull also a shared folder, a \
              scratch disk and a virtio console; the guest uses only the socket, by which it reports that it is \
@@ -102,24 +104,60 @@ fn beyond_guest(processes: &[u32]) -> io::Result<[f64; 2]> {
     Ok(all)
 }
 
-/// Of one process. A mapping of the guest's size is the guest's memory, or unused.
+/// Of one process. Mappings side by side that together have the guest's size are the guest's memory, of
+/// which a part may be mapped from the kernel's file, or unused.
 fn of_smaps(smaps: &str) -> [f64; 2] {
-    const GUEST_KIB: f64 = (MEMORY_MIB * 1024) as f64 * 0.75;
-    let (mut all, mut anonymous, mut size) = (0.0, 0.0, 0.0);
+    const GUEST_BYTES: u64 = (MEMORY_MIB << 20) * 3 / 4;
+    let (mut all, mut run, mut end) = ([0.0; 2], Run::default(), None);
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let (Some(name), Some(value)) = (words.next(), words.next()) else {
             continue;
         };
-        let value: f64 = value.parse().unwrap_or(0.0);
+        let kib = || value.parse::<f64>().unwrap_or(0.0) * 1024.0;
         match name {
-            "Size:" => size = value,
-            "Rss:" if size < GUEST_KIB => all += value,
-            "Anonymous:" if size < GUEST_KIB => anonymous += value,
-            _ => {}
+            "Rss:" => run.resident[0] += kib(),
+            "Anonymous:" => run.resident[1] += kib(),
+            _ => {
+                let Some(range) = addresses(name) else {
+                    continue;
+                };
+                if end != Some((range.start, value)) {
+                    run.add_to(&mut all, GUEST_BYTES);
+                }
+                run.bytes += range.end - range.start;
+                end = Some((range.end, value));
+            }
         }
     }
-    [all * 1024.0, anonymous * 1024.0]
+    run.add_to(&mut all, GUEST_BYTES);
+    all
+}
+
+/// Mappings side by side with the same access.
+#[derive(Default)]
+struct Run {
+    bytes: u64,
+    /// Resident bytes, and those of them that are not pages of a file.
+    resident: [f64; 2],
+}
+
+impl Run {
+    /// Count it unless it has the `guest` size, and begin another one.
+    fn add_to(&mut self, all: &mut [f64; 2], guest: u64) {
+        let run = std::mem::take(self);
+        if run.bytes < guest {
+            all[0] += run.resident[0];
+            all[1] += run.resident[1];
+        }
+    }
+}
+
+/// The addresses that the first line of a mapping begins with.
+fn addresses(text: &str) -> Option<Range<u64>> {
+    let (start, end) = text.split_once('-')?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    Some(number(start)?..number(end)?)
 }
 
 #[cfg(test)]
@@ -133,6 +171,17 @@ mod tests {
 00600000-08600000 rw-p 00000000 00:00 0 \nSize: 131072 kB\nRss: 20000 kB\nAnonymous: 20000 kB\n\
 09000000-09004000 rw-p 00000000 00:00 0 [heap]\nSize: 16 kB\nRss: 12 kB\nAnonymous: 12 kB\n";
         assert_eq!(of_smaps(smaps), [20.0 * 1024.0, 12.0 * 1024.0]);
+        // As one mapping, or with the kernel's file in the middle of it.
+        let (mut parts, mut at) = (String::new(), 0x60_0000);
+        for (bytes, file) in [(0x100_0000, ""), (0x90_0000, "/guest"), (0x670_0000, "")] {
+            let end = at + bytes;
+            parts += &format!("{at:x}-{end:x} rw-p 00000000 00:00 0 {file}\nRss: 700 kB\n");
+            at = end;
+        }
+        let (before, rest) = smaps.split_once("00600000").unwrap();
+        let after = &rest[rest.find("09000000").unwrap()..];
+        let split = format!("{before}{parts}{after}");
+        assert_eq!(of_smaps(&split), of_smaps(smaps));
         assert_eq!(of_smaps(""), [0.0, 0.0]);
     }
 }
