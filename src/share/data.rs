@@ -178,9 +178,10 @@ impl Files {
         self.handle(node, asked.fh)?;
         let mut handle = self.handles.remove(&asked.fh).ok_or(errno(libc::EBADF))?;
         let before = handle.listing.size();
-        let full_up = self.listed > MAX_LISTED;
-        let read = handle.listing.read(&handle.file, asked.offset, full_up);
-        self.listed = self.listed.saturating_sub(before) + handle.listing.size();
+        let others = self.listed.saturating_sub(before);
+        let most = MAX_LISTED.saturating_sub(others);
+        let read = handle.listing.read(&handle.file, asked.offset, most);
+        self.listed = others + handle.listing.size();
         let room = room.min(asked.size as usize);
         let listed = read.map(|()| self.entries(&handle, asked.offset, room, full));
         self.handles.insert(asked.fh, handle);

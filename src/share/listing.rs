@@ -30,52 +30,68 @@ pub struct Item<'a> {
     pub next: u64,
 }
 
-/// A folder that is being read.
+/// A folder that is being read. A position is the number of entries before it.
 #[derive(Default)]
 pub struct Listing {
     /// Entries as they were read, each with its [`HEADER`].
     copy: Vec<u8>,
-    /// The position of the copy's first byte.
+    /// Where each begins in the copy.
+    starts: Vec<u32>,
+    /// The position of the copy's first entry.
     begin: u64,
 }
 
 impl Listing {
     /// Bytes that it keeps.
     pub fn size(&self) -> usize {
-        self.copy.len()
+        self.copy.len() + size_of_val(&self.starts[..])
     }
 
-    /// Read `folder` until there is an entry at `position`, or it ends. If `full`, what lies before
-    /// the position is dropped.
+    /// Read `folder` until there is an entry at `position`, or it ends. What lies before the position
+    /// is dropped where it would be more than `most` bytes.
     ///
     /// # Errors
-    /// Those of the host; EINVAL for a position that was dropped or never given.
-    pub fn read(&mut self, folder: &OwnedFd, position: u64, full: bool) -> io::Result<()> {
+    /// Those of the host; EINVAL for a position that was dropped.
+    pub fn read(&mut self, folder: &OwnedFd, position: u64, most: usize) -> io::Result<()> {
         if position == 0 {
             // The guest begins again, and sees what has changed.
             rustix::fs::seek(folder, SeekFrom::Start(0))?;
             *self = Self::default();
         }
-        let offset = position
-            .checked_sub(self.begin)
-            .ok_or(errno(libc::EINVAL))?;
-        let offset = usize::try_from(offset).map_err(|_| errno(libc::EINVAL))?;
-        if offset > self.copy.len() {
+        if position < self.begin {
             return Err(errno(libc::EINVAL));
         }
-        if offset < self.copy.len() {
-            return Ok(());
+        // A position of before the guest began again may lie beyond what was read since.
+        while position >= self.end() {
+            if self.size() > most {
+                *self = Self {
+                    begin: self.end(),
+                    ..Self::default()
+                };
+            }
+            let end = self.end();
+            self.read_on(folder)?;
+            if self.end() == end {
+                break;
+            }
         }
-        if full {
-            self.copy = Vec::new();
-            self.begin = position;
-        }
+        Ok(())
+    }
+
+    /// The position after the last entry.
+    fn end(&self) -> u64 {
+        self.begin + self.starts.len() as u64
+    }
+
+    fn read_on(&mut self, folder: &OwnedFd) -> io::Result<()> {
         let mut space = vec![MaybeUninit::uninit(); AT_ONCE];
         let mut entries = RawDir::new(folder, &mut space);
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes_with_nul();
             let len = u16::try_from(name.len()).map_err(|_| errno(libc::ENAMETOOLONG))?;
+            let start = u32::try_from(self.copy.len()).map_err(|_| errno(libc::EOVERFLOW))?;
+            self.starts.push(start);
             self.copy.extend(entry.ino().to_ne_bytes());
             self.copy.extend(len.to_ne_bytes());
             self.copy.push(kind(entry.file_type()));
@@ -89,8 +105,9 @@ impl Listing {
 
     /// The entry at `position`, if there is one in the copy.
     pub fn at(&self, position: u64) -> Option<Item<'_>> {
-        let offset = usize::try_from(position.checked_sub(self.begin)?).ok()?;
-        let (header, rest) = self.copy.get(offset..)?.split_at_checked(HEADER)?;
+        let index = usize::try_from(position.checked_sub(self.begin)?).ok()?;
+        let start = *self.starts.get(index)? as usize;
+        let (header, rest) = self.copy.get(start..)?.split_at_checked(HEADER)?;
         let (inode, rest_of_header) = header.split_first_chunk()?;
         let (len, kind) = rest_of_header.split_first_chunk()?;
         let len = usize::from(u16::from_ne_bytes(*len));
@@ -98,7 +115,7 @@ impl Listing {
             inode: u64::from_ne_bytes(*inode),
             kind: *kind.first()?,
             name: CStr::from_bytes_with_nul(rest.get(..len)?).ok()?,
-            next: position + (HEADER + len) as u64,
+            next: position + 1,
         })
     }
 }

@@ -125,7 +125,13 @@ impl Tree {
             way.push(parent);
         };
         for number in way.into_iter().rev() {
-            at = match self.step(&at, number) {
+            let mut next = self.step(&at, number);
+            // Many shares together may keep more than there are.
+            let none_left = |error: &io::Error| error.raw_os_error() == Some(libc::EMFILE);
+            if next.as_ref().is_err_and(none_left) && self.close_unused() {
+                next = self.step(&at, number);
+            }
+            at = match next {
                 Ok(next) => {
                     self.reached.put(number, next.clone());
                     next

@@ -2,6 +2,7 @@
 //! (`devices::virtio::requests` has a picture).
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,16 +41,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Start the thread of `share`.
+    /// Start the thread of `share`, one of the machine's `shares`.
     ///
     /// # Errors
     /// The host has no thread left, or it could not be confined to its folder.
-    pub fn start(share: Share) -> Result<Self, ShareError> {
+    pub fn start(share: Share, shares: NonZeroUsize) -> Result<Self, ShareError> {
         let tag = share.tag().to_string();
         let (jobs, given) = mpsc::channel::<Job>();
         // The result of the preparations goes to the caller, which waits for it.
         let (tell, told) = mpsc::channel();
-        let work = move || match prepare(share) {
+        let work = move || match prepare(share, shares) {
             Ok(files) => {
                 let _ = tell.send(Ok(()));
                 // There is none if the machine is not made.
@@ -94,7 +95,7 @@ impl Server {
 }
 
 /// The thread's first steps: give up rights, open the folder, and confine itself to it.
-fn prepare(share: Share) -> Result<Files, ShareError> {
+fn prepare(share: Share, shares: NonZeroUsize) -> Result<Files, ShareError> {
     let Share { folder, config } = share;
     let path = || config.folder.clone();
     let confine = |reason| ShareError::Confine {
@@ -108,7 +109,7 @@ fn prepare(share: Share) -> Result<Files, ShareError> {
     sandbox::give_up_rights().map_err(confine)?;
     let bounds = folder.try_clone().map_err(serve)?;
     // /proc is out of reach afterwards.
-    let files = Files::new(folder.into(), &config).map_err(serve)?;
+    let files = Files::new(folder.into(), &config, shares).map_err(serve)?;
     sandbox::confine(bounds, config.read_only).map_err(confine)?;
     Ok(files)
 }

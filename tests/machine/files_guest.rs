@@ -167,6 +167,7 @@ const CASES: &[(&str, fn() -> Case)] = &[
     ("inotify", inotify),
     ("copy range", copy_range),
     ("listing", listing),
+    ("positions", positions),
     ("fifo and socket", fifo_and_socket),
     ("modes", modes),
     ("owners", owners),
@@ -561,15 +562,6 @@ fn listing() -> Case {
     }
     let here = c(".");
     let (one, two) = unsafe { (opendir(here.as_ptr()), opendir(here.as_ptr())) };
-    let next = |folder| {
-        let entry = unsafe { readdir(folder) };
-        (!entry.is_null()).then(|| {
-            let entry = unsafe { &*entry };
-            let name = entry.name.iter().take_while(|byte| **byte != 0);
-            let name: Vec<u8> = name.map(|byte| *byte as u8).collect();
-            (String::from_utf8(name).expect("a name"), entry.ino, entry.kind)
-        })
-    };
     let mut dots = 0;
     let mut seen = 0;
     let mut middle = None;
@@ -595,6 +587,38 @@ fn listing() -> Case {
     equal("seekdir", next(one).map(|entry| entry.0), Some(name))?;
     while next(two).is_some() {}
     equal("what is left", fs::read_dir(".")?.count(), 0)
+}
+
+/// The next entry's name, inode number and type.
+fn next(folder: *mut c_void) -> Option<(String, u64, u8)> {
+    let entry = unsafe { readdir(folder) };
+    (!entry.is_null()).then(|| {
+        let entry = unsafe { &*entry };
+        let name = entry.name.iter().take_while(|byte| **byte != 0);
+        let name: Vec<u8> = name.map(|byte| *byte as u8).collect();
+        (String::from_utf8(name).expect("a name"), entry.ino, entry.kind)
+    })
+}
+
+/// Of a folder that the host's kernel reads in several parts.
+fn positions() -> Case {
+    for n in 0..300 {
+        fs::write(format!("{n:0200}"), "")?;
+    }
+    let folder = unsafe { opendir(c(".").as_ptr()) };
+    let mut entries = Vec::new();
+    let mut at = unsafe { telldir(folder) };
+    while let Some((name, ..)) = next(folder) {
+        entries.push((at, name));
+        at = unsafe { telldir(folder) };
+    }
+    equal("entries", entries.len(), 302)?;
+    for index in [0, 290, 1, 150, 301] {
+        let (at, name) = &entries[index];
+        unsafe { seekdir(folder, *at) };
+        equal("the entry", next(folder).map(|entry| entry.0).as_ref(), Some(name))?;
+    }
+    Ok(())
 }
 
 fn fifo_and_socket() -> Case {

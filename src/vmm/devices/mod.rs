@@ -15,6 +15,8 @@ mod share;
 pub mod slots;
 pub mod vsock;
 
+use std::num::NonZeroUsize;
+
 use super::config::Config;
 use super::error::VmmError;
 use super::pipe::Pipe;
@@ -55,7 +57,9 @@ impl Backends {
         let disks = config.machine.all().map(open);
         let disks = disks.collect::<Result<_, _>>()?;
         let shares = config.machine.all().map(Share::open);
-        let shares = shares.map(|share| Server::start(share?));
+        let count = config.machine.all::<crate::share::Config>().count();
+        let count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        let shares = shares.map(|share| Server::start(share?, count));
         let shares = shares.collect::<Result<_, _>>()?;
         let vsock = config.machine.all::<Vsock>().next();
         let sockets = vsock.map(|config| vsock::Sockets::new(&config.socket));
