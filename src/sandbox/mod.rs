@@ -5,6 +5,7 @@
 //! than the files it needs. [`set_signals`] undoes what the process inherits. [`outlive`] starts the process
 //! that closes what takes long.
 
+mod allowed;
 mod confine;
 mod descriptors;
 mod inherited;
@@ -12,6 +13,7 @@ mod lockdown;
 mod outlive;
 mod threads;
 
+pub use allowed::allowed_calls;
 pub use confine::{Confinement, SandboxError, confine, give_up_rights, landlock_version};
 pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};

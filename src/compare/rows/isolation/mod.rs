@@ -28,9 +28,11 @@ pub fn measure(turns: &mut Subjects, session: &mut Session) -> Measured {
                  kernel by its version; a process by its number and start time; a file outside the image by \
                  its path; a port of the host's loopback by connecting; entries of /proc/sys by opening them \
                  for writing; memory by taking 256 MiB. ptrace shows whether a system call that hardly any \
-                 program makes (ioprio_get) reaches the host's kernel. Capabilities, namespaces, the seccomp \
-                 filter and the limits are read from /proc and the control groups, for the process that the \
-                 host's kernel sees: of a virtual machine, its monitor. hull runs as the user who started it, \
+                 program makes (ioprio_get) reaches the host's kernel. Capabilities, namespaces, the root folder \
+                 and the limits are read from /proc and the control groups, for the process that the host's \
+                 kernel sees: of a virtual machine, its monitor, which a guest may have taken over. The \
+                 seccomp filters of its threads are read by ptrace and run for each system call; one \
+                 counts as allowed if some of its arguments are. hull runs as the user who started it, \
                  here with the rights that the capabilities show."
             .into(),
         verdict: verdict(&figures[1..], &sides(turns)).into(),

@@ -1,19 +1,23 @@
 //! What the host's kernel knows of the workload's process.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::compare::figure::Cell;
 use crate::compare::rows::session::Session;
 use crate::compare::subject::{Kind, MEMORY_MIB, Subject};
+use crate::sandbox::allowed_calls;
 
 /// The namespaces of namespaces(7) that isolate something.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
-const PROBES: [&str; 5] = [
+const PROBES: [&str; 7] = [
     "capabilities on the host",
     "namespaces of its own",
     "seccomp filter",
+    "more rights by exec",
+    "root folder",
     "limit of memory, kernel's included",
     "limit of processes",
 ];
@@ -24,7 +28,7 @@ pub fn probe(subject: &mut dyn Subject, session: &mut Session) -> Vec<(&'static 
     PROBES.into_iter().zip(outcomes).collect()
 }
 
-fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cell; 5], String> {
+fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cell; 7], String> {
     let instance = session.idle(subject)?;
     // The last process: a runtime or a shim is an ancestor of what it runs.
     let outcomes = instance.processes(subject).last().map(|pid| look_at(*pid));
@@ -32,13 +36,13 @@ fn look_at_idle(subject: &mut dyn Subject, session: &mut Session) -> Result<[Cel
     let mut outcomes = outcomes.ok_or("it has no process")?;
     if subject.about().kind == Kind::Machine {
         // Whatever the monitor's limits are, the workload and its kernel have only the guest's memory.
-        outcomes[3] = Cell::text(format!("{MEMORY_MIB} MiB: the machine's"));
-        outcomes[4] = Cell::text("its own kernel's");
+        outcomes[5] = Cell::text(format!("{MEMORY_MIB} MiB: the machine's"));
+        outcomes[6] = Cell::text("its own kernel's");
     }
     Ok(outcomes)
 }
 
-fn look_at(pid: u32) -> [Cell; 5] {
+fn look_at(pid: u32) -> [Cell; 7] {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -47,17 +51,67 @@ fn look_at(pid: u32) -> [Cell; 5] {
     let unread = || Cell::missing("its status cannot be read");
     let told = |text: Option<String>| text.map_or_else(unread, Cell::text);
     let bits = field("CapEff:").and_then(|bits| u64::from_str_radix(bits, 16).ok());
-    let seccomp = field("Seccomp:").map(|mode| if mode == "0" { "none" } else { "yes" });
+    let seccomp = field("Seccomp:").map(|mode| match mode {
+        "0" => "none".into(),
+        _ => system_calls(pid).unwrap_or_else(|| "yes".into()),
+    });
+    let root = root_folder(pid);
     let limit = |controller, files| {
         Cell::text(cgroup_limit(pid, controller, files).unwrap_or_else(|| "none".into()))
     };
     [
         told(bits.map(|bits| bits.count_ones().to_string())),
         namespaces(pid).map_or_else(|| Cell::missing("only root can read them"), Cell::text),
-        told(seccomp.map(Into::into)),
+        told(seccomp),
+        told(field("NoNewPrivs:").map(|set| {
+            if set == "1" {
+                "none"
+            } else {
+                "by setuid programs"
+            }
+            .into()
+        })),
+        root.map_or_else(|| Cell::missing("only root can read it"), Cell::text),
         limit("memory", ["memory.limit_in_bytes", "memory.max"]),
         limit("pids", ["pids.max", "pids.max"]),
     ]
+}
+
+/// How many system calls the filters of the threads of `pid` allow: the fewest and the most of a thread.
+/// `None` if this user may not read them.
+fn system_calls(pid: u32) -> Option<String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let threads = threads
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let mut counts = Vec::new();
+    for thread in threads {
+        match allowed_calls(thread.parse().ok()?) {
+            Ok(Some(count)) => counts.push(count),
+            Ok(None) => return Some("not of all threads".into()),
+            Err(_) => return None,
+        }
+    }
+    let (least, most) = (counts.iter().min()?, counts.iter().max()?);
+    Some(match counts.len() {
+        1 => format!("allows {most} calls"),
+        threads => format!("allows {least} to {most} calls, {threads} threads"),
+    })
+}
+
+/// What of the host's files the process can name: by its root and its mount namespace. `None` if the kernel
+/// does not tell this user.
+fn root_folder(pid: u32) -> Option<String> {
+    let of = |process: &str| {
+        fs::metadata(format!("/proc/{process}/root/")).map(|it| (it.dev(), it.ino()))
+    };
+    let theirs = of(&pid.to_string()).ok()?;
+    let same = of("self").is_ok_and(|ours| ours == theirs);
+    Some(if same {
+        "the host's".into()
+    } else {
+        "its own".into()
+    })
 }
 
 /// `None` if the kernel does not tell this user.
