@@ -41,17 +41,32 @@ pub enum CmdlineError {
 /// None that can happen: the line has no limit yet.
 pub fn new(user: &str, defaults: &[&str]) -> Result<Cmdline, CmdlineError> {
     let key = |word: &str| word.split('=').next().map(str::to_string);
-    let kernel = user
-        .split_ascii_whitespace()
-        .take_while(|word| *word != "--");
-    let present: Vec<_> = kernel.map(key).collect();
+    let (kernel, init) = divide(user);
+    let present: Vec<_> = kernel.split_ascii_whitespace().map(key).collect();
     let mut words = defaults.to_vec();
     words.retain(|word| !present.contains(&key(word)));
-    // With a space before the user's words, as they may be nothing but "-- ...".
-    Ok(Cmdline::try_from(
-        &format!("{} {user}", words.join(" ")),
-        usize::MAX,
-    )?)
+    // linux-loader knows the separator only by a space on either side of it.
+    let end = if init.trim().is_empty() { "" } else { " -- " };
+    let line = format!("{} {kernel}{end}{init}", words.join(" "));
+    Ok(Cmdline::try_from(&line, usize::MAX)?)
+}
+
+/// The kernel's words, and what follows a word `--`, which goes to init (lib/cmdline.c, `next_arg`).
+fn divide(line: &str) -> (&str, &str) {
+    let (mut quoted, mut begins) = (false, true);
+    for (at, c) in line.char_indices() {
+        let (kernel, rest) = line.split_at(at);
+        if begins
+            && !quoted
+            && let Some(init) = rest.strip_prefix("--")
+            && init.chars().next().is_none_or(|c| c.is_ascii_whitespace())
+        {
+            return (kernel, init);
+        }
+        quoted ^= c == '"';
+        begins = c.is_ascii_whitespace();
+    }
+    (line, "")
 }
 
 /// Append one `virtio_mmio.device=` a slot (drivers/virtio/virtio_mmio.c).
@@ -118,6 +133,24 @@ mod tests {
         let mut line = new("-- a", &[]).unwrap();
         line.insert_str("x").unwrap();
         assert_eq!(written(&line, 99).unwrap(), "x -- a");
+    }
+
+    #[test]
+    fn devices_are_the_kernels_however_the_separator_is_written() {
+        for (user, expected) in [
+            ("--", "DEVICE"),
+            ("quiet --", "quiet DEVICE"),
+            ("quiet\t--\ta", "quiet DEVICE -- a"),
+            ("quiet \n--\n", "quiet DEVICE"),
+            ("dyndbg=\"a -- b\"", "dyndbg=\"a -- b\" DEVICE"),
+            ("--a b--", "--a b-- DEVICE"),
+        ] {
+            let mut line = new(user, &[]).unwrap();
+            add_virtio(&mut line, &[virtio_slot(0).unwrap()]).unwrap();
+            let text = written(&line, 2047).unwrap();
+            let text = text.replace("virtio_mmio.device=4K@0xc0001000:5", "DEVICE");
+            assert_eq!(text, expected, "{user:?}");
+        }
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Compression {
         const KNOWN: [(&[u8], Compression); 7] = [
             (b"\x1f\x8b", Compression::Gzip),
             (b"BZh", Compression::Bzip2),
-            (b"\x5d\0\0", Compression::Lzma),
+            // The size of the dictionary follows, which may be small (lib/decompress.c).
+            (b"\x5d\0", Compression::Lzma),
             (b"\xfd7zXZ\0", Compression::Xz),
             (&LZOP_MAGIC, Compression::Lzo),
             (&LZ4_MAGIC, Compression::Lz4),

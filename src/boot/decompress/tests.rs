@@ -23,6 +23,12 @@ pub fn pack(compression: Compression, data: &[u8]) -> Vec<u8> {
     payload
 }
 
+#[test]
+fn lzma_may_have_a_small_dictionary() {
+    let found = Compression::detect(b"\x5d\0\x10\0\0");
+    assert_eq!(found, Some(Compression::Lzma));
+}
+
 pub fn stream(compression: Compression, data: &[u8]) -> Vec<u8> {
     use liblzma::stream::{Check, Filters, LzmaOptions};
     let xz = |stream| {
