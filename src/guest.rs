@@ -11,6 +11,9 @@ use thiserror::Error;
 
 mod symtab;
 
+#[cfg(fuzzing)]
+pub use symtab::add as add_symbols;
+
 use crate::memory::packed::EMBEDDED;
 pub use crate::memory::packed::{Packed, PackedError};
 

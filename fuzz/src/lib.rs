@@ -1,4 +1,4 @@
-//! Fuzz targets for the virtio transport and each device behind it.
+//! Fuzz targets: the virtio transport and each device behind it, and what reads files and messages.
 //!
 //! An [`Input`] is a sequence of steps of one guest and its device: what the guest writes to registers
 //! and memory, correct or not ([`step`]), and what the host does meanwhile. [`play`] executes it and
@@ -11,18 +11,33 @@
 //! * After a reset, a correct driver is served.
 //!
 //! A [`Subject`] is one device: its configuration, its requests, and the actions of its host.
+//!
+//! The other targets are parsers and formats: a module has its `Input`, which is mostly correct, and a
+//! function `check` that reads it and checks what came out. docs/development.md has a table of all.
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod balloon;
 pub mod block;
+pub mod cmdline;
+pub mod config;
 pub mod console;
+pub mod elf;
+pub mod flags;
 pub mod fs;
+pub mod initrd;
+pub mod kernel;
 pub mod ledger;
+pub mod messages;
 pub mod net;
+pub mod packed;
+pub mod patch;
 pub mod play;
 pub mod rng;
 pub mod step;
+pub mod symbols;
+pub mod tables;
 pub mod transport;
 pub mod vsock;
 

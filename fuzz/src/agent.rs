@@ -1,0 +1,183 @@
+//! The host's session with a guest's init, which may send anything.
+
+use arbitrary::Arbitrary;
+use hull::agent::{
+    Event, Exec, Exit, Interface, MAX_BUFFERED, Output, Resumed, Session, WindowSize,
+};
+use hull_agent::FromGuest;
+
+/// A session.
+#[derive(Arbitrary, Debug)]
+pub struct Input {
+    start: Start,
+    argv: Vec<String>,
+    tty: Option<(u16, u16)>,
+    steps: Vec<Step>,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Start {
+    New,
+    Waiting,
+    Restored,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// The guest sends bytes that need not be a frame.
+    Bytes(Vec<u8>),
+    /// A message of the guest's.
+    Hello(Option<u32>),
+    Ready,
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    Flood(u16),
+    Ack(u32),
+    Exit(u8, u8),
+    Error(Vec<u8>),
+    Suspend,
+    /// The host's calls.
+    Start(bool),
+    Resumed(u8, u8),
+    Networks(u8),
+    Take(u8),
+    Sent(u16),
+    Stdin(u16),
+    CloseStdin,
+    Resize(u16, u16),
+    Signal(u8),
+    CloseOutput(bool),
+    /// The session continues in another process.
+    Save,
+}
+
+fn resumed(first_slot: u8, slots: u8) -> Resumed {
+    Resumed {
+        unix_ns: 1,
+        entropy: [7; 32],
+        first_slot,
+        slots,
+    }
+}
+
+/// Talk.
+pub fn check(input: &Input) {
+    let exec = Exec {
+        argv: input.argv.iter().map(Into::into).collect(),
+        tty: input.tty.map(|(rows, cols)| WindowSize { rows, cols }),
+        ..Exec::default()
+    };
+    let session = match input.start {
+        Start::New => Session::new(exec),
+        Start::Waiting => Session::waiting(exec),
+        Start::Restored => Session::restored(exec, resumed(0, 1)),
+    };
+    let Ok(mut session) = session else {
+        return;
+    };
+    let mut ended = false;
+    for step in &input.steps {
+        play(&mut session, step);
+        assert!(session.receive_room() <= MAX_BUFFERED);
+        if let Step::Save = step {
+            // Its owner has taken all events.
+            while let Some(event) = session.next_event() {
+                assert!(!ended, "{event:?} after the end");
+                ended = matches!(event, Event::Exited(_));
+            }
+            let saved = session.save();
+            let bytes = postcard::to_allocvec(&saved).unwrap();
+            let again = postcard::from_bytes(&bytes).unwrap();
+            assert_eq!(saved, again);
+            session = Session::load(again).unwrap();
+            assert_eq!(session.save(), saved);
+        }
+    }
+    // All of it can be taken; the guest gets whole frames.
+    while let Some(event) = session.next_event() {
+        assert!(!ended, "{event:?} after the end");
+        ended = matches!(event, Event::Exited(_));
+        if let Event::Error(text) = event {
+            assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
+        }
+    }
+    assert_eq!(session.receive_room(), MAX_BUFFERED);
+}
+
+fn play(session: &mut Session, step: &Step) {
+    let mut buffer = vec![0; 1 << 17];
+    let mut tell = |session: &mut Session, message: FromGuest| {
+        let len = message.encode(&mut buffer).unwrap();
+        receive(session, &buffer[..len]);
+    };
+    match step {
+        Step::Bytes(bytes) => receive(session, bytes),
+        Step::Hello(version) => {
+            let version = version.unwrap_or(hull_agent::VERSION);
+            tell(session, FromGuest::Hello { version });
+        }
+        Step::Ready => tell(session, FromGuest::Ready),
+        Step::Stdout(bytes) => tell(session, FromGuest::Stdout(bytes)),
+        Step::Stderr(bytes) => tell(session, FromGuest::Stderr(bytes)),
+        Step::Flood(len) => tell(session, FromGuest::Stdout(&vec![b'x'; (*len).into()])),
+        Step::Ack(count) => tell(session, FromGuest::StdinAck(*count)),
+        Step::Exit(kind, value) => {
+            let exit = match kind % 5 {
+                0 => Exit::Exited(*value),
+                1 => Exit::Signalled(value % 64 + 1),
+                2 => Exit::NotExecutable((*value).into()),
+                3 => Exit::NotFound((*value).into()),
+                _ => Exit::Error((*value).into()),
+            };
+            tell(session, FromGuest::Exit(exit));
+        }
+        Step::Error(text) => tell(session, FromGuest::Error(text)),
+        Step::Suspend => tell(session, FromGuest::Suspend),
+        Step::Start(with) => session.start(with.then(|| resumed(1, 2))),
+        Step::Resumed(first, slots) => session.resumed(resumed(first % 100, slots % 100)),
+        Step::Networks(count) => {
+            let network = Interface {
+                mac: [2; 6],
+                address: [10, 0, 0, 1],
+                prefix: 24,
+                gateway: None,
+                dns: None,
+                index: Some(0),
+            };
+            session.set_networks(&vec![network; usize::from(count % 4)]);
+        }
+        Step::Take(count) => {
+            for _ in 0..*count {
+                session.next_event();
+            }
+        }
+        Step::Sent(count) => session.sent((*count).into()),
+        Step::Stdin(len) => {
+            let room = session.stdin_room();
+            let taken = session.send_stdin(&vec![b'i'; (*len).into()]);
+            assert_eq!(taken, room.min((*len).into()));
+        }
+        Step::CloseStdin => session.close_stdin(),
+        Step::Resize(rows, cols) => session.resize(WindowSize {
+            rows: *rows,
+            cols: *cols,
+        }),
+        Step::Signal(number) => session.signal(*number),
+        Step::CloseOutput(first) => session.close_output(match first {
+            true => Output::Stdout,
+            false => Output::Stderr,
+        }),
+        Step::Save => {}
+    }
+}
+
+fn receive(session: &mut Session, bytes: &[u8]) {
+    let (room, before) = (session.receive_room(), session.exit());
+    let took = session.receive(bytes);
+    if bytes.len() > room {
+        assert!(took.is_err());
+    }
+    if before.is_some() && took.is_ok() {
+        assert_eq!(session.exit(), before);
+    }
+}
