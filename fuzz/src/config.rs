@@ -116,7 +116,8 @@ impl Value {
     }
 }
 
-fn map(keys: &[&str], table: &[(u8, Value)]) -> serde_json::Map<String, serde_json::Value> {
+/// The object with these members.
+pub fn map(keys: &[&str], table: &[(u8, Value)]) -> serde_json::Map<String, serde_json::Value> {
     let member = |(key, value): &(u8, Value)| (pick(keys, *key), value.json());
     table.iter().map(member).collect()
 }

@@ -29,17 +29,20 @@ pub mod fs;
 pub mod initrd;
 pub mod kernel;
 pub mod ledger;
+pub mod legacy;
 pub mod messages;
 pub mod net;
 pub mod packed;
 pub mod patch;
 pub mod play;
+pub mod records;
 pub mod rng;
 pub mod step;
 pub mod symbols;
 pub mod tables;
 pub mod transport;
 pub mod vsock;
+pub mod walk;
 
 use std::fmt::Debug;
 
