@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, flock, unlinkat};
 use rustix::process::geteuid;
 
 /// How old one is at least: a hull that makes one locks it at once.
@@ -35,7 +35,7 @@ pub fn remove(place: &Path, prefix: &str) {
             let _ = if about.is_dir() {
                 fs::remove_dir_all(entry.path())
             } else {
-                fs::remove_file(entry.path())
+                unlinkat(CWD, entry.path(), AtFlags::empty()).map_err(Into::into)
             };
         }
     }

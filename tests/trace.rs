@@ -441,6 +441,7 @@ fn a_boot_is_explained_step_by_step() {
         "the kernel, copied into guest memory",
         "KVM_SET_SREGS, KVM_SET_REGS: the first vCPU at the entry",
         "KVM_RUN",
+        "SECCOMP_SET_MODE_FILTER: the system calls of each thread",
     ]
     .iter()
     .enumerate()

@@ -27,7 +27,9 @@ impl Drop for Hull {
 fn connect(socket: &Path, port: &str) -> (UnixStream, String) {
     let mut stream = UnixStream::connect(socket).expect("hull listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-    writeln!(stream, "CONNECT {port}").expect("hull reads");
+    // At once: hull may close the connection before the end of a line that is too long.
+    let line = format!("CONNECT {port}\n");
+    stream.write_all(line.as_bytes()).expect("hull reads");
     let mut answer = Vec::new();
     let mut byte = [0];
     while !answer.ends_with(b"\n") && matches!(stream.read(&mut byte), Ok(1)) {

@@ -29,6 +29,7 @@ mod profile;
 mod ps;
 mod restore;
 mod run;
+mod seccomp;
 mod shape;
 mod snapshot;
 mod stop;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, flock, renameat, unlinkat};
 use rustix::process::geteuid;
 use tempfile::NamedTempFile;
 
@@ -80,9 +80,13 @@ impl OutputFile {
         };
         match &self.place {
             Place::Beside { mode } => {
-                let file = beside(&self.resolved, *mode)?;
-                whole(file.as_file())?;
-                Ok(file.persist(&self.resolved).map(drop)?)
+                // It would be removed by unlink(2), which is on no list of system calls.
+                let (file, name) = beside(&self.resolved, *mode)?.keep()?;
+                let replaced =
+                    whole(&file).and_then(|()| Ok(renameat(CWD, &name, CWD, &self.resolved)?));
+                replaced.inspect_err(|_| {
+                    let _ = unlinkat(CWD, &name, AtFlags::empty());
+                })
             }
             Place::There(file) => {
                 let regular = file.metadata()?.is_file();

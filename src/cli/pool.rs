@@ -5,7 +5,7 @@ use std::process;
 use super::bar::Bar;
 use super::output::{print, say, say_error};
 use super::shape::Shape;
-use super::{flagged, machine};
+use super::{flagged, machine, seccomp};
 use crate::config::{Command, Draft};
 use crate::launch::{member, pool};
 use crate::vmm::VmmError;
@@ -32,6 +32,8 @@ pub struct Pool {
     machines: u16,
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    seccomp: seccomp::Flag,
     /// Be one of the machines.
     #[arg(long, hide = true)]
     member: bool,
@@ -49,6 +51,7 @@ impl Pool {
         });
         let machine = draft.machine().map_err(flagged::config)?;
         if self.member {
+            self.seccomp.apply(machine.lockdown)?;
             let clock = || machine::clock().1;
             let failed = |error: &VmmError| say_error(error);
             return member::run(machine, &clock, &say, &failed).map_err(flagged::error);

@@ -92,6 +92,7 @@ fn line(machine: &Found) -> Option<Line> {
             line.uptime_seconds = uptime_seconds;
         }
         Err(ControlError::Stopped { .. }) => line.state = "stopped".into(),
+        Err(ControlError::Lost { .. }) if machine.is_stopped() => line.state = "stopped".into(),
         Err(ControlError::Lost { .. }) => {}
         Err(ControlError::Connect { error, .. })
             if error.kind() == std::io::ErrorKind::WouldBlock => {}

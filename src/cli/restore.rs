@@ -8,7 +8,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::machine::{self, Reports};
 use super::shape::Wall;
-use super::{flagged, logger};
+use super::{flagged, logger, seccomp};
 use crate::config::Vsock;
 use crate::config::machine::parse_name;
 use crate::disk::Moved;
@@ -73,6 +73,8 @@ pub struct Restore {
     #[command(flatten)]
     wall: Wall,
     #[command(flatten)]
+    seccomp: seccomp::Flag,
+    #[command(flatten)]
     reports: Reports,
 }
 
@@ -91,6 +93,7 @@ impl Restore {
             timeline.span("memory", || saved.verify())?;
         }
         let config = self.config(saved, 1)?;
+        self.seccomp.apply(config.machine.lockdown)?;
         let reports = self.reports.open()?;
         let signals = machine::signals()?;
         let tty = machine::tty(&config)?;
@@ -145,6 +148,7 @@ impl Restore {
             command.args(self.paused.then_some("--paused"));
             command.args(self.wall.flags());
             command.args(self.trust.then_some("--trust"));
+            command.args(self.seccomp.arguments());
             command.args(logger::flags());
             command.stdin(Stdio::null());
             command.spawn()

@@ -11,7 +11,7 @@ use super::process::Process;
 use super::profile::{self, Open};
 use super::shape::Shape;
 use super::tracing::{self, Writer};
-use super::{flagged, gdb};
+use super::{flagged, gdb, seccomp};
 use crate::boot::Via;
 use crate::config::machine::parse_name;
 use crate::config::{Console, Draft, Fault, Machine, file};
@@ -101,6 +101,8 @@ pub struct Run {
     #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
     #[command(flatten)]
+    seccomp: seccomp::Flag,
+    #[command(flatten)]
     reports: Reports,
     #[command(flatten)]
     profile: profile::Flags,
@@ -126,6 +128,7 @@ impl Run {
         let Some(config) = &mut config else {
             return print(file::write(&machine)?.text().as_bytes()).map(|()| 0);
         };
+        self.seccomp.apply(machine.lockdown)?;
         let reports = self.reports.open()?;
         let profile = self.profile.open(config.images.symbols.clone())?;
         config.attachments.profile = profile.as_ref().map(|open| open.profile.clone());
@@ -139,7 +142,7 @@ impl Run {
         let tty = machine::tty(config)?;
         let launch = Launch {
             cold: self.cold,
-            pooled: !self.reports.wanted(),
+            pooled: !self.reports.wanted() && !self.seccomp.is_given(),
             streams: Streams::own(tty.clone()),
             tell: &|line| machine::say_on(tty.as_deref(), line),
         };

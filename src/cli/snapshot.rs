@@ -1,5 +1,6 @@
 //! `hull snapshot`: saves a running machine, and merges snapshots.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,14 +75,25 @@ impl Snapshot {
         let machine = fleet::find(&name)?;
         // The machine may have another working directory.
         let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
+        // The machine may not: its hull makes no folders.
+        let made = snapshot::make_folder(&dir)?;
         let request = Action::Snapshot {
-            dir,
+            dir: dir.clone(),
             diff: self.diff,
             stop: self.stop,
         };
-        let Answer::Saved(done) = control::ask_within(&machine, request, SAVE_TIMEOUT)? else {
+        let answered = control::ask_within(&machine, request, SAVE_TIMEOUT);
+        if made && answered.is_err() {
+            let _ = fs::remove_dir(&dir); // it stays if something is in it
+        }
+        let Answer::Saved(done) = answered? else {
             bail!("unexpected reply from {name}");
         };
+        if made {
+            // The folder above holds this one's name.
+            let above = File::open(dir.join("..")).and_then(|above| above.sync_all());
+            above.with_context(|| format!("cannot write the folder above {}", dir.display()))?;
+        }
         if self.json {
             let text = serde_json::to_string_pretty(&done)? + "\n";
             return print(text.as_bytes());

@@ -13,7 +13,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,26 +22,30 @@ use rustix::process::geteuid;
 
 use super::action::{Action, Answer, MAX_REQUEST_BYTES, Request, VERSION};
 use super::reply::Reply;
-use crate::sync::{EventFd, eventfd};
+use crate::sync::EventFd;
 
 /// Connections at once; further ones wait until one of these ends.
 const MAX_CONNECTIONS: usize = 8;
 /// Time for a request to arrive, and for an answer to be read.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay before the next accept when no file descriptor is left.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Serve connections to the nonblocking `listener` until `stop` is readable. Answers that exist by
-/// then are still sent, as far as the sockets take them at once.
+/// then are still sent, as far as the sockets take them at once. `wake` is raised for each answer.
 ///
 /// # Errors
 /// Waiting fails, or there is no descriptor left.
 pub fn serve(
     listener: &OwnedFd,
+    wake: EventFd,
     stop: impl AsFd,
     mut act: impl FnMut(Action, Reply),
 ) -> io::Result<()> {
-    let wake = Arc::new(eventfd()?);
+    let wake = Arc::new(wake);
     let (answers, given) = channel();
     let mut connections: Vec<Connection> = Vec::new();
     let mut next = 0;
@@ -151,7 +154,7 @@ fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
         Ok(socket) => socket,
         Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return None,
         Err(_) => {
-            thread::sleep(ACCEPT_RETRY);
+            let _ = poll(&mut [], Some(&ACCEPT_RETRY));
             return None;
         }
     };
@@ -275,8 +278,11 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::Path;
 
+    use std::thread;
+
     use super::*;
     use crate::inspect::{Inspection, Topic};
+    use crate::sync::eventfd;
 
     /// Serve while `talk` runs.
     fn serving(talk: impl FnOnce(&Path)) {
@@ -288,18 +294,23 @@ mod tests {
         thread::scope(|scope| {
             let serve = || {
                 let mut later = Vec::new();
-                serve(&listener.into(), &stop, |action, reply| match action {
-                    Action::Inspect {
-                        topic: Topic::All, ..
-                    } => reply.send(Answer::Inspection(Box::default())),
-                    Action::Inspect { .. } => reply.send(Answer::Refused("x".repeat(1 << 20))),
-                    Action::Pause => later.push(reply),
-                    Action::Resume => later
-                        .drain(..)
-                        .chain([reply])
-                        .for_each(|reply| reply.send(Answer::Done { changed: true })),
-                    _ => drop(reply),
-                })
+                serve(
+                    &listener.into(),
+                    eventfd().unwrap(),
+                    &stop,
+                    |action, reply| match action {
+                        Action::Inspect {
+                            topic: Topic::All, ..
+                        } => reply.send(Answer::Inspection(Box::default())),
+                        Action::Inspect { .. } => reply.send(Answer::Refused("x".repeat(1 << 20))),
+                        Action::Pause => later.push(reply),
+                        Action::Resume => later
+                            .drain(..)
+                            .chain([reply])
+                            .for_each(|reply| reply.send(Answer::Done { changed: true })),
+                        _ => drop(reply),
+                    },
+                )
             };
             let served = scope.spawn(serve);
             talk(&path);

@@ -11,6 +11,10 @@ pub const BLOCK: u64 = 4096;
 
 /// An open image. Positions and lengths are whole sectors within its size.
 pub trait Image: Send {
+    /// Get ready, on the thread that serves the image, what it may not open later: its system calls are
+    /// restricted afterwards.
+    fn prepare(&mut self) {}
+
     /// Size of the disk now, in bytes.
     fn size(&self) -> io::Result<u64>;
 

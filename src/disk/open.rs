@@ -64,6 +64,11 @@ impl Disk {
         changed.then_some(sectors)
     }
 
+    /// The first step of the thread that serves it.
+    pub(super) fn prepare(&self) {
+        self.with(|shared| shared.image.prepare());
+    }
+
     /// Put all that the guest has written into the image's file.
     pub(super) fn write_back(&self) -> io::Result<()> {
         self.with(|shared| shared.image.write_back())

@@ -48,8 +48,7 @@ pub fn magic(file: &File) -> Option<&'static str> {
 /// A raw image.
 pub struct Raw {
     file: File,
-    /// Found out when two reads come together for the first time.
-    several: Option<Several>,
+    several: Several,
 }
 
 /// How several reads are made.
@@ -66,7 +65,7 @@ impl Raw {
     pub fn new(file: File) -> Self {
         Self {
             file,
-            several: None,
+            several: Several::InTurn,
         }
     }
 }
@@ -105,6 +104,10 @@ fn can_discard(file: &File) -> bool {
 }
 
 impl Image for Raw {
+    fn prepare(&mut self) {
+        self.several = Several::of(&self.file);
+    }
+
     fn size(&self) -> io::Result<u64> {
         (&self.file).seek(SeekFrom::End(0))
     }
@@ -118,7 +121,7 @@ impl Image for Raw {
         };
         // The rest of a read that came short, or its error, follows below.
         if reads.len() > 1
-            && let Several::Ring(ring) = self.several.get_or_insert_with(|| Several::of(&self.file))
+            && let Several::Ring(ring) = &mut self.several
         {
             let came = ring.read(&self.file, &reads);
             for ((at, pieces), came) in reads.iter_mut().zip(came) {
@@ -127,7 +130,7 @@ impl Image for Raw {
                 *at += came as u64;
             }
             if ring.is_broken() {
-                self.several = Some(Several::InTurn);
+                self.several = Several::InTurn;
             }
         }
         let rest = |(at, pieces): (u64, Pieces)| pieces.read_exact_at(&self.file, at);

@@ -15,7 +15,7 @@ use crate::devices::rate::Rate;
 use crate::devices::virtio::block::Request;
 use crate::devices::virtio::requests::{Doorbell, Next, Requests, Worker};
 use crate::memory::GuestMemory;
-use crate::sandbox::Role;
+use crate::sandbox::{self, Role};
 
 /// Requests that are taken together, and the bytes after which no more are: of more, the first ones are
 /// reported while the others are served.
@@ -59,7 +59,13 @@ pub fn start(
         started: Instant::now(),
         checked: Duration::ZERO,
     };
-    Worker::start(Role::Disk, requests, doorbell, move || service.run())
+    Worker::start(Role::Disk, requests, doorbell, move || {
+        if let Some(disk) = &service.disk {
+            disk.prepare();
+        }
+        sandbox::restrict_calls(Role::Disk);
+        service.run();
+    })
 }
 
 struct Service {
@@ -109,7 +115,11 @@ impl Service {
                     self.check_size(now);
                     self.doorbell.wait(Some(wait));
                 }
-                Next::End => return,
+                Next::End => {
+                    // Here, and not by the thread that drops the image. The guest has flushed what counts.
+                    let _ = self.write_back();
+                    return;
+                }
             }
         }
     }

@@ -346,7 +346,14 @@ impl Claim {
     /// # Errors
     /// The socket cannot be created.
     pub fn listen(&self) -> std::io::Result<OwnedFd> {
-        let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        self.listen_on(unbound()?)
+    }
+
+    /// As [`Claim::listen`], on a socket that was made before, by [`unbound`].
+    ///
+    /// # Errors
+    /// The socket's file cannot be created.
+    pub fn listen_on(&self, socket: OwnedFd) -> std::io::Result<OwnedFd> {
         let _ = fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
         // bind(2) makes the file with the mode of the socket.
         fs::fchmod(&socket, FILE_MODE)?;
@@ -422,6 +429,14 @@ fn read_record(folder: &OwnedFd) -> Option<Record> {
         .read_to_end(&mut text)
         .ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// A socket to listen on.
+///
+/// # Errors
+/// No descriptor is left.
+pub fn unbound() -> std::io::Result<OwnedFd> {
+    Ok(socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
 }
 
 fn socket(flags: SocketFlags) -> Result<OwnedFd> {

@@ -18,7 +18,7 @@ mod tests;
 
 pub use error::FleetError;
 use folder::Runtime;
-pub use folder::{Claim, Found};
+pub use folder::{Claim, Found, unbound};
 pub use record::Record;
 
 /// Longest name, in characters.

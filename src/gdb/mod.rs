@@ -77,6 +77,7 @@ impl Debugger for Server {
         let Some(listener) = self.listener.take() else {
             return Ok(());
         };
+        let powers = session::powers();
         let waiting = self.wait.then(|| machine.vcpus.pause());
         let woken = Arc::new(eventfd()?);
         let (sender, stops) = mpsc::channel();
@@ -92,7 +93,8 @@ impl Debugger for Server {
             stops,
             woken,
             over: self.over.clone(),
-            powers: None,
+            powers,
+            told_powers: false,
         };
         self.thread = Some(spawn(Role::Gdb, move || worker.serve(&listener))?);
         Ok(())

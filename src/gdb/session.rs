@@ -33,8 +33,10 @@ pub struct Worker {
     /// Raised for each stop.
     pub woken: Arc<EventFd>,
     pub over: Arc<Over>,
-    /// What this KVM can do, once it was measured.
-    pub powers: Option<Powers>,
+    /// What this KVM can do.
+    pub powers: Powers,
+    /// Whether the user was told what it cannot do.
+    pub told_powers: bool,
 }
 
 /// Why a session ended.
@@ -100,8 +102,8 @@ impl Worker {
 
     /// Serve one gdb from its connection to its disconnection.
     fn session(&mut self, wire: Wire) -> End {
-        let powers = self.powers();
-        let guest = Guest::stop(self.machine.clone(), powers);
+        self.tell_powers();
+        let guest = Guest::stop(self.machine.clone(), self.powers);
         let mut session = Session::new(guest);
         let end = self.converse(&mut session, wire);
         if session.resumed || matches!(end, End::Left) && !self.is_waiting() {
@@ -124,18 +126,12 @@ impl Worker {
         self.waiting.is_some()
     }
 
-    /// What this KVM can do, measured when the first gdb connects.
-    fn powers(&mut self) -> Powers {
-        if let Some(powers) = self.powers {
-            return powers;
+    /// Tell the user, once, what this KVM cannot do.
+    fn tell_powers(&mut self) {
+        if std::mem::replace(&mut self.told_powers, true) {
+            return;
         }
-        let measured = vm::open().map_err(Into::into).and_then(probe::debugging);
-        let powers = measured.unwrap_or(Powers {
-            trap: Trap::Exit,
-            execute: true,
-            watch: true,
-            blocks_interrupts: false,
-        });
+        let powers = self.powers;
         let lacks = [
             (
                 powers.trap != Trap::Exit,
@@ -151,8 +147,6 @@ impl Worker {
             self.machine
                 .warn(&format!("this host's KVM has no {lacks}"));
         }
-        self.powers = Some(powers);
-        powers
     }
 
     fn converse(&mut self, session: &mut Session, wire: Wire) -> End {
@@ -261,6 +255,17 @@ impl Worker {
             Err(_) => Next::Gone,
         }
     }
+}
+
+/// What this KVM can do, by a trial: before the system calls of this process are restricted.
+pub fn powers() -> Powers {
+    let measured = vm::open().map_err(Into::into).and_then(probe::debugging);
+    measured.unwrap_or(Powers {
+        trap: Trap::Exit,
+        execute: true,
+        watch: true,
+        blocks_interrupts: false,
+    })
 }
 
 /// The next event of gdb or of the machine.

@@ -1,11 +1,16 @@
 //! What hull has given up, as the host's kernel reports it at this moment.
 
-use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 
-use nix::sys::resource::{Resource, getrlimit};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
+use rustix::io::retry_on_intr;
 use rustix::process::{DumpableBehavior, dumpable_behavior};
 use serde::{Deserialize, Serialize};
+
+/// Bytes that are read of a file of /proc at once, and of a folder.
+const PART: usize = 4096;
 
 /// What the process and its threads have given up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,21 +48,60 @@ impl Lockdown {
     /// # Errors
     /// There is no /proc, or the kernel does not say.
     pub fn of_process() -> io::Result<Self> {
+        let own = open(CWD, "/proc/self", OFlags::DIRECTORY)?;
+        let tasks = open(&own, "task", OFlags::DIRECTORY)?;
         let mut threads = Vec::new();
-        for task in fs::read_dir("/proc/self/task")? {
+        let mut part = [MaybeUninit::uninit(); PART];
+        let mut entries = RawDir::new(&tasks, &mut part);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let id = entry.file_name().to_string_lossy();
             // A thread may end meanwhile.
-            if let Ok(status) = fs::read_to_string(task?.path().join("status")) {
+            if !id.starts_with('.')
+                && let Ok(status) = text(&tasks, &format!("{id}/status"))
+            {
                 threads.push(Thread::of(&status).ok_or(io::ErrorKind::InvalidData)?);
             }
         }
-        let limits = |resource| getrlimit(resource).map(|(soft, hard)| [soft, hard]);
+        let limits = text(&own, "limits")?;
+        let limits = |name| limits_of(&limits, name).ok_or(io::ErrorKind::InvalidData);
         Ok(Self {
             threads,
             dumpable: dumpable_behavior()? != DumpableBehavior::NotDumpable,
-            core_bytes: limits(Resource::RLIMIT_CORE)?,
-            descriptors: limits(Resource::RLIMIT_NOFILE)?,
+            core_bytes: limits("Max core file size")?,
+            descriptors: limits("Max open files")?,
         })
     }
+}
+
+fn open(below: impl AsFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(openat(below, path, flags, Mode::empty())?)
+}
+
+/// The text of a file of /proc, by no system calls but openat(2), read(2) and close(2): a thread that serves
+/// the control socket has few.
+fn text(below: &OwnedFd, path: &str) -> io::Result<String> {
+    let file = open(below, path, OFlags::empty())?;
+    let mut bytes = Vec::new();
+    let mut part = [0; PART];
+    loop {
+        match retry_on_intr(|| rustix::io::read(&file, &mut part))? {
+            0 => return String::from_utf8(bytes).map_err(io::Error::other),
+            len => bytes.extend_from_slice(&part[..len]),
+        }
+    }
+}
+
+/// A limit and what it can be raised to, of those in /proc/self/limits (proc_pid_limits(5)).
+fn limits_of(text: &str, name: &str) -> Option<[u64; 2]> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let mut words = line.split_whitespace();
+    let mut value = || match words.next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    };
+    Some([value()?, value()?])
 }
 
 impl Thread {
@@ -94,6 +138,9 @@ mod tests {
         assert_eq!(thread.capabilities, "0x1");
         assert_eq!(thread.bounding, "0x1ffffffffff");
         assert_eq!(Thread::of("Name:\tx\n"), None);
+        let limits = "Limit  Soft  Hard\nMax core file size  0  unlimited  bytes\n";
+        assert_eq!(limits_of(limits, "Max core file size"), Some([0, u64::MAX]));
+        assert_eq!(limits_of(limits, "Max open files"), None);
         let own = Lockdown::of_process().expect("/proc");
         assert!(!own.threads.is_empty() && own.descriptors[0] > 0);
     }

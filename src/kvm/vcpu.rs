@@ -5,7 +5,7 @@ mod debug;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -98,8 +98,10 @@ impl Kicker {
             // SAFETY: the page is mapped as long as the pointer is here, and only the kernel reads
             // this byte.
             unsafe { AtomicU8::from_ptr(byte.as_ptr()) }.store(1, Ordering::Release);
-            // A thread that has ended needs no kick.
-            let _ = thread.kill(SIGRTMIN());
+            // A thread that has ended needs no signal, nor does the caller: it is not in KVM_RUN.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.kill(SIGRTMIN());
+            }
         }
     }
 }

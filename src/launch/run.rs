@@ -75,6 +75,7 @@ pub fn run(
     );
     if let (Err(error), Some(warm)) = (&result, &mut warm)
         && warm.failed(error, config)
+        && vmm::may_build()
     {
         let signals = Signals::catch().map_err(LaunchError::system("catch signals"))?;
         result = vmm::run(config, launch.streams.clone(), signals, timeline, None);

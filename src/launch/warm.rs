@@ -14,7 +14,7 @@ use crate::memory::image::Image;
 use crate::memory::program;
 use crate::templates::{About, Building, Cache, CacheError, Key};
 use crate::vmm::snapshot::{Saved, SavedError};
-use crate::vmm::{Config, LATE_SLOTS, Start, VmmError};
+use crate::vmm::{Config, LATE_SLOTS, Start, VmmError, may_build};
 
 /// The beginning of a message about a start that leaves no template.
 const BOOTS: &str = "the guest boots, and the next one will: ";
@@ -126,8 +126,13 @@ impl<'a> Warm<'a> {
     }
 
     fn drop_template(&self, reason: &str) {
+        let boots = if may_build() {
+            "the guest"
+        } else {
+            "the next run"
+        };
         (self.tell)(&format!(
-            "the template is dropped, and the guest boots: {reason}"
+            "the template is dropped, and {boots} boots: {reason}"
         ));
         let _ = self.cache.remove(&self.key); // another process may have removed it
     }

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, retry_on_intr};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::config::{Protocol, Publish, Subnet};
@@ -38,6 +38,9 @@ const MAX_TEXT: usize = 2000;
 #[derive(Debug)]
 pub struct Passt {
     child: Child,
+    /// By which it is ended and waited for: the thread of a network may send no other signal. `None` on a
+    /// host without such descriptors (before Linux 5.3); passt ends by itself when the socket is closed.
+    process: Option<OwnedFd>,
     /// Carries frames in the format of [`Stream`].
     pub socket: Arc<OwnedFd>,
     /// Standard error of passt. Nonblocking on both sides, so that passt never waits for hull.
@@ -87,8 +90,10 @@ impl Passt {
             ErrorKind::NotFound => NetError::PasstMissing,
             _ => NetError::Passt { error },
         })?;
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
         Ok(Self {
             child,
+            process,
             socket: Arc::new(socket),
             messages: messages.into(),
             publish: publish.to_vec(),
@@ -137,11 +142,10 @@ impl Passt {
     /// whom hull may not signal after the lock-down.
     fn end(&mut self) {
         let _ = shutdown(&*self.socket, Shutdown::Both);
-        let _ = self.child.kill();
-        let timeout = Timespec::try_from(END_TIMEOUT).ok();
-        let process = Pid::from_child(&self.child);
-        if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
-            let mut fds = [PollFd::new(&process, PollFlags::IN)];
+        if let Some(process) = &self.process {
+            let _ = pidfd_send_signal(process, Signal::KILL);
+            let timeout = Timespec::try_from(END_TIMEOUT).ok();
+            let mut fds = [PollFd::new(process, PollFlags::IN)];
             let _ = retry_on_intr(|| poll(&mut fds, timeout.as_ref()));
         }
         let _ = self.child.try_wait();

@@ -164,16 +164,17 @@ impl Job {
     }
 
     /// Report the end of the command, which is the last message of this process.
-    pub fn ended(mut self, status: u8) {
+    pub fn ended(self, status: u8) {
         self.report(Reply::Ended(status));
     }
 
     /// Report that the guest was never told of the command.
-    pub fn unfit(mut self) {
+    pub fn unfit(self) {
         self.report(Reply::Unfit);
     }
 
-    fn report(&mut self, reply: Reply) {
-        let _ = self.stream.write_all(&reply.line()); // fails if the client has left
+    fn report(&self, reply: Reply) {
+        // By write(2), which is on the main thread's list. It fails if the client has left.
+        let _ = rustix::io::write(&self.stream, &reply.line());
     }
 }

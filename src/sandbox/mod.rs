@@ -1,22 +1,37 @@
 //! Where hull's threads begin, and what they give up before they work for a guest.
 //!
-//! [`spawn`] starts every thread; its [`Role`] names it and sets its stack. [`confine`] and
-//! [`give_up_rights`] restrict the calling thread, for good: a fault in it then reaches no further
-//! than the files it needs. [`set_signals`] undoes what the process inherits. [`outlive`] starts the process
-//! that closes what takes long.
+//! [`spawn`] starts every thread; its [`Role`] names it and sets its stack, and the system calls that it may
+//! make (`filters` lists them, [`restrict_calls`] installs the list, `violation` is what follows another
+//! call). [`confine`] and [`give_up_rights`] restrict the calling thread, for good: a fault in it then
+//! reaches no further than the files it needs. [`set_signals`] undoes what the process inherits.
+//! [`outlive`] starts the process that closes what takes long.
 
 mod allowed;
+mod compiled;
 mod confine;
+mod connector;
 mod descriptors;
+#[cfg(test)]
+mod drill;
+#[cfg(test)]
+#[allow(dead_code)] // what the build script compiles
+mod filters;
 mod inherited;
 mod lockdown;
 mod outlive;
+mod role;
+mod seccomp;
 mod threads;
+mod violation;
 
 pub use allowed::allowed_calls;
 pub use confine::{Confinement, SandboxError, confine, give_up_rights, landlock_version};
+pub use connector::Connector;
 pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
 pub use lockdown::lock_down;
 pub use outlive::outlive;
-pub use threads::{Role, spawn, spawn_scoped};
+pub use role::Role;
+pub use seccomp::{Seccomp, is_restricted, restrict_calls, set_seccomp};
+pub use threads::{spawn, spawn_scoped};
+pub use violation::restore_on_violation;

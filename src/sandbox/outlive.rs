@@ -6,16 +6,23 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::event::{Timespec, poll};
+use rustix::process::{Signal, getpid, set_parent_process_death_signal};
 use rustix::thread::futex;
 
 /// Bytes of the process's stack.
 const STACK: usize = 16 << 10;
 
+/// How long the process stays at most: its parent may have been killed before the process asked to end with
+/// it.
+const LONGEST: Timespec = Timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
+
 /// What that process is told, and what it answers.
 struct Order {
     kept: RawFd,
-    parent: Pid,
     /// Set when it holds nothing else.
     ready: AtomicU32,
 }
@@ -37,7 +44,6 @@ pub fn outlive(kept: BorrowedFd<'_>) -> io::Result<()> {
     let stack = Box::leak(vec![0u128; STACK / size_of::<u128>()].into_boxed_slice());
     let order: &'static Order = Box::leak(Box::new(Order {
         kept: kept.as_raw_fd(),
-        parent: getpid(),
         ready: AtomicU32::new(0),
     }));
     // The process would handle signals by this one's handlers, in this one's memory.
@@ -78,11 +84,10 @@ extern "C" fn hold(order: *mut c_void) -> c_int {
         libc::close_range(kept + 1, u32::MAX, 0);
     }
     let told = set_parent_process_death_signal(Some(Signal::KILL));
-    let orphan = getppid() != Some(order.parent);
     order.ready.store(1, Ordering::Release);
     let _ = futex::wake(&order.ready, futex::Flags::empty(), 1);
-    while told.is_ok() && !orphan {
-        rustix::event::pause();
+    if told.is_ok() {
+        let _ = poll(&mut [], Some(&LONGEST));
     }
     0
 }

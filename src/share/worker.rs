@@ -111,6 +111,7 @@ fn prepare(share: Share, shares: NonZeroUsize) -> Result<Files, ShareError> {
     // /proc is out of reach afterwards.
     let files = Files::new(folder.into(), &config, shares).map_err(serve)?;
     sandbox::confine(bounds, config.read_only).map_err(confine)?;
+    sandbox::restrict_calls(Role::Share);
     Ok(files)
 }
 

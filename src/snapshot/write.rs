@@ -1,12 +1,12 @@
 //! Writes a snapshot beside the old one, which one rename replaces.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -60,10 +60,7 @@ impl Writer {
     /// # Errors
     /// The folder cannot be written to, has other content, or has another writer.
     pub fn create(dir: &Path, sync: bool) -> Result<Self, SnapshotError> {
-        let made = !dir.exists();
-        let mut builder = DirBuilder::new();
-        let made_now = builder.recursive(true).mode(0o700).create(dir);
-        made_now.map_err(failed("make the folder", dir))?;
+        let made = make_folder(dir)?;
         let lock = own_folder(dir)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -264,10 +261,25 @@ impl Drop for Writer {
             let _ = remove(&self.lock, &self.memory_path());
             let _ = remove(&self.lock, &self.dir.join("state.tmp"));
             if self.made {
-                let _ = fs::remove_dir(&self.dir); // unless something else is in it
+                // Unless something else is in it.
+                let _ = unlinkat(CWD, &self.dir, AtFlags::REMOVEDIR);
             }
         }
     }
+}
+
+/// Make the folder `dir` if it is missing. Returns whether it was.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_folder(dir: &Path) -> Result<bool, SnapshotError> {
+    let missing = !dir.exists();
+    if missing {
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(dir);
+        made.map_err(failed("make the folder", dir))?;
+    }
+    Ok(missing)
 }
 
 /// Open the folder `dir` if it is this user's: in another one's, files could be replaced by links and by
@@ -283,7 +295,7 @@ fn own_folder(dir: &Path) -> Result<File, SnapshotError> {
         return Err(foreign(link.uid()));
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(dir, flags, Mode::empty());
+    let folder = rustix::fs::openat(CWD, dir, flags, Mode::empty());
     let folder = File::from(folder.map_err(failed("open", dir))?);
     let data = folder.metadata().map_err(failed("look at", dir))?;
     match data.uid() {

@@ -325,7 +325,7 @@ impl Cache {
             // A user who cleans up by hand may have removed it meanwhile.
             let of = |stat: Stat| (stat.st_dev, stat.st_ino);
             let named = fs::statat(&*self.root, LOCK, AtFlags::SYMLINK_NOFOLLOW).map(of);
-            if named.is_ok() && named == fs::fstat(&lock).map(of) {
+            if named.is_ok() && named == fs::statat(&lock, c"", AtFlags::EMPTY_PATH).map(of) {
                 Ok(lock)
             } else {
                 Err(Errno::WOULDBLOCK)
@@ -454,7 +454,7 @@ pub(super) fn write(folder: &OwnedFd, name: &str, text: &[u8]) -> Result<()> {
 fn sync(folder: &OwnedFd) -> Result<()> {
     for name in names(folder) {
         let file = fs::openat(folder, name, FILE | OFlags::RDONLY, Mode::empty())?;
-        fs::fdatasync(file)?;
+        fs::fsync(file)?;
     }
     fs::fsync(folder)
 }
@@ -489,7 +489,7 @@ pub(super) fn open_lock(folder: &OwnedFd) -> Result<OwnedFd> {
 /// Open a folder that belongs to this user and that no other user can write to.
 fn open_ours(below: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd> {
     let fd = fs::openat(below, path, flags, Mode::empty())?;
-    let stat = fs::fstat(&fd)?;
+    let stat = fs::statat(&fd, c"", AtFlags::EMPTY_PATH)?;
     let others = Mode::WGRP | Mode::WOTH;
     let closed = !Mode::from_raw_mode(stat.st_mode).intersects(others);
     if stat.st_uid == geteuid().as_raw() && closed {

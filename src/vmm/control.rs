@@ -1,7 +1,8 @@
 //! The thread that serves a machine's control socket, and the machine's folder in [`crate::fleet`].
 
 use std::io;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -12,8 +13,8 @@ use super::config::Config;
 use super::error::VmmError;
 use crate::control::server;
 use crate::fleet::{self, Claim, FleetError, Record};
-use crate::sandbox::{Role, spawn};
-use crate::sync::{EventFd, eventfd};
+use crate::sandbox::{Role, restrict_calls, spawn};
+use crate::sync::{EventFd, eventfd, lock};
 
 /// How long a machine without a name runs before it gets a folder, which costs a dozen system calls.
 const UNNAMED_DELAY: Duration = Duration::from_millis(300);
@@ -22,6 +23,7 @@ const UNNAMED_DELAY: Duration = Duration::from_millis(300);
 pub struct Control {
     stop: EventFd,
     thread: Option<JoinHandle<()>>,
+    claim: Arc<Mutex<Option<Claim>>>,
 }
 
 /// Claim the name that the user chose, if any. A machine without one is later named by its process
@@ -59,30 +61,28 @@ impl Control {
         actions: Arc<Actions>,
     ) -> Result<Self, VmmError> {
         let stop = eventfd().map_err(VmmError::EventFd)?;
-        let stopped = stop.try_clone().map_err(VmmError::EventFd)?;
-        let unnamed = record(config, std::process::id().to_string());
+        let named = claim.is_some();
+        let claim = Arc::new(Mutex::new(claim));
+        let server = Server {
+            stopped: stop.try_clone().map_err(VmmError::EventFd)?,
+            socket: fleet::unbound().map_err(VmmError::EventFd)?,
+            wake: eventfd().map_err(VmmError::EventFd)?,
+            claim: claim.clone(),
+            unnamed: record(config, std::process::id().to_string()),
+            actions,
+        };
         let work = move || {
-            let named = claim.is_some();
-            let claim = match claim {
-                Some(claim) => claim,
-                // A short run ends before a user could name it by its process id.
-                None if stops_within(&stopped, UNNAMED_DELAY) => return,
-                None => match fleet::claim(&unnamed) {
-                    Ok(claim) => claim,
-                    Err(_) => return, // a folder was not asked for
-                },
-            };
-            fleet::sweep();
-            if let Err(error) = serve(&claim, &stopped, &actions)
+            if let Err(error) = server.run()
                 && named
             {
                 log::warn!("control: the socket is no longer served: {error}");
             }
         };
-        let thread = spawn(Role::Control, work).map_err(VmmError::Thread)?;
+        let thread = spawn(Role::Claim, work).map_err(VmmError::Thread)?;
         Ok(Self {
             stop,
             thread: Some(thread),
+            claim,
         })
     }
 }
@@ -93,6 +93,42 @@ impl Drop for Control {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // the panic hook has printed a panic
         }
+        // On this thread: the other one may no longer remove the folder.
+        drop(lock(&self.claim).take());
+    }
+}
+
+/// What the thread has; the descriptors are open before its system calls are restricted.
+struct Server {
+    stopped: EventFd,
+    socket: OwnedFd,
+    wake: EventFd,
+    claim: Arc<Mutex<Option<Claim>>>,
+    /// The record of a machine without a claim.
+    unnamed: Record,
+    actions: Arc<Actions>,
+}
+
+impl Server {
+    fn run(self) -> io::Result<()> {
+        let named = lock(&self.claim).is_some();
+        if !named {
+            // A short run ends before a user could name it by its process id.
+            if stops_within(&self.stopped, UNNAMED_DELAY) {
+                return Ok(());
+            }
+            let claimed = fleet::claim(&self.unnamed);
+            *lock(&self.claim) = Some(claimed.map_err(io::Error::other)?);
+        }
+        fleet::sweep();
+        let listener = match &*lock(&self.claim) {
+            Some(claim) => claim.listen_on(self.socket)?,
+            None => return Ok(()), // the machine has ended
+        };
+        restrict_calls(Role::Control);
+        server::serve(&listener, self.wake, &self.stopped, |action, reply| {
+            self.actions.act(action, reply);
+        })
     }
 }
 
@@ -102,11 +138,4 @@ fn stops_within(stop: &EventFd, time: Duration) -> bool {
     let time = Timespec::try_from(time).ok();
     // A signal goes to the event loop's thread or interrupts this wait for good.
     poll(&mut fds, time.as_ref()).is_ok_and(|ready| ready > 0)
-}
-
-fn serve(claim: &Claim, stop: &EventFd, actions: &Actions) -> io::Result<()> {
-    let listener = claim.listen()?;
-    server::serve(&listener, stop, |action, reply| {
-        actions.act(action, reply);
-    })
 }

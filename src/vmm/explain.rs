@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use super::buses::Buses;
 use super::events::Events;
@@ -23,8 +23,7 @@ type Kind = (&'static str, u64);
 pub struct Explain {
     first: u32,
     seen: Mutex<HashMap<Kind, u32>>,
-    symbols: Option<Source>,
-    loaded: OnceLock<Symbols>,
+    symbols: Symbols,
     events: Arc<Events>,
     /// Where the text goes. vCPUs wait while it is full, as for a UART.
     pub outbox: Arc<Outbox>,
@@ -36,8 +35,8 @@ impl Explain {
         Self {
             first,
             seen: Mutex::default(),
-            symbols,
-            loaded: OnceLock::new(),
+            // Here: the threads of the vCPUs may read no file.
+            symbols: symbols.as_ref().map(Source::load).unwrap_or_default(),
             events,
             outbox: Arc::default(),
         }
@@ -143,8 +142,7 @@ impl Explain {
 
     fn place(&self, text: &mut String, rip: u64) -> std::fmt::Result {
         write!(text, "RIP {rip:#x}")?;
-        let load = || self.symbols.as_ref().map(Source::load).unwrap_or_default();
-        if let Some((name, offset)) = self.loaded.get_or_init(load).lookup(rip) {
+        if let Some((name, offset)) = self.symbols.lookup(rip) {
             write!(text, " ({name}+{offset:#x})")?;
         }
         Ok(())

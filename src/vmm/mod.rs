@@ -67,6 +67,7 @@ use crate::fleet::Claim;
 use crate::memory::program;
 use crate::net;
 use crate::profile::Sample;
+use crate::sandbox::is_restricted;
 use actions::Actions;
 use control::Control;
 use debugger::{Attached, Debugger};
@@ -175,15 +176,17 @@ impl ReadyMachine {
         self.story.tell(|| story::run(&machine.added_words));
         let paused = config.paused;
         let _ = life.make(Transition::Start { paused }); // allowed: it is ready
-        self.timeline
-            .span("vCPU threads", || vcpus.start())
-            .map_err(VmmError::Thread)?;
-        let sampling = start_sampling(sampler.zip(samples), machine, &vcpus)?;
+        // Until this thread, too, may make no other system calls than those on its list: it must have
+        // started all others before.
+        let held = vcpus.pause();
+        let sampling = start_threads(&self.timeline, sampler.zip(samples), machine, &vcpus)?;
         if let Some(trace) = &config.attachments.trace {
             self.timeline.record(trace);
         }
         // Without a control socket the machine runs as well, only out of reach.
         let control = Control::start(config, self.claim, actions);
+        restrict(&mut event_loop, &self.story);
+        drop(held);
         if config.start.saved().is_none() {
             // A boot takes a while, and needs little of hull.
             program::release();
@@ -207,12 +210,29 @@ impl ReadyMachine {
     }
 }
 
-/// Start the thread of a profile, if there is one. If that fails the vCPUs are stopped.
-fn start_sampling(
+/// Restrict the calling thread, if its time has come.
+fn restrict(event_loop: &mut EventLoop, story: &Story) {
+    event_loop.restrict_calls();
+    if is_restricted() {
+        story.tell_all(story::system_calls);
+    }
+}
+
+/// Whether another machine may be built after one that has run: its system calls are on no list.
+pub fn may_build() -> bool {
+    !is_restricted()
+}
+
+/// Start the threads of the vCPUs and of a profile, if there is one. If that fails the vCPUs are stopped.
+fn start_threads(
+    timeline: &Timeline,
     sampler: Option<(Arc<Sampler>, Receiver<Sample>)>,
     machine: &Machine,
     vcpus: &Arc<Vcpus>,
 ) -> Result<Option<JoinHandle<()>>, VmmError> {
+    timeline
+        .span("vCPU threads", || vcpus.start())
+        .map_err(VmmError::Thread)?;
     let Some((sampler, samples)) = sampler else {
         return Ok(None);
     };

@@ -1,18 +1,22 @@
-//! Files of /proc about hull's own process, opened before it gives up the rights to open them.
+//! What hull knows of its own process, from before it gives up the rights to find out.
 
+use std::env;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 /// Longest text of /proc/self/statm: seven numbers.
 const MAX_STATM: usize = 7 * 21;
 
-/// The open files; `None` where there is no /proc.
+/// Open files of /proc, `None` where there is none, and the rest.
 #[derive(Debug)]
 pub struct Own {
     statm: Option<File>,
     /// Which pages are there: 8 bytes each.
     pub pagemap: Option<File>,
+    /// The working directory; `None` where it was removed.
+    pub folder: Option<PathBuf>,
 }
 
 impl Own {
@@ -22,6 +26,7 @@ impl Own {
         Self {
             statm: open("statm"),
             pagemap: open("pagemap"),
+            folder: env::current_dir().ok(),
         }
     }
 
@@ -52,6 +57,7 @@ mod tests {
         let none = Own {
             statm: None,
             pagemap: None,
+            folder: None,
         };
         assert!(none.resident().is_err());
     }

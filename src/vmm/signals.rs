@@ -1,13 +1,13 @@
 //! Signals to hull, which the event loop can poll.
 
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use signal_hook::SigId;
 use signal_hook::consts::{
@@ -20,16 +20,15 @@ const CAUGHT: [i32; 7] = [SIGWINCH, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, S
 /// The signals that have arrived and were not taken.
 pub struct Signals {
     came: Vec<(i32, Arc<AtomicBool>)>,
-    pipe: UnixStream,
-    writer: UnixStream,
+    pipe: OwnedFd,
+    writer: OwnedFd,
     handlers: Vec<SigId>,
 }
 
 impl Signals {
     /// Catch them from now on, until this is dropped.
     pub fn catch() -> io::Result<Self> {
-        let (pipe, writer) = UnixStream::pair()?;
-        pipe.set_nonblocking(true)?;
+        let (pipe, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let mut signals = Self {
             came: Vec::new(),
             pipe,
@@ -90,7 +89,7 @@ impl Signals {
     /// Take the signals that have arrived since the last call, each once.
     pub fn take(&mut self) -> Vec<i32> {
         let mut scratch = [0; 64];
-        while matches!(self.pipe.read(&mut scratch), Ok(n) if n > 0) {}
+        while matches!(rustix::io::read(&self.pipe, &mut scratch), Ok(n) if n > 0) {}
         let came = self.came.iter();
         came.filter(|(_, came)| came.swap(false, Ordering::AcqRel))
             .map(|(signal, _)| *signal)

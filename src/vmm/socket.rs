@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{self, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -44,7 +44,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path) == self.file {
             // It fails if the file was removed already.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = fs::unlinkat(fs::CWD, &self.path, AtFlags::empty());
         }
     }
 }

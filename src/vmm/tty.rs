@@ -6,10 +6,11 @@
 use std::io;
 use std::sync::Mutex;
 
-use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid};
+use nix::unistd::getpgrp;
 use rustix::stdio::stdin;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
+use crate::sandbox::restore_on_violation;
 use crate::sync::lock;
 
 /// Ancestors that are looked at to find the shell of a job.
@@ -47,6 +48,7 @@ impl Tty {
         let modes = tcgetattr(stdin())?;
         let mut raw = modes.clone();
         raw.make_raw();
+        restore_on_violation(Some(&modes));
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
         *before = Some(modes);
         Ok(true)
@@ -54,13 +56,15 @@ impl Tty {
 
     /// Restore the modes. In the background they are those of another process, and stay.
     pub fn give_back(&self) {
-        if let Some(before) = lock(&self.before).take()
-            && in_foreground()
-        {
+        let Some(before) = lock(&self.before).take() else {
+            return;
+        };
+        if in_foreground() {
             // Drain: the guest's last output still goes out raw. Nothing can be done about an error:
             // the terminal is gone then.
             let _ = tcsetattr(stdin(), OptionalActions::Drain, &before);
         }
+        restore_on_violation(None);
     }
 
     /// Whether it is in raw mode.
@@ -92,27 +96,43 @@ pub fn gives_keys() -> bool {
 /// of the process group (POSIX.1-2017, 3.264, orphaned process group). A session or group that began
 /// outside of this process's PID namespace is 0 here (pid_namespaces(7)).
 pub fn has_job_control() -> bool {
-    let (session, group) = (getsid(None), getpgrp());
-    let mut ancestor = Some(getppid());
+    let Some(own) = Process::of("self") else {
+        return false;
+    };
+    let mut ancestor = own.parent;
     for _ in 0..MAX_ANCESTORS {
-        let Some(pid) = ancestor.filter(|pid| pid.as_raw() > 0) else {
+        let Some(process) = Process::of(&ancestor.to_string()).filter(|_| ancestor > 0) else {
             return false;
         };
-        if getsid(Some(pid)) != session {
+        if process.session != own.session {
             return false;
         }
-        if getpgid(Some(pid)) != Ok(group) {
+        if process.group != own.group {
             return true;
         }
-        ancestor = parent_of(pid);
+        ancestor = process.parent;
     }
     false
 }
 
-/// The parent of a process: the second field behind the name in parentheses (proc_pid_stat(5)).
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let parent = fields.split_whitespace().nth(1)?;
-    Some(Pid::from_raw(parent.parse().ok()?))
+/// A process's place among others, by its id: the fields behind the name in parentheses
+/// (proc_pid_stat(5)).
+struct Process {
+    parent: u32,
+    group: u32,
+    session: u32,
+}
+
+impl Process {
+    fn of(process: &str) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace().skip(1);
+        let mut next = || fields.next()?.parse().ok();
+        Some(Self {
+            parent: next()?,
+            group: next()?,
+            session: next()?,
+        })
+    }
 }

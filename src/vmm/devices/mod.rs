@@ -74,7 +74,7 @@ impl Backends {
 
 /// The virtio devices that a machine has.
 pub struct Devices {
-    /// Threads of disks, networks and shares; dropped before the slots.
+    /// Threads of disks, networks, shares and sockets; dropped before the slots.
     workers: Vec<Worker>,
     pub slots: Slots,
     /// The pipe of the virtio console's terminal.
@@ -82,8 +82,6 @@ pub struct Devices {
     /// The pipe of the virtio console's port for the agent.
     pub agent: Option<Pipe>,
     pub balloon: Option<SharedCore>,
-    /// The host's sockets of the socket device.
-    pub vsock: Option<vsock::Link>,
     /// Where the disks came from, /dev/vda first: a restore checks that they are the same.
     pub disks: Vec<Origin>,
     /// The networks' MAC addresses, eth0 first; a restored machine has the same, unless it is one of
@@ -133,15 +131,14 @@ impl Devices {
         for share in backends.shares {
             workers.push(share::attach(slots, context, share)?);
         }
-        let vsock = wanted.all().next().zip(backends.sockets);
-        let vsock = vsock.map(|(config, sockets)| vsock::attach(slots, context, config, sockets));
-        let vsock = vsock.transpose()?;
+        for (config, sockets) in wanted.all().zip(backends.sockets) {
+            workers.push(vsock::attach(slots, context, config, sockets)?);
+        }
         if config.late_devices {
             let kept = slots.hidden_from();
             slots.fill(context, kept + LATE_SLOTS)?;
         }
         Ok(Self {
-            vsock,
             slots: all,
             terminal: pipes.next(),
             agent: pipes.next(),
@@ -152,7 +149,7 @@ impl Devices {
         })
     }
 
-    /// Stop the threads of disks, networks and shares until the [`Quiet`] is dropped: they finish their
+    /// Stop the threads of disks, networks, shares and sockets until the [`Quiet`] is dropped: they finish their
     /// requests regardless of rate limits, and write cached image data. The caller must have paused the
     /// vCPUs: requests that are added later are not seen.
     pub fn quiesce(&self) -> Quiet<'_> {

@@ -1,27 +1,29 @@
-//! The backend of the socket device: AF_UNIX sockets, polled by the event loop.
+//! The socket device in a slot, its backend, AF_UNIX sockets, and the thread that moves their bytes.
 //!
 //! Every descriptor is registered edge-triggered: the device remembers what it could not do, so only
 //! the wait for room in a full socket is switched on and off.
 
-use std::ffi::OsString;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
+use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
+use super::bell::{FIRST_OTHER, attach_worker};
 use super::files;
 use super::slots::{AttachContext, Slots};
 use crate::config::Vsock as Config;
+use crate::devices::virtio::requests::{Next, Requests, Worker};
 use crate::devices::virtio::transport::SharedCore;
 use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
+use crate::sandbox::{Connector, Role};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 use crate::vmm::socket::{self, SocketFile};
@@ -52,8 +54,8 @@ pub struct Sockets {
     path: SocketFile,
 }
 
-/// The device's sockets in the event loop.
-pub struct Link {
+/// The sockets of a device in its slot.
+struct Link {
     shared: Arc<Shared>,
     slot: SharedCore,
     _path: SocketFile,
@@ -63,22 +65,40 @@ struct Shared {
     epoll: OwnedFd,
     timer: OwnedFd,
     listener: OwnedFd,
-    path: PathBuf,
+    /// `None` once the device's thread has ended.
+    connector: Mutex<Option<Connector>>,
 }
 
-/// Attach a socket device with its `sockets`.
+/// Attach a socket device with its `sockets`, and start its thread.
 ///
 /// # Errors
-/// No slot or file descriptor is left.
+/// No slot, file descriptor or thread is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
     config: &Config,
     sockets: Sockets,
-) -> Result<Link, VmmError> {
+) -> Result<Worker, VmmError> {
     let device = Vsock::new(config.cid, sockets.host());
-    let slot = slots.attach(context, "virtio vsock", Box::new(device))?;
-    Ok(sockets.link(slot))
+    let (slot, bell) = attach_worker(slots, context, "virtio vsock", Box::new(device))?;
+    bell.watch(&sockets.shared.epoll, FIRST_OTHER)?;
+    let link = sockets.link(slot);
+    // The device moves the bytes itself: the only request is the end.
+    let requests = Requests::<()>::default();
+    let (end, rung) = (requests.clone(), bell.clone());
+    let work = move || {
+        loop {
+            match end.next(0, |()| false) {
+                Next::End => break,
+                Next::Pause => end.stay_paused(None),
+                _ if link.process() => {}
+                _ => rung.wait_for(None, |_| {}),
+            }
+        }
+        // Here: the device itself is dropped by another thread, which may not wait for processes.
+        drop(lock(&link.shared.connector).take());
+    };
+    Worker::start(Role::Vsock, requests, bell, work).map_err(VmmError::Thread)
 }
 
 impl Sockets {
@@ -99,11 +119,15 @@ impl Sockets {
         files::allow_many();
         let clock = TimerfdClockId::Monotonic;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let error = |error| VmmError::Vsock {
+            path: path.into(),
+            error,
+        };
         let shared = Shared {
+            connector: Mutex::new(Some(Connector::start(path).map_err(error)?)),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?,
             timer: rustix::time::timerfd_create(clock, flags).map_err(failed)?,
             listener,
-            path: path.into(),
         };
         shared.poll(&shared.listener, LISTENER).map_err(failed)?;
         shared.poll(&shared.timer, TIMER).map_err(failed)?;
@@ -114,12 +138,12 @@ impl Sockets {
     }
 
     /// The sockets for the device.
-    pub fn host(&self) -> Box<dyn Host> {
+    fn host(&self) -> Box<dyn Host> {
         Box::new(Peers(self.shared.clone()))
     }
 
     /// The sockets of the device that is now in `slot`.
-    pub fn link(self, slot: SharedCore) -> Link {
+    fn link(self, slot: SharedCore) -> Link {
         Link {
             shared: self.shared,
             slot,
@@ -129,8 +153,8 @@ impl Sockets {
 }
 
 impl Link {
-    /// Have the device handle the sockets that are ready.
-    pub fn process(&self) {
+    /// Have the device handle the sockets that are ready. Returns whether more may be.
+    fn process(&self) -> bool {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
         let now = Timespec::default();
         // After EINTR the next call finds the same events.
@@ -139,6 +163,7 @@ impl Link {
             rustix::buffer::spare_capacity(&mut events),
             Some(&now),
         );
+        let full = events.len() == BATCH;
         for event in events {
             let (token, flags) = (event.data.u64(), event.flags);
             let hung_up = flags.intersects(EventFlags::HUP | EventFlags::ERR);
@@ -148,12 +173,7 @@ impl Link {
                 id => device.ready(driver, id, hung_up),
             });
         }
-    }
-}
-
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.epoll.as_fd()
+        full
     }
 }
 
@@ -207,12 +227,9 @@ impl Host for Peers {
     }
 
     fn connect(&mut self, port: u32, id: Id) -> io::Result<Box<dyn Stream>> {
-        let mut path = OsString::from(&self.0.path);
-        path.push(format!("_{port}"));
-        let address = SocketAddrUnix::new(Path::new(&path))?;
-        let fd = socket()?;
-        // It does not block: EAGAIN while the listener's backlog is full.
-        net::connect(&fd, &address)?;
+        let connector = lock(&self.0.connector);
+        let connector = connector.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let fd = connector.connect(port)?;
         self.stream(fd, id)
     }
 
@@ -225,10 +242,6 @@ impl Host for Peers {
         // It cannot fail with a valid descriptor and time.
         let _ = rustix::time::timerfd_settime(&self.0.timer, TimerfdTimerFlags::empty(), &once);
     }
-}
-
-fn socket() -> rustix::io::Result<OwnedFd> {
-    net::socket_with(AddressFamily::UNIX, net::SocketType::STREAM, NEW, None)
 }
 
 /// A socket that is connected to a program on the host.

@@ -37,7 +37,9 @@ use super::signals::Signals;
 use super::streams::Streams;
 use super::vcpus::Vcpus;
 use crate::agent::{Event, Output};
+use crate::config::Kernel;
 use crate::memory::program;
+use crate::sandbox::{self, Role};
 use crate::snapshot::Id;
 use crate::trace::Trace;
 use command::{CommandLink, Silence};
@@ -77,6 +79,8 @@ pub struct EventLoop<'a> {
     /// When code that only the start needed is released: a short command must not pay for bringing
     /// some of it in again.
     release_at: Option<Instant>,
+    /// The system calls of this thread are not restricted yet.
+    restricts_later: bool,
 }
 
 /// What the loop polls.
@@ -119,11 +123,25 @@ impl<'a> EventLoop<'a> {
             standstill: Standstill::new(),
             last_saved: None,
             release_at: None,
+            restricts_later: false,
         };
         if event_loop.stdio.stdout.is_closed() {
             event_loop.close_output(Output::Stdout);
         }
         event_loop
+    }
+
+    /// Restrict the calling thread to the system calls of an event loop: now, or when the guest's init is
+    /// about to get its command. Until then a template of hull's own kernel has run nothing of the user's,
+    /// and if it does not continue as it was saved, this process boots another machine.
+    pub fn restrict_calls(&mut self) {
+        let saved = self.config.start.saved();
+        let own = self.config.machine.kernel == Kernel::Embedded;
+        if own && saved.is_some_and(|saved| saved.is_template()) {
+            self.restricts_later = true;
+        } else {
+            sandbox::restrict_calls(Role::Main);
+        }
     }
 
     /// Whether there is a command that the guest's init has not asked for yet.
@@ -242,9 +260,6 @@ impl<'a> EventLoop<'a> {
 
     fn process_devices(&self) {
         self.machine.devices.slots.process();
-        if let Some(vsock) = &self.machine.devices.vsock {
-            vsock.process();
-        }
     }
 
     fn move_consoles(&mut self, drain: bool) {
@@ -297,6 +312,9 @@ impl<'a> EventLoop<'a> {
             match event {
                 Event::Ready => {
                     command.times.0 = Some(events.now());
+                    if std::mem::take(&mut self.restricts_later) {
+                        sandbox::restrict_calls(Role::Main);
+                    }
                     self.keep_template();
                     self.resize();
                     self.release_at = Some(Instant::now() + LASTING);
@@ -368,9 +386,6 @@ impl<'a> EventLoop<'a> {
             (Source::Signals, self.signals.fd(), input),
             (Source::Devices, devices.slots.as_fd(), input),
         ];
-        if let Some(vsock) = &devices.vsock {
-            watched.push((Source::Devices, vsock.as_fd(), input));
-        }
         if self.stdio.stdin_open()
             && !self.leaving.begun()
             && self.stdin_room() > 0

@@ -257,6 +257,7 @@ fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveE
     }
     shape.machine = config.machine.clone();
     let wanted = &mut shape.machine;
+    let from_root = |path: &mut PathBuf| from_root(path, machine.own.folder.as_deref());
     wanted.initrd.iter_mut().for_each(from_root);
     if let Kernel::File(path) = &mut wanted.kernel {
         from_root(path);
@@ -273,9 +274,11 @@ fn shape(machine: &Machine, config: &Config, begun: bool) -> Result<Shape, SaveE
     Ok(shape)
 }
 
-/// Make a path absolute: the restoring process may be in another folder.
-fn from_root(path: &mut PathBuf) {
-    if let Ok(absolute) = std::path::absolute(&*path) {
+/// Make a path absolute, from this process's working `folder`: the restoring process may be in another one.
+fn from_root(path: &mut PathBuf, folder: Option<&Path>) {
+    if let Some(folder) = folder
+        && let Ok(absolute) = std::path::absolute(folder.join(&*path))
+    {
         *path = absolute;
     }
 }

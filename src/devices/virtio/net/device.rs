@@ -239,7 +239,11 @@ impl Device for Net {
 
     fn activate(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         self.negotiate_offloads(driver);
-        self.receive(driver)
+        // This is a vCPU's thread; frames are moved by the device's own.
+        if let Some(queue) = driver.queue(RX) {
+            queue.process_again();
+        }
+        Ok(())
     }
 
     fn reset(&mut self) {

@@ -1,0 +1,164 @@
+//! A process that connects to programs of the host for a machine's socket device, since no thread of the
+//! machine may make a socket.
+//!
+//! ```text
+//!   thread of the device --- number of a port ---> connector --- connect(2) ---> PREFIX_PORT
+//!                        <-- errno, a socket ----
+//! ```
+//! It holds the name before the number: whoever has taken over the device's thread reaches no other socket.
+//! It ends when the other end of its socket pair is closed, however hull ends.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::{ForkResult, fork};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    recvmsg, send, sendmsg, socket_with, socketpair,
+};
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use super::role::Role;
+use super::seccomp::restrict_calls;
+
+/// The highest descriptor that is closed where close_range(2) is missing (before Linux 5.9).
+const MAX_DESCRIPTOR: i32 = 1024;
+
+/// Connects to the Unix sockets whose paths are one prefix, `_` and a number.
+pub struct Connector {
+    /// `None` only while it is dropped.
+    socket: Option<OwnedFd>,
+    process: Pid,
+}
+
+impl Connector {
+    /// Start the process. It gets a copy of this process's memory, so there should be little yet.
+    ///
+    /// # Errors
+    /// The host has no descriptor or process left.
+    pub fn start(prefix: &Path) -> io::Result<Self> {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (socket, far) = socketpair(family, kind, SocketFlags::CLOEXEC, None)?;
+        // It shares this process's handlers: what Ctrl-C signals is not for it.
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        // SAFETY: the C library keeps its locks consistent over fork(3), and the child uses nothing else of
+        // this process's threads; it never returns.
+        let forked = unsafe { fork() };
+        if let Ok(ForkResult::Child) = forked {
+            serve(far, prefix);
+        }
+        let _ = before.thread_set_mask();
+        match forked? {
+            ForkResult::Parent { child } => Ok(Self {
+                socket: Some(socket),
+                process: Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH)?,
+            }),
+            ForkResult::Child => unreachable!("it serves"),
+        }
+    }
+
+    /// A nonblocking socket that is connected to the program at `port`.
+    ///
+    /// # Errors
+    /// As connect(2); [`io::ErrorKind::BrokenPipe`] if the process was ended.
+    pub fn connect(&self, port: u32) -> io::Result<OwnedFd> {
+        let lost = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let socket = self.socket.as_ref().ok_or_else(lost)?;
+        retry_on_intr(|| send(socket, &port.to_ne_bytes(), SendFlags::NOSIGNAL))?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut answer = [0; 4];
+        let mut into = [IoSliceMut::new(&mut answer)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = retry_on_intr(|| recvmsg(socket, &mut into, &mut control, flags))?;
+        if received.bytes != answer.len() {
+            return Err(lost());
+        }
+        let mut sockets = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+            _ => None,
+        });
+        match (i32::from_ne_bytes(answer), sockets.next()) {
+            (0, Some(socket)) => Ok(socket),
+            (0, None) => Err(Errno::MFILE.into()), // this process has no descriptor left for it
+            (errno, _) => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+impl Drop for Connector {
+    fn drop(&mut self) {
+        self.socket = None;
+        let _ = retry_on_intr(|| waitpid(Some(self.process), WaitOptions::empty()));
+    }
+}
+
+/// The process.
+fn serve(far: OwnedFd, prefix: &Path) -> ! {
+    let _ = rustix::thread::set_name(c"connector");
+    let far = alone(far);
+    restrict_calls(Role::Connector);
+    if let Some(far) = far {
+        let mut port = [0; 4];
+        // Until the machine's hull has closed the other end.
+        while let Ok((4, _)) = recv(&far, &mut port, RecvFlags::empty()) {
+            let connected = reach(prefix, u32::from_ne_bytes(port));
+            let errno = connected
+                .as_ref()
+                .err()
+                .map_or(0, |errno| errno.raw_os_error());
+            if answer(&far, errno, connected.ok()).is_err() {
+                break;
+            }
+        }
+    }
+    // SAFETY: it ends the process, without the handlers of the one that it is a copy of.
+    unsafe { libc::_exit(0) }
+}
+
+/// Close every descriptor but `far`, the standard streams too: their readers wait for their end.
+fn alone(far: OwnedFd) -> Option<OwnedFd> {
+    rustix::stdio::dup2_stdin(&far).ok()?;
+    drop(far);
+    // SAFETY: this process has no other thread, and uses none of these descriptors again.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0) != 0 {
+            for descriptor in 1..MAX_DESCRIPTOR {
+                let _ = libc::close(descriptor);
+            }
+        }
+        Some(rustix::stdio::take_stdin())
+    }
+}
+
+fn reach(prefix: &Path, port: u32) -> Result<OwnedFd, Errno> {
+    let mut path = OsString::from(prefix).into_vec();
+    path.extend(format!("_{port}").into_bytes());
+    let address = SocketAddrUnix::new(CString::new(path).map_err(|_| Errno::INVAL)?)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // It does not block: EAGAIN while the listener's backlog is full.
+    connect(&socket, &address)?;
+    Ok(socket)
+}
+
+fn answer(to: &OwnedFd, errno: i32, socket: Option<OwnedFd>) -> rustix::io::Result<()> {
+    let sockets = socket.as_ref().map(AsFd::as_fd);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(socket) = &sockets {
+        control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(
+            socket,
+        )));
+    }
+    let errno = errno.to_ne_bytes();
+    let bytes = [IoSlice::new(&errno)];
+    retry_on_intr(|| sendmsg(to, &bytes, &mut control, SendFlags::NOSIGNAL)).map(drop)
+}

@@ -1,0 +1,131 @@
+//! The filters of system calls that hull's threads have while a guest runs.
+
+mod machine;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::Stdio;
+
+use machine::user::{Running, User, wait_until};
+use machine::{in_lab, kvm};
+
+/// The value of a line of /proc/PID/task/TID/status.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or("", |rest| rest.trim_start_matches(':').trim())
+}
+
+/// The threads of a process, by name: Seccomp and NoNewPrivs of each.
+fn threads(process: u32) -> BTreeMap<String, (String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let statuses = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let of = |status: String| {
+        let read = |name| field(&status, name).to_string();
+        (read("Name"), (read("Seccomp"), read("NoNewPrivs")))
+    };
+    // A thread of KVM's own, which begins with the first vCPU (virt/kvm and arch/x86/kvm/mmu).
+    let kernel = |name: &str| name.starts_with("kvm-");
+    statuses.map(of).filter(|(name, _)| !kernel(name)).collect()
+}
+
+/// A machine with every device, whose command has begun; it ends with its standard input.
+fn machine(user: &User, folder: &std::path::Path, more: &[&str]) -> Running {
+    let path = |name: &str| folder.join(name).display().to_string();
+    fs::create_dir_all(folder.join("share")).expect("a folder");
+    fs::write(folder.join("disk"), vec![0; 1 << 20]).expect("a disk");
+    let devices = [
+        format!("--share={}:/src", path("share")),
+        format!("--disk={}", path("disk")),
+        format!("--vsock=cid=9,socket={}", path("v")),
+        format!("--gdb={}", path("gdb")),
+        format!("--trace={}", path("trace")),
+        format!("--profile={}", path("profile.svg")),
+    ];
+    let script = "echo up; cat > /dev/null; cat /dev/vda > /dev/null; ls /src";
+    let mut hull = user.hull(&["run", "--name", "all"]);
+    hull.args(devices).args(more);
+    // The lab's kernel gives passt no user namespace.
+    hull.args((!in_lab()).then_some("--net=user"));
+    hull.args(["--", "/bin/sh", "-c", script]);
+    hull.stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut hull = Running(hull.spawn().expect("hull starts"));
+    let mut line = String::new();
+    let stdout = hull.0.stdout.as_mut().expect("a pipe");
+    let _ = BufReader::new(stdout).read_line(&mut line);
+    if line != "up\n" {
+        let mut text = String::new();
+        let _ = hull
+            .0
+            .stderr
+            .take()
+            .expect("a pipe")
+            .read_to_string(&mut text);
+        panic!("{line:?}: {text}");
+    }
+    hull
+}
+
+#[test]
+fn every_thread_of_a_machine_is_filtered() {
+    if !kvm("filters") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let user = User::new();
+    let mut hull = machine(&user, folder.path(), &[]);
+    let process = hull.0.id();
+    wait_until(|| user.folder().join("all").join("socket").exists());
+    let found = threads(process);
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    let mut expected = vec![
+        "control", "disk", "gdb", "hull", "net", "profile", "share", "trace", "vcpu0", "vsock",
+    ];
+    expected.retain(|name| *name != "net" || !in_lab());
+    assert_eq!(names, expected);
+    for (name, (seccomp, privileges)) in &found {
+        assert_eq!(
+            (seccomp.as_str(), privileges.as_str()),
+            ("2", "1"),
+            "{name}"
+        );
+    }
+    hull.0.stdin.take().expect("a pipe").flush().expect("open");
+    let status = hull.0.wait().expect("it ends");
+    let mut said = String::new();
+    let _ = hull
+        .0
+        .stderr
+        .take()
+        .expect("a pipe")
+        .read_to_string(&mut said);
+    assert_eq!(status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn filters_can_be_left_out_with_a_warning() {
+    if !kvm("filters") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let user = User::new();
+    let mut hull = machine(&user, folder.path(), &["--seccomp", "off"]);
+    for (name, (seccomp, _)) in threads(hull.0.id()) {
+        assert_eq!(seccomp, "0", "{name}");
+    }
+    drop(hull.0.stdin.take());
+    let status = hull.0.wait().expect("it ends");
+    let mut said = String::new();
+    let _ = hull
+        .0
+        .stderr
+        .take()
+        .expect("a pipe")
+        .read_to_string(&mut said);
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("--seccomp off: a guest"), "{said}");
+}
