@@ -95,7 +95,8 @@ fn on_the_host() -> Vec<Attempt> {
     let write = libc::O_RDWR as u64;
     let internet = [libc::AF_INET as u64, libc::SOCK_STREAM as u64];
     let docker = [0, DOCKER.as_ptr() as u64, 23];
-    let other = u64::from(std::os::unix::process::parent_id());
+    // No process has it (PID_MAX_LIMIT, `<linux/threads.h>`); a filter denies it before it is looked up.
+    let other = 1 << 22;
     let attach = [libc::PTRACE_ATTACH as u64, other];
     let users = libc::CLONE_NEWUSER as u64;
     let ring = [1, PARAMETERS.as_ptr() as u64];
