@@ -70,6 +70,17 @@ fn machine(user: &User, folder: &std::path::Path, more: &[&str]) -> Running {
     hull
 }
 
+/// Waits for the end of the machine, with status 0. Returns what hull told.
+#[track_caller]
+fn ends(mut hull: Running) -> String {
+    let status = hull.0.wait().expect("it ends");
+    let mut said = String::new();
+    let mut stderr = hull.0.stderr.take().expect("a pipe");
+    stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(status.code(), Some(0), "{said}");
+    said
+}
+
 #[test]
 fn every_thread_of_a_machine_is_filtered() {
     if !kvm("filters") {
@@ -95,15 +106,7 @@ fn every_thread_of_a_machine_is_filtered() {
         );
     }
     hull.0.stdin.take().expect("a pipe").flush().expect("open");
-    let status = hull.0.wait().expect("it ends");
-    let mut said = String::new();
-    let _ = hull
-        .0
-        .stderr
-        .take()
-        .expect("a pipe")
-        .read_to_string(&mut said);
-    assert_eq!(status.code(), Some(0), "{said}");
+    ends(hull);
 }
 
 #[test]
@@ -118,14 +121,6 @@ fn filters_can_be_left_out_with_a_warning() {
         assert_eq!(seccomp, "0", "{name}");
     }
     drop(hull.0.stdin.take());
-    let status = hull.0.wait().expect("it ends");
-    let mut said = String::new();
-    let _ = hull
-        .0
-        .stderr
-        .take()
-        .expect("a pipe")
-        .read_to_string(&mut said);
-    assert_eq!(status.code(), Some(0), "{said}");
+    let said = ends(hull);
     assert!(said.contains("--seccomp off: a guest"), "{said}");
 }

@@ -38,7 +38,9 @@ impl Flag {
         });
         let required = lockdown == Lockdown::Required;
         if required && setting != Seccomp::On {
-            bail!("--lockdown required allows no other --seccomp than on");
+            bail!(
+                "--lockdown required needs --seccomp on; use --lockdown best-effort to run without"
+            );
         }
         match sandbox::set_seccomp(setting) {
             Ok(()) if self.seccomp == Some(Seccomp::Off) => {

@@ -1,5 +1,5 @@
-//! The guest inside the program, unpacked beside the templates: a boot maps it instead of unpacking it,
-//! and all machines share its pages.
+//! The guest inside the program, unpacked beside the templates: a boot maps the kernel's code and copies
+//! the rest instead of unpacking it, and all machines share the pages that they do not write.
 
 use std::fs::File;
 use std::io::Write;
@@ -25,9 +25,10 @@ const STEP: usize = 256 << 10;
 const READ_ONLY: Mode = Mode::RUSR;
 
 impl Cache {
-    /// `parts` of the program `id`, unpacked, if their file is as this boot of the host wrote it. What
-    /// an earlier one wrote may never have reached the disk. It is written now unless another hull does
-    /// so, or it cannot be kept; `tell` hears of a file that was changed.
+    /// `parts` of the program `id`, unpacked. Their file is used if it was written since the host
+    /// started (an older one may never have reached the disk) and not changed since; otherwise it is
+    /// written now. `None` if it cannot be kept, or another hull writes one. `tell` is called with a
+    /// message about a file that was changed.
     pub fn unpacked<const N: usize>(
         &self,
         id: &str,
