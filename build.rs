@@ -9,7 +9,7 @@
 #[allow(dead_code)] // what the documentation shows
 mod filters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -58,10 +58,12 @@ fn seccomp_filters() -> String {
     let filter = |list: &filters::List| {
         let common = [EVERY, if debug { DEBUG } else { &[] }];
         let calls = common.iter().chain(list.calls).copied().flatten();
-        let instructions = shorten(&compile(calls)).into_iter().map(|instruction| {
-            let sock_filter { code, jt, jf, k } = instruction;
-            format!("sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},")
-        });
+        let instructions = search(&shorten(&compile(calls)))
+            .into_iter()
+            .map(|instruction| {
+                let sock_filter { code, jt, jf, k } = instruction;
+                format!("sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},")
+            });
         format!("&[{}],\n", instructions.collect::<String>())
     };
     let names = LISTS.iter().flat_map(|list| list.calls.iter().copied());
@@ -100,6 +102,10 @@ fn compile<'a>(calls: impl Iterator<Item = &'a Call>) -> BpfProgram {
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+const IS_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+/// How many numbers of system calls are compared one after another where a search ends.
+const COMPARED: usize = 6;
 
 /// The same program in a quarter of the instructions: the kernel compiles each filter and tries it with
 /// every system call when it is installed. Jumps lead where the jumps at their target would lead, a value
@@ -158,7 +164,7 @@ fn shorten(program: &[sock_filter]) -> BpfProgram {
             .map(move |to| lead(to, value))
             .collect::<Vec<_>>()
     };
-    let mut kept = std::collections::BTreeSet::from([lead(0, None)]);
+    let mut kept = BTreeSet::from([lead(0, None)]);
     for at in 0..program.len() {
         if kept.contains(&at) {
             kept.extend(next(at));
@@ -176,6 +182,72 @@ fn shorten(program: &[sock_filter]) -> BpfProgram {
         instruction
     };
     kept.iter().map(emit).collect()
+}
+
+/// The same program with a binary search for the number of the system call in place of a comparison with each
+/// one: to install it takes half the time.
+fn search(program: &[sock_filter]) -> BpfProgram {
+    let is_number = |it: &sock_filter| it.code == LOAD && it.k == 0;
+    let start = 1 + program.iter().position(is_number).expect("it is loaded");
+    let (mut listed, mut unlisted) = (BTreeMap::new(), start);
+    while program[unlisted].code == IS_EQUAL {
+        listed.insert(program[unlisted].k, unlisted);
+        unlisted += 1 + usize::from(program[unlisted].jf);
+    }
+    let comparisons: BTreeSet<usize> = listed.values().copied().collect();
+    let listed: Vec<usize> = listed.into_values().collect();
+    // Where the search is followed by what was at `at`, which is no comparison.
+    let place = |at: usize| {
+        assert!(!comparisons.contains(&at), "it is part of the search");
+        at + steps(listed.len()) - comparisons.range(..at).count()
+    };
+    let jump = |instruction: &sock_filter, to: [usize; 2], from: usize| {
+        let offset = |to: usize| u8::try_from(to - from - 1).expect("a short program");
+        let [jt, jf] = to.map(offset);
+        sock_filter {
+            jt,
+            jf,
+            ..instruction.clone()
+        }
+    };
+
+    let (mut searching, mut ranges) = (program[..start].to_vec(), vec![&listed[..]]);
+    while let Some(range) = ranges.pop() {
+        let here = searching.len();
+        if range.len() > COMPARED {
+            let (low, high) = range.split_at(range.len().div_ceil(2));
+            let least = sock_filter {
+                code: AT_LEAST,
+                ..program[high[0]].clone()
+            };
+            searching.push(jump(&least, [here + 1 + steps(low.len()), here + 1], here));
+            ranges.extend([high, low]);
+            continue;
+        }
+        for (at, here) in range.iter().zip(here..) {
+            let found = place(at + 1 + usize::from(program[*at].jt));
+            let is_last = Some(at) == range.last();
+            let other = if is_last { place(unlisted) } else { here + 1 };
+            searching.push(jump(&program[*at], [found, other], here));
+        }
+    }
+    let rest = (start..program.len()).filter(|at| !comparisons.contains(at));
+    searching.extend(rest.map(|at| match &program[at] {
+        it if it.code & 7 == libc::BPF_JMP as u16 => {
+            let to = [it.jt, it.jf].map(|offset| place(at + 1 + usize::from(offset)));
+            jump(it, to, place(at))
+        }
+        it => it.clone(),
+    }));
+    searching
+}
+
+/// Instructions of a search for one of `numbers`.
+fn steps(numbers: usize) -> usize {
+    match numbers {
+        0..=COMPARED => numbers,
+        _ => 1 + steps(numbers.div_ceil(2)) + steps(numbers / 2),
+    }
 }
 
 /// The conditions of each way in which all of `only` are met.

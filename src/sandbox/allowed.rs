@@ -175,6 +175,8 @@ fn runs(value: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::compiled::FILTERS;
+    use crate::sandbox::filters::{DEBUG, EVERY, LISTS};
 
     fn step(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
         let code = code as u16;
@@ -207,5 +209,14 @@ mod tests {
         assert_eq!(allowed[2..], (400..CALLS).collect::<Vec<_>>());
         assert!(!may_allow(&[], 0));
         assert!(!may_allow(&[step(libc::BPF_JMP, u32::MAX, 0, 0)], 0));
+    }
+    #[test]
+    fn each_filter_allows_what_its_list_has() {
+        for (list, filter) in LISTS.iter().zip(FILTERS) {
+            let calls = list.calls.iter().copied().chain([EVERY, DEBUG]).flatten();
+            let listed: BTreeSet<u32> = calls.map(|call| call.number as u32).collect();
+            let allowed = (0..CALLS).filter(|call| may_allow(filter, *call));
+            assert!(allowed.eq(listed), "{}", list.thread);
+        }
     }
 }
