@@ -2,16 +2,24 @@
 
 mod machine;
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use machine::user::{Running, User, wait_until};
 use machine::{built, kvm};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::geteuid;
-use serde_json::Value;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
+use serde_json::{Value, json};
 
 /// A user who is not root.
 const NOBODY: u32 = 65534;
@@ -96,7 +104,8 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
         let hull = spin(
             &user,
             uid,
-            "--scratch 4M --vsock cid=3,socket=$XDG_RUNTIME_DIR/v",
+            "--lockdown required --scratch 4M --vsock cid=3,socket=$XDG_RUNTIME_DIR/v \
+             --gdb $XDG_RUNTIME_DIR/g --trace $XDG_RUNTIME_DIR/t --profile $XDG_RUNTIME_DIR/p.svg",
         );
         let pid = hull.0.id();
         for (key, wanted) in [
@@ -107,7 +116,7 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
             ("CapAmb", "0000000000000000"),
         ] {
             let found = of_threads(pid, key);
-            assert!(found.len() >= 4, "{found:?}");
+            assert!(found.len() >= 7, "{found:?}");
             for (thread, value) in found {
                 assert_eq!(value, wanted, "{key} of {thread}, user {uid}");
             }
@@ -155,12 +164,18 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
             assert_eq!(thread["no_new_privileges"], true, "{thread}");
             assert_eq!(thread["capabilities"], "0x0", "{thread}");
         }
+        // Tried: by a thread that may open other files than these.
+        assert_eq!(seen["opened"], Value::Array(Vec::new()));
         let drawn = inspected(&user, uid, &[]);
         assert!(
             drawn.contains("core dumps                   none\n"),
             "{drawn}"
         );
         assert!(drawn.contains("vcpu0"), "{drawn}");
+        assert!(
+            drawn.contains("other files, tried           /etc/passwd, /dev/null, / could not be"),
+            "{drawn}"
+        );
         // Its user still sees it.
         let resident = listed(&user, uid)[0]["resident_bytes"].as_u64();
         assert!(resident > Some(1 << 20), "{resident:?}");
@@ -192,11 +207,129 @@ fn descriptors_that_an_argument_names_stay_open_and_off_gives_nothing_up() {
         privileges.iter().all(|(_, value)| value == "0"),
         "{privileges:?}"
     );
+    let seen = inspected(&user, geteuid().as_raw(), &["--json"]);
+    let seen: Value = serde_json::from_str(&seen).expect("JSON");
+    let all = json!(["/etc/passwd", "/dev/null", "/"]);
+    assert_eq!(seen["lockdown"]["opened"], all);
     let had = fs::read_to_string("/proc/self/status").expect("a status");
     let had = had.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let has = of_threads(hull.0.id(), "CapEff");
     assert_eq!(Some(has[0].1.as_str()), had.map(str::trim));
     drop(hull);
+}
+
+/// The output of `hull` on a host whose kernel has no Landlock.
+fn without_landlock(mut hull: Command) -> Output {
+    let number = libc::SYS_landlock_create_ruleset;
+    let none = SeccompAction::Errno(libc::ENOSYS as u32);
+    let rules = BTreeMap::from([(number, Vec::new())]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, none, TargetArch::x86_64);
+    let filter = BpfProgram::try_from(filter.expect("a filter")).expect("a filter");
+    // This thread's programs inherit it.
+    let run = move || {
+        apply_filter(&filter).expect("seccomp");
+        hull.output().expect("hull starts")
+    };
+    thread::spawn(run).join().expect("no panic")
+}
+
+#[test]
+fn a_host_without_landlock_is_told_of_once_or_refused() {
+    if !kvm("a host without Landlock") {
+        return;
+    }
+    let user = User::new();
+    let payload = built("guest/payloads/hello.bin");
+    for (how, status, said) in [
+        (
+            "best-effort",
+            0,
+            "hull: this host's kernel has no Landlock: a guest that breaks into hull finds less in its way\n",
+        ),
+        (
+            "required",
+            125,
+            "error: --lockdown required: this host's kernel has no Landlock; hull doctor says what helps\n",
+        ),
+        ("off", 0, ""),
+    ] {
+        let output = without_landlock(user.hull(&["run", "--lockdown", how, &payload]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.status.code(), &*stderr),
+            (Some(status), said),
+            "{how}"
+        );
+    }
+}
+
+/// What machine `m` answers to the request, with which `files` come.
+fn asked(user: &User, request: &Value, files: &[BorrowedFd<'_>]) -> Value {
+    let socket = user.folder().join("m").join("socket");
+    let mut stream = UnixStream::connect(socket).expect("it runs");
+    let line = json!({"version": 1, "request": request}).to_string() + "\n";
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let line = [IoSlice::new(line.as_bytes())];
+    sendmsg(&stream, &line, &mut control, SendFlags::empty()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    serde_json::from_str(&answer).expect("JSON")
+}
+
+#[test]
+fn a_machine_is_saved_to_regular_files_that_come_with_the_request() {
+    if !kvm("files of a snapshot") {
+        return;
+    }
+    let user = User::new();
+    let hull = spin(&user, geteuid().as_raw(), "");
+    let id = [7; 16];
+    let request = json!({"snapshot": {"dir": "/nowhere", "id": id, "diff": false}});
+    let file = || tempfile::tempfile().expect("a file");
+    let (file, other, third) = (file(), file(), file());
+    let null = File::options()
+        .write(true)
+        .open("/dev/null")
+        .expect("there");
+    let (_, pipe) = std::io::pipe().expect("a pipe");
+    for files in [
+        vec![],
+        vec![file.as_fd()],
+        vec![file.as_fd(), null.as_fd()],
+        vec![pipe.as_fd(), file.as_fd()],
+    ] {
+        let answer = asked(&user, &request, &files);
+        let refused = answer["refused"].as_str().expect("refused");
+        assert!(refused.contains("without two regular files"), "{refused}");
+    }
+    // One more than belong to it is closed at once.
+    let answer = asked(
+        &user,
+        &request,
+        &[file.as_fd(), other.as_fd(), third.as_fd()],
+    );
+    assert!(answer["saved"].is_object(), "{answer}");
+    assert!(file.metadata().expect("a file").len() >= 128 << 20);
+    assert_eq!(third.metadata().expect("a file").len(), 0);
+    // Only complete ones count: nothing is known to which this one could be a difference.
+    let folder = user.0.path().join("saved");
+    let saved = folder.display().to_string();
+    let none = "there is no snapshot of this run";
+    user.refused(&["snapshot", "--diff", "m", &saved], none);
+    assert!(!folder.exists());
+    let later = saved.clone() + "-later";
+    for arguments in [&[saved.as_str()][..], &[&later, "--diff"]] {
+        let done = user.run(&[&["snapshot", "m"], arguments].concat());
+        assert_eq!((done.status, &*done.stderr), (Some(0), ""), "{arguments:?}");
+    }
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    assert_eq!(mode(&folder.join("state")), 0o600);
+    assert_eq!(hull.terminate(), Some(143));
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Reports {
     /// The file cannot be written.
     pub fn open(&self) -> anyhow::Result<OpenReports> {
         let json = self.json.as_deref();
-        let json = json.map(|path| OutputFile::create("--json", path));
+        let json = json.map(|path| OutputFile::open("--json", path));
         Ok(OpenReports {
             timing: self.timing,
             json: json.transpose()?,

@@ -1,4 +1,5 @@
-//! A file that a command writes at its end, whole or not at all.
+//! A file that a command writes at its end, whole or not at all. A command that runs a machine can make no
+//! files by then: its file is made at the start, and empty until it is written.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Seek, Write};
@@ -6,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::{AtFlags, CWD, FlockOperation, flock, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FlockOperation, flock, unlinkat};
 use rustix::process::geteuid;
 use tempfile::NamedTempFile;
 
@@ -31,8 +32,10 @@ pub struct OutputFile {
 enum Place {
     /// A new file takes the name when it is written; it gets these permissions.
     Beside { mode: u32 },
-    /// No regular file, or one in a folder that takes no other, or takes none after the lock-down.
+    /// The file itself: it is no regular one, its folder takes no other, or none after the lock-down.
     There(File),
+    /// As before, and this has made it: it goes if nothing is written.
+    Made(File),
 }
 
 impl OutputFile {
@@ -47,6 +50,35 @@ impl OutputFile {
             flag,
             path: path.into(),
             resolved,
+            place,
+        })
+    }
+
+    /// As [`OutputFile::create`], for a command that may open no file by the time it writes: what was there
+    /// before stays until then.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(flag: &'static str, path: &Path) -> anyhow::Result<Self> {
+        let place = || match fs::metadata(path) {
+            Ok(there) if there.is_dir() => bail!("a folder; name a file in it"),
+            Ok(_) => Ok(Place::There(File::options().write(true).open(path)?)),
+            Err(_) if path.file_name().is_none() => bail!("not a file's name"),
+            // Through links, too: the last one may lead to a file that does not exist yet.
+            Err(_) => {
+                let make = File::options()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path);
+                Ok(Place::Made(make.map_err(|error| no_file(path, error))?))
+            }
+        };
+        let place = place().with_context(|| format!("{flag} {}", path.display()))?;
+        Ok(Self {
+            flag,
+            path: path.into(),
+            resolved: path.into(),
             place,
         })
     }
@@ -80,15 +112,11 @@ impl OutputFile {
         };
         match &self.place {
             Place::Beside { mode } => {
-                // It would be removed by unlink(2), which is on no list of system calls.
-                let (file, name) = beside(&self.resolved, *mode)?.keep()?;
-                let replaced =
-                    whole(&file).and_then(|()| Ok(renameat(CWD, &name, CWD, &self.resolved)?));
-                replaced.inspect_err(|_| {
-                    let _ = unlinkat(CWD, &name, AtFlags::empty());
-                })
+                let file = beside(&self.resolved, *mode)?;
+                whole(file.as_file())?;
+                Ok(file.persist(&self.resolved).map(drop)?)
             }
-            Place::There(file) => {
+            Place::There(file) | Place::Made(file) => {
                 let regular = file.metadata()?.is_file();
                 if regular {
                     file.set_len(0)?;
@@ -121,17 +149,7 @@ fn place(path: &Path) -> anyhow::Result<Place> {
         if closes(folder(path)) {
             return Ok(Place::There(File::create_new(path)?));
         }
-        // The error would name the temporary file.
-        beside(path, 0o666).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => anyhow!("there is no folder {}", folder(path).display()),
-            io::ErrorKind::PermissionDenied => {
-                anyhow!(
-                    "files cannot be made in the folder {}",
-                    folder(path).display()
-                )
-            }
-            kind => io::Error::from(kind).into(),
-        })?;
+        beside(path, 0o666).map_err(|error| no_file(path, error))?;
         return Ok(Place::Beside { mode: 0o666 });
     };
     if there.is_dir() {
@@ -143,6 +161,27 @@ fn place(path: &Path) -> anyhow::Result<Place> {
         Ok(Place::Beside { mode })
     } else {
         Ok(Place::There(file))
+    }
+}
+
+/// Why no file can be made at `path`; the error itself may name a temporary file.
+fn no_file(path: &Path, error: io::Error) -> anyhow::Error {
+    let folder = folder(path).display();
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow!("there is no folder {folder}"),
+        io::ErrorKind::PermissionDenied => anyhow!("files cannot be made in the folder {folder}"),
+        kind => io::Error::from(kind).into(),
+    }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if let Place::Made(file) = &self.place
+            && file.metadata().is_ok_and(|about| about.len() == 0)
+        {
+            // It fails after the lock-down.
+            let _ = unlinkat(CWD, &self.path, AtFlags::empty());
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Flags {
         Ok(Some(Open {
             profile: Arc::new(Profile::new(self.profile_rate, symbols)),
             form: *form,
-            file: OutputFile::create("--profile", path)?,
+            file: OutputFile::open("--profile", path)?,
         }))
     }
 }

@@ -27,7 +27,7 @@ impl Flag {
         self.seccomp.is_some()
     }
 
-    /// Apply it to the threads that begin from now on, and warn if there are no restrictions.
+    /// Apply it to the threads that begin from now on, and warn once of what this host lacks.
     ///
     /// # Errors
     /// `lockdown` requires restrictions, and there are none.
@@ -42,18 +42,23 @@ impl Flag {
                 "--lockdown required needs --seccomp on; use --lockdown best-effort to run without"
             );
         }
-        match sandbox::set_seccomp(setting) {
-            Ok(()) if self.seccomp == Some(Seccomp::Off) => {
-                say("--seccomp off: a guest that breaks into hull may make every system call");
-            }
-            Ok(()) => {}
-            Err(error) if required => bail!(
-                "--lockdown required: this host's kernel has no seccomp filters ({error}); hull doctor \
-                 says more"
+        if self.seccomp == Some(Seccomp::Off) {
+            say("--seccomp off: a guest that breaks into hull may make every system call");
+        }
+        let filters = sandbox::set_seccomp(setting).is_ok();
+        let confines = lockdown == Lockdown::Off || sandbox::landlock_version().is_some();
+        let lacks = [(filters, "seccomp filters"), (confines, "Landlock")];
+        let lacks = lacks
+            .into_iter()
+            .filter_map(|(has, what)| (!has).then_some(what));
+        let lacks = lacks.collect::<Vec<_>>().join(" and no ");
+        match (lacks.is_empty(), required) {
+            (true, _) => {}
+            (false, true) => bail!(
+                "--lockdown required: this host's kernel has no {lacks}; hull doctor says what helps"
             ),
-            Err(error) => say(&format!(
-                "this host's kernel has no seccomp filters ({error}): a guest that breaks into hull may \
-                 make every system call"
+            (false, false) => say(&format!(
+                "this host's kernel has no {lacks}: a guest that breaks into hull finds less in its way"
             )),
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! `hull snapshot`: saves a running machine, and merges snapshots.
 
-use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,24 +75,24 @@ impl Snapshot {
         let machine = fleet::find(&name)?;
         // The machine may have another working directory.
         let dir = std::path::absolute(&dir).with_context(|| dir.display().to_string())?;
-        // The machine may not: its hull makes no folders.
-        let made = snapshot::make_folder(&dir)?;
+        // The machine's hull opens no files: it gets these.
+        let (folder, files) = snapshot::Folder::open(&dir, true)?;
+        let id = folder.id().0;
         let request = Action::Snapshot {
-            dir: dir.clone(),
+            dir,
+            id,
             diff: self.diff,
             stop: self.stop,
         };
-        let answered = control::ask_within(&machine, request, SAVE_TIMEOUT);
-        if made && answered.is_err() {
-            let _ = fs::remove_dir(&dir); // it stays if something is in it
-        }
-        let Answer::Saved(done) = answered? else {
+        let files = [files.memory.as_fd(), files.state.as_fd()];
+        let answer = control::ask_with(&machine, request, &files, SAVE_TIMEOUT)?;
+        let Answer::Saved(done) = answer else {
             bail!("unexpected reply from {name}");
         };
-        if made {
-            // The folder above holds this one's name.
-            let above = File::open(dir.join("..")).and_then(|above| above.sync_all());
-            above.with_context(|| format!("cannot write the folder above {}", dir.display()))?;
+        folder.commit()?;
+        if !self.stop {
+            // It may have ended since.
+            let _ = control::ask::<Answer>(&machine, Action::Keep { id });
         }
         if self.json {
             let text = serde_json::to_string_pretty(&done)? + "\n";

@@ -1,17 +1,13 @@
 //! `--trace` and `--explain` of `hull run`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Instant;
-
-use anyhow::Context;
 
 use super::headings::OUTPUT;
 use super::output::say;
 use super::output_file::OutputFile;
-use crate::sandbox::{Role, spawn};
 use crate::sync::lock;
 use crate::trace::{Recording, Trace, perfetto};
 use crate::vmm;
@@ -69,45 +65,37 @@ impl Tracing {
             return Ok(None);
         };
         let trace = Arc::new(Trace::new(started, config.machine.cpus));
-        let writer = Writer::start(path, trace.clone())?;
-        attached.trace = Some(trace);
-        Ok(Some(writer))
-    }
-}
-
-/// Writes a trace to its file: at the end, and from its own thread on SIGUSR1.
-pub struct Writer {
-    trace: Arc<Trace>,
-    file: Arc<OutputFile>,
-    thread: Option<JoinHandle<()>>,
-    /// Why it could not be written on SIGUSR1.
-    failure: Arc<Mutex<Option<io::Error>>>,
-}
-
-impl Writer {
-    fn start(path: &Path, trace: Arc<Trace>) -> anyhow::Result<Self> {
-        let file = Arc::new(OutputFile::create("--trace", path)?);
+        let file = Arc::new(OutputFile::open("--trace", path)?);
         let failure = Arc::<Mutex<Option<io::Error>>>::default();
         let (to, from, told) = (file.clone(), trace.clone(), failure.clone());
-        let write = move || {
+        let write_when_asked = move || {
             while from.asked() {
                 if let Err(error) = write(&to, &from.recording()) {
                     *lock(&told) = Some(error);
                 }
             }
         };
-        let thread = spawn(Role::TraceWriter, write).context("cannot start a thread")?;
-        Ok(Self {
+        attached.trace = Some(trace.clone());
+        attached.trace_writer = Some(vmm::TraceWriter(Arc::new(write_when_asked)));
+        Ok(Some(Writer {
             trace,
             file,
-            thread: Some(thread),
             failure,
-        })
+        }))
     }
+}
 
+/// Writes a trace to its file: at the end, and on SIGUSR1 as the attached writer.
+pub struct Writer {
+    trace: Arc<Trace>,
+    file: Arc<OutputFile>,
+    /// Why it could not be written on SIGUSR1.
+    failure: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Writer {
     /// Write all after the machine's end. Returns whether that succeeded; a failure is printed.
-    pub fn finish(mut self) -> bool {
-        self.stop();
+    pub fn finish(self) -> bool {
         let recording = self.trace.recording();
         if recording.is_empty() {
             return true; // no machine was started, and the error says why
@@ -128,23 +116,10 @@ impl Writer {
         }
         failure.is_none()
     }
-
-    fn stop(&mut self) {
-        self.trace.end();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // a panic has been printed by its hook
-        }
-    }
 }
 
 fn write(file: &OutputFile, recording: &Recording) -> io::Result<()> {
     file.fill(|to| perfetto::write(recording, to))
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
 
 #[cfg(test)]

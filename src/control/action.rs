@@ -9,6 +9,8 @@ use crate::inspect::{Inspection, Topic};
 
 /// Version of the protocol.
 pub const VERSION: u32 = 1;
+/// Most descriptors that come with a request.
+pub const MAX_FILES: usize = 2;
 /// Longest request, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 4096;
 
@@ -40,15 +42,23 @@ pub enum Action {
     Pause,
     /// Let the vCPUs run again.
     Resume,
-    /// Save the machine to a folder.
+    /// Save the machine to two files, memory and state, whose descriptors come with the request: a machine
+    /// opens no files that it is told of.
     Snapshot {
-        /// Absolute path of the snapshot's folder.
+        /// Absolute path of the snapshot's folder, for messages.
         dir: PathBuf,
+        /// The snapshot's id.
+        id: [u8; 16],
         /// Save only the memory that has changed since the last snapshot of this run.
         diff: bool,
         /// End the machine afterwards: it never again writes to a disk that the snapshot names.
         #[serde(default)]
         stop: bool,
+    },
+    /// A snapshot is complete: later ones may be differences to it.
+    Keep {
+        /// The snapshot's id.
+        id: [u8; 16],
     },
     /// Ask the guest to end, and kill it when the time is over.
     Stop {
@@ -73,7 +83,7 @@ pub enum Answer {
     Inspection(Box<Inspection>),
     /// The answer to [`Action::Status`].
     Status(Status),
-    /// The answer to [`Action::Pause`], [`Action::Resume`] and [`Action::Kill`].
+    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`] and [`Action::Kill`].
     Done {
         /// False if the machine was in the wanted state before.
         changed: bool,

@@ -1,14 +1,17 @@
 //! A front end's end of the control socket: one line of JSON there, one back.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::action::{Action, Request, VERSION};
+use super::action::{Action, MAX_FILES, Request, VERSION};
 use crate::fleet::Found;
 
 /// Longest answer, in bytes.
@@ -90,6 +93,19 @@ pub fn ask_within<T: DeserializeOwned>(
     action: Action,
     timeout: Duration,
 ) -> Result<T, ControlError> {
+    ask_with(machine, action, &[], timeout)
+}
+
+/// As [`ask_within`], with `files` for the machine, two at most.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_with<T: DeserializeOwned>(
+    machine: &Found,
+    action: Action,
+    files: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<T, ControlError> {
     let name = || machine.record.name.clone();
     if machine.is_stopped() {
         return Err(ControlError::Stopped {
@@ -109,7 +125,7 @@ pub fn ask_within<T: DeserializeOwned>(
         action,
     };
     let answer =
-        exchange(stream.into(), &request, timeout).map_err(|error| match error.kind() {
+        exchange(stream.into(), &request, files, timeout).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                 ControlError::Ended { name: name() }
             }
@@ -142,12 +158,24 @@ struct Refusal {
     refused: String,
 }
 
-fn exchange(mut stream: UnixStream, request: &Request, timeout: Duration) -> io::Result<Vec<u8>> {
+fn exchange(
+    mut stream: UnixStream,
+    request: &Request,
+    files: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let begun = [IoSlice::new(&line)];
+    let sent = sendmsg(&stream, &begun, &mut control, SendFlags::NOSIGNAL)?;
+    stream.write_all(line.get(sent..).unwrap_or_default())?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
     Ok(answer)

@@ -13,5 +13,5 @@ mod reply;
 pub mod server;
 
 pub use action::{Action, Answer, MAX_REQUEST_BYTES, Request, SaveReport, Status, VERSION};
-pub use client::{ControlError, ask, ask_within};
+pub use client::{ControlError, ask, ask_with, ask_within};
 pub use reply::Reply;

@@ -9,7 +9,8 @@
 //! An answer may be given at once, or later from any thread; meanwhile other connections are
 //! served.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -17,10 +18,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
+use rustix::net::{
+    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
+};
 use rustix::process::geteuid;
 
-use super::action::{Action, Answer, MAX_REQUEST_BYTES, Request, VERSION};
+use super::action::{Action, Answer, MAX_FILES, MAX_REQUEST_BYTES, Request, VERSION};
 use super::reply::Reply;
 use crate::sync::EventFd;
 
@@ -55,14 +58,14 @@ pub fn serve(
         let now = Instant::now();
         let mut ready = ready.into_iter();
         connections.retain_mut(|connection| {
-            let mut ask = |action, connection| {
+            let mut ask = |action, files, connection| {
                 let (answers, wake) = (answers.clone(), wake.clone());
                 let reply = Reply::new(move |answer| {
                     // Fails once the server has ended.
                     let _ = answers.send((connection, answer));
                     wake.raise();
                 });
-                act(action, reply);
+                act(action, reply.with(files));
             };
             let ready = ready.next().unwrap_or(false) && !stopped;
             let open = !ready || connection.advance(&mut ask);
@@ -162,6 +165,7 @@ fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
         socket,
         id,
         stage: Stage::Reading(Vec::new()),
+        files: Vec::new(),
         until: Some(Instant::now() + TRANSFER_TIMEOUT),
     })
 }
@@ -178,6 +182,8 @@ struct Connection {
     /// Unique among all connections of this server.
     id: u64,
     stage: Stage,
+    /// Descriptors that came with the request.
+    files: Vec<OwnedFd>,
     /// Deadline of the current stage.
     until: Option<Instant>,
 }
@@ -202,19 +208,20 @@ impl Connection {
     }
 
     /// Make what progress is possible now; false when the connection is to be closed.
-    fn advance(&mut self, ask: &mut impl FnMut(Action, u64)) -> bool {
+    fn advance(&mut self, ask: &mut impl FnMut(Action, Vec<OwnedFd>, u64)) -> bool {
         let input = match &mut self.stage {
             Stage::Reading(input) => input,
             Stage::Waiting => return false, // the client left
             Stage::Sending(_) => return self.send(),
         };
         let mut bytes = [0; 1024];
-        let read = match net::recv(&self.socket, &mut bytes, RecvFlags::empty()) {
-            Ok((0, _)) => return false,
-            Ok((read, _)) => read,
+        let read = match receive(&self.socket, &mut bytes, &mut self.files) {
+            Ok(0) => return false,
+            Ok(read) => read,
             Err(Errno::AGAIN | Errno::INTR) => return true,
             Err(_) => return false,
         };
+        self.files.truncate(MAX_FILES);
         input.extend(bytes.iter().take(read));
         let end = input.iter().position(|byte| *byte == b'\n');
         let line = end.and_then(|end| input.get(..end));
@@ -229,7 +236,7 @@ impl Connection {
             Ok(action) => {
                 self.stage = Stage::Waiting;
                 self.until = None;
-                ask(action, self.id);
+                ask(action, std::mem::take(&mut self.files), self.id);
                 true
             }
             Err(reason) => self.answer(&Answer::Refused(reason)),
@@ -259,6 +266,20 @@ impl Connection {
         }
         false
     }
+}
+
+/// Read into `bytes`, and the descriptors that come with them into `files`.
+fn receive(socket: &OwnedFd, bytes: &mut [u8], files: &mut Vec<OwnedFd>) -> Result<usize, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut into = [IoSliceMut::new(bytes)];
+    let read = net::recvmsg(socket, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            files.extend(came);
+        }
+    }
+    Ok(read)
 }
 
 fn parse(line: &[u8]) -> Result<Action, String> {

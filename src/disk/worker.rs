@@ -63,7 +63,7 @@ pub fn start(
         if let Some(disk) = &service.disk {
             disk.prepare();
         }
-        sandbox::restrict_calls(Role::Disk);
+        sandbox::restrict(Role::Disk);
         service.run();
     })
 }

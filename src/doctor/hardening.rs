@@ -167,7 +167,7 @@ fn landlock(version: Option<u32>) -> Check {
         None => Check::warn(
             NAME,
             "none",
-            "the thread of a shared folder is not confined to it by the kernel; boot a kernel with \
+            "a guest that breaks into hull reaches the files of its user; boot a kernel with \
              CONFIG_SECURITY_LANDLOCK, and name landlock in lsm= of its command line",
         ),
     }

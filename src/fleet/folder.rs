@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -57,6 +57,8 @@ pub struct Runtime {
     path: PathBuf,
     /// Folders that hull makes, and removes when they are empty; the innermost first.
     made: Vec<PathBuf>,
+    /// Whether no other hull may remove it.
+    kept: bool,
 }
 
 impl Runtime {
@@ -126,7 +128,57 @@ impl Runtime {
         let path = path.join(name);
         made.insert(0, path.clone());
         let fd = open_ours(base, name)?;
-        Ok(Self { fd, path, made })
+        Ok(Self {
+            fd,
+            path,
+            made,
+            kept: false,
+        })
+    }
+
+    /// The open folder.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The folders in which the empty ones of [`Runtime`] are removed at the end.
+    pub fn above(&self) -> impl Iterator<Item = OwnedFd> {
+        let above = self.made.iter().filter_map(|path| path.parent());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        above.filter_map(move |path| fs::openat(fs::CWD, path, flags, Mode::empty()).ok())
+    }
+
+    /// Keep the folder from being removed by other hulls while this lives, even while it is empty.
+    ///
+    /// # Errors
+    /// [`Errno::NOENT`] and [`Errno::WOULDBLOCK`]: another one is just removing it.
+    fn keep(&mut self) -> Result<()> {
+        fs::flock(&self.fd, FlockOperation::NonBlockingLockShared)?;
+        self.kept = true;
+        match fs::fstat(&self.fd)?.st_nlink {
+            0 => Err(Errno::NOENT),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Runtime::make`], and no other hull removes the folder while this lives.
+    ///
+    /// # Errors
+    /// [`FleetError::NoRuntime`].
+    pub fn reserve() -> std::result::Result<Self, FleetError> {
+        let mut tries = 0;
+        loop {
+            let mut made = Self::make()?;
+            match made.keep() {
+                Ok(()) => return Ok(made),
+                Err(_) if tries < TRIES => thread::sleep(RETRY_DELAY),
+                Err(error) => {
+                    let tried = format!("{}: {error}", made.path.display());
+                    return Err(FleetError::NoRuntime { tried });
+                }
+            }
+            tries += 1;
+        }
     }
 
     /// The running machines, sorted by name.
@@ -139,7 +191,9 @@ impl Runtime {
         let mut all: Vec<Found> = names
             .filter_map(|name| self.look(OsStr::from_bytes(name.to_bytes())))
             .collect();
-        self.remove_if_empty();
+        if !self.kept {
+            self.remove_if_empty();
+        }
         all.sort_by(|a, b| a.record.name.cmp(&b.record.name));
         all
     }
@@ -172,13 +226,24 @@ impl Runtime {
         })
     }
 
-    fn remove_if_empty(&self) {
-        for path in &self.made {
-            if fs::unlinkat(fs::CWD, path, AtFlags::REMOVEDIR).is_err() {
-                return;
-            }
+    /// Remove the folder if it is empty and no other hull keeps it; this one no longer does.
+    pub fn remove_if_empty(&self) {
+        remove(&self.fd, &self.made);
+    }
+}
+
+/// Remove the open folder `inner` and those around it, `made`, as far as they are empty and no machine keeps
+/// `inner` ([`Runtime::keep`]).
+fn remove(inner: &OwnedFd, made: &[PathBuf]) {
+    if fs::flock(inner, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return;
+    }
+    for path in made {
+        if fs::unlinkat(fs::CWD, path, AtFlags::REMOVEDIR).is_err() {
+            break; // other machines use it
         }
     }
+    let _ = fs::flock(inner, FlockOperation::Unlock);
 }
 
 /// A machine that was running when it was looked up.
@@ -278,10 +343,11 @@ pub struct Claim {
 }
 
 impl Claim {
-    pub(super) fn take(
-        runtime: &Runtime,
-        record: &Record,
-    ) -> std::result::Result<Self, FleetError> {
+    /// Claim the name in `record` below `runtime`, and write the record.
+    ///
+    /// # Errors
+    /// A running machine has the name, or no folder can be made.
+    pub fn take(runtime: &Runtime, record: &Record) -> std::result::Result<Self, FleetError> {
         let name = record.name.as_str();
         let path = runtime.path.join(name);
         let taken = retry(|| Self::lock(runtime, name));
@@ -366,11 +432,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         clear(&self.root, OsStr::new(&self.name), &self.folder);
-        for path in &self.made {
-            if fs::unlinkat(fs::CWD, path, AtFlags::REMOVEDIR).is_err() {
-                return; // other machines use it
-            }
-        }
+        remove(&self.root, &self.made);
     }
 }
 

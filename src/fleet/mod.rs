@@ -7,8 +7,8 @@
 //!                    socket for control (see `control`)
 //! ```
 //! A machine runs if its lock is held, which is not confused by reused process ids. The folder of a
-//! hull that was killed is removed by the next hull that lists the machines. [`claim`] makes a folder
-//! and [`Claim`] removes it; [`find`] and [`list`] find machines.
+//! hull that was killed is removed by the next hull that lists the machines. [`Claim`] makes a folder
+//! and removes it; [`find`] and [`list`] find machines.
 
 mod error;
 mod folder;
@@ -17,8 +17,7 @@ mod record;
 mod tests;
 
 pub use error::FleetError;
-use folder::Runtime;
-pub use folder::{Claim, Found, unbound};
+pub use folder::{Claim, Found, Runtime, unbound};
 pub use record::Record;
 
 /// Longest name, in characters.
@@ -41,12 +40,9 @@ pub fn check_name(name: &str) -> Result<(), String> {
     fits.then_some(()).ok_or(rule)
 }
 
-/// Claim the name in `record`, and write the record.
-///
-/// # Errors
-/// A running machine has the name, or no folder can be made.
-pub fn claim(record: &Record) -> Result<Claim, FleetError> {
-    Claim::take(&Runtime::make()?, record)
+/// Remove the folders of killed machines.
+pub fn sweep() {
+    drop(list());
 }
 
 /// All running machines, sorted by name; folders of killed machines are removed.
@@ -55,11 +51,6 @@ pub fn list() -> Vec<Found> {
         return Vec::new(); // no machine has been run
     };
     runtime.list()
-}
-
-/// Remove the folders of killed machines.
-pub fn sweep() {
-    drop(list());
 }
 
 /// The running machine of this name or process id.

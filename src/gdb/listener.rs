@@ -5,13 +5,15 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use gdbstub::conn::Connection;
 use rustix::net::SocketFlags;
 
 use super::address::Address;
-use crate::vmm::socket::{self, SocketFile};
+use crate::sandbox::AtEnd;
+use crate::vmm::socket;
 
 /// How long gdb may take to read an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +23,12 @@ pub const MAX_PACKET: usize = 4096;
 /// The socket that gdb connects to.
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// The process removes the socket's file at the end.
+    Unix(
+        UnixListener,
+        PathBuf,
+        #[expect(dead_code, reason = "it is dropped")] AtEnd,
+    ),
 }
 
 impl Listener {
@@ -34,7 +41,9 @@ impl Listener {
             Address::Tcp(at) => TcpListener::bind(at).map(Self::Tcp),
             Address::Unix(path) => {
                 let (listener, file) = socket::listen(path, SocketFlags::empty())?;
-                Ok(Self::Unix(listener.into(), file))
+                let at_end = AtEnd::start(path, || file.remove())?;
+                std::mem::forget(file);
+                Ok(Self::Unix(listener.into(), path.clone(), at_end))
             }
         }
     }
@@ -43,7 +52,7 @@ impl Listener {
     pub fn address(&self) -> Option<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok().map(Address::Tcp),
-            Self::Unix(_, file) => Some(Address::Unix(file.path.clone())),
+            Self::Unix(_, path, _) => Some(Address::Unix(path.clone())),
         }
     }
 
@@ -59,7 +68,7 @@ impl Listener {
                 stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 Stream::Tcp(stream)
             }
-            Self::Unix(listener, _) => {
+            Self::Unix(listener, ..) => {
                 let (stream, _) = listener.accept()?;
                 if !socket::is_ours(&stream) {
                     return Err(io::ErrorKind::PermissionDenied.into());
@@ -75,7 +84,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener, _) => listener.as_fd(),
+            Self::Unix(listener, ..) => listener.as_fd(),
         }
     }
 }

@@ -9,6 +9,8 @@ use rustix::io::retry_on_intr;
 use rustix::process::{DumpableBehavior, dumpable_behavior};
 use serde::{Deserialize, Serialize};
 
+/// Files that no machine needs once it runs, and that any user may open otherwise.
+pub const TRIED: [&str; 3] = ["/etc/passwd", "/dev/null", "/"];
 /// Bytes that are read of a file of /proc at once, and of a folder.
 const PART: usize = 4096;
 
@@ -24,6 +26,8 @@ pub struct Lockdown {
     pub core_bytes: [u64; 2],
     /// The most open descriptors, and what the process could raise that to.
     pub descriptors: [u64; 2],
+    /// Those of [`TRIED`] that the thread could open which tells this.
+    pub opened: Vec<String>,
 }
 
 /// A thread's rights (proc_pid_status(5)).
@@ -63,6 +67,8 @@ impl Lockdown {
                 threads.push(Thread::of(&status).ok_or(io::ErrorKind::InvalidData)?);
             }
         }
+        let opens = |path: &&str| open(CWD, path, OFlags::NONBLOCK).is_ok();
+        let opened = TRIED.into_iter().filter(opens).map(String::from).collect();
         let limits = text(&own, "limits")?;
         let limits = |name| limits_of(&limits, name).ok_or(io::ErrorKind::InvalidData);
         Ok(Self {
@@ -70,6 +76,7 @@ impl Lockdown {
             dumpable: dumpable_behavior()? != DumpableBehavior::NotDumpable,
             core_bytes: limits("Max core file size")?,
             descriptors: limits("Max open files")?,
+            opened,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! Restrictions of the calling thread: no rights beyond files, no files outside its folder.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
 use thiserror::Error;
@@ -14,6 +15,8 @@ use super::lockdown::drop_capabilities;
 
 /// The newest version of Landlock whose rights are known here; older kernels have fewer.
 const LANDLOCK: ABI = ABI::V5;
+/// The same for threads that open next to nothing.
+const KNOWN: ABI = ABI::V7;
 
 /// Capabilities that the superuser's thread keeps: to create files for the guest's users and to
 /// access them. Without CAP_MKNOD it creates no device nodes, without CAP_FSETID a write clears
@@ -55,6 +58,101 @@ pub fn give_up_rights() -> Result<(), SandboxError> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(io::Error::from)?;
     set_no_new_privs(true).map_err(io::Error::from)?;
     Ok(drop_capabilities(KEPT)?)
+}
+
+/// What a thread may do in a folder and in those below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Read files and list folders.
+    Read,
+    /// Read, write, make and remove files, sockets and folders.
+    Write,
+    /// Remove folders that are empty.
+    RemoveEmpty,
+    /// Remove files, links and sockets.
+    RemoveFiles,
+}
+
+/// What confines the threads that begin from now on.
+pub(super) enum Rules {
+    /// It is not known yet: no thread that works for a guest may begin.
+    Unknown,
+    /// Nothing: this process runs no machine, the kernel has no Landlock, or the user wants no lock-down.
+    None,
+    /// These rules.
+    Made(OwnedFd),
+}
+
+static RULES: Mutex<Rules> = Mutex::new(Rules::None);
+
+pub(super) fn set_rules(rules: Rules) {
+    *RULES.lock().unwrap_or_else(PoisonError::into_inner) = rules;
+}
+
+/// Have the threads of a machine open what they like.
+pub fn allow_all_folders() {
+    set_rules(Rules::None);
+}
+
+/// Have the threads of a machine that begin from now on, and the main thread once it is restricted, open
+/// nothing but what is in `folders`, and neither connect nor listen at a TCP port, nor connect to an abstract
+/// socket. Signals are a matter of the lists of system calls.
+///
+/// # Errors
+/// [`SandboxError`]; the machine must not run then.
+pub fn allow_folders(folders: &[(BorrowedFd<'_>, Reach)]) -> Result<(), SandboxError> {
+    set_rules(rules(folders)?.map_or(Rules::None, Rules::Made));
+    Ok(())
+}
+
+/// The rules that [`allow_folders`] describes; `None` without Landlock.
+pub(super) fn rules(folders: &[(BorrowedFd<'_>, Reach)]) -> Result<Option<OwnedFd>, SandboxError> {
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(KNOWN))?
+        .handle_access(AccessNet::from_all(KNOWN))?
+        .scope(Scope::AbstractUnixSocket)?
+        .create()?;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    for (folder, reach) in folders {
+        let granted = match reach {
+            Reach::Read => read,
+            Reach::RemoveEmpty => AccessFs::RemoveDir.into(),
+            Reach::RemoveFiles => AccessFs::RemoveFile.into(),
+            Reach::Write => {
+                read | AccessFs::WriteFile
+                    | AccessFs::Truncate
+                    | AccessFs::MakeReg
+                    | AccessFs::MakeSock
+                    | AccessFs::MakeDir
+                    | AccessFs::RemoveFile
+                    | AccessFs::RemoveDir
+            }
+        };
+        rules = rules.add_rule(PathBeneath::new(folder, granted))?;
+    }
+    Ok(rules.into())
+}
+
+/// Confine the calling thread by the rules of [`allow_folders`]. Returns whether there are any.
+///
+/// # Errors
+/// The kernel refuses, or the rules are not known yet: the thread begins too early.
+pub(super) fn enter_folders() -> io::Result<bool> {
+    match &*RULES.lock().unwrap_or_else(PoisonError::into_inner) {
+        Rules::Unknown => Err(io::Error::other("it began before the lock-down")),
+        Rules::None => Ok(false),
+        Rules::Made(rules) => enter(rules).map(|()| true),
+    }
+}
+
+/// Confine the calling thread, which gains no privileges any more, by `rules`.
+pub(super) fn enter(rules: &OwnedFd) -> io::Result<()> {
+    // SAFETY: the call takes numbers alone.
+    let entered = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) };
+    match entered {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The version of the kernel's Landlock; `None` if it has none, or has it disabled.

@@ -1,5 +1,5 @@
-//! A process that connects to programs of the host for a machine's socket device, since no thread of the
-//! machine may make a socket.
+//! Processes that do for a machine what none of its threads may: connect to programs of the host for the
+//! socket device, and remove the files of sockets at the end, however hull ends.
 //!
 //! ```text
 //!   thread of the device --- number of a port ---> connector --- connect(2) ---> PREFIX_PORT
@@ -17,6 +17,7 @@ use std::path::Path;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{ForkResult, fork};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -25,25 +26,49 @@ use rustix::net::{
 };
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use super::confine::{Reach, SandboxError, enter, rules};
+use super::lockdown::lock_down;
 use super::role::Role;
 use super::seccomp::restrict_calls;
 
 /// The highest descriptor that is closed where close_range(2) is missing (before Linux 5.9).
 const MAX_DESCRIPTOR: i32 = 1024;
 
-/// Connects to the Unix sockets whose paths are one prefix, `_` and a number.
-pub struct Connector {
+/// A process that ends when this is dropped.
+struct Process {
     /// `None` only while it is dropped.
     socket: Option<OwnedFd>,
     process: Pid,
 }
 
-impl Connector {
-    /// Start the process. It gets a copy of this process's memory, so there should be little yet.
+/// Connects to the Unix sockets whose paths are one prefix, `_` and a number.
+pub struct Connector(Process);
+
+/// Does something once it is dropped, or this process has ended.
+pub struct AtEnd(#[expect(dead_code, reason = "it is dropped")] Process);
+
+impl AtEnd {
+    /// Start the process that does `work`: it may remove files in the folder of `path`, and look at others.
     ///
     /// # Errors
-    /// The host has no descriptor or process left.
-    pub fn start(prefix: &Path) -> io::Result<Self> {
+    /// The host has no descriptor or process left; then `work` is dropped.
+    pub fn start(path: &Path, work: impl FnOnce()) -> io::Result<Self> {
+        let wait =
+            |far: &OwnedFd| while let Ok((1.., _)) = recv(far, &mut [0], RecvFlags::empty()) {};
+        Process::start(Role::AtEnd, path, wait, work).map(Self)
+    }
+}
+
+impl Process {
+    /// Start it with the list of `role`: it does `work` as long as the other end of its socket is open, and
+    /// then `last`. Of files it may only remove those in the folder of `path`. It gets a copy of this
+    /// process's memory, so there should be little yet.
+    fn start(
+        role: Role,
+        path: &Path,
+        work: impl FnOnce(&OwnedFd),
+        last: impl FnOnce(),
+    ) -> io::Result<Self> {
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (socket, far) = socketpair(family, kind, SocketFlags::CLOEXEC, None)?;
         // It shares this process's handlers: what Ctrl-C signals is not for it.
@@ -52,7 +77,7 @@ impl Connector {
         // this process's threads; it never returns.
         let forked = unsafe { fork() };
         if let Ok(ForkResult::Child) = forked {
-            serve(far, prefix);
+            serve(role, path, far, work, last);
         }
         let _ = before.thread_set_mask();
         match forked? {
@@ -63,6 +88,30 @@ impl Connector {
             ForkResult::Child => unreachable!("it serves"),
         }
     }
+}
+
+impl Connector {
+    /// Start the process, which does `last` at its end.
+    ///
+    /// # Errors
+    /// The host has no descriptor or process left.
+    pub fn start(prefix: &Path, last: impl FnOnce()) -> io::Result<Self> {
+        let work = |far: &OwnedFd| {
+            let mut port = [0; 4];
+            // Until the machine's hull has closed the other end.
+            while let Ok((4, _)) = recv(far, &mut port, RecvFlags::empty()) {
+                let connected = reach(prefix, u32::from_ne_bytes(port));
+                let errno = connected
+                    .as_ref()
+                    .err()
+                    .map_or(0, |errno| errno.raw_os_error());
+                if answer(far, errno, connected.ok()).is_err() {
+                    break;
+                }
+            }
+        };
+        Process::start(Role::Connector, prefix, work, last).map(Self)
+    }
 
     /// A nonblocking socket that is connected to the program at `port`.
     ///
@@ -70,7 +119,7 @@ impl Connector {
     /// As connect(2); [`io::ErrorKind::BrokenPipe`] if the process was ended.
     pub fn connect(&self, port: u32) -> io::Result<OwnedFd> {
         let lost = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let socket = self.socket.as_ref().ok_or_else(lost)?;
+        let socket = self.0.socket.as_ref().ok_or_else(lost)?;
         retry_on_intr(|| send(socket, &port.to_ne_bytes(), SendFlags::NOSIGNAL))?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -93,7 +142,7 @@ impl Connector {
     }
 }
 
-impl Drop for Connector {
+impl Drop for Process {
     fn drop(&mut self) {
         self.socket = None;
         let _ = retry_on_intr(|| waitpid(Some(self.process), WaitOptions::empty()));
@@ -101,26 +150,41 @@ impl Drop for Connector {
 }
 
 /// The process.
-fn serve(far: OwnedFd, prefix: &Path) -> ! {
-    let _ = rustix::thread::set_name(c"connector");
-    let far = alone(far);
-    restrict_calls(Role::Connector);
-    if let Some(far) = far {
-        let mut port = [0; 4];
-        // Until the machine's hull has closed the other end.
-        while let Ok((4, _)) = recv(&far, &mut port, RecvFlags::empty()) {
-            let connected = reach(prefix, u32::from_ne_bytes(port));
-            let errno = connected
-                .as_ref()
-                .err()
-                .map_or(0, |errno| errno.raw_os_error());
-            if answer(&far, errno, connected.ok()).is_err() {
-                break;
-            }
-        }
+fn serve(
+    role: Role,
+    path: &Path,
+    far: OwnedFd,
+    work: impl FnOnce(&OwnedFd),
+    last: impl FnOnce(),
+) -> ! {
+    if let Ok(name) = CString::new(&*role.name()) {
+        let _ = rustix::thread::set_name(&name);
+    }
+    // It does not begin with rights that it should not have.
+    if lock_down().is_ok()
+        && stay_in_folder_of(path).is_ok()
+        && let Some(far) = alone(far)
+    {
+        restrict_calls(role);
+        work(&far);
+        last();
     }
     // SAFETY: it ends the process, without the handlers of the one that it is a copy of.
     unsafe { libc::_exit(0) }
+}
+
+/// Confine this process to removing files in the folder of `path`.
+fn stay_in_folder_of(path: &Path) -> Result<(), SandboxError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(CWD, folder.unwrap_or(Path::new(".")), flags, Mode::empty());
+    let folder = folder.map_err(io::Error::from)?;
+    if let Some(rules) = rules(&[(folder.as_fd(), Reach::RemoveFiles)])? {
+        enter(&rules)?;
+    }
+    Ok(())
 }
 
 /// Close every descriptor but `far`, the standard streams too: their readers wait for their end.

@@ -1,14 +1,18 @@
-//! The filters, tried: what a thread that runs a guest's code would attempt, and the lists against their
-//! documentation.
+//! The filters and Landlock, tried: what a thread that runs a guest's code would attempt, and the lists
+//! against their documentation.
 //!
-//! Each attempt is made in a process of its own with the filter of one role, which answers a call that it
-//! does not list with an error of its own instead of SIGSYS. This is test code alone: the program has no
-//! such hook.
+//! Each attempt is made in a process of its own that is confined as the threads of one role are, with their
+//! filter, which answers a call that it does not list with an error of its own instead of SIGSYS. This is
+//! test code alone: the program has no such hook.
 
 use std::ffi::c_long;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -16,6 +20,9 @@ use nix::unistd::{ForkResult, fork};
 use rustix::pipe::pipe;
 
 use super::compiled::FILTERS;
+use super::confine::{
+    Reach, allow_all_folders, confine, enter, give_up_rights, landlock_version, rules,
+};
 use super::filters::{Call, DEBUG, EVERY, LISTS, List, Only};
 use super::role::Role;
 use super::seccomp::{Seccomp, install, restrict_calls, set_seccomp};
@@ -55,7 +62,7 @@ fn child(work: impl FnOnce() -> i32) -> (WaitStatus, String) {
         ForkResult::Parent { child } => {
             drop(to);
             let mut said = String::new();
-            fs::File::from(from).read_to_string(&mut said).unwrap();
+            File::from(from).read_to_string(&mut said).unwrap();
             (waitpid(child, None).unwrap(), said)
         }
     }
@@ -93,6 +100,8 @@ fn on_the_host() -> Vec<Attempt> {
     let memory = c"/proc/self/mem".as_ptr() as u64;
     let device = c"/dev/kvm".as_ptr() as u64;
     let write = libc::O_RDWR as u64;
+    // It is never empty.
+    let (etc, remove) = (c"/etc".as_ptr() as u64, libc::AT_REMOVEDIR as u64);
     let internet = [libc::AF_INET as u64, libc::SOCK_STREAM as u64];
     let docker = [0, DOCKER.as_ptr() as u64, 23];
     // No process has it (PID_MAX_LIMIT, `<linux/threads.h>`); a filter denies it before it is looked up.
@@ -106,6 +115,7 @@ fn on_the_host() -> Vec<Attempt> {
         attempt("open /etc/passwd", open, &[here, passwd]),
         attempt("write to /proc/self/mem", open, &[here, memory, write]),
         attempt("open /dev/kvm again", open, &[here, device, write]),
+        attempt("remove a folder", libc::SYS_unlinkat, &[here, etc, remove]),
         attempt("execve", libc::SYS_execve, &[passwd]),
         attempt("execveat", libc::SYS_execveat, &[here, passwd]),
         attempt("socket", libc::SYS_socket, &internet),
@@ -146,22 +156,59 @@ fn on_itself() -> Vec<Attempt> {
     ]
 }
 
-/// Whether the filter of `role` denies the attempt.
-fn is_denied(role: Role, (_, number, arguments): Attempt) -> bool {
+/// What holds an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    Nothing,
+    Filter,
+    Landlock,
+}
+
+/// Confine the calling thread as one of `role` that may use `folder`, where the kernel has Landlock.
+fn confine_as(role: Role, folder: &Path) {
+    let folder = File::open(folder).unwrap();
+    if role == Role::Share {
+        give_up_rights().unwrap();
+        confine(&folder, false).unwrap();
+        return;
+    }
+    rustix::thread::set_no_new_privs(true).unwrap();
+    let own = File::open("/proc/self").unwrap();
+    let folders = [
+        (own.as_fd(), Reach::Read),
+        (folder.as_fd(), Reach::Write),
+        (folder.as_fd(), Reach::RemoveEmpty),
+    ];
+    if let Some(rules) = rules(&folders).unwrap() {
+        enter(&rules).unwrap();
+    }
+}
+
+/// What holds the attempt, made by a thread of `role`.
+fn hold(role: Role, folder: &Path, (_, number, arguments): Attempt) -> Hold {
     let (status, said) = child(|| {
+        confine_as(role, folder);
         let filter = FILTERS[role.list().unwrap()];
         rustix::thread::set_no_new_privs(true).unwrap();
         install(filter, libc::SECCOMP_RET_ERRNO | DENIED as u32).unwrap();
-        i32::from(call(number, arguments) == DENIED)
+        match call(number, arguments) {
+            DENIED => 1,
+            libc::EACCES => 2,
+            _ => 0,
+        }
     });
     match status {
-        WaitStatus::Exited(_, status) => status == 1,
+        WaitStatus::Exited(_, 0) => Hold::Nothing,
+        WaitStatus::Exited(_, 1) => Hold::Filter,
+        WaitStatus::Exited(_, 2) => Hold::Landlock,
         other => panic!("{role:?}: {number}: {other:?} {said}"),
     }
 }
 
 #[test]
 fn a_hijacked_thread_finds_no_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let has_landlock = landlock_version().is_some();
     let mut table = String::from("| attempt |");
     for list in LISTS.iter().take(ROLES.len()) {
         let _ = write!(table, " {} |", list.thread);
@@ -172,15 +219,55 @@ fn a_hijacked_thread_finds_no_way_out() {
     for attempt in attempts() {
         let _ = write!(table, "| {} |", attempt.0);
         for role in ROLES {
-            let denied = is_denied(role, attempt);
             // Paths are for Landlock: a filter sees numbers alone.
-            let by_path = attempt.1 == libc::SYS_openat;
-            assert!(denied || by_path, "{role:?}: {}", attempt.0);
-            table += if denied { " denied |" } else { " by path |" };
+            let by_path = [libc::SYS_openat, libc::SYS_unlinkat].contains(&attempt.1);
+            match hold(role, folder.path(), attempt) {
+                Hold::Filter => table += " filter |",
+                Hold::Landlock if by_path => table += " Landlock |",
+                Hold::Nothing if by_path && !has_landlock => table += " Landlock |",
+                held => panic!("{role:?}: {}: {held:?}", attempt.0),
+            }
         }
         table.push('\n');
     }
     documented(&table);
+}
+
+#[test]
+fn a_confined_thread_keeps_its_folder_and_reaches_no_port_and_no_abstract_socket() {
+    let Some(version) = landlock_version() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().as_os_str().as_encoded_bytes();
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let _abstract = UnixListener::bind_addr(&address).unwrap();
+    let (status, said) = child(|| {
+        confine_as(Role::Claim, folder.path());
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("machine")).unwrap();
+        fs::write(at("machine/record.new"), "text").unwrap();
+        fs::rename(at("machine/record.new"), at("machine/record")).unwrap();
+        let socket = UnixListener::bind(at("machine/socket")).unwrap();
+        UnixStream::connect(at("machine/socket")).unwrap();
+        drop(socket);
+        fs::remove_dir_all(at("machine")).unwrap();
+        assert!(File::open("/proc/self/status").is_ok());
+        for out_of_reach in ["/proc/1/status", "/proc/self/root/etc/passwd", "/"] {
+            assert!(File::open(out_of_reach).is_err(), "{out_of_reach}");
+        }
+        if version >= 4 {
+            assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_err());
+        }
+        if version >= 6 {
+            assert!(UnixStream::connect_addr(&address).is_err());
+        }
+        0
+    });
+    assert!(
+        matches!(status, WaitStatus::Exited(_, 0)),
+        "{status:?} {said}"
+    );
 }
 
 #[test]
@@ -264,6 +351,7 @@ fn another_call_ends_hull_with_a_message() {
     };
     let (status, said) = child(|| {
         set_seccomp(Seccomp::On).unwrap();
+        allow_all_folders();
         restrict_calls(Role::Vcpu(3));
         openat()
     });
@@ -279,6 +367,7 @@ fn another_call_ends_hull_with_a_message() {
     // The main thread, which has the terminal, is told.
     let (status, said) = child(|| {
         set_seccomp(Seccomp::On).unwrap();
+        allow_all_folders();
         let _ = spawn(Role::Net, openat).unwrap().join();
         1
     });
@@ -291,6 +380,7 @@ fn another_call_ends_hull_with_a_message() {
 
     let (status, said) = child(|| {
         set_seccomp(Seccomp::Log).unwrap();
+        allow_all_folders();
         spawn(Role::Net, openat).unwrap().join().unwrap()
     });
     assert!(
@@ -305,6 +395,7 @@ fn a_filtered_thread_can_end_fail_and_allocate() {
         // SAFETY: as the program at its start; it sets a number.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
         set_seccomp(Seccomp::On).unwrap();
+        allow_all_folders();
         for role in ROLES.into_iter().filter(|role| !role.prepares()) {
             let thread = spawn(role, move || {
                 let mut bytes = Vec::new();
@@ -328,4 +419,17 @@ fn a_filtered_thread_can_end_fail_and_allocate() {
         "{status:?} {said}"
     );
     assert!(said.contains("on purpose"), "{said}");
+}
+
+#[test]
+fn a_thread_that_begins_before_the_lock_down_ends_hull() {
+    let (status, said) = child(|| {
+        set_seccomp(Seccomp::Off).unwrap();
+        let _ = spawn(Role::Net, || ()).unwrap().join();
+        0
+    });
+    assert!(
+        matches!(status, WaitStatus::Exited(_, 125)),
+        "{status:?} {said}"
+    );
 }

@@ -56,7 +56,7 @@ impl Call {
 pub const OWN_PROCESS: u32 = 0x7f48_554c;
 
 /// All lists, in the order of `Role::list`.
-pub const LISTS: [List; 13] = [
+pub const LISTS: [List; 14] = [
     List {
         thread: "vcpu",
         calls: &[VCPU],
@@ -104,8 +104,8 @@ pub const LISTS: [List; 13] = [
     },
     List {
         thread: "trace",
-        calls: &[TRACE, FILES],
-        most: 50,
+        calls: &[TRACE],
+        most: 27,
     },
     List {
         thread: "customer",
@@ -119,7 +119,12 @@ pub const LISTS: [List; 13] = [
     },
     List {
         thread: "connector (a process)",
-        calls: &[CONNECTOR],
+        calls: &[CONNECTOR, SOCKET_FILE],
+        most: 27,
+    },
+    List {
+        thread: "at-end (a process)",
+        calls: &[&[RECEIVE], SOCKET_FILE],
         most: 27,
     },
 ];
@@ -245,7 +250,10 @@ const MAIN: &[Call] = &[
     ),
     call!(SYS_epoll_pwait, "notifications of queues"),
     call!(SYS_timerfd_settime, "timers of devices"),
-    call!(SYS_getrandom, "entropy for the guest, names of files"),
+    call!(
+        SYS_getrandom,
+        "entropy for the guest, the name of a template"
+    ),
     call!(SYS_clock_nanosleep, "waits until vCPUs are idle"),
     call!(SYS_getpgrp, "job control"),
     call!(SYS_pread64, "reads names of the guest's kernel"),
@@ -281,7 +289,7 @@ const MAIN: &[Call] = &[
     call!(SYS_fsync, "writes a snapshot"),
 ];
 
-/// Files that are replaced: snapshots and reports.
+/// Templates, and the machine's folder.
 const FILES: &[Call] = &[
     call!(SYS_read, "reads what it has opened"),
     call!(SYS_openat, "opens a file"),
@@ -361,8 +369,6 @@ const VSOCK: &[Call] = &[
     call!(SYS_shutdown, "one direction ends"),
     call!(SYS_epoll_ctl, "waits for a connection"),
     call!(SYS_wait4, "the end of the connector"),
-    call!(SYS_statx, "the socket's file"),
-    call!(SYS_unlinkat, "the socket's file"),
 ];
 
 const SHARE: &[Call] = &[
@@ -456,7 +462,7 @@ const CONTROL: &[Call] = &[
     ),
     call!(SYS_accept4, "a request"),
     call!(SYS_getsockopt, "who asks"),
-    call!(SYS_recvfrom, "a request"),
+    call!(SYS_recvmsg, "a request, and the files of a snapshot"),
     call!(SYS_sendto, "an answer"),
     call!(SYS_mincore, "which memory is resident"),
     call!(SYS_geteuid, "who may ask"),
@@ -540,10 +546,12 @@ const GDB: &[Call] = &[
     ),
     call!(SYS_getsockopt, "who connects"),
     call!(SYS_geteuid, "who connects"),
+    call!(
+        SYS_wait4,
+        "the end of the process that removes the socket's file"
+    ),
     call!(SYS_recvfrom, "packets of gdb"),
     call!(SYS_sendto, "packets to gdb"),
-    call!(SYS_statx, "the socket's file"),
-    call!(SYS_unlinkat, "the socket's file"),
 ];
 
 const SAMPLER: &[Call] = &[
@@ -562,7 +570,9 @@ const TRACE: &[Call] = &[
         "a message",
         OneOf(1, &[("TCGETS", 0x0000_5401), ("TCGETS2", 0x802c_542a)])
     ),
-    call!(SYS_getrandom, "the name of a new file"),
+    call!(SYS_statx, "what kind of file it is"),
+    call!(SYS_lseek, "the beginning of the file"),
+    call!(SYS_ftruncate, "empties the file"),
 ];
 
 const CUSTOMER: &[Call] = &[
@@ -570,9 +580,18 @@ const CUSTOMER: &[Call] = &[
     call!(SYS_kill, "ends the machine without it", OwnProcess(0)),
 ];
 
+/// What the processes beside hull wait for.
+const RECEIVE: Call = call!(SYS_recvfrom, "the number of a port, the end of hull");
+
+/// The file of a socket, which a process beside hull removes at the end.
+const SOCKET_FILE: &[Call] = &[
+    call!(SYS_statx, "the socket's file"),
+    call!(SYS_unlinkat, "the socket's file"),
+];
+
 /// What no thread of hull may: it connects to the sockets beside that of the socket device.
 const CONNECTOR: &[Call] = &[
-    call!(SYS_recvfrom, "the number of a port"),
+    RECEIVE,
     call!(
         SYS_socket,
         "a socket of this host",

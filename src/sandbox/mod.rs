@@ -25,13 +25,16 @@ mod threads;
 mod violation;
 
 pub use allowed::allowed_calls;
-pub use confine::{Confinement, SandboxError, confine, give_up_rights, landlock_version};
-pub use connector::Connector;
+pub use confine::{
+    Confinement, Reach, SandboxError, allow_all_folders, allow_folders, confine, give_up_rights,
+    landlock_version,
+};
+pub use connector::{AtEnd, Connector};
 pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
 pub use lockdown::lock_down;
 pub use outlive::outlive;
 pub use role::Role;
-pub use seccomp::{Seccomp, is_restricted, restrict_calls, set_seccomp};
+pub use seccomp::{Seccomp, is_restricted, restrict, restrict_calls, set_seccomp};
 pub use threads::{spawn, spawn_scoped};
 pub use violation::restore_on_violation;

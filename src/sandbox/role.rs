@@ -43,6 +43,8 @@ pub enum Role {
     Customer,
     /// A process that connects to programs for the socket device ([`super::Connector`]).
     Connector,
+    /// A process that removes the file of a socket at the end ([`super::AtEnd`]).
+    AtEnd,
     /// Runs the vCPU with which KVM is probed.
     Probe,
     /// Asks one of the running machines.
@@ -69,6 +71,7 @@ impl Role {
             Self::TraceWriter => "trace".into(),
             Self::Customer => "customer".into(),
             Self::Connector => "connector".into(),
+            Self::AtEnd => "at-end".into(),
             Self::Probe => "probe".into(),
             Self::Client => "client".into(),
             Self::Tracer => "tracer".into(),
@@ -92,6 +95,7 @@ impl Role {
             Self::Customer => 10,
             Self::Claim => 11,
             Self::Connector => 12,
+            Self::AtEnd => 13,
             Self::Loader | Self::Copy | Self::Probe | Self::Client | Self::Tracer => return None,
         })
     }

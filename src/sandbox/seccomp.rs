@@ -14,6 +14,7 @@ use libc::{c_uint, sock_filter, sock_fprog};
 use rustix::thread::set_no_new_privs;
 
 use super::compiled::{FILTERS, OWN_PROCESS};
+use super::confine::{Rules, enter_folders, set_rules};
 use super::role::Role;
 use super::violation;
 
@@ -38,27 +39,50 @@ static SETTING: AtomicU8 = AtomicU8::new(Seccomp::Off as u8);
 
 thread_local! {
     static RESTRICTED: Cell<bool> = const { Cell::new(false) };
+    static CONFINED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether the calling thread's system calls are restricted.
-pub fn is_restricted() -> bool {
+pub fn has_filter() -> bool {
     RESTRICTED.get()
 }
 
-/// Have threads that begin from now on be filtered. To be called while there is one thread.
+/// Have threads that begin from now on be filtered, and be confined as [`super::allow_folders`] or
+/// [`super::allow_all_folders`] says before the first of them. To be called while there is one thread.
 ///
 /// # Errors
 /// The host's kernel has no seccomp filters (before Linux 4.14, or without CONFIG_SECCOMP_FILTER).
 pub fn set_seccomp(setting: Seccomp) -> io::Result<()> {
+    set_rules(Rules::Unknown);
     if setting != Seccomp::Off {
         for action in [libc::SECCOMP_RET_TRAP, libc::SECCOMP_RET_LOG] {
             seccomp(libc::SECCOMP_GET_ACTION_AVAIL, &raw const action)?;
         }
         violation::catch()?;
-        violation::tell_panics(is_restricted);
+        violation::tell_panics(has_filter);
     }
     SETTING.store(setting as u8, Ordering::Relaxed);
     Ok(())
+}
+
+/// Confine the calling thread to the folders and the system calls of its `role`, for good.
+pub fn restrict(role: Role) {
+    match enter_folders() {
+        Ok(entered) => CONFINED.set(CONFINED.get() || entered),
+        Err(error) => fail(role, &error),
+    }
+    restrict_calls(role);
+}
+
+/// Whether the calling thread is restricted in any way.
+pub fn is_restricted() -> bool {
+    RESTRICTED.get() || CONFINED.get()
+}
+
+/// The thread must not run without its restrictions.
+fn fail(role: Role, error: &io::Error) -> ! {
+    log::error!("the thread {} cannot be restricted: {error}", role.name());
+    process::exit(FAILED)
 }
 
 /// Allow the calling thread the system calls of its `role` and no others, for good. If the kernel has no
@@ -80,11 +104,7 @@ pub fn restrict_calls(role: Role) {
         true => Ok(()),
     };
     if let Err(error) = installed.and_then(|()| install(filter, unlisted)) {
-        log::error!(
-            "the system calls of the thread {} cannot be restricted: {error}",
-            role.name()
-        );
-        process::exit(FAILED);
+        fail(role, &error);
     }
 }
 

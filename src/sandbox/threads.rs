@@ -7,7 +7,7 @@ use std::thread::{JoinHandle, Scope, ScopedJoinHandle};
 use nix::sys::signal::{SigSet, Signal};
 
 use super::role::Role;
-use super::seccomp::restrict_calls;
+use super::seccomp::restrict;
 
 /// Signals whose handlers run in the main thread alone: they make system calls that are on its list.
 const MAIN_ALONE: [Signal; 13] = [
@@ -51,7 +51,7 @@ fn begin(role: Role) {
     // The keys of a thread's first hash map come from getrandom(2), which is on few lists.
     std::hint::black_box(RandomState::new());
     if !role.prepares() {
-        restrict_calls(role);
+        restrict(role);
     }
 }
 

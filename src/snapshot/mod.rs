@@ -46,4 +46,4 @@ pub use header::{Tag, VERSION};
 pub use id::Id;
 pub use merge::merge;
 pub use read::{Snapshot, open, open_layer};
-pub use write::{Writer, make_folder};
+pub use write::{Files, Folder, Writer};

@@ -21,23 +21,45 @@ use super::read::{self, STEP, memory_name};
 use crate::memory::GuestMemory;
 use crate::memory::pages::{PAGE, Pages, at_offsets};
 
+/// The state of a snapshot that is being written.
+const FRESH_STATE: &str = "state.tmp";
 /// A page of zeros, which is not written.
 const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
 
-/// Writes one snapshot: call [`Writer::memory`], [`Writer::section`] for each section, then
-/// [`Writer::commit`]. Without the last call no files stay, and the old snapshot is intact.
+/// A folder that gets a snapshot, from the lock on it to the rename that completes the snapshot. Dropped
+/// before that, no new files stay, and the old snapshot is intact.
 #[derive(Debug)]
-pub struct Writer {
+pub struct Folder {
     dir: PathBuf,
     /// The open folder, which holds the lock.
     lock: File,
-    /// Whether this writer has made the folder.
+    /// Whether this has made the folder.
     made: bool,
     sync: bool,
-    memo: Memo,
-    memory: File,
-    sections: Vec<(Tag, Vec<u8>)>,
+    id: Id,
     committed: bool,
+}
+
+/// The new files of a snapshot, which are empty.
+#[derive(Debug)]
+pub struct Files {
+    /// `memory-ID`.
+    pub memory: File,
+    /// `state.tmp`.
+    pub state: File,
+}
+
+/// Writes the files of one snapshot: call [`Writer::memory`], [`Writer::section`] for each section, then
+/// [`Writer::commit`].
+#[derive(Debug)]
+pub struct Writer {
+    dir: PathBuf,
+    /// `None` if another process has the folder.
+    folder: Option<Folder>,
+    sync: bool,
+    memo: Memo,
+    files: Files,
+    sections: Vec<(Tag, Vec<u8>)>,
 }
 
 /// One of the steps of [`Writer::commit`].
@@ -48,19 +70,24 @@ type Step = fn(&mut Writer) -> Result<(), SnapshotError>;
 pub(super) const STEPS: [Step; 5] = [
     Writer::sync_memory,
     Writer::write_state,
-    Writer::rename_state,
-    Writer::sync_dir,
-    Writer::remove_others,
+    |writer| writer.folder.as_mut().map_or(Ok(()), Folder::rename_state),
+    |writer| writer.folder.as_mut().map_or(Ok(()), Folder::sync_dir),
+    |writer| writer.folder.as_mut().map_or(Ok(()), Folder::remove_others),
 ];
 
-impl Writer {
+impl Folder {
     /// Begin a snapshot in the folder `dir`, which is made if it is missing and may have an old one.
     /// With `sync` it is on the disk at the end and survives a crash of the host.
     ///
     /// # Errors
     /// The folder cannot be written to, has other content, or has another writer.
-    pub fn create(dir: &Path, sync: bool) -> Result<Self, SnapshotError> {
-        let made = make_folder(dir)?;
+    pub fn open(dir: &Path, sync: bool) -> Result<(Self, Files), SnapshotError> {
+        let made = !dir.exists();
+        if made {
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(dir);
+            made.map_err(failed("make the folder", dir))?;
+        }
         let lock = own_folder(dir)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -81,12 +108,95 @@ impl Writer {
         let mut id = Id([0; 16]);
         let random = getrandom(&mut id.0, GetRandomFlags::empty());
         random.map_err(failed("draw a random name for", dir))?;
-        let path = dir.join(memory_name(id));
-        let memory = create(&lock, &path)?;
-        Ok(Self {
+        let folder = Self {
             dir: dir.into(),
             lock,
             made,
+            sync,
+            id,
+            committed: false,
+        };
+        let memory = create(&folder.lock, &dir.join(memory_name(id)))?;
+        // A killed writer may have left one with any access mode.
+        let state = dir.join(FRESH_STATE);
+        remove(&folder.lock, &state)?;
+        let state = create(&folder.lock, &state)?;
+        Ok((folder, Files { memory, state }))
+    }
+
+    /// The id of the snapshot, once it is committed.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Complete the snapshot, whose files are written, and remove the old one.
+    ///
+    /// # Errors
+    /// The folder cannot be written to; then the old snapshot, if there was one, is intact, or both are.
+    pub fn commit(mut self) -> Result<(), SnapshotError> {
+        self.rename_state()?;
+        self.sync_dir()?;
+        self.remove_others()
+    }
+
+    fn rename_state(&mut self) -> Result<(), SnapshotError> {
+        let path = self.dir.join("state");
+        let renamed = rustix::fs::renameat(&self.lock, FRESH_STATE, &self.lock, "state");
+        renamed.map_err(failed("replace", &path))?;
+        self.committed = true;
+        Ok(())
+    }
+
+    fn sync_dir(&mut self) -> Result<(), SnapshotError> {
+        if !self.sync {
+            return Ok(());
+        }
+        let mut synced = self.lock.sync_all();
+        if self.made {
+            // The parent, which holds the folder's name.
+            let above = File::open(self.dir.join(".."));
+            synced = synced.and(above.and_then(|above| above.sync_all()));
+        }
+        synced.map_err(failed("write", &self.dir))
+    }
+
+    fn remove_others(&mut self) -> Result<(), SnapshotError> {
+        remove_others(&self.lock, &self.dir, Some(self.id))
+    }
+}
+
+impl Drop for Folder {
+    /// What is not a snapshot yet never becomes one.
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = remove(&self.lock, &self.dir.join(memory_name(self.id)));
+            let _ = remove(&self.lock, &self.dir.join(FRESH_STATE));
+            if self.made {
+                // Unless something else is in it.
+                let _ = unlinkat(CWD, &self.dir, AtFlags::REMOVEDIR);
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Begin a snapshot in the folder `dir`, as [`Folder::open`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create(dir: &Path, sync: bool) -> Result<Self, SnapshotError> {
+        let (folder, files) = Folder::open(dir, sync)?;
+        let mut writer = Self::of(files, folder.id, dir, sync);
+        writer.folder = Some(folder);
+        Ok(writer)
+    }
+
+    /// Write the `files` of the snapshot `id` in the folder `dir`, which another process has: that commits
+    /// the snapshot once [`Writer::commit`] has written them.
+    pub fn of(files: Files, id: Id, dir: &Path, sync: bool) -> Self {
+        Self {
+            dir: dir.into(),
+            folder: None,
             sync,
             memo: Memo {
                 id,
@@ -95,15 +205,19 @@ impl Writer {
                 extents: Vec::new(),
                 crc: 0,
             },
-            memory,
+            files,
             sections: Vec::new(),
-            committed: false,
-        })
+        }
     }
 
     /// The id of the snapshot, once it is committed.
     pub fn id(&self) -> Id {
         self.memo.id
+    }
+
+    /// The folder of the snapshot.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Bytes of guest memory written so far.
@@ -141,7 +255,7 @@ impl Writer {
                     read.map_err(failed("read guest memory for", &self.dir))?;
                     done += part.len();
                 }
-                file.put(&self.memory, at, &buffer[..done])
+                file.put(&self.files.memory, at, &buffer[..done])
                     .map_err(failed("write", self.memory_path()))?;
             }
         }
@@ -157,7 +271,7 @@ impl Writer {
     ) -> Result<Layer, SnapshotError> {
         self.memo.regions = regions;
         self.memo.parent = base;
-        let sized = self.memory.set_len(self.memo.bytes());
+        let sized = self.files.memory.set_len(self.memo.bytes());
         sized.map_err(failed("make room in", self.memory_path()))?;
         Ok(Layer::new(base.is_some()))
     }
@@ -168,7 +282,7 @@ impl Writer {
     }
 
     pub(super) fn memory_file(&self) -> &File {
-        &self.memory
+        &self.files.memory
     }
 
     /// Add the section `tag`; each tag may be used once.
@@ -187,7 +301,7 @@ impl Writer {
 
     fn sync_memory(&mut self) -> Result<(), SnapshotError> {
         if self.sync {
-            self.memory.sync_all()
+            self.files.memory.sync_all()
         } else {
             Ok(())
         }
@@ -195,7 +309,7 @@ impl Writer {
     }
 
     fn write_state(&mut self) -> Result<(), SnapshotError> {
-        let path = self.dir.join("state.tmp");
+        let path = self.dir.join(FRESH_STATE);
         let memo = self.memo.encode().map_err(io::Error::other);
         let memo = memo.map_err(failed("make", &path))?;
         if memo.len() > memo::MAX_BYTES {
@@ -210,37 +324,10 @@ impl Writer {
         if bytes.len() as u64 > MAX_STATE {
             return too_large(format!("{} bytes", bytes.len()));
         }
-        // A killed writer may have left one with any access mode.
-        remove(&self.lock, &path)?;
-        let file = create(&self.lock, &path)?;
+        let file = &self.files.state;
         let written = file.write_all_at(&bytes, 0);
         let synced = written.and_then(|()| if self.sync { file.sync_all() } else { Ok(()) });
         synced.map_err(failed("write", &path))
-    }
-
-    fn rename_state(&mut self) -> Result<(), SnapshotError> {
-        let path = self.dir.join("state");
-        let renamed = rustix::fs::renameat(&self.lock, "state.tmp", &self.lock, "state");
-        renamed.map_err(failed("replace", &path))?;
-        self.committed = true;
-        Ok(())
-    }
-
-    fn sync_dir(&mut self) -> Result<(), SnapshotError> {
-        if !self.sync {
-            return Ok(());
-        }
-        let mut synced = self.lock.sync_all();
-        if self.made {
-            // The parent, which holds the folder's name.
-            let above = File::open(self.dir.join(".."));
-            synced = synced.and(above.and_then(|above| above.sync_all()));
-        }
-        synced.map_err(failed("write", &self.dir))
-    }
-
-    fn remove_others(&mut self) -> Result<(), SnapshotError> {
-        remove_others(&self.lock, &self.dir, Some(self.memo.id))
     }
 
     fn memory_path(&self) -> PathBuf {
@@ -250,36 +337,10 @@ impl Writer {
     /// Leave the files as a killed process would.
     #[cfg(test)]
     pub(super) fn killed(mut self) {
-        self.committed = true;
-    }
-}
-
-impl Drop for Writer {
-    /// What is not a snapshot yet never becomes one.
-    fn drop(&mut self) {
-        if !self.committed {
-            let _ = remove(&self.lock, &self.memory_path());
-            let _ = remove(&self.lock, &self.dir.join("state.tmp"));
-            if self.made {
-                // Unless something else is in it.
-                let _ = unlinkat(CWD, &self.dir, AtFlags::REMOVEDIR);
-            }
+        if let Some(folder) = &mut self.folder {
+            folder.committed = true;
         }
     }
-}
-
-/// Make the folder `dir` if it is missing. Returns whether it was.
-///
-/// # Errors
-/// It cannot be made.
-pub fn make_folder(dir: &Path) -> Result<bool, SnapshotError> {
-    let missing = !dir.exists();
-    if missing {
-        let mut builder = DirBuilder::new();
-        let made = builder.recursive(true).mode(0o700).create(dir);
-        made.map_err(failed("make the folder", dir))?;
-    }
-    Ok(missing)
 }
 
 /// Open the folder `dir` if it is this user's: in another one's, files could be replaced by links and by
@@ -326,7 +387,7 @@ fn remove_others(folder: &File, dir: &Path, id: Option<Id>) -> Result<(), Snapsh
                     .bytes()
                     .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
         });
-        if name == "state.tmp" || (is_memory && own.as_deref() != Some(name)) {
+        if name == FRESH_STATE || (is_memory && own.as_deref() != Some(name)) {
             remove(folder, &dir.join(name))?;
         }
     }

@@ -51,7 +51,9 @@ impl Actions {
             }
             // In the event loop's next turn: these need the consoles, the session with the guest's
             // init, and the output streams.
-            Action::Snapshot { .. } | Action::Stop { .. } => return self.events.act(action, reply),
+            Action::Snapshot { .. } | Action::Keep { .. } | Action::Stop { .. } => {
+                return self.events.act(action, reply);
+            }
             // Only a machine that waits in a pool can do it (crate::pool).
             Action::Take { .. } => Answer::Refused("it has its command already".into()),
         };

@@ -18,6 +18,7 @@ use super::explain::Explain;
 use super::fault;
 use super::generation;
 use super::irq::{Unconnected, line};
+use super::lockdown::lock_down;
 use super::machine::{KEYBOARD_GSI, Machine};
 use super::outbox::{Outbox, Transmitter};
 use super::own::Own;
@@ -33,6 +34,7 @@ use crate::config::{Balloon, Console, Fault, Kernel, Lockdown};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
+use crate::fleet::Runtime;
 use crate::kvm::cpuid::Place;
 use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
@@ -40,7 +42,7 @@ use crate::kvm::vm::{self, Vm};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
 use crate::net::Network;
-use crate::sandbox::{Role, lock_down, spawn_scoped};
+use crate::sandbox::{Role, spawn_scoped};
 use crate::sync::eventfd;
 use crate::trace::Recorder;
 
@@ -64,6 +66,7 @@ const MITIGATIONS_OFF: &str = "mitigations=off";
 pub fn build(
     config: &Config,
     networks: Vec<Network>,
+    machines: Option<&Runtime>,
     timeline: &Arc<Timeline>,
     story: &Story,
 ) -> Result<Machine, VmmError> {
@@ -75,9 +78,8 @@ pub fn build(
     })?;
     let own = Own::open();
     // The machine's other threads begin later, and inherit it.
+    timeline.span("lock-down", || lock_down(config, &own, machines))?;
     if config.machine.lockdown != Lockdown::Off {
-        let locked = timeline.span("lock-down", lock_down);
-        locked.map_err(VmmError::LockDown)?;
         story.tell_all(story::lock_down);
     }
     let builder = Builder {

@@ -1,6 +1,7 @@
 //! What [`super::run`] takes: the [`Machine`] that is wanted, what was opened for it, and what
 //! observes it; and how a machine ends.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -67,10 +68,22 @@ pub struct Attachments {
     pub profile: Option<Arc<Profile>>,
     /// Where events are recorded, with the clock that [`super::run`] is given.
     pub trace: Option<Arc<Trace>>,
+    /// What writes them while the machine runs.
+    pub trace_writer: Option<TraceWriter>,
     /// What is called at each step of the boot.
     pub story: Option<story::Listener>,
     /// How many exits of each kind are described on standard error.
     pub explain_exits: Option<u32>,
+}
+
+/// What a thread of its own does until [`Trace::end`] of the attached trace.
+#[derive(Clone)]
+pub struct TraceWriter(pub Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for TraceWriter {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("TraceWriter")
+    }
 }
 
 /// Where a machine begins.

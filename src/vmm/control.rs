@@ -12,7 +12,7 @@ use super::actions::Actions;
 use super::config::Config;
 use super::error::VmmError;
 use crate::control::server;
-use crate::fleet::{self, Claim, FleetError, Record};
+use crate::fleet::{self, Claim, FleetError, Record, Runtime};
 use crate::sandbox::{Role, restrict_calls, spawn};
 use crate::sync::{EventFd, eventfd, lock};
 
@@ -23,18 +23,74 @@ const UNNAMED_DELAY: Duration = Duration::from_millis(300);
 pub struct Control {
     stop: EventFd,
     thread: Option<JoinHandle<()>>,
-    claim: Arc<Mutex<Option<Claim>>>,
+    place: Arc<Mutex<Place>>,
 }
 
-/// Claim the name that the user chose, if any. A machine without one is later named by its process
-/// id, and runs without a folder if none can be made.
-///
-/// # Errors
-/// [`FleetError`].
-pub fn claim(config: &Config) -> Result<Option<Claim>, FleetError> {
-    let name = config.machine.name.as_ref();
-    name.map(|name| fleet::claim(&record(config, name.clone())))
-        .transpose()
+/// The machine's folder, and the folder in which it is. The lock-down has them opened before.
+#[derive(Default)]
+pub struct Place {
+    /// `None` for a machine without a name, which has not run for long.
+    claim: Option<Claim>,
+    /// `None` if there can be none.
+    machines: Option<Runtime>,
+}
+
+impl Place {
+    /// Claim the name that the user chose, if any. A machine without one is later named by its process id,
+    /// and runs without a folder if none can be made.
+    ///
+    /// # Errors
+    /// [`FleetError`].
+    pub fn open(config: &Config) -> Result<Self, FleetError> {
+        let Some(name) = &config.machine.name else {
+            return Ok(Self {
+                claim: None,
+                machines: Runtime::reserve().ok(),
+            });
+        };
+        let machines = Runtime::reserve()?;
+        Ok(Self {
+            claim: Some(Claim::take(&machines, &record(config, name.clone()))?),
+            machines: Some(machines),
+        })
+    }
+
+    /// Listen on the control socket, if the machine has a name.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen(&self) -> io::Result<Option<OwnedFd>> {
+        self.claim.as_ref().map(Claim::listen).transpose()
+    }
+
+    /// The folder of all machines' folders.
+    pub fn machines(&self) -> Option<&Runtime> {
+        self.machines.as_ref()
+    }
+
+    /// As [`Place::listen`] on `socket`, under the name in `unnamed` if there is no other; what killed
+    /// machines have left is removed. `None` if there is no folder.
+    fn listen_on(&mut self, socket: OwnedFd, unnamed: &Record) -> io::Result<Option<OwnedFd>> {
+        let Some(machines) = &self.machines else {
+            return Ok(None);
+        };
+        if self.claim.is_none() {
+            let claim = Claim::take(machines, unnamed).map_err(io::Error::other)?;
+            self.claim = Some(claim);
+        }
+        machines.list();
+        let claim = self.claim.as_ref();
+        claim.map(|claim| claim.listen_on(socket)).transpose()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.claim = None;
+        if let Some(machines) = &self.machines {
+            machines.remove_if_empty();
+        }
+    }
 }
 
 fn record(config: &Config, name: String) -> Record {
@@ -51,23 +107,20 @@ fn record(config: &Config, name: String) -> Record {
 }
 
 impl Control {
-    /// Serve the socket in the folder of `claim`, or in a new folder if there is no claim.
+    /// Serve the socket in the machine's folder.
     ///
     /// # Errors
     /// No file descriptor or thread is left.
-    pub fn start(
-        config: &Config,
-        claim: Option<Claim>,
-        actions: Arc<Actions>,
-    ) -> Result<Self, VmmError> {
+    pub fn start(config: &Config, place: Place, actions: Arc<Actions>) -> Result<Self, VmmError> {
         let stop = eventfd().map_err(VmmError::EventFd)?;
-        let named = claim.is_some();
-        let claim = Arc::new(Mutex::new(claim));
+        let named = place.claim.is_some();
+        let place = Arc::new(Mutex::new(place));
         let server = Server {
             stopped: stop.try_clone().map_err(VmmError::EventFd)?,
             socket: fleet::unbound().map_err(VmmError::EventFd)?,
             wake: eventfd().map_err(VmmError::EventFd)?,
-            claim: claim.clone(),
+            place: place.clone(),
+            named,
             unnamed: record(config, std::process::id().to_string()),
             actions,
         };
@@ -82,7 +135,7 @@ impl Control {
         Ok(Self {
             stop,
             thread: Some(thread),
-            claim,
+            place,
         })
     }
 }
@@ -94,7 +147,7 @@ impl Drop for Control {
             let _ = thread.join(); // the panic hook has printed a panic
         }
         // On this thread: the other one may no longer remove the folder.
-        drop(lock(&self.claim).take());
+        drop(std::mem::take(&mut *lock(&self.place)));
     }
 }
 
@@ -103,27 +156,22 @@ struct Server {
     stopped: EventFd,
     socket: OwnedFd,
     wake: EventFd,
-    claim: Arc<Mutex<Option<Claim>>>,
-    /// The record of a machine without a claim.
+    place: Arc<Mutex<Place>>,
+    named: bool,
+    /// The record of a machine without a name.
     unnamed: Record,
     actions: Arc<Actions>,
 }
 
 impl Server {
     fn run(self) -> io::Result<()> {
-        let named = lock(&self.claim).is_some();
-        if !named {
-            // A short run ends before a user could name it by its process id.
-            if stops_within(&self.stopped, UNNAMED_DELAY) {
-                return Ok(());
-            }
-            let claimed = fleet::claim(&self.unnamed);
-            *lock(&self.claim) = Some(claimed.map_err(io::Error::other)?);
+        // A short run ends before a user could name it by its process id.
+        if !self.named && stops_within(&self.stopped, UNNAMED_DELAY) {
+            return Ok(());
         }
-        fleet::sweep();
-        let listener = match &*lock(&self.claim) {
-            Some(claim) => claim.listen_on(self.socket)?,
-            None => return Ok(()), // the machine has ended
+        let listener = lock(&self.place).listen_on(self.socket, &self.unnamed)?;
+        let Some(listener) = listener else {
+            return Ok(());
         };
         restrict_calls(Role::Control);
         server::serve(&listener, self.wake, &self.stopped, |action, reply| {

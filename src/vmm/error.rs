@@ -15,6 +15,7 @@ use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::net::NetError;
+use crate::sandbox::SandboxError;
 use crate::share::ShareError;
 
 /// Why a machine cannot run, or did not end in good order.
@@ -35,6 +36,9 @@ pub enum VmmError {
     /// Rights could not be given up.
     #[error("hull could not give up its rights ({0}); run without by --lockdown off")]
     LockDown(io::Error),
+    /// The threads could not be confined.
+    #[error("hull could not confine itself ({0}); run without by --lockdown off")]
+    Landlock(SandboxError),
     /// A disk cannot be opened.
     #[error("disk {error}")]
     Disk {

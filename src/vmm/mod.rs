@@ -7,6 +7,7 @@
 
 mod action_queue;
 mod actions;
+mod ancestors;
 mod builder;
 mod buses;
 mod config;
@@ -25,6 +26,7 @@ mod irq;
 mod keys;
 pub mod life;
 mod link;
+mod lockdown;
 mod machine;
 mod marks;
 mod outbox;
@@ -41,6 +43,7 @@ pub mod socket;
 pub mod story;
 mod streams;
 pub mod timeline;
+mod trace_thread;
 mod tty;
 pub mod vcpus;
 mod watch;
@@ -52,7 +55,7 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 pub use builder::SAVED_STATE;
-pub use config::{Attachments, Config, End, Images, Start, exec};
+pub use config::{Attachments, Config, End, Images, Start, TraceWriter, exec};
 pub use devices::files::allow_many;
 pub use devices::slots::LATE_SLOTS;
 pub use error::VmmError;
@@ -63,7 +66,6 @@ pub use tty::Tty;
 
 use crate::agent::{Interface, WindowSize};
 use crate::control::Status;
-use crate::fleet::Claim;
 use crate::memory::program;
 use crate::net;
 use crate::profile::Sample;
@@ -78,6 +80,7 @@ use machine::Machine;
 use sampler::Sampler;
 use story::Story;
 use timeline::Timeline;
+use trace_thread::TraceThread;
 use vcpus::Vcpus;
 
 /// Build a machine and run it until it ends.
@@ -100,7 +103,7 @@ pub fn run(
 /// A machine before its first instruction, or before the next one of a template.
 pub struct ReadyMachine {
     machine: Machine,
-    claim: Option<Claim>,
+    place: control::Place,
     timeline: Arc<Timeline>,
     networks: Vec<Interface>,
     story: Story,
@@ -112,7 +115,7 @@ pub struct ReadyMachine {
 /// A part of it cannot be made.
 pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, VmmError> {
     let story = Story::new(config.attachments.story.clone());
-    let claim = control::claim(config)?;
+    let place = control::Place::open(config)?;
     let nets = timeline.span("networks of the host", || net::open(config.machine.all()))?;
     let saved = config.start.saved();
     let has_command = saved.is_some_and(|saved| !saved.is_template());
@@ -120,10 +123,10 @@ pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, V
     if !has_command && let Some(exec) = exec(&config.machine, &networks, WindowSize::default()) {
         exec.check()?;
     }
-    let machine = builder::build(config, nets, &timeline, &story)?;
+    let machine = builder::build(config, nets, place.machines(), &timeline, &story)?;
     Ok(ReadyMachine {
         machine,
-        claim,
+        place,
         timeline,
         networks,
         story,
@@ -136,7 +139,7 @@ impl ReadyMachine {
     /// # Errors
     /// The socket cannot be made.
     pub fn listen(&self) -> io::Result<Option<OwnedFd>> {
-        self.claim.as_ref().map(Claim::listen).transpose()
+        self.place.listen()
     }
 
     /// The answer to [`crate::control::Action::Status`].
@@ -176,15 +179,15 @@ impl ReadyMachine {
         self.story.tell(|| story::run(&machine.added_words));
         let paused = config.paused;
         let _ = life.make(Transition::Start { paused }); // allowed: it is ready
+        let tracing = TraceThread::start(&config.attachments)?;
         // Until this thread, too, may make no other system calls than those on its list: it must have
         // started all others before.
         let held = vcpus.pause();
         let sampling = start_threads(&self.timeline, sampler.zip(samples), machine, &vcpus)?;
-        if let Some(trace) = &config.attachments.trace {
-            self.timeline.record(trace);
-        }
+        let trace = config.attachments.trace.iter();
+        trace.for_each(|trace| self.timeline.record(trace));
         // Without a control socket the machine runs as well, only out of reach.
-        let control = Control::start(config, self.claim, actions);
+        let control = Control::start(config, self.place, actions);
         restrict(&mut event_loop, &self.story);
         drop(held);
         if config.start.saved().is_none() {
@@ -201,6 +204,7 @@ impl ReadyMachine {
         vcpus.stop();
         event_loop.flush_explanations();
         let _ = sampling.map(JoinHandle::join);
+        drop(tracing);
 
         let report = Report::new(machine, &vcpus, &event_loop);
         let end = outcome::end(ending?, &event_loop, &vcpus, config)?;
@@ -212,13 +216,13 @@ impl ReadyMachine {
 
 /// Restrict the calling thread, if its time has come.
 fn restrict(event_loop: &mut EventLoop, story: &Story) {
-    event_loop.restrict_calls();
+    event_loop.restrict();
     if is_restricted() {
-        story.tell_all(story::system_calls);
+        story.tell_all(story::restricted);
     }
 }
 
-/// Whether another machine may be built after one that has run: its system calls are on no list.
+/// Whether another machine may be built after one that has run: what that needs is on no list.
 pub fn may_build() -> bool {
     !is_restricted()
 }

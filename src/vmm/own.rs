@@ -3,11 +3,17 @@
 use std::env;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::ancestors::Ancestors;
+
 /// Longest text of /proc/self/statm: seven numbers.
 const MAX_STATM: usize = 7 * 21;
+const PROC: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Open files of /proc, `None` where there is none, and the rest.
 #[derive(Debug)]
@@ -17,6 +23,11 @@ pub struct Own {
     pub pagemap: Option<File>,
     /// The working directory; `None` where it was removed.
     pub folder: Option<PathBuf>,
+    /// Who could continue it after Ctrl-Z.
+    pub ancestors: Ancestors,
+    /// /proc/PID of itself: while it is open, the kernel keeps what it knows of it, which a rule of Landlock
+    /// refers to.
+    pub proc: Option<OwnedFd>,
 }
 
 impl Own {
@@ -27,6 +38,8 @@ impl Own {
             statm: open("statm"),
             pagemap: open("pagemap"),
             folder: env::current_dir().ok(),
+            ancestors: Ancestors::find(),
+            proc: openat(CWD, "/proc/self", PROC, Mode::empty()).ok(),
         }
     }
 
@@ -58,6 +71,8 @@ mod tests {
             statm: None,
             pagemap: None,
             folder: None,
+            ancestors: Ancestors::default(),
+            proc: None,
         };
         assert!(none.resident().is_err());
     }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -22,13 +22,16 @@ const BACKLOG: i32 = 128;
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Device, inode, and when it was made, where the file system knows that: another file may have the number of
+/// an inode that was removed.
+type Identity = (u64, u64, Option<SystemTime>);
+
 /// The file of a socket, removed when this is dropped, unless another file has its name by then.
 #[derive(Debug)]
 pub struct SocketFile {
     /// As it was named.
     pub path: PathBuf,
-    /// Device and inode.
-    file: Option<(u64, u64)>,
+    file: Option<Identity>,
 }
 
 impl SocketFile {
@@ -38,10 +41,9 @@ impl SocketFile {
             file: identity(path),
         }
     }
-}
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
+    /// Remove it, unless another file has its name by now.
+    pub fn remove(&self) {
         if identity(&self.path) == self.file {
             // It fails if the file was removed already.
             let _ = fs::unlinkat(fs::CWD, &self.path, AtFlags::empty());
@@ -49,9 +51,15 @@ impl Drop for SocketFile {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
     let about = std::fs::symlink_metadata(path).ok()?;
-    Some((about.dev(), about.ino()))
+    Some((about.dev(), about.ino(), about.created().ok()))
 }
 
 /// Listen at `path`, in place of a socket without a listener. The socket has `flags`, and is closed at

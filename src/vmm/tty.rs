@@ -13,9 +13,6 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp
 use crate::sandbox::restore_on_violation;
 use crate::sync::lock;
 
-/// Ancestors that are looked at to find the shell of a job.
-const MAX_ANCESTORS: usize = 64;
-
 /// The terminal, whose modes are restored when this is dropped.
 pub struct Tty {
     /// The modes from before raw mode; `None` while it is not raw.
@@ -90,49 +87,4 @@ pub fn in_foreground() -> bool {
 /// Whether standard input is a terminal that gives single keys, not lines (non-canonical mode, termios(3)).
 pub fn gives_keys() -> bool {
     tcgetattr(stdin()).is_ok_and(|modes| !modes.local_modes.contains(LocalModes::ICANON))
-}
-
-/// Whether a shell would continue this process if it stopped: an ancestor in the same session is outside
-/// of the process group (POSIX.1-2017, 3.264, orphaned process group). A session or group that began
-/// outside of this process's PID namespace is 0 here (pid_namespaces(7)).
-pub fn has_job_control() -> bool {
-    let Some(own) = Process::of("self") else {
-        return false;
-    };
-    let mut ancestor = own.parent;
-    for _ in 0..MAX_ANCESTORS {
-        let Some(process) = Process::of(&ancestor.to_string()).filter(|_| ancestor > 0) else {
-            return false;
-        };
-        if process.session != own.session {
-            return false;
-        }
-        if process.group != own.group {
-            return true;
-        }
-        ancestor = process.parent;
-    }
-    false
-}
-
-/// A process's place among others, by its id: the fields behind the name in parentheses
-/// (proc_pid_stat(5)).
-struct Process {
-    parent: u32,
-    group: u32,
-    session: u32,
-}
-
-impl Process {
-    fn of(process: &str) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        let (_, fields) = stat.rsplit_once(')')?;
-        let mut fields = fields.split_whitespace().skip(1);
-        let mut next = || fields.next()?.parse().ok();
-        Some(Self {
-            parent: next()?,
-            group: next()?,
-            session: next()?,
-        })
-    }
 }

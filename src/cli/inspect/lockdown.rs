@@ -2,7 +2,7 @@
 
 use crate::cli::table::Table;
 use crate::config::size;
-use crate::inspect::lockdown::Lockdown;
+use crate::inspect::lockdown::{Lockdown, TRIED};
 
 /// A row for each part of the lock-down, and one for each thread.
 pub fn draw(seen: &Lockdown) -> String {
@@ -22,6 +22,11 @@ pub fn draw(seen: &Lockdown) -> String {
     parts.row(["core dumps", &core]);
     parts.row(["traced, and its memory read", traced]);
     parts.row(["descriptors", &format!("{soft} at most, {hard} if it asks")]);
+    let files = match &seen.opened[..] {
+        [] => format!("{} could not be opened", TRIED.join(", ")),
+        opened => format!("{} could be opened", opened.join(", ")),
+    };
+    parts.row(["other files, tried", &files]);
     let mut threads = Table::default();
     threads.row([
         "THREAD",
@@ -74,12 +79,14 @@ mod tests {
             dumpable: false,
             core_bytes: [0, 0],
             descriptors: [1024, 4096],
+            opened: Vec::new(),
         };
         assert_eq!(
             draw(&seen),
             "core dumps                   none\n\
              traced, and its memory read  by root alone\n\
-             descriptors                  1024 at most, 4096 if it asks\n\n\
+             descriptors                  1024 at most, 4096 if it asks\n\
+             other files, tried           /etc/passwd, /dev/null, / could not be opened\n\n\
              THREAD  NEW PRIVILEGES  CAPABILITIES  BOUNDING SET  SECCOMP\n\
              vcpu0   no              none          0x3           filter\n"
         );

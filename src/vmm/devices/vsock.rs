@@ -26,7 +26,7 @@ use crate::devices::virtio::vsock::{Host, Id, Stream, Vsock};
 use crate::sandbox::{Connector, Role};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
-use crate::vmm::socket::{self, SocketFile};
+use crate::vmm::socket;
 
 /// Events taken from the kernel at once.
 const BATCH: usize = 16;
@@ -51,14 +51,12 @@ const NEW: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// The sockets of a device that has no slot yet.
 pub struct Sockets {
     shared: Arc<Shared>,
-    path: SocketFile,
 }
 
 /// The sockets of a device in its slot.
 struct Link {
     shared: Arc<Shared>,
     slot: SharedCore,
-    _path: SocketFile,
 }
 
 struct Shared {
@@ -123,8 +121,10 @@ impl Sockets {
             path: path.into(),
             error,
         };
+        let connector = Connector::start(path, || file.remove()).map_err(error)?;
+        std::mem::forget(file); // the process removes it
         let shared = Shared {
-            connector: Mutex::new(Some(Connector::start(path).map_err(error)?)),
+            connector: Mutex::new(Some(connector)),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?,
             timer: rustix::time::timerfd_create(clock, flags).map_err(failed)?,
             listener,
@@ -133,7 +133,6 @@ impl Sockets {
         shared.poll(&shared.timer, TIMER).map_err(failed)?;
         Ok(Self {
             shared: Arc::new(shared),
-            path: file,
         })
     }
 
@@ -147,7 +146,6 @@ impl Sockets {
         Link {
             shared: self.shared,
             slot,
-            _path: self.path,
         }
     }
 }

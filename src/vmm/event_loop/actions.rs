@@ -1,5 +1,6 @@
 //! The actions that the event loop carries out: to stop the machine and to save it.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use signal_hook::consts::SIGTERM;
 
 use super::{Ending, EventLoop};
 use crate::control::{Action, Answer, Reply, SaveReport};
+use crate::snapshot::{Files, Id, Writer};
 use crate::sync::lock;
 use crate::vmm::config::Start;
 use crate::vmm::error::VmmError;
@@ -20,14 +22,28 @@ use crate::vmm::snapshot::shape::SavedLink;
 impl EventLoop<'_> {
     /// Carry out the actions that wait, and kill a guest whose time to stop is over.
     pub(super) fn take_actions(&mut self) {
-        for (action, reply) in self.events().actions().take() {
+        for (action, mut reply) in self.events().actions().take() {
             match action {
                 Action::Stop { seconds } => self.stop_in(seconds, reply),
-                Action::Snapshot { dir, diff, stop } => {
-                    reply.send(match self.save(&dir, diff, stop) {
+                Action::Snapshot {
+                    dir,
+                    id,
+                    diff,
+                    stop,
+                } => {
+                    let files = reply.files().into_iter().map(File::from);
+                    let files: Vec<File> = files.collect();
+                    reply.send(match self.save(&dir, Id(id), files, diff, stop) {
                         Ok(saved) => Answer::Saved(saved),
                         Err(error) => Answer::Refused(error.to_string()),
                     });
+                }
+                Action::Keep { id } => {
+                    let changed = self.written == Some(Id(id));
+                    if changed {
+                        self.last_saved = self.written.take();
+                    }
+                    reply.send(Answer::Done { changed });
                 }
                 // `Actions::act` hands over no other.
                 _ => drop(reply),
@@ -83,7 +99,9 @@ impl EventLoop<'_> {
         let saving = self.life.make(Transition::Save).is_ok();
         let still = Still::when_idle(self.machine, self.vcpus, || slots.process());
         let link = self.drain();
-        let saved = still.save(self.machine, self.config, link, dir, What::Template);
+        let writer = Writer::create(dir, false).map_err(SaveError::from);
+        let saved =
+            writer.and_then(|it| still.save(self.machine, self.config, link, it, What::Template));
         drop(still);
         if saving {
             let _ = self.life.make(Transition::Saved);
@@ -99,25 +117,49 @@ impl EventLoop<'_> {
         }
     }
 
-    /// Save the machine in `dir`, or only what has changed since it was saved last; then `stop` it, if
-    /// wanted.
+    /// Save the machine as the snapshot `id` in `files`, which are in `dir`, or only what has changed since
+    /// it was saved last; then `stop` it, if wanted.
     ///
     /// # Errors
     /// Why it was not saved.
-    fn save(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<SaveReport, SaveError> {
+    fn save(
+        &mut self,
+        dir: &Path,
+        id: Id,
+        files: Vec<File>,
+        diff: bool,
+        stop: bool,
+    ) -> Result<SaveReport, SaveError> {
+        // A pipe or a device would have this thread wait, or do as it does.
+        let all_plain = files
+            .iter()
+            .all(|file| file.metadata().is_ok_and(|it| it.is_file()));
+        let files = <[File; 2]>::try_from(files).ok().filter(|_| all_plain);
+        let Some([memory, state]) = files else {
+            return Err(SaveError::Unfit(
+                "the request came without two regular files: use the hull snapshot of this machine's hull"
+                    .into(),
+            ));
+        };
+        let writer = Writer::of(Files { memory, state }, id, dir, true);
         self.life.make(Transition::Save)?;
-        let saved = self.save_now(dir, diff, stop);
+        let saved = self.save_now(writer, diff, stop);
         let _ = self.life.make(Transition::Saved);
         saved
     }
 
-    fn save_now(&mut self, dir: &Path, diff: bool, stop: bool) -> Result<SaveReport, SaveError> {
-        // If this fails, the changes since the last snapshot are no longer known.
+    fn save_now(
+        &mut self,
+        writer: Writer,
+        diff: bool,
+        stop: bool,
+    ) -> Result<SaveReport, SaveError> {
+        // Until the snapshot is complete, the changes since the last one are not known.
         let what = What::new(diff, self.last_saved.take())?;
         let still = Still::new(self.machine, self.vcpus);
         let link = self.drain();
-        let (id, saved) = still.save(self.machine, self.config, link, dir, what)?;
-        self.last_saved = Some(id);
+        let (id, saved) = still.save(self.machine, self.config, link, writer, what)?;
+        self.written = Some(id);
         if stop {
             // Before the vCPUs may run again.
             self.events().stop();

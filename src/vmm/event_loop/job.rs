@@ -3,13 +3,12 @@
 use rustix::process::{Signal, getpid, kill_current_process_group, kill_process};
 use signal_hook::consts::SIGTSTP;
 
-use super::super::tty::has_job_control;
 use super::EventLoop;
 
 impl EventLoop<'_> {
     /// Ctrl-Z was typed in raw mode: do what the terminal would do otherwise, which stops the whole job.
     pub(super) fn suspend_job(&mut self) {
-        if has_job_control() {
+        if self.machine.own.ancestors.have_job_control() {
             self.stdio.give_terminal_back();
             let _ = kill_current_process_group(Signal::TSTP);
             self.suspend();
@@ -19,7 +18,7 @@ impl EventLoop<'_> {
     /// Stop this process: the vCPUs park, and the shell gets the terminal. Where no shell could continue
     /// it, nothing happens.
     pub(super) fn suspend(&mut self) {
-        if !has_job_control() {
+        if !self.machine.own.ancestors.have_job_control() {
             return;
         }
         self.signals.forget(SIGTSTP);

@@ -74,12 +74,14 @@ pub struct EventLoop<'a> {
     stops: Stops,
     leaving: Leaving,
     standstill: Standstill,
-    /// The snapshot since which changes are logged.
+    /// The snapshot since which changes are logged, if it is complete.
     last_saved: Option<Id>,
+    /// The one whose files were written last.
+    written: Option<Id>,
     /// When code that only the start needed is released: a short command must not pay for bringing
     /// some of it in again.
     release_at: Option<Instant>,
-    /// The system calls of this thread are not restricted yet.
+    /// This thread is not restricted yet.
     restricts_later: bool,
 }
 
@@ -122,6 +124,7 @@ impl<'a> EventLoop<'a> {
             leaving: Leaving::default(),
             standstill: Standstill::new(),
             last_saved: None,
+            written: None,
             release_at: None,
             restricts_later: false,
         };
@@ -131,16 +134,16 @@ impl<'a> EventLoop<'a> {
         event_loop
     }
 
-    /// Restrict the calling thread to the system calls of an event loop: now, or when the guest's init is
+    /// Restrict the calling thread to the files and system calls of an event loop: now, or when the guest's init is
     /// about to get its command. Until then a template of hull's own kernel has run nothing of the user's,
     /// and if it does not continue as it was saved, this process boots another machine.
-    pub fn restrict_calls(&mut self) {
+    pub fn restrict(&mut self) {
         let saved = self.config.start.saved();
         let own = self.config.machine.kernel == Kernel::Embedded;
         if own && saved.is_some_and(|saved| saved.is_template()) {
             self.restricts_later = true;
         } else {
-            sandbox::restrict_calls(Role::Main);
+            sandbox::restrict(Role::Main);
         }
     }
 
@@ -313,7 +316,7 @@ impl<'a> EventLoop<'a> {
                 Event::Ready => {
                     command.times.0 = Some(events.now());
                     if std::mem::take(&mut self.restricts_later) {
-                        sandbox::restrict_calls(Role::Main);
+                        sandbox::restrict(Role::Main);
                     }
                     self.keep_template();
                     self.resize();

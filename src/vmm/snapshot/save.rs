@@ -143,22 +143,21 @@ impl<'a> Still<'a> {
         vcpus.map(|mut vcpu| vcpu.save(msrs)).collect()
     }
 
-    /// Save the machine. `link` is the session with its init.
+    /// Save the machine with `writer`. `link` is the session with its init.
     ///
     /// # Errors
-    /// [`SaveError`]; no files are left then, and an older snapshot in `dir` stays complete.
+    /// [`SaveError`]; then it is no snapshot.
     pub fn save(
         &self,
         machine: &Machine,
         config: &Config,
         link: Option<SavedLink>,
-        dir: &Path,
+        mut writer: Writer,
         what: What,
     ) -> Result<(Id, SaveReport), SaveError> {
         if let Some(fault) = self.quiet.faults.first() {
             return Err(SaveError::Unfit(fault.to_string()));
         }
-        let mut writer = Writer::create(dir, what != What::Template)?;
         let vcpus = self.vcpus(&machine.vm.msrs()?)?;
         let chips = machine.vm.save_chips()?;
         let mut devices = Vec::new();
@@ -173,6 +172,7 @@ impl<'a> Still<'a> {
         section(&mut writer, AGENT, &link)?;
         save_memory(&mut writer, machine, what)?;
         let memory_bytes = writer.memory_bytes();
+        let dir = writer.dir().to_path_buf();
         let id = writer.commit()?;
         let saved = SaveReport {
             memory_bytes,
