@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use machine::user::{Running, User, wait_until};
 use machine::{in_lab, kvm};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The value of a line of /proc/PID/task/TID/status.
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
@@ -29,6 +30,18 @@ fn threads(process: u32) -> BTreeMap<String, (String, String)> {
     // A thread of KVM's own, which begins with the first vCPU (virt/kvm and arch/x86/kvm/mmu).
     let kernel = |name: &str| name.starts_with("kvm-");
     statuses.map(of).filter(|(name, _)| !kernel(name)).collect()
+}
+
+/// The processes that a process has started, by name.
+fn children(process: u32) -> BTreeMap<String, u32> {
+    let path = format!("/proc/{process}/task/{process}/children");
+    let all = fs::read_to_string(path).expect("it runs");
+    let all = all.split_whitespace().map(|id| id.parse().expect("an id"));
+    let named = |id: u32| {
+        let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+        Some((name.trim().to_string(), id))
+    };
+    all.filter_map(named).collect()
 }
 
 /// A machine with every device, whose command has begun; it ends with its standard input.
@@ -105,8 +118,40 @@ fn every_thread_of_a_machine_is_filtered() {
             "{name}"
         );
     }
+    let beside = children(process);
+    for name in ["share-server", "connector"] {
+        let (status, _) = threads(beside[name])[name].clone();
+        assert_eq!(status, "2", "{name}");
+    }
     hull.0.stdin.take().expect("a pipe").flush().expect("open");
     ends(hull);
+}
+
+#[test]
+fn the_end_of_a_shares_server_is_told() {
+    if !kvm("filters") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let user = User::new();
+    let mut hull = machine(&user, folder.path(), &[]);
+    let process = hull.0.id();
+    let server = Pid::from_raw(children(process)["share-server"] as i32).expect("an id");
+    kill_process(server, Signal::KILL).expect("it runs");
+    // The guest waits for the share, and for a signal's end no longer than without one.
+    drop(hull.0.stdin.take());
+    let mut said = String::new();
+    let mut stderr = BufReader::new(hull.0.stderr.take().expect("a pipe"));
+    while !said.contains("has ended") {
+        assert_ne!(stderr.read_line(&mut said).expect("text"), 0, "{said}");
+    }
+    assert!(
+        said.contains("share src: the process that serves it has ended"),
+        "{said}"
+    );
+    let main = Pid::from_raw(process as i32).expect("an id");
+    kill_process(main, Signal::TERM).expect("it runs");
+    assert!(!hull.0.wait().expect("it ends").success());
 }
 
 #[test]

@@ -70,6 +70,20 @@ pub fn allocate(bytes: u64) -> Result<GuestMemory, BackingError> {
     map_all(&regions(bytes), None).map_err(|reason| BackingError::Anonymous { bytes, reason })
 }
 
+/// Map `bytes` of memory from address 0 that a process started later by fork(2) shares: a window for messages,
+/// not a guest's memory. It stays mapped until the process ends.
+///
+/// # Errors
+/// The host has no memory or address space left.
+pub fn shared(bytes: u64) -> Result<GuestMemory, BackingError> {
+    let region = map(0, bytes, None, MapFlags::SHARED);
+    region
+        .and_then(|region| {
+            GuestMemory::from_regions(vec![region]).map_err(|error| error.to_string())
+        })
+        .map_err(|reason| BackingError::Anonymous { bytes, reason })
+}
+
 /// Map the memory in `file`, which is never changed: a page is read from it when it is touched, and
 /// copied when it is written. The layout is that of [`allocate`]; it stays mapped until the process
 /// ends. Truncating the file meanwhile kills the process (SIGBUS); removing or replacing it does not.
@@ -108,17 +122,22 @@ fn map_all(regions: &[(u64, u64)], file: Option<&MemoryFile>) -> Result<GuestMem
     let mut at = 0;
     for &(base, bytes) in regions {
         let from = file.map(|file| FileOffset::from_arc(file.file.clone(), at));
-        mapped.push(map(base, bytes, from)?);
+        mapped.push(map(base, bytes, from, MapFlags::PRIVATE)?);
         at += bytes;
     }
     GuestMemory::from_regions(mapped).map_err(|error| error.to_string())
 }
 
 /// A mapping for the GPAs from `base` on, of zeros or of a file.
-fn map(base: u64, bytes: u64, from: Option<FileOffset>) -> Result<GuestRegionMmap<Dirty>, String> {
+fn map(
+    base: u64,
+    bytes: u64,
+    from: Option<FileOffset>,
+    sharing: MapFlags,
+) -> Result<GuestRegionMmap<Dirty>, String> {
     let size = usize::try_from(bytes).map_err(|error| error.to_string())?;
     let around = size.checked_add(2 * HUGE_PAGE).ok_or("too much")?;
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    let flags = sharing | MapFlags::NORESERVE;
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let start = unsafe { mmap_anonymous(std::ptr::null_mut(), around, ProtFlags::empty(), flags) };

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::null_mut;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -90,6 +91,43 @@ impl Pieces {
             bytes = later;
         }
         all - bytes.len()
+    }
+
+    /// Copy the first `bytes` bytes of `from` to the beginning of the pieces, and return how many there were
+    /// and fitted. No byte is in both.
+    pub fn copy_from(&self, from: &Self, bytes: usize) -> usize {
+        let (mut sources, mut source) = (
+            from.0.iter(),
+            libc::iovec {
+                iov_base: null_mut(),
+                iov_len: 0,
+            },
+        );
+        let mut left = bytes;
+        for piece in &self.0 {
+            let mut to = *piece;
+            while to.iov_len.min(left) > 0 {
+                if source.iov_len == 0 {
+                    match sources.next() {
+                        Some(next) => source = *next,
+                        None => return bytes - left,
+                    }
+                }
+                let now = source.iov_len.min(to.iov_len).min(left);
+                // SAFETY: as in `fill`; each has at least `now` bytes.
+                unsafe {
+                    to.iov_base
+                        .cast::<u8>()
+                        .copy_from(source.iov_base.cast(), now)
+                };
+                for part in [&mut source, &mut to] {
+                    part.iov_base = part.iov_base.wrapping_byte_add(now);
+                    part.iov_len -= now;
+                }
+                left -= now;
+            }
+        }
+        bytes - left
     }
 
     /// Append the content of the pieces from byte `offset` on to `bytes`.
@@ -293,6 +331,31 @@ mod tests {
         assert_eq!((pieces.count(), bytes.as_slice()), (1, &b"xxxxxx"[..]));
         pieces.append_to(7, &mut bytes);
         assert_eq!(bytes.len(), 6);
+    }
+
+    #[test]
+    fn bytes_are_copied_between_pieces() {
+        let memory = backing::allocate(1 << 20).unwrap();
+        let pieces = |all: &[(u64, u32)]| {
+            let all: Vec<_> = all.iter().map(|(addr, len)| segment(*addr, *len)).collect();
+            Pieces::new(&memory, &all).unwrap()
+        };
+        let from = pieces(&[(0, 3), (0x100, 5), (0x200, 4)]);
+        from.fill(b"abcdefghijkl");
+        for (to, bytes, copied) in [
+            (vec![(0x1000, 100)], 100, 12),
+            (vec![(0x1000, 1), (0x1100, 6), (0x1200, 2)], 100, 9),
+            (vec![(0x1000, 2), (0x1100, 9)], 7, 7),
+            (vec![], 7, 0),
+        ] {
+            let to = pieces(&to);
+            to.fill(&[0; 100]);
+            assert_eq!(to.copy_from(&from, bytes), copied);
+            let mut all = Vec::new();
+            to.append_to(0, &mut all);
+            assert_eq!(all[..copied], b"abcdefghijkl"[..copied]);
+            assert!(all[copied..].iter().all(|byte| *byte == 0));
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use landlock::{
 use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
 use thiserror::Error;
 
-use super::lockdown::drop_capabilities;
+use super::lockdown::{drop_capabilities, hide_memory};
 
 /// The newest version of Landlock whose rights are known here; older kernels have fewer.
 const LANDLOCK: ABI = ABI::V5;
@@ -49,7 +49,8 @@ pub enum SandboxError {
 }
 
 /// Separate the calling thread's umask and working directory from other threads', drop the superuser's
-/// capabilities that are not about files, and let it gain none by executing a program.
+/// capabilities that are not about files, and let it gain none by executing a program. The process leaves
+/// no core dump.
 ///
 /// # Errors
 /// [`SandboxError`]; the thread must end then.
@@ -57,7 +58,8 @@ pub fn give_up_rights() -> Result<(), SandboxError> {
     // SAFETY: umask and working directory become the thread's own, on which nothing here relies.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(io::Error::from)?;
     set_no_new_privs(true).map_err(io::Error::from)?;
-    Ok(drop_capabilities(KEPT)?)
+    drop_capabilities(KEPT)?;
+    Ok(hide_memory()?)
 }
 
 /// What a thread may do in a folder and in those below it.

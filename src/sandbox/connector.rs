@@ -6,7 +6,6 @@
 //!                        <-- errno, a socket ----
 //! ```
 //! It holds the name before the number: whoever has taken over the device's thread reaches no other socket.
-//! It ends when the other end of its socket pair is closed, however hull ends.
 
 use std::ffi::{CString, OsString};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -15,31 +14,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use nix::sys::signal::{SigSet, SigmaskHow};
-use nix::unistd::{ForkResult, fork};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    recvmsg, send, sendmsg, socket_with, socketpair,
+    recvmsg, send, sendmsg, socket_with,
 };
-use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::confine::{Reach, SandboxError, enter, rules};
 use super::lockdown::lock_down;
+use super::process::Process;
 use super::role::Role;
 use super::seccomp::restrict_calls;
-
-/// The highest descriptor that is closed where close_range(2) is missing (before Linux 5.9).
-const MAX_DESCRIPTOR: i32 = 1024;
-
-/// A process that ends when this is dropped.
-struct Process {
-    /// `None` only while it is dropped.
-    socket: Option<OwnedFd>,
-    process: Pid,
-}
 
 /// Connects to the Unix sockets whose paths are one prefix, `_` and a number.
 pub struct Connector(Process);
@@ -55,39 +42,26 @@ impl AtEnd {
     pub fn start(path: &Path, work: impl FnOnce()) -> io::Result<Self> {
         let wait =
             |far: &OwnedFd| while let Ok((1.., _)) = recv(far, &mut [0], RecvFlags::empty()) {};
-        Process::start(Role::AtEnd, path, wait, work).map(Self)
+        start(Role::AtEnd, path, wait, work).map(Self)
     }
 }
 
-impl Process {
-    /// Start it with the list of `role`: it does `work` as long as the other end of its socket is open, and
-    /// then `last`. Of files it may only remove those in the folder of `path`. It gets a copy of this
-    /// process's memory, so there should be little yet.
-    fn start(
-        role: Role,
-        path: &Path,
-        work: impl FnOnce(&OwnedFd),
-        last: impl FnOnce(),
-    ) -> io::Result<Self> {
-        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
-        let (socket, far) = socketpair(family, kind, SocketFlags::CLOEXEC, None)?;
-        // It shares this process's handlers: what Ctrl-C signals is not for it.
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-        // SAFETY: the C library keeps its locks consistent over fork(3), and the child uses nothing else of
-        // this process's threads; it never returns.
-        let forked = unsafe { fork() };
-        if let Ok(ForkResult::Child) = forked {
-            serve(role, path, far, work, last);
+/// Start the process of `role`: it does `work` as long as the other end of its socket is open, and then
+/// `last`. Of files it may only remove those in the folder of `path`.
+fn start(
+    role: Role,
+    path: &Path,
+    work: impl FnOnce(&OwnedFd),
+    last: impl FnOnce(),
+) -> io::Result<Process> {
+    Process::start(role, None, |far, _| {
+        // Without its restrictions it does not begin.
+        if lock_down().is_ok() && stay_in_folder_of(path).is_ok() {
+            restrict_calls(role);
+            work(&far);
+            last();
         }
-        let _ = before.thread_set_mask();
-        match forked? {
-            ForkResult::Parent { child } => Ok(Self {
-                socket: Some(socket),
-                process: Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH)?,
-            }),
-            ForkResult::Child => unreachable!("it serves"),
-        }
-    }
+    })
 }
 
 impl Connector {
@@ -110,7 +84,7 @@ impl Connector {
                 }
             }
         };
-        Process::start(Role::Connector, prefix, work, last).map(Self)
+        start(Role::Connector, prefix, work, last).map(Self)
     }
 
     /// A nonblocking socket that is connected to the program at `port`.
@@ -119,7 +93,7 @@ impl Connector {
     /// As connect(2); [`io::ErrorKind::BrokenPipe`] if the process was ended.
     pub fn connect(&self, port: u32) -> io::Result<OwnedFd> {
         let lost = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let socket = self.0.socket.as_ref().ok_or_else(lost)?;
+        let socket = self.0.socket()?;
         retry_on_intr(|| send(socket, &port.to_ne_bytes(), SendFlags::NOSIGNAL))?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -142,37 +116,6 @@ impl Connector {
     }
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.socket = None;
-        let _ = retry_on_intr(|| waitpid(Some(self.process), WaitOptions::empty()));
-    }
-}
-
-/// The process.
-fn serve(
-    role: Role,
-    path: &Path,
-    far: OwnedFd,
-    work: impl FnOnce(&OwnedFd),
-    last: impl FnOnce(),
-) -> ! {
-    if let Ok(name) = CString::new(&*role.name()) {
-        let _ = rustix::thread::set_name(&name);
-    }
-    // It does not begin with rights that it should not have.
-    if lock_down().is_ok()
-        && stay_in_folder_of(path).is_ok()
-        && let Some(far) = alone(far)
-    {
-        restrict_calls(role);
-        work(&far);
-        last();
-    }
-    // SAFETY: it ends the process, without the handlers of the one that it is a copy of.
-    unsafe { libc::_exit(0) }
-}
-
 /// Confine this process to removing files in the folder of `path`.
 fn stay_in_folder_of(path: &Path) -> Result<(), SandboxError> {
     let folder = path
@@ -185,21 +128,6 @@ fn stay_in_folder_of(path: &Path) -> Result<(), SandboxError> {
         enter(&rules)?;
     }
     Ok(())
-}
-
-/// Close every descriptor but `far`, the standard streams too: their readers wait for their end.
-fn alone(far: OwnedFd) -> Option<OwnedFd> {
-    rustix::stdio::dup2_stdin(&far).ok()?;
-    drop(far);
-    // SAFETY: this process has no other thread, and uses none of these descriptors again.
-    unsafe {
-        if libc::syscall(libc::SYS_close_range, 1, u32::MAX, 0) != 0 {
-            for descriptor in 1..MAX_DESCRIPTOR {
-                let _ = libc::close(descriptor);
-            }
-        }
-        Some(rustix::stdio::take_stdin())
-    }
 }
 
 fn reach(prefix: &Path, port: u32) -> Result<OwnedFd, Errno> {

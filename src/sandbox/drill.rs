@@ -32,7 +32,7 @@ use super::threads::spawn;
 const DENIED: i32 = libc::ENOANO;
 
 /// Roles whose threads a guest can talk to, in the order of [`LISTS`].
-const ROLES: [Role; 12] = [
+const ROLES: [Role; 13] = [
     Role::Vcpu(0),
     Role::Main,
     Role::Disk,
@@ -45,6 +45,7 @@ const ROLES: [Role; 12] = [
     Role::TraceWriter,
     Role::Customer,
     Role::Claim,
+    Role::ShareServer,
 ];
 
 /// Run `work` in a child; its wait status and what it wrote to standard error.

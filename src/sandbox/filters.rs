@@ -56,7 +56,7 @@ impl Call {
 pub const OWN_PROCESS: u32 = 0x7f48_554c;
 
 /// All lists, in the order of `Role::list`.
-pub const LISTS: [List; 14] = [
+pub const LISTS: [List; 15] = [
     List {
         thread: "vcpu",
         calls: &[VCPU],
@@ -85,7 +85,7 @@ pub const LISTS: [List; 14] = [
     List {
         thread: "share",
         calls: &[DEVICE, SHARE],
-        most: 64,
+        most: 50,
     },
     List {
         thread: "control",
@@ -116,6 +116,11 @@ pub const LISTS: [List; 14] = [
         thread: "control, until it serves",
         calls: &[CONTROL, CLAIM],
         most: 50,
+    },
+    List {
+        thread: "share-server (a process)",
+        calls: &[SHARE_SERVER],
+        most: 64,
     },
     List {
         thread: "connector (a process)",
@@ -372,6 +377,15 @@ const VSOCK: &[Call] = &[
 ];
 
 const SHARE: &[Call] = &[
+    call!(SYS_sendto, "a request, for the server"),
+    call!(SYS_recvfrom, "its answer"),
+    call!(SYS_wait4, "its end"),
+];
+
+const SHARE_SERVER: &[Call] = &[
+    call!(SYS_recvfrom, "a request"),
+    call!(SYS_sendto, "its answer"),
+    call!(SYS_read, "a link to an open file"),
     call!(SYS_openat, "opens a file of the folder"),
     call!(SYS_dup, "a handle of a file"),
     call!(SYS_pread64, "reads a file"),

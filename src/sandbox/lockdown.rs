@@ -24,6 +24,11 @@ const PR_GET_MEMORY_MERGE: libc::c_int = 68;
 pub fn lock_down() -> io::Result<()> {
     set_no_new_privs(true)?;
     drop_capabilities(CapabilitySet::empty())?;
+    hide_memory()
+}
+
+/// Have this process leave no core dump, and its memory be neither read by another one nor merged.
+pub(super) fn hide_memory() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),

@@ -27,8 +27,10 @@ pub enum Role {
     Net,
     /// Moves the bytes of the socket device.
     Vsock,
-    /// Serves the requests to a shared folder.
+    /// Passes the requests to a shared folder on to its server.
     Share,
+    /// A process that serves the requests to a shared folder.
+    ShareServer,
     /// Makes the machine's folder and its control socket, and becomes [`Role::Control`].
     Claim,
     /// Answers at the machine's control socket.
@@ -65,6 +67,7 @@ impl Role {
             Self::Net => "net".into(),
             Self::Vsock => "vsock".into(),
             Self::Share => "share".into(),
+            Self::ShareServer => "share-server".into(),
             Self::Claim | Self::Control => "control".into(),
             Self::Gdb => "gdb".into(),
             Self::Sampler => "profile".into(),
@@ -94,15 +97,16 @@ impl Role {
             Self::TraceWriter => 9,
             Self::Customer => 10,
             Self::Claim => 11,
-            Self::Connector => 12,
-            Self::AtEnd => 13,
+            Self::ShareServer => 12,
+            Self::Connector => 13,
+            Self::AtEnd => 14,
             Self::Loader | Self::Copy | Self::Probe | Self::Client | Self::Tracer => return None,
         })
     }
 
     /// Whether its first steps need calls that are not on its list: it calls `restrict_calls` after them.
     pub fn prepares(self) -> bool {
-        matches!(self, Self::Disk | Self::Share)
+        matches!(self, Self::Disk | Self::ShareServer)
     }
 
     pub(super) fn builder(self) -> Builder {

@@ -41,7 +41,7 @@ pub enum ShareError {
         /// The error of the host.
         reason: io::Error,
     },
-    /// The thread could not be confined.
+    /// The process could not be confined.
     #[error("{}: {reason}", path.display())]
     Confine {
         /// Path of the folder.
@@ -49,10 +49,13 @@ pub enum ShareError {
         /// What it could not give up.
         reason: SandboxError,
     },
-    /// The host has no thread or file descriptor left.
+    /// What the process says that was to serve it.
+    #[error("{0}")]
+    Refused(String),
+    /// The host has no process, memory or file descriptor left.
     #[error(
-        "cannot start a thread ({0}); raise the limits of processes and of open files \
+        "cannot start a process for a share ({0}); raise the limits of processes and of open files \
          (ulimit -u, ulimit -n)"
     )]
-    Thread(io::Error),
+    Process(io::Error),
 }

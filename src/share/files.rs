@@ -23,9 +23,9 @@ use super::wire::{ATTR_SUBMOUNT, Attr, EntryOut, InHeader, StatfsOut, init};
 /// host. Data is read again at every open.
 pub const FRESH: u64 = 1;
 
-/// Descriptors that the guest must leave for the rest of hull.
-const SPARE: u64 = 128;
-/// Most descriptors by which files are reached, and the part of all that those of all shares may be.
+/// Descriptors that the guest must leave for the server itself.
+const SPARE: u64 = 32;
+/// Most descriptors by which files are reached, and the part of all that they may be.
 const MAX_REACHED: u64 = 1024;
 const REACHED_PART: u64 = 8;
 
@@ -92,17 +92,16 @@ pub struct Files {
 }
 
 impl Files {
-    /// The file system of `folder`, which may be renamed, with the options of `config`; the machine has
-    /// as many `shares`, this one included.
+    /// The file system of `folder`, which may be renamed, with the options of `config`.
     ///
     /// # Errors
     /// /proc is not mounted, or no descriptor is left.
-    pub fn new(folder: OwnedFd, config: &Config, shares: NonZeroUsize) -> io::Result<Self> {
+    pub fn new(folder: OwnedFd, config: &Config) -> io::Result<Self> {
         // The guest's kernel has applied its own.
         rustix::process::umask(Mode::empty());
         let limit = rustix::process::getrlimit(Resource::Nofile);
         let limit = limit.current.unwrap_or(u64::MAX);
-        let reached = (limit / REACHED_PART / shares.get() as u64).min(MAX_REACHED) as usize;
+        let reached = (limit / REACHED_PART).min(MAX_REACHED) as usize;
         Ok(Self {
             tree: Tree::new(
                 folder.try_clone()?,

@@ -1,5 +1,5 @@
 //! Folders of the host behind the virtio file system device: a [`Share`] is open and checked,
-//! [`Server::start`] starts the thread that serves a guest's FUSE messages on it.
+//! [`Server::start`] starts the process that serves a guest's FUSE messages on it.
 //!
 //! The front end is `devices::virtio::fs`; `vmm` connects the two. Three layers confine a guest
 //! to its folder, from the inside out:
@@ -8,7 +8,8 @@
 //! 2. A file is reached from its folder's descriptor by a single name, and recognized by its
 //!    identity, so that a rename on the host does not lead elsewhere (`tree`). Only regular files
 //!    and folders are opened.
-//! 3. The thread is under Landlock and without capabilities beyond files (`sandbox`).
+//! 3. The process is under Landlock and seccomp, without capabilities beyond files (`sandbox`), and sees
+//!    neither the guest's memory nor hull's (`server`).
 
 mod attributes;
 pub mod config;
@@ -20,6 +21,7 @@ mod listing;
 mod locks;
 mod names;
 mod nodes;
+mod server;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -30,4 +32,5 @@ mod worker;
 pub use config::Config;
 pub use error::ShareError;
 pub use folder::Share;
-pub use worker::{Served, Server};
+pub use server::Server;
+pub use worker::Served;

@@ -1,7 +1,6 @@
 //! A hostile guest's messages, made by hand: what they reach on the host, and what comes back.
 
 use std::fs;
-use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
@@ -77,7 +76,7 @@ impl Guest {
         let memory = backing::allocate(MEMORY).unwrap();
         let config: Config = format!("{}:/s{options}", folder.display()).parse().unwrap();
         let opened = fs::File::open(&folder).unwrap();
-        let mut files = Files::new(opened.into(), &config, NonZeroUsize::MIN).unwrap();
+        let mut files = Files::new(opened.into(), &config).unwrap();
         files.limit = files.limit.min(limit);
         let service = Service::new(files, memory.clone());
         let mut guest = Self {

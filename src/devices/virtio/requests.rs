@@ -278,7 +278,7 @@ impl<R: Send> Control for Shared<R> {
 }
 
 /// Reports the end of its thread, by a panic, too.
-pub struct Ended(Arc<dyn Control>);
+struct Ended(Arc<dyn Control>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -308,23 +308,6 @@ impl Worker {
             doorbell,
             thread: Some(thread),
         })
-    }
-
-    /// As [`Worker::start`], on a `thread` that runs already: `hand` has it work, and hold its argument
-    /// until it ends.
-    pub fn on<R: Send + 'static>(
-        thread: JoinHandle<()>,
-        requests: Requests<R>,
-        doorbell: Arc<dyn Doorbell>,
-        hand: impl FnOnce(Ended),
-    ) -> Self {
-        let requests: Arc<dyn Control> = requests.0;
-        hand(Ended(requests.clone()));
-        Self {
-            requests,
-            doorbell,
-            thread: Some(thread),
-        }
     }
 }
 

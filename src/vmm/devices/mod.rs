@@ -15,8 +15,6 @@ mod share;
 pub mod slots;
 pub mod vsock;
 
-use std::num::NonZeroUsize;
-
 use super::config::Config;
 use super::error::VmmError;
 use super::pipe::Pipe;
@@ -34,7 +32,7 @@ use slots::{AttachContext, LATE_SLOTS, Slots};
 pub struct Backends {
     /// Open images, /dev/vda first.
     pub disks: Vec<Disk>,
-    /// Shared folders, each with its thread, in the order of their slots.
+    /// Shared folders, each with its process, in the order of their slots.
     pub shares: Vec<Server>,
     /// Open networks, eth0 first.
     pub networks: Vec<Network>,
@@ -57,9 +55,10 @@ impl Backends {
         let disks = config.machine.all().map(open);
         let disks = disks.collect::<Result<_, _>>()?;
         let shares = config.machine.all().map(Share::open);
-        let count = config.machine.all::<crate::share::Config>().count();
-        let count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
-        let shares = shares.map(|share| Server::start(share?, count));
+        let shares = shares.map(|share| {
+            files::allow_many(); // its server inherits the limit
+            Server::start(share?)
+        });
         let shares = shares.collect::<Result<_, _>>()?;
         let vsock = config.machine.all::<Vsock>().next();
         let sockets = vsock.map(|config| vsock::Sockets::new(&config.socket));

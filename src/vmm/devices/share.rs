@@ -1,7 +1,6 @@
-//! A share: its virtio file system device in a slot, and the thread that serves it.
+//! A share: its virtio file system device in a slot, and the thread that passes its requests on.
 
 use super::bell::attach_worker;
-use super::files;
 use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::fs::Fs;
 use crate::devices::virtio::requests::{Requests, Worker};
@@ -9,16 +8,15 @@ use crate::share::{Served, Server};
 use crate::sync::lock;
 use crate::vmm::error::VmmError;
 
-/// Attach the share of `server`, whose thread has work then.
+/// Attach the share of `server`, which has work then.
 ///
 /// # Errors
-/// No slot or file descriptor is left.
+/// No slot, thread or file descriptor is left.
 pub fn attach(
     slots: &mut Slots,
     context: &mut AttachContext,
     server: Server,
 ) -> Result<Worker, VmmError> {
-    files::allow_many();
     let requests = Requests::default();
     let device = Box::new(Fs::new(server.tag(), Box::new(requests.clone())));
     let name = format!("share {}", server.tag());
@@ -30,5 +28,6 @@ pub fn attach(
         });
     };
     let memory = context.vm.memory().clone();
-    Ok(server.serve(memory, requests, bell, done))
+    let worker = server.serve(memory, requests, bell, done);
+    worker.map_err(VmmError::Thread)
 }
