@@ -12,14 +12,14 @@ use super::id::Id;
 #[derive(Debug, Error)]
 pub enum SnapshotError {
     /// A system call on a file or folder failed.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {reason}", path.display())]
     Io {
         /// The action, as in "cannot open".
         what: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The error of the system call.
-        source: io::Error,
+        reason: io::Error,
     },
     /// The folder has no snapshot.
     #[error("{} has no file `state`: name the folder of a snapshot of hull's", dir.display())]
@@ -144,9 +144,9 @@ pub(super) fn failed<E: Into<io::Error>>(
     what: &'static str,
     path: impl Into<PathBuf>,
 ) -> impl FnOnce(E) -> SnapshotError {
-    move |source| SnapshotError::Io {
+    move |reason| SnapshotError::Io {
         what,
         path: path.into(),
-        source: source.into(),
+        reason: reason.into(),
     }
 }

@@ -1,5 +1,6 @@
 //! Why a machine does not run, or not to its end.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -34,11 +35,17 @@ pub enum VmmError {
     #[error(transparent)]
     Bus(#[from] BusError),
     /// Rights could not be given up.
-    #[error("hull could not give up its rights ({0}); run without by --lockdown off")]
-    LockDown(io::Error),
+    #[error("hull could not give up its rights ({error}); {way}", way = way_out(error))]
+    LockDown {
+        /// What the kernel answered.
+        error: io::Error,
+    },
     /// The threads could not be confined.
-    #[error("hull could not confine itself ({0}); run without by --lockdown off")]
-    Landlock(SandboxError),
+    #[error("hull could not confine itself ({error}); {way}", way = way_out(error))]
+    Landlock {
+        /// What it refused.
+        error: SandboxError,
+    },
     /// A disk cannot be opened.
     #[error("disk {error}")]
     Disk {
@@ -173,4 +180,17 @@ impl VmmError {
             _ => false,
         }
     }
+}
+
+/// What to do when the lock-down fails.
+fn way_out(error: &(dyn Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let errno = error.downcast_ref().and_then(io::Error::raw_os_error);
+        if matches!(errno, Some(libc::EMFILE | libc::ENFILE)) {
+            return "raise the limit of open files (ulimit -n)";
+        }
+        cause = error.source();
+    }
+    "--lockdown off runs the guest all the same"
 }

@@ -21,7 +21,7 @@ pub fn lock_down(config: &Config, own: &Own, machines: Option<&Runtime>) -> Resu
         sandbox::allow_all_folders();
         return Ok(());
     }
-    sandbox::lock_down().map_err(VmmError::LockDown)?;
+    sandbox::lock_down().map_err(|error| VmmError::LockDown { error })?;
     let above: Vec<OwnedFd> = machines.iter().flat_map(|it| it.above()).collect();
     let templates = match &config.start {
         // Its folder, and those that it takes the room of.
@@ -29,7 +29,9 @@ pub fn lock_down(config: &Config, own: &Own, machines: Option<&Runtime>) -> Resu
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let all = dir.parent().unwrap_or(dir);
             let all = openat(CWD, all, flags, Mode::empty());
-            Some(all.map_err(|errno| VmmError::LockDown(errno.into()))?)
+            Some(all.map_err(|errno| VmmError::LockDown {
+                error: errno.into(),
+            })?)
         }
         Start::Boot | Start::Saved(_) => None,
     };
@@ -38,5 +40,5 @@ pub fn lock_down(config: &Config, own: &Own, machines: Option<&Runtime>) -> Resu
     folders.extend(machines.map(|it| (it.folder(), Reach::Write)));
     folders.extend(above.iter().map(|it| (it.as_fd(), Reach::RemoveEmpty)));
     folders.extend(templates.iter().map(|it| (it.as_fd(), Reach::Write)));
-    sandbox::allow_folders(&folders).map_err(VmmError::Landlock)
+    sandbox::allow_folders(&folders).map_err(|error| VmmError::Landlock { error })
 }

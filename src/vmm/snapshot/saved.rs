@@ -67,8 +67,8 @@ impl SavedError {
     /// Whether the snapshot is at fault, and not the host, this process or a disk of the user's.
     pub fn is_of_snapshot(&self) -> bool {
         match self {
-            Self::Snapshot(SnapshotError::Io { source, .. }) => {
-                !source.raw_os_error().is_some_and(is_of_host)
+            Self::Snapshot(SnapshotError::Io { reason, .. }) => {
+                !reason.raw_os_error().is_some_and(is_of_host)
             }
             Self::Host {
                 error: LoadError::Kvm(error),
