@@ -73,16 +73,28 @@ fn listed(user: &User, uid: u32) -> Value {
     serde_json::from_str(&output(user, uid, &["ps", "--json"])).expect("JSON")
 }
 
+/// The value of a key in a status (proc_pid_status(5)).
+fn value(status: &str, key: &str) -> String {
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.expect("a line").trim().to_string()
+}
+
+/// The status of the process with this name that `parent` has started.
+fn child(parent: u32, name: &str) -> String {
+    let all = fs::read_dir("/proc").expect("it is mounted").flatten();
+    let mut all = all.flat_map(|process| fs::read_to_string(process.path().join("status")));
+    let is_it = |status: &String| {
+        value(status, "PPid") == parent.to_string() && value(status, "Name") == name
+    };
+    all.find(is_it).unwrap_or_else(|| panic!("no {name}"))
+}
+
 /// The values of a key in the status of each thread (proc_pid_status(5)); a thread of the kernel's in
 /// this process has no executable of its own, and is as its parent was.
 fn of_threads(pid: u32, key: &str) -> Vec<(String, String)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let texts = tasks.map(|task| fs::read_to_string(task.expect("a thread").path().join("status")));
-    let value = |text: &str, key: &str| {
-        let mut lines = text.lines();
-        let line = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        line.expect("a line").trim().to_string()
-    };
     let texts = texts.map(|text| text.expect("a status"));
     texts
         .map(|text| (value(&text, "Name"), value(&text, key)))
@@ -126,6 +138,16 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
                 assert_eq!(value, "0000000000000000", "{thread}");
             }
         }
+        for beside in ["connector", "at-end"] {
+            let status = child(pid, beside);
+            for (key, wanted) in [
+                ("NoNewPrivs", "1"),
+                ("Seccomp", "2"),
+                ("CapEff", "0000000000000000"),
+            ] {
+                assert_eq!(value(&status, key), wanted, "{key} of {beside}, user {uid}");
+            }
+        }
         let folder = format!("/proc/{pid}");
         let open = fs::read_dir(format!("{folder}/fd"))
             .expect("it runs")
@@ -163,6 +185,14 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
         for thread in threads {
             assert_eq!(thread["no_new_privileges"], true, "{thread}");
             assert_eq!(thread["capabilities"], "0x0", "{thread}");
+        }
+        let beside = seen["processes"].as_array().expect("processes");
+        let mut names: Vec<&str> = beside.iter().flat_map(|it| it["name"].as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["at-end", "connector"]);
+        for process in beside {
+            assert_eq!(process["capabilities"], "0x0", "{process}");
+            assert_eq!(process["seccomp"], 2, "{process}");
         }
         // Tried: by a thread that may open other files than these.
         assert_eq!(seen["opened"], Value::Array(Vec::new()));
@@ -286,7 +316,7 @@ fn a_machine_is_saved_to_regular_files_that_come_with_the_request() {
         return;
     }
     let user = User::new();
-    let hull = spin(&user, geteuid().as_raw(), "");
+    let mut hull = spin(&user, geteuid().as_raw(), "");
     let id = [7; 16];
     let request = json!({"snapshot": {"dir": "/nowhere", "id": id, "diff": false}});
     let file = || tempfile::tempfile().expect("a file");
@@ -326,10 +356,18 @@ fn a_machine_is_saved_to_regular_files_that_come_with_the_request() {
         let done = user.run(&[&["snapshot", "m"], arguments].concat());
         assert_eq!((done.status, &*done.stderr), (Some(0), ""), "{arguments:?}");
     }
+    // The machine outlives a snapshot that is not complete, and ends with one that is.
+    let request = json!({"snapshot": {"dir": "/nowhere", "id": id, "diff": false, "stop": true}});
+    let answer = asked(&user, &request, &[file.as_fd(), other.as_fd()]);
+    assert!(answer["saved"].is_object(), "{answer}");
+    assert_eq!(listed(&user, geteuid().as_raw())[0]["state"], "paused");
+    assert_eq!(user.run(&["resume", "m"]).status, Some(0));
+    let done = user.run(&["snapshot", "m", &saved, "--stop"]);
+    assert_eq!((done.status, &*done.stderr), (Some(0), ""));
+    hull.0.wait().expect("it ends");
     let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
     assert_eq!(mode(&folder.join("state")), 0o600);
-    assert_eq!(hull.terminate(), Some(143));
 }
 
 #[test]

@@ -89,11 +89,18 @@ impl Snapshot {
         let Answer::Saved(done) = answer else {
             bail!("unexpected reply from {name}");
         };
-        folder.commit()?;
-        if !self.stop {
-            // It may have ended since.
-            let _ = control::ask::<Answer>(&machine, Action::Keep { id });
+        let committed = folder.commit();
+        if self.stop {
+            committed.with_context(|| {
+                format!("{name} is paused and not ended (hull resume {name} continues it)")
+            })?;
+        } else {
+            committed?;
         }
+        let kept = control::ask::<Answer>(&machine, Action::Keep { id });
+        if self.stop {
+            kept.with_context(|| format!("{name} is saved, but may not have ended"))?;
+        } // else it may have ended since
         if self.json {
             let text = serde_json::to_string_pretty(&done)? + "\n";
             return print(text.as_bytes());

@@ -51,11 +51,12 @@ pub enum Action {
         id: [u8; 16],
         /// Save only the memory that has changed since the last snapshot of this run.
         diff: bool,
-        /// End the machine afterwards: it never again writes to a disk that the snapshot names.
+        /// Leave the machine paused, and end it at [`Action::Keep`]: it never again writes to a disk that the
+        /// snapshot names.
         #[serde(default)]
         stop: bool,
     },
-    /// A snapshot is complete: later ones may be differences to it.
+    /// A snapshot is complete: later ones may be differences to it, or the machine ends.
     Keep {
         /// The snapshot's id.
         id: [u8; 16],

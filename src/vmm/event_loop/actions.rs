@@ -39,9 +39,10 @@ impl EventLoop<'_> {
                     });
                 }
                 Action::Keep { id } => {
-                    let changed = self.written == Some(Id(id));
-                    if changed {
-                        self.last_saved = self.written.take();
+                    let kept = self.written.take_if(|(written, _)| *written == Id(id));
+                    let changed = kept.is_some();
+                    if let Some((id, ends)) = kept {
+                        self.keep(id, ends);
                     }
                     reply.send(Answer::Done { changed });
                 }
@@ -118,7 +119,7 @@ impl EventLoop<'_> {
     }
 
     /// Save the machine as the snapshot `id` in `files`, which are in `dir`, or only what has changed since
-    /// it was saved last; then `stop` it, if wanted.
+    /// it was saved last; with `stop` it stays paused, and ends once the snapshot is complete.
     ///
     /// # Errors
     /// Why it was not saved.
@@ -159,13 +160,21 @@ impl EventLoop<'_> {
         let still = Still::new(self.machine, self.vcpus);
         let link = self.drain();
         let (id, saved) = still.save(self.machine, self.config, link, writer, what)?;
-        self.written = Some(id);
+        self.written = Some((id, stop));
         if stop {
-            // Before the vCPUs may run again.
+            // It stands still until the snapshot is complete: it could not be lost with the machine then.
+            let _ = self.life.make(Transition::Pause); // allowed while it is saved
+        }
+        Ok(saved)
+    }
+
+    /// The snapshot `id` is complete, and the machine `ends` then, unless the user has resumed it.
+    fn keep(&mut self, id: Id, ends: bool) {
+        self.last_saved = Some(id);
+        if ends && self.life.state().is_paused() {
             self.events().stop();
             self.leaving.end_unless_begun(Ending::Quit);
         }
-        Ok(saved)
     }
 
     /// Take what the paused guest has notified hull of, as far as the pipes hold it: that belongs to this

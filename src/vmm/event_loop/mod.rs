@@ -76,8 +76,8 @@ pub struct EventLoop<'a> {
     standstill: Standstill,
     /// The snapshot since which changes are logged, if it is complete.
     last_saved: Option<Id>,
-    /// The one whose files were written last.
-    written: Option<Id>,
+    /// The one whose files were written last, and whether the machine ends once it is complete.
+    written: Option<(Id, bool)>,
     /// When code that only the start needed is released: a short command must not pay for bringing
     /// some of it in again.
     release_at: Option<Instant>,
