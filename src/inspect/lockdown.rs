@@ -20,6 +20,8 @@ const PART: usize = 4096;
 pub struct Lockdown {
     /// Each thread of the process.
     pub threads: Vec<Thread>,
+    /// Each process that works for it, by its first thread.
+    pub processes: Vec<Thread>,
     /// Whether it leaves core dumps, and other processes of its user may trace it (PR_GET_DUMPABLE).
     pub dumpable: bool,
     /// The most bytes of a core dump, and what the process could raise that to.
@@ -47,7 +49,7 @@ pub struct Thread {
 }
 
 impl Lockdown {
-    /// Read it for this process.
+    /// Read it for this process, without others.
     ///
     /// # Errors
     /// There is no /proc, or the kernel does not say.
@@ -73,6 +75,7 @@ impl Lockdown {
         let limits = |name| limits_of(&limits, name).ok_or(io::ErrorKind::InvalidData);
         Ok(Self {
             threads,
+            processes: Vec::new(),
             dumpable: dumpable_behavior()? != DumpableBehavior::NotDumpable,
             core_bytes: limits("Max core file size")?,
             descriptors: limits("Max open files")?,
@@ -112,7 +115,8 @@ fn limits_of(text: &str, name: &str) -> Option<[u64; 2]> {
 }
 
 impl Thread {
-    fn of(status: &str) -> Option<Self> {
+    /// What its status says (proc_pid_status(5)); `None` if that lacks something.
+    pub fn of(status: &str) -> Option<Self> {
         let field = |name: &str| {
             let mut lines = status.lines();
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

@@ -35,7 +35,7 @@ pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
 pub use lockdown::lock_down;
 pub use outlive::outlive;
-pub use process::Process;
+pub use process::{Process, statuses_beside};
 pub use role::Role;
 pub use seccomp::{Seccomp, is_restricted, restrict, restrict_calls, set_seccomp};
 pub use threads::{spawn, spawn_scoped};

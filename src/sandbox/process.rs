@@ -2,8 +2,11 @@
 //! a copy of hull with its own list of system calls, and ends when hull does, however that ends.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{ForkResult, fork};
@@ -15,6 +18,24 @@ use super::role::Role;
 
 /// The highest descriptor that is closed where close_range(2) is missing (before Linux 5.9).
 const MAX_DESCRIPTOR: i32 = 1024;
+
+/// Longest status of a process that is read, in bytes.
+const MAX_STATUS: usize = 4096;
+
+/// The statuses of all processes that were started, open: a thread that is locked down could not open them.
+static STATUSES: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// What the kernel tells of those that run (proc_pid_status(5)).
+pub fn statuses_beside() -> Vec<String> {
+    let files = STATUSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let status = |file: &File| {
+        let mut text = vec![0; MAX_STATUS];
+        let read = file.read_at(&mut text, 0).ok()?; // it has ended
+        text.truncate(read);
+        String::from_utf8(text).ok()
+    };
+    files.iter().filter_map(status).collect()
+}
 
 /// A process that ends when this is dropped.
 pub struct Process {
@@ -56,10 +77,16 @@ impl Process {
         }
         let _ = before.thread_set_mask();
         match forked? {
-            ForkResult::Parent { child } => Ok(Self {
-                socket: Some(socket),
-                process: Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH)?,
-            }),
+            ForkResult::Parent { child } => {
+                if let Ok(status) = File::open(format!("/proc/{child}/status")) {
+                    let mut statuses = STATUSES.lock().unwrap_or_else(PoisonError::into_inner);
+                    statuses.push(status);
+                }
+                Ok(Self {
+                    socket: Some(socket),
+                    process: Pid::from_raw(child.as_raw()).ok_or(Errno::SRCH)?,
+                })
+            }
             ForkResult::Child => unreachable!("it has ended"),
         }
     }

@@ -16,13 +16,14 @@ use crate::devices::virtio::QueueCounters;
 use crate::devices::virtio::transport::SharedCore;
 use crate::inspect::chips::Interrupts;
 use crate::inspect::cpu::{self, Cpu};
-use crate::inspect::lockdown::Lockdown;
+use crate::inspect::lockdown::{Lockdown, Thread};
 use crate::inspect::map::{Kind, Memory};
 use crate::inspect::{Device, Hex, Inspection, Queues, Topic, pages};
 use crate::kvm::state::{Chips, CpuState};
 use crate::kvm::walk::Paging;
 use crate::memory::layout::{self, MmioSlot};
 use crate::memory::{GuestMemory, backing};
+use crate::sandbox::statuses_beside;
 use crate::symbols::{self, Symbols};
 use crate::sync::lock;
 
@@ -145,7 +146,11 @@ impl Inspector {
                 .map(|written| seen.config = Some(written))
                 .map_err(|error| error.to_string()),
             Topic::Lockdown => Lockdown::of_process()
-                .map(|lockdown| seen.lockdown = Some(lockdown))
+                .map(|mut lockdown| {
+                    let beside = statuses_beside();
+                    lockdown.processes = beside.iter().flat_map(|it| Thread::of(it)).collect();
+                    seen.lockdown = Some(lockdown);
+                })
                 .map_err(|error| error.to_string()),
             _ => return None,
         };

@@ -4,7 +4,7 @@ use crate::cli::table::Table;
 use crate::config::size;
 use crate::inspect::lockdown::{Lockdown, TRIED};
 
-/// A row for each part of the lock-down, and one for each thread.
+/// A row for each part of the lock-down, and one for each thread and for each process beside them.
 pub fn draw(seen: &Lockdown) -> String {
     let mut parts = Table::default();
     let [core, core_most] = seen.core_bytes;
@@ -35,7 +35,10 @@ pub fn draw(seen: &Lockdown) -> String {
         "BOUNDING SET",
         "SECCOMP",
     ]);
-    for thread in &seen.threads {
+    let names = seen.threads.iter().map(|it| (it.name.clone(), it));
+    let beside = seen.processes.iter();
+    let beside = beside.map(|it| (format!("{} (a process)", it.name), it));
+    for (name, thread) in names.chain(beside) {
         let gains = if thread.no_new_privileges {
             "no"
         } else {
@@ -51,7 +54,7 @@ pub fn draw(seen: &Lockdown) -> String {
             _ => "filter",
         };
         threads.row([
-            thread.name.as_str(),
+            name.as_str(),
             gains,
             &set(&thread.capabilities),
             &set(&thread.bounding),
@@ -68,14 +71,16 @@ mod tests {
 
     #[test]
     fn every_part_and_thread_has_a_row() {
+        let named = |name: &str| Thread {
+            name: name.into(),
+            no_new_privileges: true,
+            capabilities: "0x0".into(),
+            bounding: "0x3".into(),
+            seccomp: 2,
+        };
         let seen = Lockdown {
-            threads: vec![Thread {
-                name: "vcpu0".into(),
-                no_new_privileges: true,
-                capabilities: "0x0".into(),
-                bounding: "0x3".into(),
-                seccomp: 2,
-            }],
+            threads: vec![named("vcpu0")],
+            processes: vec![named("connector")],
             dumpable: false,
             core_bytes: [0, 0],
             descriptors: [1024, 4096],
@@ -87,8 +92,9 @@ mod tests {
              traced, and its memory read  by root alone\n\
              descriptors                  1024 at most, 4096 if it asks\n\
              other files, tried           /etc/passwd, /dev/null, / could not be opened\n\n\
-             THREAD  NEW PRIVILEGES  CAPABILITIES  BOUNDING SET  SECCOMP\n\
-             vcpu0   no              none          0x3           filter\n"
+             THREAD                 NEW PRIVILEGES  CAPABILITIES  BOUNDING SET  SECCOMP\n\
+             vcpu0                  no              none          0x3           filter\n\
+             connector (a process)  no              none          0x3           filter\n"
         );
     }
 }
