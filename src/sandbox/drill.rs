@@ -168,7 +168,7 @@ enum Hold {
 /// Confine the calling thread as one of `role` that may use `folder`, where the kernel has Landlock.
 fn confine_as(role: Role, folder: &Path) {
     let folder = File::open(folder).unwrap();
-    if role == Role::Share {
+    if role == Role::ShareServer {
         give_up_rights().unwrap();
         confine(&folder, false).unwrap();
         return;
