@@ -44,6 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "sandbox",
             "share",
             "snapshot",
+            "supervisor",
             "symbols",
             "sync",
             "templates",
@@ -67,7 +68,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "config",
         &["boot", "devices", "disk", "fleet", "memory", "net", "share"],
     ),
-    ("control", &["fleet", "inspect", "sync"]),
+    ("control", &["fleet", "inspect", "sandbox", "sync"]),
     ("fleet", &[]),
     // What KVM and the devices hold, in words.
     (
@@ -113,6 +114,11 @@ const EDGES: &[(&str, &[&str])] = &[
     // It serves the requests that the device model takes apart.
     ("share", &["config", "devices", "memory", "sandbox"]),
     ("snapshot", &["memory"]),
+    // It waits for a machine that runs in another process.
+    (
+        "supervisor",
+        &["config", "disk", "fleet", "sandbox", "share", "vmm"],
+    ),
     ("symbols", &["memory"]),
     // It stores plain files and does not know what a snapshot is.
     ("templates", &["config", "memory"]),

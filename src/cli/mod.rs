@@ -13,6 +13,7 @@ mod guest;
 mod headings;
 mod hint;
 mod inspect;
+mod jail;
 mod lazy;
 mod logger;
 mod machine;

@@ -12,6 +12,7 @@ use crate::config::size;
 use crate::control::{self, Action, Answer, ControlError, Status};
 use crate::fleet::{self, Found};
 use crate::sandbox::{Role, spawn_scoped};
+use crate::supervisor::control_group::Usage;
 
 /// How long a machine may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +44,9 @@ struct Line {
     resident_bytes: Option<u64>,
     uptime_seconds: u64,
     version: String,
+    /// What its control group uses and may use, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Usage>,
 }
 
 impl Ps {
@@ -79,6 +83,7 @@ fn line(machine: &Found) -> Option<Line> {
         resident_bytes: None,
         uptime_seconds: record.age(),
         version: record.version.clone(),
+        limits: Usage::of(&record.groups),
     };
     match control::ask_within(machine, Action::Status, ANSWER_TIMEOUT) {
         Ok(Answer::Status(status)) => {
@@ -142,6 +147,7 @@ mod tests {
             resident_bytes: Some(43 << 20),
             uptime_seconds: 61,
             version: "1".into(),
+            limits: None,
         };
         let first = draw(&[line]);
         assert_eq!(
@@ -158,6 +164,7 @@ mod tests {
             resident_bytes: None,
             uptime_seconds: 200_000,
             version: "1".into(),
+            limits: None,
         };
         let second = draw(&[line]);
         assert!(

@@ -8,7 +8,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::machine::{self, Reports};
 use super::shape::Wall;
-use super::{flagged, logger, seccomp};
+use super::{flagged, jail, logger, seccomp};
 use crate::config::Vsock;
 use crate::config::machine::parse_name;
 use crate::disk::Moved;
@@ -73,6 +73,8 @@ pub struct Restore {
     #[command(flatten)]
     wall: Wall,
     #[command(flatten)]
+    jail: jail::Containment,
+    #[command(flatten)]
     seccomp: seccomp::Flag,
     #[command(flatten)]
     reports: Reports,
@@ -92,7 +94,10 @@ impl Restore {
         if self.verify {
             timeline.span("memory", || saved.verify())?;
         }
-        let config = self.config(saved, 1)?;
+        let mut config = self.config(saved, 1)?;
+        if let Some(status) = jail::supervise(&mut config)? {
+            return Ok(status);
+        }
         self.seccomp.apply(config.machine.lockdown)?;
         let reports = self.reports.open()?;
         let signals = machine::signals()?;
@@ -121,6 +126,8 @@ impl Restore {
         };
         let mut config = launch::restore(saved, &self.dir, &changes).map_err(flagged::error)?;
         self.wall.set(&mut config.machine);
+        self.jail.set(&mut config.machine);
+        config.machine.check_limits().map_err(flagged::config)?;
         Ok(config)
     }
 
@@ -147,6 +154,7 @@ impl Restore {
             }
             command.args(self.paused.then_some("--paused"));
             command.args(self.wall.flags());
+            command.args(self.jail.arguments());
             command.args(self.trust.then_some("--trust"));
             command.args(self.seccomp.arguments());
             command.args(logger::flags());

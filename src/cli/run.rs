@@ -11,7 +11,7 @@ use super::process::Process;
 use super::profile::{self, Open};
 use super::shape::Shape;
 use super::tracing::{self, Writer};
-use super::{flagged, gdb, seccomp};
+use super::{flagged, gdb, jail, seccomp};
 use crate::boot::Via;
 use crate::config::machine::parse_name;
 use crate::config::{Console, Draft, Fault, Machine, file};
@@ -101,6 +101,8 @@ pub struct Run {
     #[arg(long, help_heading = OUTPUT)]
     kernel_log: bool,
     #[command(flatten)]
+    jail: jail::Containment,
+    #[command(flatten)]
     seccomp: seccomp::Flag,
     #[command(flatten)]
     reports: Reports,
@@ -128,6 +130,9 @@ impl Run {
         let Some(config) = &mut config else {
             return print(file::write(&machine)?.text().as_bytes()).map(|()| 0);
         };
+        if let Some(status) = jail::supervise(config)? {
+            return Ok(status);
+        }
         self.seccomp.apply(machine.lockdown)?;
         let reports = self.reports.open()?;
         let profile = self.profile.open(config.images.symbols.clone())?;
@@ -142,7 +147,9 @@ impl Run {
         let tty = machine::tty(config)?;
         let launch = Launch {
             cold: self.cold,
-            pooled: !self.reports.wanted() && !self.seccomp.is_given(),
+            pooled: !self.reports.wanted()
+                && !self.seccomp.is_given()
+                && config.attachments.supervised.is_none(),
             streams: Streams::own(tty.clone()),
             tell: &|line| machine::say_on(tty.as_deref(), line),
         };
@@ -172,6 +179,7 @@ impl Run {
         draft.devices.extend(self.devices.given());
         let machine = &mut draft.machine;
         self.shape.set(machine);
+        self.jail.set(machine);
         if let Some(name) = &self.name {
             machine.name = Some(name.clone());
         }

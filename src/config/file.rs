@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::str::FromStr;
 
 use rustix::fs::OFlags;
 use serde::ser::Serializer;
@@ -18,6 +19,7 @@ use super::lockdown::Lockdown;
 use super::machine::{self, Command, Kernel, Machine};
 use super::size;
 use super::table::Table;
+use super::{jail, limits};
 use crate::boot::Topology;
 
 /// Most bytes of a file that are read.
@@ -36,7 +38,7 @@ const SETTINGS: [&str; 9] = [
     "kernel-log",
 ];
 /// Keys behind those of devices.
-const LAST_SETTINGS: [&str; 3] = ["break", "lockdown", "command"];
+const LAST_SETTINGS: [&str; 5] = ["break", "lockdown", "jail", "limit", "command"];
 /// Keys of a command that is written as a table.
 const COMMAND_KEYS: [&str; 5] = ["argv", "env", "cwd", "user", "tty"];
 
@@ -130,6 +132,13 @@ fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
             machine.faults = list(value, key, |value, place| with(value, place, str::parse))?
         }
         "lockdown" => machine.lockdown = with(value, key, str::parse)?,
+        "jail" => {
+            machine.jail = match value {
+                Value::Bool(wanted) => wanted.then(Default::default),
+                _ => Some(options(value, key, &jail::TABLE)?),
+            }
+        }
+        "limit" => machine.limits = options(value, key, &limits::TABLE)?,
         "command" => machine.command = Some(command(value, key)?),
         _ => {
             let kind = Kind::of(key);
@@ -209,6 +218,18 @@ fn devices(value: &Value, kind: &Kind) -> Result<Vec<Device>, ConfigError> {
         (Form::Many(table), ..) => list(value, place, |value, place| {
             device(value, place, table, kind.parse)
         }),
+    }
+}
+
+/// What a flag says, as its text or as a table of its options.
+fn options<T: FromStr<Err = String>>(
+    value: &Value,
+    place: &str,
+    table: &Table,
+) -> Result<T, ConfigError> {
+    match value {
+        Value::Object(options) => with(&table.text(options, place)?.into(), place, str::parse),
+        _ => with(value, place, str::parse),
     }
 }
 
@@ -327,6 +348,14 @@ pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
     }
     if machine.lockdown != Lockdown::default() {
         set("lockdown", machine.lockdown.to_string().into());
+    }
+    match machine.jail {
+        Some(jail) if jail == Default::default() => set("jail", true.into()),
+        Some(jail) => set("jail", jail.to_string().into()),
+        None => {}
+    }
+    if !machine.limits.is_empty() {
+        set("limit", machine.limits.to_string().into());
     }
     if let Some(command) = &machine.command {
         set("command", write_command(command)?);

@@ -11,6 +11,8 @@ use super::cpus::Cpus;
 use super::device::{self, Device, Part};
 use super::error::ConfigError;
 use super::fault::Fault;
+use super::jail::Jail;
+use super::limits::Limits;
 use super::lockdown::Lockdown;
 use super::size;
 use super::text;
@@ -60,6 +62,12 @@ pub struct Machine {
     /// Which rights hull gives up. It belongs to a run: neither a snapshot nor a template has it.
     #[serde(skip)]
     pub lockdown: Lockdown,
+    /// The jail that hull enters, if any; it belongs to a run, too.
+    #[serde(skip)]
+    pub jail: Option<Jail>,
+    /// What the host gives hull at most; it belongs to a run, too.
+    #[serde(skip)]
+    pub limits: Limits,
 }
 
 /// What a machine boots.
@@ -140,6 +148,8 @@ impl Default for Machine {
             command: None,
             faults: Vec::new(),
             lockdown: Lockdown::default(),
+            jail: None,
+            limits: Limits::default(),
         }
     }
 }
@@ -199,6 +209,16 @@ impl Machine {
         }
     }
 
+    /// Refuse limits below what the machine needs.
+    ///
+    /// # Errors
+    /// [`ConfigError::Machine`].
+    pub fn check_limits(&self) -> Result<(), ConfigError> {
+        let devices = self.devices.len();
+        let checked = self.limits.check(self.memory_bytes, self.cpus, devices);
+        checked.map_err(|reason| ConfigError::machine("limit", reason))
+    }
+
     /// Refuse what can be seen to be wrong without looking at the host's files.
     ///
     /// # Errors
@@ -211,6 +231,7 @@ impl Machine {
         cpus.map_err(|reason| ConfigError::machine("cpus", reason))?;
         check_memory(self.memory_bytes).map_err(|reason| ConfigError::machine("memory", reason))?;
         device::check(&self.devices, self.memory_bytes)?;
+        self.check_limits()?;
         let with_root = self.root_disk().is_some();
         if with_root && self.initrd.is_some() {
             let reason = "excludes an initial RAM disk: the guest starts from one of them";

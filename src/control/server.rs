@@ -25,6 +25,7 @@ use rustix::process::geteuid;
 
 use super::action::{Action, Answer, MAX_FILES, MAX_REQUEST_BYTES, Request, VERSION};
 use super::reply::Reply;
+use crate::sandbox::peer_user;
 use crate::sync::EventFd;
 
 /// Connections at once; further ones wait until one of these ends.
@@ -173,8 +174,8 @@ fn accept(listener: &OwnedFd, id: u64) -> Option<Connection> {
 /// Whether the peer is this user or root. Others cannot enter the socket's folder, but may have been
 /// handed the socket.
 pub fn is_ours(socket: impl AsFd) -> bool {
-    let peer = net::sockopt::socket_peercred(socket).map(|peer| peer.uid);
-    peer.is_ok_and(|peer| peer == geteuid() || peer.is_root())
+    let root = 0;
+    peer_user(socket).is_ok_and(|peer| peer == geteuid().as_raw() || peer == root)
 }
 
 struct Connection {

@@ -207,6 +207,11 @@ impl Runtime {
                 Err(_) => lock,
                 Ok(()) => {
                     if is_still(&folder, &lock) {
+                        let groups = read_record(&folder).map(|record| record.groups);
+                        for group in groups.unwrap_or_default() {
+                            // Its supervisor was killed; no process can be in it.
+                            let _ = fs::unlinkat(fs::CWD, &group, AtFlags::REMOVEDIR);
+                        }
                         clear(&self.fd, name, &folder);
                     }
                     return None;
@@ -338,6 +343,8 @@ pub struct Claim {
     root: OwnedFd,
     made: Vec<PathBuf>,
     folder: OwnedFd,
+    /// The socket that [`Claim::listen_now`] has made.
+    listener: Option<OwnedFd>,
     /// Held while the machine runs.
     _lock: OwnedFd,
 }
@@ -369,6 +376,7 @@ impl Claim {
             root,
             made: runtime.made.clone(),
             folder,
+            listener: None,
             _lock: lock,
         };
         claim
@@ -412,14 +420,34 @@ impl Claim {
     /// # Errors
     /// The socket cannot be created.
     pub fn listen(&self) -> std::io::Result<OwnedFd> {
-        self.listen_on(unbound()?)
+        self.bind(unbound()?)
+    }
+
+    /// Listen on the control socket from now on, for a later [`Claim::listen_on`] in a place without folders.
+    ///
+    /// # Errors
+    /// The socket cannot be created.
+    pub fn listen_now(mut self) -> std::result::Result<Self, FleetError> {
+        let listening = self.listen().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            failed(&self.name, self.path.join(SOCKET))(errno)
+        });
+        self.listener = Some(listening?);
+        Ok(self)
     }
 
     /// As [`Claim::listen`], on a socket that was made before, by [`unbound`].
     ///
     /// # Errors
     /// The socket's file cannot be created.
-    pub fn listen_on(&self, socket: OwnedFd) -> std::io::Result<OwnedFd> {
+    pub fn listen_on(&mut self, socket: OwnedFd) -> std::io::Result<OwnedFd> {
+        if let Some(listener) = self.listener.take() {
+            return Ok(listener);
+        }
+        self.bind(socket)
+    }
+
+    fn bind(&self, socket: OwnedFd) -> std::io::Result<OwnedFd> {
         let _ = fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
         // bind(2) makes the file with the mode of the socket.
         fs::fchmod(&socket, FILE_MODE)?;

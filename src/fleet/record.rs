@@ -1,5 +1,6 @@
 //! What is recorded of a running machine.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub struct Record {
     /// Key of the template from which the machine was restored to wait for a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_with: Option<String>,
+    /// Folders of its control group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<PathBuf>,
 }
 
 impl Record {

@@ -1,8 +1,10 @@
 //! What hull has given up, as the host's kernel reports it at this moment.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::retry_on_intr;
@@ -30,6 +32,39 @@ pub struct Lockdown {
     pub descriptors: [u64; 2],
     /// Those of [`TRIED`] that the thread could open which tells this.
     pub opened: Vec<String>,
+    /// The user as whom it runs, by the number outside.
+    pub uid: u32,
+    /// Its namespaces; empty where the kernel does not say (before Linux 5.14).
+    pub namespaces: Vec<Namespace>,
+    /// Entries of its root folder; `None` if that is out of its reach.
+    pub root_entries: Option<usize>,
+    /// Mounts that it has.
+    pub mounts: usize,
+    /// Its control groups, without the roots of their hierarchies.
+    pub control_groups: Vec<String>,
+}
+
+/// A namespace (namespaces(7)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Namespace {
+    /// Its kind: `mnt`, `pid`, `net`, `ipc`, `uts` or `user`.
+    pub kind: String,
+    /// Its number on this host.
+    pub id: u64,
+}
+
+/// The kinds of namespaces of a jail.
+pub const NAMESPACES: [&str; 6] = ["mnt", "pid", "net", "ipc", "uts", "user"];
+
+/// /proc/self, for a process that loses /proc.
+static PROC: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Keep /proc/self open, to read it where there is no /proc.
+pub fn keep_proc() {
+    if let Ok(own) = open(CWD, "/proc/self", OFlags::DIRECTORY | OFlags::PATH) {
+        let _ = PROC.set(own);
+    }
 }
 
 /// A thread's rights (proc_pid_status(5)).
@@ -54,7 +89,10 @@ impl Lockdown {
     /// # Errors
     /// There is no /proc, or the kernel does not say.
     pub fn of_process() -> io::Result<Self> {
-        let own = open(CWD, "/proc/self", OFlags::DIRECTORY)?;
+        let own = match PROC.get() {
+            Some(own) => open(own, ".", OFlags::DIRECTORY | OFlags::PATH)?,
+            None => open(CWD, "/proc/self", OFlags::DIRECTORY | OFlags::PATH)?,
+        };
         let tasks = open(&own, "task", OFlags::DIRECTORY)?;
         let mut threads = Vec::new();
         let mut part = [MaybeUninit::uninit(); PART];
@@ -71,6 +109,8 @@ impl Lockdown {
         }
         let opens = |path: &&str| open(CWD, path, OFlags::NONBLOCK).is_ok();
         let opened = TRIED.into_iter().filter(opens).map(String::from).collect();
+        let status = text(&own, "status")?;
+        let mounts = text(&own, "mountinfo")?;
         let limits = text(&own, "limits")?;
         let limits = |name| limits_of(&limits, name).ok_or(io::ErrorKind::InvalidData);
         Ok(Self {
@@ -80,6 +120,11 @@ impl Lockdown {
             core_bytes: limits("Max core file size")?,
             descriptors: limits("Max open files")?,
             opened,
+            uid: uid(&status).ok_or(io::ErrorKind::InvalidData)?,
+            namespaces: namespaces(&own),
+            root_entries: root_entries().ok(),
+            mounts: mounts.lines().count(),
+            control_groups: control_groups(&text(&own, "cgroup").unwrap_or_default()),
         })
     }
 }
@@ -101,6 +146,51 @@ fn text(below: &OwnedFd, path: &str) -> io::Result<String> {
             len => bytes.extend_from_slice(&part[..len]),
         }
     }
+}
+
+/// The effective user.
+fn uid(status: &str) -> Option<u32> {
+    let mut lines = status.lines();
+    let ids = lines.find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The namespaces of the process in the folder `own` of /proc, whose numbers are those of their files
+/// (proc_pid_fdinfo(5)): a thread that serves the control socket cannot ask for a file's number.
+fn namespaces(own: &OwnedFd) -> Vec<Namespace> {
+    let id = |kind: &str| {
+        let file = open(own, &format!("ns/{kind}"), OFlags::PATH).ok()?;
+        let about = text(own, &format!("fdinfo/{}", file.as_raw_fd())).ok()?;
+        let number = about.lines().find_map(|line| line.strip_prefix("ino:"));
+        number?.trim().parse().ok()
+    };
+    let each = NAMESPACES.into_iter().filter_map(|kind| {
+        Some(Namespace {
+            kind: kind.into(),
+            id: id(kind)?,
+        })
+    });
+    each.collect()
+}
+
+/// How many files the root folder has.
+fn root_entries() -> io::Result<usize> {
+    let root = open(CWD, "/", OFlags::DIRECTORY)?;
+    let mut part = [MaybeUninit::uninit(); PART];
+    let mut entries = RawDir::new(&root, &mut part);
+    let mut count = 0;
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        count += usize::from(![c".", c".."].contains(&entry.file_name()));
+    }
+    Ok(count)
+}
+
+/// The paths in the text of /proc/self/cgroup, each once.
+fn control_groups(text: &str) -> Vec<String> {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let paths: BTreeSet<_> = paths.filter(|path| *path != "/").collect();
+    paths.into_iter().map(String::from).collect()
 }
 
 /// A limit and what it can be raised to, of those in /proc/self/limits (proc_pid_limits(5)).
@@ -154,5 +244,14 @@ mod tests {
         assert_eq!(limits_of(limits, "Max open files"), None);
         let own = Lockdown::of_process().expect("/proc");
         assert!(!own.threads.is_empty() && own.descriptors[0] > 0);
+        assert!(own.root_entries > Some(0) && own.mounts > 0);
+        let pid = std::fs::metadata("/proc/self/ns/pid").expect("a namespace");
+        let seen = own.namespaces.iter().find(|it| it.kind == "pid");
+        assert_eq!(
+            seen.map(|it| it.id),
+            Some(std::os::unix::fs::MetadataExt::ino(&pid))
+        );
+        assert_eq!(control_groups("3:pids:/a/b\n2:cpu:/\n0::/a/b\n"), ["/a/b"]);
+        assert_eq!(uid("Name:\tx\nUid:\t5\t6\t7\t8\n"), Some(6));
     }
 }

@@ -94,13 +94,17 @@ impl<'a> Warm<'a> {
 
     /// Have `config` boot, and make the template unless another process does.
     fn boot(&mut self, config: &mut Config) {
-        self.building = self
-            .cache
-            .build(&self.key, &self.about)
-            .unwrap_or_else(|error| {
-                (self.tell)(&format!("{BOOTS}{error}"));
-                None
-            });
+        self.building = match config.machine.jail {
+            // The cache is out of its reach, and what it may have made of a template is not for others.
+            Some(_) => None,
+            None => self
+                .cache
+                .build(&self.key, &self.about)
+                .unwrap_or_else(|error| {
+                    (self.tell)(&format!("{BOOTS}{error}"));
+                    None
+                }),
+        };
         config.start = match &self.building {
             Some(building) => Start::Template(building.dir().into()),
             None => Start::Boot,

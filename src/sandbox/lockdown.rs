@@ -45,18 +45,24 @@ pub(super) fn hide_memory() -> io::Result<()> {
     Ok(())
 }
 
+/// Drop all capabilities but `kept` from this thread's bounding set, which takes CAP_SETPCAP.
+pub(super) fn drop_bounding(kept: CapabilitySet) -> io::Result<()> {
+    let bits = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
+    for one in bits.filter(|one| !kept.contains(*one)) {
+        match remove_capability_from_bounding_set(one) {
+            Err(rustix::io::Errno::INVAL) => break, // there are no more
+            dropped => dropped?,
+        }
+    }
+    Ok(())
+}
+
 /// Drop all capabilities but `kept` from all sets of this thread (capabilities(7)).
 pub(super) fn drop_capabilities(kept: CapabilitySet) -> io::Result<()> {
     let now = rustix::thread::capabilities(None)?;
     // Who has no right to it cannot get a capability back by executing a program either.
     if now.effective.contains(CapabilitySet::SETPCAP) {
-        let bits = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
-        for one in bits.filter(|one| !kept.contains(*one)) {
-            match remove_capability_from_bounding_set(one) {
-                Err(rustix::io::Errno::INVAL) => break, // there are no more
-                dropped => dropped?,
-            }
-        }
+        drop_bounding(kept)?;
     }
     let sets = CapabilitySets {
         effective: now.effective & kept,

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::role::Role;
+use super::supervise::is_supervised;
 
 /// The highest descriptor that is closed where close_range(2) is missing (before Linux 5.9).
 const MAX_DESCRIPTOR: i32 = 1024;
@@ -35,6 +36,19 @@ pub fn statuses_beside() -> Vec<String> {
         String::from_utf8(text).ok()
     };
     files.iter().filter_map(status).collect()
+}
+
+/// The status of the child that was started last, which is `child` here. To a supervised process in a jail /proc
+/// has other numbers, those of the namespace in which it was mounted.
+fn open_status(child: i32) -> Option<File> {
+    let child = match is_supervised() {
+        false => child.to_string(),
+        true => {
+            let all = std::fs::read_to_string("/proc/thread-self/children").ok()?;
+            all.split_whitespace().last()?.into()
+        }
+    };
+    File::open(format!("/proc/{child}/status")).ok()
 }
 
 /// A process that ends when this is dropped.
@@ -78,7 +92,7 @@ impl Process {
         let _ = before.thread_set_mask();
         match forked? {
             ForkResult::Parent { child } => {
-                if let Ok(status) = File::open(format!("/proc/{child}/status")) {
+                if let Some(status) = open_status(child.as_raw()) {
                     let mut statuses = STATUSES.lock().unwrap_or_else(PoisonError::into_inner);
                     statuses.push(status);
                 }

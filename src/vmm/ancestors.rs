@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid};
 
+use crate::sandbox::is_supervised;
+
 /// Ancestors that are looked at to find the shell of a job.
 const MAX_ANCESTORS: usize = 64;
 /// Longest text of /proc/PID/stat: a name of 15 characters and some 50 numbers.
@@ -57,6 +59,9 @@ impl Ancestors {
     /// of the process group (POSIX.1-2017, 3.264, orphaned process group). One that has ended cannot, and
     /// what it has left descends from the session's end.
     pub fn have_job_control(&self) -> bool {
+        if is_supervised() {
+            return true; // the supervisor looks, and continues it at once where there is no shell
+        }
         let group = getpgrp().as_raw();
         for stat in &self.stats {
             match place(stat) {
@@ -68,6 +73,11 @@ impl Ancestors {
         }
         false
     }
+}
+
+/// Whether a shell would continue this process if it stopped now.
+pub fn has_job_control() -> bool {
+    Ancestors::find().have_job_control()
 }
 
 /// What an open file says; `None` if its process has ended.

@@ -18,6 +18,7 @@ use super::explain::Explain;
 use super::fault;
 use super::generation;
 use super::irq::{Unconnected, line};
+use super::jail;
 use super::lockdown::lock_down;
 use super::machine::{KEYBOARD_GSI, Machine};
 use super::outbox::{Outbox, Transmitter};
@@ -77,6 +78,7 @@ pub fn build(
         Backends::open(config, networks)
     })?;
     let own = Own::open();
+    jail::enter(config, timeline, story)?;
     // The machine's other threads begin later, and inherit it.
     timeline.span("lock-down", || lock_down(config, &own, machines))?;
     if config.machine.lockdown != Lockdown::Off {

@@ -74,6 +74,17 @@ pub struct Attachments {
     pub story: Option<story::Listener>,
     /// How many exits of each kind are described on standard error.
     pub explain_exits: Option<u32>,
+    /// The process outside of the machine's jail or control group, if there is one.
+    pub supervised: Option<Supervised>,
+}
+
+/// What a machine knows of its supervisor.
+#[derive(Clone, Debug)]
+pub struct Supervised {
+    /// Its process id, in whose name the machine runs.
+    pub pid: u32,
+    /// The folders of the machine's control group.
+    pub groups: Vec<PathBuf>,
 }
 
 /// What a thread of its own does until [`Trace::end`] of the attached trace.

@@ -42,6 +42,15 @@ impl Place {
     /// # Errors
     /// [`FleetError`].
     pub fn open(config: &Config) -> Result<Self, FleetError> {
+        if config.machine.jail.is_some() {
+            let open = Self::open_now(config);
+            let named = config.machine.name.is_some();
+            return if named {
+                open
+            } else {
+                Ok(open.unwrap_or_default())
+            };
+        }
         let Some(name) = &config.machine.name else {
             return Ok(Self {
                 claim: None,
@@ -51,6 +60,18 @@ impl Place {
         let machines = Runtime::reserve()?;
         Ok(Self {
             claim: Some(Claim::take(&machines, &record(config, name.clone()))?),
+            machines: Some(machines),
+        })
+    }
+
+    /// As [`Place::open`], with a socket that is listened on: in a jail none can be made.
+    fn open_now(config: &Config) -> Result<Self, FleetError> {
+        let machines = Runtime::reserve()?;
+        let name = config.machine.name.clone();
+        let name = name.unwrap_or_else(|| process_id(config).to_string());
+        let claim = Claim::take(&machines, &record(config, name))?;
+        Ok(Self {
+            claim: Some(claim.listen_now()?),
             machines: Some(machines),
         })
     }
@@ -79,7 +100,7 @@ impl Place {
             self.claim = Some(claim);
         }
         machines.list();
-        let claim = self.claim.as_ref();
+        let claim = self.claim.as_mut();
         claim.map(|claim| claim.listen_on(socket)).transpose()
     }
 }
@@ -95,15 +116,23 @@ impl Drop for Place {
 
 fn record(config: &Config, name: String) -> Record {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let supervised = config.attachments.supervised.as_ref();
     Record {
-        pid: std::process::id(),
+        pid: process_id(config),
         name,
         started: now.map_or(0, |time| time.as_secs()),
         cpus: config.machine.cpus,
         memory_bytes: config.machine.memory_bytes,
         version: env!("CARGO_PKG_VERSION").into(),
         ready_with: config.ready_with.clone(),
+        groups: supervised.map(|it| it.groups.clone()).unwrap_or_default(),
     }
+}
+
+/// The process that the user knows: the supervisor, if there is one.
+fn process_id(config: &Config) -> u32 {
+    let supervised = config.attachments.supervised.as_ref();
+    supervised.map_or_else(std::process::id, |it| it.pid)
 }
 
 impl Control {
@@ -121,7 +150,7 @@ impl Control {
             wake: eventfd().map_err(VmmError::EventFd)?,
             place: place.clone(),
             named,
-            unnamed: record(config, std::process::id().to_string()),
+            unnamed: record(config, process_id(config).to_string()),
             actions,
         };
         let work = move || {

@@ -16,6 +16,7 @@ use crate::kvm::KvmError;
 use crate::kvm::probe::ProbeError;
 use crate::memory::backing::BackingError;
 use crate::net::NetError;
+use crate::sandbox::JailError;
 use crate::sandbox::SandboxError;
 use crate::share::ShareError;
 
@@ -46,6 +47,9 @@ pub enum VmmError {
         /// What it refused.
         error: SandboxError,
     },
+    /// The jail cannot be entered.
+    #[error("jail: {0}")]
+    Jail(#[from] JailError),
     /// A disk cannot be opened.
     #[error("disk {error}")]
     Disk {

@@ -23,6 +23,7 @@ mod fault;
 pub mod generation;
 mod inspect;
 mod irq;
+mod jail;
 mod keys;
 pub mod life;
 mod link;
@@ -54,8 +55,9 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
+pub use ancestors::has_job_control;
 pub use builder::SAVED_STATE;
-pub use config::{Attachments, Config, End, Images, Start, TraceWriter, exec};
+pub use config::{Attachments, Config, End, Images, Start, Supervised, TraceWriter, exec};
 pub use devices::files::allow_many;
 pub use devices::slots::LATE_SLOTS;
 pub use error::VmmError;
@@ -69,7 +71,7 @@ use crate::control::Status;
 use crate::memory::program;
 use crate::net;
 use crate::profile::Sample;
-use crate::sandbox::is_restricted;
+use crate::sandbox::{is_jailed, is_restricted};
 use actions::Actions;
 use control::Control;
 use debugger::{Attached, Debugger};
@@ -222,9 +224,10 @@ fn restrict(event_loop: &mut EventLoop, story: &Story) {
     }
 }
 
-/// Whether another machine may be built after one that has run: what that needs is on no list.
+/// Whether another machine may be built after one that has run: what that needs is on no list, and in a jail
+/// there are no files.
 pub fn may_build() -> bool {
-    !is_restricted()
+    !is_restricted() && !is_jailed()
 }
 
 /// Start the threads of the vCPUs and of a profile, if there is one. If that fails the vCPUs are stopped.

@@ -145,6 +145,30 @@ pub fn restricted() -> Vec<Step> {
     }]
 }
 
+/// The step that enters a jail, read back from the kernel afterwards.
+pub fn jail() -> Vec<Step> {
+    let Ok(seen) = Lockdown::of_process() else {
+        return Vec::new();
+    };
+    let root = match seen.root_entries {
+        Some(0) => "empty".into(),
+        Some(entries) => format!("with {entries} entries"),
+        None => "out of reach".into(),
+    };
+    vec![Step {
+        title: "unshare, pivot_root, setresuid: the jail",
+        what: format!(
+            "All files, networks and sockets of the machine are open, so hull leaves the host's: its root \
+             folder is {root} and has {} mount, it sees no other processes, network, System V IPC or host \
+             name than its own, and it is user {}, who owns no files. Another process of hull stays outside, \
+             passes signals on and cleans up.",
+            seen.mounts, seen.uid
+        ),
+        without: "a guest that breaks out of a device would find the host's files and processes.",
+        manual: "namespaces(7), pivot_root(2), docs/security.md",
+    }]
+}
+
 /// The step that maps guest memory.
 pub fn guest_memory(memory: &GuestMemory) -> Step {
     let regions: Vec<String> = memory

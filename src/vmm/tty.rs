@@ -3,8 +3,10 @@
 //! The modes of a terminal belong to its foreground process group: a process that sets them from the
 //! background is stopped (SIGTTOU, termios(3)), as is one that reads (SIGTTIN).
 
+use std::fs::File;
 use std::io;
-use std::sync::Mutex;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, OnceLock};
 
 use nix::unistd::getpgrp;
 use rustix::stdio::stdin;
@@ -12,6 +14,9 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp
 
 use crate::sandbox::restore_on_violation;
 use crate::sync::lock;
+
+/// Longest text of /proc/self/stat: a name of 15 characters and some 50 numbers.
+const MAX_STAT: usize = 1024;
 
 /// The terminal, whose modes are restored when this is dropped.
 pub struct Tty {
@@ -79,9 +84,28 @@ impl Drop for Tty {
 /// Whether standard input may be read and its modes set: it is no terminal with job control, or this
 /// process is in the terminal's foreground.
 pub fn in_foreground() -> bool {
-    tcgetpgrp(stdin()).map_or(true, |foreground| {
-        foreground.as_raw_nonzero().get() == getpgrp().as_raw()
-    })
+    let own = getpgrp().as_raw();
+    if own == 0 {
+        return in_hidden_foreground();
+    }
+    tcgetpgrp(stdin()).map_or(true, |foreground| foreground.as_raw_nonzero().get() == own)
+}
+
+/// As [`in_foreground`] in a process group that began outside of this process's PID namespace, where the
+/// system calls say 0 for it and for that in the foreground. /proc is of the namespace in which it was
+/// mounted, and tells (`pgrp` and `tpgid` in proc_pid_stat(5)); a jail has none, so the file stays open.
+fn in_hidden_foreground() -> bool {
+    static STAT: OnceLock<Option<File>> = OnceLock::new();
+    let stat = STAT.get_or_init(|| File::open("/proc/self/stat").ok());
+    let mut text = [0; MAX_STAT];
+    let read = stat
+        .as_ref()
+        .and_then(|stat| stat.read_at(&mut text, 0).ok());
+    let text = String::from_utf8_lossy(text.get(..read.unwrap_or(0)).unwrap_or_default());
+    let fields = text.rsplit(')').next().unwrap_or_default();
+    let mut fields = fields.split_whitespace().skip(2);
+    let (own, foreground) = (fields.next(), fields.nth(2));
+    foreground.is_none_or(|foreground| foreground == "-1" || Some(foreground) == own)
 }
 
 /// Whether standard input is a terminal that gives single keys, not lines (non-canonical mode, termios(3)).

@@ -126,7 +126,7 @@ impl Inspect {
             Some(Shown::Lockdown) => seen
                 .lockdown
                 .as_ref()
-                .map(lockdown::draw)
+                .map(|seen| lockdown::draw(seen, &lockdown::here()))
                 .unwrap_or_default(),
             Some(Shown::Config) => seen.config.as_ref().map(Written::text).unwrap_or_default(),
         }

@@ -1,12 +1,14 @@
 //! All of a machine in short.
 
 use super::devices;
+use crate::cli::jail::describe;
 use crate::cli::table::Table;
 use crate::cli::table::count;
 use crate::config::size;
 use crate::fleet::Record;
 use crate::inspect::map::{Kind, Memory};
 use crate::inspect::{Device, Inspection, Queues};
+use crate::supervisor::control_group::Usage;
 
 /// A page of it.
 pub fn draw(record: &Record, seen: &Inspection) -> String {
@@ -19,6 +21,10 @@ pub fn draw(record: &Record, seen: &Inspection) -> String {
         count(record.cpus.into(), "vCPU"),
         size::show(record.memory_bytes)
     );
+    if let Some(usage) = Usage::of(&record.groups) {
+        text.pop();
+        text += &format!("control group: {}\n\n", describe(&usage));
+    }
     let mut rows = Table::default();
     for cpu in &seen.vcpus {
         let rip = cpu.general.iter().find(|register| register.name == "RIP");
