@@ -128,6 +128,12 @@ prop_compose! {
                 console: if ways.1 { Console::Serial } else { Console::Virtio },
                 kernel_log: ways.2,
                 lockdown: if ways.1 { Lockdown::Required } else { Lockdown::default() },
+                jail: ways.2.then_some(Jail { uid: ways.1.then_some(5), gid: None }),
+                limits: limits::Limits {
+                    cpu_hundredths: ways.1.then_some(105),
+                    pids: ways.2.then_some(1000),
+                    ..limits::Limits::default()
+                },
                 faults,
                 command: command.map(|command| Command {
                     argv: words(&command.argv),
@@ -181,7 +187,12 @@ proptest! {
         let read = file::parse(&text).and_then(Draft::machine);
         prop_assert_eq!(read.map_err(|error| error.to_string()), Ok(machine.clone()), "{}", text);
         // What is saved of a machine does not say how hull runs it.
-        let machine = Machine { lockdown: Lockdown::default(), ..machine };
+        let machine = Machine {
+            lockdown: Lockdown::default(),
+            jail: None,
+            limits: limits::Limits::default(),
+            ..machine
+        };
         let json = serde_json::to_string(&machine).expect("plain data");
         prop_assert_eq!(&serde_json::from_str::<Machine>(&json).expect("JSON"), &machine);
         let bytes = postcard::to_allocvec(&machine).expect("plain data");
