@@ -66,6 +66,7 @@ pub fn vmm(error: VmmError) -> anyhow::Error {
         VmmError::Disk { key, error } => anyhow!("--{key} {error}"),
         VmmError::Fleet(error) => anyhow!("--name: {error}"),
         VmmError::Net(error) => anyhow!("--net {error}"),
+        VmmError::Jail(error) => anyhow!("--jail: {error}"),
         VmmError::Share(error) => anyhow!("--share {error}"),
         VmmError::Vsock { .. } | VmmError::VsockExists { .. } => anyhow!("--{error}"),
         error => error.into(),

@@ -12,6 +12,7 @@ use super::headings::OUTPUT;
 use super::output::{say, say_error};
 use super::output_file::OutputFile;
 use super::timing;
+use crate::config::Fault;
 use crate::launch::{OWN_ERROR, Terminal};
 use crate::vmm::timeline::{Span, Timeline};
 use crate::vmm::{self, Report, Signals, Tty};
@@ -125,6 +126,13 @@ pub fn terminal() -> Option<Terminal> {
     terminal.then(|| Terminal {
         kind: std::env::var_os("TERM"),
     })
+}
+
+/// Name what is wrong with the machine on purpose.
+pub fn say_faults(faults: &[Fault]) {
+    for fault in faults {
+        say(&format!("broken on purpose ({fault}): {}", fault.what()));
+    }
 }
 
 /// One line of hull's own on standard error, whose terminal may be in raw mode.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::devices::Devices;
 use super::headings::{COMMAND, DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
-use super::output::{print, say};
+use super::output::print;
 use super::process::Process;
 use super::profile::{self, Open};
 use super::shape::Shape;
@@ -116,9 +116,7 @@ impl Run {
     /// Run a machine until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let (started, timeline) = machine::clock();
-        if self.no_stdin {
-            machine::leave_stdin()?;
-        }
+        self.no_stdin.then(machine::leave_stdin).transpose()?;
         let (machine, mut config) = timeline.span("flags and files", || {
             let machine = self.machine()?;
             if self.print_config {
@@ -141,15 +139,11 @@ impl Run {
         let signals = machine::signals()?;
         // After the signals are caught: a signal must not leave the socket behind.
         let mut gdb = self.gdb.listen(&machine.kernel)?;
-        for fault in &machine.faults {
-            say(&format!("broken on purpose ({fault}): {}", fault.what()));
-        }
+        machine::say_faults(&machine.faults);
         let tty = machine::tty(config)?;
         let launch = Launch {
             cold: self.cold,
-            pooled: !self.reports.wanted()
-                && !self.seccomp.is_given()
-                && config.attachments.supervised.is_none(),
+            pooled: !self.reports.wanted() && !self.seccomp.is_given(),
             streams: Streams::own(tty.clone()),
             tell: &|line| machine::say_on(tty.as_deref(), line),
         };

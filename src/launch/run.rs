@@ -52,6 +52,7 @@ pub fn run(
         if let Some(warm) = &mut warm {
             if launch.pooled
                 && config.attachments.explain_exits.is_none()
+                && config.attachments.supervised.is_none()
                 && pooled::fits(&config.machine, &launch.streams)
                 && let Some(status) =
                     pooled::run(warm.key(), &config.machine, &launch.streams, &mut signals)?

@@ -48,7 +48,7 @@ pub enum VmmError {
         error: SandboxError,
     },
     /// The jail cannot be entered.
-    #[error("jail: {0}")]
+    #[error(transparent)]
     Jail(#[from] JailError),
     /// A disk cannot be opened.
     #[error("disk {error}")]

@@ -46,27 +46,7 @@ pub fn draw(seen: &Lockdown, here: &[Namespace]) -> String {
         opened => format!("{} could be opened", opened.join(", ")),
     };
     parts.row(["other files, tried", &files]);
-    parts.row(["user", &format!("uid {}", seen.uid)]);
-    let own = seen.namespaces.iter().filter(|it| !here.contains(it));
-    let own: Vec<&str> = own.map(|it| it.kind.as_str()).collect();
-    let own = if own.is_empty() {
-        "none".into()
-    } else {
-        own.join(", ")
-    };
-    parts.row(["namespaces of its own", &own]);
-    let root = match seen.root_entries {
-        Some(0) => "empty".into(),
-        Some(entries) => count(entries as u64, "entry", "entries"),
-        None => "out of reach".into(),
-    };
-    let mounts = count(seen.mounts as u64, "mount", "mounts");
-    parts.row(["root folder", &format!("{root}; {mounts}")]);
-    let groups = match &seen.control_groups[..] {
-        [] => "none of its own".into(),
-        groups => groups.join(", "),
-    };
-    parts.row(["control group", &groups]);
+    jail(&mut parts, seen, here);
     let mut threads = Table::default();
     threads.row([
         "THREAD",
@@ -102,6 +82,31 @@ pub fn draw(seen: &Lockdown, here: &[Namespace]) -> String {
         ]);
     }
     format!("{}\n{}", parts.draw(), threads.draw())
+}
+
+/// Rows for what a jail and a control group change.
+fn jail(parts: &mut Table, seen: &Lockdown, here: &[Namespace]) {
+    parts.row(["user", &format!("uid {}", seen.uid)]);
+    let own = seen.namespaces.iter().filter(|it| !here.contains(it));
+    let own: Vec<&str> = own.map(|it| it.kind.as_str()).collect();
+    let own = if own.is_empty() {
+        "none".into()
+    } else {
+        own.join(", ")
+    };
+    parts.row(["namespaces of its own", &own]);
+    let root = match seen.root_entries {
+        Some(0) => "empty".into(),
+        Some(entries) => count(entries as u64, "entry", "entries"),
+        None => "out of reach".into(),
+    };
+    let mounts = count(seen.mounts as u64, "mount", "mounts");
+    parts.row(["root folder", &format!("{root}; {mounts}")]);
+    let groups = match &seen.control_groups[..] {
+        [] => "none of its own".into(),
+        groups => groups.join(", "),
+    };
+    parts.row(["control group", &groups]);
 }
 
 #[cfg(test)]
