@@ -208,9 +208,14 @@ impl Runtime {
                 Ok(()) => {
                     if is_still(&folder, &lock) {
                         let groups = read_record(&folder).map(|record| record.groups);
-                        for group in groups.unwrap_or_default() {
-                            // Its supervisor was killed; no process can be in it.
-                            let _ = fs::unlinkat(fs::CWD, &group, AtFlags::REMOVEDIR);
+                        // Its supervisor was killed. Its processes may still be on their way out; then
+                        // the next look removes both.
+                        let busy = groups.into_iter().flatten().any(|group| {
+                            let removed = fs::unlinkat(fs::CWD, &group, AtFlags::REMOVEDIR);
+                            removed == Err(Errno::BUSY)
+                        });
+                        if busy {
+                            return None;
                         }
                         clear(&self.fd, name, &folder);
                     }
