@@ -498,7 +498,11 @@ fn the_socket_is_removed_however_the_machine_ends() {
     // While it waits, while gdb has it, and while it runs.
     for (flags, connects) in [(&["--gdb-wait"][..], false), (&[], true), (&[], false)] {
         let mut child = start(flags);
-        // A process beside hull removes it, too, when hull is killed.
+        // A process beside hull removes it, too, when hull is killed after that has started.
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        while fs::read_to_string(&children).expect("hull runs").is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
         child.kill().expect("killed");
         child.wait().expect("reaped");
         let deadline = Instant::now() + LIMIT;

@@ -29,6 +29,8 @@ const RECORD: &str = "record";
 const SOCKET: &str = "socket";
 const FRESH_RECORD: &str = "record.new";
 
+/// CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC (uapi/linux/magic.h).
+const CONTROL_GROUPS: [fs::FsWord; 2] = [0x0027_e0eb, 0x6367_7270];
 /// Longest record, in bytes.
 const MAX_RECORD: u64 = 4096;
 /// Attempts to lock a folder while another process holds its lock to look at it.
@@ -210,11 +212,7 @@ impl Runtime {
                         let groups = read_record(&folder).map(|record| record.groups);
                         // Its supervisor was killed. Its processes may still be on their way out; then
                         // the next look removes both.
-                        let busy = groups.into_iter().flatten().any(|group| {
-                            let removed = fs::unlinkat(fs::CWD, &group, AtFlags::REMOVEDIR);
-                            removed == Err(Errno::BUSY)
-                        });
-                        if busy {
+                        if groups.into_iter().flatten().any(|group| stays(&group)) {
                             return None;
                         }
                         clear(&self.fd, name, &folder);
@@ -254,6 +252,13 @@ fn remove(inner: &OwnedFd, made: &[PathBuf]) {
         }
     }
     let _ = fs::flock(inner, FlockOperation::Unlock);
+}
+
+/// Remove the control group `group`; whether processes are still in it. The record of a machine whose hull was
+/// taken over may name any folder: others stay.
+fn stays(group: &Path) -> bool {
+    let is_group = fs::statfs(group).is_ok_and(|about| CONTROL_GROUPS.contains(&about.f_type));
+    is_group && fs::unlinkat(fs::CWD, group, AtFlags::REMOVEDIR) == Err(Errno::BUSY)
 }
 
 /// A machine that was running when it was looked up.

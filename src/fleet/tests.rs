@@ -122,12 +122,20 @@ fn the_folder_of_a_killed_machine_is_removed_or_reused() {
         path
     };
     let (left, taken) = (stale("left"), stale("taken"));
+    // No control group, whatever its record says.
+    let another = folder.path().join("another");
+    fs::create_dir(&another).expect("made");
+    let mut lying = record("left");
+    lying.groups = vec![another.clone()];
+    let lying = serde_json::to_vec(&lying).expect("JSON");
+    fs::write(left.join("record"), lying).expect("written");
     let empty = folder.path().join("hull/empty");
     fs::create_dir(&empty).expect("made");
     let claim = Claim::take(&runtime, &record("taken")).expect("taken over");
     let _listener = claim.listen().expect("a socket where one was");
     assert_eq!(names(&runtime), ["taken"]);
     assert!(!left.exists() && !empty.exists() && taken.exists());
+    assert!(another.exists());
     drop(claim);
     assert!(inside(folder.path()).is_empty());
 }
