@@ -8,7 +8,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-use rustix::thread::{CapabilitySet, UnshareFlags, set_no_new_privs};
+use rustix::thread::{CapabilitySet, set_no_new_privs};
 use thiserror::Error;
 
 use super::lockdown::{drop_capabilities, hide_memory};
@@ -40,23 +40,20 @@ pub enum Confinement {
 /// A thread could not be restricted.
 #[derive(Debug, Error)]
 pub enum SandboxError {
-    /// Capabilities, or state shared with other threads.
-    #[error("the thread could not give up its rights ({0})")]
+    /// Capabilities, new privileges or core dumps.
+    #[error("it could not give up its rights ({0})")]
     Rights(#[from] io::Error),
     /// The kernel has Landlock and refused.
     #[error("Landlock refused its rules ({0})")]
     Landlock(#[from] RulesetError),
 }
 
-/// Separate the calling thread's umask and working directory from other threads', drop the superuser's
-/// capabilities that are not about files, and let it gain none by executing a program. The process leaves
-/// no core dump.
+/// Drop the superuser's capabilities of the calling thread that are not about files, and let it gain none by
+/// executing a program. The process leaves no core dump.
 ///
 /// # Errors
 /// [`SandboxError`]; the thread must end then.
 pub fn give_up_rights() -> Result<(), SandboxError> {
-    // SAFETY: umask and working directory become the thread's own, on which nothing here relies.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(io::Error::from)?;
     set_no_new_privs(true).map_err(io::Error::from)?;
     drop_capabilities(KEPT)?;
     Ok(hide_memory()?)
