@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::record::Record;
 
-/// A failure of [`super::claim`] or [`super::find`].
+/// A failure of [`super::Claim::take`] or [`super::find`].
 #[derive(Debug, Error)]
 pub enum FleetError {
     /// Another machine has the name.
