@@ -123,10 +123,9 @@ fn the_folder_of_a_killed_machine_is_removed_or_reused() {
     };
     let (left, taken) = (stale("left"), stale("taken"));
     // No control group, whatever its record says.
-    let another = folder.path().join("another");
-    fs::create_dir(&another).expect("made");
+    let another = tempfile::tempdir().expect("a folder");
     let mut lying = record("left");
-    lying.groups = vec![another.clone()];
+    lying.groups = vec![another.path().into()];
     let lying = serde_json::to_vec(&lying).expect("JSON");
     fs::write(left.join("record"), lying).expect("written");
     let empty = folder.path().join("hull/empty");
@@ -135,7 +134,7 @@ fn the_folder_of_a_killed_machine_is_removed_or_reused() {
     let _listener = claim.listen().expect("a socket where one was");
     assert_eq!(names(&runtime), ["taken"]);
     assert!(!left.exists() && !empty.exists() && taken.exists());
-    assert!(another.exists());
+    assert!(another.path().exists());
     drop(claim);
     assert!(inside(folder.path()).is_empty());
 }
