@@ -23,9 +23,13 @@ enum Word {
 
 /// The words for the kernel, and those for init behind ` -- `, as Linux divides them
 /// (lib/cmdline.c, next_arg).
-fn words(line: &str) -> (Vec<&str>, Vec<&str>) {
-    let mut all = line.split_ascii_whitespace();
-    let kernel = all.by_ref().take_while(|word| *word != "--").collect();
+fn words(line: &str) -> (Vec<String>, Vec<String>) {
+    // Linux reads Latin-1 (lib/ctype.c, isspace).
+    let is_space = |byte: &u8| matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0);
+    let words = line.as_bytes().split(is_space);
+    let words = words.filter(|word| !word.is_empty());
+    let mut all = words.map(|word| String::from_utf8_lossy(word).into_owned());
+    let kernel = all.by_ref().take_while(|word| word != "--").collect();
     (kernel, all.collect())
 }
 
@@ -72,7 +76,7 @@ pub fn check(input: &Input) {
         .filter(|word| !given.contains(&key(word)))
         .map(ToString::to_string)
         .collect();
-    expected.extend(kernel.iter().map(ToString::to_string));
+    expected.extend(kernel);
     let device = |slot: &MmioSlot| format!("virtio_mmio.device=4K@{:#x}:{}", slot.base, slot.gsi);
     expected.extend(slots.iter().map(device));
     let (kernel, found) = words(&text);

@@ -40,11 +40,12 @@ pub enum CmdlineError {
 /// # Errors
 /// None that can happen: the line has no limit yet.
 pub fn new(user: &str, defaults: &[&str]) -> Result<Cmdline, CmdlineError> {
-    let key = |word: &str| word.split('=').next().map(str::to_string);
+    let key = |word: &[u8]| word.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
     let (kernel, init) = divide(user);
-    let present: Vec<_> = kernel.split_ascii_whitespace().map(key).collect();
+    let present = kernel.as_bytes().split(|byte| is_space(*byte));
+    let present: Vec<_> = present.map(key).collect();
     let mut words = defaults.to_vec();
-    words.retain(|word| !present.contains(&key(word)));
+    words.retain(|word| !present.contains(&key(word.as_bytes())));
     // linux-loader knows the separator only by a space on either side of it.
     let end = if init.trim().is_empty() { "" } else { " -- " };
     let line = format!("{} {kernel}{end}{init}", words.join(" "));
@@ -59,14 +60,22 @@ fn divide(line: &str) -> (&str, &str) {
         if begins
             && !quoted
             && let Some(init) = rest.strip_prefix("--")
-            && init.chars().next().is_none_or(|c| c.is_ascii_whitespace())
+            && init.as_bytes().first().is_none_or(|byte| is_space(*byte))
         {
             return (kernel, init);
         }
         quoted ^= c == '"';
-        begins = c.is_ascii_whitespace();
+        begins = line
+            .as_bytes()
+            .get(at + c.len_utf8() - 1)
+            .is_some_and(|byte| is_space(*byte));
     }
     (line, "")
+}
+
+/// Whether `byte` is between words: to Linux, which reads Latin-1 (lib/ctype.c), 0xa0 is, too.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0)
 }
 
 /// Append one `virtio_mmio.device=` a slot (drivers/virtio/virtio_mmio.c).
@@ -141,6 +150,8 @@ mod tests {
             ("--", "DEVICE"),
             ("quiet --", "quiet DEVICE"),
             ("quiet\t--\ta", "quiet DEVICE -- a"),
+            ("quiet\u{b}--\u{b}a", "quiet DEVICE -- a"),
+            ("quiet\u{e0}-- a", "quiet\u{e0} DEVICE -- a"),
             ("quiet \n--\n", "quiet DEVICE"),
             ("dyndbg=\"a -- b\"", "dyndbg=\"a -- b\" DEVICE"),
             ("--a b--", "--a b-- DEVICE"),
