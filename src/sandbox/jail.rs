@@ -124,7 +124,7 @@ impl Init {
     }
 }
 
-/// A user namespace in which the calling process is who it is outside, and alone.
+/// Enter a user namespace that maps the calling process's user and group to themselves, and no others.
 fn own_users() -> io::Result<()> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     unshare(UnshareFlags::NEWUSER)?;

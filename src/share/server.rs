@@ -82,9 +82,9 @@ impl Server {
             let Some(folder) = folder else { return };
             let prepared = prepare(folder.into(), &config).map_err(|error| error.to_string());
             let told = prepared.as_ref().err().map_or("", String::as_str);
-            let told = told.get(..told.len().min(MAX_TEXT)).unwrap_or_default();
             // An empty message would look like an end.
-            let text = [b".", told.as_bytes()].concat();
+            let mut text = [b".", told.as_bytes()].concat();
+            text.truncate(1 + MAX_TEXT);
             if let (Ok(_), Ok(files)) = (send(&socket, &text, SendFlags::NOSIGNAL), prepared) {
                 serve(&socket, Service::new(files, theirs));
             }

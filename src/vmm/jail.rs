@@ -22,7 +22,7 @@ pub fn enter(config: &Config, timeline: &Timeline, story: &Story) -> Result<(), 
     else {
         return Ok(());
     };
-    // Another user than root stays who he is: nothing else is mapped in the namespace.
+    // The namespace of an ordinary user maps no other user than this one.
     let root = rustix::process::geteuid().is_root();
     let ids = root.then(|| ids(jail, supervised.pid));
     // /proc is out of reach there.

@@ -23,7 +23,7 @@ pub struct Own {
     pub pagemap: Option<File>,
     /// The working directory; `None` where it was removed.
     pub folder: Option<PathBuf>,
-    /// Who could continue it after Ctrl-Z.
+    /// The processes that could continue it after Ctrl-Z.
     pub ancestors: Ancestors,
     /// /proc/PID of itself: while it is open, the kernel keeps what it knows of it, which a rule of Landlock
     /// refers to.
