@@ -48,6 +48,17 @@ const ROLES: [Role; 13] = [
     Role::ShareServer,
 ];
 
+/// Before the first thread, as in the program: other arenas than the first grow by mprotect, which no thread
+/// may call, and a forked process goes on with those of all threads.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static ONE_ARENA: extern "C" fn() = one_arena;
+
+extern "C" fn one_arena() {
+    // SAFETY: it sets a number.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Run `work` in a child; its wait status and what it wrote to standard error.
 fn child(work: impl FnOnce() -> i32) -> (WaitStatus, String) {
     let (from, to) = pipe().unwrap();
@@ -393,8 +404,6 @@ fn another_call_ends_hull_with_a_message() {
 #[test]
 fn a_filtered_thread_can_end_fail_and_allocate() {
     let (status, said) = child(|| {
-        // SAFETY: as the program at its start; it sets a number.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
         set_seccomp(Seccomp::On).unwrap();
         allow_all_folders();
         for role in ROLES.into_iter().filter(|role| !role.prepares()) {

@@ -1,6 +1,6 @@
 //! The system calls that each of hull's threads may make: the lists of the seccomp filters.
 //!
-//! The build script compiles them to BPF (`build.rs`); the program has the bytes and not these tables.
+//! The build script compiles them to BPF (`compile.rs`); the program has the bytes and not these tables.
 //! docs/security.md shows them. A call that is not here ends hull (`violation`), so a list also has what
 //! its thread makes on its ways out: memory for a message, locks, the end of the thread.
 //!

@@ -8,6 +8,8 @@
 //! a jail, [`enter_jail`] enters it.
 
 mod allowed;
+#[cfg(test)]
+mod compile;
 mod compiled;
 mod confine;
 mod connector;
