@@ -634,6 +634,33 @@ fn a_template_that_a_power_cut_may_have_spoilt_is_made_again() {
     assert!(!cache.template().join("unsynced").exists());
 }
 
+#[test]
+fn a_template_names_the_pages_that_runs_write() {
+    if !kvm("a template") {
+        return;
+    }
+    let cache = Cache::new();
+    cache.run(&["--", "true"], b"").assert(0, "", "");
+    let written = cache.template().join("written");
+    let pages = fs::read(&written).expect("the pages");
+    assert!(!pages.is_empty() && pages.len().is_multiple_of(8));
+    // It is a hint: none of this is told.
+    let damages: [fn(&Path); 3] = [
+        |file| fs::write(file, noise()).expect("written"),
+        |file| fs::remove_file(file).expect("removed"),
+        |file| fs::create_dir(file).expect("made"),
+    ];
+    for damage in damages {
+        let (finished, warm) = cache.report(&["--", "echo", "hi"]);
+        finished.assert(0, "hi\n", "");
+        assert!(warm);
+        damage(&written);
+    }
+    let (finished, warm) = cache.report(&["--", "echo", "hi"]);
+    finished.assert(0, "hi\n", "");
+    assert!(warm);
+}
+
 /// A damage: its name, the change of `state` and memory, and whether it is tried where a boot takes long.
 type Damage = (&'static str, fn(&Path, &Path), bool);
 

@@ -11,6 +11,8 @@
 //!                        CRC-32 of everything above          4
 //!                        payloads, in the table's order, without gaps; the file ends with the last
 //!    memory-ID           guest memory, one region after the other, with holes for zeros
+//!    written             optional: the pages that a guest writes first after a restore, which hull copies
+//!                        in advance; as ranges in order: first page, pages, 4 bytes each
 //!
 //!  section "MEMO" (by postcard, as are the others): this snapshot's id, which is the ID in the
 //!  file's name as 32 hexadecimal digits; the id of the parent, if this is a diff; the regions: GPA,
@@ -39,6 +41,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod write;
+mod written;
 
 pub use crate::memory::file::MemoryFile;
 pub use error::SnapshotError;
@@ -47,3 +50,4 @@ pub use id::Id;
 pub use merge::merge;
 pub use read::{Snapshot, open, open_layer};
 pub use write::{Files, Folder, Writer};
+pub use written::add_written;

@@ -12,7 +12,9 @@ use super::error::{SnapshotError, failed};
 use super::header::{self, Fault, MAX_STATE, Section, Tag};
 use super::id::Id;
 use super::memo::{self, Memo};
+use super::written;
 use crate::memory::file::MemoryFile;
+use crate::memory::pages::Pages;
 
 /// Bytes that one read takes.
 pub(super) const STEP: usize = 256 << 10;
@@ -25,6 +27,7 @@ pub struct Snapshot {
     sections: Vec<Section>,
     memo: Memo,
     memory: MemoryFile,
+    written: Pages,
     /// The owner of the files, if that is neither this user nor root.
     stranger: Option<u32>,
 }
@@ -84,6 +87,7 @@ fn open_once(dir: &Path) -> Result<Snapshot, SnapshotError> {
         sections,
         memo,
         memory,
+        written: written::read(&folder),
         stranger: [owner, owner_of_memory]
             .into_iter()
             .find(|owner| !is_ours(*owner)),
@@ -152,14 +156,14 @@ fn open_memory(folder: &File, path: &Path, memo: &Memo) -> Result<(File, u32), S
     }
 }
 
-fn open_folder(dir: &Path) -> io::Result<File> {
+pub(super) fn open_folder(dir: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(dir, flags, Mode::empty())?.into())
+    Ok(rustix::fs::openat(rustix::fs::CWD, dir, flags, Mode::empty())?.into())
 }
 
 /// Open the file of this path in `folder` without blocking, which a pipe in place of the file would do. A
 /// link in its place is not followed.
-fn open_file(folder: &File, path: &Path) -> io::Result<File> {
+pub(super) fn open_file(folder: &File, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let name = path.file_name().unwrap_or_default();
     Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?.into())
@@ -219,6 +223,11 @@ impl Snapshot {
     /// The file of guest memory.
     pub fn memory(&self) -> &MemoryFile {
         &self.memory
+    }
+
+    /// The pages that a guest writes first after a restore, as far as that is known.
+    pub fn written(&self) -> &Pages {
+        &self.written
     }
 
     /// Read all of the memory and compare its CRC-32.

@@ -451,3 +451,52 @@ fn golden_snapshots_open_or_are_refused_by_version() {
     let state = fs::read(golden.join("state")).expect("there");
     assert_eq!(header::encode(&sections), state);
 }
+
+#[test]
+fn pages_that_were_written_later_are_named_and_copied_in_advance() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("snapshot");
+    let memory = backing::allocate(HIGH).expect("memory");
+    (0..8).for_each(|number| fill(&memory, gpa_of(number), 7));
+    write_whole(&dir, &memory, b"");
+    assert!(open(&dir).expect("opened").written().is_empty());
+
+    fill(&memory, gpa_of(2), 7); // as before
+    fill(&memory, gpa_of(4), 8);
+    fill(&memory, gpa_of(5), 0);
+    fill(&memory, gpa_of(90), 9);
+    add_written(&dir, &memory, &touched(&memory)).expect("added");
+    assert!(add_written(&dir, &memory, &touched(&memory)).is_err());
+    let (snapshot, memory) = restore(&dir);
+    let offset = |gpa: u64| {
+        gpa - if gpa < MMIO_HOLE {
+            0
+        } else {
+            MMIO_HOLE_END - MMIO_HOLE
+        }
+    };
+    let of = |number: u64| offset(gpa_of(number))..offset(gpa_of(number)) + PAGE;
+    let written = Pages::from_ranges([4, 5, 90].map(of));
+    assert_eq!(*snapshot.written(), written);
+
+    let before = touched(&memory);
+    assert!(before.minus(&Pages::from_ranges((0..8).map(of))).is_empty());
+    backing::copy(&memory, snapshot.written());
+    assert_eq!(page(&memory, gpa_of(4)), [7; PAGE as usize]);
+    assert!(written.minus(&touched(&memory)).is_empty());
+    assert!(touched(&memory).minus(&before.union(&written)).is_empty());
+
+    // What it names is a hint, whatever it says.
+    let long = vec![0; 1 << 20];
+    for (damage, named) in [(&[0xff; 800][..], 0), (&[1, 0, 0], 0), (&long, 0)] {
+        fs::write(dir.join("written"), damage).expect("written");
+        let (snapshot, memory) = restore(&dir);
+        assert_eq!(snapshot.written().bytes(), named);
+        backing::copy(&memory, snapshot.written());
+    }
+    let outside = [&0xff_ffffu32.to_le_bytes()[..], &9u32.to_le_bytes()].concat();
+    fs::write(dir.join("written"), outside).expect("written");
+    let (snapshot, memory) = restore(&dir);
+    assert_eq!(snapshot.written().bytes(), 9 * PAGE);
+    backing::copy(&memory, snapshot.written());
+}

@@ -31,6 +31,8 @@ const STATE: &str = "state";
 /// Which boot of the host made the template, until its files are on the disk for certain: after a power
 /// cut they may hold anything.
 const UNSYNCED: &str = "unsynced";
+/// A part of the snapshot that is written when the run that made the template ends.
+const WRITTEN: &str = "written";
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A snapshot's writer has these.
 const FRESH_STATE: &str = "state.tmp";
@@ -390,7 +392,7 @@ impl Drop for Building {
 fn clear(folder: &OwnedFd) {
     let memory = |name: &String| name.strip_prefix(MEMORY).is_some_and(is_id);
     let names = names(folder).into_iter().filter(memory);
-    let own = [STATE, FRESH_STATE, ABOUT, UNSYNCED].map(String::from);
+    let own = [STATE, FRESH_STATE, ABOUT, UNSYNCED, WRITTEN].map(String::from);
     for name in own.into_iter().chain(names) {
         let _ = fs::unlinkat(folder, name, AtFlags::empty());
     }

@@ -10,7 +10,8 @@
 //!      about        what it is, JSON
 //!      unsynced     the host's boot, until the snapshot is on the disk
 //!      memory-ID    ┐ the snapshot; its last-used time is the time of `state`
-//!      state        ┘
+//!      state        │
+//!      written      ┘
 //! ```
 //! [`Key`] is a hash of all that a template depends on. A template exists once its `state` does, which
 //! the snapshot's writer renames into place last. A restore takes no lock: open files stay, and a

@@ -159,6 +159,10 @@ impl Builder<'_> {
     /// A machine that continues from a snapshot.
     fn restore(&self, kvm: Kvm, saved: &Saved, backends: Backends) -> Result<Machine, VmmError> {
         let memory = self.timeline.span("guest memory", || saved.map_memory())?;
+        if self.config.ready_with.is_none() {
+            self.timeline
+                .span("written pages", || saved.copy_written(&memory));
+        }
         let mut machine = self.assemble(kvm, &memory, backends)?;
         self.timeline
             .span(SAVED_STATE, || restore::load(saved, &mut machine))?;

@@ -68,10 +68,12 @@ pub use tty::Tty;
 
 use crate::agent::{Interface, WindowSize};
 use crate::control::Status;
+use crate::memory::pages::Pages;
 use crate::memory::program;
 use crate::net;
 use crate::profile::Sample;
 use crate::sandbox::{is_jailed, is_restricted};
+use crate::snapshot::add_written;
 use actions::Actions;
 use control::Control;
 use debugger::{Attached, Debugger};
@@ -210,6 +212,10 @@ impl ReadyMachine {
 
         let report = Report::new(machine, &vcpus, &event_loop);
         let end = outcome::end(ending?, &event_loop, &vcpus, config)?;
+        if let Start::Template(dir) = &config.start {
+            let touched = Pages::touched(machine.vm.memory(), machine.own.pagemap.as_ref());
+            let _ = add_written(dir, machine.vm.memory(), &touched); // there may be no template
+        }
         debugger.ended(Some(&end));
         let _ = machine.vm.end_after_exit(); // after an error this process waits itself
         Ok((end, report))

@@ -164,6 +164,11 @@ impl Saved {
         backing::map_file(self.snapshot.memory())
     }
 
+    /// Copy the pages of `memory`, mapped by [`Saved::map_memory`], that the guest writes first.
+    pub fn copy_written(&self, memory: &GuestMemory) {
+        backing::copy(memory, self.snapshot.written());
+    }
+
     /// Check that this host can run it, before vCPUs are created.
     pub fn fits(&self, vm: &Vm) -> Result<(), SavedError> {
         let host = |error| self.host(error);
