@@ -34,7 +34,7 @@
 //! | [`doctor`] | checks whether this host can run guests | config, guest, kvm, memory, sandbox |
 //! | [`control`] | actions on a running machine, over its socket | fleet, inspect, sandbox, sync |
 //! | [`pool`] | machines that wait for a command | agent, control, fleet, sandbox |
-//! | [`inspect`] | the state of a machine at one moment, decoded | config, devices, kvm, memory, symbols |
+//! | [`inspect`] | the state of a machine at one moment, decoded | config, devices, kvm, memory, sandbox, symbols |
 //! | [`agent`] | the protocol by which a command runs in the guest | |
 //! | [`fleet`] | records of running machines | |
 //! | [`templates`] | snapshots of booted machines, and the guest unpacked, kept for later runs | config's sizes, memory |

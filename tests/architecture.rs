@@ -73,7 +73,7 @@ const EDGES: &[(&str, &[&str])] = &[
     // What KVM and the devices hold, in words.
     (
         "inspect",
-        &["config", "devices", "kvm", "memory", "symbols"],
+        &["config", "devices", "kvm", "memory", "sandbox", "symbols"],
     ),
     ("boot", &["memory"]),
     // Events are plain data that any module may record.

@@ -89,6 +89,41 @@ fn files_that_the_pages_name_exist() {
     }
 }
 
+/// The text of all files of Rust below a folder.
+fn sources(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).expect("a folder").flatten();
+    let texts = entries.map(|entry| match entry.path() {
+        path if path.is_dir() => sources(&path),
+        path if path.extension().is_some_and(|it| it == "rs") => {
+            fs::read_to_string(path).expect("text")
+        }
+        _ => String::new(),
+    });
+    texts.collect()
+}
+
+#[test]
+fn what_hostile_guests_tried_is_tested() {
+    let security = &pages()[Path::new("docs/security.md")];
+    let table = security.split("\n## What hostile guests tried\n").nth(1);
+    let table = table.expect("a section").split("\n## ").next();
+    let rows = table.expect("a table").lines();
+    let rows: Vec<&str> = rows
+        .filter(|line| line.starts_with("| ") && !line.ends_with("| test |"))
+        .collect();
+    assert!(rows.len() >= 15, "{} rows", rows.len());
+    let all = sources(&root().join("tests")) + &sources(&root().join("src"));
+    for row in rows {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next();
+        let tests = quoted(cell.expect("a cell")).filter(|name| !name.contains('/'));
+        let tests: Vec<&str> = tests.collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            assert!(all.contains(&format!("fn {test}()")), "no {test}");
+        }
+    }
+}
+
 /// What hull and its verbs say with `--help`, by the words of the verb.
 fn helps(verb: &[&str], helps: &mut BTreeMap<String, String>) {
     let hull = Command::new(env!("CARGO_BIN_EXE_hull"))

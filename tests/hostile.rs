@@ -2,6 +2,8 @@
 //! it answers and ends at once, whatever the guest has asked of it.
 
 mod machine;
+#[path = "hostile/requests.rs"]
+mod requests;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use machine::user::{Running, User, wait_until};
-use machine::{built, kvm};
+use machine::{built, in_lab, kvm};
 
 /// Resident memory that hull may have beside its guest's, in bytes.
 const BESIDE: u64 = 64 << 20;
@@ -28,10 +30,36 @@ impl Hostile {
     /// Runs a payload under the name `hostile`; nothing reads its output but [`Hostile::says`].
     fn run(user: &User, payload: &str, flags: &[&str]) -> Self {
         let payload = built(&format!("guest/payloads/{payload}.bin"));
-        Self::start(
-            user,
-            &[&["run", &payload, "--name", "hostile"], flags].concat(),
-        )
+        Self::run_file(user, &payload, flags)
+    }
+
+    fn run_file(user: &User, file: &str, flags: &[&str]) -> Self {
+        let run = ["run", file, "--name", "hostile"];
+        Self::start(user, &[&run, flags].concat())
+    }
+
+    /// Another machine of the user's, which sends back each byte.
+    fn beside(user: &User) -> Self {
+        let echo = built("guest/payloads/echo.bin");
+        let mut beside = Self::start(user, &["run", &echo, "--name", "beside"]);
+        beside.says(">");
+        beside
+    }
+
+    #[track_caller]
+    fn echoes(&mut self) {
+        self.stdin.write_all(b"e").expect("written");
+        self.says("e");
+    }
+
+    /// Waits until the guest has done what it was made for, which writes nothing but zeroes before.
+    #[track_caller]
+    fn is_done(&mut self) {
+        let mut said = [0];
+        while said != *b"p" {
+            self.stdout.read_exact(&mut said).expect("output");
+            assert!(b"\0p".contains(&said[0]), "{said:?}");
+        }
     }
 
     fn start(user: &User, arguments: &[&str]) -> Self {
@@ -221,28 +249,172 @@ fn connections_leave_hull_its_descriptors() {
     flood.stops(&user);
 }
 
+/// Flags for a machine with each device, whose folder is shared.
+fn each_device(user: &User) -> Vec<String> {
+    let shared = user.0.path().join("shared");
+    fs::create_dir_all(&shared).expect("a folder");
+    let flags = [
+        "--scratch=1M",
+        "--balloon=1M",
+        "--log-level=off",
+        &format!("--share={}:/share", shared.display()),
+        &format!("--vsock=cid=3,socket={}", user.0.path().join("v").display()),
+    ];
+    flags.map(String::from).to_vec()
+}
+
 #[test]
 fn rings_and_registers_without_sense_end_nothing() {
     if !kvm("rings without sense") {
         return;
     }
     let user = User::new();
-    let share = format!("{}:/share", user.0.path().display());
-    let vsock = format!("cid=3,socket={}", user.0.path().join("v").display());
-    let devices = [
-        &["--console", "virtio", "--scratch", "1M", "--balloon=1M"][..],
-        &["--share", &share, "--vsock", &vsock, "--log-level", "off"],
-    ]
-    .concat();
+    let mut beside = Hostile::beside(&user);
+    let mut devices = each_device(&user);
+    devices.push("--console=virtio".into());
+    let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
     for payload in ["rings", "pokes"] {
         let mut guest = Hostile::run(&user, payload, &devices);
-        // What is written to COM1 besides are zeroes.
-        let mut said = [0];
-        while said != *b"p" {
-            guest.stdout.read_exact(&mut said).expect("output");
-            assert!(b"\0p".contains(&said[0]), "{said:?}");
-        }
+        guest.is_done();
+        beside.echoes();
         guest.stops(&user);
+    }
+    beside.echoes();
+}
+
+#[test]
+fn forged_requests_and_resets_in_their_midst_end_nothing() {
+    if !kvm("forged requests") {
+        return;
+    }
+    let user = User::new();
+    let mut beside = Hostile::beside(&user);
+    let victim = user.0.path().join("victim");
+    fs::write(&victim, "ours").expect("written");
+    let _server = UnixListener::bind(user.0.path().join("v_52")).expect("a socket");
+    let mut devices = each_device(&user);
+    // The lab's kernel gives passt no user namespace.
+    devices.extend((!in_lab()).then(|| "--net=user".into()));
+    let kernel = user.0.path().join("kernel");
+    let kernel = kernel.display().to_string();
+    // With an initial RAM disk and no command, no init of hull's is expected.
+    devices.push(format!("--initrd={}", built("guest/initramfs.cpio")));
+    devices.push("--console=virtio".into());
+    let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+    let code = fs::read(built("guest/payloads/requests.bin")).expect("built");
+    let (table, count) = requests::of_all_devices();
+    assert!(count > 3000, "{count} requests");
+    fs::write(&kernel, elf(&[code, table].concat())).expect("written");
+    let mut guest = Hostile::run_file(&user, &kernel, &devices);
+    guest.is_done();
+    beside.echoes();
+    let seen = user.inspect("hostile", &["queues"]);
+    assert_eq!(seen["queues"].as_array().map(Vec::len), Some(7), "{seen}");
+    guest.stops(&user);
+    beside.echoes();
+    assert_eq!(fs::read(&victim).expect("there"), b"ours");
+}
+
+#[test]
+fn a_state_without_sense_and_a_storm_of_interrupts_can_be_looked_at() {
+    if !kvm("a state without sense") {
+        return;
+    }
+    let user = User::new();
+    let mut beside = Hostile::beside(&user);
+    let mut guest = Hostile::run(&user, "page-tables", &[]);
+    guest.is_done();
+    for address in [
+        "8000000000", // the tables themselves, once and four times
+        "8040201000",
+        "10000000000", // a device
+        "18000000000", // beyond all memory
+        "20000000000", // reserved bits
+        "28000000000",
+        "28040000000",      // itself again
+        "28080000000",      // no memory
+        "ffffffffffffffff", // the end
+        "8000000000000000", // no address
+    ] {
+        let done = user.run(&["inspect", "hostile", "pagetables", address]);
+        assert!(
+            matches!(done.status, Some(0 | 125)),
+            "{address}: {}",
+            done.stderr
+        );
+        assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+    }
+    for topic in ["registers", "memory", "interrupts"] {
+        user.inspect("hostile", &[topic]);
+    }
+    guest.stops(&user);
+    beside.echoes();
+
+    let mut storm = Hostile::run(&user, "interrupt-storm", &["--cpus", "3"]);
+    storm.is_done();
+    for order in [
+        &["inspect", "hostile"][..],
+        &["pause", "hostile"],
+        &["resume", "hostile"],
+    ] {
+        let done = user.run(order);
+        assert_eq!(
+            (done.status, done.stderr.as_str()),
+            (Some(0), ""),
+            "{order:?}"
+        );
+    }
+    storm.stops(&user);
+    beside.echoes();
+}
+
+/// A frame of the agent's protocol (guest/agent/src/frame.rs).
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len() as u32;
+    [&[kind][..], &len.to_le_bytes(), payload].concat()
+}
+
+#[test]
+fn forged_frames_of_an_init_end_its_own_run_with_a_message() {
+    if !kvm("forged frames") {
+        return;
+    }
+    let user = User::new();
+    let mut beside = Hostile::beside(&user);
+    let code = fs::read(built("guest/payloads/requests.bin")).expect("built");
+    let kernel = user.0.path().join("kernel");
+    let (hello, ready) = (frame(1, b"HULL\x03\0\0\0"), frame(2, b""));
+    let begun = [&hello[..], &ready].concat();
+    let after = |frames: &[u8]| vec![begun.clone(), frames.to_vec()];
+    let text = frame(7, b"\xff\x1b]0;title\x07\r\nhull: all is well");
+    let sliced: Vec<Vec<u8>> = hello.iter().map(|byte| vec![*byte]).collect();
+    for frames in [
+        vec![frame(1, b"LLUH\x03\0\0\0")],
+        vec![frame(1, b"HULL\xff\xff\xff\xff")],
+        vec![frame(1, b"")],
+        vec![ready.clone()],
+        vec![vec![0xff; 4096]],
+        vec![b"\x03\xff\xff\xff\xff".to_vec()],
+        [sliced, vec![frame(0x82, b"/bin/sh")]].concat(),
+        after(&hello),
+        after(&ready.repeat(13)),
+        after(&frame(5, &[0xff; 4])),
+        after(&frame(6, &[9; 5])),
+        after(&frame(6, &[1, 0, 0, 0, 0])),
+        after(&frame(8, b"x")),
+        after(&[text, frame(9, b"")].concat()),
+        after(&[frame(4, &[0x1b; 65536]), b"\x04\x01\0\x01\0".to_vec()].concat()),
+    ] {
+        let pieces: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        let table = requests::of_an_init(&pieces);
+        fs::write(&kernel, elf(&[&code[..], &table].concat())).expect("written");
+        let path = kernel.display().to_string();
+        let run = ["run", &path, "--cold", "--name", "hostile", "--", "true"];
+        let done = user.run(&run);
+        let told = &done.stderr;
+        assert_eq!(done.status, Some(125), "{frames:x?}: {told}");
+        assert!(told.contains("error: "), "{frames:x?}: {told}");
+        beside.echoes();
     }
 }
 

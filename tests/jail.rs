@@ -10,13 +10,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use machine::user::{User, wait_until};
+use machine::user::{NOBODY, User, wait_until};
 use machine::{built, kvm};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
-
-/// A user who is not root.
-const NOBODY: u32 = 65534;
 
 /// A supervisor whose machine runs a payload that never ends.
 struct Supervised {
@@ -38,21 +35,7 @@ impl Supervised {
         let payload = built(&format!("guest/payloads/{payload}.bin"));
         // In a session of its own no shell continues it after a stop.
         let run = format!("exec setsid {hull} run --name m {flags} {payload}");
-        let mut shell = Command::new("sh");
-        if uid == geteuid().as_raw() {
-            shell.args(["-c", &run]);
-        } else {
-            chown(user.0.path(), Some(uid), Some(uid)).expect("its folder");
-            let node = user.0.path().join("kvm").display().to_string();
-            let script = format!(
-                "set -e; mount --make-rprivate /; mknod {node} c 10 232; chmod 666 {node}
-                 mount --bind {node} /dev/kvm
-                 exec setpriv --reuid {uid} --regid {uid} --clear-groups sh -c '{run}'"
-            );
-            shell = Command::new("unshare");
-            shell.args(["-m", "sh", "-c", &script]);
-        }
-        shell.env("XDG_RUNTIME_DIR", user.0.path());
+        let mut shell = user.shell_of(uid, &run);
         shell
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -390,6 +373,69 @@ fn limits_are_the_kernels_and_go_with_the_machine() {
             .count()
     });
     assert_eq!(left.unwrap_or(0), 0);
+}
+
+#[test]
+fn a_rate_of_bytes_is_the_kernels_for_the_disk_of_an_image() {
+    if !kvm("a rate of bytes") {
+        return;
+    }
+    if !geteuid().is_root() {
+        println!("skipped: a rate of bytes: only root has control groups in the tests");
+        return;
+    }
+    let images = tempfile::tempdir().expect("a folder");
+    let image = images.path().join("image");
+    fs::write(&image, vec![0; 1 << 20]).expect("an image");
+    let image = image.display().to_string();
+    // A file system without a disk has no device of its own (makedev(3)).
+    let device = fs::metadata(&image).expect("there").dev();
+    if rustix::fs::major(device) == 0 {
+        let payload = built("guest/payloads/hello.bin");
+        User::new().refused(
+            &["run", "--limit=io=4M", "--disk", &image, &payload],
+            "--limit io=: no image and no shared folder of this machine lies on a disk",
+        );
+        return;
+    }
+    let run = Supervised::start(0, &format!("--limit io=4M --disk {image}"));
+    let files = [
+        "io.max",
+        "blkio.throttle.read_bps_device",
+        "blkio.throttle.write_bps_device",
+    ];
+    let groups = run.groups();
+    let all = files.map(|file| groups.iter().map(move |group| group.join(file)));
+    let all = all.into_iter().flatten();
+    let said: Vec<String> = all.flat_map(fs::read_to_string).collect();
+    assert!([1, 2].contains(&said.len()), "{groups:?}: {said:?}");
+    for text in &said {
+        assert!(text.contains("4194304"), "{said:?}");
+    }
+    assert_eq!(run.listed()[0]["limits"]["io_limit_bytes"], 4 << 20);
+}
+
+#[test]
+fn a_user_in_a_jail_who_may_not_use_kvm_is_told_of_its_mode() {
+    let open_to_all = fs::metadata("/dev/kvm").is_ok_and(|node| node.mode() & 0o006 != 0);
+    if !kvm("the mode of /dev/kvm")
+        || open_to_all
+        || !geteuid().is_root()
+        || !has_namespaces(NOBODY)
+    {
+        println!("skipped: the mode of /dev/kvm: no user here whom it refuses, with namespaces");
+        return;
+    }
+    let user = User::new();
+    chown(user.0.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+    let mut hull = user.hull(&["run", "--jail", &built("guest/payloads/hello.bin")]);
+    let output = hull.uid(NOBODY).gid(NOBODY).output().expect("hull starts");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{told}");
+    assert!(
+        told.contains("admits only its owner or its group"),
+        "{told}"
+    );
 }
 
 #[test]

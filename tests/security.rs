@@ -7,43 +7,26 @@ use std::fs::{self, File};
 use std::io::{IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use machine::user::{Running, User, wait_until};
+use machine::user::{NOBODY, Running, User, wait_until};
 use machine::{built, kvm};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::geteuid;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use serde_json::{Value, json};
 
-/// A user who is not root.
-const NOBODY: u32 = 65534;
-
 /// Starts a payload that never ends, with a descriptor 9 that is open and of no use, as `uid`.
 fn spin(user: &User, uid: u32, flags: &str) -> Running {
     let payload = built("guest/payloads/spin.bin");
     let hull = env!("CARGO_BIN_EXE_hull");
     let run = format!("exec 9</etc/passwd; exec {hull} run --name m {flags} {payload}");
-    let mut shell = Command::new("sh");
-    if uid == geteuid().as_raw() {
-        shell.args(["-c", &run]);
-    } else {
-        chown(user.0.path(), Some(uid), Some(uid)).expect("its folder");
-        let node = user.0.path().join("kvm").display().to_string();
-        let script = format!(
-            "set -e; mount --make-rprivate /; mknod {node} c 10 232; chmod 666 {node}
-             touch {node}.mounted; mount --bind {node} /dev/kvm
-             exec setpriv --reuid {uid} --regid {uid} --clear-groups sh -c '{run}'"
-        );
-        shell = Command::new("unshare");
-        shell.args(["-m", "sh", "-c", &script]);
-    }
-    shell.env("XDG_RUNTIME_DIR", user.0.path());
+    let mut shell = user.shell_of(uid, &run);
     let hull = shell.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
     let running = Running(hull.expect("a shell"));
     wait_until(|| listed(user, uid)[0]["state"] == "running");
@@ -90,14 +73,15 @@ fn child(parent: u32, name: &str) -> String {
     all.find(is_it).unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// The values of a key in the status of each thread (proc_pid_status(5)); a thread of the kernel's in
-/// this process has no executable of its own, and is as its parent was.
+/// The values of a key in the status of each thread (proc_pid_status(5)), by the threads' names. A thread
+/// of KVM's own begins with the first vCPU (arch/x86/kvm/mmu) and is none of hull's.
 fn of_threads(pid: u32, key: &str) -> Vec<(String, String)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let texts = tasks.map(|task| fs::read_to_string(task.expect("a thread").path().join("status")));
     let texts = texts.map(|text| text.expect("a status"));
-    texts
-        .map(|text| (value(&text, "Name"), value(&text, key)))
+    let values = texts.map(|text| (value(&text, "Name"), value(&text, key)));
+    values
+        .filter(|(name, _)| !name.starts_with("kvm-"))
         .collect()
 }
 
@@ -183,6 +167,8 @@ fn every_thread_has_given_up_its_rights_and_the_process_its_dumps() {
         let threads = seen["threads"].as_array().expect("threads");
         assert_eq!(threads.len(), of_threads(pid, "Name").len());
         for thread in threads {
+            let name = thread["name"].as_str().expect("a name");
+            assert!(!name.starts_with("kvm-"), "{threads:?}");
             assert_eq!(thread["no_new_privileges"], true, "{thread}");
             assert_eq!(thread["capabilities"], "0x0", "{thread}");
         }

@@ -68,11 +68,12 @@ fn a_machine_is_a_job_of_its_shell() {
     let Some(window) = Window::open(&user, "jobs") else {
         return;
     };
-    let counts = |name: &str| {
+    let counts_with = |name: &str, flags: &str| {
         format!(
-            "hull run --name {name} -- sh -c 'i=0; while sleep 1; do i=$((i+1)); echo {name}$i; done'"
+            "hull run --name {name} {flags} -- sh -c 'i=0; while sleep 1; do i=$((i+1)); echo {name}$i; done'"
         )
     };
+    let counts = |name: &str| counts_with(name, "");
     let counts_on = |name: &str| {
         let before = count(&window.text(), name);
         window.wait_for("further number", |text| count(text, name) > before);
@@ -113,6 +114,23 @@ fn a_machine_is_a_job_of_its_shell() {
     window.enter("echo status=$?");
     window.wait_for("status", |text| text.contains("status=130"));
     counts_on("coin");
+    // In a jail it is the supervisor that the shell sees, and Ctrl-Z stops both.
+    if rustix::process::geteuid().is_root() {
+        window.enter(&counts_with("jail", "--jail"));
+        window.wait_for_raw(true);
+        counts_on("jail");
+        window.keys(&["C-z"]);
+        window.wait_for_raw(false);
+        let before = count(&window.text(), "jail");
+        window.enter("sleep 3; echo 'slept again'");
+        window.wait_for("pause", |text| text.contains("\nslept again"));
+        assert_eq!(count(&window.text(), "jail"), before, "it stood still");
+        window.enter("fg");
+        window.wait_for_raw(true);
+        counts_on("jail");
+        window.keys(&["C-c"]);
+        window.wait_for_raw(false);
+    }
     // The terminal is gone, and with it what ran there.
     window.close();
     wait_until(|| !user.folder().exists());

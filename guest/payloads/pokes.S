@@ -1,6 +1,6 @@
-# Reads and writes every port, in the width that its number allows, the model-specific registers that exist
-# anywhere, and every byte of the virtio windows in each width, at odd addresses too. It writes what it
-# read, and zeroes; then it prints p.
+# Reads and writes every port in each width, the model-specific registers that exist anywhere, and every
+# byte of the virtio windows in each width, at odd addresses too. It writes what it read, and zeroes; then
+# it prints p.
 .include "virtio.inc"
 	.equ IDT, 0x10000
 	.equ GP, 13			# general protection, for registers that do not exist
@@ -26,29 +26,21 @@
 	lidt idt_pointer
 
 	xor %edx, %edx
-1:	test $3, %dl			# 4 bytes, 2 or 1
-	jnz 2f
+1:	in %dx, %al
+	in %dx, %ax
 	in %dx, %eax
 	xor %eax, %eax
-	out %eax, %dx
-	jmp 4f
-2:	test $1, %dl
-	jnz 3f
-	in %dx, %ax
-	xor %eax, %eax
-	out %ax, %dx
-	jmp 4f
-3:	in %dx, %al
-	xor %eax, %eax
 	out %al, %dx
-4:	inc %dx
+	out %ax, %dx
+	out %eax, %dx
+	inc %dx
 	jnz 1b
 
 	msrs 0, 0x1fff
 	msrs 0x40000000, 0x400001ff
 	msrs 0x4b564d00, 0x4b564dff
-	msrs 0xc0000000, 0xc00003ff
-	msrs 0xc0010000, 0xc00103ff
+	msrs 0xc0000000, 0xc0001fff
+	msrs 0xc0010000, 0xc0011fff
 
 	mov $SLOTS - 8, %ebx		# from the boot timer's window on
 5:	mov (%ebx), %al

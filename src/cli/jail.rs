@@ -13,7 +13,7 @@ use crate::vmm;
 #[derive(clap::Args)]
 pub struct Containment {
     /// Enter a jail before the guest runs: an empty root folder and namespaces of hull's own, as a user
-    /// who has no files; root may choose the user. Without root it takes user namespaces. Example:
+    /// that owns no files; root may choose the user. Without root it takes user namespaces. Example:
     /// --jail=uid=5000,gid=5000
     #[arg(
         long,

@@ -11,6 +11,8 @@ use rustix::io::retry_on_intr;
 use rustix::process::{DumpableBehavior, dumpable_behavior};
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::is_kernels;
+
 /// Files that no machine needs once it runs, and that any user may open otherwise.
 pub const TRIED: [&str; 3] = ["/etc/passwd", "/dev/null", "/"];
 /// Bytes that are read of a file of /proc at once, and of a folder.
@@ -20,7 +22,7 @@ const PART: usize = 4096;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lockdown {
-    /// Each thread of the process.
+    /// Each thread of the process, without those that the kernel has in it for itself.
     pub threads: Vec<Thread>,
     /// Each process that works for it, by its first thread.
     pub processes: Vec<Thread>,
@@ -101,7 +103,10 @@ impl Lockdown {
             let entry = entry?;
             let id = entry.file_name().to_string_lossy();
             // A thread may end meanwhile.
+            let kernels =
+                || text(&tasks, &format!("{id}/stat")).is_ok_and(|stat| is_kernels(&stat));
             if !id.starts_with('.')
+                && !kernels()
                 && let Ok(status) = text(&tasks, &format!("{id}/status"))
             {
                 threads.push(Thread::of(&status).ok_or(io::ErrorKind::InvalidData)?);

@@ -9,6 +9,10 @@ use rustix::process::{getegid, geteuid, getgroups};
 
 use super::processor::{Kind, Processor};
 
+/// The owner or group of a file that has none in this user namespace (the default of
+/// /proc/sys/fs/overflowuid, proc_sys_fs(5)).
+const OVERFLOW: u32 = 65534;
+
 /// What a newcomer can do wherever there is no KVM.
 const WITHOUT: &str = "to try hull without KVM: `make boot` in its source";
 
@@ -26,7 +30,8 @@ struct Host {
 struct Node {
     /// Owner, group and others may read and write.
     mode: [bool; 3],
-    gid: u32,
+    /// Its group; `None` if owner and group have no number in this user namespace.
+    gid: Option<u32>,
     /// The name of the group; `None` if the group has none here.
     group: Option<String>,
     /// This process may use it by its mode.
@@ -60,7 +65,9 @@ impl Node {
         let member = getegid().as_raw() == found.gid()
             || groups.iter().any(|group| group.as_raw() == found.gid());
         let user = geteuid();
+        let hidden = [found.uid(), found.gid()] == [OVERFLOW; 2];
         let class = match (user.as_raw() == found.uid(), member) {
+            _ if hidden => 2,
             (true, _) => 0,
             (_, true) => 1,
             _ => 2,
@@ -68,8 +75,8 @@ impl Node {
         let names = fs::read_to_string("/etc/group").unwrap_or_default();
         Some(Self {
             mode,
-            gid: found.gid(),
-            group: group_name(&names, found.gid()),
+            gid: (!hidden).then_some(found.gid()),
+            group: group_name(&names, found.gid()).filter(|_| !hidden),
             permitted: user.is_root() || mode[class],
         })
     }
@@ -105,12 +112,17 @@ impl Host {
         let Some(node) = &self.node else {
             return "this process may not look into /dev: run as root".into();
         };
-        let gid = node.gid;
+        let gid = node.gid.unwrap_or(OVERFLOW);
         match (&node.group, node.mode[1]) {
             _ if node.permitted => "its mode allows it, so SELinux or AppArmor refuses: see \
                                     dmesg | grep -i denied; docker run --security-opt \
                                     label=disable, or apparmor=unconfined, turns that off"
                 .into(),
+            _ if node.gid.is_none() => format!(
+                "its mode admits only its owner or its group, which a user namespace such as a jail's \
+                 does not show: see ls -l /dev/kvm outside, and join that group \
+                 (sudo usermod -aG GROUP $USER, then log in again); {WITHOUT}"
+            ),
             (_, true) if self.container => {
                 format!("give the container its group: docker run --group-add {gid}")
             }
@@ -197,23 +209,26 @@ mod tests {
 
     #[test]
     fn a_refused_device_has_the_remedy_of_its_mode() {
-        for (permitted, group, shared, container, expected) in [
-            (true, Some("kvm"), true, false, "SELinux or AppArmor"),
+        let kvm = Some("kvm");
+        for (permitted, gid, group, shared, container, expected) in [
+            (true, Some(107), kvm, true, false, "SELinux or AppArmor"),
+            (false, Some(107), kvm, true, false, "usermod -aG kvm $USER"),
+            (false, Some(107), None, true, true, "--group-add 107"),
+            (false, Some(107), None, true, false, "with the group 107"),
             (
                 false,
-                Some("kvm"),
-                true,
+                Some(0),
+                Some("root"),
                 false,
-                "sudo usermod -aG kvm $USER",
+                false,
+                "chmod 660 /dev/kvm",
             ),
-            (false, None, true, true, "docker run --group-add 107"),
-            (false, None, true, false, "with the group 107"),
-            (false, Some("root"), false, false, "sudo chmod 660 /dev/kvm"),
+            (false, None, None, true, true, "see ls -l /dev/kvm outside"),
         ] {
             let mut host = host(true, container, None, None);
             host.node = Some(Node {
                 mode: [true, shared, false],
-                gid: 107,
+                gid,
                 group: group.map(str::to_string),
                 permitted,
             });

@@ -47,5 +47,5 @@ pub use process::{Process, statuses_beside};
 pub use role::Role;
 pub use seccomp::{Seccomp, is_restricted, restrict, restrict_calls, set_seccomp};
 pub use supervise::{Ended, Supervised, end_by_signal, fork_supervised, is_supervised};
-pub use threads::{spawn, spawn_scoped};
+pub use threads::{is_kernels, spawn, spawn_scoped};
 pub use violation::restore_on_violation;

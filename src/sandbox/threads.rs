@@ -55,6 +55,17 @@ fn begin(role: Role) {
     }
 }
 
+/// Whether the kernel made a thread for itself among those of a process, as KVM and vhost do, by its stat
+/// (proc_pid_stat(5)). It runs no code of the process.
+pub fn is_kernels(stat: &str) -> bool {
+    // PF_IO_WORKER, PF_USER_WORKER, PF_KTHREAD (include/linux/sched.h).
+    const KERNELS: u32 = 0x10 | 0x4000 | 0x20_0000;
+    let flags = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse().ok());
+    flags.is_some_and(|flags: u32| flags & KERNELS != 0)
+}
+
 /// As [`spawn`], for a thread that ends within `scope`.
 ///
 /// # Errors
@@ -65,4 +76,17 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> io::Result<ScopedJoinHandle<'scope, T>> {
     role.builder().spawn_scoped(scope, work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_of_the_kernels_is_told_by_its_flags() {
+        let own = std::fs::read_to_string("/proc/thread-self/stat").expect("/proc");
+        assert!(!is_kernels(&own), "{own}");
+        assert!(is_kernels("5 (kvm-nx) 0) S 1 1 1 0 -1 16448 0 0"));
+        assert!(!is_kernels("5 (a"));
+    }
 }

@@ -1,17 +1,21 @@
 //! A user with several machines, who inspects and controls them.
 
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 
 use super::{LIMIT, built};
 
 /// A user with a separate runtime folder, which holds the records of machines.
 pub struct User(pub tempfile::TempDir);
+
+/// A user who is not root.
+pub const NOBODY: u32 = 65534;
 
 /// Status and output of a command that has ended.
 pub struct Done {
@@ -69,6 +73,27 @@ impl User {
         let pid = running.0.id().to_string();
         wait_until(|| self.run(&["inspect", &pid]).status == Some(0));
         running
+    }
+
+    /// A shell that runs `script` as `uid`, who may use /dev/kvm and owns the folder. It takes root, unless
+    /// `uid` is this user.
+    pub fn shell_of(&self, uid: u32, script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        if uid == geteuid().as_raw() {
+            shell.args(["-c", script]);
+        } else {
+            chown(self.0.path(), Some(uid), Some(uid)).expect("its folder");
+            let node = self.0.path().join("kvm").display().to_string();
+            let as_user = format!(
+                "set -e; mount --make-rprivate /; mknod {node} c 10 232; chmod 666 {node}
+                 mount --bind {node} /dev/kvm
+                 exec setpriv --reuid {uid} --regid {uid} --clear-groups sh -c '{script}'"
+            );
+            shell = Command::new("unshare");
+            shell.args(["-m", "sh", "-c", &as_user]);
+        }
+        shell.env("XDG_RUNTIME_DIR", self.0.path());
+        shell
     }
 
     pub fn folder(&self) -> PathBuf {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::devices::bus::BusDevice;
 use crate::devices::register::Register;
+use crate::devices::state::StateError;
 use crate::devices::{MachineEvents, MarkSource};
 
 /// I/O ports that it takes from `memory::layout::DEBUG_PORT` on.
@@ -38,6 +39,25 @@ impl BusDevice for DebugPort {
         }
     }
 
+    /// Nothing for the code of a new port, as snapshots of hull up to 0.2 have it.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        Ok((self.last != 0).then_some(self.last).into_iter().collect())
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), StateError> {
+        self.last = match state {
+            [] => 0,
+            [last] => *last,
+            _ => {
+                let bytes = state.len();
+                return Err(StateError(format!(
+                    "has one code, and is given {bytes} bytes"
+                )));
+            }
+        };
+        Ok(())
+    }
+
     fn state(&self) -> Vec<Register> {
         vec![Register::at(0, "code", 8, self.last.into()).meaning("the last one written")]
     }
@@ -65,5 +85,14 @@ mod tests {
         let mut data = [0xff];
         port.read(0, &mut data);
         assert_eq!(data, [0x42]);
+
+        let mut copy = DebugPort::new(events);
+        for (state, code) in [(port.save().expect("saved"), 0x42), (Vec::new(), 0)] {
+            copy.load(&state).expect("loaded");
+            copy.read(0, &mut data);
+            assert_eq!(data, [code]);
+            assert_eq!(copy.save().as_ref(), Ok(&state));
+        }
+        assert!(copy.load(&[1, 2]).is_err());
     }
 }

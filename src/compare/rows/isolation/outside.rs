@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::compare::figure::Cell;
 use crate::compare::rows::session::Session;
 use crate::compare::subject::{Kind, MEMORY_MIB, Subject};
-use crate::sandbox::allowed_calls;
+use crate::sandbox::{allowed_calls, is_kernels};
 
 /// The namespaces of namespaces(7) that isolate something.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -83,6 +83,10 @@ fn system_calls(pid: u32) -> Option<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let threads = threads
         .flatten()
+        .filter(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat"));
+            !stat.is_ok_and(|stat| is_kernels(&stat))
+        })
         .filter_map(|entry| entry.file_name().into_string().ok());
     let mut counts = Vec::new();
     for thread in threads {
