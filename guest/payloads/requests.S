@@ -1,8 +1,9 @@
-# In place of a Linux kernel: sends the requests that stand behind its code to their devices, and prints p.
-# tests/hostile.rs makes them and an ELF file of both. A request is
+# In place of a Linux kernel: sends the requests that stand behind its code to their devices, and prints
+# done. tests/hostile.rs makes them and an ELF file of both. A request is
 #	.long device, .short queue, flags, .long features, length, room, 0, .quad room's address
-# and so many bytes: a chain of them, and of the room if it has any. The first time they are sent as their
-# flags say; then twice with a reset of the device before each, whatever it does at that moment.
+# and so many bytes: a chain of them, and of the room if it has any. Device 0 is the end; its queue is how
+# often all is sent: the first time as the flags say, then with a reset of the device before each request,
+# whatever it does at that moment.
 .include "header.inc"
 	.equ SLOTS, 0xc0001000
 	.equ SLOTS_END, 0xc0011000
@@ -132,11 +133,15 @@ next:	mov 12(%rsi), %eax
 	jmp request
 
 passed:	inc %r12d
-	cmp $3, %r12d
+	cmp 4(%rsi), %r12w
 	jb pass
-	mov $'p', %al
+	lea done(%rip), %rsi
+	mov $4, %ecx
 	mov $0x3f8, %dx
-	out %al, %dx
+1:	outsb
+	loop 1b
 1:	pause
 	jmp 1b
+
+done:	.ascii "done"
 requests:
