@@ -366,8 +366,9 @@ fn the_first_run_makes_a_template_without_traces_of_its_command() {
         );
     }
     names.sort();
-    assert_eq!(names.len(), 4, "{names:?}");
-    assert!(names[2].starts_with("memory-"), "{names:?}");
+    let memory = names.remove(2);
+    assert!(memory.starts_with("memory-"), "{memory}");
+    assert_eq!(names, ["about", "lock", "state", "written"]);
     // The search works: this is found.
     assert!(has(
         &file(&template, "memory-").expect("memory"),
@@ -845,7 +846,7 @@ fn a_killed_template_builder_does_not_block_later_runs() {
         hull.wait().expect("reaped");
         cache.run(&["--", "echo", "hi"], b"").assert(0, "hi\n", "");
         let template = cache.template();
-        assert_eq!(fs::read_dir(template).expect("a folder").count(), 4);
+        assert_eq!(fs::read_dir(template).expect("a folder").count(), 5);
         assert!(cache.report(&["--", "true"]).1);
     }
 }
