@@ -57,11 +57,9 @@ impl Requests {
             self.send(device, queue, FRESH | WAIT, &valid[..len], room);
         }
         for at in 0..valid.len() {
-            for byte in [0, 0xff] {
-                let mut spoiled = valid.to_vec();
-                spoiled[at] = byte;
-                self.send(device, queue, FRESH | WAIT, &spoiled, room);
-            }
+            let mut spoiled = valid.to_vec();
+            spoiled[at] = !spoiled[at];
+            self.send(device, queue, FRESH | WAIT, &spoiled, room);
         }
     }
 
@@ -195,13 +193,14 @@ impl Requests {
         ];
         let mut operations: Vec<u32> = (0..=54).collect();
         operations.extend([4096, u32::MAX]);
-        for (op, node) in product(&operations, &[1, u64::MAX]) {
+        for op in operations {
             self.send(FS, 1, FRESH | WAIT, &hello, room);
             for body in bodies {
-                self.send(FS, 1, WAIT, &message(op, node, 0, body), room);
+                self.send(FS, 1, 0, &message(op, 1, 0, body), room);
             }
-            self.send(FS, 1, FRESH, &message(op, node, 1, &[0; 64]), room);
-            self.send(FS, 0, 0, &message(op, node, u32::MAX, &[0; 64]), (ROOM, 15));
+            self.send(FS, 1, WAIT, &message(op, u64::MAX, 0, &[0; 64]), room);
+            self.send(FS, 1, FRESH, &message(op, 1, 1, &[0; 64]), room);
+            self.send(FS, 0, 0, &message(op, 1, u32::MAX, &[0; 64]), (ROOM, 15));
         }
         self.spoil(FS, 1, &hello, room);
         for (place, room) in product(&PLACES, &[1, 16, u32::MAX]) {
