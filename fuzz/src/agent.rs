@@ -177,6 +177,9 @@ fn receive(session: &mut Session, bytes: &[u8]) {
     if bytes.len() > room {
         assert!(took.is_err());
     }
+    if took.is_err() {
+        assert!(session.receive(&[]).is_err(), "it goes on after an error");
+    }
     if before.is_some() && took.is_ok() {
         assert_eq!(session.exit(), before);
     }

@@ -139,6 +139,10 @@ impl Subject for Balloon {
         guest.notify(INFLATE);
         assert_eq!(guest.returned(INFLATE), [(0, 0)]);
         assert_eq!(self.0.load(Ordering::Relaxed), before + 4096);
+        guest.lend(REPORTING, 8192);
+        guest.notify(REPORTING);
+        assert_eq!(guest.returned(REPORTING), [(0, 0)]);
+        assert_eq!(self.0.load(Ordering::Relaxed), before + 3 * 4096);
         guest.send(STATISTICS, &[4, 0, 1, 0, 0, 0, 0, 0, 0, 0], &[], false);
         guest.notify(STATISTICS);
         assert!(guest.returned(STATISTICS).is_empty());

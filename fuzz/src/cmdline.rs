@@ -18,8 +18,20 @@ pub struct Input {
 enum Word {
     Default(bool, u8),
     End,
+    /// The end of the kernel's words beside what Linux takes for a space, or does not.
+    Edge(u8),
     Any(String),
 }
+
+/// U+00E0 ends with the byte 0xa0, a space in Latin-1.
+const EDGES: [&str; 6] = [
+    "\u{e0}--",
+    "a\u{e0}-- b",
+    "\x0b--\x0b",
+    "\u{85}",
+    "a\u{3000}",
+    "--\u{a0}",
+];
 
 /// The words for the kernel, and those for init behind ` -- `, as Linux divides them
 /// (lib/cmdline.c, next_arg).
@@ -42,6 +54,7 @@ pub fn check(input: &Input) {
             format!("{key}={value}")
         }
         Word::End => "--".into(),
+        Word::Edge(which) => EDGES[usize::from(*which) % EDGES.len()].into(),
         // Linux takes a quoted word for one; what hull adds stays outside of quotes only then.
         Word::Any(text) => text.replace('"', "'"),
     };

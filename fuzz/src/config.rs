@@ -178,6 +178,8 @@ pub fn check(input: &Input) {
             let text = file::write(&machine).unwrap().text();
             let again = self::machine(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
             assert_eq!(again, machine, "{text}");
+            // Where it ends a text for the guest's kernel or a path.
+            assert!(!text.contains("\\u0000"), "{text}");
         }
     }
 }

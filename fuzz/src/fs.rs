@@ -73,7 +73,7 @@ impl Length {
     fn value(&self, header: u64) -> u32 {
         match self {
             Self::None => 0,
-            Self::Header(more) => header as u32 + u32::from(more % 64),
+            Self::Header(more) => header as u32 - 2 + u32::from(more % 64),
             Self::Any(len) => (*len).into(),
         }
     }

@@ -23,9 +23,13 @@ pub mod block;
 pub mod cmdline;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod elf;
 pub mod flags;
+pub mod frames;
 pub mod fs;
+pub mod fuse;
+pub mod gdb;
 pub mod initrd;
 pub mod kernel;
 pub mod ledger;
@@ -35,8 +39,11 @@ pub mod net;
 pub mod packed;
 pub mod patch;
 pub mod play;
+pub mod qcow2;
 pub mod records;
 pub mod rng;
+pub mod snapshot;
+pub mod sockets;
 pub mod step;
 pub mod symbols;
 pub mod tables;
@@ -45,9 +52,13 @@ pub mod vsock;
 pub mod walk;
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use arbitrary::Arbitrary;
+// `gdb` has files of hull, which find here what they use.
+pub use gdb::machine::{kvm, vmm};
 use hull::devices::virtio::testing::Guest;
+pub use hull::{boot, memory, sync};
 pub use play::play;
 use step::{Start, Step};
 
@@ -101,3 +112,11 @@ pub struct Story<U, M, C> {
 
 /// The steps for the device of the subject `S`.
 pub type Input<S> = Story<<S as Subject>::Setup, <S as Subject>::Message, <S as Subject>::Call>;
+
+/// A new folder for the files of a target, which stay as long as the process runs.
+fn folder(name: &str) -> PathBuf {
+    let name = format!("hull-fuzz-{name}-{}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir(&folder).unwrap();
+    folder
+}

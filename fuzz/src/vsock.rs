@@ -12,17 +12,17 @@ use hull::devices::virtio::vsock::{Host, Id, MAX_CONNECTIONS, Stream, Vsock as D
 
 use crate::{Sent, Subject};
 
-const CID: u32 = 7;
+pub(crate) const CID: u32 = 7;
 const HOST_CID: u64 = 2;
 /// The lowest port of a program on the host.
 const HOST_PORT: u32 = 1 << 30;
-const RX: usize = 0;
-const TX: usize = 1;
+pub(crate) const RX: usize = 0;
+pub(crate) const TX: usize = 1;
 /// Ports below this one are served.
 const SERVED: u32 = 4;
-const HEADER: usize = 44;
+pub(crate) const HEADER: usize = 44;
 const REQUEST: u16 = 1;
-const RESPONSE: u16 = 2;
+pub(crate) const RESPONSE: u16 = 2;
 const STREAM: u16 = 1;
 
 /// The host's end of a stream.
@@ -253,16 +253,7 @@ impl Subject for Vsock {
     }
 
     fn encode(&self, message: &Message) -> Sent {
-        let (queue, bytes, room) = match message {
-            Message::Packet { .. } => (TX, packet(message), 0),
-            Message::Lend(room) => (RX, Vec::new(), *room),
-            Message::Events(room) => (2, Vec::new(), (*room).into()),
-        };
-        Sent {
-            queue,
-            bytes,
-            room: room.into(),
-        }
+        encode(message)
     }
 
     fn call(&mut self, guest: &mut Guest, call: &Call) {
@@ -377,8 +368,22 @@ impl Line {
     }
 }
 
+/// The request of a message.
+pub(crate) fn encode(message: &Message) -> Sent {
+    let (queue, bytes, room) = match message {
+        Message::Packet { .. } => (TX, packet(message), 0),
+        Message::Lend(room) => (RX, Vec::new(), *room),
+        Message::Events(room) => (2, Vec::new(), (*room).into()),
+    };
+    Sent {
+        queue,
+        bytes,
+        room: room.into(),
+    }
+}
+
 /// The bytes of a packet.
-fn packet(message: &Message) -> Vec<u8> {
+pub(crate) fn packet(message: &Message) -> Vec<u8> {
     let Message::Packet {
         op,
         host_port,

@@ -30,6 +30,12 @@ pub enum CmdlineError {
         /// Most bytes, without the NUL.
         max: usize,
     },
+    /// A part begins or ends with a character that linux-loader cuts off as a space, and that is none to
+    /// Linux.
+    #[error(
+        "the kernel command line begins or ends with {0:?}, which is no space to Linux; remove it"
+    )]
+    Space(char),
     /// linux-loader refuses it, such as for a NUL, before which the kernel would stop reading.
     #[error("the kernel command line is not valid")]
     Invalid(#[from] linux_loader::cmdline::Error),
@@ -38,10 +44,17 @@ pub enum CmdlineError {
 /// The `user`'s words, after those of `defaults` whose key (before `=`) is not among them.
 ///
 /// # Errors
-/// None that can happen: the line has no limit yet.
+/// [`CmdlineError::Space`].
 pub fn new(user: &str, defaults: &[&str]) -> Result<Cmdline, CmdlineError> {
     let key = |word: &[u8]| word.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
     let (kernel, init) = divide(user);
+    for part in [kernel, init] {
+        let part = part.trim_matches(|c: char| c.is_ascii() && is_space(c as u8));
+        let ends = [part.chars().next(), part.chars().next_back()];
+        if let Some(c) = ends.into_iter().flatten().find(|c| c.is_whitespace()) {
+            return Err(CmdlineError::Space(c));
+        }
+    }
     let present = kernel.as_bytes().split(|byte| is_space(*byte));
     let present: Vec<_> = present.map(key).collect();
     let mut words = defaults.to_vec();
@@ -128,6 +141,24 @@ mod tests {
             line("-- panic=5", &DEFAULTS),
             "reboot=k panic=-1 -- panic=5"
         );
+    }
+
+    #[test]
+    fn a_character_that_only_unicode_takes_for_a_space_is_refused_at_an_end() {
+        for user in [
+            "-- a\u{85}",
+            "\u{3000}quiet",
+            "quiet\u{2003} -- a",
+            "-- \u{a0}",
+        ] {
+            let refused = new(user, &DEFAULTS).unwrap_err();
+            assert!(
+                matches!(refused, CmdlineError::Space(_)),
+                "{user}: {refused}"
+            );
+        }
+        let kept = "quiet \u{85}x a\u{3000}b -- c\u{85}d\n";
+        assert_eq!(line(kept, &[]), kept.trim());
     }
 
     #[test]

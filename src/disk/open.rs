@@ -70,12 +70,15 @@ impl Disk {
     }
 
     /// Put all that the guest has written into the image's file.
-    pub(super) fn write_back(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The host refuses a write.
+    pub fn write_back(&self) -> io::Result<()> {
         self.with(|shared| shared.image.write_back())
     }
 
     /// Serve requests that do not depend on each other; returns the results in the same order.
-    pub(super) fn serve(&self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
+    pub fn serve(&self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
         let reads = requests.iter().filter_map(|request| match request {
             Request::Read { at, to } => Some((*at, to.as_slice())),
             _ => None,

@@ -57,13 +57,6 @@ pub struct Qcow2 {
     file: File,
 }
 
-/// A part of a disk: its first byte there and in the image's own file, and its length.
-struct Piece {
-    at: u64,
-    in_file: u64,
-    len: u64,
-}
-
 impl Qcow2 {
     /// An image in `file` that imago has opened.
     pub fn new(access: Access, file: File) -> Self {
@@ -83,11 +76,21 @@ impl Qcow2 {
         Ok(Self::new(FormatAccess::new(image), own))
     }
 
-    /// The pieces of `range` that only this image's file has, as far as it may be written.
-    fn pieces(&self, range: &Range) -> io::Result<Vec<Piece>> {
+    /// Bytes of a cluster; none in an image of version 2, which cannot record that one is zero.
+    fn zero_unit(&self) -> Option<u64> {
+        let version = read_u64(&self.file, 0) as u32;
+        let bits = (read_u64(&self.file, CLUSTER_BITS) >> 32) as u32;
+        (version >= 3).then(|| 1u64.checked_shl(bits).unwrap_or_default())
+    }
+
+    /// Give back to the host what only this image's file has of `range`, as far as it may be written: those
+    /// bytes become 0. Before the image frees them, since it may use them for something else at once.
+    fn release(&self, range: &Range) -> io::Result<()> {
         let (mut at, end) = (range.at, range.at + range.len);
-        let mut pieces = Vec::new();
-        while at < end && pieces.len() < MAX_PIECES {
+        for _ in 0..MAX_PIECES {
+            if at >= end {
+                break;
+            }
             let (mapping, len) = self.access.get_mapping(at, end - at)?;
             if let Mapping::Raw {
                 offset: in_file,
@@ -95,29 +98,13 @@ impl Qcow2 {
                 ..
             } = mapping
             {
-                pieces.push(Piece { at, in_file, len });
+                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                match fallocate(&self.file, mode, in_file, len) {
+                    Err(Errno::OPNOTSUPP | Errno::NODEV) | Ok(()) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             at += len.max(1);
-        }
-        Ok(pieces)
-    }
-
-    /// Give back to the host those of `pieces` that the image has freed.
-    fn release(&self, pieces: &[Piece]) -> io::Result<()> {
-        for piece in pieces {
-            let (mut at, end) = (piece.at, piece.at + piece.len);
-            while at < end {
-                let (mapping, len) = self.access.get_mapping(at, end - at)?;
-                if matches!(mapping, Mapping::Zero { .. }) {
-                    let in_file = piece.in_file + (at - piece.at);
-                    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                    match fallocate(&self.file, mode, in_file, len) {
-                        Err(Errno::OPNOTSUPP | Errno::NODEV) | Ok(()) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                at += len.max(1);
-            }
         }
         Ok(())
     }
@@ -295,36 +282,35 @@ impl Image for Qcow2 {
         self.access.flush()
     }
 
-    /// A cluster; none in an image of version 2, which cannot record it.
     fn discard_unit(&self) -> Option<u64> {
-        let version = read_u64(&self.file, 0) as u32;
-        let bits = (read_u64(&self.file, CLUSTER_BITS) >> 32) as u32;
-        (version >= 3).then(|| 1u64.checked_shl(bits).unwrap_or_default().max(BLOCK))
+        self.zero_unit().map(|cluster| cluster.max(BLOCK))
     }
 
     fn discard(&mut self, range: &Range) -> io::Result<()> {
-        let pieces = self.pieces(range)?;
+        self.release(range)?;
         match self.access.discard_to_any(range.at, range.len) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => self.release(&pieces),
+            done => done,
         }
     }
 
     fn zero(&mut self, range: &Range) -> io::Result<()> {
-        let pieces = match range.unmap {
-            true => self.pieces(range)?,
-            false => Vec::new(),
-        };
+        // In a disk that is smaller than a cluster the crate goes on beyond the range (imago 0.2.6,
+        // `soft_ensure_zero`).
+        if self.zero_unit() > Some(self.access.size()) {
+            return self.write_zeroes(range);
+        }
         let done = match range.unmap {
-            true => self.access.discard_to_zero(range.at, range.len),
+            true => {
+                self.release(range)?;
+                self.access.discard_to_zero(range.at, range.len)
+            }
             false => self.access.write_zeroes(range.at, range.len),
         };
         match done {
             // Version 2 has no way to record zeroes.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.write_zeroes(range),
-            Err(error) => Err(error),
-            Ok(()) => self.release(&pieces),
+            done => done,
         }
     }
 }
@@ -381,5 +367,64 @@ mod tests {
         memory.read_slice(&mut bytes, GuestAddress(0x800)).unwrap();
         assert_eq!(bytes, [7; 512]);
         drop(image);
+    }
+
+    #[test]
+    fn zeroes_stay_in_their_range_on_a_disk_smaller_than_a_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let [base, top] = ["base", "top"].map(|name| folder.path().join(name));
+        std::fs::write(&base, [1; 1536]).unwrap();
+        let below = File::open(&base).unwrap();
+        let below = access((below, Format::Raw), &base, false, &[], &mut Vec::new()).unwrap();
+        let mut new = File::options();
+        let new = new.read(true).write(true).create_new(true).open(&top);
+        let mut image = Qcow2::over(below, new.unwrap()).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let all = [Segment {
+            addr: GuestAddress(0),
+            len: 1536,
+        }];
+        for unmap in [true, false] {
+            let (at, len) = (512, 512);
+            image.zero(&Range { at, len, unmap }).unwrap();
+            for read in image.read(&memory, &[(0, &all)]) {
+                read.unwrap();
+            }
+            let mut bytes = [0; 1536];
+            memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+            assert_eq!(bytes, *[[1; 512], [0; 512], [1; 512]].as_flattened());
+        }
+    }
+    #[test]
+    fn what_zeroes_free_is_given_back_before_it_is_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let [base, top] = ["base", "top"].map(|name| folder.path().join(name));
+        std::fs::write(&base, [1; 0x4_0000]).unwrap();
+        let below = File::open(&base).unwrap();
+        let below = access((below, Format::Raw), &base, false, &[], &mut Vec::new()).unwrap();
+        let mut new = File::options();
+        let new = new.read(true).write(true).create_new(true).open(&top);
+        let mut image = Qcow2::over(below, new.unwrap()).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        memory.write_slice(&[2; 0x1_0000], GuestAddress(0)).unwrap();
+        let all = [Segment {
+            addr: GuestAddress(0),
+            len: 0x1_0000,
+        }];
+        image.write(&memory, 0x1_0000, &all).unwrap();
+        // Half of the first cluster, for whose other half a new one is needed, and all of the second.
+        let (at, len, unmap) = (0x8000, 0x1_8000, true);
+        image.zero(&Range { at, len, unmap }).unwrap();
+        for (at, expected) in [
+            (0, [[1; 0x8000], [0; 0x8000]]),
+            (0x1_0000, [[0; 0x8000]; 2]),
+        ] {
+            for read in image.read(&memory, &[(at, &all)]) {
+                read.unwrap();
+            }
+            let mut bytes = vec![0; 0x1_0000];
+            memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+            assert!(bytes == *expected.as_flattened(), "at {at:#x}");
+        }
     }
 }

@@ -19,3 +19,5 @@ pub use crate::devices::virtio::net::Mac;
 pub use config::{Config, Kind, Protocol, Publish, Subnet};
 pub use error::NetError;
 pub use network::{Assigned, Network, open};
+#[cfg(fuzzing)]
+pub use stream::Stream;

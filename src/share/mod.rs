@@ -34,3 +34,5 @@ pub use error::ShareError;
 pub use folder::Share;
 pub use server::Server;
 pub use worker::Served;
+#[cfg(fuzzing)]
+pub use {files::Files, service::Service};

@@ -60,6 +60,8 @@ pub use builder::SAVED_STATE;
 pub use config::{Attachments, Config, End, Images, Start, Supervised, TraceWriter, exec};
 pub use devices::files::allow_many;
 pub use devices::slots::LATE_SLOTS;
+#[cfg(fuzzing)]
+pub use devices::vsock;
 pub use error::VmmError;
 pub use report::Report;
 pub use signals::Signals;

@@ -54,7 +54,7 @@ pub struct Sockets {
 }
 
 /// The sockets of a device in its slot.
-struct Link {
+pub struct Link {
     shared: Arc<Shared>,
     slot: SharedCore,
 }
@@ -137,14 +137,14 @@ impl Sockets {
     }
 
     /// The sockets for the device.
-    fn host(&self) -> Box<dyn Host> {
+    pub fn host(&self) -> Box<dyn Host> {
         Box::new(Peers(self.shared.clone()))
     }
 
     /// The sockets of the device that is now in `slot`.
-    fn link(self, slot: SharedCore) -> Link {
+    pub fn link(&self, slot: SharedCore) -> Link {
         Link {
-            shared: self.shared,
+            shared: self.shared.clone(),
             slot,
         }
     }
@@ -152,7 +152,7 @@ impl Sockets {
 
 impl Link {
     /// Have the device handle the sockets that are ready. Returns whether more may be.
-    fn process(&self) -> bool {
+    pub fn process(&self) -> bool {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(BATCH);
         let now = Timespec::default();
         // After EINTR the next call finds the same events.

@@ -1,0 +1,452 @@
+//! The files of a snapshot, as far as they are read without KVM: whole ones, ones with wrong values, and
+//! damaged ones.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use arbitrary::Arbitrary;
+use hull::boot::Via;
+use hull::config::{Console, Kernel, Machine};
+use hull::devices::state::encode;
+use hull::kvm::save::{SavedChips, SavedVcpu};
+use hull::snapshot::{SnapshotError, VERSION, merge, open_layer};
+use hull::vmm::snapshot::Saved;
+use hull::vmm::snapshot::shape::{
+    AGENT, CHIPS, DEVICES, SHAPE, SavedDevice, SavedLink, Shape, VCPUS,
+};
+
+use crate::patch::Patches;
+
+const PAGE: u64 = 4096;
+const MEMO: [u8; 4] = *b"MEMO";
+const TAGS: [[u8; 4]; 6] = [MEMO, SHAPE, VCPUS, CHIPS, DEVICES, AGENT];
+/// Most bytes of memory whose content is looked at.
+const MAX_MEMORY: u64 = 256 << 10;
+
+/// A snapshot, and what is wrong with it.
+#[derive(Arbitrary, Debug)]
+pub struct Input {
+    memo: Memo,
+    cpus: u8,
+    /// vCPUs whose state is there beyond those that it has.
+    more_vcpus: i8,
+    devices: Vec<(bool, u64, Vec<u8>)>,
+    pipe: Option<u8>,
+    /// Damage to a section that is stored with its right CRC.
+    within: Option<(u8, Patches, u8)>,
+    /// Bytes behind a section's.
+    behind: Option<(u8, Vec<u8>)>,
+    table: Table,
+    /// Damage to the whole file.
+    damage: Patches,
+    cut: Option<u16>,
+    /// The size of the file of memory, if it is another.
+    memory: Option<i16>,
+    content: Vec<u8>,
+    /// A diff to it, for a merge.
+    diff: Option<Memo>,
+}
+
+/// The section of memory.
+#[derive(Arbitrary, Debug)]
+struct Memo {
+    id: [u8; 2],
+    parent: Option<[u8; 2]>,
+    regions: Regions,
+    /// Pages between, and pages.
+    extents: Vec<(u8, u8)>,
+    far_extent: Option<(u64, u64)>,
+    wrong_crc: bool,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Regions {
+    One(u8),
+    Two(u8, u8, u8),
+    Any(Vec<(u64, u64)>),
+}
+
+/// What the table of sections says.
+#[derive(Arbitrary, Debug)]
+struct Table {
+    version: Option<u32>,
+    count: Option<u32>,
+    /// Instead of a section's tag, length or CRC.
+    tag: Option<(u8, u8)>,
+    length: Option<(u8, u64)>,
+    crc: Option<(u8, u32)>,
+    left_out: Option<u8>,
+    wrong_crc: bool,
+}
+
+impl Table {
+    /// Whether it says what the file has.
+    fn is_right(&self) -> bool {
+        let same_tag = |(section, tag): (u8, u8)| section % 6 == tag % 6;
+        self.version.is_none_or(|version| version == VERSION)
+            && self.count.is_none()
+            && self.tag.is_none_or(same_tag)
+            && self.length.is_none()
+            && self.crc.is_none()
+            && self.left_out.is_none()
+            && !self.wrong_crc
+    }
+
+    /// The file with `sections`.
+    fn file(&self, sections: &[Vec<u8>]) -> Vec<u8> {
+        let is = |which: u8, index: usize| usize::from(which % 6) == index;
+        let kept = (0..6).filter(|index| !self.left_out.is_some_and(|which| is(which, *index)));
+        let kept: Vec<usize> = kept.collect();
+        let mut file = b"HULLSNAP".to_vec();
+        file.extend(self.version.unwrap_or(VERSION).to_le_bytes());
+        file.extend(self.count.unwrap_or(kept.len() as u32).to_le_bytes());
+        for index in &kept {
+            let payload = &sections[*index];
+            let tag = self.tag.filter(|(which, _)| is(*which, *index));
+            file.extend(tag.map_or(TAGS[*index], |(_, tag)| TAGS[usize::from(tag % 6)]));
+            let length = self.length.filter(|(which, _)| is(*which, *index));
+            file.extend(
+                length
+                    .map_or(payload.len() as u64, |(_, len)| len)
+                    .to_le_bytes(),
+            );
+            let crc = self.crc.filter(|(which, _)| is(*which, *index));
+            file.extend(
+                crc.map_or(crc32fast::hash(payload), |(_, crc)| crc)
+                    .to_le_bytes(),
+            );
+        }
+        let crc = crc32fast::hash(&file) ^ u32::from(self.wrong_crc);
+        file.extend(crc.to_le_bytes());
+        kept.iter().for_each(|index| file.extend(&sections[*index]));
+        file
+    }
+}
+
+type Stored = (
+    [u8; 16],
+    Option<[u8; 16]>,
+    Vec<(u64, u64)>,
+    Vec<(u64, u64)>,
+    u32,
+);
+
+impl Memo {
+    fn regions(&self) -> Vec<(u64, u64)> {
+        let pages = |count: &u8| (u64::from(*count % 24) + 1) * PAGE;
+        match &self.regions {
+            Regions::One(count) => vec![(0, pages(count))],
+            Regions::Two(one, gap, two) => {
+                vec![
+                    (0, pages(one)),
+                    (pages(one) + u64::from(*gap) * PAGE, pages(two)),
+                ]
+            }
+            Regions::Any(regions) => regions.clone(),
+        }
+    }
+
+    /// Bytes of all regions, if a guest can have them.
+    fn bytes(&self) -> Option<u64> {
+        let (mut free, mut total) = (0u64, 0u64);
+        let regions = self.regions();
+        for (start, bytes) in &regions {
+            let end = start.checked_add(*bytes).filter(|end| *end <= 1 << 52)?;
+            let whole = *bytes > 0 && start % PAGE == 0 && bytes % PAGE == 0;
+            if !whole || *start < free {
+                return None;
+            }
+            free = end;
+            total += bytes;
+        }
+        (1..=16).contains(&regions.len()).then_some(total)
+    }
+
+    fn stored_extents(&self) -> Vec<(u64, u64)> {
+        let extents = self
+            .extents
+            .iter()
+            .map(|(between, pages)| ((*between).into(), (*pages).into()));
+        extents.chain(self.far_extent).collect()
+    }
+
+    /// The extents as places in the file, if it can have them.
+    fn places(&self) -> Option<Vec<(u64, u64)>> {
+        let (mut end, mut places) = (0u64, Vec::new());
+        for (between, pages) in self.stored_extents() {
+            if pages == 0 || (between == 0 && !places.is_empty()) {
+                return None;
+            }
+            let start = between.checked_mul(PAGE)?.checked_add(end)?;
+            end = pages.checked_mul(PAGE)?.checked_add(start)?;
+            places.push((start, end));
+        }
+        (end <= self.bytes()?).then_some(places)
+    }
+
+    /// The section, given the file of memory.
+    fn section(&self, content: &[u8]) -> Vec<u8> {
+        let wide = |id: [u8; 2]| {
+            let mut wide = [0; 16];
+            wide[..2].copy_from_slice(&id);
+            wide
+        };
+        let mut crc = crc32fast::Hasher::new();
+        for (start, end) in self.places().unwrap_or_default() {
+            let place = content.get(start as usize..end as usize);
+            crc.update(place.unwrap_or_default());
+        }
+        let crc = crc.finalize() ^ u32::from(self.wrong_crc);
+        let parent = self.parent.map(wide);
+        let stored: Stored = (
+            wide(self.id),
+            parent,
+            self.regions(),
+            self.stored_extents(),
+            crc,
+        );
+        encode(&stored).unwrap()
+    }
+
+    /// The file of memory in the folder `dir`.
+    fn file(&self, dir: &Path) -> PathBuf {
+        dir.join(format!(
+            "memory-{:02x}{:02x}{}",
+            self.id[0],
+            self.id[1],
+            "0".repeat(28)
+        ))
+    }
+
+    /// Its content: of a large one, nothing.
+    fn content(&self, content: &[u8]) -> Vec<u8> {
+        let len = self.bytes().filter(|bytes| *bytes <= MAX_MEMORY);
+        let pattern = if content.is_empty() { &[0] } else { content };
+        let bytes = pattern.iter().copied().cycle();
+        bytes.take(len.unwrap_or(0) as usize).collect()
+    }
+
+    fn write(&self, dir: &Path, content: &[u8], more: i64) {
+        let file = File::create(self.file(dir)).unwrap();
+        file.write_all_at(content, 0).unwrap();
+        let len = self.bytes().unwrap_or(0).saturating_add_signed(more);
+        let _ = file.set_len(len);
+    }
+}
+
+/// The state of a thing whose fields are all 0.
+fn zero<T: serde::de::DeserializeOwned>() -> T {
+    let (value, _) = postcard::take_from_bytes(&[0; 256]).unwrap();
+    value
+}
+
+impl Input {
+    fn shape(&self) -> Shape {
+        Shape {
+            version: "1.0".into(),
+            machine: Machine {
+                name: None,
+                cpus: self.cpus % 40,
+                topology: Default::default(),
+                memory_bytes: self.memo.bytes().unwrap_or(0),
+                kernel: Kernel::Embedded,
+                boot: Via::Auto,
+                initrd: None,
+                cmdline: String::new(),
+                console: Console::default(),
+                kernel_log: false,
+                devices: Vec::new(),
+                command: None,
+                faults: Vec::new(),
+                lockdown: Default::default(),
+                jail: None,
+                limits: Default::default(),
+            },
+            late_devices: true,
+            revealed: false,
+            disks: Vec::new(),
+            loaded: None,
+            added_words: Vec::new(),
+            processor: None,
+        }
+    }
+
+    /// States of vCPUs that it holds.
+    fn vcpus(&self) -> usize {
+        usize::from(self.cpus % 40).saturating_add_signed((self.more_vcpus / 32).into())
+    }
+
+    fn sections(&self, content: &[u8]) -> Vec<Vec<u8>> {
+        let devices = self.devices.iter().map(|(port, base, state)| SavedDevice {
+            port: *port,
+            base: *base,
+            name: "device".into(),
+            state: state.clone(),
+        });
+        let vcpus: Vec<SavedVcpu> = (0..self.vcpus()).map(|_| zero()).collect();
+        let link = self.pipe.map(|pipe| SavedLink {
+            session: None,
+            pipe: pipe.into(),
+        });
+        vec![
+            self.memo.section(content),
+            encode(&self.shape()).unwrap(),
+            encode(&vcpus).unwrap(),
+            encode(&zero::<SavedChips>()).unwrap(),
+            encode(&devices.collect::<Vec<_>>()).unwrap(),
+            encode(&link).unwrap(),
+        ]
+    }
+
+    /// Whether the snapshot is one that can be restored, as far as that is told without KVM.
+    fn is_right(&self) -> bool {
+        let cpus = self.cpus % 40;
+        self.table.is_right()
+            && self.within.is_none()
+            && self
+                .behind
+                .as_ref()
+                .is_none_or(|(_, bytes)| bytes.is_empty())
+            && self.memo.places().is_some()
+            && self.memo.parent.is_none()
+            && self.memory.unwrap_or(0) == 0
+            && (1..=32).contains(&cpus)
+            && self.vcpus() == usize::from(cpus)
+    }
+}
+
+/// The folders of all inputs.
+fn folders() -> &'static [PathBuf; 3] {
+    static FOLDERS: OnceLock<[PathBuf; 3]> = OnceLock::new();
+    FOLDERS.get_or_init(|| {
+        let around = crate::folder("snapshot");
+        ["base", "diff", "out"].map(|name| around.join(name))
+    })
+}
+
+/// Read the snapshot, and check that it is accepted if it is right, and only then.
+pub fn check(input: &Input) {
+    let [base, diff, out] = folders();
+    for dir in [base, diff, out] {
+        let _ = fs::remove_dir_all(dir);
+        fs::create_dir(dir).unwrap();
+    }
+    let content = input.memo.content(&input.content);
+    let mut sections = input.sections(&content);
+    if let Some((which, patches, cut)) = &input.within {
+        let section = &mut sections[usize::from(which % 6)];
+        patches.apply(section);
+        section.truncate(section.len().saturating_sub((cut / 16).into()));
+    }
+    if let Some((which, bytes)) = &input.behind {
+        sections[usize::from(which % 6)].extend(bytes);
+    }
+    let whole = input.table.file(&sections);
+    let mut state = whole.clone();
+    input.damage.apply(&mut state);
+    state.truncate(input.cut.map_or(state.len(), usize::from));
+    let is_right = input.is_right();
+    fs::write(base.join("state"), &state).unwrap();
+    input
+        .memo
+        .write(base, &content, input.memory.unwrap_or(0).into());
+
+    let layer = open_layer(base);
+    if state != whole {
+        // A CRC covers every byte.
+        layer.expect_err("damage is not noticed");
+        return;
+    }
+    let saved = Saved::open(base);
+    assert!(saved.is_ok() || !is_right, "{saved:?}");
+    if let Ok(saved) = saved {
+        accepted(input, &saved, &content, is_right);
+    }
+    if let (Ok(_), Some(memo)) = (&layer, &input.diff) {
+        let later = memo.content(&input.content);
+        let mut sections = sections;
+        sections[0] = memo.section(&later);
+        fs::write(diff.join("state"), input.table.file(&sections)).unwrap();
+        memo.write(diff, &later, 0);
+        merged(input, memo, [&content, &later], is_right);
+    }
+}
+
+fn accepted(input: &Input, saved: &Saved, content: &[u8], is_right: bool) {
+    let memo = &input.memo;
+    assert!((1..=32).contains(&saved.shape.machine.cpus));
+    if !is_right {
+        return;
+    }
+    assert_eq!(saved.is_template(), input.pipe.is_some());
+    assert_eq!(saved.stranger(), None);
+    if memo.bytes().is_some_and(|bytes| bytes <= MAX_MEMORY) {
+        assert_eq!(saved.verify().is_ok(), !memo.wrong_crc);
+        let mapped = match (saved.map_memory(), &memo.regions) {
+            (Ok(mapped), _) => mapped,
+            (Err(error), Regions::One(_)) => panic!("{error}"),
+            // Guests have memory in other places.
+            (Err(_), _) => return,
+        };
+        for (start, _) in memo.places().unwrap_or_default() {
+            let mut left = start;
+            let region = memo
+                .regions()
+                .into_iter()
+                .find_map(|(gpa, bytes)| match left {
+                    at if at < bytes => Some(gpa + at),
+                    _ => {
+                        left -= bytes;
+                        None
+                    }
+                });
+            let at = vm_memory::GuestAddress(region.unwrap());
+            let byte: u8 = vm_memory::Bytes::read_obj(&mapped, at).unwrap();
+            assert_eq!(byte, content.get(start as usize).copied().unwrap_or(0));
+        }
+    }
+}
+
+/// Merge both, and compare what came out.
+fn merged(input: &Input, memo: &Memo, contents: [&[u8]; 2], is_right: bool) {
+    let [base, diff, out] = folders();
+    let small = |memo: &Memo| memo.bytes().is_some_and(|bytes| bytes <= MAX_MEMORY);
+    // Others take long to copy.
+    if !small(&input.memo) || !small(memo) {
+        return;
+    }
+    let merged = merge(base, &[diff], out, &mut |done, total| {
+        assert!(done <= total)
+    });
+    let follows = is_right
+        && memo.places().is_some()
+        && memo.parent == Some(input.memo.id)
+        && memo.regions() == input.memo.regions()
+        && !memo.wrong_crc
+        && !input.memo.wrong_crc;
+    match merged {
+        Err(SnapshotError::Io { reason, .. }) => panic!("{reason}"),
+        Err(error) => assert!(!follows, "{error}"),
+        Ok(_) if !follows => assert!(!is_right, "layers that do not belong together"),
+        Ok(id) => {
+            let path = out.join(format!("memory-{id}"));
+            let mut expected = vec![0; memo.bytes().unwrap() as usize];
+            for (memo, content) in [&input.memo, memo].into_iter().zip(contents) {
+                for (start, end) in memo.places().unwrap() {
+                    let place = &mut expected[start as usize..end as usize];
+                    match content.get(start as usize..end as usize) {
+                        Some(bytes) => place.copy_from_slice(bytes),
+                        None => place.fill(0),
+                    }
+                }
+            }
+            assert!(
+                fs::read(path).unwrap() == expected,
+                "memory is merged wrongly"
+            );
+            open_layer(out).unwrap().check_memory().unwrap();
+        }
+    }
+}
