@@ -86,6 +86,10 @@ impl Qcow2 {
     /// Give back to the host what only this image's file has of `range`, as far as it may be written: those
     /// bytes become 0. Before the image frees them, since it may use them for something else at once.
     fn release(&self, range: &Range) -> io::Result<()> {
+        // Version 2 cannot record that they are free.
+        if self.zero_unit().is_none() {
+            return Ok(());
+        }
         let (mut at, end) = (range.at, range.at + range.len);
         for _ in 0..MAX_PIECES {
             if at >= end {
