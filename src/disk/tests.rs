@@ -304,7 +304,7 @@ fn every_format_does_what_a_raw_image_does() {
         ("compat=1.1", true),
         ("cluster_size=512", true),
         ("cluster_size=4k", true),
-        ("cluster_size=2M", false),
+        ("cluster_size=2M", true),
         ("lazy_refcounts=on", true),
         ("refcount_bits=1", true),
         ("refcount_bits=64", true),
