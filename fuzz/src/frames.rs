@@ -211,9 +211,9 @@ impl Net {
                     len @ 0xff00.. => longest - 8 + u32::from(len % 16),
                     len => len.into(),
                 };
-                self.from_passt(&[&len.to_be_bytes()[..], &vec![7; len as usize]].concat());
+                self.passt_sends(&[&len.to_be_bytes()[..], &vec![7; len as usize]].concat());
             }
-            Step::Bytes(bytes) => self.from_passt(bytes),
+            Step::Bytes(bytes) => self.passt_sends(bytes),
             Step::Receive(buffered) => self.receive(*buffered),
             Step::Flush => match self.stream.flush() {
                 Ok(waiting) => assert_eq!(waiting, !self.pings.is_empty()),
@@ -230,7 +230,7 @@ impl Net {
         }
     }
 
-    fn from_passt(&mut self, bytes: &[u8]) {
+    fn passt_sends(&mut self, bytes: &[u8]) {
         if let Some(far) = &mut self.far {
             let sent = far.write(bytes).unwrap_or(0);
             self.incoming.extend(&bytes[..sent]);

@@ -329,7 +329,7 @@ impl Damage {
         let number = |value: &Number| match value {
             Number::Any(value) => *value,
             Number::Cluster { index, flags } => {
-                u64::from(*index) * cluster | u64::from(*flags) << 56
+                (u64::from(*index) * cluster) | (u64::from(*flags) << 56)
             }
             Number::Power(bit) => 1 << (bit % 64),
         };
@@ -610,7 +610,7 @@ fn read_back(file: &File, layer: &Layer, model: &[Option<u8>], below: &[Option<u
         let entry = match offset(word(l1 + 8 * (start / cluster / (cluster / 8)))) {
             0 => 0,
             l2 => {
-                if start / cluster % (cluster / 8) == 0 {
+                if (start / cluster).is_multiple_of(cluster / 8) {
                     used(l2, cluster);
                 }
                 word(l2 + 8 * (start / cluster % (cluster / 8)))
