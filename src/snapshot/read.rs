@@ -12,9 +12,15 @@ use super::error::{SnapshotError, failed};
 use super::header::{self, Fault, MAX_STATE, Section, Tag};
 use super::id::Id;
 use super::memo::{self, Memo};
-use super::written;
 use crate::memory::file::MemoryFile;
-use crate::memory::pages::Pages;
+use crate::memory::pages::{PAGE, Pages};
+
+/// The file that names the pages that a guest writes first after a restore.
+pub(super) const WRITTEN: &str = "written";
+/// Most bytes of these pages: a start that writes more takes long anyhow, and the next one may write others.
+pub(super) const MAX_WRITTEN: u64 = 8 << 20;
+/// Bytes of a range of pages in that file: the first page and their number, 4 each, little endian.
+const RANGE: usize = 8;
 
 /// Bytes that one read takes.
 pub(super) const STEP: usize = 256 << 10;
@@ -87,7 +93,7 @@ fn open_once(dir: &Path) -> Result<Snapshot, SnapshotError> {
         sections,
         memo,
         memory,
-        written: written::read(&folder),
+        written: read_written(&folder),
         stranger: [owner, owner_of_memory]
             .into_iter()
             .find(|owner| !is_ours(*owner)),
@@ -154,6 +160,31 @@ fn open_memory(folder: &File, path: &Path, memo: &Memo) -> Result<(File, u32), S
             expected,
         }),
     }
+}
+
+/// The pages that the snapshot in `folder` names; none if it does not, or too many.
+fn read_written(folder: &File) -> Pages {
+    let mut bytes = Vec::new();
+    let most = MAX_WRITTEN / PAGE * RANGE as u64;
+    let file = open_file(folder, Path::new(WRITTEN));
+    if file.is_err() || file.is_ok_and(|file| file.take(most).read_to_end(&mut bytes).is_err()) {
+        return Pages::default();
+    }
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rfold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    let ranges = bytes.as_chunks::<RANGE>().0.iter().map(|range| {
+        let (first, count) = range.split_at(RANGE / 2);
+        let first = number(first) * PAGE;
+        first..first + number(count) * PAGE
+    });
+    let pages = Pages::from_ranges(ranges);
+    if pages.bytes() > MAX_WRITTEN {
+        return Pages::default();
+    }
+    pages
 }
 
 pub(super) fn open_folder(dir: &Path) -> io::Result<File> {

@@ -1,36 +1,35 @@
-//! `written`: the pages that a guest writes first after a restore.
+//! Adds `written`: the pages that a guest writes first after a restore.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, openat};
 use vm_memory::Bytes;
 
-use super::read::{STEP, open_file, open_folder};
-use super::{SnapshotError, open};
+use super::error::SnapshotError;
+use super::read::{MAX_WRITTEN, STEP, WRITTEN, open, open_folder};
 use crate::memory::GuestMemory;
 use crate::memory::pages::{PAGE, Pages, at_offsets};
 
-const NAME: &str = "written";
-/// Most bytes of pages: a start that writes more takes long anyhow, and the next one may write others.
-const MAX_BYTES: u64 = 8 << 20;
-/// Bytes of a range of pages in the file: the first page and their number, 4 each, little endian.
-const RANGE: usize = 8;
+/// Most bytes that are compared, some 0.2 s of work at the end of a run.
+const MAX_COMPARED: u64 = 512 << 20;
 
-/// Add to the snapshot in `dir` which pages of `memory`, of which those that are not in `touched` are zero,
-/// have another content than it: those that the machine has written since. None are added if they are too
-/// many.
+/// Have the snapshot in `dir` name the pages that the machine of `memory` has written since: those that
+/// differ from it, among the `touched` ones; the others are zero. It names none if they are too many.
 ///
 /// # Errors
 /// There is no snapshot, it is of another machine, or the file cannot be written.
 pub fn add_written(dir: &Path, memory: &GuestMemory, touched: &Pages) -> Result<(), SnapshotError> {
+    if touched.bytes() > MAX_COMPARED {
+        return Ok(());
+    }
     let file = open(dir)?.memory().file.clone();
-    let path = dir.join(NAME);
+    let path = dir.join(WRITTEN);
     let failed = |error| super::error::failed("write", &path)(error);
     let written = changed(memory, touched, &file).map_err(failed)?;
-    if written.bytes() > MAX_BYTES {
+    if written.bytes() > MAX_WRITTEN {
         return Ok(());
     }
     let number = |bytes: u64| ((bytes / PAGE) as u32).to_le_bytes();
@@ -39,7 +38,7 @@ pub fn add_written(dir: &Path, memory: &GuestMemory, touched: &Pages) -> Result<
     let ranges: Vec<u8> = ranges.flatten().collect();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let new = open_folder(dir).and_then(|folder| {
-        let new = openat(folder, NAME, flags, Mode::RUSR | Mode::WUSR)?;
+        let new = openat(folder, WRITTEN, flags, Mode::RUSR | Mode::WUSR)?;
         File::from(new).write_all(&ranges)
     });
     new.map_err(failed)
@@ -71,29 +70,4 @@ fn changed(memory: &GuestMemory, touched: &Pages, file: &File) -> io::Result<Pag
         }
     }
     Ok(pages)
-}
-
-/// The pages that the snapshot in `folder` names; none if it does not, or too many.
-pub(super) fn read(folder: &File) -> Pages {
-    let mut bytes = Vec::new();
-    let most = MAX_BYTES / PAGE * RANGE as u64;
-    let file = open_file(folder, Path::new(NAME));
-    if file.is_err() || file.is_ok_and(|file| file.take(most).read_to_end(&mut bytes).is_err()) {
-        return Pages::default();
-    }
-    let number = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .rfold(0, |sum, byte| sum << 8 | u64::from(*byte))
-    };
-    let ranges = bytes.as_chunks::<RANGE>().0.iter().map(|range| {
-        let (first, count) = range.split_at(RANGE / 2);
-        let first = number(first) * PAGE;
-        first..first + number(count) * PAGE
-    });
-    let pages = Pages::from_ranges(ranges);
-    if pages.bytes() > MAX_BYTES {
-        return Pages::default();
-    }
-    pages
 }

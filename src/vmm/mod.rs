@@ -203,9 +203,7 @@ impl ReadyMachine {
         let (cpus, mib) = (config.machine.cpus, config.machine.memory_bytes >> 20);
         log::info!("started: {cpus} vCPUs, {mib} MiB of memory");
         let ending = event_loop.run();
-        if let Ok(ending) = &ending {
-            log::info!("stopped: {ending:?}");
-        }
+        let ending = ending.inspect(|ending| log::info!("stopped: {ending:?}"));
         drop(control);
         vcpus.stop();
         event_loop.flush_explanations();
@@ -214,13 +212,21 @@ impl ReadyMachine {
 
         let report = Report::new(machine, &vcpus, &event_loop);
         let end = outcome::end(ending?, &event_loop, &vcpus, config)?;
-        if let Start::Template(dir) = &config.start {
-            let touched = Pages::touched(machine.vm.memory(), machine.own.pagemap.as_ref());
-            let _ = add_written(dir, machine.vm.memory(), &touched); // there may be no template
-        }
+        name_written(config, machine);
         debugger.ended(Some(&end));
         let _ = machine.vm.end_after_exit(); // after an error this process waits itself
         Ok((end, report))
+    }
+}
+
+/// Add to the template that the run of `machine` has made, if it has, which pages it has written since.
+fn name_written(config: &Config, machine: &Machine) {
+    if let Start::Template(dir) = &config.start {
+        let memory = machine.vm.memory();
+        let touched = Pages::touched(memory, machine.own.pagemap.as_ref());
+        if let Err(error) = add_written(dir, memory, &touched) {
+            log::info!("the template does not name the pages that runs write: {error}");
+        }
     }
 }
 
