@@ -394,7 +394,7 @@ fn a_rate_of_bytes_is_the_kernels_for_the_disk_of_an_image() {
         let payload = built("guest/payloads/hello.bin");
         User::new().refused(
             &["run", "--limit=io=4M", "--disk", &image, &payload],
-            "--limit io=: no image and no shared folder of this machine lies on a disk",
+            "--limit: io=: no image and no shared folder of this machine lies on a disk",
         );
         return;
     }
