@@ -390,9 +390,9 @@ impl Guest {
     }
 
     /// Process queues as an event loop would until none asks for it; returns how often. More
-    /// often than 1000 times is taken for an endless loop.
+    /// often than 100,000 times is taken for an endless loop: a turn moves a bounded number of bytes.
     pub fn run(&mut self) -> usize {
-        for turns in 0..1000 {
+        for turns in 0..100_000 {
             let asks = |event: &crate::sync::EventFd| event.lower();
             let Some(queue) = self.core().queue_events().position(asks) else {
                 return turns;
