@@ -150,6 +150,7 @@ pub fn goes_on<D: Device>(
     }
     let state = first.transport.save().unwrap();
     if let Ok(mut broken) = first.carried_over(new(), &flip(state.clone(), flips)) {
+        broken.feeds_itself = true;
         broken.notify_all();
         for act in after {
             broken.act(act);
