@@ -19,6 +19,7 @@ use crate::compare::report::text::{changes_text, report_text};
     override_usage = "hull bench <TOPIC> [OPTIONS]\n       hull bench --compare OLD.json [NEW.json]",
     after_help = "\
 Topics:
+  start    how a machine or a container starts, runs one command and ends
   boot     from exec to a guest's output and end
   restore  from exec to a guest that was restored from a snapshot, and saving it
   exit     the round trip from a guest to hull and back
@@ -32,8 +33,8 @@ is the median of its runs, with its quartiles; a ratio is between the medians of
 a program and of hull, with its 95 % range. --json has every run.
 
 Names for --vs: firecracker, cloud-hypervisor, qemu-microvm, kvmtool, each with
-the same kernel, initial RAM disk, memory, vCPU and console; and hull, another
-hull, by which a change to hull is measured. A program that is missing, fails or
+the same kernel, initial RAM disk, memory, vCPU and console; crun and runc, for
+the topic start; and hull, another hull, by which a change to hull is measured. A program that is missing, fails or
 does not have the figures of the topic is named and left out.
 
 --compare measures again as OLD.json was measured, or reads NEW.json. A change
@@ -53,7 +54,7 @@ pub struct Bench {
     /// What to measure.
     #[arg(required_unless_present = "compare", value_parser = PossibleValuesParser::new(bench::topics()))]
     topic: Option<String>,
-    /// Runs of each program (default: 10).
+    /// Runs of each program (default: 10; with --steady 3).
     #[arg(long, value_name = "N", conflicts_with = "compare", value_parser = clap::value_parser!(u16).range(1..))]
     runs: Option<u16>,
     /// A program that takes turns with this one, and its name.
@@ -62,9 +63,12 @@ pub struct Bench {
     /// hull's kernel as a bzImage, for kvmtool, which boots nothing else.
     #[arg(long, value_name = "FILE", conflicts_with = "compare")]
     bzimage: Option<PathBuf>,
-    /// Time limit of one process, in seconds (default: 60).
+    /// Time limit of one process, in seconds (default: 60; with --steady 10).
     #[arg(long, value_name = "S", conflicts_with = "compare", value_parser = clap::value_parser!(u16).range(1..))]
     timeout: Option<u16>,
+    /// Refuse to measure where the clock does not count instructions; then a run repeats.
+    #[arg(long, conflicts_with = "compare")]
+    steady: bool,
     /// Write everything to a file, for --compare and for scripts.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -122,10 +126,11 @@ impl Bench {
 
     fn settings(&self) -> Settings {
         Settings {
-            runs: self.runs.unwrap_or(10).into(),
-            timeout: self.timeout.unwrap_or(60).into(),
+            runs: self.runs.unwrap_or(if self.steady { 3 } else { 10 }).into(),
+            timeout: self.timeout.unwrap_or(if self.steady { 10 } else { 60 }).into(),
             rivals: self.vs.clone(),
             bzimage: self.bzimage.clone(),
+            steady: self.steady,
         }
     }
 }

@@ -82,7 +82,8 @@ pub fn measure(
     let mut turns = Turns::new(subjects, request.runs, on_progress);
     let host = Host::examine();
     let rows = answers(&mut turns, &mut session, &rows)?;
-    let mut warnings = warning::of_run(&host, turns.runs);
+    let mut warnings: Vec<String> = warning::of_runs(turns.runs).into_iter().collect();
+    warnings.extend(warning::of_host(&host));
     warnings.extend(of_figures(&rows));
     let subjects = turns.all();
     let subjects = subjects.map(|(_, subject, left_out)| participant(&**subject, left_out));

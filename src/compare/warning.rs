@@ -8,14 +8,18 @@ pub const MIN_RUNS: usize = 5;
 /// A figure with a higher [`Summary::spread`] is noisy.
 const MAX_SPREAD: f64 = 0.25;
 
-/// The warnings that concern all figures of `runs` runs on `host`.
-pub fn of_run(host: &Host, runs: usize) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if runs == 1 {
-        warnings.push("one run says little; use --runs 10".into());
-    } else if runs < MIN_RUNS {
-        warnings.push(format!("{runs} runs are few; use --runs 10 or more"));
+/// The warning, if any, that follows from the number of runs.
+pub fn of_runs(runs: usize) -> Option<String> {
+    match runs {
+        1 => Some("one run says little; use --runs 10".into()),
+        few if few < MIN_RUNS => Some(format!("{few} runs are few; use --runs 10 or more")),
+        _ => None,
     }
+}
+
+/// The warnings that concern all figures from `host`.
+pub fn of_host(host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
     if cfg!(debug_assertions) {
         warnings.push("this hull is a debug build: it is slower than a release".into());
     }

@@ -17,6 +17,7 @@ pub mod processor;
 pub mod regs;
 pub mod save;
 pub mod state;
+pub mod steady;
 pub mod traced;
 pub mod vcpu;
 pub mod vm;

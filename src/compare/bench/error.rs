@@ -16,6 +16,11 @@ pub enum BenchError {
     UnknownTopic(String),
     #[error("{0}: given twice; compare one after the other")]
     GivenTwice(String),
+    #[error(
+        "--steady: the clock of this machine does not count instructions: run it in a lab that does, such as \
+         `tests/lab/run --steady hull bench ...` in hull's source, or without --steady"
+    )]
+    NotSteady,
     #[error("cannot find the file of this program: {0}")]
     OwnPath(io::Error),
     #[error("nothing could be measured: {0}")]

@@ -33,13 +33,13 @@ pub static PLAN: Plan = Plan {
 
 fn contender<'a>(bench: &'a Bench, program: &'a Program) -> Made<'a> {
     if program.is_hull() {
-        Ok(Box::new(Exit { bench, program }))
+        Ok(Box::new(Exit::new(bench, program)))
     } else {
         Err(BenchError::Other("it runs no flat guests".into()))
     }
 }
 
-struct Exit<'a> {
+pub struct Exit<'a> {
     bench: &'a Bench,
     program: &'a Program,
 }
@@ -59,8 +59,13 @@ impl Contender for Exit<'_> {
     }
 }
 
-impl Exit<'_> {
-    fn round_trip(&self, run: &[&str]) -> Result<f64, BenchError> {
+impl<'a> Exit<'a> {
+    pub fn new(bench: &'a Bench, program: &'a Program) -> Self {
+        Self { bench, program }
+    }
+
+    /// Microseconds of one. The payload is there since [`Contender::prepare`].
+    pub fn round_trip(&self, run: &[&str]) -> Result<f64, BenchError> {
         let payload = self.bench.path("payload");
         let (report, _) = run_with_report(self.bench, self.program, run, &[&payload])?;
         let all_ms = number(&report, "init_ms")? - number(&report, "initcalls_ms")?;

@@ -49,7 +49,7 @@ impl<'a> Machines<'a> {
         program: &'a Program,
         equipment: Equipment,
     ) -> Result<Self, BenchError> {
-        if program.kind == Kind::Other {
+        if matches!(program.kind, Kind::Other | Kind::Container) {
             return Err(BenchError::Other("its devices are not measured".into()));
         }
         Ok(Self {

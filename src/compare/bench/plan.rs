@@ -11,6 +11,8 @@ use crate::compare::subject::{Stage, Subject, monitor};
 pub struct Bench {
     pub stage: Stage,
     pub timeout: Duration,
+    /// Whether the machine is a steady lab.
+    pub steady: bool,
 }
 
 pub struct Program {
@@ -27,6 +29,8 @@ pub enum Kind {
     Firecracker,
     /// A monitor that only runs commands.
     Other,
+    /// A container runtime.
+    Container,
 }
 
 impl Program {
@@ -36,7 +40,7 @@ impl Program {
 
     pub fn monitor(&self) -> Result<&'static Monitor, BenchError> {
         let name = if self.is_hull() { "hull" } else { &self.name };
-        let unknown = || BenchError::Other(format!("this hull cannot run {name}"));
+        let unknown = || BenchError::Other("it is no monitor of virtual machines".into());
         monitor(name).ok_or_else(unknown)
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod calls;
 pub mod error;
 pub(crate) mod host;
+pub(crate) mod schedule;
 pub(crate) mod stop;
 pub(crate) mod stream;
 pub mod timed;

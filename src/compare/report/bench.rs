@@ -12,11 +12,13 @@ use crate::compare::measure::host::Host;
 /// The version of the JSON. It rises when a reader of the old format would misunderstand the new one.
 pub const FORMAT: u32 = 1;
 
-pub const RIVALS: [&str; 5] = [
+pub const RIVALS: [&str; 7] = [
     "firecracker",
     "cloud-hypervisor",
     "qemu-microvm",
     "kvmtool",
+    "crun",
+    "runc",
     "hull",
 ];
 
@@ -43,6 +45,9 @@ pub struct Settings {
     pub timeout: u64,
     pub rivals: Vec<Rival>,
     pub bzimage: Option<PathBuf>,
+    /// Whether the machine must be a steady lab.
+    #[serde(default)]
+    pub steady: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,6 +24,7 @@ pub use contract::{About, Kind, Subject, run};
 pub(crate) use contract::{IDLE, Instance, UP, start, words};
 pub(crate) use program::first_line;
 pub use program::{LeftOut, Part};
+pub(crate) use runtime::Runtime;
 pub use stage::Stage;
 pub(crate) use stage::{MEMORY_MIB, StageError};
 

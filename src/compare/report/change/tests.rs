@@ -30,6 +30,7 @@ fn report(samples: &[f64], better: Better) -> Report {
             timeout: 60,
             rivals: Vec::new(),
             bzimage: None,
+            steady: false,
         },
         method: String::new(),
         subjects: Vec::new(),
