@@ -49,7 +49,10 @@ fn no_count_has_grown() {
     if renewed || std::env::var_os(RENEW).is_some() {
         println!("counts: {} is written anew", file.display());
         if renewed {
-            println!("counts: its key is {:?}, here {:?}", recorded.key, measured.key);
+            println!(
+                "counts: its key is {:?}, here {:?}",
+                recorded.key, measured.key
+            );
         }
         let text = serde_json::to_string_pretty(&measured).expect("JSON");
         fs::write(&file, text + "\n").expect("written");

@@ -127,7 +127,10 @@ impl Bench {
     fn settings(&self) -> Settings {
         Settings {
             runs: self.runs.unwrap_or(if self.steady { 3 } else { 10 }).into(),
-            timeout: self.timeout.unwrap_or(if self.steady { 10 } else { 60 }).into(),
+            timeout: self
+                .timeout
+                .unwrap_or(if self.steady { 10 } else { 60 })
+                .into(),
             rivals: self.vs.clone(),
             bzimage: self.bzimage.clone(),
             steady: self.steady,

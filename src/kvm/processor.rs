@@ -1,6 +1,7 @@
 //! The host's processor, by its CPUID.
 
 use std::arch::x86_64::__cpuid_count;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -74,14 +75,36 @@ impl Processor {
         });
         Self {
             name,
-            virtualization: match (features >> 5 & 1, extended_features >> 2 & 1) {
-                (1, _) => Some(Kind::VtX),
-                (_, 1) => Some(Kind::Svm),
-                _ => None,
-            },
+            virtualization: virtualization(features, extended_features),
             hypervisor,
         }
     }
+}
+
+/// The extension that CPUID.1:ECX and CPUID.8000_0001H:ECX show.
+fn virtualization(features: u32, extended_features: u32) -> Option<Kind> {
+    match (features >> 5 & 1, extended_features >> 2 & 1) {
+        (1, _) => Some(Kind::VtX),
+        (_, 1) => Some(Kind::Svm),
+        _ => None,
+    }
+}
+
+/// Whether it is known, without running a guest, that the processor executes the guests' kernels: its
+/// extension is there, and so is KVM's module for it, beside which the kernel loads no other
+/// (`kvm_x86_vendor_init` in arch/x86/kvm/x86.c).
+pub fn executes_guests() -> bool {
+    let leaf = |leaf| cpuid(leaf, 0);
+    let extended_features = match leaf(0x8000_0000)[0] {
+        0x8000_0001.. => leaf(0x8000_0001)[2],
+        _ => 0,
+    };
+    let module = match virtualization(leaf(1)[2], extended_features) {
+        Some(Kind::VtX) => "/sys/module/kvm_intel",
+        Some(Kind::Svm) => "/sys/module/kvm_amd",
+        _ => return false,
+    };
+    Path::new(module).exists()
 }
 
 /// A hypervisor's name from its signature in CPUID leaf 4000_0000H.

@@ -37,9 +37,9 @@ use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
 use crate::fleet::Runtime;
 use crate::kvm::cpuid::Place;
-use crate::kvm::probe;
 use crate::kvm::vcpu::{Kicker, Vcpu};
 use crate::kvm::vm::{self, Vm};
+use crate::kvm::{probe, processor};
 use crate::memory::layout;
 use crate::memory::{GuestMemory, backing};
 use crate::net::Network;
@@ -74,6 +74,7 @@ pub fn build(
     Kicker::prepare()?;
     let kvm = timeline.span("open KVM", vm::open)?;
     story.tell(story::open_kvm);
+    let by_processor = processor::executes_guests();
     let backends = timeline.span("disks and folders of the host", || {
         Backends::open(config, networks)
     })?;
@@ -89,6 +90,7 @@ pub fn build(
         timeline,
         story,
         own: Arc::new(own),
+        by_processor,
     };
     match &config.start {
         Start::Saved(saved) => builder.restore(kvm, saved, backends),
@@ -102,6 +104,8 @@ struct Builder<'a> {
     timeline: &'a Arc<Timeline>,
     story: &'a Story,
     own: Arc<Own>,
+    /// Whether the processor executes the guest's kernel, as far as is known.
+    by_processor: bool,
 }
 
 impl Builder<'_> {
@@ -273,9 +277,11 @@ impl Builder<'_> {
         if let Some(saved) = self.config.start.saved() {
             return Ok(saved.shape.added_words.clone());
         }
-        let Some(first) = vcpus.first_mut() else {
+        let Some(first) = vcpus.first_mut().filter(|_| !self.by_processor) else {
             return Ok(Vec::new());
         };
+        // After a KVM_RUN here, the first one of the vCPU's own thread waits for an RCU grace period
+        // (`kvm_vcpu_ioctl` in virt/kvm/kvm_main.c): several milliseconds.
         let complete = self.timeline.span("probe of KVM", || {
             probe::finishes_every_instruction(first, memory)
         })?;

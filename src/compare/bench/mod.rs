@@ -122,7 +122,8 @@ fn participants(settings: &Settings) -> Result<Vec<Program>, BenchError> {
         programs.push(Program {
             name: column.into(),
             kind,
-            path: program.clone(),
+            // Some run in folders of their own.
+            path: std::path::absolute(program).map_err(BenchError::Io)?,
         });
     }
     Ok(programs)
@@ -234,7 +235,9 @@ impl<'a> Entrant<'a> {
         let path = &self.program.path;
         let contender = self.contender.as_deref().ok();
         let container = contender.filter(|_| self.program.kind == Kind::Container);
-        let container = container.and_then(|one| one.subject()).filter(|_| left_out.is_none());
+        let container = container
+            .and_then(|one| one.subject())
+            .filter(|_| left_out.is_none());
         Participant {
             name: self.program.name.clone(),
             program: Some(path.clone()),

@@ -35,7 +35,9 @@ pub fn saved_guest<'a>(
     Ok(match program.kind {
         Kind::ThisHull | Kind::OtherHull => Box::new(hull::Snapshot::new(bench, program)),
         Kind::Firecracker => Box::new(firecracker::Snapshot::new(bench, program)),
-        Kind::Other | Kind::Container => return Err(BenchError::Other("its snapshots are not measured".into())),
+        Kind::Other | Kind::Container => {
+            return Err(BenchError::Other("its snapshots are not measured".into()));
+        }
     })
 }
 
