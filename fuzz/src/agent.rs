@@ -2,9 +2,9 @@
 
 use arbitrary::Arbitrary;
 use hull::agent::{
-    Event, Exec, Exit, Interface, MAX_BUFFERED, Output, Resumed, Session, WindowSize,
+    Event, Exec, Exit, Interface, MAX_BUFFERED, Output, Processes, Resumed, Session, WindowSize,
 };
-use hull_agent::FromGuest;
+use hull_agent::{FromGuest, FromHost};
 
 /// A session.
 #[derive(Arbitrary, Debug)]
@@ -36,6 +36,16 @@ enum Step {
     Exit(u8, u8),
     Error(Vec<u8>),
     Suspend,
+    Started,
+    /// A message about another process.
+    About(u8, Box<Step>),
+    /// A client comes, says something, reads, and leaves.
+    Client,
+    Says(u8, Vec<u8>),
+    Commands(u8, u16),
+    Reads(u8, u16),
+    Leaves(u8),
+    PassOn,
     /// The host's calls.
     Start(bool),
     Resumed(u8, u8),
@@ -105,9 +115,13 @@ pub fn check(input: &Input) {
 }
 
 fn play(session: &mut Session, step: &Step) {
+    let (step, process) = match step {
+        Step::About(process, step) => (&**step, process % 64),
+        step => (step, 0),
+    };
     let mut buffer = vec![0; 1 << 17];
     let mut tell = |session: &mut Session, message: FromGuest| {
-        let len = message.encode(&mut buffer).unwrap();
+        let len = message.encode_for(process, &mut buffer).unwrap();
         receive(session, &buffer[..len]);
     };
     match step {
@@ -133,6 +147,14 @@ fn play(session: &mut Session, step: &Step) {
         }
         Step::Error(text) => tell(session, FromGuest::Error(text)),
         Step::Suspend => tell(session, FromGuest::Suspend),
+        Step::Started => tell(session, FromGuest::Started),
+        Step::About(..) => {}
+        Step::PassOn => session.pass_on(),
+        Step::Client | Step::Says(..) | Step::Commands(..) | Step::Reads(..) | Step::Leaves(_) => {
+            if let Some(processes) = session.processes() {
+                serve(processes, step);
+            }
+        }
         Step::Start(with) => session.start(with.then(|| resumed(1, 2))),
         Step::Resumed(first, slots) => session.resumed(resumed(first % 100, slots % 100)),
         Step::Networks(count) => {
@@ -168,6 +190,37 @@ fn play(session: &mut Session, step: &Step) {
             false => Output::Stderr,
         }),
         Step::Save => {}
+    }
+}
+
+/// What a client does.
+fn serve(processes: &mut Processes, step: &Step) {
+    let frame = |message: FromHost| {
+        let mut frame = vec![0; 1 << 17];
+        let len = message.encode(&mut frame).unwrap();
+        frame.truncate(len);
+        frame
+    };
+    match step {
+        Step::Client => _ = processes.open(),
+        Step::Says(number, bytes) => {
+            if processes.receive(*number, bytes).is_err() {
+                processes.leave(*number);
+            }
+        }
+        Step::Commands(number, len) => {
+            let command = frame(FromHost::Exec(&vec![0; (*len).into()]));
+            if processes.receive(*number, &command).is_err() {
+                processes.leave(*number);
+            }
+        }
+        Step::Reads(number, len) => {
+            let waiting = processes.for_client(*number).len();
+            let over = processes.sent(*number, (*len).into());
+            assert!(!over || waiting <= (*len).into());
+        }
+        Step::Leaves(number) => processes.leave(*number),
+        _ => {}
     }
 }
 

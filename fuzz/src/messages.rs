@@ -2,42 +2,47 @@
 
 use arbitrary::Arbitrary;
 use hull_agent::frame::{HEADER, MAX_PAYLOAD, first, header};
-use hull_agent::{Buffer, Command, CommandHeader, FromGuest, FromHost, WindowSize};
+use hull_agent::{
+    Buffer, Command, CommandHeader, FromGuest, FromHost, Limit, MAX_GROUPS, RESOURCES, WindowSize,
+};
 
 /// Bytes of a channel, and a command.
 #[derive(Arbitrary, Debug)]
 pub struct Input {
-    frames: Vec<(u8, Vec<u8>)>,
+    frames: Vec<(u8, u8, Vec<u8>)>,
     bytes: Vec<u8>,
     pieces: Vec<u8>,
     tty: Option<(u16, u16)>,
     counts: Option<(u32, u32)>,
+    groups: Vec<u32>,
+    limits: Vec<(u8, u64, u64)>,
     strings: Vec<Vec<u8>>,
 }
 
 /// Decode them.
 pub fn check(input: &Input) {
     let mut stream = Vec::new();
-    for (kind, payload) in &input.frames {
+    for (kind, process, payload) in &input.frames {
         // Mostly a kind that exists.
         let kind = if kind % 32 < 12 { kind & 0x8f } else { *kind };
-        stream.extend(header(kind, payload.len()));
+        let process = if process % 8 < 7 { process % 64 } else { *process };
+        stream.extend(header(kind, process, payload.len()));
         stream.extend(payload);
     }
     stream.extend(&input.bytes);
     let whole = frames(&stream);
     assert_eq!(in_pieces(&stream, &input.pieces), whole);
-    for (kind, payload) in &whole {
-        let bytes = [&header(*kind, payload.len())[..], payload].concat();
+    for (kind, process, payload) in &whole {
+        let bytes = [&header(*kind, *process, payload.len())[..], payload].concat();
         let frame = first(&bytes).unwrap().unwrap();
         let mut again = vec![0; HEADER + MAX_PAYLOAD];
         if let Ok(message) = FromGuest::decode(frame) {
-            let len = message.encode(&mut again).unwrap();
+            let len = message.encode_for(*process, &mut again).unwrap();
             let frame = first(&again[..len]).unwrap().unwrap();
             assert_eq!(FromGuest::decode(frame), Ok(message));
         }
         if let Ok(message) = FromHost::decode(frame) {
-            let len = message.encode(&mut again).unwrap();
+            let len = message.encode_for(*process, &mut again).unwrap();
             let frame = first(&again[..len]).unwrap().unwrap();
             assert_eq!(FromHost::decode(frame), Ok(message));
         }
@@ -48,13 +53,31 @@ pub fn check(input: &Input) {
         None => ((input.strings.len() as u32).saturating_sub(2), 0),
     };
     let tty = input.tty.map(|(rows, cols)| WindowSize { rows, cols });
-    let mut body = CommandHeader { tty, argc, envc }.encode().to_vec();
+    let (groups, limits) = (input.groups.len() as u8, input.limits.len() as u8);
+    let header = CommandHeader {
+        tty,
+        argc,
+        envc,
+        groups,
+        limits,
+        ..CommandHeader::default()
+    };
+    let mut body = header.encode().to_vec();
+    let resources = usize::from(limits) <= RESOURCES;
+    let fits = usize::from(groups) <= MAX_GROUPS && resources;
+    for group in input.groups.iter().take(groups.into()) {
+        body.extend(group.to_le_bytes());
+    }
+    for (resource, soft, hard) in input.limits.iter().take(limits.into()) {
+        let (resource, soft, hard) = (resource % RESOURCES as u8, *soft, *hard);
+        body.extend(Limit { resource, soft, hard }.encode());
+    }
     for string in &input.strings {
         body.extend(string.iter().filter(|byte| **byte != 0));
         body.push(0);
     }
     let valid = command(&body);
-    if input.counts.is_none() && input.strings.len() > 2 {
+    if input.counts.is_none() && input.strings.len() > 2 && fits {
         assert!(valid);
     }
 }
@@ -71,13 +94,13 @@ fn command(body: &[u8]) -> bool {
     true
 }
 
-type Frames = Vec<(u8, Vec<u8>)>;
+type Frames = Vec<(u8, u8, Vec<u8>)>;
 
 /// The frames of `stream` up to its end or to the first that is too long.
 fn frames(mut stream: &[u8]) -> Frames {
     let mut all = Frames::new();
     while let Ok(Some(frame)) = first(stream) {
-        all.push((frame.kind, frame.payload.to_vec()));
+        all.push((frame.kind, frame.process, frame.payload.to_vec()));
         stream = &stream[frame.wire_len()..];
     }
     all
@@ -104,7 +127,7 @@ fn in_pieces(stream: &[u8], pieces: &[u8]) -> Frames {
                 }
                 break;
             };
-            all.push((frame.kind, frame.payload.to_vec()));
+            all.push((frame.kind, frame.process, frame.payload.to_vec()));
             let len = frame.wire_len();
             buffer.consume(len);
         }

@@ -2,7 +2,7 @@
 # without end why a command could not be run, in texts with control characters. tests/hostile.rs makes an
 # ELF file of it, which is loaded elsewhere: all addresses are relative, or of memory that is free.
 .include "header.inc"
-	.equ VERSION, 3			# of the agent's protocol (guest/agent)
+	.equ VERSION, 4			# of the agent's protocol (guest/agent)
 	.equ DESC, 0x400000
 	.equ AVAIL, 0x401000
 	.equ USED, 0x402000

@@ -29,6 +29,13 @@ pub enum AgentError {
         /// Arguments and variables together.
         strings: usize,
     },
+    /// More groups or limits than a command can have.
+    #[error(
+        "a command has at most {} additional groups and {} limits; name fewer",
+        hull_agent::MAX_GROUPS,
+        hull_agent::RESOURCES
+    )]
+    TooManyGroups,
     /// A mount that no guest can make.
     #[error("cannot mount at {path}: {reason}; name another path in the guest")]
     Mount {
@@ -63,6 +70,12 @@ pub enum AgentError {
         acked: u32,
         /// Bytes that were sent and not acknowledged.
         sent: usize,
+    },
+    /// The guest sent more output than there is room for, although it is told how much that is.
+    #[error("the guest sent more output of process {process} than it may before it is read")]
+    Flood {
+        /// The process.
+        process: u8,
     },
     /// The caller passed more bytes than `Session::receive_room` allows.
     #[error("{len} bytes arrived with room for {room}; take events before receiving more")]

@@ -3,7 +3,10 @@
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use hull_agent::{CommandHeader, FromHost, Interface, MAX_COMMAND, MAX_STRINGS, WindowSize, frame};
+use hull_agent::{
+    ALL_CAPABILITIES, CommandHeader, FromHost, Interface, Limit, MAX_COMMAND, MAX_GROUPS,
+    MAX_STRINGS, RESOURCES, WindowSize, frame,
+};
 
 use super::error::AgentError;
 
@@ -20,10 +23,39 @@ pub struct Exec {
     pub user: OsString,
     /// Run on a terminal of this size instead of three pipes.
     pub tty: Option<WindowSize>,
+    /// What it may do, beside what its user may.
+    pub privileges: Privileges,
+    /// Have init report that it runs, as [`super::Event::Started`].
+    pub report_start: bool,
+    /// Run a function of init's own, which the arguments name, and not a program of the guest.
+    pub own: bool,
     /// Network interfaces that init sets up before the command.
     pub networks: Vec<Interface>,
     /// Shared folders that init mounts before the command, in this order.
     pub mounts: Vec<Mount>,
+}
+
+/// What a command may do, beside what its user may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Privileges {
+    /// Groups beside those of the user, at most [`MAX_GROUPS`].
+    pub groups: Vec<u32>,
+    /// The bounding set, bit N for capability N (capabilities(7)): a command of root has all that are in it,
+    /// another one gets them from files alone.
+    pub capabilities: u64,
+    /// Limits, one a resource at most.
+    pub limits: Vec<Limit>,
+}
+
+impl Default for Privileges {
+    /// All of the user's.
+    fn default() -> Self {
+        Self {
+            groups: Vec::new(),
+            capabilities: ALL_CAPABILITIES,
+            limits: Vec::new(),
+        }
+    }
 }
 
 /// A shared folder in the guest; or, at `/`, the disk that becomes its root, by its name in /dev.
@@ -41,8 +73,8 @@ impl Exec {
     /// Check that the command can be sent.
     ///
     /// # Errors
-    /// [`AgentError::NoCommand`], [`AgentError::Nul`], [`AgentError::TooLong`] or
-    /// [`AgentError::Mount`].
+    /// [`AgentError::NoCommand`], [`AgentError::Nul`], [`AgentError::TooLong`],
+    /// [`AgentError::TooManyGroups`] or [`AgentError::Mount`].
     pub fn check(&self) -> Result<(), AgentError> {
         self.frames().map(drop)
     }
@@ -72,12 +104,27 @@ impl Exec {
         if self.argv.is_empty() {
             return Err(AgentError::NoCommand);
         }
+        let Privileges {
+            groups,
+            capabilities,
+            limits,
+        } = &self.privileges;
+        if groups.len() > MAX_GROUPS || limits.len() > RESOURCES {
+            return Err(AgentError::TooManyGroups);
+        }
         let header = CommandHeader {
             tty: self.tty,
+            report_start: self.report_start,
+            own: self.own,
             argc: self.argv.len() as u32,
             envc: self.env.len() as u32,
+            capabilities: *capabilities,
+            groups: groups.len() as u8,
+            limits: limits.len() as u8,
         };
         let mut body = header.encode().to_vec();
+        body.extend(groups.iter().flat_map(|group| group.to_le_bytes()));
+        body.extend(limits.iter().flat_map(Limit::encode));
         let strings = [("directory", &self.cwd), ("user", &self.user)]
             .into_iter()
             .chain(self.argv.iter().map(|string| ("argument", string)))
@@ -130,6 +177,11 @@ pub(super) fn append_networks(out: &mut Vec<u8>, networks: &[Interface]) {
 
 /// Append the frame of `message`; the caller has limited its bytes to [`frame::MAX_PAYLOAD`].
 pub(super) fn append(out: &mut Vec<u8>, message: &FromHost<'_>) {
+    append_for(out, 0, message);
+}
+
+/// As [`append`], about `process`.
+pub(super) fn append_for(out: &mut Vec<u8>, process: u8, message: &FromHost<'_>) {
     let payload = match message {
         FromHost::ExecPart(bytes) | FromHost::Exec(bytes) | FromHost::Stdin(bytes) => bytes.len(),
         FromHost::Interface(interface) => interface.encode().len(),
@@ -139,7 +191,9 @@ pub(super) fn append(out: &mut Vec<u8>, message: &FromHost<'_>) {
     };
     let start = out.len();
     out.resize(start + frame::HEADER + payload, 0);
-    let len = out.get_mut(start..).and_then(|space| message.encode(space));
+    let len = out
+        .get_mut(start..)
+        .and_then(|space| message.encode_for(process, space));
     debug_assert!(len.is_some(), "a frame of {payload} bytes");
     out.truncate(start + len.unwrap_or(0));
 }

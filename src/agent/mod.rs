@@ -4,15 +4,21 @@
 //! as [`Event`]s; bytes for the guest are in [`Session::outgoing`]. The owner of the channel (a
 //! virtio-console port, a UART) moves the bytes. The messages are those of [`hull_agent`]; the
 //! guest's side is `guest/init`.
+//!
+//! The commands that run beside the machine's main one are [`Processes`] of the session: each has a client
+//! elsewhere, which has a [`Session::beside`], and their frames are only passed on.
 
 mod error;
 mod exec;
+mod processes;
 mod session;
 
 pub use error::AgentError;
-pub use exec::{Exec, Mount};
+pub use exec::{Exec, Mount, Privileges};
 pub use hull_agent::{
-    Exit, Interface, MAX_COMMAND, Output, PORT_NAME, Resumed, STDIN_WINDOW, VERSION, WindowSize,
+    ALL_CAPABILITIES, Exit, Interface, Limit, MAX_COMMAND, Output, PORT_NAME, Resumed,
+    STDIN_WINDOW, VERSION, WindowSize,
 };
+pub use processes::{ClientFault, Processes};
 pub use session::saved::SavedSession;
 pub use session::{Event, MAX_BUFFERED, Session};

@@ -22,22 +22,22 @@
 use std::collections::VecDeque;
 
 use hull_agent::{
-    Exit, FromGuest, FromHost, Interface, Output, Resumed, STDIN_WINDOW, VERSION, WindowSize, frame,
+    Exit, FromGuest, FromHost, Interface, Output, Resumed, STDIN_WINDOW, VERSION, WindowSize,
+    frame, output_cost, output_window,
 };
 
 use super::error::AgentError;
 use super::exec::{Exec, append, append_networks};
+use super::processes::Processes;
 
 pub mod saved;
 
-/// Bytes of waiting events at which [`Session::receive_room`] is 0. An event counts 64 bytes more
-/// than it carries.
-pub const MAX_BUFFERED: usize = 256 * 1024;
+/// What waiting events cost at which [`Session::receive_room`] is 0: all of the output that the guest may
+/// send before it is told that some was read, and more than enough of what else there is.
+pub const MAX_BUFFERED: usize = output_window(0) + 256 * 1024;
 
 /// Bytes of outgoing frames above which signals and sizes wait.
 const OUTGOING_FULL: usize = 128 * 1024;
-/// Memory that an event costs beside its bytes.
-const EVENT_COST: usize = 64;
 /// Longest error text that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
 
@@ -55,6 +55,8 @@ pub enum Event {
     Error(String),
     /// The user typed the suspend character where it stops nothing in the guest.
     Suspend,
+    /// The command runs, if that is to be reported.
+    Started,
     /// The last event: the command ended with this status ([`Exit::status`], as container engines
     /// report it).
     Exited(u8),
@@ -99,12 +101,21 @@ pub struct Session {
     gone: usize,
     /// Bytes of standard input sent and not acknowledged.
     unacked: usize,
+    /// What the guest may send before output is acknowledged.
+    window: usize,
+    /// Output that was not acknowledged, and of that what was taken, in the measure of [`output_cost`].
+    unacked_output: usize,
+    taken_output: usize,
     stdin: Stdin,
     /// Pending signals, bit N-1 for signal N: each is pending once, as in a kernel.
     signals: u64,
     size: Option<WindowSize>,
     /// Outputs whose end the guest is to be told of.
     unread: Vec<Output>,
+    /// The commands beside this one.
+    processes: Processes,
+    /// Whether this is a command beside the main one of a machine, over a connection of its own.
+    beside: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -137,10 +148,32 @@ impl Session {
             outgoing: Vec::new(),
             gone: 0,
             unacked: 0,
+            window: output_window(0),
+            unacked_output: 0,
+            taken_output: 0,
             stdin: Stdin::Open,
             signals: 0,
             size: None,
             unread: Vec::new(),
+            processes: Processes::default(),
+            beside: false,
+        })
+    }
+
+    /// A session for a command beside the main one, over a connection to a machine that passes on its frames:
+    /// it begins with the command and has no [`Event::Ready`].
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn beside(exec: Exec) -> Result<Self, AgentError> {
+        let mut session = Self::new(exec)?;
+        session.outgoing.append(&mut session.exec);
+        Ok(Self {
+            state: State::Running,
+            ready: true,
+            window: output_window(1),
+            beside: true,
+            ..session
         })
     }
 
@@ -222,6 +255,35 @@ impl Session {
         }
     }
 
+    /// The commands beside this one, if the guest can have any now.
+    pub fn processes(&mut self) -> Option<&mut Processes> {
+        let runs = self.state == State::Running && !self.beside;
+        runs.then_some(&mut self.processes)
+    }
+
+    /// Whether bytes of the client of this process are taken now, and whether bytes wait for it.
+    pub fn client_progress(&self, number: u8) -> (bool, bool) {
+        let takes = self.passes_on() && self.processes.room(number) > 0;
+        (takes, !self.processes.for_client(number).is_empty())
+    }
+
+    /// Whether the guest takes more frames of clients: not while too many bytes wait for it.
+    pub fn passes_on(&self) -> bool {
+        self.state == State::Running && self.outgoing().len() <= OUTGOING_FULL
+    }
+
+    /// Queue what the processes have for the guest.
+    pub fn pass_on(&mut self) {
+        if self.state == State::Running {
+            self.processes.append_to(&mut self.outgoing);
+        }
+    }
+
+    /// Whether no event waits.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
     /// Bytes that [`Session::receive`] accepts now; 0 while too many events wait.
     pub fn receive_room(&self) -> usize {
         MAX_BUFFERED.saturating_sub(self.buffered)
@@ -240,10 +302,14 @@ impl Session {
         result
     }
 
-    /// Take the oldest event.
+    /// Take the oldest event. The guest may send as much more output.
     pub fn next_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front()?;
         self.buffered -= cost(&event);
+        if let Event::Stdout(_) | Event::Stderr(_) = &event {
+            self.taken_output += cost(&event);
+            self.push_waiting();
+        }
         Some(event)
     }
 
@@ -334,7 +400,15 @@ impl Session {
         let mut rest = collected.as_slice();
         while let Some(frame) = frame::first(rest)? {
             rest = rest.get(frame.wire_len()..).unwrap_or_default();
-            self.take(FromGuest::decode(frame)?)?;
+            let message = FromGuest::decode(frame)?;
+            if frame.process == 0 || self.beside {
+                self.take(message)?;
+            } else if self.state == State::Running {
+                self.processes.take(frame, message)?;
+            } else {
+                let message = name(&message);
+                return Err(AgentError::OutOfTurn { message });
+            }
         }
         let used = collected.len() - rest.len();
         collected.drain(..used);
@@ -359,8 +433,13 @@ impl Session {
                 }
             }
             (State::Resuming, FromGuest::Ready) => self.run(),
-            (State::Running, FromGuest::Stdout(bytes)) => self.push_output(bytes, Event::Stdout),
-            (State::Running, FromGuest::Stderr(bytes)) => self.push_output(bytes, Event::Stderr),
+            (State::Running, FromGuest::Stdout(bytes)) => {
+                self.push_output(Event::Stdout(bytes.to_vec()))?;
+            }
+            (State::Running, FromGuest::Stderr(bytes)) => {
+                self.push_output(Event::Stderr(bytes.to_vec()))?;
+            }
+            (State::Running, FromGuest::Started) => self.push(Event::Started),
             (State::Running, FromGuest::StdinAck(acked)) => {
                 let sent = self.unacked;
                 self.unacked = sent
@@ -373,7 +452,9 @@ impl Session {
                 }
                 self.state = State::Exited(exit);
                 self.push(Event::Exited(exit.status()));
-                append(&mut self.outgoing, &FromHost::Goodbye);
+                if !self.beside {
+                    append(&mut self.outgoing, &FromHost::Goodbye);
+                }
             }
             (State::Running, FromGuest::Suspend) => self.push(Event::Suspend),
             (
@@ -416,18 +497,14 @@ impl Session {
         }
     }
 
-    /// Append output to the newest event if that is of the same kind: many small frames must not
-    /// become many events.
-    fn push_output(&mut self, bytes: &[u8], event: fn(Vec<u8>) -> Event) {
-        match (self.events.back_mut(), event(Vec::new())) {
-            _ if bytes.is_empty() => {}
-            (Some(Event::Stdout(last)), Event::Stdout(_))
-            | (Some(Event::Stderr(last)), Event::Stderr(_)) => {
-                last.extend_from_slice(bytes);
-                self.buffered += bytes.len();
-            }
-            _ => self.push(event(bytes.to_vec())),
+    /// Output, for which the guest was given room.
+    fn push_output(&mut self, event: Event) -> Result<(), AgentError> {
+        self.unacked_output += cost(&event);
+        if self.unacked_output > self.window {
+            return Err(AgentError::Flood { process: 0 });
         }
+        self.push(event);
+        Ok(())
     }
 
     fn push(&mut self, event: Event) {
@@ -457,6 +534,12 @@ impl Session {
             }
         }
         self.signals = 0;
+        // Half of it: each acknowledgement costs the guest an interrupt.
+        if self.taken_output >= self.window / 2 {
+            let taken = std::mem::take(&mut self.taken_output);
+            self.unacked_output -= taken;
+            append(&mut self.outgoing, &FromHost::OutputAck(taken as u32));
+        }
         for output in self.unread.drain(..) {
             append(&mut self.outgoing, &FromHost::OutputClose(output));
         }
@@ -480,12 +563,11 @@ fn why_not_run(exit: Exit, program: &str) -> Option<String> {
 }
 
 fn cost(event: &Event) -> usize {
-    EVENT_COST
-        + match event {
-            Event::Stdout(bytes) | Event::Stderr(bytes) => bytes.len(),
-            Event::Error(text) => text.len(),
-            Event::Ready | Event::Suspend | Event::Exited(_) => 0,
-        }
+    output_cost(match event {
+        Event::Stdout(bytes) | Event::Stderr(bytes) => bytes.len(),
+        Event::Error(text) => text.len(),
+        Event::Ready | Event::Suspend | Event::Started | Event::Exited(_) => 0,
+    })
 }
 
 /// A guest's text as one line that says whose it is, with control characters, which a terminal would act
@@ -502,7 +584,7 @@ fn readable(text: &[u8]) -> String {
     line
 }
 
-fn name(message: &FromGuest<'_>) -> &'static str {
+pub(super) fn name(message: &FromGuest<'_>) -> &'static str {
     match message {
         FromGuest::Hello { .. } => "Hello",
         FromGuest::Ready => "Ready",
@@ -512,6 +594,7 @@ fn name(message: &FromGuest<'_>) -> &'static str {
         FromGuest::Exit(_) => "Exit",
         FromGuest::Error(_) => "Error",
         FromGuest::Suspend => "Suspend",
+        FromGuest::Started => "Started",
     }
 }
 

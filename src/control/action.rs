@@ -68,6 +68,9 @@ pub enum Action {
     },
     /// End the machine at once, without asking the guest.
     Kill,
+    /// Run a command beside the machine's own. One end of a pair of stream sockets comes with the request
+    /// and does not block; over it go the frames of the agent's protocol (see [`crate::agent`]).
+    Exec,
     /// Run a command, if the machine waits for one in a pool: the command follows the request (see
     /// [`crate::pool`]).
     Take {
@@ -84,7 +87,8 @@ pub enum Answer {
     Inspection(Box<Inspection>),
     /// The answer to [`Action::Status`].
     Status(Status),
-    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`] and [`Action::Kill`].
+    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`],
+    /// [`Action::Kill`] and [`Action::Exec`].
     Done {
         /// False if the machine was in the wanted state before.
         changed: bool,

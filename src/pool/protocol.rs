@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::{Exec, WindowSize};
+use crate::agent::{Exec, Privileges, WindowSize};
 
 /// Timeout for each step that either side can do at once.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +37,8 @@ impl Command {
         let alone = exec.networks.is_empty()
             && exec.mounts.is_empty()
             && exec.cwd.is_empty()
-            && exec.user.is_empty();
+            && exec.user.is_empty()
+            && exec.privileges == Privileges::default();
         alone.then(|| Self {
             argv: bytes(&exec.argv),
             env: bytes(&exec.env),

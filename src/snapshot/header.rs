@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 /// The version of the format and of all payloads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The name of a section.
 pub type Tag = [u8; 4];

@@ -158,6 +158,7 @@ pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Opti
         tty: command.tty.unwrap_or(false).then_some(size),
         networks: networks.to_vec(),
         mounts,
+        ..Exec::default()
     })
 }
 

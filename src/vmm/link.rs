@@ -1,7 +1,5 @@
 //! The session with the guest's init, and the pipe that it uses.
 
-use std::collections::VecDeque;
-
 use super::config::{Config, Start};
 use super::error::VmmError;
 use super::machine::Machine;
@@ -60,16 +58,23 @@ impl Link {
 
     /// Whether [`Link::receive`] would receive something.
     pub fn has_more(&self) -> bool {
-        self.pipes.iter().any(|pipe| !pipe.is_empty())
+        self.session.receive_room() > 0 && self.pipes.iter().any(|pipe| !pipe.is_empty())
     }
 
-    /// Receive what the guest sent; the events in it.
+    /// Receive what the guest sent.
     ///
     /// # Errors
     /// The guest broke the protocol.
-    pub fn receive(&mut self) -> Result<VecDeque<Event>, AgentError> {
+    pub fn receive(&mut self) -> Result<(), AgentError> {
         let incoming = self.incoming(BATCH, Pipe::take);
-        self.events_of(&incoming)
+        self.session.receive(&incoming)
+    }
+
+    /// The oldest event in what was received.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let event = self.session.next_event();
+        self.greeted |= event == Some(Event::Ready);
+        event
     }
 
     /// As [`Link::receive`], for all that the pipes hold; they take nothing more from the guest before
@@ -77,23 +82,14 @@ impl Link {
     ///
     /// # Errors
     /// As there.
-    pub fn drain(&mut self) -> Result<VecDeque<Event>, AgentError> {
+    pub fn drain(&mut self) -> Result<(), AgentError> {
         let incoming = self.incoming(usize::MAX, Pipe::drain);
-        self.events_of(&incoming)
-    }
-
-    fn events_of(&mut self, incoming: &[u8]) -> Result<VecDeque<Event>, AgentError> {
-        let received = self.session.receive(incoming);
-        let mut events = VecDeque::new();
-        while let Some(event) = self.session.next_event() {
-            self.greeted |= event == Event::Ready;
-            events.push_back(event);
-        }
-        received.map(|()| events)
+        self.session.receive(&incoming)
     }
 
     /// Send the session's bytes for the guest, as far as there is room.
     pub fn send(&mut self) {
+        self.session.pass_on();
         if let Some(pipe) = self.chosen.and_then(|index| self.pipes.get(index)) {
             let sent = pipe.put(self.session.outgoing());
             self.session.sent(sent);

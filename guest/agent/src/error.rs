@@ -10,6 +10,11 @@ pub enum Error {
         /// The announced length.
         len: u32,
     },
+    /// A frame is about a process that cannot be.
+    UnknownProcess {
+        /// The process.
+        process: u8,
+    },
     /// No message of this direction has this type.
     UnknownKind {
         /// The type byte.
@@ -40,6 +45,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::FrameTooLong { len } => write!(f, "a frame announces {len} bytes"),
+            Self::UnknownProcess { process } => {
+                write!(f, "a frame is about process {process}, which cannot be")
+            }
             Self::UnknownKind { kind } => write!(f, "message type {kind:#04x} does not exist"),
             Self::WrongLength { kind, len } => {
                 write!(f, "message type {kind:#04x} cannot have {len} bytes")

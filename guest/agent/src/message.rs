@@ -56,6 +56,8 @@ pub enum FromGuest<'a> {
     Error(&'a [u8]),
     /// The suspend character was typed on the command's terminal, where it would stop no process.
     Suspend,
+    /// The command runs; sent if it asks for that ([`crate::CommandHeader::report_start`]).
+    Started,
 }
 
 /// An output of the command.
@@ -82,7 +84,7 @@ pub enum FromHost<'a> {
     Resize(WindowSize),
     /// Send signal 1 to 64 to the command's process group.
     Signal(u8),
-    /// `Exit` has arrived; the guest may power off.
+    /// The main command's `Exit` has arrived; the guest may power off.
     Goodbye,
     /// Mount a shared folder before the command runs.
     Mount(Mount<'a>),
@@ -92,6 +94,9 @@ pub enum FromHost<'a> {
     Resumed(Resumed),
     /// What the command writes there has no reader any more.
     OutputClose(Output),
+    /// This much of the command's output has left the host's buffers, in the measure of
+    /// [`crate::output_cost`].
+    OutputAck(u32),
 }
 
 impl<'a> FromGuest<'a> {
@@ -105,7 +110,18 @@ impl<'a> FromGuest<'a> {
     /// # Errors
     /// Every [`Error`] except those of frames and commands.
     pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
-        let Frame { kind, payload } = frame;
+        let message = Self::of(frame)?;
+        let process = frame.process;
+        match message {
+            Self::Hello { .. } | Self::Ready if process != 0 => {
+                Err(Error::UnknownProcess { process })
+            }
+            message => Ok(message),
+        }
+    }
+
+    fn of(frame: Frame<'a>) -> Result<Self, Error> {
+        let Frame { kind, payload, .. } = frame;
         let wrong_length = Error::WrongLength {
             kind,
             len: payload.len(),
@@ -135,13 +151,14 @@ impl<'a> FromGuest<'a> {
             }
             (0x07, text) => Self::Error(text),
             (0x08, []) => Self::Suspend,
-            (0x01..=0x08, _) => return Err(wrong_length),
+            (0x09, []) => Self::Started,
+            (0x01..=0x09, _) => return Err(wrong_length),
             _ => return Err(Error::UnknownKind { kind }),
         })
     }
 
-    /// Write the frame to the front of `out` and return its length. `None` if it does not fit there or
-    /// into a frame.
+    /// Write the main command's frame to the front of `out` and return its length. `None` if it does not fit
+    /// there or into a frame.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         match self {
             Self::Hello { version } => write(out, 0x01, &MAGIC, &version.to_le_bytes()),
@@ -161,7 +178,13 @@ impl<'a> FromGuest<'a> {
             }
             Self::Error(text) => write(out, 0x07, &[], text),
             Self::Suspend => write(out, 0x08, &[], &[]),
+            Self::Started => write(out, 0x09, &[], &[]),
         }
+    }
+
+    /// As [`FromGuest::encode`], about `process`.
+    pub fn encode_for(&self, process: u8, out: &mut [u8]) -> Option<usize> {
+        address(self.encode(out), process, out)
     }
 }
 
@@ -171,7 +194,20 @@ impl<'a> FromHost<'a> {
     /// # Errors
     /// Every [`Error`] except those of frames, greetings, exits and commands.
     pub fn decode(frame: Frame<'a>) -> Result<Self, Error> {
-        let Frame { kind, payload } = frame;
+        let message = Self::of(frame)?;
+        let process = frame.process;
+        match message {
+            Self::Goodbye | Self::Mount(_) | Self::Interface(_) | Self::Resumed(_)
+                if process != 0 =>
+            {
+                Err(Error::UnknownProcess { process })
+            }
+            message => Ok(message),
+        }
+    }
+
+    fn of(frame: Frame<'a>) -> Result<Self, Error> {
+        let Frame { kind, payload, .. } = frame;
         Ok(match (kind, payload) {
             (0x81, bytes) => Self::ExecPart(bytes),
             (0x82, bytes) => Self::Exec(bytes),
@@ -188,7 +224,8 @@ impl<'a> FromHost<'a> {
             (0x8a, bytes) => Self::Resumed(Resumed::decode(bytes)?),
             (0x8b, &[1]) => Self::OutputClose(Output::Stdout),
             (0x8b, &[2]) => Self::OutputClose(Output::Stderr),
-            (0x81..=0x87 | 0x8b, _) => {
+            (0x90, &[a, b, c, d]) => Self::OutputAck(u32::from_le_bytes([a, b, c, d])),
+            (0x81..=0x87 | 0x8b | 0x90, _) => {
                 let len = payload.len();
                 return Err(Error::WrongLength { kind, len });
             }
@@ -196,8 +233,8 @@ impl<'a> FromHost<'a> {
         })
     }
 
-    /// Write the frame to the front of `out` and return its length. `None` if it does not fit there or
-    /// into a frame.
+    /// Write the main command's frame to the front of `out` and return its length. `None` if it does not fit
+    /// there or into a frame.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         match self {
             Self::ExecPart(bytes) => write(out, 0x81, &[], bytes),
@@ -214,8 +251,20 @@ impl<'a> FromHost<'a> {
             Self::Resumed(resumed) => write(out, 0x8a, &[], &resumed.encode()),
             Self::OutputClose(Output::Stdout) => write(out, 0x8b, &[], &[1]),
             Self::OutputClose(Output::Stderr) => write(out, 0x8b, &[], &[2]),
+            Self::OutputAck(cost) => write(out, 0x90, &[], &cost.to_le_bytes()),
         }
     }
+
+    /// As [`FromHost::encode`], about `process`.
+    pub fn encode_for(&self, process: u8, out: &mut [u8]) -> Option<usize> {
+        address(self.encode(out), process, out)
+    }
+}
+
+/// Make a frame of `len` bytes that was written to `out` be about `process`.
+fn address(len: Option<usize>, process: u8, out: &mut [u8]) -> Option<usize> {
+    *out.get_mut(HEADER - 1)? = process;
+    len
 }
 
 pub(crate) fn write(out: &mut [u8], kind: u8, fixed: &[u8], rest: &[u8]) -> Option<usize> {
@@ -224,7 +273,7 @@ pub(crate) fn write(out: &mut [u8], kind: u8, fixed: &[u8], rest: &[u8]) -> Opti
         return None;
     }
     let (head, payload) = out.get_mut(..HEADER + len)?.split_at_mut(HEADER);
-    head.copy_from_slice(&header(kind, len));
+    head.copy_from_slice(&header(kind, 0, len));
     let (front, back) = payload.split_at_mut(fixed.len());
     front.copy_from_slice(fixed);
     back.copy_from_slice(rest);

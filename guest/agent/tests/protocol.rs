@@ -3,8 +3,8 @@
 use std::ffi::CString;
 
 use hull_agent::{
-    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Mount, Output, Resumed,
-    WindowSize, frame,
+    Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Limit, MAX_GROUPS,
+    MAX_PROCESSES, Mount, Output, RESOURCES, Resumed, WindowSize, frame,
 };
 use proptest::prelude::*;
 
@@ -75,6 +75,7 @@ proptest! {
             FromGuest::Exit(exit),
             FromGuest::Error(&data),
             FromGuest::Suspend,
+            FromGuest::Started,
         ] {
             let (bytes, len) = through_bytes(|out| message.encode(out), cut);
             let frame = frame::first(&bytes).unwrap().unwrap();
@@ -88,7 +89,7 @@ proptest! {
     fn what_the_host_says_arrives(
         data in proptest::collection::vec(any::<u8>(), 0..300),
         rows: u16, cols: u16, signal in 1..=64u8, interface in interfaces(),
-        resumed in resumptions(), cut: usize,
+        resumed in resumptions(), ack: u32, cut: usize,
     ) {
         for message in [
             FromHost::ExecPart(&data),
@@ -100,6 +101,7 @@ proptest! {
             FromHost::Goodbye,
             FromHost::OutputClose(Output::Stdout),
             FromHost::OutputClose(Output::Stderr),
+            FromHost::OutputAck(ack),
             FromHost::Interface(interface),
             FromHost::Resumed(resumed),
         ] {
@@ -132,19 +134,33 @@ proptest! {
         cwd in "[^\0]{0,20}",
         user in "[^\0]{0,20}",
         tty in proptest::option::of((any::<u16>(), any::<u16>())),
+        report_start: bool, own: bool, capabilities: u64,
+        groups in proptest::collection::vec(any::<u32>(), 0..=MAX_GROUPS),
+        limits in proptest::collection::vec((0..RESOURCES as u8, any::<u64>(), any::<u64>()), 0..=RESOURCES),
     ) {
+        let limits: Vec<Limit> =
+            limits.into_iter().map(|(resource, soft, hard)| Limit { resource, soft, hard }).collect();
         let header = CommandHeader {
             tty: tty.map(|(rows, cols)| WindowSize { rows, cols }),
+            report_start,
+            own,
             argc: argv.len() as u32,
             envc: env.len() as u32,
+            capabilities,
+            groups: groups.len() as u8,
+            limits: limits.len() as u8,
         };
         let mut bytes = header.encode().to_vec();
+        bytes.extend(groups.iter().flat_map(|group| group.to_le_bytes()));
+        bytes.extend(limits.iter().flat_map(Limit::encode));
         for string in [&cwd, &user].into_iter().chain(&argv).chain(&env) {
             bytes.extend_from_slice(string.as_bytes());
             bytes.push(0);
         }
         let command = Command::decode(&bytes).unwrap();
         prop_assert_eq!(command.header, header);
+        prop_assert_eq!(command.groups().collect::<Vec<_>>(), groups);
+        prop_assert_eq!(command.limits().collect::<Vec<_>>(), limits);
         prop_assert_eq!(command.cwd().to_bytes(), cwd.as_bytes());
         prop_assert_eq!(command.user().to_bytes(), user.as_bytes());
         let strings = |list: &[String]| list.iter().map(|s| s.clone().into_bytes()).collect::<Vec<_>>();
@@ -155,11 +171,11 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), kind: u8) {
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), kind: u8, process: u8) {
         if let Ok(Some(frame)) = frame::first(&bytes) {
             let _ = (FromGuest::decode(frame), FromHost::decode(frame));
         }
-        let frame = frame::Frame { kind, payload: &bytes };
+        let frame = frame::Frame { kind, process, payload: &bytes };
         let _ = (FromGuest::decode(frame), FromHost::decode(frame));
         if let Ok(command) = Command::decode(&bytes) {
             prop_assert_eq!(command.argv().count(), command.header.argc as usize);
@@ -184,6 +200,7 @@ fn an_invalid_mount_is_neither_sent_nor_accepted() {
         let payload = format!("\0{tag}\0{path}\0");
         let frame = frame::Frame {
             kind: 0x88,
+            process: 0,
             payload: payload.as_bytes(),
         };
         let decoded = FromHost::decode(frame);
@@ -199,6 +216,7 @@ fn an_invalid_mount_is_neither_sent_nor_accepted() {
     for payload in [&b""[..], b"\x02t\0/a\0", b"\0t\0/a\0\0", b"\0t\0/a", b"\0t"] {
         let frame = frame::Frame {
             kind: 0x88,
+            process: 0,
             payload,
         };
         assert!(FromHost::decode(frame).is_err(), "{payload:?}");
@@ -207,13 +225,19 @@ fn an_invalid_mount_is_neither_sent_nor_accepted() {
 
 #[test]
 fn invalid_messages_are_errors() {
-    let long = frame::header(0x03, frame::MAX_PAYLOAD + 1);
+    let long = frame::header(0x03, 0, frame::MAX_PAYLOAD + 1);
     assert_eq!(
         frame::first(&long),
         Err(Error::FrameTooLong { len: 65537 }),
         "told before the payload is there"
     );
-    let decode = |kind, payload| FromGuest::decode(frame::Frame { kind, payload });
+    let decode = |kind, payload| {
+        FromGuest::decode(frame::Frame {
+            kind,
+            process: 0,
+            payload,
+        })
+    };
     assert_eq!(decode(0x01, b"HALL\x01\0\0\0"), Err(Error::WrongMagic));
     assert_eq!(decode(0x06, &[0, 0, 1, 0, 0]), Err(Error::WrongExit));
     assert_eq!(decode(0x06, &[1, 65, 0, 0, 0]), Err(Error::WrongExit));
@@ -223,7 +247,12 @@ fn invalid_messages_are_errors() {
     );
     let interface = |payload: &[u8]| {
         let kind = 0x89;
-        FromHost::decode(frame::Frame { kind, payload }).map(drop)
+        FromHost::decode(frame::Frame {
+            kind,
+            process: 0,
+            payload,
+        })
+        .map(drop)
     };
     let with_prefix = |prefix| {
         let mut bytes = [1; 20];
@@ -237,7 +266,12 @@ fn invalid_messages_are_errors() {
     assert_eq!(interface(&[1; 19]), Err(Error::WrongInterface));
     let resumed = |payload: &[u8]| {
         let kind = 0x8a;
-        FromHost::decode(frame::Frame { kind, payload }).map(drop)
+        FromHost::decode(frame::Frame {
+            kind,
+            process: 0,
+            payload,
+        })
+        .map(drop)
     };
     assert_eq!(resumed(&[127; 42]), Ok(()));
     assert_eq!(resumed(&[128; 42]), Err(Error::WrongResumed), "256 windows");
@@ -252,4 +286,37 @@ fn a_message_that_does_not_fit_is_not_written() {
     let mut out = vec![0; 2 * frame::MAX_PAYLOAD];
     assert_eq!(FromGuest::Stdout(&big).encode(&mut out), None);
     assert_eq!(FromGuest::Ready.encode(&mut [0; 4]), None);
+}
+
+#[test]
+fn a_frame_is_about_one_process_and_some_about_the_machine_alone() {
+    let mut bytes = [0; 16];
+    let last = MAX_PROCESSES as u8 - 1;
+    let len = FromHost::Signal(9).encode_for(last, &mut bytes).unwrap();
+    let frame = frame::first(&bytes[..len]).unwrap().unwrap();
+    assert_eq!((frame.process, frame.payload), (last, &[9][..]));
+    let unknown = FromHost::Signal(9).encode_for(last + 1, &mut bytes);
+    let process = last + 1;
+    assert_eq!(
+        frame::first(&bytes[..unknown.unwrap()]),
+        Err(Error::UnknownProcess { process })
+    );
+    let (kind, process) = (0x87, 1);
+    let goodbye = frame::Frame {
+        kind,
+        process,
+        payload: &[],
+    };
+    assert_eq!(
+        FromHost::decode(goodbye),
+        Err(Error::UnknownProcess { process })
+    );
+    let ready = frame::Frame {
+        kind: 0x02,
+        ..goodbye
+    };
+    assert_eq!(
+        FromGuest::decode(ready),
+        Err(Error::UnknownProcess { process })
+    );
 }

@@ -2,7 +2,7 @@
 
 use core::ffi::CStr;
 
-use hull_agent::{Exit, MAX_STRINGS};
+use hull_agent::{ALL_CAPABILITIES, Command, Exit, MAX_STRINGS};
 
 use crate::sys::{self, Errno, Fd};
 use crate::text::join;
@@ -13,6 +13,8 @@ const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 const HOME: &CStr = c"HOME=/root";
 const TERM: &CStr = c"TERM=linux";
 
+/// This program.
+const OWN: &CStr = c"/proc/self/exe";
 /// Runs the applet that it is started as. An initramfs with a link for each applet would take seconds
 /// to unpack on a software KVM (guest/initramfs/build).
 const BUSYBOX: &CStr = c"/bin/busybox";
@@ -32,6 +34,8 @@ pub struct Plan<'a> {
     stdio: [Fd; 3],
     terminal: bool,
     user: Option<&'a User>,
+    /// What else the host has asked for.
+    command: Option<&'a Command<'a>>,
     /// Whether a name that is not found in a standard directory may be an applet of [`BUSYBOX`]: in a
     /// guest, but not in tests.
     applets: bool,
@@ -82,9 +86,18 @@ impl<'a> Plan<'a> {
             stdio,
             terminal,
             user,
+            command: None,
             applets: sys::pid() == 1,
             failure: None,
         })
+    }
+
+    /// With the limits and capabilities of `command`, which may also name a function of init's own.
+    pub fn of(self, command: &'a Command<'a>) -> Self {
+        Self {
+            command: Some(command),
+            ..self
+        }
     }
 
     /// Start it. Its process id is also that of its session and process group.
@@ -114,6 +127,10 @@ impl<'a> Plan<'a> {
             let _ = sys::ioctl(0, sys::TIOCSCTTY, 0);
         }
         sys::unblock_signals();
+        // Before the user changes: only root may raise a limit or drop a capability.
+        if let Some(Err(Errno(errno))) = self.command.map(restrict) {
+            return Exit::NotExecutable(errno as u32);
+        }
         if let Some(Err(Errno(errno))) = self.user.map(User::become_it) {
             return Exit::NotExecutable(errno as u32);
         }
@@ -122,7 +139,10 @@ impl<'a> Plan<'a> {
         {
             return Exit::NotExecutable(errno as u32);
         }
-        self.search()
+        match self.command.is_some_and(|command| command.header.own) {
+            true => verdict(self.exec(OWN)),
+            false => self.search(),
+        }
     }
 
     /// As execvp(3), but a file that is not a program is not passed to a shell.
@@ -173,6 +193,25 @@ impl<'a> Plan<'a> {
             )
         }
     }
+}
+
+/// Give this process the limits of `command`, and its capabilities and no more.
+fn restrict(command: &Command<'_>) -> sys::Result<()> {
+    for limit in command.limits() {
+        sys::set_limit(limit.resource, limit.soft, limit.hard)?;
+    }
+    let kept = command.header.capabilities;
+    if kept == ALL_CAPABILITIES {
+        return Ok(());
+    }
+    for number in (0..u64::BITS).filter(|number| kept & (1 << number) == 0) {
+        match sys::drop_capability(number as usize) {
+            // The kernel knows no further ones.
+            Err(sys::EINVAL) => break,
+            dropped => dropped?,
+        }
+    }
+    Ok(())
 }
 
 extern "C" fn child(plan: *mut Plan<'_>) -> ! {

@@ -1,50 +1,45 @@
-//! The agent: runs one command for the host, sends its streams in frames, and reports its status.
+//! The agent: runs commands for the host, sends their streams in frames, and reports how they end. The end
+//! of the main command, process 0, is that of the machine.
 //!
-//! One loop over five descriptors: each iteration polls, then handles what is ready. Only the poll
-//! waits. Flow control: the command's output is read only while the outbox has room, and input is
-//! acknowledged when the command's pipe has accepted it, so the inbox never blocks.
-
-use core::ffi::CStr;
+//! One loop over the channel, the signals and three descriptors a command: each iteration polls, then
+//! handles what is ready. Only the poll waits. Flow control: a command's output is read only while the
+//! outbox has room and the host credit for it, and its input is acknowledged when its pipe has accepted
+//! it, so the inbox never blocks.
 
 use hull_agent::frame::{self, HEADER, MAX_PAYLOAD};
 use hull_agent::{
-    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, Output, STDIN_WINDOW, VERSION,
-    WindowSize,
+    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, MAX_PROCESSES, VERSION,
 };
 
-use crate::channel::{ATTEMPTS, INTERVAL_MS, Termios};
+use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::process::{Plan, Pointers};
 use crate::provide::provide;
 use crate::resume::Files;
+use crate::running::{Input, MAX_LAST_BYTES, MIN_READ, Others, Outbox, RESERVE, Running};
 use crate::setup;
+use crate::streams::{self, pipes, resize};
 use crate::sys::{self, Errno, Fd, PollFd, Reboot, Timespec};
 use crate::user::User;
 
-/// Bytes of the outbox reserved for StdinAck, Suspend, Error and Exit.
-const RESERVE: usize = 256;
-/// Output is read only if the outbox has room for this many bytes.
-const MIN_READ: usize = 4096;
-/// After the end of a command on a terminal: how many bytes of output, and for how long, init still
-/// reads from processes that hold the terminal.
-const MAX_LAST_BYTES: usize = 1 << 20;
+/// After the end of the main command on a terminal: for how long init still reads output from processes
+/// that hold the terminal.
 const LAST_OUTPUT_MS: i64 = 100;
-/// After the end of a command on pipes: how many bytes of output init still reads from processes that it
-/// left behind, and for how long they may be silent.
+/// After the end of the main command on pipes: how many bytes of output init still reads from processes
+/// that it left behind, and for how long they may be silent.
 const MAX_LEFT_BEHIND_BYTES: usize = 64 << 20;
 const LEFT_BEHIND_SILENCE_MS: i64 = 10_000;
-/// Input is acknowledged in portions of this many bytes, or when all of it has left the buffer.
-const MIN_ACK: u32 = STDIN_WINDOW as u32 / 2;
-const END_OF_TRANSMISSION: u8 = 4;
-/// Ctrl-Z, the suspend character unless a program has set another.
-const SUSPEND: u8 = 0x1a;
+/// Descriptors to poll: the channel, the signals, and three of each command.
+const FEW: usize = 2 + 3;
+const MANY: usize = 2 + 3 * MAX_PROCESSES;
 
 /// The large buffers. All are zero at the start, so that they take no space in the file and no memory
 /// before they are used.
 pub struct Memory {
     inbox: Buffer<{ HEADER + MAX_PAYLOAD }>,
-    outbox: Buffer<{ HEADER + MAX_PAYLOAD + RESERVE }>,
-    stdin: Buffer<{ STDIN_WINDOW + 1 }>,
+    outbox: Outbox,
+    stdin: Input,
     command: [u8; MAX_COMMAND],
+    others: Others,
     /// Also used by the shell, without an agent.
     pub pointers: Pointers,
 }
@@ -57,6 +52,7 @@ impl Memory {
             outbox: Buffer::new(),
             stdin: Buffer::new(),
             command: [0; MAX_COMMAND],
+            others: Others::new(),
             pointers: [0; _],
         }
     }
@@ -72,70 +68,26 @@ enum Stop {
     InvalidMessage,
 }
 
-/// The ends of the command's streams that init holds; -1 where there is none.
-struct Streams {
-    input: Fd,
-    output: Fd,
-    error: Fd,
-    /// Input and output are one terminal.
-    terminal: bool,
-}
-
-impl Streams {
-    /// Whether the suspend character, typed now, would stop no process: the terminal makes a signal of
-    /// it, and in its foreground is the session's leader `child`, whose process group is orphaned, so
-    /// that its default action is to ignore it. A shell that has job control or edits its lines wants
-    /// the character.
-    fn suspend_nothing(&self, child: i32) -> bool {
-        const ISIG_ICANON: u32 = 1 | 2;
-        let (mut modes, mut foreground) = (Termios::default(), 0i32);
-        self.terminal
-            && self.input >= 0
-            && sys::ioctl_into(self.input, sys::TCGETS, &mut modes).is_ok()
-            && modes.local & ISIG_ICANON == ISIG_ICANON
-            && sys::ioctl_into(self.input, sys::TIOCGPGRP, &mut foreground).is_ok()
-            && foreground == child
-    }
-}
-
-#[derive(Default)]
-struct Unread {
-    output: bool,
-    error: bool,
-}
-
 struct Agent<'a> {
     channel: Fd,
     signals: Fd,
     memory: &'a mut Memory,
+    main: Running,
+    /// The highest number of a command that runs.
+    highest: u8,
+    /// The number of the command of which a part has arrived, and its bytes.
+    arriving: Option<u8>,
     command_len: usize,
-    command_complete: bool,
     /// For a restore.
     files: Files,
-    /// The first reason why the command cannot run.
+    /// The first reason why the main command cannot run.
     refused: Option<Errno>,
-    streams: Streams,
-    /// The command's process, 0 before it runs.
-    child: i32,
-    status: Option<Exit>,
     /// What a program asked PID 1 to do.
     asked: Option<Reboot>,
-    /// The input ends after what is in the buffer.
-    input_closed: bool,
-    /// Bytes of input that have left the buffer and are not acknowledged yet.
-    acked: u32,
-    /// Bytes of output read so far.
-    taken: usize,
-    /// Outputs that have no reader on the host.
-    unread: Unread,
-    /// The user is to be given the terminal back.
-    suspend: bool,
-    /// The user has sent a signal that ends programs.
-    told_to_end: bool,
     goodbye: bool,
 }
 
-/// Run the host's command. `prepare` is called before the command is requested, so that a template
+/// Run the host's commands. `prepare` is called before the first is requested, so that a template
 /// saved at that moment includes its work.
 ///
 /// Returns how the guest must end.
@@ -144,25 +96,13 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Fil
         channel,
         signals,
         memory,
+        main: Running::new(),
+        highest: 0,
+        arriving: None,
         command_len: 0,
-        command_complete: false,
         files: Files::NONE,
         refused: None,
-        streams: Streams {
-            input: -1,
-            output: -1,
-            error: -1,
-            terminal: false,
-        },
-        child: 0,
-        status: None,
         asked: None,
-        input_closed: false,
-        acked: 0,
-        taken: 0,
-        unread: Unread::default(),
-        suspend: false,
-        told_to_end: false,
         goodbye: false,
     };
     match agent.run(prepare) {
@@ -184,20 +124,13 @@ impl Agent<'_> {
         self.files = prepare();
         self.say(FromGuest::Ready)?;
         self.flush()?;
-        while !self.command_complete {
+        while !self.main.used {
             self.turn(None)?;
             if let Some(reboot) = self.asked {
                 return Err(Stop::Asked(reboot));
             }
         }
-        let started = match self.refused {
-            Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
-            None => self.start(),
-        };
-        let exit = match started {
-            Ok(()) => self.follow()?,
-            Err(exit) => exit,
-        };
+        let exit = self.follow()?;
         self.finish(exit)
     }
 
@@ -214,63 +147,49 @@ impl Agent<'_> {
         Err(Stop::HostGone)
     }
 
-    fn start(&mut self) -> Result<(), Exit> {
+    /// Start the command that has arrived as `process`.
+    fn start(&mut self, process: u8) {
         let bytes = self.memory.command.get(..self.command_len);
-        let command = Command::decode(bytes.unwrap_or_default()).map_err(|_| Exit::Error(0))?;
-        let failed = |Errno(errno)| Exit::Error(errno as u32);
-        let (streams, stdio) = match command.header.tty {
-            Some(window) => terminal(window).map_err(failed)?,
-            None => pipes().map_err(failed)?,
+        let bytes = bytes.unwrap_or_default();
+        let (pointers, outbox) = (&mut self.memory.pointers, &mut self.memory.outbox);
+        let running = match process {
+            0 => &mut self.main,
+            _ => match self.memory.others.at(process) {
+                Some((running, _)) => running,
+                None => return,
+            },
         };
-        let cwd: &CStr = command.cwd();
-        let user = Some(command.user())
-            .filter(|user| !user.is_empty())
-            .map(User::find);
-        let started = match user.transpose() {
-            Ok(user) => {
-                let (argv, env) = (command.argv(), command.env());
-                let pointers = &mut self.memory.pointers;
-                let (terminal, user) = (streams.terminal, user.as_ref());
-                let plan = Plan::new(pointers, argv, env, cwd, stdio, terminal, user);
-                plan.ok_or(Exit::Error(0))?.start()
-            }
-            Err(Errno(errno)) => {
-                let text =
-                    b"there is no such user or group in the guest's /etc/passwd and /etc/group";
-                let _ = put(&mut self.memory.outbox, FromGuest::Error(text));
-                Err(Exit::NotExecutable(errno as u32))
-            }
+        *running = Running::new();
+        running.used = true;
+        self.highest = self.highest.max(process);
+        let refused = self.refused.filter(|_| process == 0);
+        let started = match refused {
+            Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
+            None => start(running, bytes, pointers, |text| {
+                // As long as there is room: a message for the user.
+                if outbox.room() >= 2 * RESERVE
+                    && let Some(len) = FromGuest::Error(text).encode_for(process, outbox.space())
+                {
+                    outbox.filled(len);
+                }
+            }),
         };
-        let [a, b, c] = stdio;
-        sys::close(a);
-        if !streams.terminal {
-            sys::close(b);
-            sys::close(c);
+        if let Err(exit) = started {
+            running.fail(exit);
         }
-        self.streams = streams;
-        self.child = started?;
-        // What arrived with the command: that an output has no reader, and input.
-        if self.unread.output {
-            self.end_output();
-        }
-        if self.unread.error {
-            self.end_error();
-        }
-        self.feed();
-        Ok(())
     }
 
-    /// Run until the command has ended or a program has asked PID 1 to end the machine, and the output
+    /// Run until the main command has ended or a program has asked PID 1 to end the machine, and the output
     /// written before has been sent.
     fn follow(&mut self) -> Result<Exit, Stop> {
-        while self.status.is_none() && self.asked.is_none() {
+        while !self.main.ended && self.asked.is_none() {
             self.turn(None)?;
         }
-        if !self.streams.terminal && self.asked.is_none() && !self.told_to_end {
+        if !self.main.streams.terminal && self.asked.is_none() && !self.main.told_to_end {
             self.linger()?;
         }
         self.take_last_output()?;
-        if let Some(exit) = self.status {
+        if let Some(exit) = self.main.exit() {
             return Ok(exit);
         }
         self.empty_outbox()?;
@@ -281,10 +200,10 @@ impl Agent<'_> {
     /// may hold the output for ever.
     fn take_last_output(&mut self) -> Result<(), Stop> {
         let mut grace = Timespec::from_ms(LAST_OUTPUT_MS);
-        let enough = self.taken + MAX_LAST_BYTES;
-        while (self.streams.output >= 0 || self.streams.error >= 0) && self.taken < enough {
-            let timeout = self.takes_output().then_some(&mut grace);
-            if self.turn(timeout)? == 0 {
+        let enough = self.main.taken + MAX_LAST_BYTES;
+        while self.main.has_output() && self.main.taken < enough {
+            let timeout = self.takes_main_output().then_some(&mut grace);
+            if self.turn(timeout)? {
                 break;
             }
         }
@@ -294,16 +213,18 @@ impl Agent<'_> {
     /// As the reader of a pipe does, wait for the processes that the command has left behind with its
     /// output, unless they are silent: a daemon would keep the machine for ever.
     fn linger(&mut self) -> Result<(), Stop> {
-        let enough = self.taken + MAX_LEFT_BEHIND_BYTES;
-        let (mut silence, mut taken) = (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.taken);
-        while (self.streams.output >= 0 || self.streams.error >= 0) && self.taken < enough {
-            let timeout = self.takes_output().then_some(&mut silence);
-            if self.turn(timeout)? == 0 || self.told_to_end || self.asked.is_some() {
+        let enough = self.main.taken + MAX_LEFT_BEHIND_BYTES;
+        let (mut silence, mut taken) =
+            (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.main.taken);
+        while self.main.has_output() && self.main.taken < enough {
+            let timeout = self.takes_main_output().then_some(&mut silence);
+            if self.turn(timeout)? || self.main.told_to_end || self.asked.is_some() {
                 break;
             }
             // poll counts the time down.
-            if self.taken > taken {
-                (silence, taken) = (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.taken);
+            if self.main.taken > taken {
+                (silence, taken) =
+                    (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.main.taken);
             }
         }
         Ok(())
@@ -317,13 +238,18 @@ impl Agent<'_> {
         Ok(())
     }
 
+    /// The main command has ended: the others end with the machine.
     fn finish(&mut self, exit: Exit) -> Result<(), Stop> {
-        self.streams.output = -1;
-        self.streams.error = -1;
+        self.main.streams.output = -1;
+        self.main.streams.error = -1;
+        self.highest = 0;
         if sys::pid() == 1 {
             sys::sync();
             // The host may end the machine as soon as it has the status.
             setup::leave_root();
+        }
+        while self.memory.outbox.room() < RESERVE {
+            self.turn(None)?;
         }
         self.say(FromGuest::Exit(exit))?;
         self.empty_outbox()?;
@@ -334,78 +260,178 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Wait, then handle what is ready. Returns the number of ready descriptors.
-    fn turn(&mut self, timeout: Option<&mut Timespec>) -> Result<usize, Stop> {
-        let wanted = |fd, events, wanted| PollFd {
-            fd: if wanted { fd } else { -1 },
-            events,
+    /// Wait, then handle what is ready. Returns whether the `timeout` has passed without output of the main
+    /// command.
+    fn turn(&mut self, timeout: Option<&mut Timespec>) -> Result<bool, Stop> {
+        match self.highest {
+            0 => self.turn_of::<FEW>(timeout),
+            _ => self.turn_of::<MANY>(timeout),
+        }
+    }
+
+    #[inline(never)]
+    fn turn_of<const N: usize>(&mut self, timeout: Option<&mut Timespec>) -> Result<bool, Stop> {
+        const NONE: PollFd = PollFd {
+            fd: -1,
+            events: 0,
             revents: 0,
         };
-        let Streams {
-            input,
-            output,
-            error,
-            ..
-        } = self.streams;
+        let mut fds = [NONE; N];
+        let count = self.watch(&mut fds);
+        let fds = fds.get_mut(..count).unwrap_or_default();
+        let mut now = Timespec::from_ms(0);
+        let mut silent = false;
+        let last = self.has_ended_other();
+        let polled = match timeout {
+            Some(time) if !last => {
+                let polled = sys::poll(fds, Some(time));
+                silent = time.is_zero();
+                polled
+            }
+            // What an ended command has written is there already.
+            _ if last => sys::poll(fds, Some(&mut now)),
+            _ => sys::poll(fds, None),
+        };
+        match polled {
+            Ok(_) | Err(sys::EINTR) => {}
+            Err(_) => return Err(Stop::HostGone),
+        }
+        if let Some(main) = fds.get(3..5) {
+            silent &= main.iter().all(|fd| fd.revents == 0);
+        }
+        self.handle(fds)?;
+        self.report()?;
+        self.flush()?;
+        Ok(silent)
+    }
+
+    /// Fill in what to poll for; how many entries.
+    fn watch(&mut self, fds: &mut [PollFd]) -> usize {
         let room = self.takes_output();
         let blocked = !self.memory.outbox.data().is_empty();
-        let channel = if blocked {
-            sys::POLLIN | sys::POLLOUT
-        } else {
-            sys::POLLIN
+        let channel = match blocked {
+            true => sys::POLLIN | sys::POLLOUT,
+            false => sys::POLLIN,
         };
-        let mut fds = [
-            wanted(self.channel, channel, true),
-            wanted(self.signals, sys::POLLIN, true),
-            wanted(input, sys::POLLOUT, !self.memory.stdin.data().is_empty()),
-            wanted(output, sys::POLLIN, room),
-            wanted(error, sys::POLLIN, room),
-        ];
-        let ready = match sys::poll(&mut fds, timeout) {
-            Ok(ready) => ready,
-            Err(sys::EINTR) => 1,
-            Err(_) => return Err(Stop::HostGone),
+        let mut places = fds.iter_mut();
+        let mut watch = |fd, events, wanted| {
+            if let Some(place) = places.next() {
+                place.fd = if wanted { fd } else { -1 };
+                place.events = events;
+            }
         };
-        let [channel, signals, input, output, error] = fds.map(|fd| fd.revents);
+        watch(self.channel, channel, true);
+        watch(self.signals, sys::POLLIN, true);
+        for process in 0..=self.highest {
+            let (main, others) = (&mut self.main, &mut self.memory.others);
+            let Some((running, input)) = at(main, &mut self.memory.stdin, others, process) else {
+                continue;
+            };
+            let streams = &running.streams;
+            let room = room && running.has_credit(process) && running.used;
+            let typed = running.used && !input.data().is_empty();
+            watch(streams.input, sys::POLLOUT, typed);
+            watch(streams.output, sys::POLLIN, room);
+            watch(streams.error, sys::POLLIN, room);
+        }
+        2 + 3 * (usize::from(self.highest) + 1)
+    }
+
+    /// Whether a command beside the main one has ended, and the host takes the last of its output.
+    fn has_ended_other(&mut self) -> bool {
+        let room = self.takes_output();
+        (1..=self.highest).any(|process| {
+            let other = self.memory.others.at(process);
+            other.is_some_and(|(it, _)| it.used && it.ended && room && it.has_credit(process))
+        })
+    }
+
+    fn handle(&mut self, fds: &[PollFd]) -> Result<(), Stop> {
+        let is_ready = |index: usize| fds.get(index).is_some_and(|fd| fd.revents != 0);
+        let channel = fds.first().map_or(0, |fd| fd.revents);
+        let polled = self.highest;
         if channel & (sys::POLLIN | sys::POLLHUP | sys::POLLERR) != 0 {
             self.receive()?;
         }
-        if input != 0 {
-            self.feed();
+        for process in 0..=polled {
+            let (main, others) = (&mut self.main, &mut self.memory.others);
+            let Some((running, input)) = at(main, &mut self.memory.stdin, others, process) else {
+                continue;
+            };
+            let first = 2 + 3 * usize::from(process);
+            // The host may have given the number to another command since.
+            let was = |fd: Fd, index: usize| fds.get(index).is_some_and(|it| it.fd == fd);
+            if is_ready(first) {
+                running.feed(input);
+            }
+            let (output, error) = (is_ready(first + 1), is_ready(first + 2));
+            if output && was(running.streams.output, first + 1) {
+                running.take_output(process, &mut self.memory.outbox);
+            }
+            if error && was(running.streams.error, first + 2) {
+                running.take_error(process, &mut self.memory.outbox);
+            }
+            // Ended before the poll, which looked at both outputs.
+            let looked = |fd: Fd, index| fd < 0 || was(fd, index);
+            let quiet = !output
+                && !error
+                && looked(running.streams.output, first + 1)
+                && looked(running.streams.error, first + 2);
+            if process > 0 && running.used && running.ended && (quiet || running.has_enough()) {
+                running.close();
+            }
         }
-        if output != 0 {
-            self.take_output();
-        }
-        if error != 0 {
-            self.take_error();
-        }
-        if signals != 0 {
+        if is_ready(1) {
             self.signal();
         }
-        // After the command's end an acknowledgement would only invite more input.
-        if self.acked > 0
-            && (self.acked >= MIN_ACK || self.memory.stdin.data().is_empty())
-            && self.status.is_none()
-            && self.memory.outbox.room() >= RESERVE
+        Ok(())
+    }
+
+    /// Tell the host what there is to tell of each command.
+    fn report(&mut self) -> Result<(), Stop> {
+        for process in 0..=self.highest {
+            let (main, others) = (&mut self.main, &mut self.memory.others);
+            let outbox = &mut self.memory.outbox;
+            let Some((running, input)) = at(main, &mut self.memory.stdin, others, process) else {
+                continue;
+            };
+            while running.used
+                && outbox.room() >= RESERVE
+                && let Some(message) = running.news(input)
+            {
+                put(outbox, process, message)?;
+            }
+            if process > 0
+                && running.used
+                && !running.has_output()
+                && outbox.room() >= RESERVE
+                && let Some(exit) = running.exit()
+            {
+                running.close();
+                running.used = false;
+                input.consume(usize::MAX);
+                put(outbox, process, FromGuest::Exit(exit))?;
+            }
+        }
+        while self.highest > 0
+            && (self.memory.others.at(self.highest)).is_some_and(|(it, _)| !it.used)
         {
-            self.say(FromGuest::StdinAck(self.acked))?;
-            self.acked = 0;
+            self.highest -= 1;
         }
-        if self.suspend && self.memory.outbox.room() >= RESERVE {
-            self.say(FromGuest::Suspend)?;
-            self.suspend = false;
-        }
-        self.flush()?;
-        Ok(ready)
+        Ok(())
     }
 
     fn takes_output(&self) -> bool {
         self.memory.outbox.room() >= RESERVE + HEADER + MIN_READ
     }
 
+    fn takes_main_output(&self) -> bool {
+        self.takes_output() && self.main.has_credit(0)
+    }
+
     /// Put a message into the outbox.
     fn say(&mut self, message: FromGuest<'_>) -> Result<(), Stop> {
-        put(&mut self.memory.outbox, message)
+        put(&mut self.memory.outbox, 0, message)
     }
 
     /// Write the outbox to the channel, as far as possible without blocking.
@@ -429,186 +455,105 @@ impl Agent<'_> {
             Err(sys::EAGAIN | sys::EINTR) => return Ok(()),
             Err(_) => return Err(Stop::HostGone),
         }
+        while let Some(complete) = self.receive_frame()? {
+            if let Some(process) = complete {
+                self.start(process);
+            }
+        }
+        for process in 0..=self.highest {
+            let (main, others) = (&mut self.main, &mut self.memory.others);
+            let running = at(main, &mut self.memory.stdin, others, process);
+            if let Some((running, input)) = running.filter(|(running, _)| running.used) {
+                running.end_unread();
+                running.feed(input);
+            }
+        }
+        Ok(())
+    }
+
+    /// Handle the next frame of the inbox, if one is there; the command that is complete by it, if one is.
+    fn receive_frame(&mut self) -> Result<Option<Option<u8>>, Stop> {
         let Memory {
             inbox,
             outbox,
             stdin,
             command,
+            others,
             ..
         } = &mut *self.memory;
-        while let Some(frame) = frame::first(inbox.data()).map_err(|_| Stop::InvalidMessage)? {
-            let wire_len = frame.wire_len();
-            match FromHost::decode(frame).map_err(|_| Stop::InvalidMessage)? {
-                message @ (FromHost::ExecPart(bytes) | FromHost::Exec(bytes)) => {
-                    let end = self.command_len + bytes.len();
-                    let target = command.get_mut(self.command_len..end);
-                    let target = target.filter(|_| !self.command_complete);
-                    target.ok_or(Stop::InvalidMessage)?.copy_from_slice(bytes);
-                    self.command_len = end;
-                    self.command_complete = matches!(message, FromHost::Exec(_));
-                }
-                FromHost::Stdin(bytes) => {
-                    if self.child != 0 && self.streams.input < 0 {
-                        // Not acknowledged: no more is taken than the command could have read.
-                    } else if bytes.contains(&SUSPEND) && self.streams.suspend_nothing(self.child) {
-                        self.suspend = true;
-                        for part in bytes.split_inclusive(|byte| *byte == SUSPEND) {
-                            let typed = part.strip_suffix(&[SUSPEND]).unwrap_or(part);
-                            self.acked += (part.len() - typed.len()) as u32;
-                            if !stdin.push(typed) {
-                                return Err(Stop::InvalidMessage);
-                            }
-                        }
-                    } else if !stdin.push(bytes) {
-                        return Err(Stop::InvalidMessage);
-                    }
-                }
-                FromHost::StdinClose => self.input_closed = true,
-                FromHost::Resize(window) => {
-                    if self.streams.terminal && self.streams.input >= 0 {
-                        resize(self.streams.input, window);
-                    }
-                }
-                FromHost::Signal(signal) => {
-                    // After the command's end, those that it has left behind.
-                    if self.child != 0 {
-                        sys::kill_group(self.child, signal.into());
-                        self.told_to_end |= sys::ENDING_SIGNALS.contains(&signal.into());
-                    }
-                }
-                FromHost::Goodbye => self.goodbye = true,
-                FromHost::OutputClose(Output::Stdout) => self.unread.output = true,
-                FromHost::OutputClose(Output::Stderr) => self.unread.error = true,
-                message @ (FromHost::Interface(_) | FromHost::Mount(_)) => {
-                    // One reason is enough to refuse a command.
-                    if self.refused.is_none() {
-                        let provided = provide(&message, &self.files, outbox);
-                        self.refused = provided.err().filter(|_| self.child == 0);
-                    }
-                }
-                message @ FromHost::Resumed(_) => {
-                    let provided = provide(&message, &self.files, outbox);
-                    self.refused = self.refused.or(provided.err().filter(|_| self.child == 0));
-                    if !self.command_complete {
-                        put(outbox, FromGuest::Ready)?;
-                    }
-                }
-            }
-            inbox.consume(wire_len);
-        }
-        if self.unread.output {
-            self.end_output();
-        }
-        if self.unread.error {
-            self.end_error();
-        }
-        self.feed();
-        Ok(())
-    }
-
-    /// Write input to the command, as far as possible without blocking, and close it after the last byte.
-    fn feed(&mut self) {
-        let stdin = &mut self.memory.stdin;
-        let input = self.streams.input;
-        if input < 0 {
-            if self.child != 0 {
-                stdin.consume(usize::MAX);
-            }
-            return;
-        }
-        if !stdin.data().is_empty() {
-            let len = match sys::write(input, stdin.data()) {
-                Ok(len) => len,
-                Err(sys::EAGAIN | sys::EINTR) => 0,
-                Err(_) => {
-                    self.drop_input();
-                    return self.feed();
-                }
-            };
-            self.memory.stdin.consume(len);
-            self.acked += len as u32;
-        }
-        if self.input_closed && self.memory.stdin.data().is_empty() {
-            self.end_input();
-        }
-    }
-
-    /// Close the pipe. On a terminal the end of input is a Ctrl-D.
-    fn end_input(&mut self) {
-        self.input_closed = false;
-        if self.streams.terminal {
-            let _ = sys::write(self.streams.input, &[END_OF_TRANSMISSION]);
-        } else {
-            self.drop_input();
-        }
-    }
-
-    /// The input has no reader any more. A terminal is closed with the output.
-    fn drop_input(&mut self) {
-        if !self.streams.terminal {
-            sys::close(self.streams.input);
-        }
-        self.streams.input = -1;
-    }
-
-    fn take_output(&mut self) {
-        if !self.take(self.streams.output, FromGuest::STDOUT) {
-            self.end_output();
-        }
-    }
-
-    fn take_error(&mut self) {
-        if !self.take(self.streams.error, FromGuest::STDERR) {
-            self.end_error();
-        }
-    }
-
-    /// Read no more of the output: a process that writes there gets SIGPIPE or EPIPE. A terminal hangs
-    /// up.
-    fn end_output(&mut self) {
-        if self.streams.output >= 0 {
-            sys::close(self.streams.output);
-            self.streams.output = -1;
-            if self.streams.terminal {
-                self.streams.input = -1;
-            }
-        }
-    }
-
-    fn end_error(&mut self) {
-        if self.streams.error >= 0 {
-            sys::close(self.streams.error);
-            self.streams.error = -1;
-        }
-    }
-
-    /// Read output directly into a frame in the outbox. `false` at the end of the output.
-    fn take(&mut self, fd: Fd, kind: u8) -> bool {
-        let outbox = &mut self.memory.outbox;
-        let most = (outbox.room().saturating_sub(RESERVE + HEADER)).min(MAX_PAYLOAD);
-        let Some((head, space)) = outbox.space().split_at_mut_checked(HEADER) else {
-            return true;
+        let invalid = |_| Stop::InvalidMessage;
+        let Some(frame) = frame::first(inbox.data()).map_err(invalid)? else {
+            return Ok(None);
         };
-        match sys::read(fd, space.get_mut(..most).unwrap_or_default()) {
-            // The second stream in a turn finds the outbox full.
-            Ok(0) => most == 0,
-            Ok(len) => {
-                head.copy_from_slice(&frame::header(kind, len));
-                outbox.filled(HEADER + len);
-                self.taken += len;
-                true
+        let (process, wire_len) = (frame.process, frame.wire_len());
+        let mut complete = None;
+        let running = at(&mut self.main, stdin, others, process);
+        let (running, input) = running.ok_or(Stop::InvalidMessage)?;
+        match FromHost::decode(frame).map_err(invalid)? {
+            message @ (FromHost::ExecPart(bytes) | FromHost::Exec(bytes)) => {
+                if self.arriving.is_none() {
+                    self.command_len = 0;
+                }
+                let end = self.command_len + bytes.len();
+                let target = command.get_mut(self.command_len..end);
+                let expected = !running.used && self.arriving.is_none_or(|it| it == process);
+                let target = target.filter(|_| expected);
+                target.ok_or(Stop::InvalidMessage)?.copy_from_slice(bytes);
+                self.command_len = end;
+                self.arriving = Some(process);
+                if matches!(message, FromHost::Exec(_)) {
+                    complete = self.arriving.take();
+                }
             }
-            Err(sys::EAGAIN | sys::EINTR) => true,
-            Err(_) => false,
+            FromHost::Goodbye => self.goodbye = true,
+            message @ (FromHost::Interface(_) | FromHost::Mount(_)) => {
+                // One reason is enough to refuse a command.
+                if self.refused.is_none() {
+                    let provided = provide(&message, &self.files, outbox);
+                    self.refused = provided.err().filter(|_| !running.used);
+                }
+            }
+            message @ FromHost::Resumed(_) => {
+                let provided = provide(&message, &self.files, outbox);
+                self.refused = self.refused.or(provided.err().filter(|_| !running.used));
+                if !running.used {
+                    put(outbox, 0, FromGuest::Ready)?;
+                }
+            }
+            // It has ended: the host did not know yet.
+            _ if !running.used && process > 0 => {}
+            FromHost::Stdin(bytes) => {
+                let taken = running.type_in(input, bytes);
+                taken.ok_or(Stop::InvalidMessage)?;
+            }
+            FromHost::StdinClose => running.input_closed = true,
+            FromHost::Resize(window) => {
+                if running.streams.terminal && running.streams.input >= 0 {
+                    resize(running.streams.input, window);
+                }
+            }
+            FromHost::Signal(signal) => running.signal(signal.into()),
+            FromHost::OutputClose(output) => running.close_output(output),
+            FromHost::OutputAck(cost) => running.credit(cost),
         }
+        inbox.consume(wire_len);
+        Ok(Some(complete))
     }
 
     fn signal(&mut self) {
         match sys::next_signal(self.signals) {
             sys::SIGCHLD => {
                 while let Some((pid, status)) = sys::reap() {
-                    if pid == self.child {
-                        self.status = Some(exit_of(status));
+                    let others = &mut self.memory.others;
+                    for process in 0..=self.highest {
+                        let running = at(&mut self.main, &mut self.memory.stdin, others, process);
+                        if let Some((running, _)) = running
+                            && running.used
+                            && !running.ended
+                            && running.child == pid
+                        {
+                            running.end(status);
+                        }
                     }
                 }
             }
@@ -617,10 +562,60 @@ impl Agent<'_> {
     }
 }
 
-/// Put a message into an outbox.
-fn put<const N: usize>(outbox: &mut Buffer<N>, message: FromGuest<'_>) -> Result<(), Stop> {
-    let len = message.encode(outbox.space()).ok_or(Stop::HostGone)?;
-    outbox.filled(len);
+/// The command `process`, and its input.
+fn at<'a>(
+    main: &'a mut Running,
+    stdin: &'a mut Input,
+    others: &'a mut Others,
+    process: u8,
+) -> Option<(&'a mut Running, &'a mut Input)> {
+    match process {
+        0 => Some((main, stdin)),
+        _ => others.at(process),
+    }
+}
+
+/// Start the encoded command `bytes` as `running`; `say` takes a message for the user.
+fn start(
+    running: &mut Running,
+    bytes: &[u8],
+    pointers: &mut Pointers,
+    say: impl FnOnce(&[u8]),
+) -> Result<(), Exit> {
+    let command = Command::decode(bytes).map_err(|_| Exit::Error(0))?;
+    let failed = |Errno(errno)| Exit::Error(errno as u32);
+    let user = match User::of(&command) {
+        Ok(user) => user,
+        Err(Errno(errno)) => {
+            say(b"there is no such user or group in the guest's /etc/passwd and /etc/group");
+            return Err(Exit::NotExecutable(errno as u32));
+        }
+    };
+    let (streams, stdio) = match command.header.tty {
+        Some(window) => streams::terminal(window).map_err(failed)?,
+        None => pipes().map_err(failed)?,
+    };
+    let (argv, env, cwd) = (command.argv(), command.env(), command.cwd());
+    let (terminal, user) = (streams.terminal, user.as_ref());
+    let plan = Plan::new(pointers, argv, env, cwd, stdio, terminal, user);
+    let plan = plan.map(|plan| plan.of(&command));
+    let started = plan.ok_or(Exit::Error(0)).and_then(Plan::start);
+    let [a, b, c] = stdio;
+    sys::close(a);
+    if !terminal {
+        sys::close(b);
+        sys::close(c);
+    }
+    running.streams = streams;
+    running.child = started?;
+    running.started = command.header.report_start;
+    Ok(())
+}
+
+/// Put a message about `process` into an outbox.
+fn put(outbox: &mut Outbox, process: u8, message: FromGuest<'_>) -> Result<(), Stop> {
+    let len = message.encode_for(process, outbox.space());
+    outbox.filled(len.ok_or(Stop::HostGone)?);
     Ok(())
 }
 
@@ -632,47 +627,4 @@ pub fn asked(signal: u32) -> Option<Reboot> {
         sys::SIGTERM => Some(Reboot::Restart),
         _ => None,
     }
-}
-
-/// wait(2)'s status.
-fn exit_of(status: i32) -> Exit {
-    match status & 0x7f {
-        0 => Exit::Exited((status >> 8) as u8),
-        signal => Exit::Signalled(signal as u8),
-    }
-}
-
-fn pipes() -> sys::Result<(Streams, [Fd; 3])> {
-    let (stdin, input) = sys::pipe()?;
-    let (output, stdout) = sys::pipe()?;
-    let (error, stderr) = sys::pipe()?;
-    sys::set_nonblocking(input)?;
-    let streams = Streams {
-        input,
-        output,
-        error,
-        terminal: false,
-    };
-    Ok((streams, [stdin, stdout, stderr]))
-}
-
-/// A pseudoterminal: pts(4).
-fn terminal(window: WindowSize) -> sys::Result<(Streams, [Fd; 3])> {
-    let flags = sys::O_RDWR | sys::O_NOCTTY | sys::O_CLOEXEC;
-    let main = sys::open(c"/dev/ptmx", flags | sys::O_NONBLOCK)?;
-    sys::ioctl_with(main, sys::TIOCSPTLCK, &0i32)?;
-    let side = sys::ioctl(main, sys::TIOCGPTPEER, flags as usize)? as Fd;
-    resize(main, window);
-    let streams = Streams {
-        input: main,
-        output: main,
-        error: -1,
-        terminal: true,
-    };
-    Ok((streams, [side; 3]))
-}
-
-fn resize(terminal: Fd, WindowSize { rows, cols }: WindowSize) {
-    // struct winsize; the kernel sends SIGWINCH.
-    let _ = sys::ioctl_with(terminal, sys::TIOCSWINSZ, &[rows, cols, 0, 0]);
 }

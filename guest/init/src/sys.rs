@@ -91,6 +91,11 @@ impl Timespec {
         }
     }
 
+    /// Whether no time is left.
+    pub const fn is_zero(&self) -> bool {
+        self.seconds == 0 && self.nanoseconds == 0
+    }
+
     pub const fn from_ns(ns: u64) -> Self {
         Self {
             seconds: (ns / 1_000_000_000) as i64,
@@ -276,6 +281,18 @@ pub fn set_group(id: u32) -> Result<()> {
 /// setuid(2) of a process with all rights: real, effective and saved user.
 pub fn set_user(id: u32) -> Result<()> {
     call!(105, id).map(drop)
+}
+
+/// prlimit(2) of this process.
+pub fn set_limit(resource: u8, soft: u64, hard: u64) -> Result<()> {
+    let limit = [soft, hard];
+    call!(302, 0, resource as usize, limit.as_ptr(), 0).map(drop)
+}
+
+/// Remove a capability from the bounding set: PR_CAPBSET_DROP of prctl(2).
+pub fn drop_capability(number: usize) -> Result<()> {
+    const PR_CAPBSET_DROP: usize = 24;
+    call!(157, PR_CAPBSET_DROP, number, 0, 0, 0).map(drop)
 }
 
 /// fchown(2) to a user, with the group as it is.

@@ -2,11 +2,13 @@
 
 use core::ffi::CStr;
 
+use hull_agent::Command;
+
 use crate::sys::{self, EINVAL};
 use crate::text::{each_line, join};
 
 /// Most groups that a user gets beside the first.
-const MAX_GROUPS: usize = 64;
+const MAX_GROUPS: usize = 2 * hull_agent::MAX_GROUPS;
 
 /// A user, and HOME as a variable.
 pub struct User {
@@ -18,6 +20,44 @@ pub struct User {
 }
 
 impl User {
+    /// The user and groups of `command`; `None` if it names none.
+    ///
+    /// # Errors
+    /// As [`User::find`].
+    pub fn of(command: &Command<'_>) -> sys::Result<Option<Self>> {
+        let mut groups = command.groups().peekable();
+        if command.user().is_empty() && groups.peek().is_none() {
+            return Ok(None);
+        }
+        let mut user = match command.user().is_empty() {
+            true => {
+                let mut root = Self::numbered(0);
+                let _ = root.set_home(b"/root");
+                root
+            }
+            false => Self::find(command.user())?,
+        };
+        groups.for_each(|group| user.add_group(group));
+        Ok(Some(user))
+    }
+
+    const fn numbered(id: u32) -> Self {
+        Self {
+            id,
+            group: 0,
+            more: [0; MAX_GROUPS],
+            count: 0,
+            home: [0; 256],
+        }
+    }
+
+    fn add_group(&mut self, group: u32) {
+        if let Some(place) = self.more.get_mut(self.count) {
+            *place = group;
+            self.count += 1;
+        }
+    }
+
     /// The user that `text` names as `NAME|UID[:GROUP|GID]`. Without a group it has those of /etc/passwd
     /// and /etc/group. A number need not be there.
     ///
@@ -26,13 +66,7 @@ impl User {
     pub fn find(text: &CStr) -> sys::Result<Self> {
         let mut parts = text.to_bytes().splitn(2, |&byte| byte == b':');
         let (wanted, group) = (parts.next().unwrap_or_default(), parts.next());
-        let mut user = Self {
-            id: number(wanted).unwrap_or(u32::MAX),
-            group: 0,
-            more: [0; MAX_GROUPS],
-            count: 0,
-            home: [0; 256],
-        };
+        let mut user = Self::numbered(number(wanted).unwrap_or(u32::MAX));
         let mut found = user.set_home(b"/").is_some() && number(wanted).is_some();
         each_line(c"/etc/passwd", |line| {
             let [name, _, id, first, _, home] = fields(line);
@@ -62,10 +96,9 @@ impl User {
         each_line(c"/etc/group", |line| {
             let [_, _, id, members, ..] = fields(line);
             if members.split(|&byte| byte == b',').any(|member| member == name)
-                && let (Some(id), Some(place)) = (number(id), self.more.get_mut(self.count))
+                && let Some(id) = number(id)
             {
-                *place = id;
-                self.count += 1;
+                self.add_group(id);
             }
             false
         });

@@ -1,12 +1,13 @@
 //! A session as plain data, for a snapshot of its machine.
 
 use hull_agent::{
-    Exit, FromGuest, FromHost, MAX_COMMAND, Resumed, STDIN_WINDOW, WindowSize, frame,
+    Exit, FromGuest, FromHost, MAX_COMMAND, Resumed, STDIN_WINDOW, WindowSize, frame, output_window,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{OUTGOING_FULL, Session, State, Stdin};
 use crate::agent::error::AgentError;
+use crate::agent::processes::{Processes, SavedProcess};
 
 /// Limit of a command's frames in bytes: the command, and some thousands of networks and mounts.
 const MAX_EXEC: usize = 2 * MAX_COMMAND;
@@ -26,6 +27,8 @@ pub struct SavedSession {
     partial: Vec<u8>,
     outgoing: Vec<u8>,
     unacked: u32,
+    unacked_output: u32,
+    processes: Vec<SavedProcess>,
     stdin: SavedStdin,
     signals: u64,
     /// The terminal's rows and columns.
@@ -70,8 +73,10 @@ impl Session {
             exec: self.exec.clone(),
             program: self.program.clone(),
             partial: self.partial.clone(),
-            outgoing: self.outgoing().to_vec(),
+            outgoing: [self.outgoing(), self.processes.outgoing()].concat(),
             unacked: self.unacked as u32,
+            unacked_output: self.unacked_output as u32,
+            processes: self.processes.save(),
             stdin: match self.stdin {
                 Stdin::Open => SavedStdin::Open,
                 Stdin::Closing => SavedStdin::Closing,
@@ -117,6 +122,11 @@ impl Session {
             outgoing: saved.outgoing,
             gone: 0,
             unacked: saved.unacked as usize,
+            window: output_window(0),
+            unacked_output: saved.unacked_output as usize,
+            taken_output: saved.unacked_output as usize,
+            processes: Processes::load(&saved.processes)?,
+            beside: false,
             stdin: match saved.stdin {
                 SavedStdin::Open => Stdin::Open,
                 SavedStdin::Closing => Stdin::Closing,
@@ -147,6 +157,8 @@ impl SavedSession {
             "too many bytes for the guest"
         } else if self.unacked as usize > STDIN_WINDOW {
             "too much unacknowledged input"
+        } else if self.unacked_output as usize > output_window(0) {
+            "too much unacknowledged output"
         } else {
             return Ok(());
         };

@@ -1,6 +1,7 @@
 //! The actions that the event loop carries out: to stop the machine and to save it.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,13 @@ impl EventLoop<'_> {
                     }
                     reply.send(Answer::Done { changed });
                 }
+                Action::Exec => {
+                    let socket = reply.files().into_iter().next();
+                    reply.send(match self.admit(socket) {
+                        Ok(()) => Answer::Done { changed: true },
+                        Err(reason) => Answer::Refused(reason),
+                    });
+                }
                 // `Actions::act` hands over no other.
                 _ => drop(reply),
             }
@@ -56,6 +64,28 @@ impl EventLoop<'_> {
         if self.stops.term_at().is_some_and(|at| at <= Instant::now()) {
             self.end_by(SIGTERM);
         }
+    }
+
+    /// Take the client of a command beside the main one.
+    fn admit(&mut self, socket: Option<OwnedFd>) -> Result<(), String> {
+        let state = self.life.state();
+        let Some(command) = &mut self.command else {
+            return Err(
+                "its guest is without hull's agent, which runs commands: it was started without \
+                a command, or as its own init"
+                    .into(),
+            );
+        };
+        if self.leaving.begun() {
+            return Err("it is ending".into());
+        }
+        if state.is_paused() {
+            return Err("it is paused; hull resume lets it run again".into());
+        }
+        if !command.link.greeted() {
+            return Err("it is still starting; try again".into());
+        }
+        self.clients.admit(&mut command.link.session, socket)
     }
 
     /// Answer the actions that wait for the end, and accept no more.
@@ -184,7 +214,7 @@ impl EventLoop<'_> {
         self.process_devices();
         if let Some(command) = &mut self.command
             && !self.leaving.begun()
-            && let Err(fault) = command.drain()
+            && let Err(fault) = command.link.drain()
         {
             self.leaving.fail(VmmError::Agent(fault));
         }

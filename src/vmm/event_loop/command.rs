@@ -1,10 +1,8 @@
-//! The command in the event loop: the link to the guest's init, and what it has reported.
+//! The command in the event loop: the link to the guest's init.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::super::link::Link;
-use crate::agent::{AgentError, Event};
 
 /// How long the init of a booting guest may be silent before the user is told.
 const INIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -18,8 +16,6 @@ const LONGEST_TURN: Duration = Duration::from_secs(10);
 /// The link to a guest's init that runs a command.
 pub struct CommandLink {
     pub link: Link,
-    /// Events that wait for room in an output.
-    pub events: VecDeque<Event>,
     /// When init was told the command, and when that ended.
     pub times: (Option<Duration>, Option<Duration>),
     waited: Waited,
@@ -60,7 +56,6 @@ impl CommandLink {
     pub fn new(link: Link, began: Duration, restored: bool) -> Self {
         Self {
             link,
-            events: VecDeque::new(),
             times: (None, None),
             waited: Waited {
                 total: Duration::ZERO,
@@ -71,35 +66,9 @@ impl CommandLink {
         }
     }
 
-    /// Receive new events, unless earlier ones still wait: they hold up the link, and so the guest.
-    ///
-    /// # Errors
-    /// The guest broke the protocol.
-    pub fn receive(&mut self) -> Result<(), AgentError> {
-        if self.events.is_empty() {
-            self.events = self.link.receive()?;
-        }
-        Ok(())
-    }
-
-    /// Receive what the pipes hold, although earlier events wait: the session that is saved has to know
-    /// of every byte that is no longer in the guest.
-    ///
-    /// # Errors
-    /// The guest broke the protocol.
-    pub fn drain(&mut self) -> Result<(), AgentError> {
-        self.events.append(&mut self.link.drain()?);
-        Ok(())
-    }
-
     /// Whether the command may run, as far as is known: a signal is its own.
     pub fn runs(&self) -> bool {
         self.link.greeted() && self.link.session.exit().is_none()
-    }
-
-    /// Whether events can be received at once.
-    pub fn has_more(&self) -> bool {
-        self.link.has_more() && self.events.is_empty()
     }
 
     /// What is due at `now` about an init that has not said hello; time while the guest is `paused` does not

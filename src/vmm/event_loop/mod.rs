@@ -7,6 +7,7 @@
 //! and [`Leaving`] its end.
 
 mod actions;
+mod clients;
 mod command;
 mod consoles;
 mod ending;
@@ -42,6 +43,7 @@ use crate::memory::program;
 use crate::sandbox::{self, Role};
 use crate::snapshot::Id;
 use crate::trace::Trace;
+use clients::Clients;
 use command::{CommandLink, Silence};
 use consoles::Consoles;
 pub use ending::Ending;
@@ -71,6 +73,8 @@ pub struct EventLoop<'a> {
     consoles: Consoles,
     /// The command in the guest; `None` if the consoles are hull's streams.
     command: Option<CommandLink>,
+    /// Those of the commands beside it.
+    clients: Clients,
     stops: Stops,
     leaving: Leaving,
     standstill: Standstill,
@@ -94,6 +98,7 @@ enum Source {
     Stdin,
     Stdout,
     Stderr,
+    Client(u8),
 }
 
 impl<'a> EventLoop<'a> {
@@ -120,6 +125,7 @@ impl<'a> EventLoop<'a> {
             stdio: Stdio::new(streams),
             consoles: Consoles::new(machine.consoles.clone(), &config.machine),
             command: link.map(|link| CommandLink::new(link, began, restored)),
+            clients: Clients::default(),
             stops: Stops::default(),
             leaving: Leaving::default(),
             standstill: Standstill::new(),
@@ -182,6 +188,7 @@ impl<'a> EventLoop<'a> {
             self.move_command_events(false);
             self.move_input();
             if let Some(command) = &mut self.command {
+                self.clients.send(&mut command.link.session);
                 command.link.send();
             }
             self.move_explanations();
@@ -295,7 +302,7 @@ impl<'a> EventLoop<'a> {
         if self.leaving.begun() {
             return;
         }
-        if let Err(fault) = command.receive() {
+        if let Err(fault) = command.link.receive() {
             let restored = self.config.start.saved().is_some();
             self.leaving.fail(if restored && waits_for_init {
                 VmmError::Unanswered(format!("does not continue as it was saved: {fault}"))
@@ -310,7 +317,7 @@ impl<'a> EventLoop<'a> {
         let events = self.events();
         while (drain || self.stdio.has_room())
             && let Some(command) = &mut self.command
-            && let Some(event) = command.events.pop_front()
+            && let Some(event) = command.link.next_event()
         {
             match event {
                 Event::Ready => {
@@ -326,6 +333,7 @@ impl<'a> EventLoop<'a> {
                 Event::Stderr(bytes) => self.stdio.stderr.push(&bytes),
                 Event::Error(text) => self.stdio.say(&text),
                 Event::Suspend => self.suspend_job(),
+                Event::Started => {}
                 Event::Exited(status) => {
                     command.times.1 = Some(events.now());
                     self.leaving.end(Ending::Exited(status));
@@ -347,7 +355,8 @@ impl<'a> EventLoop<'a> {
         let command = self.command.as_ref();
         if let Some(end) = guest_end
             && self.consoles.are_empty()
-            && command.is_none_or(|command| command.events.is_empty() && !command.has_more())
+            && command
+                .is_none_or(|command| command.link.session.is_empty() && !command.link.has_more())
             && self.explained().is_none_or(Outbox::is_empty)
         {
             self.leaving.end_unless_begun(Ending::Guest(end));
@@ -367,6 +376,11 @@ impl<'a> EventLoop<'a> {
                 Source::Stdout => {
                     if let Err(fault) = self.stdio.stdout.write_some() {
                         self.output_closed(fault);
+                    }
+                }
+                Source::Client(number) => {
+                    if let Some(command) = &mut self.command {
+                        self.clients.receive(number, &mut command.link.session);
                     }
                 }
                 Source::Stderr => {
@@ -404,6 +418,10 @@ impl<'a> EventLoop<'a> {
         for (source, stream) in outputs {
             watched.extend(stream.watched().map(|(fd, flags)| (source, fd, flags)));
         }
+        if let Some(command) = &self.command {
+            let clients = self.clients.watched(&command.link.session);
+            watched.extend(clients.map(|(number, fd, flags)| (Source::Client(number), fd, flags)));
+        }
         let fds = watched.iter();
         let fds = fds.map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
         let mut fds: Vec<PollFd<'_>> = fds.collect();
@@ -420,7 +438,7 @@ impl<'a> EventLoop<'a> {
     /// Zero while the guest's init has sent more than one turn takes; until the next deadline; forever
     /// without one.
     fn timeout(&mut self) -> Option<Duration> {
-        let more = self.command.as_ref().is_some_and(CommandLink::has_more);
+        let more = self.command.as_ref().is_some_and(|it| it.link.has_more());
         if more && !self.leaving.begun() {
             return Some(Duration::ZERO);
         }
