@@ -26,7 +26,7 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`launch`] | from a machine's description to a running one: kernel, template, pool, copies | agent, boot, config, disk's and net's configurations, fleet, guest, kvm's features, memory, pool, symbols, templates, vmm |
+//! | [`launch`] | from a machine's description to a running one: kernel, template, pool, copies | agent, boot, config, control, disk's and net's configurations, fleet, guest, kvm's features, memory, pool, symbols, templates, vmm |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, sandbox, sync, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, config, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
 //! | [`supervisor`] | the process outside of a machine's jail and control group | config, disk's and share's configurations, fleet, sandbox, vmm |

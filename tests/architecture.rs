@@ -93,6 +93,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "agent",
             "boot",
             "config",
+            "control",
             "disk",
             "fleet",
             "guest",

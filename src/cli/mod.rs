@@ -6,6 +6,7 @@ mod compare;
 mod completions;
 mod devices;
 mod doctor;
+mod exec;
 mod explain;
 mod flagged;
 mod gdb;
@@ -78,6 +79,8 @@ pub struct Cli {
 enum Verb {
     /// Boot a kernel or a flat payload in a virtual machine.
     Run(Box<Lazy<run::Run>>),
+    /// Run a command in a running machine.
+    Exec(Box<Lazy<exec::Exec>>),
     /// List running machines.
     Ps(Lazy<ps::Ps>),
     /// Shut machines down.
@@ -147,6 +150,7 @@ impl Cli {
         };
         match verb {
             Verb::Run(run) => run.start(log)?.execute(),
+            Verb::Exec(exec) => exec.start(log)?.execute(),
             Verb::Ps(ps) => ps.start(log)?.execute().map(|()| 0),
             Verb::Stop(stop) => Ok(stop.start(log)?.execute()),
             Verb::Pause(pause) => Ok(pause.start(log)?.execute()),

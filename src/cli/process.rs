@@ -1,7 +1,11 @@
 //! The flags of `hull run` for the process in the guest.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::headings::COMMAND;
@@ -17,7 +21,7 @@ pub struct Process {
         short = 'e',
         long = "env",
         value_name = "NAME[=VALUE]",
-        value_parser = OsStringValueParser::new().try_map(|text| variable(&text))
+        value_parser = Variable::parser()
     )]
     env: Vec<Variable>,
     /// The folder of the guest in which CMD runs [default: /]
@@ -31,10 +35,40 @@ pub struct Process {
 
 /// `None` if hull itself has no such variable.
 #[derive(Clone)]
-struct Variable(Option<OsString>);
+pub struct Variable(Option<OsString>);
 
-fn variable(text: &OsStr) -> Result<Variable, String> {
-    parse_variable(text).map(Variable)
+impl Variable {
+    /// Parses `NAME[=VALUE]`.
+    pub fn parser() -> impl TypedValueParser<Value = Self> {
+        OsStringValueParser::new().try_map(|text| parse_variable(&text).map(Self))
+    }
+}
+
+/// The variables of the files, one a line, and after them those of the flags; a later one replaces an
+/// earlier one of its name.
+///
+/// # Errors
+/// A file cannot be read, or a line is no variable.
+pub fn variables_of(files: &[PathBuf], flags: &[Variable]) -> anyhow::Result<Vec<OsString>> {
+    let mut command = Command::default();
+    for path in files {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
+            let line = line.trim_ascii_start();
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if line.is_empty() || line.starts_with(b"#") {
+                continue;
+            }
+            let variable = parse_variable(OsStr::from_bytes(line));
+            let variable = variable.map_err(anyhow::Error::msg);
+            let variable =
+                variable.with_context(|| format!("line {number} of {}", path.display()))?;
+            variable.into_iter().for_each(|it| command.set_variable(it));
+        }
+    }
+    let flags = flags.iter().filter_map(|Variable(text)| text.clone());
+    flags.for_each(|it| command.set_variable(it));
+    Ok(command.env)
 }
 
 impl Process {

@@ -87,8 +87,7 @@ pub enum Answer {
     Inspection(Box<Inspection>),
     /// The answer to [`Action::Status`].
     Status(Status),
-    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`],
-    /// [`Action::Kill`] and [`Action::Exec`].
+    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`] and [`Action::Kill`].
     Done {
         /// False if the machine was in the wanted state before.
         changed: bool,
@@ -100,8 +99,25 @@ pub enum Answer {
         /// Whether the guest had to be killed.
         killed: bool,
     },
+    /// The answer to [`Action::Exec`]: the command is expected.
+    Admitted(Surroundings),
     /// Nothing was done, for this reason.
     Refused(String),
+}
+
+/// What the machine's own command has, and one beside it, if that says nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// `NAME=value` each, as bytes.
+    pub env: Vec<Vec<u8>>,
+    /// The working directory; empty for the root directory.
+    pub cwd: Vec<u8>,
+    /// The user; empty for root.
+    pub user: Vec<u8>,
+    /// Additional groups.
+    pub groups: Vec<u32>,
+    /// The capabilities (capabilities(7)), bit N for capability N.
+    pub capabilities: u64,
 }
 
 /// What saving a machine cost.

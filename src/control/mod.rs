@@ -12,6 +12,8 @@ mod client;
 mod reply;
 pub mod server;
 
-pub use action::{Action, Answer, MAX_REQUEST_BYTES, Request, SaveReport, Status, VERSION};
+pub use action::{
+    Action, Answer, MAX_REQUEST_BYTES, Request, SaveReport, Status, Surroundings, VERSION,
+};
 pub use client::{ControlError, ask, ask_with, ask_within};
 pub use reply::Reply;

@@ -14,6 +14,7 @@
 
 pub mod copies;
 mod error;
+pub mod exec;
 mod images;
 pub mod member;
 pub mod pool;

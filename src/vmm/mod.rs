@@ -65,7 +65,7 @@ pub use devices::vsock;
 pub use error::VmmError;
 pub use report::Report;
 pub use signals::Signals;
-pub use streams::Streams;
+pub use streams::{Output, Streams};
 pub use tty::Tty;
 
 use crate::agent::{Interface, WindowSize};

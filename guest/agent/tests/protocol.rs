@@ -277,7 +277,7 @@ fn invalid_messages_are_errors() {
     assert_eq!(resumed(&[128; 42]), Err(Error::WrongResumed), "256 windows");
     assert_eq!(resumed(&[0; 41]), Err(Error::WrongResumed));
     assert_eq!(resumed(&[0; 43]), Err(Error::WrongResumed));
-    assert_eq!(decode(0x09, b""), Err(Error::UnknownKind { kind: 9 }));
+    assert_eq!(decode(0x0a, b""), Err(Error::UnknownKind { kind: 10 }));
 }
 
 #[test]

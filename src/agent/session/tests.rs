@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::saved::SavedSession;
 use super::*;
+use crate::agent::ClientFault;
 
 fn session() -> Session {
     Session::new(Exec {
@@ -298,18 +299,176 @@ fn a_clone_is_told_so_at_whatever_moment_it_was_saved() {
 }
 
 #[test]
-fn a_caller_that_takes_no_events_is_told_to() {
+fn a_guest_that_sends_more_than_it_may_is_refused() {
     let mut session = running();
     let chunk = wire(&[FromGuest::Stdout(&[b'x'; 60_000])]);
-    while session.receive_room() >= chunk.len() {
+    for _ in 0..output_window(0) / output_cost(60_000) {
         session.receive(&chunk).unwrap();
     }
     assert!(session.buffered <= MAX_BUFFERED);
+    let mut slow = Session::load(session.save()).unwrap();
+    assert_eq!(
+        session.receive(&chunk),
+        Err(AgentError::Flood { process: 0 })
+    );
+    // Whoever reads it may be sent more.
+    slow.pass_on();
+    slow.sent(0);
+    assert!(told(&mut slow)[0].starts_with("OutputAck"));
+    slow.receive(&chunk).unwrap();
+}
+
+#[test]
+fn errors_that_nobody_reads_hold_up_the_guest() {
+    let mut session = running();
+    let chunk = wire(&[FromGuest::Error(&[b'x'; 1000])]);
+    while session.receive_room() >= chunk.len() {
+        session.receive(&chunk).unwrap();
+    }
     let stuck = vec![0; session.receive_room() + 1];
     assert!(matches!(
         session.receive(&stuck),
         Err(AgentError::NoRoom { .. })
     ));
+}
+
+/// The frames of `messages` about a process.
+fn about(process: u8, messages: &[FromGuest<'_>]) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut frame = vec![0; frame::HEADER + frame::MAX_PAYLOAD];
+    for message in messages {
+        let len = message.encode_for(process, &mut frame).unwrap();
+        all.extend_from_slice(&frame[..len]);
+    }
+    all
+}
+
+/// A client with its session, whose command the guest has.
+fn client(main: &mut Session, argv: &str) -> (u8, Session) {
+    let number = main.processes().unwrap().open().unwrap();
+    let exec = Exec {
+        argv: vec![argv.into()],
+        ..Exec::default()
+    };
+    let mut client = Session::beside(exec).unwrap();
+    to_guest(main, number, &mut client).unwrap();
+    (number, client)
+}
+
+/// Move what the client has for the guest.
+fn to_guest(main: &mut Session, number: u8, client: &mut Session) -> Result<(), ClientFault> {
+    let bytes = told_raw(client);
+    main.processes().unwrap().receive(number, &bytes)?;
+    main.pass_on();
+    Ok(())
+}
+
+/// Move what the guest has sent for the client; whether the process is over.
+fn to_client(main: &mut Session, number: u8, client: &mut Session) -> bool {
+    let processes = main.processes().unwrap();
+    let bytes = processes.for_client(number).to_vec();
+    client.receive(&bytes).unwrap();
+    processes.sent(number, bytes.len())
+}
+
+#[test]
+fn commands_beside_the_main_one_have_streams_and_statuses_of_their_own() {
+    let mut main = running();
+    let (first, mut one) = client(&mut main, "one");
+    let (second, mut two) = client(&mut main, "two");
+    assert_eq!((first, second), (1, 2));
+    assert_eq!(one.send_stdin(b"in"), 2);
+    one.signal(2);
+    to_guest(&mut main, first, &mut one).unwrap();
+    assert_eq!(told(&mut main), ["Exec", "Exec", "Stdin 2", "Signal(2)"]);
+    let said = [
+        FromGuest::Stdout(b"out"),
+        FromGuest::StdinAck(2),
+        FromGuest::Exit(Exit::NotFound(2)),
+    ];
+    main.receive(&about(first, &said)).unwrap();
+    main.receive(&about(second, &[FromGuest::Stderr(b"err")]))
+        .unwrap();
+    assert_eq!(events(&mut main), [], "the main command is not concerned");
+    assert!(to_client(&mut main, first, &mut one));
+    assert!(!to_client(&mut main, second, &mut two));
+    let why = "\"one\" is not in the guest: No such file or directory (os error 2)";
+    let expected = [
+        Event::Stdout(b"out".to_vec()),
+        Event::Error(why.into()),
+        Event::Exited(127),
+    ];
+    assert_eq!(events(&mut one), expected);
+    assert_eq!(events(&mut two), [Event::Stderr(b"err".to_vec())]);
+    // The number is free again, and a frame about a process that is over is none of the protocol.
+    let (again, _) = client(&mut main, "three");
+    assert_eq!(again, first);
+    let late = main.receive(&about(9, &[FromGuest::Stdout(b"x")]));
+    let message = "Stdout";
+    assert_eq!(late, Err(AgentError::OutOfTurn { message }));
+}
+
+#[test]
+fn a_client_that_does_not_read_stalls_no_other() {
+    let mut main = running();
+    let (slow, _) = client(&mut main, "slow");
+    let (quick, mut two) = client(&mut main, "quick");
+    let chunk = vec![b'x'; 60_000];
+    for _ in 0..output_window(slow) / output_cost(chunk.len()) {
+        main.receive(&about(slow, &[FromGuest::Stdout(&chunk)]))
+            .unwrap();
+    }
+    for _ in 0..100 {
+        main.receive(&about(quick, &[FromGuest::Stdout(&chunk)]))
+            .unwrap();
+        to_client(&mut main, quick, &mut two);
+        assert_eq!(events(&mut two).len(), 1);
+        to_guest(&mut main, quick, &mut two).unwrap();
+        main.receive(&wire(&[FromGuest::Stdout(b"main")])).unwrap();
+        assert_eq!(events(&mut main), [Event::Stdout(b"main".to_vec())]);
+        told(&mut main);
+    }
+    // Gone: its output is taken from the guest and dropped, and its command goes on.
+    main.processes().unwrap().leave(slow);
+    main.pass_on();
+    let taken = output_window(slow) / output_cost(60_000) * output_cost(60_000);
+    let acked = format!("OutputAck({taken})");
+    assert_eq!(told(&mut main), [acked, "StdinClose".into()]);
+    for _ in 0..100 {
+        main.receive(&about(slow, &[FromGuest::Stdout(&chunk)]))
+            .unwrap();
+    }
+    main.receive(&about(slow, &[FromGuest::Exit(Exit::Exited(0))]))
+        .unwrap();
+    assert_eq!(main.processes().unwrap().open(), Ok(slow));
+}
+
+#[test]
+fn clients_are_as_many_as_there_are_numbers_and_keep_to_the_protocol() {
+    let mut main = running();
+    let all: Vec<u8> = (1..64)
+        .map(|_| main.processes().unwrap().open().unwrap())
+        .collect();
+    let processes = main.processes().unwrap();
+    assert_eq!(processes.open(), Err(ClientFault::TooMany));
+    all.iter().for_each(|number| processes.leave(*number));
+    let wrong = [
+        FromHost::Stdin(b"before the command"),
+        FromHost::Goodbye,
+        FromHost::Resumed(RESUMED),
+    ];
+    for message in wrong {
+        let number = processes.open().unwrap();
+        let mut bytes = Vec::new();
+        append(&mut bytes, &message);
+        assert_eq!(
+            processes.receive(number, &bytes),
+            Err(ClientFault::Protocol)
+        );
+        processes.leave(number);
+    }
+    main.pass_on();
+    assert_eq!(told(&mut main).len(), 0, "nothing was passed on");
 }
 
 #[test]
@@ -352,6 +511,40 @@ proptest! {
         while session.next_event().is_some() {}
         prop_assert_eq!(session.buffered, 0);
         prop_assert_eq!(session.receive_room(), MAX_BUFFERED);
+    }
+
+    /// Whatever guest and clients say, in whatever order: what is kept is bounded, and what is saved loads.
+    #[test]
+    fn arbitrary_clients_and_guests_stay_bounded(
+        steps in proptest::collection::vec(
+            (0..6u8, 0..6u8, 0..12u8, proptest::collection::vec(any::<u8>(), 0..40)), 0..80,
+        ),
+    ) {
+        let mut main = running();
+        for (step, number, kind, payload) in steps {
+            let bytes = [&frame::header(kind, number, payload.len())[..], &payload].concat();
+            if step == 0 && main.receive(&bytes).is_err() {
+                break;
+            }
+            while main.next_event().is_some() {}
+            let Some(processes) = main.processes() else { break };
+            match step {
+                1 => _ = processes.open(),
+                2 => processes.leave(number),
+                3 => _ = processes.sent(number, payload.len()),
+                4 | 5 => {
+                    let kind = if step == 4 { 0x82 } else { 0x80 | kind };
+                    let bytes = [&frame::header(kind, 0, payload.len())[..], &payload].concat();
+                    if processes.receive(number, &bytes).is_err() {
+                        processes.leave(number);
+                    }
+                }
+                _ => {}
+            }
+            prop_assert!(processes.for_client(number).len() < 80 * 64);
+            main.pass_on();
+            prop_assert!(Session::load(main.save()).is_ok());
+        }
     }
 
     #[test]

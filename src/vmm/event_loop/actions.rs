@@ -1,17 +1,20 @@
 //! The actions that the event loop carries out: to stop the machine and to save it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGTERM;
 
 use super::{Ending, EventLoop};
-use crate::control::{Action, Answer, Reply, SaveReport};
+use crate::agent::WindowSize;
+use crate::control::{Action, Answer, Reply, SaveReport, Surroundings};
 use crate::snapshot::{Files, Id, Writer};
 use crate::sync::lock;
-use crate::vmm::config::Start;
+use crate::vmm::config::{Start, exec};
 use crate::vmm::error::VmmError;
 use crate::vmm::events::GuestEnd;
 use crate::vmm::life::Transition;
@@ -50,7 +53,7 @@ impl EventLoop<'_> {
                 Action::Exec => {
                     let socket = reply.files().into_iter().next();
                     reply.send(match self.admit(socket) {
-                        Ok(()) => Answer::Done { changed: true },
+                        Ok(()) => Answer::Admitted(self.surroundings()),
                         Err(reason) => Answer::Refused(reason),
                     });
                 }
@@ -86,6 +89,20 @@ impl EventLoop<'_> {
             return Err("it is still starting; try again".into());
         }
         self.clients.admit(&mut command.link.session, socket)
+    }
+
+    /// What the main command has.
+    fn surroundings(&self) -> Surroundings {
+        let exec = exec(&self.config.machine, &[], WindowSize::default());
+        let exec = exec.unwrap_or_default();
+        let bytes = |text: OsString| text.into_vec();
+        Surroundings {
+            env: exec.env.into_iter().map(bytes).collect(),
+            cwd: bytes(exec.cwd),
+            user: bytes(exec.user),
+            groups: exec.privileges.groups,
+            capabilities: exec.privileges.capabilities,
+        }
     }
 
     /// Answer the actions that wait for the end, and accept no more.
