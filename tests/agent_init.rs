@@ -74,29 +74,34 @@ impl Run {
     /// Moves bytes until `done` returns true or the command has ended.
     fn until(&mut self, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
-        let mut buffer = vec![0; 64 * 1024];
         while self.status.is_none() && !done(self) {
             assert!(start.elapsed() < LIMIT, "init makes no progress");
-            let taken = self.session.send_stdin(&self.stdin);
-            self.stdin.drain(..taken);
-            self.send();
-            let room = self.session.receive_room().min(buffer.len());
-            match self.channel.read(&mut buffer[..room]) {
-                Ok(0) => panic!("init closed the channel before the status"),
-                Ok(len) => self.session.receive(&buffer[..len]).unwrap(),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("{error}"),
-            }
-            while let Some(event) = self.session.next_event() {
-                match event {
-                    Event::Ready => {}
-                    Event::Suspend => self.suspended = true,
-                    Event::Stdout(bytes) => self.stdout.extend(bytes),
-                    Event::Stderr(bytes) => self.stderr.extend(bytes),
-                    // hull prints it on standard error.
-                    Event::Error(text) => self.stderr.extend(text.bytes()),
-                    Event::Exited(status) => self.status = Some(status),
-                }
+            self.once();
+        }
+    }
+
+    /// Moves the bytes that are there, or waits a moment for some.
+    fn once(&mut self) {
+        let mut buffer = vec![0; 64 * 1024];
+        let taken = self.session.send_stdin(&self.stdin);
+        self.stdin.drain(..taken);
+        self.send();
+        let room = self.session.receive_room().min(buffer.len());
+        match self.channel.read(&mut buffer[..room]) {
+            Ok(0) => panic!("init closed the channel before the status"),
+            Ok(len) => self.session.receive(&buffer[..len]).unwrap(),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => panic!("{error}"),
+        }
+        while let Some(event) = self.session.next_event() {
+            match event {
+                Event::Ready | Event::Started => {}
+                Event::Suspend => self.suspended = true,
+                Event::Stdout(bytes) => self.stdout.extend(bytes),
+                Event::Stderr(bytes) => self.stderr.extend(bytes),
+                // hull prints it on standard error.
+                Event::Error(text) => self.stderr.extend(text.bytes()),
+                Event::Exited(status) => self.status = Some(status),
             }
         }
     }
@@ -488,4 +493,161 @@ fn a_network_error_does_not_stop_a_running_command() {
     let (status, stdout, stderr) = run.finish();
     assert_eq!((status, stdout.as_str()), (0, "ready\non\n"));
     assert!(stderr.contains("network interface"), "{stderr}");
+}
+
+/// A command beside the main one, and what came of it so far.
+struct Beside {
+    number: u8,
+    session: Session,
+    events: Vec<Event>,
+}
+
+impl Beside {
+    fn new(main: &mut Run, exec: Exec) -> Self {
+        main.until(|run| run.session.is_ready());
+        let number = main.session.processes().unwrap().open().unwrap();
+        Self {
+            number,
+            session: Session::beside(exec).unwrap(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Moves frames both ways; true once it is over.
+    fn pass(&mut self, main: &mut Run) -> bool {
+        let processes = main.session.processes().unwrap();
+        let bytes = processes.for_client(self.number).to_vec();
+        self.session.receive(&bytes).unwrap();
+        processes.sent(self.number, bytes.len());
+        self.events
+            .extend(std::iter::from_fn(|| self.session.next_event()));
+        let outgoing = self.session.outgoing().to_vec();
+        if self.session.exit().is_none() {
+            processes.receive(self.number, &outgoing).unwrap();
+        }
+        self.session.sent(outgoing.len());
+        main.session.pass_on();
+        self.session.exit().is_some()
+    }
+
+    fn text(&self, stderr: bool) -> String {
+        let mut text = Vec::new();
+        for event in &self.events {
+            match event {
+                Event::Stdout(bytes) if !stderr => text.extend(bytes),
+                Event::Stderr(bytes) if stderr => text.extend(bytes),
+                _ => {}
+            }
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Moves bytes until `done` is true of all.
+fn until_all(main: &mut Run, all: &mut [Beside], done: impl Fn(&Beside) -> bool) {
+    let start = Instant::now();
+    loop {
+        for beside in all.iter_mut() {
+            beside.pass(main);
+        }
+        if all.iter().all(&done) {
+            return;
+        }
+        assert!(start.elapsed() < LIMIT, "init makes no progress");
+        main.once();
+    }
+}
+
+#[test]
+fn commands_beside_the_main_one_have_their_own_streams_and_statuses() {
+    let Some(mut main) = Run::new(exec(&["sleep", "100"])) else {
+        return;
+    };
+    let shell = |script: &str| exec(&["sh", "-c", script]);
+    let tty = Exec {
+        tty: Some(WindowSize { rows: 7, cols: 50 }),
+        report_start: true,
+        ..shell("stty size; exit 4")
+    };
+    let mut all = [
+        Beside::new(&mut main, shell("echo out; echo err >&2; exit 3")),
+        Beside::new(&mut main, exec(&["no-such-program-here"])),
+        Beside::new(&mut main, tty),
+        Beside::new(
+            &mut main,
+            shell("echo ready; trap 'exit 9' TERM; sleep 100 & wait"),
+        ),
+        Beside::new(&mut main, shell("sleep 100 & echo $0")),
+        Beside::new(&mut main, exec(&["cat"])),
+    ];
+    assert_eq!(all[5].session.send_stdin(b"typed"), 5);
+    all[5].session.close_stdin();
+    until_all(&mut main, &mut all, |it| {
+        it.session.exit().is_some() || (it.number == 4 && it.text(false) == "ready\n")
+    });
+    all[3].session.signal(15);
+    until_all(&mut main, &mut all, |it| it.session.exit().is_some());
+    let statuses = all.each_ref().map(|it| it.session.exit().unwrap().status());
+    assert_eq!(statuses, [3, 127, 4, 9, 0, 0]);
+    assert_eq!(
+        (all[0].text(false), all[0].text(true)),
+        ("out\n".into(), "err\n".into())
+    );
+    assert!(all[2].events.contains(&Event::Started));
+    assert_eq!(all[2].text(false), "7 50\r\n");
+    assert_eq!(all[4].text(false), "sh\n");
+    assert_eq!(all[5].text(false), "typed");
+    main.session.signal(15);
+    assert_eq!(main.finish().0, 143);
+}
+
+#[test]
+fn a_reader_that_is_slow_stalls_no_other() {
+    let Some(mut main) = Run::new(exec(&["sleep", "100"])) else {
+        return;
+    };
+    let mut slow = Beside::new(&mut main, exec(&["yes"]));
+    slow.pass(&mut main);
+    // Nothing is read of it from here on, until its credit is used up.
+    let mut quick = [Beside::new(
+        &mut main,
+        exec(&[
+            "sh",
+            "-c",
+            "head -c 3000000 /dev/zero | wc -c; seq 1 200000",
+        ]),
+    )];
+    until_all(&mut main, &mut quick, |it| it.session.exit().is_some());
+    let text = quick[0].text(false);
+    assert!(text.starts_with("3000000\n") && text.ends_with("200000\n"));
+    main.session.processes().unwrap().leave(slow.number);
+    main.session.signal(15);
+    assert_eq!(main.finish().0, 143);
+}
+
+#[test]
+fn limits_and_capabilities_are_as_requested() {
+    let limit = hull::agent::Limit {
+        resource: libc::RLIMIT_CORE as u8,
+        soft: 4096,
+        hard: 8192,
+    };
+    let mut limited = exec(&["sh", "-c", "ulimit -c; grep CapBnd /proc/self/status"]);
+    limited.privileges.limits = vec![limit];
+    limited.privileges.capabilities = 1 << libc_cap::CHOWN | 1 << libc_cap::KILL;
+    let Some((status, stdout, stderr)) = run(limited) else {
+        return;
+    };
+    if stderr.contains("cannot be executed") {
+        println!("skipped: this process may not drop capabilities");
+        return;
+    }
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(stdout, "8\nCapBnd:\t0000000000000021\n");
+}
+
+/// linux/capability.h.
+mod libc_cap {
+    pub const CHOWN: u32 = 0;
+    pub const KILL: u32 = 5;
 }

@@ -255,10 +255,11 @@ impl Session {
         }
     }
 
-    /// The commands beside this one, if the guest can have any now.
+    /// The commands beside this one, if the guest can have any: until this one has ended. Nothing is passed on
+    /// before it runs.
     pub fn processes(&mut self) -> Option<&mut Processes> {
-        let runs = self.state == State::Running && !self.beside;
-        runs.then_some(&mut self.processes)
+        let over = matches!(self.state, State::Exited(_) | State::Failed);
+        (!over && !self.beside).then_some(&mut self.processes)
     }
 
     /// Whether bytes of the client of this process are taken now, and whether bytes wait for it.

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -50,13 +49,8 @@ impl EventLoop<'_> {
                     }
                     reply.send(Answer::Done { changed });
                 }
-                Action::Exec => {
-                    let socket = reply.files().into_iter().next();
-                    reply.send(match self.admit(socket) {
-                        Ok(()) => Answer::Admitted(self.surroundings()),
-                        Err(reason) => Answer::Refused(reason),
-                    });
-                }
+                Action::Exec if self.waits_for_init() => self.early.add(reply),
+                Action::Exec => self.admit(reply),
                 // `Actions::act` hands over no other.
                 _ => drop(reply),
             }
@@ -70,25 +64,24 @@ impl EventLoop<'_> {
     }
 
     /// Take the client of a command beside the main one.
-    fn admit(&mut self, socket: Option<OwnedFd>) -> Result<(), String> {
-        let state = self.life.state();
-        let Some(command) = &mut self.command else {
-            return Err(
-                "its guest is without hull's agent, which runs commands: it was started without \
-                a command, or as its own init"
+    pub(super) fn admit(&mut self, mut reply: Reply) {
+        let socket = reply.files().into_iter().next();
+        let paused = self.life.state().is_paused();
+        let ending = self.leaving.begun();
+        let admitted = match &mut self.command {
+            None => Err(
+                "its guest is without hull's agent, which runs commands: it was started \
+                without one, or as a system of its own"
                     .into(),
-            );
+            ),
+            Some(_) if ending => Err("it is ending".into()),
+            Some(_) if paused => Err("it is paused; hull resume lets it run again".into()),
+            Some(command) => self.clients.admit(&mut command.link.session, socket),
         };
-        if self.leaving.begun() {
-            return Err("it is ending".into());
-        }
-        if state.is_paused() {
-            return Err("it is paused; hull resume lets it run again".into());
-        }
-        if !command.link.greeted() {
-            return Err("it is still starting; try again".into());
-        }
-        self.clients.admit(&mut command.link.session, socket)
+        reply.send(match admitted {
+            Ok(()) => Answer::Admitted(self.surroundings()),
+            Err(reason) => Answer::Refused(reason),
+        });
     }
 
     /// What the main command has.

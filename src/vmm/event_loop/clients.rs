@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::agent::{ClientFault, Session};
+use crate::control::{Answer, Reply};
 
 /// Bytes read from a client at once.
 const BATCH: usize = 64 << 10;
@@ -18,6 +19,28 @@ const BATCH: usize = 64 << 10;
 /// The clients.
 #[derive(Default)]
 pub struct Clients(Vec<Client>);
+
+/// Clients that came before the guest's init was ready.
+#[derive(Default)]
+pub struct Early(Vec<Reply>);
+
+/// Most of them: there are fewer connections.
+const MAX_EARLY: usize = 64;
+
+impl Early {
+    /// Let `reply` wait until init is ready.
+    pub fn add(&mut self, reply: Reply) {
+        match self.0.len() < MAX_EARLY {
+            true => self.0.push(reply),
+            false => reply.send(Answer::Refused("too many commands wait already".into())),
+        }
+    }
+
+    /// Init is ready: those that have waited.
+    pub fn take(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.0)
+    }
+}
 
 struct Client {
     /// Of its process.

@@ -43,7 +43,7 @@ use crate::memory::program;
 use crate::sandbox::{self, Role};
 use crate::snapshot::Id;
 use crate::trace::Trace;
-use clients::Clients;
+use clients::{Clients, Early};
 use command::{CommandLink, Silence};
 use consoles::Consoles;
 pub use ending::Ending;
@@ -75,6 +75,7 @@ pub struct EventLoop<'a> {
     command: Option<CommandLink>,
     /// Those of the commands beside it.
     clients: Clients,
+    early: Early,
     stops: Stops,
     leaving: Leaving,
     standstill: Standstill,
@@ -126,6 +127,7 @@ impl<'a> EventLoop<'a> {
             consoles: Consoles::new(machine.consoles.clone(), &config.machine),
             command: link.map(|link| CommandLink::new(link, began, restored)),
             clients: Clients::default(),
+            early: Early::default(),
             stops: Stops::default(),
             leaving: Leaving::default(),
             standstill: Standstill::new(),
@@ -328,6 +330,9 @@ impl<'a> EventLoop<'a> {
                     self.keep_template();
                     self.resize();
                     self.release_at = Some(Instant::now() + LASTING);
+                    for reply in self.early.take() {
+                        self.admit(reply);
+                    }
                 }
                 Event::Stdout(bytes) => self.stdio.stdout.push(&bytes),
                 Event::Stderr(bytes) => self.stdio.stderr.push(&bytes),
