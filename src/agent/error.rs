@@ -1,5 +1,6 @@
 //! Errors that prevent a session or end it early.
 
+use hull_agent::FromGuest;
 use thiserror::Error;
 
 /// The command cannot be sent, or the guest broke the protocol.
@@ -94,4 +95,22 @@ pub enum AgentError {
     /// An earlier error ended the session.
     #[error("the session with the guest's init was ended by an earlier error")]
     Ended,
+}
+
+impl AgentError {
+    /// The guest sent `message` out of turn.
+    pub(super) fn out_of_turn(message: &FromGuest<'_>) -> Self {
+        let message = match message {
+            FromGuest::Hello { .. } => "Hello",
+            FromGuest::Ready => "Ready",
+            FromGuest::Stdout(_) => "Stdout",
+            FromGuest::Stderr(_) => "Stderr",
+            FromGuest::StdinAck(_) => "StdinAck",
+            FromGuest::Exit(_) => "Exit",
+            FromGuest::Error(_) => "Error",
+            FromGuest::Suspend => "Suspend",
+            FromGuest::Started => "Started",
+        };
+        Self::OutOfTurn { message }
+    }
 }

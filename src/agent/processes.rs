@@ -180,10 +180,7 @@ impl Processes {
         let number = frame.process;
         let process = self.running.get_mut(&number);
         let process = process.filter(|process| process.stage == Stage::Running);
-        let message_name = super::session::name(&message);
-        let process = process.ok_or(AgentError::OutOfTurn {
-            message: message_name,
-        })?;
+        let process = process.ok_or_else(|| AgentError::out_of_turn(&message))?;
         match message {
             FromGuest::Stdout(bytes) | FromGuest::Stderr(bytes) => {
                 let cost = output_cost(bytes.len());
@@ -208,9 +205,7 @@ impl Processes {
             FromGuest::Exit(_) => process.stage = Stage::Ended,
             FromGuest::Error(_) | FromGuest::Suspend | FromGuest::Started => {}
             FromGuest::Hello { .. } | FromGuest::Ready => {
-                return Err(AgentError::OutOfTurn {
-                    message: message_name,
-                });
+                return Err(AgentError::out_of_turn(&message));
             }
         }
         if process.client {

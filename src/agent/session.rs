@@ -407,8 +407,7 @@ impl Session {
             } else if self.state == State::Running {
                 self.processes.take(frame, message)?;
             } else {
-                let message = name(&message);
-                return Err(AgentError::OutOfTurn { message });
+                return Err(AgentError::out_of_turn(&message));
             }
         }
         let used = collected.len() - rest.len();
@@ -464,10 +463,7 @@ impl Session {
             ) => {
                 self.push(Event::Error(readable(text)));
             }
-            (_, message) => {
-                let message = name(&message);
-                return Err(AgentError::OutOfTurn { message });
-            }
+            (_, message) => return Err(AgentError::out_of_turn(&message)),
         }
         Ok(())
     }
@@ -583,20 +579,6 @@ fn readable(text: &[u8]) -> String {
         }
     }
     line
-}
-
-pub(super) fn name(message: &FromGuest<'_>) -> &'static str {
-    match message {
-        FromGuest::Hello { .. } => "Hello",
-        FromGuest::Ready => "Ready",
-        FromGuest::Stdout(_) => "Stdout",
-        FromGuest::Stderr(_) => "Stderr",
-        FromGuest::StdinAck(_) => "StdinAck",
-        FromGuest::Exit(_) => "Exit",
-        FromGuest::Error(_) => "Error",
-        FromGuest::Suspend => "Suspend",
-        FromGuest::Started => "Started",
-    }
 }
 
 #[cfg(test)]

@@ -230,11 +230,11 @@ fn other_files_and_versions_are_refused_by_name() {
     };
     expect(
         &|state| state[8] = VERSION as u8 + 1,
-        "the snapshot format 4",
+        "the snapshot format 5",
     );
     expect(
         &|state| state[8] = VERSION as u8 - 1,
-        "the snapshot format 2",
+        "the snapshot format 3",
     );
     expect(&|state| state[0] = b'h', "is not a snapshot of hull's");
     expect(
@@ -434,7 +434,7 @@ fn golden_snapshots_open_or_are_refused_by_version() {
         matches!(error, SnapshotError::Older { version: 1, .. }),
         "{error}"
     );
-    let golden = golden.join("snapshot-v3");
+    let golden = golden.join("snapshot-v4");
     let (snapshot, memory) = restore(&golden);
     assert_eq!(
         snapshot.id().to_string(),

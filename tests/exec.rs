@@ -1,0 +1,220 @@
+//! `hull exec`: commands beside the own one of a running machine.
+
+mod machine;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Stdio};
+
+use machine::kvm;
+use machine::terminal::{Session, resize};
+use machine::user::{Running, User, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A machine whose command says `up`, and then waits for SIGTERM.
+const WAITS: &str = "trap 'exit 3' TERM; echo up; sleep 1000 & wait";
+
+/// Starts a machine; with the flags of `run`.
+fn machine_of(user: &User, name: &str, flags: &[&str], script: &str) -> Running {
+    let mut arguments = vec!["run", "--name", name];
+    arguments.extend(flags);
+    arguments.extend(["--", "sh", "-c", script]);
+    let mut hull = user.hull(&arguments);
+    let hull = hull.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut running = Running(hull.spawn().expect("hull starts"));
+    let mut line = String::new();
+    let stdout = running.0.stdout.as_mut().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert_eq!(line, "up\n");
+    running
+}
+
+/// Starts `hull ARGUMENTS` with pipes.
+fn piped(user: &User, arguments: &[&str]) -> Child {
+    let mut hull = user.hull(arguments);
+    let hull = hull.stdin(Stdio::piped()).stdout(Stdio::piped());
+    hull.spawn().expect("hull starts")
+}
+
+fn first_line(child: &mut Child) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    let stdout = child.stdout.as_mut().expect("a pipe");
+    while line.last() != Some(&b'\n') {
+        stdout.read_exact(&mut byte).expect("a line");
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).expect("text")
+}
+
+#[track_caller]
+fn check(user: &User, arguments: &[&str], expected: (i32, &str, &str)) {
+    let mut all = vec!["exec"];
+    all.extend(arguments);
+    let done = user.run(&all);
+    let (status, stdout, stderr) = expected;
+    assert_eq!(
+        (done.status, done.stdout.as_str(), done.stderr.as_str()),
+        (Some(status), stdout, stderr),
+        "{arguments:?}"
+    );
+}
+
+#[test]
+fn commands_run_beside_the_machines_own() {
+    if !kvm("exec") {
+        return;
+    }
+    let user = User::new();
+    let flags = ["-e", "GIVEN=1", "-w", "/tmp"];
+    let running = machine_of(&user, "web", &flags, WAITS);
+    statuses(&user);
+    surroundings(&user);
+    streams(&user);
+    many(&user);
+    left_alone(&user);
+    refusals(&user);
+    // They end with the machine.
+    let mut last = piped(&user, &["exec", "web", "sh", "-c", "echo up; sleep 1000"]);
+    assert_eq!(first_line(&mut last), "up\n");
+    assert_eq!(user.run(&["stop", "web"]).status, Some(0));
+    assert_eq!(last.wait().expect("an end").code(), Some(137));
+    assert_eq!({ running }.0.wait().expect("an end").code(), Some(3));
+    user.refused(&["exec", "web", "true"], "no machine web runs");
+}
+
+fn statuses(user: &User) {
+    let script = "echo out; echo err >&2; exit 7";
+    check(user, &["web", "sh", "-c", script], (7, "out\n", "err\n"));
+    check(user, &["web", "sh", "-c", "kill -9 $$"], (137, "", ""));
+    let missing = user.run(&["exec", "web", "/no/such/program"]);
+    assert_eq!(missing.status, Some(127));
+    let why = "\"/no/such/program\" is not in the guest: No such file or directory";
+    assert!(missing.stderr.contains(why), "{}", missing.stderr);
+    assert_eq!(user.run(&["exec", "web", "/tmp"]).status, Some(126));
+    assert_eq!(
+        user.run(&["exec", "-w", "/none", "web", "ls"]).status,
+        Some(126)
+    );
+    let nobody = user.run(&["exec", "-u", "nosuchuser", "web", "id"]);
+    assert_eq!(nobody.status, Some(126));
+    assert!(
+        nobody.stderr.contains("no such user or group"),
+        "{}",
+        nobody.stderr
+    );
+}
+
+fn surroundings(user: &User) {
+    let script = "pwd; echo $GIVEN $MORE; id -u; id -g";
+    check(
+        user,
+        &["web", "sh", "-c", script],
+        (0, "/tmp\n1\n0\n0\n", ""),
+    );
+    let flags = [
+        "-w", "/proc", "-e", "MORE=2", "-e", "GIVEN=3", "-u", "1000:7", "web", "sh", "-c", script,
+    ];
+    check(user, &flags, (0, "/proc\n3 2\n1000\n7\n", ""));
+    let file = user.0.path().join("variables");
+    std::fs::write(&file, "# more\nMORE=from a file\n\nGIVEN=9\n").expect("written");
+    let file = file.display().to_string();
+    let flags = [
+        "--env-file",
+        &file,
+        "-e",
+        "GIVEN=4",
+        "web",
+        "sh",
+        "-c",
+        script,
+    ];
+    check(user, &flags, (0, "/tmp\n4 from a file\n0\n0\n", ""));
+}
+
+fn streams(user: &User) {
+    // Without -i there is no input, whatever hull has.
+    let mut cat = piped(user, &["exec", "web", "cat"]);
+    assert_eq!(cat.wait().expect("an end").code(), Some(0));
+    let mut cat = piped(user, &["exec", "-i", "web", "cat"]);
+    let mut input = cat.stdin.take().expect("a pipe");
+    input.write_all(b"first\n").expect("written");
+    assert_eq!(first_line(&mut cat), "first\n");
+    let data: Vec<u8> = (0..1_000_000u32).map(|n| (n * n >> 7) as u8).collect();
+    let sent = data.clone();
+    let writer = std::thread::spawn(move || input.write_all(&sent));
+    let mut came = Vec::new();
+    let stdout = cat.stdout.as_mut().expect("a pipe");
+    stdout.read_to_end(&mut came).expect("read");
+    writer.join().expect("a writer").expect("written");
+    assert!(came == data, "{} bytes came back", came.len());
+    assert_eq!(cat.wait().expect("an end").code(), Some(0));
+    // A terminal has the size of hull's, and follows it.
+    let script = "stty size; read x; while [ \"$(stty size)\" != '25 80' ]; do :; done; exit $x";
+    let mut terminal = Session::of(user.hull(&["exec", "-it", "web", "sh", "-c", script]));
+    terminal.wait_for("30 101\r\n");
+    assert!(terminal.is_raw());
+    resize(&terminal.terminal, 25, 80);
+    terminal.key("5\r");
+    assert_eq!(terminal.end(), Some(5));
+    user.refused(
+        &["exec", "-it", "web", "sh"],
+        "the input device is not a TTY",
+    );
+}
+
+/// One whose reader is slow stalls no other; and a signal is the command's.
+fn many(user: &User) {
+    let mut slow = piped(user, &["exec", "web", "yes"]);
+    assert_eq!(first_line(&mut slow), "y\n");
+    let mut all: Vec<Child> = (0..4)
+        .map(|number| {
+            let script = format!("trap 'exit {number}' TERM; echo {number}; sleep 1000 & wait");
+            piped(user, &["exec", "web", "sh", "-c", &script])
+        })
+        .collect();
+    for (number, child) in all.iter_mut().enumerate() {
+        assert_eq!(first_line(child), format!("{number}\n"));
+    }
+    for (number, child) in all.iter_mut().enumerate() {
+        kill_process(Pid::from_child(child), Signal::TERM).expect("it runs");
+        assert_eq!(child.wait().expect("an end").code(), Some(number as i32));
+    }
+    // Its reader leaves: SIGPIPE.
+    drop(slow.stdout.take());
+    assert_eq!(slow.wait().expect("an end").code(), Some(141));
+}
+
+/// It goes on without a client.
+fn left_alone(user: &User) {
+    let script = "echo $$ > /tmp/alone; echo up; while [ ! -e /tmp/go ]; do sleep 1; done
+        echo more && touch /tmp/done";
+    let mut killed = piped(user, &["exec", "web", "sh", "-c", script]);
+    assert_eq!(first_line(&mut killed), "up\n");
+    killed.kill().expect("it runs");
+    killed.wait().expect("an end");
+    check(user, &["-d", "web", "touch", "/tmp/go"], (0, "", ""));
+    wait_until(|| user.run(&["exec", "web", "test", "-e", "/tmp/done"]).status == Some(0));
+    let missing = user.run(&["exec", "-d", "web", "/no/such/program"]);
+    assert_eq!(missing.status, Some(127));
+    assert!(missing.stderr.contains("is not in the guest"));
+}
+
+fn refusals(user: &User) {
+    user.refused(
+        &["exec", "other", "true"],
+        "no machine other runs; these do: web",
+    );
+    assert_eq!(user.run(&["pause", "web"]).status, Some(0));
+    user.refused(
+        &["exec", "web", "true"],
+        "no command can be run in machine web: it is paused; hull resume lets it run again",
+    );
+    assert_eq!(user.run(&["resume", "web"]).status, Some(0));
+    check(user, &["web", "true"], (0, "", ""));
+    let spinning = user.spin(&["--name", "flat"]);
+    user.refused(
+        &["exec", "flat", "true"],
+        "its guest is without hull's agent",
+    );
+    assert_eq!(spinning.terminate(), Some(143));
+}
