@@ -139,7 +139,9 @@ fn streams(user: &User) {
     let mut input = cat.stdin.take().expect("a pipe");
     input.write_all(b"first\n").expect("written");
     assert_eq!(first_line(&mut cat), "first\n");
-    let data: Vec<u8> = (0..1_000_000u32).map(|n| (n * n >> 7) as u8).collect();
+    let data: Vec<u8> = (0..1_000_000u32)
+        .map(|n| (n.wrapping_mul(n) >> 7) as u8)
+        .collect();
     let sent = data.clone();
     let writer = std::thread::spawn(move || input.write_all(&sent));
     let mut came = Vec::new();
