@@ -10,3 +10,5 @@ pub const DEVICES: &str = "Devices";
 pub const OUTPUT: &str = "Output";
 /// The process in the guest.
 pub const COMMAND: &str = "Command";
+/// A machine in the background.
+pub const BACKGROUND: &str = "Background";

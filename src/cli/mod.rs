@@ -4,6 +4,7 @@ mod bar;
 mod bench;
 mod compare;
 mod completions;
+mod detach;
 mod devices;
 mod doctor;
 mod exec;
@@ -15,8 +16,10 @@ mod headings;
 mod hint;
 mod inspect;
 mod jail;
+mod kept;
 mod lazy;
 mod logger;
+mod logs;
 mod machine;
 mod machines;
 mod man;
@@ -29,6 +32,7 @@ mod pool;
 mod process;
 mod profile;
 mod ps;
+mod restart;
 mod restore;
 mod run;
 mod seccomp;
@@ -83,8 +87,20 @@ enum Verb {
     Exec(Box<Lazy<exec::Exec>>),
     /// List running machines.
     Ps(Lazy<ps::Ps>),
+    /// Print what a machine in the background has written.
+    Logs(Lazy<logs::Logs>),
+    /// Wait for machines in the background to end.
+    Wait(Lazy<kept::Wait>),
     /// Shut machines down.
     Stop(Lazy<stop::Stop>),
+    /// Kill machines, or send their commands a signal.
+    Kill(Lazy<restart::Kill>),
+    /// Stop machines in the background, and start them again.
+    Restart(Lazy<restart::Restart>),
+    /// Remove what is known of machines that ran in the background.
+    Rm(Lazy<kept::Rm>),
+    /// Rename a machine that ran in the background.
+    Rename(Lazy<kept::Rename>),
     /// Pause machines: their vCPUs stop.
     Pause(Lazy<pause::Pause>),
     /// Resume paused machines.
@@ -152,6 +168,12 @@ impl Cli {
             Verb::Run(run) => run.start(log)?.execute(),
             Verb::Exec(exec) => exec.start(log)?.execute(),
             Verb::Ps(ps) => ps.start(log)?.execute().map(|()| 0),
+            Verb::Logs(logs) => logs.start(log)?.execute().map(|()| 0),
+            Verb::Wait(wait) => Ok(wait.start(log)?.execute()),
+            Verb::Kill(kill) => Ok(kill.start(log)?.execute()),
+            Verb::Restart(restart) => Ok(restart.start(log)?.execute()),
+            Verb::Rm(rm) => Ok(rm.start(log)?.execute()),
+            Verb::Rename(rename) => rename.start(log)?.execute().map(|()| 0),
             Verb::Stop(stop) => Ok(stop.start(log)?.execute()),
             Verb::Pause(pause) => Ok(pause.start(log)?.execute()),
             Verb::Resume(resume) => Ok(resume.start(log)?.execute()),

@@ -10,6 +10,7 @@ use super::output::{print, print_json, say};
 use super::table::{Table, duration};
 use crate::config::size;
 use crate::control::{self, Action, Answer, ControlError, Status};
+use crate::fleet::kept::{Kept, KeptEnd, KeptRecord};
 use crate::fleet::{self, Found};
 use crate::sandbox::{Role, spawn_scoped};
 use crate::supervisor::control_group::Usage;
@@ -21,12 +22,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 #[command(after_help = "\
 Examples:
   hull ps                                    names, states, memory, uptimes
+  hull ps -a                                 also those that have ended
   hull ps --json                             the same for scripts
 
 States: running, paused, ready (it waits in a pool), starting, stopped (its hull
 is, as by Ctrl-Z), and unresponsive for a hull that has not answered within a
-second. RESIDENT is what the host has in memory of the guest and of its hull.")]
+second, exited for one that has ended (hull run -d). RESIDENT is what the host has in memory of the guest and of its hull.")]
 pub struct Ps {
+    /// Also those that ran in the background and have ended.
+    #[arg(short, long)]
+    all: bool,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -44,6 +49,9 @@ struct Line {
     resident_bytes: Option<u64>,
     uptime_seconds: u64,
     version: String,
+    /// How it ended, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u8>,
     /// What its control group uses and may use, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     limits: Option<Usage>,
@@ -52,7 +60,7 @@ struct Line {
 impl Ps {
     pub fn execute(self) -> anyhow::Result<()> {
         let found = fleet::list();
-        let lines: Vec<Line> = thread::scope(|scope| {
+        let mut lines: Vec<Line> = thread::scope(|scope| {
             let each: Vec<_> = found
                 .iter()
                 .map(|machine| spawn_scoped(scope, Role::Client, || line(machine)))
@@ -60,6 +68,10 @@ impl Ps {
             let lines = each.into_iter().filter_map(|one| one.ok()?.join().ok());
             lines.flatten().collect()
         });
+        if self.all {
+            let ended = Kept::list().into_iter();
+            lines.extend(ended.filter_map(|kept| Some(Line::ended(kept.end()?, kept.record))));
+        }
         if self.json {
             return print_json(&lines);
         }
@@ -68,6 +80,24 @@ impl Ps {
             return Ok(());
         }
         print(draw(&lines).as_bytes())
+    }
+}
+
+impl Line {
+    /// The line of a machine that has ended.
+    fn ended(end: KeptEnd, record: KeptRecord) -> Self {
+        Self {
+            name: record.name,
+            pid: 0,
+            state: format!("exited ({})", end.status),
+            cpus: 0,
+            memory_bytes: 0,
+            resident_bytes: None,
+            uptime_seconds: end.finished.saturating_sub(record.created),
+            version: String::new(),
+            status: Some(end.status),
+            limits: None,
+        }
     }
 }
 
@@ -83,6 +113,7 @@ fn line(machine: &Found) -> Option<Line> {
         resident_bytes: None,
         uptime_seconds: record.age(),
         version: record.version.clone(),
+        status: None,
         limits: Usage::of(&record.groups),
     };
     match control::ask_within(machine, Action::Status, ANSWER_TIMEOUT) {
@@ -121,15 +152,23 @@ fn draw(lines: &[Line]) -> String {
     for line in lines {
         table.row([
             line.name.clone(),
-            line.pid.to_string(),
+            shown(line, line.pid.to_string()),
             line.state.clone(),
-            line.cpus.to_string(),
-            size::show(line.memory_bytes),
+            shown(line, line.cpus.to_string()),
+            shown(line, size::show(line.memory_bytes)),
             line.resident_bytes.map_or_else(|| "-".into(), size::show),
             duration(line.uptime_seconds),
         ]);
     }
     table.draw()
+}
+
+/// `text`, if the machine runs.
+fn shown(line: &Line, text: String) -> String {
+    match line.status {
+        None => text,
+        Some(_) => "-".into(),
+    }
 }
 
 #[cfg(test)]
@@ -147,6 +186,7 @@ mod tests {
             resident_bytes: Some(43 << 20),
             uptime_seconds: 61,
             version: "1".into(),
+            status: None,
             limits: None,
         };
         let first = draw(&[line]);
@@ -164,6 +204,7 @@ mod tests {
             resident_bytes: None,
             uptime_seconds: 200_000,
             version: "1".into(),
+            status: None,
             limits: None,
         };
         let second = draw(&[line]);

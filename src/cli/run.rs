@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::detach::{Begun, Detach};
 use super::devices::Devices;
 use super::headings::{COMMAND, DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
@@ -13,7 +15,6 @@ use super::shape::Shape;
 use super::tracing::{self, Writer};
 use super::{flagged, gdb, jail, seccomp};
 use crate::boot::Via;
-use crate::config::machine::parse_name;
 use crate::config::{Console, Draft, Fault, Machine, file};
 use crate::launch::{self, Launch, Outcome};
 use crate::vmm::Streams;
@@ -49,9 +50,6 @@ pub struct Run {
     /// Boot: neither start from a template nor make one.
     #[arg(long, help_heading = MACHINE)]
     cold: bool,
-    /// The machine's name for hull ps, stop and inspect; its process id when left out.
-    #[arg(long, value_name = "NAME", value_parser = parse_name, help_heading = MACHINE)]
-    name: Option<String>,
     /// Leave standard input alone, as ssh -n does: CMD reads nothing. For scripts and loops that read
     /// their own lines from there.
     #[arg(short = 'n', long, help_heading = COMMAND)]
@@ -61,6 +59,8 @@ pub struct Run {
     interactive: bool,
     #[command(flatten)]
     process: Process,
+    #[command(flatten)]
+    detach: Detach,
     #[command(flatten)]
     devices: Devices,
     #[command(flatten)]
@@ -116,9 +116,13 @@ impl Run {
     /// Run a machine until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let (started, timeline) = machine::clock();
+        let (name, running) = match self.detach.begin()? {
+            Begun::Machine(name, running) => (name, running),
+            Begun::Done(status) => return Ok(status),
+        };
         self.no_stdin.then(machine::leave_stdin).transpose()?;
         let (machine, mut config) = timeline.span("flags and files", || {
-            let machine = self.machine()?;
+            let machine = self.machine(name)?;
             if self.print_config {
                 return Ok((machine, None));
             }
@@ -128,6 +132,7 @@ impl Run {
         let Some(config) = &mut config else {
             return print(file::write(&machine)?.text().as_bytes()).map(|()| 0);
         };
+        config.attachments.started = running.map(Arc::new);
         if let Some(status) = jail::supervise(config)? {
             return Ok(status);
         }
@@ -143,7 +148,7 @@ impl Run {
         let tty = machine::tty(config)?;
         let launch = Launch {
             cold: self.cold,
-            pooled: !self.reports.wanted() && !self.seccomp.is_given(),
+            pooled: !self.reports.wanted() && !self.seccomp.is_given() && !self.detach.wanted(),
             streams: Streams::own(tty.clone()),
             tell: &|line| machine::say_on(tty.as_deref(), line),
         };
@@ -165,7 +170,7 @@ impl Run {
     }
 
     /// The machine that the flags and the file describe.
-    fn machine(&self) -> anyhow::Result<Machine> {
+    fn machine(&self, name: Option<String>) -> anyhow::Result<Machine> {
         let mut draft = match &self.config {
             None => Draft::default(),
             Some(path) => file::read(path).map_err(|error| flagged::file(error, path))?,
@@ -174,9 +179,7 @@ impl Run {
         let machine = &mut draft.machine;
         self.shape.set(machine);
         self.jail.set(machine);
-        if let Some(name) = &self.name {
-            machine.name = Some(name.clone());
-        }
+        machine.name = name.or(machine.name.take());
         machine.boot = self.boot.unwrap_or(machine.boot);
         machine.console = self.console.unwrap_or(machine.console);
         machine.kernel_log |= self.kernel_log;

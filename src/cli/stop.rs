@@ -45,7 +45,11 @@ impl Stop {
     }
 }
 
-fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
+/// Stop `machine` within `seconds`, or kill it; a line that it was killed.
+///
+/// # Errors
+/// It does not end.
+pub fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
     let (name, pid) = (&machine.record.name, machine.record.pid);
     let start = Instant::now();
     let process = machine.process();

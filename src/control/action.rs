@@ -68,6 +68,11 @@ pub enum Action {
     },
     /// End the machine at once, without asking the guest.
     Kill,
+    /// Send a signal to the machine's own command.
+    Signal {
+        /// Its number, 1 to 64.
+        number: u8,
+    },
     /// Run a command beside the machine's own. One end of a pair of stream sockets comes with the request
     /// and does not block; over it go the frames of the agent's protocol (see [`crate::agent`]).
     Exec,
@@ -87,7 +92,8 @@ pub enum Answer {
     Inspection(Box<Inspection>),
     /// The answer to [`Action::Status`].
     Status(Status),
-    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`] and [`Action::Kill`].
+    /// The answer to [`Action::Pause`], [`Action::Resume`], [`Action::Keep`],
+    /// [`Action::Signal`] and [`Action::Kill`].
     Done {
         /// False if the machine was in the wanted state before.
         changed: bool,

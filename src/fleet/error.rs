@@ -44,6 +44,14 @@ pub enum FleetError {
         /// What creating it failed with.
         error: io::Error,
     },
+    /// A machine of that name ran in the background, and has ended.
+    #[error("machine {name} has ended, with status {status}; hull restart {name} starts it again")]
+    Ended {
+        /// Its name.
+        name: String,
+        /// Its status.
+        status: u8,
+    },
     /// No running machine has the name or process id.
     #[error("no machine {wanted} runs; {}", running(there))]
     Unknown {

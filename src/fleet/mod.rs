@@ -12,6 +12,8 @@
 
 mod error;
 mod folder;
+pub mod kept;
+pub mod log;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -64,9 +66,21 @@ pub fn find(wanted: &str) -> Result<Found, FleetError> {
     let at = there.iter().position(of_name);
     match at.or_else(|| there.iter().position(of_pid)) {
         Some(at) => Ok(there.swap_remove(at)),
-        None => Err(FleetError::Unknown {
+        None => Err(missing(wanted, there)),
+    }
+}
+
+/// Why there is no machine `wanted` among those that run.
+fn missing(wanted: &str, there: Vec<Found>) -> FleetError {
+    let kept = kept::Kept::open(wanted).ok();
+    match kept.and_then(|kept| kept.end()) {
+        Some(end) => FleetError::Ended {
+            name: wanted.into(),
+            status: end.status,
+        },
+        None => FleetError::Unknown {
             wanted: wanted.into(),
             there: there.into_iter().map(|found| found.record).collect(),
-        }),
+        },
     }
 }

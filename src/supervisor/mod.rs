@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control_group;
+pub mod keeper;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -51,7 +51,11 @@ impl Actions {
             }
             // In the event loop's next turn: these need the consoles, the session with the guest's
             // init, and the output streams.
-            Action::Snapshot { .. } | Action::Keep { .. } | Action::Stop { .. } | Action::Exec => {
+            Action::Snapshot { .. }
+            | Action::Keep { .. }
+            | Action::Stop { .. }
+            | Action::Signal { .. }
+            | Action::Exec => {
                 return self.events.act(action, reply);
             }
             // Only a machine that waits in a pool can do it (crate::pool).

@@ -2,6 +2,7 @@
 //! observes it; and how a machine ends.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,6 +75,9 @@ pub struct Attachments {
     pub story: Option<story::Listener>,
     /// How many exits of each kind are described on standard error.
     pub explain_exits: Option<u32>,
+    /// Where a byte is written when the command runs: a machine in the background has a keeper that waits
+    /// for it.
+    pub started: Option<Arc<OwnedFd>>,
     /// The process outside of the machine's jail or control group, if there is one.
     pub supervised: Option<Supervised>,
 }

@@ -121,6 +121,10 @@ impl Link {
 /// The command cannot be sent, or the saved session is damaged.
 pub fn connect(config: &Config, exec: Exec, machine: &Machine) -> Result<Link, VmmError> {
     let pipes = machine.agent.clone();
+    let exec = Exec {
+        report_start: config.attachments.started.is_some(),
+        ..exec
+    };
     let Some(saved) = config.start.saved() else {
         let session = match config.start {
             Start::Template(_) => Session::waiting(exec)?,

@@ -32,6 +32,7 @@ impl User {
     pub fn hull(&self, arguments: &[&str]) -> Command {
         let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"));
         hull.args(arguments).env("XDG_RUNTIME_DIR", self.0.path());
+        hull.env("XDG_STATE_HOME", self.0.path().join("state"));
         hull
     }
 

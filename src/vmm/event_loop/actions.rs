@@ -49,6 +49,17 @@ impl EventLoop<'_> {
                     }
                     reply.send(Answer::Done { changed });
                 }
+                Action::Signal { number } => reply.send(match &mut self.command {
+                    Some(command) => {
+                        command.link.session.signal(number);
+                        Answer::Done { changed: true }
+                    }
+                    None => Answer::Refused(
+                        "its guest is without hull's agent, which sends signals: hull stop or \
+                         hull kill ends it"
+                            .into(),
+                    ),
+                }),
                 Action::Exec if self.waits_for_init() => self.early.add(reply),
                 Action::Exec => self.admit(reply),
                 // `Actions::act` hands over no other.

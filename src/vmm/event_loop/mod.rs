@@ -177,6 +177,9 @@ impl<'a> EventLoop<'a> {
         if self.consoles.are_stdio() {
             self.resize();
         }
+        if self.command.is_none() {
+            self.report_start();
+        }
         loop {
             // The end is read before the bytes: what was written before it is still moved.
             let guest_end = self.events().end();
@@ -338,7 +341,7 @@ impl<'a> EventLoop<'a> {
                 Event::Stderr(bytes) => self.stdio.stderr.push(&bytes),
                 Event::Error(text) => self.stdio.say(&text),
                 Event::Suspend => self.suspend_job(),
-                Event::Started => {}
+                Event::Started => self.report_start(),
                 Event::Exited(status) => {
                     command.times.1 = Some(events.now());
                     self.leaving.end(Ending::Exited(status));
@@ -346,6 +349,14 @@ impl<'a> EventLoop<'a> {
                     self.move_consoles(true);
                 }
             }
+        }
+    }
+
+    /// Tell the keeper, if there is one.
+    fn report_start(&self) {
+        if let Some(started) = &self.config.attachments.started {
+            // It may have been killed, and this process with it.
+            let _ = rustix::io::write(started, b"s");
         }
     }
 

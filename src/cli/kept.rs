@@ -1,0 +1,93 @@
+//! `hull wait`, `rm` and `rename`: machines in the background.
+
+use super::output::{print, say_error};
+use super::stop::stop;
+use crate::config::machine::parse_name;
+use crate::fleet::{self, kept::Kept};
+use crate::launch::OWN_ERROR;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull wait web                              until it ends: prints its status")]
+pub struct Wait {
+    /// The machines, which run or ran in the background.
+    #[arg(value_name = "NAME", required = true)]
+    machines: Vec<String>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull rm web                                its log, status and name go
+  hull rm -f web                             also if it runs: it is killed")]
+pub struct Rm {
+    /// The machines, which ran in the background.
+    #[arg(value_name = "NAME", required = true)]
+    machines: Vec<String>,
+    /// Kill those that run.
+    #[arg(short, long)]
+    force: bool,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull rename web old-web                    of a machine that has ended")]
+pub struct Rename {
+    /// The machine, which ran in the background.
+    #[arg(value_name = "NAME")]
+    machine: String,
+    /// Its new name.
+    #[arg(value_name = "NEW", value_parser = parse_name)]
+    name: String,
+}
+
+impl Wait {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        each(&self.machines, |name| {
+            let end = Kept::open(name)?.wait();
+            print(format!("{}\n", end.status).as_bytes())
+        })
+    }
+}
+
+impl Rm {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        each(&self.machines, |name| {
+            let kept = Kept::open(name)?;
+            if self.force && kept.runs() {
+                if let Ok(found) = fleet::find(name) {
+                    stop(&found, 0)?;
+                }
+                kept.wait();
+            }
+            // One of --rm is gone then.
+            match Kept::open(name) {
+                Ok(kept) => Ok(kept.remove()?),
+                Err(_) => Ok(()),
+            }
+        })
+    }
+}
+
+impl Rename {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        Ok(Kept::open(&self.machine)?.rename(&self.name)?)
+    }
+}
+
+/// Do `what` for each name, print its failures, and return the status to exit with.
+pub fn each(names: &[String], what: impl Fn(&str) -> anyhow::Result<()>) -> u8 {
+    let mut status = 0;
+    for name in names {
+        if let Err(error) = what(name) {
+            say_error(&error);
+            status = OWN_ERROR;
+        }
+    }
+    status
+}

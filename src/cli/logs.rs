@@ -1,0 +1,137 @@
+//! `hull logs`: what a machine in the background has written.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+
+use crate::fleet::kept::Kept;
+use crate::fleet::log::{Driver, Line, LogReader};
+
+/// How often a log is looked at that is followed.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull logs web                              all that it has written
+  hull logs -f --tail 10 web                 the last lines, and what follows
+  hull logs --since 10m -t web               with the time of each line
+
+A time is one of RFC 3339 (2026-11-30T07:00:00Z), seconds since 1970, or how long
+ago it was (90s, 10m, 2h).")]
+pub struct Logs {
+    /// The machine.
+    #[arg(value_name = "NAME")]
+    machine: String,
+    /// Go on with what it writes, until it ends.
+    #[arg(short, long)]
+    follow: bool,
+    /// Begin with the last N lines.
+    #[arg(short = 'n', long, value_name = "N|all", default_value = "all", value_parser = lines)]
+    tail: Count,
+    /// Leave out what is older.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<SystemTime>,
+    /// Leave out what is newer.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<SystemTime>,
+    /// Print the time of each line before it.
+    #[arg(short, long)]
+    timestamps: bool,
+}
+
+/// How many lines.
+#[derive(Clone, Copy)]
+struct Count(Option<usize>);
+
+fn lines(text: &str) -> Result<Count, String> {
+    match text {
+        "all" => Ok(Count(None)),
+        text => {
+            let count = text
+                .parse()
+                .map_err(|_| "write a number of lines, or all".to_string());
+            count.map(|count| Count(Some(count)))
+        }
+    }
+}
+
+fn time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    if let Ok(seconds) = text.parse::<f64>()
+        && let Ok(since) = Duration::try_from_secs_f64(seconds)
+    {
+        return Ok(SystemTime::UNIX_EPOCH + since);
+    }
+    let ago = humantime::parse_duration(text).ok();
+    let time = ago.and_then(|ago| SystemTime::now().checked_sub(ago));
+    time.ok_or_else(|| "write a time as 2026-11-30T07:00:00Z, seconds since 1970, or 10m".into())
+}
+
+impl Logs {
+    /// Do it.
+    pub fn execute(self) -> anyhow::Result<()> {
+        let kept = Kept::open(&self.machine)?;
+        let name = &kept.record.name;
+        match kept.record.driver {
+            Driver::JsonFile => {}
+            Driver::Journald => bail!(
+                "machine {name} writes to the system's journal: journalctl CONTAINER_NAME={name} shows it"
+            ),
+            Driver::None => {
+                bail!("machine {name} was started with --log-driver none, and has no log")
+            }
+        }
+        let mut reader = LogReader::open(kept.path()).context("its log cannot be read")?;
+        if let Count(Some(count)) = self.tail {
+            for line in reader.last(count)? {
+                self.show(&line)?;
+            }
+        }
+        loop {
+            // In this order: what it wrote before its end is still shown.
+            let over = !self.follow || !kept.runs();
+            while let Some(line) = reader.next()? {
+                self.show(&line)?;
+            }
+            let late = self.until.is_some_and(|until| until <= SystemTime::now());
+            if over || late {
+                return Ok(());
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    fn show(&self, line: &Line) -> anyhow::Result<()> {
+        let written = humantime::parse_rfc3339(&line.time).ok();
+        let early = self
+            .since
+            .zip(written)
+            .is_some_and(|(since, at)| at < since);
+        let late = self
+            .until
+            .zip(written)
+            .is_some_and(|(until, at)| at > until);
+        if early || late {
+            return Ok(());
+        }
+        let time = match self.timestamps {
+            true => format!("{} ", line.time),
+            false => String::new(),
+        };
+        let text = format!("{time}{}", line.log);
+        match line.stream.as_str() {
+            "stderr" => io::stderr().lock().write_all(text.as_bytes())?,
+            _ => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(text.as_bytes())?;
+                stdout.flush()?;
+            }
+        }
+        Ok(())
+    }
+}

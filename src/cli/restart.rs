@@ -1,0 +1,113 @@
+//! `hull restart` and `kill`: machines in the background begin again, and commands get signals.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::process::Command;
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+
+use super::kept::each;
+use super::machines::Machines;
+use super::stop::stop;
+use crate::control::{self, Action, Answer};
+use crate::fleet::{self, Found, kept::Kept};
+
+/// Seconds that a guest has to end.
+const TIMEOUT: u32 = 10;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull restart web                           stop it if it runs, and start it again
+
+It is started with the command line and in the folder as before; its log goes on.")]
+pub struct Restart {
+    /// The machines, which run or ran in the background.
+    #[arg(value_name = "NAME", required = true)]
+    machines: Vec<String>,
+    /// Kill it when it has not ended after so many seconds.
+    #[arg(short = 't', long, value_name = "S", default_value_t = TIMEOUT)]
+    timeout: u32,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull kill web                              end it at once
+  hull kill -s HUP web                       its command gets SIGHUP")]
+pub struct Kill {
+    #[command(flatten)]
+    machines: Machines,
+    /// The signal, by its name or number; KILL ends the machine without asking its guest.
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
+    signal: u8,
+}
+
+fn signal(text: &str) -> Result<u8, String> {
+    let upper = text.to_ascii_uppercase();
+    let name = match upper.starts_with("SIG") {
+        true => upper,
+        false => format!("SIG{upper}"),
+    };
+    let number = Signal::from_str(&name).map(|signal| signal as u8).ok();
+    let number = number.or_else(|| text.parse().ok().filter(|number| (1..=64).contains(number)));
+    number.ok_or_else(|| "write a signal's name, as TERM or SIGHUP, or its number".into())
+}
+
+impl Restart {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        each(&self.machines, |name| {
+            let kept = Kept::open(name)?;
+            if kept.runs() {
+                stop(&fleet::find(name)?, self.timeout)?;
+                kept.wait();
+            }
+            start_again(&kept)
+        })
+    }
+}
+
+/// Start an ended machine as it was started before.
+fn start_again(kept: &Kept) -> anyhow::Result<()> {
+    let record = &kept.record;
+    let mut arguments = record
+        .arguments
+        .iter()
+        .cloned()
+        .map(OsString::from_vec)
+        .skip(1);
+    let verb = arguments.next().unwrap_or_default();
+    let status = Command::new("/proc/self/exe")
+        .arg(verb)
+        .args(["--again", &record.name])
+        .args(arguments)
+        .current_dir(&record.folder)
+        .status()
+        .context("hull cannot be started")?;
+    match status.success() {
+        true => Ok(()),
+        false => bail!("machine {} did not start again", record.name),
+    }
+}
+
+impl Kill {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        let action = match i32::from(self.signal) == Signal::SIGKILL as i32 {
+            true => Action::Kill,
+            false => Action::Signal {
+                number: self.signal,
+            },
+        };
+        self.machines.each(
+            "waiting for machines",
+            |machine: &Found| match control::ask(machine, action.clone())? {
+                Answer::Done { .. } => Ok(None),
+                _ => bail!("unexpected reply from {}", machine.record.name),
+            },
+        )
+    }
+}

@@ -1,0 +1,299 @@
+//! Machines in the background: what stays of one after its end, until it is removed.
+//!
+//! ```text
+//!  STATE/hull/NAME/        0700; STATE is $XDG_STATE_HOME, or ~/.local/state
+//!                  lock    locked (flock) by the machine's keeper as long as that lives
+//!                  record  of how it was started, JSON
+//!                  end     of how it ended, JSON; once it has
+//!                  log     what it wrote, and older parts as log.1, log.2 (see `log`)
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::log::{Driver, Rotation};
+
+const LOCK: &str = "lock";
+const RECORD: &str = "record";
+const END: &str = "end";
+/// Longest record, in bytes: a command line may have 2 MiB.
+const MAX_RECORD: u64 = 8 << 20;
+/// How often a machine is looked at that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+/// The status of a machine whose keeper was killed, and so the machine.
+const KILLED: u8 = 137;
+
+/// Why there is no machine in the background, or nothing is known of it.
+#[derive(Debug, Error)]
+pub enum KeptError {
+    /// No place for the folders.
+    #[error(
+        "no folder for machines in the background; set XDG_STATE_HOME or HOME to a folder of yours"
+    )]
+    NoPlace,
+    /// The name is taken.
+    #[error(
+        "machine {name} exists already; hull rm {name} removes it when it has ended, or choose another name"
+    )]
+    Taken {
+        /// The name.
+        name: String,
+    },
+    /// There is none of that name.
+    #[error("no machine {name} was started in the background; hull ps -a lists those that were")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// It runs.
+    #[error("machine {name} runs; hull stop {name} first")]
+    Runs {
+        /// The name.
+        name: String,
+    },
+    /// Something in its folder fails.
+    #[error("{}", path.display())]
+    Folder {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How a machine was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRecord {
+    /// Its name.
+    pub name: String,
+    /// When it was, in seconds of Unix time.
+    pub created: u64,
+    /// hull's command line, as bytes.
+    pub arguments: Vec<Vec<u8>>,
+    /// The folder in which hull was started.
+    pub folder: PathBuf,
+    /// Where its log goes.
+    pub driver: Driver,
+    /// When its log is rotated.
+    pub rotation: Rotation,
+    /// Whether it is removed at its end.
+    pub remove: bool,
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptEnd {
+    /// Its status.
+    pub status: u8,
+    /// When it did, in seconds of Unix time.
+    pub finished: u64,
+}
+
+/// The folder of a machine in the background.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    path: PathBuf,
+    /// How it was started.
+    pub record: KeptRecord,
+}
+
+impl Kept {
+    /// Make the folder, and lock it: until the file is closed by all who have it, it is kept.
+    ///
+    /// # Errors
+    /// [`KeptError::Taken`], or the folder cannot be made.
+    pub fn create(record: KeptRecord) -> Result<(Self, File), KeptError> {
+        let place = place()?;
+        let mut folder = DirBuilder::new();
+        folder.mode(0o700);
+        let made = folder.recursive(true).create(&place);
+        made.map_err(failed(&place))?;
+        let path = place.join(&record.name);
+        folder
+            .recursive(false)
+            .create(&path)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => KeptError::Taken {
+                    name: record.name.clone(),
+                },
+                _ => failed(&path)(error),
+            })?;
+        let kept = Self { path, record };
+        let lock = kept.write_record().and_then(|()| kept.lock());
+        let lock = lock.inspect_err(|_| _ = fs::remove_dir_all(&kept.path))?;
+        Ok((kept, lock))
+    }
+
+    /// The folder of an ended machine, to start it again.
+    ///
+    /// # Errors
+    /// [`KeptError::Unknown`] or [`KeptError::Runs`].
+    pub fn reopen(name: &str) -> Result<(Self, File), KeptError> {
+        let kept = Self::open(name)?;
+        let lock = kept.lock()?;
+        let _ = fs::remove_file(kept.path.join(END));
+        Ok((kept, lock))
+    }
+
+    /// The folder of a machine.
+    ///
+    /// # Errors
+    /// [`KeptError::Unknown`].
+    pub fn open(name: &str) -> Result<Self, KeptError> {
+        let unknown = || KeptError::Unknown { name: name.into() };
+        super::check_name(name).map_err(|_| unknown())?;
+        let path = place()?.join(name);
+        let text = read(&path.join(RECORD)).ok_or_else(unknown)?;
+        let record = serde_json::from_slice(&text).map_err(|_| unknown())?;
+        Ok(Self { path, record })
+    }
+
+    /// All of them, sorted by name.
+    pub fn list() -> Vec<Self> {
+        let folders = place().ok().and_then(|place| fs::read_dir(place).ok());
+        let names = folders.into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut all: Vec<Self> = names.filter_map(|name| Self::open(&name).ok()).collect();
+        all.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        all
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its keeper lives.
+    pub fn runs(&self) -> bool {
+        matches!(self.lock(), Err(KeptError::Runs { .. }))
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn end(&self) -> Option<KeptEnd> {
+        let end = || {
+            let text = read(&self.path.join(END))?;
+            serde_json::from_slice(&text).ok()
+        };
+        // In this order: the end is written before the lock is gone.
+        let runs = self.runs();
+        end().or_else(|| {
+            (!runs).then_some(KeptEnd {
+                status: KILLED,
+                finished: self.record.created,
+            })
+        })
+    }
+
+    /// Wait for its end.
+    pub fn wait(&self) -> KeptEnd {
+        loop {
+            match self.end().filter(|_| !self.runs()) {
+                Some(end) => return end,
+                None => thread::sleep(LOOK),
+            }
+        }
+    }
+
+    /// Record how it ended.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_end(&self, status: u8) -> Result<(), KeptError> {
+        let finished = now();
+        self.write(END, &KeptEnd { status, finished })
+    }
+
+    /// Give an ended machine another name.
+    ///
+    /// # Errors
+    /// It runs, or the name is taken.
+    pub fn rename(mut self, name: &str) -> Result<(), KeptError> {
+        let _lock = self.lock()?;
+        let path = self.path.with_file_name(name);
+        if path.exists() {
+            return Err(KeptError::Taken { name: name.into() });
+        }
+        fs::rename(&self.path, &path).map_err(failed(&path))?;
+        self.path = path;
+        self.record.name = name.into();
+        self.write_record()
+    }
+
+    /// Remove the folder of an ended machine.
+    ///
+    /// # Errors
+    /// It runs, or a file stays.
+    pub fn remove(&self) -> Result<(), KeptError> {
+        let _lock = self.lock()?;
+        self.remove_all()
+    }
+
+    /// Remove the folder, whose keeper this process is.
+    ///
+    /// # Errors
+    /// A file stays.
+    pub fn remove_all(&self) -> Result<(), KeptError> {
+        // What a killed `hull rm` leaves has no record, and is no machine.
+        let _ = fs::remove_file(self.path.join(RECORD));
+        fs::remove_dir_all(&self.path).map_err(failed(&self.path))
+    }
+
+    fn write_record(&self) -> Result<(), KeptError> {
+        self.write(RECORD, &self.record)
+    }
+
+    /// Write a file whole or not at all.
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), KeptError> {
+        let path = self.path.join(name);
+        let fresh = self.path.join(format!("{name}.new"));
+        let text = serde_json::to_vec(value).unwrap_or_default();
+        let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
+        written.map_err(failed(&path))
+    }
+
+    fn lock(&self) -> Result<File, KeptError> {
+        let path = self.path.join(LOCK);
+        let options = File::options().create(true).append(true).open(&path);
+        let file = options.map_err(failed(&path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(_) => Err(KeptError::Runs {
+                name: self.record.name.clone(),
+            }),
+        }
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeptError {
+    let path = path.to_path_buf();
+    move |source| KeptError::Folder { path, source }
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let small = fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() <= MAX_RECORD);
+    small.then(|| fs::read(path).ok()).flatten()
+}
+
+/// Now, in seconds of Unix time.
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+fn place() -> Result<PathBuf, KeptError> {
+    let absolute = |name| {
+        let path = std::env::var_os(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME");
+    let state = state.or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    Ok(state.ok_or(KeptError::NoPlace)?.join("hull"))
+}
