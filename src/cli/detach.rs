@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
@@ -52,17 +53,12 @@ pub struct Detach {
 /// Which process this is.
 pub enum Begun {
     /// The one that runs the machine of this name, and where to report that its command runs.
-    Machine(Option<String>, Option<OwnedFd>),
+    Machine(Option<String>, Option<Arc<OwnedFd>>),
     /// One that has done its part; the status to exit with.
     Done(u8),
 }
 
 impl Detach {
-    /// Whether the machine is to run in the background.
-    pub fn wanted(&self) -> bool {
-        self.detach
-    }
-
     /// Go into the background, if that is wanted, as the machine of the name that was given, or under a new
     /// one. The caller has one thread.
     ///
@@ -84,7 +80,7 @@ impl Detach {
         let name = kept.record.name;
         let kind = kind.with_context(|| format!("machine {name}"))?;
         Ok(match kind {
-            Kind::Machine(running) => Begun::Machine(Some(name), Some(running)),
+            Kind::Machine(running) => Begun::Machine(Some(name), Some(Arc::new(running))),
             Kind::Keeper => Begun::Done(0),
             Kind::Started => {
                 print(format!("{name}\n").as_bytes())?;

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::detach::{Begun, Detach};
 use super::devices::Devices;
@@ -132,7 +131,7 @@ impl Run {
         let Some(config) = &mut config else {
             return print(file::write(&machine)?.text().as_bytes()).map(|()| 0);
         };
-        config.attachments.started = running.map(Arc::new);
+        config.attachments.started = running;
         if let Some(status) = jail::supervise(config)? {
             return Ok(status);
         }
@@ -148,7 +147,7 @@ impl Run {
         let tty = machine::tty(config)?;
         let launch = Launch {
             cold: self.cold,
-            pooled: !self.reports.wanted() && !self.seccomp.is_given() && !self.detach.wanted(),
+            pooled: !self.reports.wanted() && !self.seccomp.is_given(),
             streams: Streams::own(tty.clone()),
             tell: &|line| machine::say_on(tty.as_deref(), line),
         };

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::log::{Driver, Rotation};
+use super::name::check_name;
 
 const LOCK: &str = "lock";
 const RECORD: &str = "record";
@@ -149,7 +150,7 @@ impl Kept {
     /// [`KeptError::Unknown`].
     pub fn open(name: &str) -> Result<Self, KeptError> {
         let unknown = || KeptError::Unknown { name: name.into() };
-        super::check_name(name).map_err(|_| unknown())?;
+        check_name(name).map_err(|_| unknown())?;
         let path = place()?.join(name);
         let text = read(&path.join(RECORD)).ok_or_else(unknown)?;
         let record = serde_json::from_slice(&text).map_err(|_| unknown())?;

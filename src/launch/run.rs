@@ -53,6 +53,7 @@ pub fn run(
             if launch.pooled
                 && config.attachments.explain_exits.is_none()
                 && config.attachments.supervised.is_none()
+                && config.attachments.started.is_none()
                 && pooled::fits(&config.machine, &launch.streams)
                 && let Some(status) =
                     pooled::run(warm.key(), &config.machine, &launch.streams, &mut signals)?
