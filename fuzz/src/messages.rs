@@ -25,7 +25,11 @@ pub fn check(input: &Input) {
     for (kind, process, payload) in &input.frames {
         // Mostly a kind that exists.
         let kind = if kind % 32 < 12 { kind & 0x8f } else { *kind };
-        let process = if process % 8 < 7 { process % 64 } else { *process };
+        let process = if process % 8 < 7 {
+            process % 64
+        } else {
+            *process
+        };
         stream.extend(header(kind, process, payload.len()));
         stream.extend(payload);
     }
@@ -70,7 +74,14 @@ pub fn check(input: &Input) {
     }
     for (resource, soft, hard) in input.limits.iter().take(limits.into()) {
         let (resource, soft, hard) = (resource % RESOURCES as u8, *soft, *hard);
-        body.extend(Limit { resource, soft, hard }.encode());
+        body.extend(
+            Limit {
+                resource,
+                soft,
+                hard,
+            }
+            .encode(),
+        );
     }
     for string in &input.strings {
         body.extend(string.iter().filter(|byte| **byte != 0));

@@ -95,7 +95,7 @@ impl Logs {
         loop {
             // In this order: what it wrote before its end is still shown.
             let over = !self.follow || !kept.runs();
-            while let Some(line) = reader.next()? {
+            while let Some(line) = reader.next_line()? {
                 self.show(&line)?;
             }
             let late = self.until.is_some_and(|until| until <= SystemTime::now());

@@ -222,7 +222,7 @@ impl LogReader {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn next(&mut self) -> io::Result<Option<Line>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             let file = match &mut self.now {
                 Some(file) => file,
@@ -275,7 +275,7 @@ impl LogReader {
     /// A file cannot be read.
     pub fn last(&mut self, count: usize) -> io::Result<VecDeque<Line>> {
         let mut last = VecDeque::new();
-        while let Some(line) = self.next()? {
+        while let Some(line) = self.next_line()? {
             last.push_back(line);
             if last.len() > count {
                 last.pop_front();
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     fn texts(reader: &mut LogReader) -> Vec<String> {
-        let lines = std::iter::from_fn(|| reader.next().expect("read"));
+        let lines = std::iter::from_fn(|| reader.next_line().expect("read"));
         lines.map(|line| line.log).collect()
     }
 
