@@ -9,12 +9,20 @@ use anyhow::Context;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::headings::COMMAND;
+use super::machine::leave_stdin;
 use crate::config::machine::{parse_folder, parse_user, parse_variable};
 use crate::config::{Command, Machine};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = COMMAND)]
 pub struct Process {
+    /// Leave standard input alone, as ssh -n does: CMD reads nothing. For scripts and loops that read
+    /// their own lines from there.
+    #[arg(short = 'n', long)]
+    no_stdin: bool,
+    /// Give standard input to CMD, which it gets anyway; for those used to docker run -i.
+    #[arg(short = 'i', long, conflicts_with = "no_stdin")]
+    interactive: bool,
     /// A variable for CMD; without a value the one that hull itself has, if any. May be repeated.
     /// Example: -e LANG=C
     #[arg(
@@ -72,6 +80,14 @@ pub fn variables_of(files: &[PathBuf], flags: &[Variable]) -> anyhow::Result<Vec
 }
 
 impl Process {
+    /// Leave standard input alone, if the user wants that.
+    ///
+    /// # Errors
+    /// There is no /dev/null.
+    pub fn leave_stdin(&self) -> anyhow::Result<()> {
+        if self.no_stdin { leave_stdin() } else { Ok(()) }
+    }
+
     /// Set in `machine` what the flags mention, and the `argv`, if there is one.
     pub fn set(&self, machine: &mut Machine, argv: &[OsString]) {
         if !argv.is_empty() {

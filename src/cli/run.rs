@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::detach::{Begun, Detach};
 use super::devices::Devices;
-use super::headings::{COMMAND, DEVICES, KERNEL, MACHINE, OUTPUT};
+use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
 use super::output::print;
 use super::process::Process;
@@ -49,13 +49,6 @@ pub struct Run {
     /// Boot: neither start from a template nor make one.
     #[arg(long, help_heading = MACHINE)]
     cold: bool,
-    /// Leave standard input alone, as ssh -n does: CMD reads nothing. For scripts and loops that read
-    /// their own lines from there.
-    #[arg(short = 'n', long, help_heading = COMMAND)]
-    no_stdin: bool,
-    /// Give standard input to CMD, which it gets anyway; for those used to docker run -i.
-    #[arg(short = 'i', long, conflicts_with = "no_stdin", help_heading = COMMAND)]
-    interactive: bool,
     #[command(flatten)]
     process: Process,
     #[command(flatten)]
@@ -119,7 +112,7 @@ impl Run {
             Begun::Machine(name, running) => (name, running),
             Begun::Done(status) => return Ok(status),
         };
-        self.no_stdin.then(machine::leave_stdin).transpose()?;
+        self.process.leave_stdin()?;
         let (machine, mut config) = timeline.span("flags and files", || {
             let machine = self.machine(name)?;
             if self.print_config {
