@@ -26,7 +26,7 @@
 //! | module | what | may use |
 //! |---|---|---|
 //! | [`cli`] | one file a verb; the only place that prints | all below |
-//! | [`launch`] | from a machine's description to a running one: kernel, template, pool, copies | agent, boot, config, control, disk's and net's configurations, fleet, guest, kvm's features, memory, pool, symbols, templates, vmm |
+//! | [`launch`] | from a machine's description to a running one: kernel, template, pool, copies | agent, boot, config, control, disk's and net's configurations, fleet, guest, image, kvm's features, memory, pool, symbols, templates, vmm |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, sandbox, sync, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, config, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
 //! | [`supervisor`] | the process outside of a machine's jail and control group | config, disk's and share's configurations, fleet, sandbox, vmm |
@@ -43,6 +43,7 @@
 //! | [`disk`] | backends of virtio block devices: images | config, devices, memory, sandbox, sync |
 //! | [`net`] | backends of virtio network devices: tap and passt | config, devices, memory |
 //! | [`share`] | backends of virtio file systems: folders | config, devices, memory, sandbox |
+//! | [`image`] | images of containers: from a name to the files of a disk | config's files and sizes, leftover, templates' place |
 //! | [`config`] | the description of a machine, its flags' values and its file | boot's entries, the configurations of disk, net, share and devices, fleet's names, memory's limits |
 //! | [`snapshot`] | a machine on disk: the format and its files | memory |
 //! | [`devices`] | buses and emulated devices, none of which knows KVM | config's sizes, memory, sandbox, sync, trace |
@@ -90,6 +91,7 @@ pub mod doctor;
 pub mod fleet;
 pub mod gdb;
 pub mod guest;
+pub mod image;
 pub mod inspect;
 pub mod kvm;
 pub mod launch;

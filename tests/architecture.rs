@@ -34,6 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "fleet",
             "gdb",
             "guest",
+            "image",
             "inspect",
             "kvm",
             "launch",
@@ -85,6 +86,8 @@ const EDGES: &[(&str, &[&str])] = &[
     // It stops, looks at and changes a whole machine.
     ("gdb", &["boot", "kvm", "memory", "sandbox", "sync", "vmm"]),
     ("guest", &["memory"]),
+    // Files on the host, which become a machine's disk in launch.
+    ("image", &["config", "leftover", "templates"]),
     ("kvm", &["boot", "memory", "sandbox", "sync"]),
     // A machine's start, from its configuration on.
     (
@@ -97,6 +100,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "disk",
             "fleet",
             "guest",
+            "image",
             "kvm",
             "memory",
             "net",

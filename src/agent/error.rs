@@ -45,6 +45,9 @@ pub enum AgentError {
         /// What is wrong with it.
         reason: hull_agent::Error,
     },
+    /// A root file system that no guest can have.
+    #[error("cannot start from the image: {0}")]
+    Root(hull_agent::Error),
     /// The guest sent bytes that are not a message.
     #[error("the guest's init does not speak hull's protocol; is /init hull's own?")]
     Protocol(#[from] hull_agent::Error),

@@ -1,11 +1,11 @@
 //! The command to run, and its encoding for the guest.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use hull_agent::{
     ALL_CAPABILITIES, CommandHeader, FromHost, Interface, Limit, MAX_COMMAND, MAX_GROUPS,
-    MAX_STRINGS, RESOURCES, WindowSize, frame,
+    MAX_STRINGS, MountKind, RESOURCES, WindowSize, frame,
 };
 
 use super::error::AgentError;
@@ -31,7 +31,9 @@ pub struct Exec {
     pub own: bool,
     /// Network interfaces that init sets up before the command.
     pub networks: Vec<Interface>,
-    /// Shared folders that init mounts before the command, in this order.
+    /// The image that becomes the root file system before all mounts.
+    pub root: Option<Root>,
+    /// What init mounts before the command, in this order.
     pub mounts: Vec<Mount>,
 }
 
@@ -58,10 +60,27 @@ impl Default for Privileges {
     }
 }
 
-/// A shared folder in the guest; or, at `/`, the disk that becomes its root, by its name in /dev.
+/// An image as the root file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// Mount it read-only.
+    pub read_only: bool,
+    /// The name in /dev of the image's disk.
+    pub disk: String,
+    /// The name in /dev of the disk for what is written; empty for memory.
+    pub upper: String,
+    /// The host name.
+    pub hostname: String,
+    /// The content of /etc/hosts.
+    pub hosts: String,
+}
+
+/// A folder in the guest: of the host, in memory or on a disk; or, at `/`, the disk that becomes its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Tag of the virtio file system.
+    /// What is mounted.
+    pub kind: MountKind,
+    /// Tag of the virtio file system, a disk's name in /dev, or options.
     pub tag: String,
     /// Absolute path in the guest; missing folders are created.
     pub path: String,
@@ -84,6 +103,9 @@ impl Exec {
         let body = self.encode()?;
         let mut frames = Vec::with_capacity(body.len() + frame::HEADER);
         append_networks(&mut frames, &self.networks);
+        if let Some(root) = &self.root {
+            root.append_to(&mut frames, &self.cwd)?;
+        }
         for mount in &self.mounts {
             mount.append_to(&mut frames)?;
         }
@@ -145,16 +167,38 @@ impl Exec {
     }
 }
 
+fn string(what: &'static str, text: &str) -> Result<CString, AgentError> {
+    CString::new(text).map_err(|_| AgentError::Nul {
+        what,
+        text: text.into(),
+    })
+}
+
+impl Root {
+    fn append_to(&self, frames: &mut Vec<u8>, cwd: &OsStr) -> Result<(), AgentError> {
+        let (disk, upper) = (string("disk", &self.disk)?, string("disk", &self.upper)?);
+        let hostname = string("host name", &self.hostname)?;
+        let hosts = string("text of /etc/hosts", &self.hosts)?;
+        let workdir = CString::new(cwd.as_bytes()).unwrap_or_default();
+        let root = hull_agent::Root {
+            read_only: self.read_only,
+            disk: &disk,
+            upper: &upper,
+            hostname: &hostname,
+            workdir: &workdir,
+            hosts: &hosts,
+        };
+        root.check().map_err(AgentError::Root)?;
+        append(frames, &FromHost::Root(root));
+        Ok(())
+    }
+}
+
 impl Mount {
     fn append_to(&self, frames: &mut Vec<u8>) -> Result<(), AgentError> {
-        let string = |what, text: &str| {
-            CString::new(text).map_err(|_| AgentError::Nul {
-                what,
-                text: text.into(),
-            })
-        };
         let (tag, path) = (string("tag", &self.tag)?, string("path", &self.path)?);
         let mount = hull_agent::Mount {
+            kind: self.kind,
             read_only: self.read_only,
             tag: &tag,
             path: &path,
@@ -186,6 +230,7 @@ pub(super) fn append_for(out: &mut Vec<u8>, process: u8, message: &FromHost<'_>)
         FromHost::ExecPart(bytes) | FromHost::Exec(bytes) | FromHost::Stdin(bytes) => bytes.len(),
         FromHost::Interface(interface) => interface.encode().len(),
         FromHost::Resumed(resumed) => resumed.encode().len(),
+        FromHost::Root(root) => root.wire_len(),
         FromHost::Mount(_) => 1 + hull_agent::MAX_TAG + 1 + hull_agent::MAX_PATH,
         _ => 4,
     };
@@ -228,6 +273,7 @@ mod tests {
     #[test]
     fn mounts_come_before_the_command() {
         let mount = |path: &str| Mount {
+            kind: MountKind::Share,
             tag: "src".into(),
             path: path.into(),
             read_only: true,
@@ -240,6 +286,7 @@ mod tests {
             let frame = frame::first(rest).unwrap().unwrap();
             rest = &rest[frame.wire_len()..];
             let sent = FromHost::Mount(hull_agent::Mount {
+                kind: MountKind::Share,
                 read_only: true,
                 tag: c"src",
                 path,

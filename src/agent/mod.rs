@@ -14,10 +14,10 @@ mod processes;
 mod session;
 
 pub use error::AgentError;
-pub use exec::{Exec, Mount, Privileges};
+pub use exec::{Exec, Mount, Privileges, Root};
 pub use hull_agent::{
-    ALL_CAPABILITIES, Exit, Interface, Limit, MAX_COMMAND, Output, PORT_NAME, Resumed,
-    STDIN_WINDOW, VERSION, WindowSize,
+    ALL_CAPABILITIES, Exit, Interface, Limit, MAX_COMMAND, MAX_HOSTNAME, MountKind, Output,
+    PORT_NAME, Resumed, STDIN_WINDOW, VERSION, WindowSize,
 };
 pub use processes::{ClientFault, Processes};
 pub use session::saved::SavedSession;

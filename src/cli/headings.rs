@@ -8,6 +8,8 @@ pub const KERNEL: &str = "Kernel";
 pub const DEVICES: &str = "Devices";
 /// Reports, traces, debugger and messages.
 pub const OUTPUT: &str = "Output";
+/// An image of a container.
+pub const IMAGE: &str = "Image";
 /// The process in the guest.
 pub const COMMAND: &str = "Command";
 /// A machine in the background.

@@ -10,10 +10,13 @@ mod doctor;
 mod exec;
 mod explain;
 mod flagged;
+mod from_image;
 mod gdb;
 mod guest;
 mod headings;
 mod hint;
+mod image;
+mod images;
 mod inspect;
 mod jail;
 mod kept;
@@ -32,8 +35,10 @@ mod pool;
 mod process;
 mod profile;
 mod ps;
+mod pull;
 mod restart;
 mod restore;
+mod rmi;
 mod run;
 mod seccomp;
 mod shape;
@@ -111,6 +116,15 @@ enum Verb {
     Snapshot(Lazy<snapshot::Snapshot>),
     /// Restore a snapshot, as one machine or as several.
     Restore(Lazy<restore::Restore>),
+    /// Fetch images of containers.
+    Pull(Lazy<pull::Pull>),
+    /// List images.
+    Images(Lazy<images::Images>),
+    /// Remove images.
+    Rmi(Lazy<rmi::Rmi>),
+    /// Look at an image.
+    #[command(subcommand)]
+    Image(image::Verb),
     /// Check whether this host can run guests.
     Doctor(Lazy<doctor::Doctor>),
     /// Measure hull, beside other programs or beside an earlier day.
@@ -180,6 +194,10 @@ impl Cli {
             Verb::Inspect(inspect) => inspect.start(log)?.execute().map(|()| 0),
             Verb::Snapshot(snapshot) => snapshot.start(log)?.execute().map(|()| 0),
             Verb::Restore(restore) => restore.start(log)?.execute(),
+            Verb::Pull(pull) => pull.start(log)?.execute().map(|()| 0),
+            Verb::Images(images) => images.start(log)?.execute().map(|()| 0),
+            Verb::Rmi(rmi) => rmi.start(log)?.execute().map(|()| 0),
+            Verb::Image(image::Verb::Inspect(inspect)) => inspect.start(log)?.execute().map(|()| 0),
             Verb::Doctor(doctor) => doctor.start(log)?.execute(),
             Verb::Bench(bench) => bench.start(log)?.execute(),
             Verb::Compare(compare) => compare.start(log)?.execute(),

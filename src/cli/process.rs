@@ -32,6 +32,9 @@ pub struct Process {
         value_parser = Variable::parser()
     )]
     env: Vec<Variable>,
+    /// Run CMD on a terminal, which it has anyway if hull has one; for those used to docker run -t.
+    #[arg(short, long)]
+    tty: bool,
     /// The folder of the guest in which CMD runs [default: /]
     #[arg(short, long, value_name = "DIR", value_parser = parse_folder)]
     workdir: Option<OsString>,
@@ -96,13 +99,17 @@ impl Process {
                 ..Command::default()
             });
         }
-        let given = !self.env.is_empty() || self.workdir.is_some() || self.user.is_some();
+        let given =
+            !self.env.is_empty() || self.tty || self.workdir.is_some() || self.user.is_some();
         if !given {
             return;
         }
         let command = machine.command.get_or_insert_default();
         for variable in self.env.iter().filter_map(|Variable(text)| text.clone()) {
             command.set_variable(variable);
+        }
+        if self.tty {
+            command.tty = Some(true);
         }
         if let Some(folder) = &self.workdir {
             command.cwd.clone_from(folder);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::detach::{Begun, Detach};
 use super::devices::Devices;
+use super::from_image::FromImage;
 use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
 use super::output::print;
@@ -25,6 +26,7 @@ Examples:
   hull run -- uname -a                       one command; its status is hull's
   hull run bzImage --kernel-log -- free -m   the same with your own kernel
   hull run vmlinux --initrd my.cpio          your own system on its console
+  hull run --image alpine                    an image of a container
   hull run -e A=1 -u 1000 -w /tmp -- env     its environment, user and folder
   hull run --share .:/src:ro -- ls /src      the guest reads your folder
   hull run --vsock cid=3,socket=/tmp/v       sockets between guest and host
@@ -53,6 +55,8 @@ pub struct Run {
     process: Process,
     #[command(flatten)]
     detach: Detach,
+    #[command(flatten)]
+    image: FromImage,
     #[command(flatten)]
     devices: Devices,
     #[command(flatten)]
@@ -168,6 +172,7 @@ impl Run {
             Some(path) => file::read(path).map_err(|error| flagged::file(error, path))?,
         };
         draft.devices.extend(self.devices.given());
+        self.image.add_shares(&mut draft)?;
         let machine = &mut draft.machine;
         self.shape.set(machine);
         self.jail.set(machine);
@@ -179,6 +184,6 @@ impl Run {
             machine.faults.clone_from(&self.faults);
         }
         self.process.set(machine, &self.command);
-        draft.machine().map_err(flagged::config)
+        self.image.machine(draft, self.shape.given())
     }
 }

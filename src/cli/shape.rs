@@ -29,6 +29,7 @@ pub struct Shape {
     cpus: Option<Cpus>,
     /// Guest memory: bytes, or with K, M, G or T; 2M to 1T [default: 128M]
     #[arg(
+        short = 'm',
         long,
         value_name = "SIZE",
         value_parser = machine::parse_memory,
@@ -69,6 +70,11 @@ impl Wall {
 }
 
 impl Shape {
+    /// Whether memory and vCPUs are given.
+    pub fn given(&self) -> (bool, bool) {
+        (self.memory.is_some(), self.cpus.is_some())
+    }
+
     /// Set in `machine` what the flags mention.
     pub fn set(&self, machine: &mut Machine) {
         if let Some(kernel) = &self.kernel {

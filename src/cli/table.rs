@@ -1,5 +1,7 @@
 //! Aligned columns of text.
 
+use std::time::Duration;
+
 use super::output::wrapped;
 
 /// Most characters of a line.
@@ -69,6 +71,14 @@ pub fn count(number: u64, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
         _ => format!("{number} {what}s"),
+    }
+}
+
+/// How long ago something was.
+pub fn ago(age: Duration) -> String {
+    match age.as_secs() {
+        0 => "just now".into(),
+        seconds => duration(seconds) + " ago",
     }
 }
 

@@ -1,13 +1,13 @@
 //! `hull templates`: lists and removes templates.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 use serde::Serialize;
 
 use super::output::{print, print_json, say};
-use super::table::{Table, duration};
+use super::table::{Table, ago};
 use crate::config::size;
 use crate::templates::{Cache, Key, Listed};
 
@@ -140,15 +140,10 @@ fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-fn ago(age: Duration) -> String {
-    match age.as_secs() {
-        0 => "just now".into(),
-        seconds => duration(seconds) + " ago",
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::templates::About;
 

@@ -170,11 +170,12 @@ impl Device {
     pub fn files_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Self::Disk(disk) => {
-                let image = match &mut disk.source {
-                    disk::Source::Image(path) => Some(path),
-                    disk::Source::Scratch(_) => None,
+                let images = match &mut disk.source {
+                    disk::Source::Image(path) => std::slice::from_mut(path),
+                    disk::Source::Joined(paths) => paths.as_mut_slice(),
+                    disk::Source::Scratch(_) => &mut [],
                 };
-                image.into_iter().chain(&mut disk.backing).collect()
+                images.iter_mut().chain(&mut disk.backing).collect()
             }
             Self::Share(share) => vec![&mut share.folder],
             Self::Rng | Self::Balloon(_) | Self::Net(_) | Self::Vsock(_) => Vec::new(),

@@ -108,6 +108,28 @@ pub struct Command {
     pub user: OsString,
     /// Whether it runs on a terminal instead of three pipes; if `None`, whether hull does.
     pub tty: Option<bool>,
+    /// The image on whose files it runs. It belongs to a run: a machine that was saved has it mounted.
+    #[serde(skip)]
+    pub root: Option<Root>,
+}
+
+/// An image as the root file system of a command, and what is mounted in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Root {
+    /// The [`disk::Config::id`] of the disk for what is written; memory if `None`.
+    pub upper: Option<String>,
+    /// The command finds the root read-only.
+    pub read_only: bool,
+    /// The host name.
+    pub hostname: String,
+    /// The content of /etc/hosts.
+    pub hosts: String,
+    /// What the command may do as root: bit N for capability N (capabilities(7)).
+    pub capabilities: u64,
+    /// Folders in memory: path and options of tmpfs(5).
+    pub memory: Vec<(String, String)>,
+    /// Disks with an ext4, mounted: [`disk::Config::id`], path, and whether read-only.
+    pub disks: Vec<(String, String, bool)>,
 }
 
 impl fmt::Display for Console {

@@ -39,5 +39,5 @@ pub use fault::Fault;
 pub use jail::Jail;
 pub use limits::Limits;
 pub use lockdown::Lockdown;
-pub use machine::{Command, Console, Kernel, Machine};
+pub use machine::{Command, Console, Kernel, Machine, Root};
 pub use vsock::Vsock;

@@ -97,7 +97,7 @@ prop_compose! {
         tty in option::of(any::<bool>()),
     ) -> Command {
         let words = |words: Vec<String>| words.into_iter().map(Into::into).collect();
-        Command { argv: words(argv), env: words(env), cwd: cwd.into(), user: user.into(), tty }
+        Command { argv: words(argv), env: words(env), cwd: cwd.into(), user: user.into(), tty, root: None }
     }
 }
 

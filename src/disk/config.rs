@@ -44,6 +44,8 @@ pub enum Source {
     Image(PathBuf),
     /// So many bytes of zeroes, a multiple of 512, in a file without a name: gone when hull is.
     Scratch(u64),
+    /// Files one after the other, each filled up to a whole sector; the guest only reads.
+    Joined(Vec<PathBuf>),
 }
 
 impl Source {
@@ -54,6 +56,7 @@ impl Source {
         let path = match self {
             Self::Image(path) => path.as_path(),
             Self::Scratch(_) => Path::new(Self::SCRATCH),
+            Self::Joined(paths) => paths.first().map_or(Path::new(""), PathBuf::as_path),
         };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let printable = stem.chars().filter(char::is_ascii_graphic);
@@ -110,9 +113,29 @@ impl Config {
         }
     }
 
+    /// The disk of an image: `files` one after the other, as the guest's root.
+    pub fn of_image(files: Vec<PathBuf>, name: String) -> Self {
+        Self {
+            read_only: true,
+            name: Some(name),
+            root: true,
+            ..Self::of(Source::Joined(files))
+        }
+    }
+
+    /// An empty scratch disk of so many bytes, a multiple of 512, that is called `name`.
+    pub fn scratch(bytes: u64, name: String) -> Self {
+        Self {
+            cache: Cache::Unsafe,
+            name: Some(name),
+            ..Self::of(Source::Scratch(bytes))
+        }
+    }
+
     /// The name of the flag, and of the key in a file, that asks for such a disk.
     pub fn flag(&self) -> &'static str {
         match self.source {
+            Source::Joined(_) => "image",
             _ if self.root => "root-disk",
             Source::Scratch(_) => "scratch",
             Source::Image(_) if self.overlay => "overlay",
@@ -262,6 +285,10 @@ impl fmt::Display for Config {
         match &self.source {
             Source::Scratch(bytes) => return f.write_str(&size::exact(*bytes)),
             Source::Image(path) => f.write_str(&double(&path.display()))?,
+            Source::Joined(paths) => {
+                let paths: Vec<_> = paths.iter().map(|path| double(&path.display())).collect();
+                f.write_str(&paths.join("+"))?;
+            }
         }
         if self.read_only {
             f.write_str(",ro")?;

@@ -1,7 +1,8 @@
 //! Disks of the host, behind the virtio block device: a [`Disk`] is an image that is open and
 //! locked, [`start`] starts the thread that serves a guest's requests on it.
 //!
-//! An image is `raw` or `qcow2`, recognized by its first bytes; both are an `Image`. The front end
+//! An image is `raw` or `qcow2`, recognized by its first bytes; both are an `Image`, as are several files
+//! `joined` to one read-only disk. The front end
 //! is `devices::virtio::block`; `vmm` connects the two.
 
 pub mod config;
@@ -9,6 +10,7 @@ mod error;
 mod file;
 mod identity;
 mod image;
+mod joined;
 mod open;
 mod qcow2;
 mod raw;

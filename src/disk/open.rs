@@ -1,7 +1,7 @@
 //! From a configuration to a disk: an image, opened and locked.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::config::{Cache, Config, Format, Source};
@@ -9,6 +9,7 @@ use super::error::DiskError;
 use super::file::{no_temporary, open_image, scratch};
 use super::identity::{Opened, Origin, Shared};
 use super::image::Image;
+use super::joined::Joined;
 use super::qcow2::{self, Qcow2};
 use super::raw::Raw;
 use crate::devices::rate::Limits;
@@ -134,6 +135,7 @@ type Open = (Box<dyn Image>, u64, Option<Format>);
 fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
     let path = match &config.source {
         Source::Scratch(bytes) => return Ok((Box::new(Raw::new(scratch(*bytes)?)), *bytes, None)),
+        Source::Joined(paths) => return joined(paths, files),
         Source::Image(path) => path,
     };
     let read_only = config.read_only || config.overlay;
@@ -164,6 +166,23 @@ fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
             sized(Box::new(Qcow2::new(image, own)), path, format)
         }
     }
+}
+
+/// A disk of several files.
+fn joined(paths: &[PathBuf], files: &mut Vec<Opened>) -> Result<Open, DiskError> {
+    let mut parts = Vec::with_capacity(paths.len());
+    for path in paths {
+        let (file, _) = open_image(path, true, Some(Format::Raw))?;
+        files.push(Opened::new(path, &file)?);
+        parts.push(file);
+    }
+    let path = paths.first().map_or(Path::new(""), PathBuf::as_path);
+    let image = Joined::new(parts).map_err(|reason| DiskError::Open {
+        path: path.into(),
+        reason,
+        hint: "",
+    })?;
+    sized(Box::new(image), path, Format::Raw)
 }
 
 /// The image, if a disk can have its size.

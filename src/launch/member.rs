@@ -104,6 +104,7 @@ fn wait(
         cwd: exec.cwd,
         user: exec.user,
         tty: Some(exec.tty.is_some()),
+        root: None,
     });
     let streams = Streams {
         raw: customer.command.raw,

@@ -15,6 +15,7 @@
 pub mod copies;
 mod error;
 pub mod exec;
+pub mod image;
 mod images;
 pub mod member;
 pub mod pool;

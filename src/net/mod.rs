@@ -18,6 +18,6 @@ mod tap;
 pub use crate::devices::virtio::net::Mac;
 pub use config::{Config, Kind, Protocol, Publish, Subnet};
 pub use error::NetError;
-pub use network::{Assigned, Network, open};
+pub use network::{Assigned, GUEST_ADDRESS, Network, open};
 #[cfg(fuzzing)]
 pub use stream::Stream;

@@ -122,6 +122,9 @@ fn tap_network(
     })
 }
 
+/// The guest's address in the first network of the kind user.
+pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
 /// The `number`th network of its kind in this machine, from 1.
 fn user_network(
     config: &Config,

@@ -35,6 +35,7 @@ impl Command {
             each.collect()
         };
         let alone = exec.networks.is_empty()
+            && exec.root.is_none()
             && exec.mounts.is_empty()
             && exec.cwd.is_empty()
             && exec.user.is_empty()

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::protocol::Reply;
 use super::*;
-use crate::agent::{Exec, Mount, WindowSize};
+use crate::agent::{Exec, Mount, MountKind, WindowSize};
 use crate::control::Status;
 
 fn exec() -> Exec {
@@ -31,6 +31,7 @@ fn a_command_survives_its_encoding() {
 fn a_command_that_needs_a_device_is_not_for_a_pool() {
     let mut exec = exec();
     exec.mounts.push(Mount {
+        kind: MountKind::Share,
         tag: "src".into(),
         path: "/src".into(),
         read_only: true,

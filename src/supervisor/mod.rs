@@ -15,7 +15,7 @@ pub mod keeper;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -100,10 +100,12 @@ fn out_of_memory(limits: &Limits) -> String {
 fn group(machine: &Machine) -> Result<ControlGroup, GroupError> {
     let images = machine
         .all()
-        .filter_map(|disk: &disk::Config| match &disk.source {
-            Source::Image(path) => Some(path.as_path()),
-            Source::Scratch(_) => None,
-        });
+        .flat_map(|disk: &disk::Config| match &disk.source {
+            Source::Image(path) => std::slice::from_ref(path),
+            Source::Joined(paths) => paths.as_slice(),
+            Source::Scratch(_) => &[],
+        })
+        .map(PathBuf::as_path);
     let folders = machine
         .all()
         .map(|share: &share::Config| share.folder.as_path());

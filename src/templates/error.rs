@@ -11,7 +11,7 @@ use super::key::Key;
 #[derive(Debug, Error)]
 pub enum CacheError {
     /// The environment turns it off.
-    #[error("there is no cache of templates: {variable}={value} turns it off; unset it")]
+    #[error("there is no cache: {variable}={value} turns it off; unset it")]
     Off {
         /// The environment variable that turns it off.
         variable: &'static str,
@@ -20,22 +20,24 @@ pub enum CacheError {
     },
     /// No variable of the environment gives a place.
     #[error(
-        "there is no place for templates: none of HULL_CACHE, XDG_CACHE_HOME and HOME is an absolute \
+        "there is no place for a cache: none of HULL_CACHE, XDG_CACHE_HOME and HOME is an absolute \
          path; set HULL_CACHE to a folder of yours"
     )]
     NoHome,
     /// The limit is no size.
     #[error(
-        "HULL_CACHE_SIZE={value}: not a size; write bytes, or a number with K, M, G or T; 0 is no cache"
+        "{variable}={value}: not a size; write bytes, or a number with K, M, G or T; 0 is no cache"
     )]
     Size {
+        /// The environment variable.
+        variable: &'static str,
         /// The value of the variable.
         value: String,
     },
     /// The folder cannot be used.
-    #[error("templates cannot be kept in {}: {error}; set HULL_CACHE to a folder of yours", path.display())]
+    #[error("nothing can be kept in {}: {error}; set HULL_CACHE to a folder of yours", path.display())]
     Folder {
-        /// The folder for templates.
+        /// The folder.
         path: PathBuf,
         /// Why the system refused it.
         error: io::Error,

@@ -26,7 +26,7 @@ mod about;
 mod error;
 mod folder;
 mod key;
-mod place;
+pub mod place;
 #[cfg(test)]
 mod tests;
 mod unpacked;

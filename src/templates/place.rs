@@ -12,13 +12,37 @@ use rustix::process::geteuid;
 use super::error::CacheError;
 use crate::config::size;
 
-/// Bytes on the disk that all templates may take together, unless the user says otherwise.
-const LIMIT: u64 = 4 << 30;
+/// A kind of what is kept, and how much of it unless the user says otherwise.
+struct Kept {
+    /// Its folder below hull's.
+    folder: &'static str,
+    /// Whether HULL_CACHE is its folder, and not the folder above it.
+    whole: bool,
+    /// The variable for the limit.
+    size: &'static str,
+    limit: u64,
+}
 
-/// Where the cache is, and its limit.
+const TEMPLATES: Kept = Kept {
+    folder: "templates",
+    whole: true,
+    size: "HULL_CACHE_SIZE",
+    limit: 4 << 30,
+};
+
+const IMAGES: Kept = Kept {
+    folder: "images",
+    whole: false,
+    size: "HULL_IMAGES_SIZE",
+    limit: 32 << 30,
+};
+
+/// Where something is kept, and its limit.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
+    /// The folder.
     pub path: PathBuf,
+    /// Bytes on the disk that all may take together.
     pub limit: u64,
     /// The user named the folder itself.
     named: bool,
@@ -27,15 +51,27 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The place that the environment gives.
-    pub fn find() -> Result<Self, CacheError> {
+    /// The place for templates that the environment gives.
+    pub(super) fn find() -> Result<Self, CacheError> {
         Self::by(|name| env::var_os(name))
     }
 
+    /// The place for images that the environment gives.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn of_images() -> Result<Self, CacheError> {
+        Self::of(&IMAGES, |name| env::var_os(name))
+    }
+
     pub(super) fn by(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, CacheError> {
-        let limit = match variable("HULL_CACHE_SIZE") {
-            None => LIMIT,
-            Some(text) => limit(&text)?,
+        Self::of(&TEMPLATES, variable)
+    }
+
+    fn of(kept: &Kept, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, CacheError> {
+        let limit = match variable(kept.size) {
+            None => kept.limit,
+            Some(text) => limit(kept.size, &text)?,
         };
         let absolute = |name| {
             let path = variable(name).map(PathBuf::from);
@@ -52,7 +88,11 @@ impl Place {
         let cache = absolute("XDG_CACHE_HOME").filter(|_| !named);
         let home = absolute("HOME").filter(|_| !named && cache.is_none());
         let cache = cache.or_else(|| Some(home.as_ref()?.join(".cache")));
-        let path = folder.or_else(|| Some(cache?.join("hull/templates")));
+        let folder = folder.map(|folder| match kept.whole {
+            true => folder,
+            false => folder.join(kept.folder),
+        });
+        let path = folder.or_else(|| Some(cache?.join("hull").join(kept.folder)));
         Ok(Self {
             path: path.ok_or(CacheError::NoHome)?,
             limit,
@@ -62,6 +102,9 @@ impl Place {
     }
 
     /// Make the folder if it is missing, with those above it.
+    ///
+    /// # Errors
+    /// It would be another user's, or cannot be made.
     pub fn make(&self) -> io::Result<()> {
         if self.path.is_dir() {
             return Ok(());
@@ -91,11 +134,12 @@ fn is_ours(path: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-fn limit(text: &OsStr) -> Result<u64, CacheError> {
+fn limit(variable: &'static str, text: &OsStr) -> Result<u64, CacheError> {
     match text.to_str().and_then(size::parse) {
-        Some(0) => Err(off("HULL_CACHE_SIZE", text)),
+        Some(0) => Err(off(variable, text)),
         Some(limit) => Ok(limit),
         None => Err(CacheError::Size {
+            variable,
             value: text.to_string_lossy().into(),
         }),
     }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use super::snapshot::saved::Saved;
 use super::story;
-use crate::agent::{Exec, Interface, Mount, WindowSize};
-use crate::config::Machine;
+use crate::agent::{
+    self, ALL_CAPABILITIES, Exec, Interface, Mount, MountKind, Privileges, WindowSize,
+};
+use crate::config::{Command, Machine, Root};
 use crate::memory::image::Image;
 use crate::profile::Profile;
 use crate::trace::Trace;
@@ -141,17 +143,31 @@ impl Config {
 pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Option<Exec> {
     let command = machine.command.as_ref()?;
     let mount = |share: &share::Config| Mount {
+        kind: MountKind::Share,
         tag: share.tag.clone(),
         path: share.guest_path.clone(),
         read_only: share.read_only,
     };
     let root = |disk: &disk::Config| Mount {
+        kind: MountKind::Share,
         tag: "vda".into(),
         path: "/".into(),
         read_only: disk.read_only,
     };
-    let root = machine.root_disk().map(root);
-    let mut mounts: Vec<_> = machine.all().map(mount).chain(root).collect();
+    let root = machine
+        .root_disk()
+        .filter(|_| command.root.is_none())
+        .map(root);
+    let of_image = command
+        .root
+        .iter()
+        .flat_map(|root| mounts_of_image(machine, root));
+    let mut mounts: Vec<_> = machine
+        .all()
+        .map(mount)
+        .chain(root)
+        .chain(of_image)
+        .collect();
     // Parents first: a mount at /a after /a/b would hide it.
     mounts.sort_by_key(|mount| mount.path.len());
     Some(Exec {
@@ -161,9 +177,60 @@ pub fn exec(machine: &Machine, networks: &[Interface], size: WindowSize) -> Opti
         user: command.user.clone(),
         tty: command.tty.unwrap_or(false).then_some(size),
         networks: networks.to_vec(),
+        root: root_of_image(machine, command),
+        privileges: Privileges {
+            capabilities: command
+                .root
+                .as_ref()
+                .map_or(ALL_CAPABILITIES, |it| it.capabilities),
+            ..Privileges::default()
+        },
         mounts,
         ..Exec::default()
     })
+}
+
+/// The name in /dev of the disk `id`: they are numbered in their order.
+fn device(machine: &Machine, id: &str) -> Option<String> {
+    let at = machine
+        .all()
+        .position(|disk: &disk::Config| disk.id() == id)?;
+    let letter = u8::try_from(at).ok()?.checked_add(b'a')?;
+    letter
+        .is_ascii_lowercase()
+        .then(|| format!("vd{}", char::from(letter)))
+}
+
+/// The image from which the command starts.
+fn root_of_image(machine: &Machine, command: &Command) -> Option<agent::Root> {
+    let root = command.root.as_ref()?;
+    let upper = root.upper.as_ref().and_then(|id| device(machine, id));
+    Some(agent::Root {
+        read_only: root.read_only,
+        disk: device(machine, &machine.root_disk()?.id())?,
+        upper: upper.unwrap_or_default(),
+        hostname: root.hostname.clone(),
+        hosts: root.hosts.clone(),
+    })
+}
+
+/// What is mounted in the image beside shares.
+fn mounts_of_image(machine: &Machine, root: &Root) -> Vec<Mount> {
+    let memory = root.memory.iter().map(|(path, options)| Mount {
+        kind: MountKind::Memory,
+        tag: options.clone(),
+        path: path.clone(),
+        read_only: false,
+    });
+    let disks = root.disks.iter().filter_map(|(id, path, read_only)| {
+        Some(Mount {
+            kind: MountKind::Disk,
+            tag: device(machine, id)?,
+            path: path.clone(),
+            read_only: *read_only,
+        })
+    });
+    memory.chain(disks).collect()
 }
 
 /// How a machine ended in good order.

@@ -39,6 +39,8 @@ pub enum Error {
     WrongCommand(&'static str),
     /// Not a valid [`crate::Mount`]; the text says why.
     WrongMount(&'static str),
+    /// Not a valid [`crate::Root`]; the text says why.
+    WrongRoot(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -57,6 +59,7 @@ impl fmt::Display for Error {
             Self::WrongResumed => f.write_str("the restore message is invalid"),
             Self::WrongExit => f.write_str("the exit status is invalid"),
             Self::WrongMount(why) => write!(f, "the mount cannot be read: {why}"),
+            Self::WrongRoot(why) => write!(f, "the root file system cannot be read: {why}"),
             Self::WrongCommand(why) => write!(f, "the command cannot be read: {why}"),
         }
     }

@@ -10,7 +10,7 @@
 //!  [                        <----   Resumed                 (only in a restored machine)
 //!   Ready                   ----> ]
 //!                           <----   Interface*
-//!                           <----   Mount*
+//!                           <----   Root?, Mount*
 //!                           <----   ExecPart*, Exec         (a Command, split over frames)
 //!   [Started,] Stdout,      ---->  <----  Stdin, StdinClose, Resize, Signal,
 //!   Stderr, StdinAck,                     OutputClose, OutputAck, Resumed, Interface
@@ -47,6 +47,7 @@ mod interface;
 mod message;
 mod mount;
 mod resumed;
+mod root;
 
 pub use buffer::Buffer;
 pub use command::{
@@ -56,8 +57,9 @@ pub use command::{
 pub use error::Error;
 pub use interface::Interface;
 pub use message::{Exit, FromGuest, FromHost, Output};
-pub use mount::{MAX_PATH, MAX_TAG, Mount};
+pub use mount::{MAX_PATH, MAX_TAG, Mount, MountKind};
 pub use resumed::Resumed;
+pub use root::{MAX_HOSTNAME, MAX_HOSTS, Root};
 
 /// Version of the protocol, as sent in `Hello`.
 pub const VERSION: u32 = 4;

@@ -1,7 +1,7 @@
 //! Messages: what a frame means, by direction.
 
 use crate::frame::{Frame, HEADER, MAX_PAYLOAD, header};
-use crate::{Error, Interface, Mount, Resumed, WindowSize};
+use crate::{Error, Interface, Mount, Resumed, Root, WindowSize};
 
 const MAGIC: [u8; 4] = *b"HULL";
 
@@ -86,7 +86,7 @@ pub enum FromHost<'a> {
     Signal(u8),
     /// The main command's `Exit` has arrived; the guest may power off.
     Goodbye,
-    /// Mount a shared folder before the command runs.
+    /// Mount a folder before the command runs.
     Mount(Mount<'a>),
     /// Configure a network interface; before the command, or in a restored machine at any time.
     Interface(Interface),
@@ -97,6 +97,8 @@ pub enum FromHost<'a> {
     /// This much of the command's output has left the host's buffers, in the measure of
     /// [`crate::output_cost`].
     OutputAck(u32),
+    /// Make an image the root file system, before the command and all mounts.
+    Root(Root<'a>),
 }
 
 impl<'a> FromGuest<'a> {
@@ -224,6 +226,7 @@ impl<'a> FromHost<'a> {
             (0x8a, bytes) => Self::Resumed(Resumed::decode(bytes)?),
             (0x8b, &[1]) => Self::OutputClose(Output::Stdout),
             (0x8b, &[2]) => Self::OutputClose(Output::Stderr),
+            (0x8c, bytes) => Self::Root(Root::decode(bytes)?),
             (0x90, &[a, b, c, d]) => Self::OutputAck(u32::from_le_bytes([a, b, c, d])),
             (0x81..=0x87 | 0x8b | 0x90, _) => {
                 let len = payload.len();
@@ -252,6 +255,7 @@ impl<'a> FromHost<'a> {
             Self::OutputClose(Output::Stdout) => write(out, 0x8b, &[], &[1]),
             Self::OutputClose(Output::Stderr) => write(out, 0x8b, &[], &[2]),
             Self::OutputAck(cost) => write(out, 0x90, &[], &cost.to_le_bytes()),
+            Self::Root(root) => root.encode(out, 0x8c),
         }
     }
 

@@ -12,14 +12,29 @@ pub const MAX_TAG: usize = 36;
 pub const MAX_PATH: usize = 4096;
 
 const READ_ONLY: u8 = 1;
+const MEMORY: u8 = 2;
+const DISK: u8 = 4;
+
+/// What is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountKind {
+    /// A virtio file system, by its tag; or, at `/`, a disk.
+    Share,
+    /// A file system in memory (tmpfs); the tag has its options.
+    Memory,
+    /// An ext4 on a disk; the tag is its name in /dev.
+    Disk,
+}
 
 /// A shared folder of the host and its mount point in the guest; or, at `/`, the block device that becomes
 /// the guest's root, by its name in /dev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount<'a> {
+    /// What is mounted.
+    pub kind: MountKind,
     /// Mount it read-only.
     pub read_only: bool,
-    /// The name of the virtio file system; 1 to [`MAX_TAG`] bytes.
+    /// The name of the virtio file system or disk, or options; 1 to [`MAX_TAG`] bytes.
     pub tag: &'a CStr,
     /// An absolute path without `.` and `..`; missing folders are made.
     pub path: &'a CStr,
@@ -34,11 +49,15 @@ impl<'a> Mount<'a> {
         let tag = CStr::from_bytes_until_nul(strings).map_err(|_| cut)?;
         let rest = strings.get(tag.count_bytes() + 1..).unwrap_or_default();
         let path = CStr::from_bytes_with_nul(rest).map_err(|_| cut)?;
-        if flags > READ_ONLY {
-            return Err(Error::WrongMount("it has flags that do not exist"));
-        }
+        let kind = match flags & !READ_ONLY {
+            0 => MountKind::Share,
+            MEMORY => MountKind::Memory,
+            DISK => MountKind::Disk,
+            _ => return Err(Error::WrongMount("it has flags that do not exist")),
+        };
         let mount = Self {
-            read_only: flags == READ_ONLY,
+            kind,
+            read_only: flags & READ_ONLY != 0,
             tag,
             path,
         };
@@ -48,7 +67,7 @@ impl<'a> Mount<'a> {
 
     /// Whether it is the guest's root.
     pub fn is_root(&self) -> bool {
-        self.path == c"/"
+        self.path == c"/" && self.kind == MountKind::Share
     }
 
     /// Check that it can be sent.
@@ -77,7 +96,12 @@ impl<'a> Mount<'a> {
         self.check().ok()?;
         let mut fixed = [0; 1 + MAX_TAG + 1];
         let tag = self.tag.to_bytes_with_nul();
-        fixed[0] = if self.read_only { READ_ONLY } else { 0 };
+        let of_kind = match self.kind {
+            MountKind::Share => 0,
+            MountKind::Memory => MEMORY,
+            MountKind::Disk => DISK,
+        };
+        fixed[0] = of_kind | if self.read_only { READ_ONLY } else { 0 };
         fixed.get_mut(1..=tag.len())?.copy_from_slice(tag);
         write(
             out,

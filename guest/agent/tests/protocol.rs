@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use hull_agent::{
     Command, CommandHeader, Error, Exit, FromGuest, FromHost, Interface, Limit, MAX_GROUPS,
-    MAX_PROCESSES, Mount, Output, RESOURCES, Resumed, WindowSize, frame,
+    MAX_PROCESSES, Mount, MountKind, Output, RESOURCES, Resumed, Root, WindowSize, frame,
 };
 use proptest::prelude::*;
 
@@ -48,6 +48,14 @@ fn resumptions() -> impl Strategy<Value = Resumed> {
         first_slot: slots.0,
         slots: slots.1,
     })
+}
+
+fn mount_kinds() -> impl Strategy<Value = MountKind> {
+    prop_oneof![
+        Just(MountKind::Share),
+        Just(MountKind::Memory),
+        Just(MountKind::Disk)
+    ]
 }
 
 /// Encode, cut the bytes at `cut`, and decode again.
@@ -115,16 +123,36 @@ proptest! {
 
     #[test]
     fn a_mount_arrives(
-        read_only: bool, tag in "[^\0]{1,9}", path in "(/[^\0/.]{1,20}){1,5}/?", cut: usize,
+        kind in mount_kinds(), read_only: bool, tag in "[^\0]{1,9}", path in "(/[^\0/.]{1,20}){1,5}/?", cut: usize,
     ) {
         let (tag, path) = (CString::new(tag).unwrap(), CString::new(path).unwrap());
-        let message = FromHost::Mount(Mount { read_only, tag: &tag, path: &path });
+        let message = FromHost::Mount(Mount { kind, read_only, tag: &tag, path: &path });
         let (bytes, len) = through_bytes(|out| message.encode(out), cut);
         let frame = frame::first(&bytes).unwrap().unwrap();
         prop_assert_eq!(frame.wire_len(), len);
         prop_assert_eq!(FromHost::decode(frame), Ok(message));
         let short = frame::Frame { payload: &frame.payload[..cut % frame.payload.len()], ..frame };
         prop_assert!(FromHost::decode(short).is_err(), "a part is no mount");
+    }
+
+    #[test]
+    fn a_root_arrives(
+        read_only: bool, disk in "[a-z0-9]{1,15}", upper in "[a-z0-9]{0,15}",
+        hostname in "[a-z-]{1,64}", workdir in "(/[^\0]{0,300})?", hosts in "[^\0]{0,300}", cut: usize,
+    ) {
+        let [disk, upper, hostname, workdir, hosts] =
+            [disk, upper, hostname, workdir, hosts].map(|text| CString::new(text).unwrap());
+        let root = Root {
+            read_only, disk: &disk, upper: &upper, hostname: &hostname, workdir: &workdir, hosts: &hosts,
+        };
+        let message = FromHost::Root(root);
+        let (bytes, len) = through_bytes(|out| message.encode(out), cut);
+        let frame = frame::first(&bytes).unwrap().unwrap();
+        prop_assert_eq!(frame.wire_len(), len);
+        prop_assert_eq!(root.wire_len(), frame.payload.len());
+        prop_assert_eq!(FromHost::decode(frame), Ok(message));
+        let short = frame::Frame { payload: &frame.payload[..cut % frame.payload.len()], ..frame };
+        prop_assert!(FromHost::decode(short).is_err(), "a part is no root");
     }
 
     #[test]
@@ -207,19 +235,50 @@ fn an_invalid_mount_is_neither_sent_nor_accepted() {
         assert!(matches!(decoded, Err(Error::WrongMount(_))), "{tag} {path}");
         let (tag, path) = (CString::new(tag).unwrap(), CString::new(path).unwrap());
         let message = FromHost::Mount(Mount {
+            kind: MountKind::Share,
             read_only: false,
             tag: &tag,
             path: &path,
         });
         assert_eq!(message.encode(&mut [0; 9000]), None);
     }
-    for payload in [&b""[..], b"\x02t\0/a\0", b"\0t\0/a\0\0", b"\0t\0/a", b"\0t"] {
+    for payload in [
+        &b""[..],
+        b"\x06t\0/a\0",
+        b"\x08t\0/a\0",
+        b"\0t\0/a\0\0",
+        b"\0t\0/a",
+        b"\0t",
+    ] {
         let frame = frame::Frame {
             kind: 0x88,
             process: 0,
             payload,
         };
         assert!(FromHost::decode(frame).is_err(), "{payload:?}");
+    }
+}
+
+#[test]
+fn an_invalid_root_is_not_accepted() {
+    for payload in [
+        &b""[..],
+        b"\x02vda\0\0h\0\0\0",
+        b"\0\0\0h\0\0\0",
+        b"\0v/a\0\0h\0\0\0",
+        b"\0vda\0..\0h\0\0\0",
+        b"\0vda\0\0\0\0\0",
+        b"\0vda\0\0h\0a\0\0",
+        b"\0vda\0\0h\0\0",
+        b"\0vda\0\0h\0\0\0\0",
+    ] {
+        let frame = frame::Frame {
+            process: 0,
+            kind: 0x8c,
+            payload,
+        };
+        let decoded = FromHost::decode(frame);
+        assert!(matches!(decoded, Err(Error::WrongRoot(_))), "{payload:?}");
     }
 }
 

@@ -15,6 +15,7 @@ mod network;
 mod process;
 mod provide;
 mod resume;
+mod root;
 mod running;
 mod serve;
 mod setup;

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use hull_agent::{ALL_CAPABILITIES, Command, Exit, MAX_STRINGS};
 
+use crate::root;
 use crate::sys::{self, Errno, Fd};
 use crate::text::join;
 use crate::user::User;
@@ -87,7 +88,7 @@ impl<'a> Plan<'a> {
             terminal,
             user,
             command: None,
-            applets: sys::pid() == 1,
+            applets: sys::pid() == 1 && !root::is_image(),
             failure: None,
         })
     }

@@ -4,6 +4,7 @@ use hull_agent::{Buffer, FromGuest, FromHost};
 
 use crate::network;
 use crate::resume::Files;
+use crate::root;
 use crate::setup;
 use crate::sys::Errno;
 use crate::text::decimal;
@@ -23,7 +24,11 @@ pub fn provide<const N: usize>(
                 return complain(outbox, &[b"the root disk cannot be mounted: the guest's kernel \
                     finds no file system on it"]);
             }
-            complain(outbox, &[b"a shared folder cannot be mounted at ", path]);
+            complain(outbox, &[b"nothing can be mounted at ", path]);
+        }),
+        FromHost::Root(root) => root::enter(root).map_err(|(what, errno)| {
+            complain(outbox, &[b"the image cannot become the root file system: ", what]);
+            errno
         }),
         FromHost::Resumed(resumed) => files.resume(resumed).map_err(|(slot, errno)| {
             let (digits, zeros) = decimal(slot);

@@ -15,6 +15,7 @@ use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::process::{Plan, Pointers};
 use crate::provide::provide;
 use crate::resume::Files;
+use crate::root;
 use crate::running::{Input, MAX_LAST_BYTES, MIN_READ, Others, Outbox, RESERVE, Running};
 use crate::setup;
 use crate::streams::{self, pipes, resize};
@@ -162,7 +163,8 @@ impl Agent<'_> {
         *running = Running::new();
         running.used = true;
         self.highest = self.highest.max(process);
-        let refused = self.refused.filter(|_| process == 0);
+        let sealed = if process == 0 { root::seal() } else { Ok(()) };
+        let refused = self.refused.filter(|_| process == 0).or(sealed.err());
         let started = match refused {
             Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
             None => start(running, bytes, pointers, |text| {
@@ -506,7 +508,7 @@ impl Agent<'_> {
                 }
             }
             FromHost::Goodbye => self.goodbye = true,
-            message @ (FromHost::Interface(_) | FromHost::Mount(_)) => {
+            message @ (FromHost::Interface(_) | FromHost::Root(_) | FromHost::Mount(_)) => {
                 // One reason is enough to refuse a command.
                 if self.refused.is_none() {
                     let provided = provide(&message, &self.files, outbox);

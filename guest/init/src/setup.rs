@@ -6,21 +6,21 @@ use core::arch::asm;
 use core::ffi::CStr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use hull_agent::{MAX_PATH, Mount};
+use hull_agent::{MAX_PATH, Mount, MountKind};
 
 use crate::sys;
-use crate::text::{each_line, join};
+use crate::text::{decimal, each_line, join};
 
 /// Whether the root file system is on a disk.
 static ON_DISK: AtomicBool = AtomicBool::new(false);
 
-const MS_RDONLY: usize = 1;
-const MS_REMOUNT: usize = 32;
-const MS_BIND: usize = 4096;
-const MS_MOVE: usize = 8192;
-const MS_NOSUID: usize = 2;
-const MS_NODEV: usize = 4;
-const MS_NOEXEC: usize = 8;
+pub const MS_RDONLY: usize = 1;
+pub const MS_REMOUNT: usize = 32;
+pub const MS_BIND: usize = 4096;
+pub const MS_MOVE: usize = 8192;
+pub const MS_NOSUID: usize = 2;
+pub const MS_NODEV: usize = 4;
+pub const MS_NOEXEC: usize = 8;
 
 /// The debug port: hull records the time when init writes [`INIT_RUNS`] to it.
 const DEBUG_PORT: u16 = 0x80;
@@ -94,7 +94,7 @@ pub fn second() {
     for (target, path) in LINKS {
         let _ = sys::symlink(target, path);
     }
-    sys::set_hostname("hull");
+    sys::set_hostname(b"hull");
     loopback();
 }
 
@@ -105,8 +105,7 @@ fn mount(&(kind, path, flags, options): &Fixed) {
     }
 }
 
-/// Mount a shared folder (Documentation/filesystems/virtiofs.rst), and create missing parts of its
-/// path.
+/// Mount a folder, and create missing parts of its path (Documentation/filesystems/virtiofs.rst, tmpfs.rst).
 pub fn share(mount: &Mount<'_>) -> sys::Result<()> {
     let read_only = if mount.read_only { MS_RDONLY } else { 0 };
     if mount.is_root() {
@@ -114,7 +113,30 @@ pub fn share(mount: &Mount<'_>) -> sys::Result<()> {
     }
     make_folders(mount.path);
     let flags = read_only | MS_NOSUID | MS_NODEV;
-    sys::mount_from(mount.tag, c"virtiofs", mount.path, flags, c"").map(|_| ())
+    match mount.kind {
+        MountKind::Share => sys::mount_from(mount.tag, c"virtiofs", mount.path, flags, c""),
+        MountKind::Memory => sys::mount(c"tmpfs", mount.path, flags, mount.tag),
+        MountKind::Disk => disk(mount.tag, mount.path, read_only | MS_NODEV),
+    }
+    .map(drop)
+}
+
+/// Mount the ext4 on the disk `name`. An image has no node for it, so that the kernel's own /dev is mounted
+/// at `path` until the node is open.
+fn disk(name: &CStr, path: &CStr, flags: usize) -> sys::Result<usize> {
+    let mut buffer = [0; MAX_PATH];
+    sys::mount(c"devtmpfs", path, MS_NOSUID, c"")?;
+    let node = join(&mut buffer, &[path.to_bytes(), b"/", name.to_bytes()]);
+    let node = node.ok_or(sys::ENAMETOOLONG).and_then(|node| sys::open(node, sys::O_RDONLY));
+    sys::unmount(path)?;
+    let node = node?;
+    let (digits, zeros) = decimal(node as u8);
+    let link = join(&mut buffer, &[b"/proc/self/fd/", &digits[zeros..]]);
+    let mounted = link
+        .ok_or(sys::ENAMETOOLONG)
+        .and_then(|link| sys::mount_from(link, c"ext4", path, flags, c""));
+    sys::close(node);
+    mounted
 }
 
 /// Make the file system on the block device /dev/`name` the root, and take along what was mounted. What
@@ -164,7 +186,7 @@ pub fn leave_root() {
 }
 
 /// mkdir -p. If a folder cannot be made, the mount fails.
-fn make_folders(path: &CStr) {
+pub fn make_folders(path: &CStr) {
     let mut part = [0; MAX_PATH];
     let bytes = path.to_bytes();
     for (index, &byte) in bytes.iter().enumerate() {

@@ -318,6 +318,37 @@ pub fn chmod(path: &CStr, mode: usize) -> Result<usize> {
     call!(90, path.as_ptr(), mode)
 }
 
+/// mknod(2) of a character device.
+pub fn character_device(path: &CStr, major: usize, minor: usize) -> Result<usize> {
+    const S_IFCHR: usize = 0o020_000;
+    call!(133, path.as_ptr(), S_IFCHR | 0o666, major << 8 | minor)
+}
+
+pub fn unlink(path: &CStr) -> Result<usize> {
+    call!(87, path.as_ptr())
+}
+
+/// umount2(2) with MNT_DETACH.
+pub fn unmount(path: &CStr) -> Result<usize> {
+    const MNT_DETACH: usize = 2;
+    call!(166, path.as_ptr(), MNT_DETACH)
+}
+
+/// umask(2): the bits that new files do not get.
+pub fn set_umask(bits: usize) {
+    let _ = call!(95, bits);
+}
+
+/// Give `to` the owner and the permissions of `from`.
+pub fn copy_attributes(from: &CStr, to: &CStr) -> Result<()> {
+    // struct stat has 144 bytes; st_mode is at byte 24, st_uid and st_gid follow.
+    let mut about = [0u32; 36];
+    call!(4, from.as_ptr(), about.as_mut_ptr())?;
+    let [mode, user, group] = [about[6], about[7], about[8]];
+    call!(92, to.as_ptr(), user, group)?;
+    chmod(to, mode as usize & 0o7777).map(drop)
+}
+
 /// The magic number of the file system at `path`, by statfs(2).
 pub fn file_system(path: &CStr) -> Result<i64> {
     // struct statfs has 120 bytes and begins with f_type.
@@ -346,7 +377,7 @@ pub fn mount_from(
     call!(165, source, path.as_ptr(), kind, flags, options.as_ptr())
 }
 
-pub fn set_hostname(name: &str) {
+pub fn set_hostname(name: &[u8]) {
     let _ = call!(170, name.as_ptr(), name.len());
 }
 

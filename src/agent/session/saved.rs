@@ -173,7 +173,7 @@ fn is_command(frames: &[u8]) -> bool {
     while let Ok(Some(frame)) = frame::first(rest) {
         rest = rest.get(frame.wire_len()..).unwrap_or_default();
         match FromHost::decode(frame) {
-            Ok(FromHost::Interface(_) | FromHost::Mount(_)) if !parts => {}
+            Ok(FromHost::Interface(_) | FromHost::Root(_) | FromHost::Mount(_)) if !parts => {}
             Ok(FromHost::ExecPart(_)) => parts = true,
             Ok(FromHost::Exec(_)) => return rest.is_empty() && frames.len() <= MAX_EXEC,
             _ => return false,

@@ -1,0 +1,230 @@
+//! A machine of an image: its root disk, and the command as a container engine puts it together.
+
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use super::error::LaunchError;
+use crate::agent::ALL_CAPABILITIES;
+use crate::config::{Balloon, Command, ConfigError, Device, Machine, Root};
+use crate::image::{Execution, Image, Store};
+use crate::{disk, net};
+
+/// The serial numbers of an image's disks.
+const ROOT_DISK: &str = "hull-image";
+const UPPER_DISK: &str = "hull-upper";
+/// CPUs of a machine of an image, unless the user says otherwise.
+const MAX_CPUS: usize = 4;
+/// Bytes to which the default of memory is rounded down.
+const MEMORY_UNIT: u64 = 64 << 20;
+/// The capabilities that engines give a container (capabilities(7)): chown, dac_override, fowner, fsetid,
+/// kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write and setfcap.
+const CAPABILITIES: [u32; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+/// Options of a folder in memory, as engines have them.
+const MEMORY_OPTIONS: &str = "mode=1777";
+
+/// What the user says about the image's command, beside what [`Command`] has.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// In place of the image's entrypoint and its arguments; empty for none.
+    pub entrypoint: Option<OsString>,
+    /// The host name.
+    pub hostname: Option<String>,
+    /// More lines for /etc/hosts: name and address.
+    pub hosts: Vec<(String, String)>,
+    /// The root is read-only for the command.
+    pub read_only: bool,
+    /// Size in bytes of the disk for what is written; memory if `None`.
+    pub disk_bytes: Option<u64>,
+    /// Folders in memory, each with options or an empty text.
+    pub memory: Vec<(String, String)>,
+    /// Ports that are published.
+    pub ports: Vec<net::config::Publish>,
+    /// No network.
+    pub alone: bool,
+    /// The command has all capabilities.
+    pub privileged: bool,
+    /// Memory and CPUs were not given.
+    pub default_memory: bool,
+    /// As `default_memory`.
+    pub default_cpus: bool,
+}
+
+/// Have `machine` start from `image`. `tell` gets what the user should know.
+///
+/// # Errors
+/// The image says of itself nothing that runs, or the wishes exclude each other.
+pub fn set(
+    machine: &mut Machine,
+    image: &Image,
+    store: &Store,
+    wishes: &Wishes,
+    tell: &dyn Fn(&str),
+) -> Result<(), LaunchError> {
+    let given = machine.command.take().unwrap_or_default();
+    let hostname = hostname(machine, wishes);
+    let mut command = command(&image.execution, given, wishes)?;
+    if !command.has_variable("HOSTNAME") {
+        command.env.push(format!("HOSTNAME={hostname}").into());
+    }
+    set_shape(machine, wishes);
+    let mut disks = vec![disk::Config::of_image(store.files(image), ROOT_DISK.into())];
+    disks.extend(
+        wishes
+            .disk_bytes
+            .map(|bytes| disk::Config::scratch(bytes, UPPER_DISK.into())),
+    );
+    machine
+        .devices
+        .splice(0..0, disks.into_iter().map(Device::Disk));
+    set_network(machine, wishes, tell)?;
+    let options = |text: &str| match text {
+        "" => MEMORY_OPTIONS.into(),
+        text => text.to_string(),
+    };
+    let memory = wishes.memory.iter();
+    command.root = Some(Root {
+        upper: wishes.disk_bytes.map(|_| UPPER_DISK.into()),
+        read_only: wishes.read_only,
+        capabilities: match wishes.privileged {
+            true => ALL_CAPABILITIES,
+            false => CAPABILITIES.iter().map(|bit| 1 << bit).sum(),
+        },
+        hosts: hosts(machine, &hostname, &wishes.hosts),
+        hostname,
+        memory: memory
+            .map(|(path, text)| (path.clone(), options(text)))
+            .collect(),
+        disks: Vec::new(),
+    });
+    machine.command = Some(command);
+    Ok(machine.check()?)
+}
+
+fn hostname(machine: &Machine, wishes: &Wishes) -> String {
+    let given = wishes.hostname.clone().or_else(|| machine.name.clone());
+    given.unwrap_or_else(|| "hull".into())
+}
+
+/// The command of the image with what the user says.
+fn command(image: &Execution, given: Command, wishes: &Wishes) -> Result<Command, LaunchError> {
+    let words = |list: &Option<Vec<String>>| -> Vec<OsString> {
+        list.iter().flatten().map(OsString::from).collect()
+    };
+    // An entrypoint of the user's takes the image's arguments along.
+    let (mut argv, default) = match &wishes.entrypoint {
+        Some(own) if own.is_empty() => (Vec::new(), Vec::new()),
+        Some(own) => (vec![own.clone()], Vec::new()),
+        None => (words(&image.entrypoint), words(&image.cmd)),
+    };
+    argv.extend(if given.argv.is_empty() {
+        default
+    } else {
+        given.argv
+    });
+    if argv.is_empty() {
+        let reason = "names no command: write one behind --";
+        return Err(ConfigError::machine("image", reason).into());
+    }
+    let mut command = Command {
+        argv,
+        env: words(&image.env),
+        tty: given.tty,
+        ..Command::default()
+    };
+    given
+        .env
+        .into_iter()
+        .for_each(|variable| command.set_variable(variable));
+    let or_image = |own: OsString, image: &Option<String>| match own.is_empty() {
+        true => image.clone().unwrap_or_default().into(),
+        false => own,
+    };
+    command.cwd = or_image(given.cwd, &image.working_dir);
+    if !command.cwd.is_empty() && !command.cwd.as_encoded_bytes().starts_with(b"/") {
+        let mut absolute = OsString::from("/");
+        absolute.push(&command.cwd);
+        command.cwd = absolute;
+    }
+    command.user = or_image(given.user, &image.user);
+    Ok(command)
+}
+
+/// Memory, of which the guest gives back what it does not use, and CPUs.
+fn set_shape(machine: &mut Machine, wishes: &Wishes) {
+    if wishes.default_memory {
+        let half = host_memory() / 2 / MEMORY_UNIT * MEMORY_UNIT;
+        machine.memory_bytes = machine.memory_bytes.max(half);
+        if machine.all::<Balloon>().next().is_none() {
+            machine.devices.push(Device::Balloon(Balloon::default()));
+        }
+    }
+    if wishes.default_cpus {
+        let there = std::thread::available_parallelism().map_or(1, usize::from);
+        machine.cpus = there.min(MAX_CPUS) as u8;
+    }
+}
+
+/// Memory of this host in bytes.
+fn host_memory() -> u64 {
+    let about = rustix::system::sysinfo();
+    about.totalram * u64::from(about.mem_unit)
+}
+
+/// A network of this user's, if the machine has none.
+fn set_network(
+    machine: &mut Machine,
+    wishes: &Wishes,
+    tell: &dyn Fn(&str),
+) -> Result<(), LaunchError> {
+    let has_network = machine.all::<net::Config>().next().is_some();
+    if has_network || wishes.alone {
+        if !wishes.ports.is_empty() {
+            let reason =
+                "needs the network that hull makes for an image; with --net, publish= does it";
+            return Err(ConfigError::machine("publish", reason).into());
+        }
+        return Ok(());
+    }
+    if !is_there("passt") {
+        if !wishes.ports.is_empty() {
+            let reason = "needs the program passt, which is not there; install it";
+            return Err(ConfigError::machine("publish", reason).into());
+        }
+        tell("the machine has no network: the program passt is not there; --network none says so");
+        return Ok(());
+    }
+    machine.devices.push(Device::Net(net::Config {
+        kind: net::config::Kind::User {
+            publish: wishes.ports.clone(),
+            host_loopback: false,
+        },
+        mac: None,
+        limits: disk::Limits::default(),
+    }));
+    Ok(())
+}
+
+/// Whether PATH has a program of this name.
+fn is_there(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder: PathBuf| folder.join(program).is_file())
+}
+
+/// The content of /etc/hosts, as engines write it.
+fn hosts(machine: &Machine, hostname: &str, more: &[(String, String)]) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n",
+    );
+    for (name, address) in more {
+        text += &format!("{address}\t{name}\n");
+    }
+    let is_user = |it: &net::Config| matches!(it.kind, net::config::Kind::User { .. });
+    let own = match machine.all().any(is_user) {
+        true => net::GUEST_ADDRESS,
+        false => Ipv4Addr::new(127, 0, 1, 1),
+    };
+    text + &format!("{own}\t{hostname}\n")
+}
