@@ -5,15 +5,13 @@ use std::path::PathBuf;
 
 use super::detach::{Begun, Detach};
 use super::devices::Devices;
-use super::from_image::FromImage;
 use super::headings::{DEVICES, KERNEL, MACHINE, OUTPUT};
 use super::machine::{self, Reports};
 use super::output::print;
-use super::process::Process;
 use super::profile::{self, Open};
 use super::shape::Shape;
 use super::tracing::{self, Writer};
-use super::{flagged, gdb, jail, seccomp};
+use super::{flagged, from_image, gdb, jail, process, seccomp};
 use crate::boot::Via;
 use crate::config::{Console, Draft, Fault, Machine, file};
 use crate::launch::{self, Launch, Outcome};
@@ -52,11 +50,11 @@ pub struct Run {
     #[arg(long, help_heading = MACHINE)]
     cold: bool,
     #[command(flatten)]
-    process: Process,
+    process: process::Process,
     #[command(flatten)]
     detach: Detach,
     #[command(flatten)]
-    image: FromImage,
+    image: from_image::FromImage,
     #[command(flatten)]
     devices: Devices,
     #[command(flatten)]
