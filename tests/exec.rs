@@ -2,7 +2,9 @@
 
 mod machine;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Child, Stdio};
 
 use machine::kvm;
@@ -72,6 +74,7 @@ fn commands_run_beside_the_machines_own() {
     streams(&user);
     many(&user);
     left_alone(&user);
+    copies(&user);
     refusals(&user);
     // They end with the machine.
     let mut last = piped(&user, &["exec", "web", "sh", "-c", "echo up; sleep 1000"]);
@@ -219,4 +222,76 @@ fn refusals(user: &User) {
         "its guest is without hull's agent",
     );
     assert_eq!(spinning.terminate(), Some(143));
+}
+
+/// `hull cp` there and back, by docker's rules for what becomes what.
+fn copies(user: &User) {
+    let folder = user.0.path().join("files");
+    let at = |path: &str| folder.join(path).display().to_string();
+    fs::create_dir_all(folder.join("site/sub")).expect("made");
+    let data: Vec<u8> = (0..300_000u32)
+        .map(|n| (n.wrapping_mul(n) >> 5) as u8)
+        .collect();
+    fs::write(folder.join("site/data"), &data).expect("written");
+    fs::write(folder.join("site/sub/run"), "echo it runs\n").expect("written");
+    let mode = fs::Permissions::from_mode(0o751);
+    fs::set_permissions(folder.join("site/sub/run"), mode).expect("set");
+    symlink("sub/run", folder.join("site/link")).expect("made");
+    let cp = |arguments: &[&str]| {
+        let mut all = vec!["cp"];
+        all.extend(arguments);
+        let done = user.run(&all);
+        assert_eq!(
+            (done.status, done.stderr.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    };
+    cp(&[&at("site"), "web:/new"]);
+    check(user, &["web", "sh", "/new/link"], (0, "it runs\n", ""));
+    // A folder that is there gets the source under its name, or what is in it.
+    cp(&[&at("site"), "web:/new/"]);
+    cp(&[&at("site/."), "web:/new"]);
+    check(
+        user,
+        &["web", "ls", "/new"],
+        (0, "data\nlink\nsite\nsub\n", ""),
+    );
+    cp(&["web:/new/site", &at("back")]);
+    assert!(fs::read(folder.join("back/data")).expect("there") == data);
+    assert_eq!(
+        fs::read_link(folder.join("back/link"))
+            .expect("there")
+            .to_str(),
+        Some("sub/run")
+    );
+    let run = fs::metadata(folder.join("back/sub/run")).expect("there");
+    assert_eq!(run.permissions().mode() & 0o7777, 0o751);
+    let time = |path: &str| fs::metadata(folder.join(path)).expect("there").mtime();
+    assert_eq!(time("back/data"), time("site/data"));
+    cp(&["web:new/data", &at("back/sub")]);
+    assert!(fs::read(folder.join("back/sub/data")).expect("there") == data);
+    cp(&["web:/new/data", &at("one")]);
+    assert!(fs::read(folder.join("one")).expect("there") == data);
+    // What cannot be copied is named.
+    check(user, &["web", "mkfifo", "/new/fifo"], (0, "", ""));
+    user.refused(
+        &["cp", "web:/new/fifo", &at("x")],
+        "/new/fifo is neither a file, a folder nor a link",
+    );
+    user.refused(&["cp", "web:/none", &at("x")], "there is nothing at /none");
+    user.refused(&["cp", &at("none"), "web:/x"], "No such file or directory");
+    user.refused(
+        &["cp", &at("one"), "web:/none/"],
+        "there is no folder /none/",
+    );
+    user.refused(
+        &["cp", &at("site"), "web:/new/data"],
+        "is a file: a folder cannot be copied to it",
+    );
+    user.refused(
+        &["cp", &at("one"), &at("two")],
+        "one of both must be in a machine",
+    );
+    assert!(!folder.join("x").exists());
 }

@@ -4,6 +4,7 @@ mod bar;
 mod bench;
 mod compare;
 mod completions;
+mod cp;
 mod detach;
 mod devices;
 mod doctor;
@@ -90,6 +91,8 @@ enum Verb {
     Run(Box<Lazy<run::Run>>),
     /// Run a command in a running machine.
     Exec(Box<Lazy<exec::Exec>>),
+    /// Copy files to or from a running machine.
+    Cp(Lazy<cp::Cp>),
     /// List running machines.
     Ps(Lazy<ps::Ps>),
     /// Print what a machine in the background has written.
@@ -181,6 +184,7 @@ impl Cli {
         match verb {
             Verb::Run(run) => run.start(log)?.execute(),
             Verb::Exec(exec) => exec.start(log)?.execute(),
+            Verb::Cp(cp) => cp.start(log)?.execute().map(|()| 0),
             Verb::Ps(ps) => ps.start(log)?.execute().map(|()| 0),
             Verb::Logs(logs) => logs.start(log)?.execute().map(|()| 0),
             Verb::Wait(wait) => Ok(wait.start(log)?.execute()),

@@ -1,7 +1,8 @@
 //! Runs a command beside the own one of a machine that runs: `hull exec`.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 use thiserror::Error;
 
-use crate::agent::{self, AgentError, Event, Exec, Session};
+use crate::agent::{self, AgentError, Event, Exec, STDIN_WINDOW, Session};
 use crate::control::{self, Action, Answer, ControlError, Surroundings};
 use crate::fleet::Found;
 use crate::vmm::{Output, Signals, Streams, Tty};
@@ -23,6 +24,8 @@ use crate::vmm::{Output, Signals, Streams, Tty};
 const ADMISSION: Duration = Duration::from_secs(60);
 /// Bytes read at once.
 const BATCH: usize = 64 << 10;
+/// Most of a stream's standard error that is kept.
+const MAX_SAID: usize = 4096;
 /// SIGINTs and SIGTERMs after which hull leaves a command that makes nothing of them.
 const FORCE_STOP_SIGNALS: u32 = 3;
 
@@ -183,6 +186,154 @@ impl Connection {
             client.session.close_stdin();
         }
         client.run(tell)
+    }
+}
+
+impl Connection {
+    /// Run `exec` with its standard input and output as a stream.
+    ///
+    /// # Errors
+    /// The command cannot be sent.
+    pub fn stream(self, exec: Exec) -> Result<Stream, ExecError> {
+        Ok(Stream {
+            session: Session::beside(exec)?,
+            socket: self.socket,
+            output: VecDeque::new(),
+            said: Vec::new(),
+            status: None,
+            open: true,
+        })
+    }
+}
+
+/// A command as a stream: what is written is its input, what is read its output.
+pub struct Stream {
+    session: Session,
+    socket: OwnedFd,
+    output: VecDeque<u8>,
+    /// The beginning of its standard error.
+    said: Vec<u8>,
+    status: Option<u8>,
+    /// Whether the machine has not closed the connection.
+    open: bool,
+}
+
+impl Stream {
+    /// End its input, and wait for its end: its status, and what it wrote to standard error.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn finish(mut self) -> Result<(Option<u8>, String), ExecError> {
+        self.session.close_stdin();
+        while !self.is_over() {
+            self.output.clear();
+            self.turn().map_err(system("reach the machine"))?;
+        }
+        Ok(self.result())
+    }
+
+    /// As [`Stream::finish`] if it has ended, which is why it failed; otherwise it is left.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn reason(self) -> Result<(Option<u8>, String), ExecError> {
+        match self.is_over() {
+            true => self.finish(),
+            false => Ok((None, String::new())),
+        }
+    }
+
+    fn result(&self) -> (Option<u8>, String) {
+        let said: String = String::from_utf8_lossy(&self.said)
+            .trim_end()
+            .chars()
+            .map(|it| if it.is_control() { ' ' } else { it })
+            .collect();
+        (self.status, said)
+    }
+
+    fn is_over(&self) -> bool {
+        self.status.is_some() || !self.open
+    }
+
+    /// Send and receive what is possible; wait if there is nothing.
+    fn turn(&mut self) -> io::Result<()> {
+        while let Some(event) = self.session.next_event() {
+            let room = MAX_SAID.saturating_sub(self.said.len());
+            match event {
+                Event::Stdout(bytes) => self.output.extend(bytes),
+                Event::Stderr(bytes) => self.said.extend(bytes.iter().take(room)),
+                Event::Error(text) => self.said.extend(text.bytes().take(room)),
+                Event::Exited(status) => self.status = Some(status),
+                Event::Ready | Event::Started | Event::Suspend => {}
+            }
+        }
+        while !self.session.outgoing().is_empty() {
+            match rustix::io::write(&self.socket, self.session.outgoing()) {
+                Ok(sent) => self.session.sent(sent),
+                Err(_) => break,
+            }
+        }
+        if self.is_over() || !self.output.is_empty() || self.session.stdin_room() > STDIN_WINDOW / 2
+        {
+            return Ok(());
+        }
+        let mut flags = PollFlags::IN;
+        flags.set(PollFlags::OUT, !self.session.outgoing().is_empty());
+        let mut fds = [PollFd::new(&self.socket, flags)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        self.receive()
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(self.session.receive_room().min(BATCH));
+        match rustix::io::read(&self.socket, spare_capacity(&mut bytes)) {
+            Ok(0) | Err(Errno::CONNRESET) => self.open = false,
+            Ok(_) => self.session.receive(&bytes).map_err(io::Error::other)?,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.output.is_empty() && !self.is_over() {
+            self.turn()?;
+            if self.output.is_empty() && !self.is_over() && self.session.is_empty() {
+                let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+                self.receive()?;
+            }
+        }
+        self.output.read(into)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.session.send_stdin(bytes) {
+                _ if self.is_over() => return Err(io::ErrorKind::BrokenPipe.into()),
+                0 if !bytes.is_empty() => self.turn()?,
+                taken => {
+                    self.turn()?;
+                    return Ok(taken);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.session.outgoing().is_empty() && !self.is_over() {
+            self.turn()?;
+            if !self.session.outgoing().is_empty() {
+                let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+                rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            }
+        }
+        Ok(())
     }
 }
 

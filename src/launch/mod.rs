@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod copies;
+pub mod copy;
 mod error;
 pub mod exec;
 pub mod image;

@@ -10,6 +10,7 @@
 #![no_main]
 
 mod channel;
+mod copy;
 mod mem;
 mod network;
 mod process;
@@ -60,9 +61,14 @@ extern "C" fn main(stack: *const usize) -> ! {
     }
     // SAFETY: `stack` is what the kernel gave _start.
     let fd = unsafe { strings(stack.add(1)) }.nth(1).and_then(number);
+    // SAFETY: as above.
+    let mut arguments = unsafe { strings(stack.add(1)) }.skip(1);
     let Some(channel) = fd else {
-        let _ = sys::write(2, b"usage: init FD (or as PID 1)\n");
-        sys::exit(125);
+        let (Some(function), Some(path)) = (arguments.next(), arguments.next()) else {
+            let _ = sys::write(2, b"usage: init FD (or as PID 1)\n");
+            sys::exit(125);
+        };
+        sys::exit(copy::run(function, path, memory.scratch()));
     };
     let _ = sys::set_nonblocking(channel);
     sys::block_signals();

@@ -21,8 +21,11 @@ pub fn provide<const N: usize>(
         FromHost::Mount(mount) => setup::share(mount).inspect_err(|_| {
             let path = mount.path.to_bytes();
             if mount.is_root() {
-                return complain(outbox, &[b"the root disk cannot be mounted: the guest's kernel \
-                    finds no file system on it"]);
+                return complain(
+                    outbox,
+                    &[b"the root disk cannot be mounted: the guest's kernel \
+                    finds no file system on it"],
+                );
             }
             complain(outbox, &[b"nothing can be mounted at ", path]);
         }),

@@ -7,9 +7,7 @@
 //! it, so the inbox never blocks.
 
 use hull_agent::frame::{self, HEADER, MAX_PAYLOAD};
-use hull_agent::{
-    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, MAX_PROCESSES, VERSION,
-};
+use hull_agent::{Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, MAX_PROCESSES, VERSION};
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::process::{Plan, Pointers};
@@ -56,6 +54,11 @@ impl Memory {
             others: Others::new(),
             pointers: [0; _],
         }
+    }
+
+    /// Space for a process that runs no commands.
+    pub fn scratch(&mut self) -> &mut [u8] {
+        self.command.get_mut(..1 << 16).unwrap_or_default()
     }
 }
 
@@ -216,8 +219,7 @@ impl Agent<'_> {
     /// output, unless they are silent: a daemon would keep the machine for ever.
     fn linger(&mut self) -> Result<(), Stop> {
         let enough = self.main.taken + MAX_LEFT_BEHIND_BYTES;
-        let (mut silence, mut taken) =
-            (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.main.taken);
+        let (mut silence, mut taken) = (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.main.taken);
         while self.main.has_output() && self.main.taken < enough {
             let timeout = self.takes_main_output().then_some(&mut silence);
             if self.turn(timeout)? || self.main.told_to_end || self.asked.is_some() {
@@ -225,8 +227,7 @@ impl Agent<'_> {
             }
             // poll counts the time down.
             if self.main.taken > taken {
-                (silence, taken) =
-                    (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.main.taken);
+                (silence, taken) = (Timespec::from_ms(LEFT_BEHIND_SILENCE_MS), self.main.taken);
             }
         }
         Ok(())

@@ -155,7 +155,9 @@ fn go_over(name: &CStr, flags: usize) -> sys::Result<()> {
     each_line(c"/proc/filesystems", |line| {
         let mut buffer = [0; 64];
         // The others need no device.
-        let kind = line.strip_prefix(b"\t").and_then(|kind| join(&mut buffer, &[kind]));
+        let kind = line
+            .strip_prefix(b"\t")
+            .and_then(|kind| join(&mut buffer, &[kind]));
         if let Some(kind) = kind {
             mounted = sys::mount_from(device, kind, NEW, flags, c"");
         }
@@ -167,7 +169,13 @@ fn go_over(name: &CStr, flags: usize) -> sys::Result<()> {
         sys::mount_from(from, c"", to, MS_MOVE, c"")?;
     }
     // If the host has set a name server.
-    let _ = sys::mount_from(c"/etc/resolv.conf", c"", c"/newroot/etc/resolv.conf", MS_BIND, c"");
+    let _ = sys::mount_from(
+        c"/etc/resolv.conf",
+        c"",
+        c"/newroot/etc/resolv.conf",
+        MS_BIND,
+        c"",
+    );
     sys::chdir(NEW)?;
     sys::mount_from(c".", c"", c"/", MS_MOVE, c"")?;
     sys::chroot(c".")?;

@@ -21,7 +21,15 @@ pub fn run<'a>(
     let _ = sys::write(console, GREETING);
     for argv in SHELLS {
         let argv = argv.iter().copied();
-        let plan = Plan::new(&mut *pointers, argv, env.clone(), c"", [console; 3], true, None);
+        let plan = Plan::new(
+            &mut *pointers,
+            argv,
+            env.clone(),
+            c"",
+            [console; 3],
+            true,
+            None,
+        );
         if let Some(Ok(shell)) = plan.map(Plan::start) {
             return wait(signals, shell);
         }

@@ -32,6 +32,7 @@ pub const O_WRONLY: i32 = 1;
 pub const O_RDWR: i32 = 2;
 pub const O_NOCTTY: i32 = 0o400;
 pub const O_NONBLOCK: i32 = 0o4000;
+pub const O_NOFOLLOW: i32 = 0o400_000;
 pub const O_DIRECTORY: i32 = 0o200_000;
 pub const O_CLOEXEC: i32 = 0o2_000_000;
 
@@ -177,7 +178,12 @@ pub fn yield_to_others() {
     const SCHED_BATCH: usize = 3;
     const SCHED_RESET_ON_FORK: usize = 0x4000_0000;
     let priority = 0i32;
-    let _ = call!(144, 0, SCHED_BATCH | SCHED_RESET_ON_FORK, &raw const priority);
+    let _ = call!(
+        144,
+        0,
+        SCHED_BATCH | SCHED_RESET_ON_FORK,
+        &raw const priority
+    );
 }
 
 pub fn sleep_ms(ms: i64) {
@@ -281,6 +287,64 @@ pub fn set_group(id: u32) -> Result<()> {
 /// setuid(2) of a process with all rights: real, effective and saved user.
 pub fn set_user(id: u32) -> Result<()> {
     call!(105, id).map(drop)
+}
+
+/// What copying takes of struct stat.
+#[derive(Default)]
+pub struct Stat {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Seconds.
+    pub mtime: i64,
+    pub size: u64,
+}
+
+/// stat(2), or lstat(2) unless `follow`.
+pub fn stat(path: &CStr, follow: bool) -> Result<Stat> {
+    const AT_FDCWD: isize = -100;
+    const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+    // struct stat has 144 bytes: st_mode and st_uid are at 24, st_gid at 32, st_size at 48, st_mtime at 88.
+    let mut info = [0u64; 18];
+    let flags = if follow { 0 } else { AT_SYMLINK_NOFOLLOW };
+    call!(262, AT_FDCWD, path.as_ptr(), info.as_mut_ptr(), flags)?;
+    Ok(Stat {
+        mode: info[3] as u32,
+        uid: (info[3] >> 32) as u32,
+        gid: info[4] as u32,
+        size: info[6],
+        mtime: info[11] as i64,
+    })
+}
+
+/// readlink(2).
+pub fn read_link(path: &CStr, bytes: &mut [u8]) -> Result<usize> {
+    call!(89, path.as_ptr(), bytes.as_mut_ptr(), bytes.len())
+}
+
+pub fn unlink(path: &CStr) -> Result<usize> {
+    call!(87, path.as_ptr())
+}
+
+/// lchown(2).
+pub fn give_link(path: &CStr, user: u32, group: u32) -> Result<()> {
+    call!(94, path.as_ptr(), user, group).map(drop)
+}
+
+/// utimensat(2): the time of the last change, and of the last access as it is.
+pub fn set_times(path: &CStr, seconds: i64) -> Result<()> {
+    const AT_FDCWD: isize = -100;
+    const AT_SYMLINK_NOFOLLOW: usize = 0x100;
+    const UTIME_OMIT: i64 = 0x3fff_fffe;
+    let times = [0, UTIME_OMIT, seconds, 0];
+    call!(
+        280,
+        AT_FDCWD,
+        path.as_ptr(),
+        times.as_ptr(),
+        AT_SYMLINK_NOFOLLOW
+    )
+    .map(drop)
 }
 
 /// prlimit(2) of this process.

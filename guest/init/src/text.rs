@@ -17,6 +17,13 @@ pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
     CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
 }
 
+/// Write `parts` to a descriptor.
+pub fn say_to(fd: sys::Fd, parts: &[&[u8]]) {
+    for part in parts {
+        let _ = sys::write(fd, part);
+    }
+}
+
 /// `number` in decimal, and the number of leading zeros to skip.
 pub fn decimal(number: u8) -> ([u8; 3], usize) {
     let digits = [number / 100, number / 10 % 10, number % 10].map(|digit| b'0' + digit);
@@ -41,7 +48,9 @@ pub fn each_line(path: &CStr, mut found: impl FnMut(&[u8]) -> bool) {
             break;
         }
         len += read;
-        while let Some(line) = buffer.get(..len).and_then(|all| all.split(|&b| b == b'\n').next())
+        while let Some(line) = buffer
+            .get(..len)
+            .and_then(|all| all.split(|&b| b == b'\n').next())
             && line.len() < len
         {
             let end = line.len();

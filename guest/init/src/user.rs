@@ -95,7 +95,9 @@ impl User {
     fn add_groups(&mut self, name: &[u8]) {
         each_line(c"/etc/group", |line| {
             let [_, _, id, members, ..] = fields(line);
-            if members.split(|&byte| byte == b',').any(|member| member == name)
+            if members
+                .split(|&byte| byte == b',')
+                .any(|member| member == name)
                 && let Some(id) = number(id)
             {
                 self.add_group(id);
