@@ -388,10 +388,6 @@ pub fn character_device(path: &CStr, major: usize, minor: usize) -> Result<usize
     call!(133, path.as_ptr(), S_IFCHR | 0o666, major << 8 | minor)
 }
 
-pub fn unlink(path: &CStr) -> Result<usize> {
-    call!(87, path.as_ptr())
-}
-
 /// umount2(2) with MNT_DETACH.
 pub fn unmount(path: &CStr) -> Result<usize> {
     const MNT_DETACH: usize = 2;
