@@ -108,13 +108,6 @@ fn go_over(root: &Root<'_>) -> Result<(), Failed> {
     for (from, to) in MOVED {
         sys::mount_from(from, c"", to, MS_MOVE, c"").map_err(at(b"/dev, /proc and /sys"))?;
     }
-    let _ = sys::mount_from(
-        c"",
-        c"",
-        c"/newroot/sys",
-        MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
-        c"",
-    );
     let name_servers = sys::open(c"/etc/resolv.conf", sys::O_RDONLY);
     let into = || {
         sys::chdir(NEW)?;

@@ -135,7 +135,11 @@ fn names(bytes: &[u8]) -> Vec<(String, u64)> {
                     .position(|b| *b == 0)
                     .map_or(block.len(), |end| start + end),
             };
-            let name = String::from_utf8(block[start..end].to_vec()).expect("a name");
+            // A character for each byte: names have any bytes, and keep their order.
+            let name = block[start..end]
+                .iter()
+                .map(|byte| char::from(*byte))
+                .collect();
             found.push((name, u64_at(block, 12 * index)));
         }
     }
