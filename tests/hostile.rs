@@ -396,13 +396,13 @@ fn forged_frames_of_an_init_end_its_own_run_with_a_message() {
     let mut beside = Hostile::beside(&user);
     let code = fs::read(built("guest/payloads/requests.bin")).expect("built");
     let kernel = user.0.path().join("kernel");
-    let (hello, ready) = (frame(1, b"HULL\x03\0\0\0"), frame(2, b""));
+    let (hello, ready) = (frame(1, b"HULL\x04\0\0\0"), frame(2, b""));
     let begun = [&hello[..], &ready].concat();
     let after = |frames: &[u8]| vec![begun.clone(), frames.to_vec()];
     let text = frame(7, b"\xff\x1b]0;title\x07\r\nhull: all is well");
     let sliced: Vec<Vec<u8>> = hello.iter().map(|byte| vec![*byte]).collect();
     for frames in [
-        vec![frame(1, b"LLUH\x03\0\0\0")],
+        vec![frame(1, b"LLUH\x04\0\0\0")],
         vec![frame(1, b"HULL\xff\xff\xff\xff")],
         vec![frame(1, b"")],
         vec![ready.clone()],
@@ -415,7 +415,7 @@ fn forged_frames_of_an_init_end_its_own_run_with_a_message() {
         after(&frame(6, &[9; 5])),
         after(&frame(6, &[1, 0, 0, 0, 0])),
         after(&frame(8, b"x")),
-        after(&[text, frame(9, b"")].concat()),
+        after(&[text, frame(10, b"")].concat()),
         after(&[frame(4, &[0x1b; 65536]), b"\x04\x01\0\x01\0".to_vec()].concat()),
     ] {
         let pieces: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
