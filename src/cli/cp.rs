@@ -38,6 +38,11 @@ fn in_machine(text: &str) -> Option<(&str, &str)> {
 impl Cp {
     /// Do it.
     pub fn execute(self) -> anyhow::Result<()> {
+        if [&self.source, &self.target].contains(&&"-".to_owned()) {
+            bail!(
+                "- is no path: for a tar archive run tar in the machine, as `hull exec NAME tar c PATH`"
+            );
+        }
         match (in_machine(&self.source), in_machine(&self.target)) {
             (Some((name, path)), None) => {
                 let found = fleet::find(name)?;

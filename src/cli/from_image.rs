@@ -12,7 +12,7 @@ use super::flagged;
 use super::headings::IMAGE;
 use super::output::say;
 use crate::config::machine::parse_variable;
-use crate::config::{Draft, Machine, device, file, size};
+use crate::config::{Draft, Machine, device, file};
 use crate::image::{self, How, Pull, Step, Store};
 use crate::launch::image::{Wishes, set};
 use crate::net::Publish;
@@ -93,9 +93,6 @@ pub struct FromImage {
     /// CMD can write to no file of the image.
     #[arg(long, requires = "image")]
     read_only: bool,
-    /// What CMD writes goes to a temporary disk of this size, not to memory. Example: --disk-size 10G
-    #[arg(long, value_name = "SIZE", value_parser = parse_disk, requires = "image")]
-    disk_size: Option<u64>,
     /// none: no network; without it, as --net user.
     #[arg(long, value_name = "none", value_parser = parse_network, requires = "image")]
     network: Option<()>,
@@ -172,7 +169,6 @@ impl FromImage {
             hostname: self.hostname.clone(),
             hosts: self.add_host.clone(),
             read_only: self.read_only,
-            disk_bytes: self.disk_size,
             memory: self
                 .tmpfs
                 .iter()
@@ -269,13 +265,6 @@ fn parse_host(text: &str) -> Result<(String, String), String> {
         .parse()
         .map_err(|_| wrong())?;
     Ok((parse_hostname(name)?, address.to_string()))
-}
-
-fn parse_disk(text: &str) -> Result<u64, String> {
-    const SIZES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 44;
-    let bytes = size::parse(text).filter(|bytes| SIZES.contains(bytes));
-    let bytes = bytes.ok_or_else(|| format!("a disk has 16M to 16T; {}", size::FORM))?;
-    Ok(bytes & !0xfff)
 }
 
 fn parse_network(text: &str) -> Result<(), String> {

@@ -123,15 +123,6 @@ impl Config {
         }
     }
 
-    /// An empty scratch disk of so many bytes, a multiple of 512, that is called `name`.
-    pub fn scratch(bytes: u64, name: String) -> Self {
-        Self {
-            cache: Cache::Unsafe,
-            name: Some(name),
-            ..Self::of(Source::Scratch(bytes))
-        }
-    }
-
     /// The name of the flag, and of the key in a file, that asks for such a disk.
     pub fn flag(&self) -> &'static str {
         match self.source {

@@ -10,9 +10,8 @@ use crate::config::{Balloon, Command, ConfigError, Device, Machine, Root};
 use crate::image::{Execution, Image, Store};
 use crate::{disk, net};
 
-/// The serial numbers of an image's disks.
+/// The serial number of an image's disk.
 const ROOT_DISK: &str = "hull-image";
-const UPPER_DISK: &str = "hull-upper";
 /// CPUs of a machine of an image, unless the user says otherwise.
 const MAX_CPUS: usize = 4;
 /// Bytes to which the default of memory is rounded down.
@@ -34,8 +33,6 @@ pub struct Wishes {
     pub hosts: Vec<(String, String)>,
     /// The root is read-only for the command.
     pub read_only: bool,
-    /// Size in bytes of the disk for what is written; memory if `None`.
-    pub disk_bytes: Option<u64>,
     /// Folders in memory, each with options or an empty text.
     pub memory: Vec<(String, String)>,
     /// Ports that are published.
@@ -68,15 +65,8 @@ pub fn set(
         command.env.push(format!("HOSTNAME={hostname}").into());
     }
     set_shape(machine, wishes);
-    let mut disks = vec![disk::Config::of_image(store.files(image), ROOT_DISK.into())];
-    disks.extend(
-        wishes
-            .disk_bytes
-            .map(|bytes| disk::Config::scratch(bytes, UPPER_DISK.into())),
-    );
-    machine
-        .devices
-        .splice(0..0, disks.into_iter().map(Device::Disk));
+    let disk = disk::Config::of_image(store.files(image), ROOT_DISK.into());
+    machine.devices.insert(0, Device::Disk(disk));
     set_network(machine, wishes, tell)?;
     let options = |text: &str| match text {
         "" => MEMORY_OPTIONS.into(),
@@ -84,7 +74,7 @@ pub fn set(
     };
     let memory = wishes.memory.iter();
     command.root = Some(Root {
-        upper: wishes.disk_bytes.map(|_| UPPER_DISK.into()),
+        upper: None,
         read_only: wishes.read_only,
         capabilities: match wishes.privileged {
             true => ALL_CAPABILITIES,
