@@ -201,18 +201,17 @@ fn serve(processes: &mut Processes, step: &Step) {
         frame.truncate(len);
         frame
     };
+    let receive = |processes: &mut Processes, number, bytes: &[u8]| {
+        if processes.receive(number, bytes).is_err() {
+            processes.leave(number);
+        }
+    };
     match step {
         Step::Client => _ = processes.open(),
-        Step::Says(number, bytes) => {
-            if processes.receive(*number, bytes).is_err() {
-                processes.leave(*number);
-            }
-        }
+        Step::Says(number, bytes) => receive(processes, *number, bytes),
         Step::Commands(number, len) => {
             let command = frame(FromHost::Exec(&vec![0; (*len).into()]));
-            if processes.receive(*number, &command).is_err() {
-                processes.leave(*number);
-            }
+            receive(processes, *number, &command);
         }
         Step::Reads(number, len) => {
             let waiting = processes.for_client(*number).len();

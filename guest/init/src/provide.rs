@@ -1,6 +1,6 @@
 //! Provides what the host asks for before the command, and in a restored machine while it runs.
 
-use hull_agent::{Buffer, FromGuest, FromHost};
+use hull_agent::{Buffer, FromGuest, FromHost, MountKind};
 
 use crate::network;
 use crate::resume::Files;
@@ -27,7 +27,12 @@ pub fn provide<const N: usize>(
                     finds no file system on it"],
                 );
             }
-            complain(outbox, &[b"nothing can be mounted at ", path]);
+            let what: &[u8] = match mount.kind {
+                MountKind::Share => b"a shared folder",
+                MountKind::Memory => b"a file system in memory",
+                MountKind::Disk => b"the file system of a disk",
+            };
+            complain(outbox, &[what, b" cannot be mounted at ", path]);
         }),
         FromHost::Root(root) => root::enter(root).map_err(|(what, errno)| {
             complain(outbox, &[b"the image cannot become the root file system: ", what]);
