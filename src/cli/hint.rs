@@ -28,12 +28,20 @@ fn corrected(error: &Error, arguments: &[OsString]) -> Option<String> {
         // `hull run uname -a`: the first word was taken for a kernel.
         ErrorKind::UnknownArgument if verb == "run" => rest,
         // `hull uname -a`, unless it is a verb with a mistake.
-        ErrorKind::InvalidSubcommand if error.get(ContextKind::SuggestedSubcommand).is_none() => {
-            &words
-        }
+        ErrorKind::InvalidSubcommand if !is_mistyped(error, verb) => &words,
         _ => return None,
     };
     let first = command.first()?;
     let plain = !first.starts_with('-') && !words.iter().any(|word| word == "--");
     plain.then(|| format!("hull run -- {}", command.join(" ")))
+}
+
+/// Whether `word` is one of the verbs that clap finds similar, but for a letter of each four.
+fn is_mistyped(error: &Error, word: &str) -> bool {
+    let close = |verb: &str| strsim::osa_distance(word, verb) <= (word.len() / 4).max(1);
+    match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::Strings(verbs)) => verbs.iter().any(|verb| close(verb)),
+        Some(ContextValue::String(verb)) => close(verb),
+        _ => false,
+    }
 }
