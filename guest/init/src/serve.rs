@@ -460,6 +460,8 @@ impl Agent<'_> {
         }
         while let Some(complete) = self.receive_frame()? {
             if let Some(process) = complete {
+                // The host restricts itself by `Ready`, before the command can do anything.
+                self.flush()?;
                 self.start(process);
             }
         }
