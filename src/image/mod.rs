@@ -6,7 +6,7 @@
 //!  archive  ─┘                       └─ index, then the layers: the bytes of one read-only disk
 //! ```
 //! [`get`] finds an image in the [`Store`] or adds it. Every document and every layer is checked against the
-//! digest that names it. Paths in layers are resolved in a [`tree`] of their own and never on the host.
+//! digest that names it. Paths in layers are resolved in a `tree` of their own and never on the host.
 //! `launch` makes a machine of an image.
 
 #![forbid(unsafe_code)]
