@@ -13,7 +13,7 @@ use std::process::Command;
 
 use ::tar::EntryType;
 use layout::{Layer, Layout};
-use machine::{Finished, LIMIT, kvm};
+use machine::{Finished, finish, kvm};
 use registry::{Answer, Registry};
 use serde_json::{Value, json};
 
@@ -38,17 +38,7 @@ impl Store {
         hull.env_remove("XDG_RUNTIME_DIR")
             .env_remove("REGISTRY_AUTH_FILE");
         hull.args(arguments);
-        let mut hull = assert_cmd::Command::from_std(hull);
-        let output = hull
-            .write_stdin(input)
-            .timeout(LIMIT)
-            .output()
-            .expect("hull starts");
-        Finished {
-            status: output.status.code(),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        finish(hull, input)
     }
 
     /// All files of the store, but the lock.

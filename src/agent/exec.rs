@@ -69,7 +69,7 @@ pub struct Root {
     pub disk: String,
     /// The name in /dev of the disk for what is written; empty for memory.
     pub upper: String,
-    /// The host name.
+    /// The guest's name in its network, 1 to 64 bytes.
     pub hostname: String,
     /// The content of /etc/hosts.
     pub hosts: String,
@@ -78,7 +78,7 @@ pub struct Root {
 /// A folder in the guest: of the host, in memory or on a disk; or, at `/`, the disk that becomes its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// What is mounted.
+    /// Whether it is a shared folder, memory or a disk.
     pub kind: MountKind,
     /// Tag of the virtio file system, a disk's name in /dev, or options.
     pub tag: String,

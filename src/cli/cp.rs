@@ -36,7 +36,7 @@ fn in_machine(text: &str) -> Option<(&str, &str)> {
 }
 
 impl Cp {
-    /// Do it.
+    /// Copies, and says on standard error what was left out.
     pub fn execute(self) -> anyhow::Result<()> {
         if [&self.source, &self.target].contains(&&"-".to_owned()) {
             bail!(

@@ -74,7 +74,7 @@ impl Rm {
 }
 
 impl Rename {
-    /// Do it.
+    /// Renames the machine, which has ended.
     pub fn execute(self) -> anyhow::Result<()> {
         Ok(Kept::open(&self.machine)?.rename(&self.name)?)
     }

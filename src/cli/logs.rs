@@ -73,7 +73,7 @@ fn time(text: &str) -> Result<SystemTime, String> {
 }
 
 impl Logs {
-    /// Do it.
+    /// Prints the lines of the log.
     pub fn execute(self) -> anyhow::Result<()> {
         let kept = Kept::open(&self.machine)?;
         let name = &kept.record.name;

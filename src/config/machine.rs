@@ -120,7 +120,7 @@ pub struct Root {
     pub upper: Option<String>,
     /// The command finds the root read-only.
     pub read_only: bool,
-    /// The host name.
+    /// The guest's name in its network, 1 to 64 bytes.
     pub hostname: String,
     /// The content of /etc/hosts.
     pub hosts: String,

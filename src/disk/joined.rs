@@ -131,3 +131,56 @@ impl Image for Joined {
         Err(read_only())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+
+    const MEMORY: usize = 1 << 16;
+
+    proptest! {
+        #[test]
+        fn a_disk_is_its_files_one_after_the_other(
+            lens in proptest::collection::vec(0_usize..1500, 1..6),
+            (from, sectors) in (0_u64..20, 1_u64..20),
+            cuts in proptest::collection::vec(1_u32..700, 0..4),
+        ) {
+            let (mut files, mut whole) = (Vec::new(), Vec::new());
+            for (index, len) in lens.iter().enumerate() {
+                let mut file = tempfile::tempfile().unwrap();
+                let bytes = vec![index as u8 + 1; *len];
+                file.write_all(&bytes).unwrap();
+                files.push(file);
+                whole.extend(bytes);
+                whole.resize(whole.len().next_multiple_of(SECTOR as usize), 0);
+            }
+            let mut disk = Joined::new(files).unwrap();
+            prop_assert_eq!(disk.size().unwrap(), whole.len() as u64);
+
+            // The request in segments of guest memory, one behind the other.
+            let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+            let (mut segments, mut addr, mut left) = (Vec::new(), 0, sectors * SECTOR);
+            for cut in cuts.into_iter().chain([u32::MAX]) {
+                let len = left.min(cut.into());
+                if len > 0 {
+                    segments.push(Segment { addr: GuestAddress(addr), len: len as u32 });
+                }
+                (addr, left) = (addr + len, left - len);
+            }
+            let at = from * SECTOR;
+            let read = disk.read(&memory, &[(at, &segments)]).remove(0);
+            let (at, end) = (at as usize, (at + sectors * SECTOR) as usize);
+            prop_assert_eq!(read.is_ok(), end <= whole.len());
+            if end <= whole.len() {
+                let mut got = vec![0; end - at];
+                memory.read_slice(&mut got, GuestAddress(0)).unwrap();
+                prop_assert_eq!(&got, &whole[at..end]);
+            }
+        }
+    }
+}

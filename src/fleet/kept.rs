@@ -45,19 +45,19 @@ pub enum KeptError {
         "machine {name} exists already; hull rm {name} removes it when it has ended, or choose another name"
     )]
     Taken {
-        /// The name.
+        /// The name that was asked for.
         name: String,
     },
     /// There is none of that name.
     #[error("no machine {name} was started in the background; hull ps -a lists those that were")]
     Unknown {
-        /// The name.
+        /// The name that was asked for.
         name: String,
     },
     /// It runs.
     #[error("machine {name} runs; hull stop {name} first")]
     Runs {
-        /// The name.
+        /// The name that was asked for.
         name: String,
     },
     /// Something in its folder fails.
@@ -65,7 +65,7 @@ pub enum KeptError {
     Folder {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
@@ -73,7 +73,7 @@ pub enum KeptError {
 /// How a machine was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptRecord {
-    /// Its name.
+    /// The name that `--name` gave or hull chose, which is also the folder's.
     pub name: String,
     /// When it was, in seconds of Unix time.
     pub created: u64,
@@ -167,7 +167,7 @@ impl Kept {
         all
     }
 
-    /// The folder.
+    /// The machine's folder, `STATE/hull/NAME`.
     pub fn path(&self) -> &Path {
         &self.path
     }

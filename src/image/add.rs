@@ -204,6 +204,28 @@ pub fn add_layer(
     Ok(inner)
 }
 
+/// How an archive is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Gzip,
+    Zstd,
+    Bzip2,
+    Xz,
+}
+
+impl Packing {
+    /// By the first six bytes or more.
+    pub fn of(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            [b'B', b'Z', b'h', ..] => Some(Self::Bzip2),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            _ => None,
+        }
+    }
+}
+
 /// Unpack `from`, in whichever format it is, to `file`; the digest of what was written.
 pub(super) fn unpack(
     store: &Store,
@@ -219,16 +241,14 @@ pub(super) fn unpack(
         bytes: 0,
     };
     let head = from.from.fill_buf().map_err(wrong)?;
-    let unpacked: Box<dyn Read + '_> = match head {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(from)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+    let unpacked: Box<dyn Read + '_> = match Packing::of(head) {
+        Some(Packing::Gzip) => Box::new(MultiGzDecoder::new(from)),
+        Some(Packing::Zstd) => {
             Box::new(zstd::stream::read::Decoder::with_buffer(from).map_err(wrong)?)
         }
-        [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(from)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(from))
-        }
-        _ => Box::new(from),
+        Some(Packing::Bzip2) => Box::new(bzip2::bufread::MultiBzDecoder::new(from)),
+        Some(Packing::Xz) => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(from)),
+        None => Box::new(from),
     };
     let mut plain = Hashing::new(unpacked);
     let mut buffer = vec![0; CHUNK];

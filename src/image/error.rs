@@ -13,11 +13,9 @@ use crate::templates::CacheError;
 #[derive(Debug, Error)]
 pub enum ImageError {
     /// What was typed names no image.
-    #[error("{text:?}: {reason}")]
+    #[error("{reason}")]
     Reference {
-        /// What was typed.
-        text: String,
-        /// What it must be instead.
+        /// What is wrong with it, and what it must be instead.
         reason: String,
     },
     /// There is no place for images.
@@ -116,7 +114,7 @@ pub enum ImageError {
     /// A registry that does not give it.
     #[error("the registry {registry}: {reason}")]
     Registry {
-        /// Its name.
+        /// Its host, with a port if one is given.
         registry: String,
         /// What it says, or why it cannot be asked.
         reason: String,

@@ -69,7 +69,6 @@ impl<'a> Source<'a> {
                 false => String::new(),
             };
             ImageError::Reference {
-                text: text.into(),
                 reason: format!("{reason}{hint}"),
             }
         })

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 
-use super::add::{Contents, Progress, Step, Wanted, add, add_layer, finish, unpack};
+use super::add::{Contents, Packing, Progress, Step, Wanted, add, add_layer, finish, unpack};
 use super::digest::{Digest, Hashing};
 use super::document::{
     Configuration, Descriptor, Either, Execution, MAX_DOCUMENT, RootFs, document, parse,
@@ -174,11 +174,7 @@ fn archive(
         return Err(source(path, "it is empty"));
     }
     file.rewind().map_err(ImageError::file(path))?;
-    let is_packed = matches!(
-        head,
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [b'B', b'Z', b'h', ..]
-    ) || head == *b"\xfd7zXZ\0";
-    if is_packed {
+    if Packing::of(&head).is_some() {
         let mut plain = store.fresh()?;
         unpack(
             store,
@@ -190,7 +186,10 @@ fn archive(
         file = plain.reopen().map_err(|error| store.full(error))?;
     }
     let again = file.try_clone().map_err(ImageError::file(path))?;
-    let members = Members::of_archive(again).map_err(|reason| source(path, reason))?;
+    let members = Members::of_archive(again).map_err(|reason| {
+        let what = "it is no OCI archive, docker archive or root file system as tar";
+        source(path, format!("{what}: {reason}"))
+    })?;
     if members.has(SAVED) {
         return saved(store, path, &members, wanted, name, progress);
     }

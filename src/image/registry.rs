@@ -62,6 +62,7 @@ pub fn pull(
             store,
             reference,
             client: Client::new(insecure || base.starts_with("http://")),
+            account: account(&base, reference),
             base,
             authorization: None,
         };
@@ -88,6 +89,15 @@ fn bases(reference: &Reference, insecure: bool) -> Vec<String> {
         .collect()
 }
 
+/// The name of the registry at `base` for credentials. Those for docker.io are not a mirror's.
+fn account(base: &str, reference: &Reference) -> String {
+    let host = base.split_once("://").map_or(base, |(_, rest)| rest);
+    match host.split('/').next().unwrap_or(host) {
+        host if host == DOCKER_HUB.1 => reference.registry.clone(),
+        host => host.into(),
+    }
+}
+
 fn refused(reference: &Reference, reason: impl ToString) -> ImageError {
     ImageError::Registry {
         registry: reference.registry.clone(),
@@ -101,6 +111,8 @@ struct Registry<'a> {
     reference: &'a Reference,
     client: Client,
     base: String,
+    /// The name under which the user's credentials for it are stored.
+    account: String,
     /// The header by which it knows the user, once it has asked.
     authorization: Option<String>,
 }
@@ -164,7 +176,7 @@ impl Registry<'_> {
 
     /// The header that answers a challenge.
     fn authorize(&self, challenge: &str) -> Result<String, ImageError> {
-        let (basic, identity) = credentials(&self.reference.registry);
+        let (basic, identity) = credentials(&self.account);
         let (scheme, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
         if scheme.eq_ignore_ascii_case("basic") {
             return basic.ok_or_else(|| self.fault(self.no_account()));
@@ -204,7 +216,7 @@ impl Registry<'_> {
     }
 
     fn no_account(&self) -> String {
-        let registry = &self.reference.registry;
+        let registry = &self.account;
         format!(
             "it does not know you, or has no {}; docker login {registry} or podman login {registry} \
              stores an account that hull uses",
@@ -419,5 +431,15 @@ mod tests {
         assert_eq!(of("Realm=a,b=c"), ["realm=a", "b=c"]);
         assert!(of("").is_empty() && of(",,,").is_empty());
         assert_eq!(escape("a b/c:é"), "a%20b/c:%C3%A9");
+    }
+
+    #[test]
+    fn a_mirror_gets_its_own_credentials() {
+        let alpine: Reference = "alpine".parse().expect("a name");
+        let of = |base: &str| account(base, &alpine);
+        assert_eq!(of("https://registry-1.docker.io"), "docker.io");
+        assert_eq!(of("https://mirror.lan:5000/hub"), "mirror.lan:5000");
+        let local: Reference = "localhost:5000/app".parse().expect("a name");
+        assert_eq!(account("http://localhost:5000", &local), "localhost:5000");
     }
 }

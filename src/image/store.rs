@@ -57,7 +57,7 @@ pub struct Store {
 /// An image in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Its name.
+    /// The name in full: `docker.io/library/alpine:latest`, or a path.
     pub name: String,
     /// Its ID: the digest of its configuration.
     pub id: Digest,

@@ -26,7 +26,7 @@ const MAX_XATTRS: usize = 128 << 10;
 pub struct Entry {
     /// Its path, as it is written.
     pub path: Vec<u8>,
-    /// What it is.
+    /// File, folder, link or device, with its data.
     pub kind: Kind,
     /// Owner, permissions, time and extended attributes.
     pub meta: Meta,

@@ -34,7 +34,7 @@ pub struct Tree {
 pub struct Node {
     /// Owner, permissions, time and extended attributes.
     pub meta: Meta,
-    /// What it is.
+    /// File, folder, link or device, with its content.
     pub what: What,
 }
 

@@ -49,7 +49,7 @@ pub enum CopyError {
     /// The guest's end sent something that is none of it.
     #[error("the guest sent {what}; what was copied so far stays")]
     Foreign {
-        /// What.
+        /// It, as the end of a sentence.
         what: String,
     },
     /// The machine takes no command.

@@ -61,7 +61,7 @@ pub enum ExecError {
     System {
         /// What it refuses.
         what: &'static str,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }

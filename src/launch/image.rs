@@ -8,12 +8,16 @@ use super::error::LaunchError;
 use crate::agent::ALL_CAPABILITIES;
 use crate::config::{Balloon, Command, ConfigError, Device, Machine, Root};
 use crate::image::{Execution, Image, Store};
+use crate::kvm::processor::executes_guests;
 use crate::{disk, net};
 
 /// The serial number of an image's disk.
 const ROOT_DISK: &str = "hull-image";
 /// CPUs of a machine of an image, unless the user says otherwise.
 const MAX_CPUS: usize = 4;
+/// Most memory by default where the guest's kernel may be emulated: its boot sets up a structure for each page,
+/// which takes a minute for 12 GiB there.
+const MAX_EMULATED_MEMORY: u64 = 1 << 30;
 /// Bytes to which the default of memory is rounded down.
 const MEMORY_UNIT: u64 = 64 << 20;
 /// The capabilities that engines give a container (capabilities(7)): chown, dac_override, fowner, fsetid,
@@ -27,7 +31,7 @@ const MEMORY_OPTIONS: &str = "mode=1777";
 pub struct Wishes {
     /// In place of the image's entrypoint and its arguments; empty for none.
     pub entrypoint: Option<OsString>,
-    /// The host name.
+    /// The guest's name; without one the machine's, or `hull`.
     pub hostname: Option<String>,
     /// More lines for /etc/hosts: name and address.
     pub hosts: Vec<(String, String)>,
@@ -143,8 +147,11 @@ fn command(image: &Execution, given: Command, wishes: &Wishes) -> Result<Command
 /// Memory, of which the guest gives back what it does not use, and CPUs.
 fn set_shape(machine: &mut Machine, wishes: &Wishes) {
     if wishes.default_memory {
-        let half = host_memory() / 2 / MEMORY_UNIT * MEMORY_UNIT;
-        machine.memory_bytes = machine.memory_bytes.max(half);
+        let mut bytes = host_memory() / 2 / MEMORY_UNIT * MEMORY_UNIT;
+        if !executes_guests() {
+            bytes = bytes.min(MAX_EMULATED_MEMORY);
+        }
+        machine.memory_bytes = machine.memory_bytes.max(bytes);
         if machine.all::<Balloon>().next().is_none() {
             machine.devices.push(Device::Balloon(Balloon::default()));
         }

@@ -12,6 +12,7 @@ pub mod vsock_program;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 /// Time limit of one run; a software KVM on a busy machine is slow.
@@ -45,8 +46,14 @@ impl Finished {
 
 /// Run the program with `input` as its standard input.
 pub fn run_with<S: AsRef<OsStr>>(arguments: &[S], input: &[u8]) -> Finished {
-    let output = assert_cmd::Command::new(env!("CARGO_BIN_EXE_hull"))
-        .args(arguments)
+    let mut hull = Command::new(env!("CARGO_BIN_EXE_hull"));
+    hull.args(arguments);
+    finish(hull, input)
+}
+
+/// Run `hull`, a command of the program's, to its end with `input` as its standard input.
+pub fn finish(hull: Command, input: &[u8]) -> Finished {
+    let output = assert_cmd::Command::from_std(hull)
         .write_stdin(input)
         .timeout(LIMIT)
         .output()

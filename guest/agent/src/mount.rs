@@ -15,7 +15,7 @@ const READ_ONLY: u8 = 1;
 const MEMORY: u8 = 2;
 const DISK: u8 = 4;
 
-/// What is mounted.
+/// A kind of file system that init can mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MountKind {
     /// A virtio file system, by its tag; or, at `/`, a disk.
@@ -30,7 +30,7 @@ pub enum MountKind {
 /// the guest's root, by its name in /dev.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mount<'a> {
-    /// What is mounted.
+    /// Says what `tag` names.
     pub kind: MountKind,
     /// Mount it read-only.
     pub read_only: bool,
