@@ -161,13 +161,6 @@ impl Cli {
         let arguments: Vec<_> = std::env::args_os().collect();
         // Linux before 5.9 cannot; what it was started with stays open then.
         let _ = close_inherited(arguments.iter());
-        // What starts a machine executes much of the program, beginning with the parser.
-        if arguments
-            .get(1)
-            .is_none_or(|verb| verb == "run" || verb == "restore")
-        {
-            program::bring_in();
-        }
         let parsed = Self::try_parse_from(&arguments);
         parsed.map_err(|error| hint::add(error, arguments.get(1..).unwrap_or_default()))
     }

@@ -5,7 +5,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use libc::{Elf64_Phdr, PF_W, PF_X, PT_LOAD, PT_NOTE, dl_iterate_phdr, dl_phdr_info};
+use libc::{PF_W, PT_LOAD, PT_NOTE, dl_iterate_phdr, dl_phdr_info};
 use rustix::mm::{Advice, madvise};
 
 use super::layout::PAGE_SIZE;
@@ -72,22 +72,6 @@ pub fn release() {
     unsafe { dl_iterate_phdr(Some(release_object), std::ptr::null_mut()) };
 }
 
-/// Map all of the program's code that is in the page cache: one call instead of a page fault for each
-/// 64 KiB that is executed during start-up, which is almost all. Best effort.
-pub fn bring_in() {
-    // SAFETY: `populate_object` keeps to the contract of dl_iterate_phdr(3) and takes no data.
-    unsafe { dl_iterate_phdr(Some(populate_object), std::ptr::null_mut()) };
-}
-
-/// Callback that maps the code of the first object, as in [`release_object`].
-extern "C" fn populate_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
-    each_segment(
-        info,
-        |header| header.p_flags & PF_X != 0,
-        Advice::LinuxPopulateRead,
-    )
-}
-
 /// Make all threads allocate from one heap. A heap for each takes megabytes of addresses and dozens of
 /// system calls, and hull allocates little.
 pub fn one_heap() {
@@ -101,30 +85,14 @@ pub fn one_heap() {
 /// Callback for the program itself, which is the first object, and with a static C library the only
 /// one besides the vDSO. Its non-zero result ends the iteration.
 extern "C" fn release_object(info: *mut dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
-    each_segment(
-        info,
-        |header| header.p_flags & PF_W == 0,
-        Advice::LinuxDontNeed,
-    )
-}
-
-/// Apply `advice` to the read-only segments that `which` selects. The result ends an iteration.
-fn each_segment(
-    info: *mut dl_phdr_info,
-    which: impl Fn(&Elf64_Phdr) -> bool,
-    advice: Advice,
-) -> c_int {
     // SAFETY: the C library hands over a valid `info`, whose headers are the mapped ones.
     let (base, headers) = unsafe {
         let info = &*info;
-        let count = usize::from(info.dlpi_phnum);
-        (
-            info.dlpi_addr,
-            std::slice::from_raw_parts(info.dlpi_phdr, count),
-        )
+        let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
+        (info.dlpi_addr, headers)
     };
     for header in headers {
-        if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 && which(header) {
+        if header.p_type == PT_LOAD && header.p_flags & PF_W == 0 {
             let start = base.wrapping_add(header.p_vaddr) & !(PAGE_SIZE - 1);
             let end = base
                 .wrapping_add(header.p_vaddr)
@@ -133,7 +101,7 @@ fn each_segment(
             let start = std::ptr::with_exposed_provenance_mut(start as usize);
             // SAFETY: whole pages that the kernel mapped privately and read-only for this segment:
             // read again, they hold the same bytes of the file.
-            let _ = unsafe { madvise(start, bytes, advice) };
+            let _ = unsafe { madvise(start, bytes, Advice::LinuxDontNeed) };
         }
     }
     1
