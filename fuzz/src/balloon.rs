@@ -13,16 +13,18 @@ use vm_memory::GuestAddress;
 use crate::{Sent, Subject};
 
 const INFLATE: usize = 0;
+const DEFLATE: usize = 1;
 const STATISTICS: usize = 2;
 const REPORTING: usize = 3;
+const F_STATS_VQ: u64 = 1 << 1;
 /// Most statistics that the device keeps.
 const MAX_STATISTICS: usize = 64;
 
-/// The host's side: the bytes that the guest returned.
-pub struct Balloon(Arc<AtomicU64>);
+/// The host's side: the bytes that the guest returned, and the configuration.
+pub struct Balloon(Arc<AtomicU64>, Setup);
 
 /// The configuration of the device.
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Setup {
     target: u64,
     period: Option<u32>,
@@ -64,17 +66,38 @@ impl Subject for Balloon {
     type Setup = Setup;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
     fn new(setup: Setup) -> (Guest, Self) {
-        let released = Arc::new(AtomicU64::new(0));
-        let sum = released.clone();
+        let mut host = Self(Arc::default(), setup);
+        (Guest::new(host.renew()), host)
+    }
+
+    fn renew(&mut self) -> Device {
+        let sum = self.0.clone();
         let release = move |_: GuestAddress, bytes: u64| {
             assert!(bytes > 0);
             sum.fetch_add(bytes, Ordering::Relaxed);
         };
-        let period = setup.period.map(|ms| Duration::from_millis(ms.into()));
-        let device = Device::new(setup.target, period, Box::new(release));
-        (Guest::new(device), Self(released))
+        let period = self.1.period.map(|ms| Duration::from_millis(ms.into()));
+        Device::new(self.1.target, period, Box::new(release))
+    }
+
+    /// The sum of a state that is damaged may be another.
+    fn moved(&mut self, guest: &mut Guest) {
+        let state = |balloon: &mut Device, _: &mut Driver| Ok(balloon.state().released_bytes);
+        let released = guest.core().with_device(state);
+        self.0.store(released.unwrap(), Ordering::Relaxed);
+    }
+
+    /// It keeps the buffer for statistics until it asks for new ones, and has no reason to keep others.
+    fn kept(&self, guest: &Guest, queue: usize) -> Option<usize> {
+        let has_statistics = guest.core().driver_features() & F_STATS_VQ != 0;
+        match queue {
+            INFLATE | DEFLATE => Some(0),
+            STATISTICS if has_statistics => Some(1),
+            _ => None,
+        }
     }
 
     fn encode(&self, message: &Message) -> Sent {
@@ -116,6 +139,7 @@ impl Subject for Balloon {
             queue: queue.into(),
             bytes,
             room: room.into(),
+            again: 0,
         }
     }
 

@@ -31,6 +31,9 @@ struct State {
     sectors: u64,
     memory: Option<GuestMemory>,
     read_only: bool,
+    name: String,
+    /// It has another size than at first: requests in flight may lie past its end.
+    resized: bool,
 }
 
 #[derive(Clone)]
@@ -161,22 +164,38 @@ impl Subject for Block {
     type Setup = Setup;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
     fn new(setup: Setup) -> (Guest, Self) {
-        let kept = Kept(Arc::new(Mutex::new(State {
-            sectors: SECTORS,
-            read_only: setup.read_only,
-            ..State::default()
-        })));
-        let geometry = Geometry {
+        let mut block = Self(Kept(Arc::new(Mutex::new(State {
             sectors: SECTORS,
             read_only: setup.read_only,
             name: setup.name,
+            ..State::default()
+        }))));
+        let guest = Guest::new(block.renew());
+        block.0.0.lock().unwrap().memory = Some(guest.memory.clone());
+        (guest, block)
+    }
+
+    fn renew(&mut self) -> Device {
+        let mut state = self.0.0.lock().unwrap();
+        state.requests.clear();
+        let geometry = Geometry {
+            sectors: state.sectors,
+            read_only: state.read_only,
+            name: state.name.clone(),
             discard_unit: Some(8),
         };
-        let guest = Guest::new(Device::new(geometry, Box::new(kept.clone())));
-        kept.0.lock().unwrap().memory = Some(guest.memory.clone());
-        (guest, Self(kept))
+        Device::new(geometry, Box::new(self.0.clone()))
+    }
+
+    fn continues(&self) -> bool {
+        !self.0.0.lock().unwrap().resized
+    }
+
+    fn kept(&self, _guest: &Guest, _queue: usize) -> Option<usize> {
+        Some(self.0.0.lock().unwrap().requests.len())
     }
 
     fn encode(&self, message: &Message) -> Sent {
@@ -219,6 +238,7 @@ impl Subject for Block {
             queue: 0,
             bytes,
             room: data + 1,
+            again: 0,
         }
     }
 
@@ -296,7 +316,10 @@ impl Block {
     }
 
     fn resize(&self, guest: &mut Guest, sectors: u64) {
-        self.0.0.lock().unwrap().sectors = sectors;
+        let mut state = self.0.0.lock().unwrap();
+        state.resized |= state.sectors != sectors;
+        state.sectors = sectors;
+        drop(state);
         let resize = |block: &mut Device, driver: &mut Driver| {
             block.resize(driver, sectors);
             Ok(())

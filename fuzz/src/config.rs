@@ -1,37 +1,61 @@
 //! Configuration files, JSON and TOML.
 
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
 use arbitrary::Arbitrary;
 use hull::config::{Machine, file};
 
-/// Keys of the file, and of tables in it.
-const KEYS: &[&str] = &[
-    "name",
-    "cpus",
-    "memory",
-    "kernel",
-    "initrd",
-    "boot",
-    "cmdline",
-    "console",
-    "kernel-log",
-    "root-disk",
-    "disk",
-    "overlay",
-    "scratch",
-    "net",
-    "share",
-    "rng",
-    "balloon",
-    "vsock",
-    "break",
-    "lockdown",
-    "command",
+/// Keys of the file, and those of a table behind each.
+const KEYS: &[(&str, &[&str])] = &[
+    ("name", &[]),
+    ("cpus", &[]),
+    ("memory", &[]),
+    ("kernel", &[]),
+    ("initrd", &[]),
+    ("boot", &[]),
+    ("cmdline", &[]),
+    ("console", &[]),
+    ("kernel-log", &[]),
+    ("root-disk", DISK),
+    ("disk", DISK),
+    ("overlay", DISK),
+    ("scratch", &["size"]),
+    (
+        "net",
+        &[
+            "user",
+            "tap",
+            "ip",
+            "gw",
+            "publish",
+            "host-loopback",
+            "mac",
+            "rate",
+        ],
+    ),
+    ("share", &["folder", "path", "ro", "lock", "xattr"]),
+    ("rng", &[]),
+    ("balloon", &["size", "stats"]),
+    ("vsock", &["cid", "socket"]),
+    ("break", &[]),
+    ("lockdown", &[]),
+    ("jail", &["uid", "gid"]),
+    ("limit", &["memory", "cpu", "pids", "io"]),
+    ("command", &["argv", "env", "cwd", "user", "tty"]),
+    ("unknown", &["known"]),
 ];
+const DISK: &[&str] = &[
+    "path", "ro", "overlay", "id", "cache", "rate", "format", "backing",
+];
+/// Keys of a table in a list, and of one that has none.
 const OPTIONS: &[&str] = &[
-    "path", "ro", "overlay", "id", "cache", "rate", "format", "backing", "size", "argv", "env",
-    "cwd", "user", "tty", "kind", "publish", "mac", "folder", "guest", "mode", "cid", "socket",
-    "target", "auto", "subnet", "tag",
+    "path", "ro", "size", "argv", "env", "user", "folder", "cid", "socket",
 ];
+/// Most bytes of a file that are read.
+const MAX_BYTES: u64 = 1 << 20;
 const WORDS: &[&str] = &[
     "a",
     "1",
@@ -75,14 +99,32 @@ const WORDS: &[&str] = &[
     "1:2",
     "d,backing=e",
     "d,rate=10M",
-    "d,rate=100iops",
+    "d,rate=100ops",
+    "t0",
+    "10.0.0.2/24",
+    "10.0.0.1",
+    "8080:80",
+    "02:00:00:00:00:01",
+    "/srv",
+    "host",
+    "10M",
+    "uid=5",
+    "memory=1G,pids=500",
+    "1.5",
+    "500",
+    "5",
+    "wrong-cpuid",
+    "a\0b",
 ];
 
 /// A file.
 #[derive(Arbitrary, Debug)]
 pub enum Input {
     Text(String),
-    Table(Vec<(u8, Value)>),
+    /// A file, whose text need not be UTF-8, and whether it is too long.
+    File(Vec<u8>, bool),
+    /// Keys, and spaces before each line.
+    Table(Vec<(u8, Value)>, u8),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -102,7 +144,8 @@ fn pick(from: &[&str], index: u8) -> String {
 }
 
 impl Value {
-    fn json(&self) -> serde_json::Value {
+    /// As JSON; tables have some of these keys.
+    pub fn json(&self, options: &[&str]) -> serde_json::Value {
         match self {
             Self::Word(word) => pick(WORDS, *word).into(),
             Self::Words(one, two) => [pick(WORDS, *one), pick(WORDS, *two)].join(",").into(),
@@ -110,15 +153,25 @@ impl Value {
             Self::Number(number) => (*number).into(),
             Self::Float(float) => f64::from(*float).into(),
             Self::Bool(on) => (*on).into(),
-            Self::List(list) => list.iter().map(Self::json).collect(),
-            Self::Table(table) => map(OPTIONS, table).into(),
+            Self::List(list) => list.iter().map(|value| value.json(options)).collect(),
+            Self::Table(table) => map(options, table).into(),
         }
     }
 }
 
 /// The object with these members.
 pub fn map(keys: &[&str], table: &[(u8, Value)]) -> serde_json::Map<String, serde_json::Value> {
-    let member = |(key, value): &(u8, Value)| (pick(keys, *key), value.json());
+    let keys = if keys.is_empty() { OPTIONS } else { keys };
+    let member = |(key, value): &(u8, Value)| (pick(keys, *key), value.json(keys));
+    table.iter().map(member).collect()
+}
+
+/// A machine with these keys.
+fn file_of(table: &[(u8, Value)]) -> serde_json::Map<String, serde_json::Value> {
+    let member = |(key, value): &(u8, Value)| {
+        let (key, options) = KEYS[usize::from(*key) % KEYS.len()];
+        (key.to_string(), value.json(options))
+    };
     table.iter().map(member).collect()
 }
 
@@ -150,17 +203,42 @@ fn machine(text: &str) -> Result<Machine, String> {
     draft.machine().map_err(|error| error.to_string())
 }
 
+/// The same machine as from the text, unless the file is too long.
+fn from_file(bytes: &[u8], long: bool) -> Result<Machine, String> {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let path = FOLDER.get_or_init(|| crate::folder("config")).join("file");
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(bytes).unwrap();
+    if long {
+        // A hole is quick to write, and no text.
+        file.set_len(MAX_BYTES + 1).unwrap();
+    }
+    let read = file::read(&path).map_err(|error| error.to_string());
+    let read = read.and_then(|draft| draft.machine().map_err(|error| error.to_string()));
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !long => assert_eq!(read.as_ref().ok(), machine(text).as_ref().ok()),
+        _ => assert!(read.is_err()),
+    }
+    read
+}
+
 /// Read it, print it and read that.
 pub fn check(input: &Input) {
     let read = match input {
         Input::Text(text) => machine(text),
-        Input::Table(table) => {
-            let map = map(KEYS, table);
-            let json = serde_json::to_string(&map).unwrap();
+        Input::File(bytes, long) => from_file(bytes, *long),
+        Input::Table(table, spaces) => {
+            let map = file_of(table);
+            let json = if spaces % 2 == 0 {
+                serde_json::to_string(&map).unwrap()
+            } else {
+                serde_json::to_string_pretty(&map).unwrap()
+            };
             let read = machine(&json);
-            let lines = map
-                .iter()
-                .map(|(key, value)| Some(format!("{key} = {}\n", toml(value)?)));
+            let lines = map.iter().map(|(key, value)| {
+                let before = " ".repeat(usize::from(spaces % 8));
+                Some(format!("{before}{key} = {}\n", toml(value)?))
+            });
             if let Some(lines) = lines.collect::<Option<Vec<_>>>() {
                 let lines = lines.concat();
                 match (&read, machine(&lines)) {

@@ -12,8 +12,11 @@ use crate::{Sent, Subject};
 /// Names of the ports besides the terminal.
 const NAMES: [&str; 2] = ["agent", "log"];
 const PORTS: usize = 1 + NAMES.len();
+const F_MULTIPORT: u64 = 1 << 1;
 const CONTROL_RX: usize = 2;
 const CONTROL_TX: usize = 3;
+/// Bytes of output that one call passes on at most.
+const MAX_IN_TURN: usize = 256 << 10;
 
 /// The host's end of one port.
 #[derive(Default)]
@@ -21,6 +24,8 @@ struct Far {
     room: usize,
     bytes: Vec<u8>,
     open: bool,
+    /// Bytes since the device was called.
+    in_turn: usize,
 }
 
 #[derive(Clone, Default)]
@@ -32,6 +37,8 @@ impl PortSink for Sink {
         let mut far = self.0.lock().unwrap();
         let taken = bytes.len().min(far.room);
         far.room -= taken;
+        far.in_turn += taken;
+        assert!(far.in_turn <= MAX_IN_TURN, "it keeps others waiting");
         far.bytes.extend(&bytes[..taken.min(64)]);
         taken
     }
@@ -43,8 +50,8 @@ impl PortSink for Sink {
     }
 }
 
-/// The state of the host's side.
-pub struct Console([Sink; PORTS]);
+/// The state of the host's side, and how many ports have a name.
+pub struct Console([Sink; PORTS], usize);
 
 /// A request that the guest sends.
 #[derive(Arbitrary, Debug)]
@@ -59,6 +66,7 @@ pub enum Message {
     Output {
         port: u8,
         len: u16,
+        again: u8,
     },
     /// Buffers for input, or for control messages.
     Lend {
@@ -88,7 +96,7 @@ pub enum Event {
 #[derive(Arbitrary, Debug)]
 pub enum Call {
     Input { port: u8, len: u16 },
-    Room { port: u8, room: u16 },
+    Room { port: u8, room: u32 },
     Resize(u16, u16),
 }
 
@@ -96,15 +104,42 @@ impl Subject for Console {
     type Setup = u8;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
     fn new(ports: u8) -> (Guest, Self) {
-        let sinks: [Sink; PORTS] = Default::default();
+        let mut host = Self(Default::default(), usize::from(ports) % PORTS);
+        (Guest::new(host.renew()), host)
+    }
+
+    fn renew(&mut self) -> Device {
+        let Self(sinks, ports) = self;
+        for sink in &*sinks {
+            sink.0.lock().unwrap().open = false;
+        }
         let mut console = Device::new(Box::new(sinks[0].clone()));
-        let ports = usize::from(ports) % PORTS;
-        for (name, sink) in NAMES.iter().zip(&sinks[1..]).take(ports) {
+        for (name, sink) in NAMES.iter().zip(&sinks[1..]).take(*ports) {
             console = console.with_port(name, Box::new(sink.clone()));
         }
-        (Guest::new(console), Self(sinks))
+        console
+    }
+
+    fn turn(&mut self) {
+        for sink in &self.0 {
+            sink.0.lock().unwrap().in_turn = 0;
+        }
+    }
+
+    /// Output waits for room alone, and control messages for nothing.
+    fn kept(&self, guest: &Guest, queue: usize) -> Option<usize> {
+        if guest.core().driver_features() & F_MULTIPORT == 0 {
+            return None;
+        }
+        let output = |port: &usize| queue == Device::output_queue(*port);
+        match (0..PORTS).find(output) {
+            Some(port) if self.0[port].0.lock().unwrap().room > 0 => Some(0),
+            _ if queue == CONTROL_TX => Some(0),
+            _ => None,
+        }
     }
 
     fn encode(&self, message: &Message) -> Sent {
@@ -130,23 +165,30 @@ impl Subject for Console {
                 Sent {
                     queue: CONTROL_TX,
                     bytes: control(port, event, u16::from(value % 3), len),
-                    room: 0,
+                    ..Sent::default()
                 }
             }
-            Message::Output { port: at, len } => Sent {
+            Message::Output {
+                port: at,
+                len,
+                again,
+            } => Sent {
                 queue: Device::output_queue(port(*at)),
                 bytes: vec![0x55; (*len).into()],
                 room: 0,
+                again: (again % 60).into(),
             },
             Message::Lend { port: at, room } => Sent {
                 queue: Device::input_queue(port(*at)),
                 bytes: Vec::new(),
                 room: (*room).into(),
+                again: 0,
             },
             Message::LendControl { room } => Sent {
                 queue: CONTROL_RX,
                 bytes: Vec::new(),
                 room: (*room).into(),
+                again: 0,
             },
         }
     }
@@ -159,7 +201,7 @@ impl Subject for Console {
             }
             Call::Room { port, room } => {
                 let port = usize::from(*port) % PORTS;
-                self.0[port].0.lock().unwrap().room = (*room).into();
+                self.0[port].0.lock().unwrap().room = *room as usize;
                 guest.core().process(Device::output_queue(port));
             }
             Call::Resize(rows, cols) => {
@@ -189,6 +231,7 @@ impl Subject for Console {
             let mut far = sink.0.lock().unwrap();
             assert!(!far.open, "a reset closes ports");
             far.room = usize::MAX;
+            far.in_turn = 0;
         }
     }
 

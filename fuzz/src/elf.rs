@@ -35,6 +35,15 @@ struct Segment {
     align: u8,
 }
 
+/// A loadable segment.
+pub struct Load {
+    pub gpa: u64,
+    /// Bytes in memory.
+    pub size: u64,
+    /// Its bytes in the file, if that has them all.
+    pub bytes: Option<Vec<u8>>,
+}
+
 #[derive(Arbitrary, Debug)]
 enum Address {
     Kernel(u16),
@@ -92,16 +101,29 @@ impl Elf {
         }
     }
 
-    /// Address and bytes of each loadable segment, as far as the file holds them.
-    pub fn loads(&self) -> Vec<(u64, Vec<u8>)> {
+    /// The loadable segments that are not empty.
+    pub fn loads(&self) -> Vec<Load> {
         let file = self.bytes();
-        let loads = self.segments.iter().filter(|one| one.kind.is_none());
-        let bytes = |one: &Segment| {
+        let load = |one: &Segment| {
             let start = usize::from(one.offset);
             let bytes = file.get(start..start + usize::from(one.in_file));
-            (one.address.value(), bytes.unwrap_or_default().to_vec())
+            // As wide as the fields of the file are.
+            let field = |value: u64| {
+                if self.is_32_bit {
+                    value as u32 as u64
+                } else {
+                    value
+                }
+            };
+            Load {
+                gpa: field(one.address.value()),
+                size: field(u64::from(one.in_file) + u64::from(one.more)),
+                bytes: bytes.map(<[u8]>::to_vec),
+            }
         };
-        loads.map(bytes).collect()
+        let is_load = |one: &&Segment| one.kind.is_none_or(|kind| u32::from(kind) == PT_LOAD);
+        let loads = self.segments.iter().filter(is_load);
+        loads.map(load).filter(|load| load.size > 0).collect()
     }
 
     /// The file.

@@ -23,6 +23,7 @@ const MAX_IN_FLIGHT: usize = 64 + 512;
 struct State {
     requests: Vec<(u64, Request)>,
     memory: Option<GuestMemory>,
+    mounted: bool,
 }
 
 #[derive(Clone, Default)]
@@ -47,12 +48,14 @@ impl Backend<Request> for Kept {
     }
 
     fn cancel(&mut self) {
-        self.0.lock().unwrap().requests.clear();
+        let mut state = self.0.lock().unwrap();
+        state.requests.clear();
+        state.mounted = false;
     }
 }
 
-/// The state of the host's side.
-pub struct Fs(Kept);
+/// The state of the host's side, and the tag.
+pub struct Fs(Kept, String);
 
 /// A message, and the size of the buffer for its answer.
 #[derive(Arbitrary, Debug)]
@@ -82,8 +85,9 @@ impl Length {
 /// An action of the host.
 #[derive(Arbitrary, Debug)]
 pub enum Call {
-    /// One of the requests completes, with an answer of this many bytes, and perhaps a word.
-    Complete(u8, u32, bool),
+    /// One of the requests completes, with an answer of this many bytes, and perhaps a word; the file
+    /// system is mounted now, or not.
+    Complete(u8, u32, bool, bool),
     /// The backend reports a request that is not in flight, perhaps one from before a reset.
     Unknown(u8),
     /// The server fails for good.
@@ -94,12 +98,28 @@ impl Subject for Fs {
     type Setup = String;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
     fn new(tag: String) -> (Guest, Self) {
-        let kept = Kept::default();
-        let guest = Guest::new(Device::new(&tag, Box::new(kept.clone())));
-        kept.0.lock().unwrap().memory = Some(guest.memory.clone());
-        (guest, Self(kept))
+        let mut fs = Self(Kept::default(), tag);
+        let guest = Guest::new(fs.renew());
+        fs.0.0.lock().unwrap().memory = Some(guest.memory.clone());
+        (guest, fs)
+    }
+
+    fn renew(&mut self) -> Device {
+        let mut kept = self.0.clone();
+        kept.cancel();
+        Device::new(&self.1, Box::new(kept))
+    }
+
+    fn stays(&self) -> bool {
+        let state = self.0.0.lock().unwrap();
+        state.mounted || !state.requests.is_empty()
+    }
+
+    fn kept(&self, _guest: &Guest, _queue: usize) -> Option<usize> {
+        Some(self.0.0.lock().unwrap().requests.len())
     }
 
     fn encode(&self, message: &Message) -> Sent {
@@ -107,6 +127,7 @@ impl Subject for Fs {
             queue: usize::from(!message.first),
             bytes: vec![0x55; message.len.value(IN_HEADER) as usize],
             room: message.room.value(OUT_HEADER),
+            again: 0,
         }
     }
 
@@ -118,7 +139,7 @@ impl Subject for Fs {
             (which < state.requests.len()).then(|| state.requests.swap_remove(which))
         };
         let (id, served) = match call {
-            Call::Complete(which, written, word) => {
+            Call::Complete(which, written, word, mounted) => {
                 let Some((id, request)) = take(*which) else {
                     return;
                 };
@@ -130,8 +151,9 @@ impl Subject for Fs {
                 let answer = Answer {
                     written: *written,
                     warning: word.then(|| "a word".into()),
-                    mounted: false,
+                    mounted: *mounted,
                 };
+                state.mounted = *mounted;
                 (id, Ok(answer))
             }
             Call::Fail(which) => match take(*which) {

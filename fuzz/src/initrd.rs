@@ -1,10 +1,11 @@
 //! Initial RAM disks: archives, compressed ones, and zeros between them.
 
 use arbitrary::Arbitrary;
-use hull::boot::initrd::{File, cpio, unpack};
+use hull::boot::initrd::{File, cpio, place, unpack};
 use hull::memory::GuestMemory;
 use hull::memory::image::Image;
-use vm_memory::GuestAddress;
+use hull::memory::layout::PAGE_SIZE;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::packed::{Compression, stream};
 use crate::patch::Patches;
@@ -19,6 +20,11 @@ const LZ4_BLOCK: usize = 8 << 20;
 pub struct Input {
     parts: Vec<Part>,
     patches: Patches,
+    /// What follows it in memory, which is as it is.
+    more: Vec<Vec<u8>>,
+    /// Bytes beyond a MiB that the kernel takes, and the highest address that it allows, from there on.
+    kernel: u32,
+    limit: Option<u32>,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -28,6 +34,10 @@ enum Part {
     /// Unpacks to much more than the file has.
     Bomb(Compression, u16),
     Zeros(u8),
+    /// Zeros, compressed.
+    PackedZeros(Compression, u8),
+    /// What hull names though it cannot unpack it.
+    Known(bool),
     Bytes(Vec<u8>),
 }
 
@@ -85,6 +95,41 @@ fn read(mut bytes: &[u8]) -> Vec<Found> {
     all
 }
 
+/// Place it with what follows it: page-aligned at the top, each part at a multiple of 4 bytes.
+fn in_memory(input: &Input, first: &Image) {
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 2 * MEMORY)]).unwrap();
+    let parts: Vec<Image> = input.more.iter().map(|part| part.clone().into()).collect();
+    let parts = [&[first.clone()], &parts[..]].concat();
+    let mut all = Vec::new();
+    for part in &parts {
+        all.resize(all.len().next_multiple_of(4), 0);
+        all.extend(part.read(0, usize::MAX).unwrap().iter());
+    }
+    let (mib, page, size) = (MEMORY as u64, PAGE_SIZE, all.len() as u64);
+    let kernel_end = mib + u64::from(input.kernel);
+    let limit = input.limit.map_or(u64::MAX, |limit| mib + u64::from(limit));
+    let top = limit.saturating_add(1).min(2 * mib);
+    let start = top.checked_sub(size).map(|start| start / page * page);
+    let start = start.filter(|start| *start >= kernel_end);
+    match place(&memory, &parts, kernel_end, limit) {
+        Ok(None) => assert_eq!(size, 0),
+        Ok(Some(range)) => {
+            let start = start.expect("no room for it");
+            assert_eq!(range, start..start + size);
+            let mut there = vec![0; 2 * MEMORY];
+            memory.read_slice(&mut there, GuestAddress(0)).unwrap();
+            let (before, rest) = there.split_at(start as usize);
+            let (found, after) = rest.split_at(all.len());
+            assert!(found == all, "other bytes");
+            assert!(
+                before.iter().chain(after).all(|byte| *byte == 0),
+                "beyond its place"
+            );
+        }
+        Err(error) => assert!(start.is_none() && size > 0, "{error}"),
+    }
+}
+
 /// Unpack it.
 pub fn check(input: &Input) {
     let mut file = Vec::new();
@@ -113,6 +158,21 @@ pub fn check(input: &Input) {
                 file.extend(stream(*compression, &vec![0; usize::from(*kib) << 6]));
                 expected = None;
             }
+            Part::PackedZeros(compression, count) => {
+                file.extend(stream(*compression, &vec![0; (*count).into()]));
+                if matches!(compression, Compression::Lz4) {
+                    file.extend([0; 4]);
+                }
+            }
+            Part::Known(lzo) => {
+                let magic: &[u8] = if *lzo {
+                    b"\x89LZO\0\r\n\x1a\n"
+                } else {
+                    b"\x04\x22\x4d\x18"
+                };
+                file.extend(magic);
+                expected = None;
+            }
             Part::Zeros(count) => file.resize(file.len() + usize::from(*count), 0),
             Part::Bytes(bytes) => {
                 file.extend(bytes);
@@ -130,6 +190,7 @@ pub fn check(input: &Input) {
             return;
         }
     };
+    in_memory(input, &unpacked[0]);
     let [Image::Bytes(bytes)] = &unpacked[..] else {
         panic!("{unpacked:?}");
     };

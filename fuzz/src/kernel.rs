@@ -7,7 +7,7 @@ use hull::memory::GuestMemory;
 use hull::memory::image::Image;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::elf::Elf;
+use crate::elf::{Elf, Load};
 use crate::packed::{Compression, payload};
 use crate::patch::Patches;
 
@@ -158,9 +158,18 @@ pub fn check(input: &Input) {
                 assert!(initrd.start.is_multiple_of(4096) && !initrd.is_empty());
             }
             if let (Kernel::Elf(elf), true) = (&input.kernel, input.patches.is_empty()) {
-                for (gpa, bytes) in elf.loads() {
-                    assert_eq!(read(gpa, bytes.len()), bytes, "at {gpa:#x}");
+                let mut loads = elf.loads();
+                loads.sort_by_key(|load| load.gpa);
+                for load in &loads {
+                    let bytes = load.bytes.as_ref().expect("a part beyond the file");
+                    assert_eq!(read(load.gpa, bytes.len()), *bytes, "at {:#x}", load.gpa);
+                    assert!(load.gpa >= MIB && load.gpa + load.size <= MEMORY);
                 }
+                let apart = |pair: &[Load]| pair[0].gpa + pair[0].size <= pair[1].gpa;
+                assert!(loads.windows(2).all(apart), "segments overlap");
+                let inside =
+                    |load: &Load| (load.gpa..load.gpa + load.size).contains(&kernel.entry.rip);
+                assert!(loads.iter().any(inside), "it begins between segments");
             }
         }
     }

@@ -32,6 +32,8 @@ pub struct Ledger {
     queues: Vec<BTreeMap<u16, Lent>>,
     /// The bytes that the guest wrote to its part of each queue's page.
     pages: Vec<Vec<u8>>,
+    /// Queues with chains of which the device was not notified.
+    unheard: Vec<bool>,
 }
 
 impl Ledger {
@@ -44,7 +46,23 @@ impl Ledger {
             lent: Vec::new(),
             queues: (0..queues).map(|_| BTreeMap::new()).collect(),
             pages: vec![Vec::new(); queues],
+            unheard: vec![false; queues],
         }
+    }
+
+    /// Whether the guest has followed the rules since its last start.
+    pub fn is_decent(&self) -> bool {
+        self.decent
+    }
+
+    /// The device was notified of the chains in a queue.
+    pub fn notified(&mut self, queue: usize) {
+        self.unheard[queue] = false;
+    }
+
+    /// How many chains the device has of a queue of whose chains it was notified; all were settled.
+    pub fn lent(&self, queue: usize) -> Option<usize> {
+        (self.decent && !self.unheard[queue]).then(|| self.queues[queue].len())
     }
 
     /// The guest is about to reset the device.
@@ -76,6 +94,7 @@ impl Ledger {
         self.written = vec![0; (WINDOW + PAGE) as usize];
         self.lent.clear();
         self.queues.iter_mut().for_each(BTreeMap::clear);
+        self.unheard.fill(false);
         for (queue, page) in self.pages.iter_mut().enumerate() {
             *page = driver_area(guest, queue);
         }
@@ -151,6 +170,7 @@ impl Ledger {
                 writable: writable.map(|piece| u64::from(piece.1)).sum(),
             };
             self.queues[queue].insert(head, lent);
+            self.unheard[queue] = true;
             self.pages[queue] = driver_area(guest, queue);
         }
     }

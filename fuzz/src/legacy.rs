@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use hull::devices::bus::BusDevice;
-use hull::devices::legacy::serial::{FIFO_BYTES, Serial, Sink};
+use hull::devices::legacy::serial::{FIFO_BYTES, Serial, SerialState, Sink};
 use hull::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
+use hull::devices::state::decode;
 use hull::devices::testing::{CountedInterrupt, Events};
 
 use crate::patch::Patches;
@@ -25,6 +26,8 @@ pub struct Input {
 enum Step {
     Read(u8, u8),
     Write(u8, u8),
+    /// The same access many times.
+    Fill(u8, u8, u8),
     WriteMore(u8, [u8; 8], u8),
     Inspect(u8, bool),
 }
@@ -82,6 +85,9 @@ fn access(device: &mut dyn BusDevice, ports: u64, step: &Step) -> Option<Vec<u8>
             return Some(data);
         }
         Step::Write(at, byte) => device.write(u64::from(*at) % ports, &[*byte]),
+        Step::Fill(at, byte, times) => {
+            (0..*times).for_each(|_| device.write(u64::from(*at) % ports, &[*byte]));
+        }
         Step::WriteMore(at, data, size) => {
             device.write(u64::from(*at) % ports, &data[..width(size)]);
         }
@@ -106,6 +112,10 @@ pub fn check(input: &Input) {
     }
     let state = first.save().unwrap();
     assert!(state.len() < 4096);
+    if input.device % 7 == 0 {
+        let uart: SerialState = decode(&state).unwrap();
+        assert!(uart.input.len() <= FIFO_BYTES, "its queue grows");
+    }
     let (mut second, _) = device(input.device, &now);
     second.load(&state).unwrap();
     assert_eq!(second.save().unwrap(), state);

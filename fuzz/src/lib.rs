@@ -8,6 +8,10 @@
 //!   given to it, and returns each chain at most once ([`ledger`]).
 //! * A device that needs a reset does nothing.
 //! * It reports at most 16 lines.
+//! * The driver is interrupted for chains that come back, where it wants that.
+//! * Of the chains that it was notified of, it keeps no more than it has a reason for.
+//! * One that is saved continues as another, in the same state; damage to that is refused, or is one
+//!   more thing that the guest has done.
 //! * After a reset, a correct driver is served.
 //!
 //! A [`Subject`] is one device: its configuration, its requests, and the actions of its host.
@@ -57,6 +61,7 @@ use std::path::PathBuf;
 use arbitrary::Arbitrary;
 // `gdb` has files of hull, which find here what they use.
 pub use gdb::machine::{kvm, vmm};
+use hull::devices::virtio::Device;
 use hull::devices::virtio::testing::Guest;
 pub use hull::{boot, memory, sync};
 pub use play::play;
@@ -71,6 +76,8 @@ pub struct Sent {
     pub bytes: Vec<u8>,
     /// Bytes after them that the device may write.
     pub room: u32,
+    /// How often the bytes are repeated behind themselves, in the same place of memory.
+    pub again: u16,
 }
 
 /// A device under test, with its host.
@@ -81,6 +88,8 @@ pub trait Subject: Sized {
     type Message: for<'a> Arbitrary<'a> + Debug;
     /// An action of the host on the device.
     type Call: for<'a> Arbitrary<'a> + Debug;
+    /// The model of the device.
+    type Device: Device;
 
     /// A new device, and the host's side.
     fn new(setup: Self::Setup) -> (Guest, Self);
@@ -91,6 +100,30 @@ pub trait Subject: Sized {
     /// Execute an action of the host.
     fn call(&mut self, guest: &mut Guest, call: &Self::Call);
 
+    /// Another device on the same host, to continue from a state: the old one is about to end.
+    fn renew(&mut self) -> Self::Device;
+
+    /// The device of [`Subject::renew`] is in its place, and has not been called since it was loaded.
+    fn moved(&mut self, _guest: &mut Guest) {}
+
+    /// Whether the device, which is live, cannot be saved now.
+    fn stays(&self) -> bool {
+        false
+    }
+
+    /// Whether another device is in the state of the first one after it was loaded.
+    fn continues(&self) -> bool {
+        true
+    }
+
+    /// Most chains of a queue that the device keeps once it has come to rest; `None` for any number.
+    fn kept(&self, _guest: &Guest, _queue: usize) -> Option<usize> {
+        None
+    }
+
+    /// The device is about to be called.
+    fn turn(&mut self) {}
+
     /// A correct driver is about to start: reset the host's side as well.
     fn mend(&mut self) {}
 
@@ -99,6 +132,9 @@ pub trait Subject: Sized {
 
     /// Panic unless a correct request is served: the driver has just started, with all features.
     fn serve(&mut self, guest: &mut Guest);
+
+    /// The driver has reset the device for the last time.
+    fn end(&mut self, _guest: &mut Guest) {}
 }
 
 /// The steps for one device.

@@ -16,6 +16,9 @@ use hull::memory::transfer::Pieces;
 
 use crate::{Sent, Subject};
 
+/// Bytes of the shortest frame: two addresses and a type.
+const MIN_ETHERNET: usize = 14;
+
 #[derive(Default)]
 struct World {
     /// Lengths of frames for the guest.
@@ -48,7 +51,7 @@ impl Shared {
 
 impl Wire for Shared {
     fn send(&mut self, frame: &Pieces) -> io::Result<()> {
-        assert!((HEADER..=MAX_FRAME).contains(&frame.len()));
+        assert!((HEADER + MIN_ETHERNET..=MAX_FRAME).contains(&frame.len()));
         let mut bytes = Vec::new();
         frame.append_to(0, &mut bytes);
         assert_eq!(bytes.len(), frame.len());
@@ -109,11 +112,11 @@ impl Clock for Shared {
     fn wake_in(&mut self, _wait: Duration) {}
 }
 
-/// The state of the host's side.
-pub struct Net(Shared);
+/// The state of the host's side, and the configuration.
+pub struct Net(Shared, Setup);
 
 /// The configuration of the network.
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary, Clone, Copy, Debug)]
 pub struct Setup {
     offloads: bool,
     /// Limits in frames and bytes a second.
@@ -125,6 +128,8 @@ pub struct Setup {
 pub enum Message {
     /// A frame of this many bytes with its header, in one or more buffers.
     Frame(u16),
+    /// One of about the most bytes.
+    Long(u8),
     /// The same, with offloads in the header.
     Short { header: [u8; 12], len: u8 },
     /// A buffer for frames.
@@ -150,9 +155,15 @@ impl Subject for Net {
     type Setup = Setup;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
     fn new(setup: Setup) -> (Guest, Self) {
-        let shared = Shared::default();
+        let mut net = Self(Shared::default(), setup);
+        (Guest::new(net.renew()), net)
+    }
+
+    fn renew(&mut self) -> Device {
+        let Self(shared, setup) = self;
         let properties = Properties {
             mac: [2, 0, 0, 0, 0, 7],
             mtu: 1500,
@@ -169,13 +180,35 @@ impl Subject for Net {
             bytes: limit(setup.limits[1]),
         };
         let (wire, clock) = (Box::new(shared.clone()), Box::new(shared.clone()));
-        let device = Device::new(properties, &limits, wire, clock);
-        (Guest::new(device), Self(shared))
+        Device::new(properties, &limits, wire, clock)
+    }
+
+    /// The link of a wire that has closed is up until that shows.
+    fn continues(&self) -> bool {
+        !self.0.with(|world| world.gone)
+    }
+
+    /// Frames wait for the wire's room, or for the rate.
+    fn kept(&self, _guest: &Guest, queue: usize) -> Option<usize> {
+        let waits = self.1.limits != [None; 2] || self.0.with(|world| world.room == 0);
+        (queue == TX && !waits).then_some(0)
     }
 
     fn encode(&self, message: &Message) -> Sent {
         let (queue, bytes, room) = match message {
             Message::Frame(len) => (TX, vec![0; (*len).into()], 0),
+            Message::Long(more) => {
+                // In equal pieces, of which one lies in memory.
+                let all = MAX_FRAME - 3 + usize::from(more % 8);
+                let pieces = (2..64).find(|pieces| all.is_multiple_of(*pieces));
+                let pieces = pieces.unwrap_or(1);
+                return Sent {
+                    queue: TX,
+                    bytes: vec![0; all / pieces],
+                    room: 0,
+                    again: pieces as u16 - 1,
+                };
+            }
             Message::Short { header, len } => {
                 let mut bytes = header.to_vec();
                 bytes.resize((*len).into(), 0x55);
@@ -183,7 +216,12 @@ impl Subject for Net {
             }
             Message::Lend(room) => (RX, Vec::new(), (*room).into()),
         };
-        Sent { queue, bytes, room }
+        Sent {
+            queue,
+            bytes,
+            room,
+            again: 0,
+        }
     }
 
     fn call(&mut self, guest: &mut Guest, call: &Call) {

@@ -1,10 +1,13 @@
 //! Executes the steps of an input.
 
+use hull::devices::Reporter;
 use hull::devices::bus::BusDevice;
+use hull::devices::virtio::mmio::MmioTransport;
 use hull::devices::virtio::testing::*;
 use hull::devices::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueCounters};
 
 use crate::ledger::Ledger;
+use crate::patch::Patches;
 use crate::step::{Rings, Start, Step};
 use crate::{Input, Sent, Subject};
 
@@ -29,14 +32,21 @@ pub fn play<S: Subject>(story: Input<S>) {
         ledger: Ledger::new(queues),
         queues,
         lines: 0,
+        devices: 1,
+        rests: true,
+        event_idx: false,
     };
     if let Some(start) = &story.start {
         play.start(start);
     }
     for step in story.steps.iter().take(MAX_STEPS) {
+        let before = play.used();
+        play.guest.interrupt.take();
         play.step(step);
+        play.interrupts(step, &before);
         play.ledger.settle(&mut play.guest);
         play.subject.check(&mut play.guest);
+        play.keeps_little();
     }
     play.end();
 }
@@ -47,6 +57,12 @@ struct Play<S> {
     ledger: Ledger,
     queues: usize,
     lines: usize,
+    /// Devices so far, each of which continued from the one before it.
+    devices: usize,
+    /// The device has come to rest: no queue asks for a turn.
+    rests: bool,
+    /// The driver has accepted VIRTIO_F_EVENT_IDX.
+    event_idx: bool,
 }
 
 impl<S: Subject> Play<S> {
@@ -82,10 +98,18 @@ impl<S: Subject> Play<S> {
             }
             Step::Notify(queue) => self.notify(self.queue(*queue)),
             Step::Process(queue) => {
+                self.subject.turn();
+                self.rests = false;
                 self.quiet(|play| play.guest.core().process((*queue).into()));
             }
-            Step::Alarm => self.quiet(|play| play.guest.core().alarm()),
+            Step::Alarm => {
+                self.subject.turn();
+                self.rests = false;
+                self.quiet(|play| play.guest.core().alarm());
+            }
+            Step::Carry(damage) => self.carry(damage),
             Step::Call(call) => self.quiet(|play| {
+                play.subject.turn();
                 play.subject.call(&mut play.guest, call);
                 play.settle();
             }),
@@ -107,6 +131,34 @@ impl<S: Subject> Play<S> {
                 self.ledger.give_up(&mut self.guest);
                 self.break_rules(hostile);
             }
+        }
+    }
+
+    /// The indices of all used rings.
+    fn used(&self) -> Vec<u16> {
+        (0..self.queues)
+            .map(|queue| self.guest.peek(used(queue) + 2))
+            .collect()
+    }
+
+    /// Panic if `step` returned chains for which the driver wants an interrupt, and there was none
+    /// (virtio 1.2, 2.7.7).
+    fn interrupts(&mut self, step: &Step<S::Message, S::Call>, before: &[u16]) {
+        let begins = matches!(step, Step::Start(_) | Step::Reset | Step::Carry(_));
+        if begins || !self.ledger.is_decent() {
+            return;
+        }
+        let wanted = |(queue, (old, new)): (usize, (&u16, u16))| {
+            if !self.event_idx {
+                return *old != new && self.guest.peek(avail(queue)) & 1 == 0;
+            }
+            let (size, _) = self.guest.place(queue);
+            let event = self.guest.peek(avail(queue) + 4 + 2 * u64::from(size));
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(*old)
+        };
+        if before.iter().zip(self.used()).enumerate().any(wanted) {
+            assert!(self.guest.interrupt.take() > 0, "no interrupt");
+            assert_eq!(self.guest.read(reg::INTERRUPT_STATUS) & 1, 1);
         }
     }
 
@@ -159,6 +211,7 @@ impl<S: Subject> Play<S> {
         };
         let mut chain = Vec::new();
         let mut left = sent.bytes.len() as u32;
+        let all = (addr, left, false);
         for len in pieces.map(u32::from).into_iter().chain([u32::MAX]) {
             let len = len.min(left);
             if len > 0 {
@@ -167,6 +220,7 @@ impl<S: Subject> Play<S> {
                 left -= len;
             }
         }
+        chain.extend((0..sent.again).filter(|_| all.1 > 0).map(|_| all));
         let mut left = sent.room;
         for len in pieces.map(u32::from).into_iter().rev().chain([u32::MAX]) {
             let len = len.min(left);
@@ -208,11 +262,68 @@ impl<S: Subject> Play<S> {
 
     fn notify(&mut self, queue: usize) {
         self.guest.write(reg::QUEUE_NOTIFY, queue as u32);
+        self.ledger.notified(queue);
+        self.quiet(Self::settle);
+    }
+
+    /// Panic if the device keeps chains for which it has no reason.
+    fn keeps_little(&mut self) {
+        if !self.rests || self.guest.status() != LIVE {
+            return;
+        }
+        for queue in 0..self.queues {
+            if let (Some(lent), Some(most)) = (
+                self.ledger.lent(queue),
+                self.subject.kept(&self.guest, queue),
+            ) {
+                assert!(lent <= most, "{lent} chains of queue {queue} are kept");
+            }
+        }
+    }
+
+    /// Save the machine, and continue with another device, from the state with `damage`.
+    fn carry(&mut self, damage: &Patches) {
+        let status = self.guest.status();
+        let saved = self.guest.transport.save();
+        let stays = status & (DEAD | DRIVER_OK) == DRIVER_OK && self.subject.stays();
+        assert_eq!(saved.is_err(), stays, "{saved:?}");
+        let Ok(whole) = saved else {
+            return;
+        };
+        let mut state = whole.clone();
+        damage.apply(&mut state);
+        if state != whole {
+            self.ledger.give_up(&mut self.guest);
+        }
+        let device = Box::new(self.subject.renew());
+        let (memory, interrupt) = (self.guest.memory.clone(), self.guest.interrupt.clone());
+        let reporter = Reporter::new(self.guest.events.clone(), "device");
+        let mut window = MmioTransport::new(memory, device, interrupt, reporter).unwrap();
+        let loaded = window.load(&state);
+        let again = window.save();
+        self.guest.transport = window;
+        self.devices += 1;
+        self.subject.moved(&mut self.guest);
+        match loaded {
+            Err(error) => {
+                assert!(!self.ledger.is_decent(), "{error}");
+                assert_eq!(self.guest.status(), 0, "a part of it was taken");
+            }
+            Ok(()) if self.ledger.is_decent() => {
+                assert_eq!(self.guest.status(), status);
+                if self.subject.continues() {
+                    assert!(again.is_ok_and(|again| again == whole), "another state");
+                }
+            }
+            Ok(()) => {}
+        }
+        (0..self.queues).for_each(|queue| self.ledger.notified(queue));
         self.quiet(Self::settle);
     }
 
     /// One iteration of the event loop.
     fn settle(&mut self) {
+        self.rests = false;
         for _ in 0..MAX_TURNS {
             let queue = {
                 let core = self.guest.core();
@@ -220,8 +331,14 @@ impl<S: Subject> Play<S> {
                 events.position(|event| event.lower())
             };
             match queue {
-                Some(queue) => self.guest.core().process(queue),
-                None => return,
+                Some(queue) => {
+                    self.subject.turn();
+                    self.guest.core().process(queue);
+                }
+                None => {
+                    self.rests = true;
+                    return;
+                }
             }
         }
     }
@@ -286,6 +403,7 @@ impl<S: Subject> Play<S> {
         for (wanted, bit) in start.ring.iter().zip([F_EVENT_IDX, F_INDIRECT_DESC]) {
             features |= if *wanted { bit } else { 0 };
         }
+        self.event_idx = start.ring[0];
         let most = (0..self.queues).map(|queue| {
             self.guest.write(reg::QUEUE_SEL, queue as u32);
             self.guest.read(reg::QUEUE_NUM_MAX) as u16
@@ -333,6 +451,9 @@ impl<S: Subject> Play<S> {
         self.subject.serve(&mut self.guest);
         assert_eq!(self.guest.status(), LIVE);
         self.reset();
-        assert!(self.lines <= MAX_LINES, "{} lines", self.lines);
+        self.subject.end(&mut self.guest);
+        // The end of a device is one more: how many lines it held back.
+        let most = (MAX_LINES + 1) * self.devices;
+        assert!(self.lines <= most, "{} lines", self.lines);
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
-use hull::boot::Via;
+use hull::boot::{Entry, Format, Loaded, Mode, Via};
 use hull::config::{Console, Kernel, Machine};
 use hull::devices::state::encode;
 use hull::kvm::save::{SavedChips, SavedVcpu};
@@ -30,38 +30,69 @@ const MAX_MEMORY: u64 = 256 << 10;
 pub struct Input {
     memo: Memo,
     cpus: u8,
-    /// vCPUs whose state is there beyond those that it has.
-    more_vcpus: i8,
     devices: Vec<(bool, u64, Vec<u8>)>,
     pipe: Option<u8>,
-    /// Damage to a section that is stored with its right CRC.
-    within: Option<(u8, Patches, u8)>,
-    /// Bytes behind a section's.
-    behind: Option<(u8, Vec<u8>)>,
-    table: Table,
-    /// Damage to the whole file.
-    damage: Patches,
-    cut: Option<u16>,
-    /// The size of the file of memory, if it is another.
-    memory: Option<i16>,
+    /// Where the kernel and the initial RAM disk lie: beginning and length, or end and length.
+    loaded: Option<[(u32, u16, bool); 2]>,
     content: Vec<u8>,
+    /// What the file of the pages says that a guest writes first.
+    written: Option<Vec<(u8, u8)>>,
     /// A diff to it, for a merge.
-    diff: Option<Memo>,
+    diff: Option<Diff>,
+    wrongs: Vec<Wrong>,
+}
+
+/// A diff: mostly it follows, and has the same regions.
+#[derive(Arbitrary, Debug)]
+struct Diff {
+    memo: Memo,
+    parent: Option<Option<[u8; 2]>>,
+    same_regions: bool,
+    content: Vec<u8>,
+}
+
+/// Something that is wrong with a snapshot.
+#[derive(Arbitrary, Debug)]
+enum Wrong {
+    /// vCPUs whose state is there beyond those that it has.
+    Vcpus(i8),
+    /// Damage to a section that is stored with its right CRC.
+    Within(u8, Patches, u8),
+    /// Bytes behind a section's.
+    Behind(u8, Vec<u8>),
+    Version(u32),
+    Count(u32),
+    /// Instead of a section's tag, length or CRC.
+    Tag(u8, u8),
+    Length(u8, u64),
+    Crc(u8, u32),
+    LeftOut(u8),
+    TableCrc,
+    /// Damage to the whole file.
+    Damage(Patches),
+    Cut(u16),
+    Trailing(Vec<u8>),
+    /// The size of the file of memory.
+    Memory(i16),
+    MemoryCrc,
+    Parent([u8; 2]),
 }
 
 /// The section of memory.
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary, Clone, Debug)]
 struct Memo {
     id: [u8; 2],
-    parent: Option<[u8; 2]>,
     regions: Regions,
     /// Pages between, and pages.
     extents: Vec<(u8, u8)>,
     far_extent: Option<(u64, u64)>,
+    #[arbitrary(default)]
+    parent: Option<[u8; 2]>,
+    #[arbitrary(default)]
     wrong_crc: bool,
 }
 
-#[derive(Arbitrary, Debug)]
+#[derive(Arbitrary, Clone, Debug)]
 enum Regions {
     One(u8),
     Two(u8, u8, u8),
@@ -69,7 +100,7 @@ enum Regions {
 }
 
 /// What the table of sections says.
-#[derive(Arbitrary, Debug)]
+#[derive(Debug, Default)]
 struct Table {
     version: Option<u32>,
     count: Option<u32>,
@@ -82,18 +113,6 @@ struct Table {
 }
 
 impl Table {
-    /// Whether it says what the file has.
-    fn is_right(&self) -> bool {
-        let same_tag = |(section, tag): (u8, u8)| section % 6 == tag % 6;
-        self.version.is_none_or(|version| version == VERSION)
-            && self.count.is_none()
-            && self.tag.is_none_or(same_tag)
-            && self.length.is_none()
-            && self.crc.is_none()
-            && self.left_out.is_none()
-            && !self.wrong_crc
-    }
-
     /// The file with `sections`.
     fn file(&self, sections: &[Vec<u8>]) -> Vec<u8> {
         let is = |which: u8, index: usize| usize::from(which % 6) == index;
@@ -267,31 +286,45 @@ impl Input {
             late_devices: true,
             revealed: false,
             disks: Vec::new(),
-            loaded: None,
+            loaded: self.loaded.map(|places| {
+                let [kernel, initrd] = places.map(|(start, len, down)| {
+                    let (start, end) = (start.into(), u64::from(start) + u64::from(len));
+                    if down { end..start } else { start..end }
+                });
+                Loaded {
+                    entry: Entry {
+                        mode: Mode::Linux64,
+                        rip: 0,
+                        params: 0,
+                    },
+                    format: Format::Vmlinux,
+                    kernel,
+                    linked_at: None,
+                    unpacked: None,
+                    initrd: Some(initrd),
+                    cmdline: String::new(),
+                }
+            }),
             added_words: Vec::new(),
             processor: None,
         }
     }
 
-    /// States of vCPUs that it holds.
-    fn vcpus(&self) -> usize {
-        usize::from(self.cpus % 40).saturating_add_signed((self.more_vcpus / 32).into())
-    }
-
-    fn sections(&self, content: &[u8]) -> Vec<Vec<u8>> {
+    /// The sections, with so many states of vCPUs.
+    fn sections(&self, memo: &Memo, vcpus: usize, content: &[u8]) -> Vec<Vec<u8>> {
         let devices = self.devices.iter().map(|(port, base, state)| SavedDevice {
             port: *port,
             base: *base,
             name: "device".into(),
             state: state.clone(),
         });
-        let vcpus: Vec<SavedVcpu> = (0..self.vcpus()).map(|_| zero()).collect();
+        let vcpus: Vec<SavedVcpu> = (0..vcpus).map(|_| zero()).collect();
         let link = self.pipe.map(|pipe| SavedLink {
             session: None,
             pipe: pipe.into(),
         });
         vec![
-            self.memo.section(content),
+            memo.section(content),
             encode(&self.shape()).unwrap(),
             encode(&vcpus).unwrap(),
             encode(&zero::<SavedChips>()).unwrap(),
@@ -300,20 +333,13 @@ impl Input {
         ]
     }
 
-    /// Whether the snapshot is one that can be restored, as far as that is told without KVM.
+    /// Whether the snapshot is one that can be restored without its wrongs, as far as that is told without
+    /// KVM.
     fn is_right(&self) -> bool {
-        let cpus = self.cpus % 40;
-        self.table.is_right()
-            && self.within.is_none()
-            && self
-                .behind
-                .as_ref()
-                .is_none_or(|(_, bytes)| bytes.is_empty())
-            && self.memo.places().is_some()
-            && self.memo.parent.is_none()
-            && self.memory.unwrap_or(0) == 0
-            && (1..=32).contains(&cpus)
-            && self.vcpus() == usize::from(cpus)
+        let down = |(_, len, down): &(u32, u16, bool)| *down && *len > 0;
+        self.memo.places().is_some()
+            && (1..=32).contains(&(self.cpus % 40))
+            && !self.loaded.iter().flatten().any(down)
     }
 }
 
@@ -326,6 +352,82 @@ fn folders() -> &'static [PathBuf; 3] {
     })
 }
 
+/// What becomes of an input.
+struct Case {
+    memo: Memo,
+    sections: Vec<Vec<u8>>,
+    table: Table,
+    vcpus: i8,
+    memory: i64,
+    /// Sections that may be right in another way.
+    other: bool,
+}
+
+impl Case {
+    fn new(input: &Input, content: &[u8]) -> Self {
+        let mut memo = input.memo.clone();
+        let (mut vcpus, mut memory) = (0, 0);
+        for wrong in &input.wrongs {
+            match wrong {
+                Wrong::Vcpus(more) => vcpus = more / 32,
+                Wrong::MemoryCrc => memo.wrong_crc = true,
+                Wrong::Parent(parent) => memo.parent = Some(*parent),
+                Wrong::Memory(more) => memory = (*more).into(),
+                _ => {}
+            }
+        }
+        let count = usize::from(input.cpus % 40).saturating_add_signed(vcpus.into());
+        let mut case = Self {
+            sections: input.sections(&memo, count, content),
+            memo,
+            table: Table::default(),
+            vcpus,
+            memory,
+            other: false,
+        };
+        input.wrongs.iter().for_each(|wrong| case.spoil(wrong));
+        case
+    }
+
+    fn spoil(&mut self, wrong: &Wrong) {
+        let table = &mut self.table;
+        match wrong {
+            Wrong::Within(which, patches, cut) => {
+                let section = &mut self.sections[usize::from(which % 6)];
+                let before = section.clone();
+                patches.apply(section);
+                section.truncate(section.len().saturating_sub((cut / 16).into()));
+                self.other |= *section != before;
+            }
+            Wrong::Behind(which, bytes) => {
+                self.sections[usize::from(which % 6)].extend(bytes);
+                self.other |= !bytes.is_empty();
+            }
+            Wrong::Version(version) => table.version = Some(*version),
+            Wrong::Count(count) => table.count = Some(*count),
+            Wrong::Tag(section, tag) => table.tag = Some((*section, *tag)),
+            Wrong::Length(section, length) => table.length = Some((*section, *length)),
+            Wrong::Crc(section, crc) => table.crc = Some((*section, *crc)),
+            Wrong::LeftOut(section) => table.left_out = Some(*section),
+            Wrong::TableCrc => table.wrong_crc = true,
+            _ => {}
+        }
+    }
+}
+
+/// The file `state` with what is wrong with it as a whole.
+fn spoiled(mut state: Vec<u8>, wrongs: &[Wrong]) -> Vec<u8> {
+    for wrong in wrongs {
+        match wrong {
+            Wrong::Damage(patches) => patches.apply(&mut state),
+            Wrong::Cut(len) => state.truncate((*len).into()),
+            Wrong::Trailing(bytes) => state.extend(bytes),
+            _ => {}
+        }
+    }
+    state
+}
+
 /// Read the snapshot, and check that it is accepted if it is right, and only then.
 pub fn check(input: &Input) {
     let [base, diff, out] = folders();
@@ -334,24 +436,18 @@ pub fn check(input: &Input) {
         fs::create_dir(dir).unwrap();
     }
     let content = input.memo.content(&input.content);
-    let mut sections = input.sections(&content);
-    if let Some((which, patches, cut)) = &input.within {
-        let section = &mut sections[usize::from(which % 6)];
-        patches.apply(section);
-        section.truncate(section.len().saturating_sub((cut / 16).into()));
-    }
-    if let Some((which, bytes)) = &input.behind {
-        sections[usize::from(which % 6)].extend(bytes);
-    }
-    let whole = input.table.file(&sections);
-    let mut state = whole.clone();
-    input.damage.apply(&mut state);
-    state.truncate(input.cut.map_or(state.len(), usize::from));
-    let is_right = input.is_right();
+    let case = Case::new(input, &content);
+    let whole = case.table.file(&case.sections);
+    let state = spoiled(whole.clone(), &input.wrongs);
+    // The table may be wrong in a way that makes no difference.
+    let sound = whole == Table::default().file(&case.sections);
     fs::write(base.join("state"), &state).unwrap();
-    input
-        .memo
-        .write(base, &content, input.memory.unwrap_or(0).into());
+    case.memo.write(base, &content, case.memory);
+    if let Some(ranges) = &input.written {
+        let pages = |(first, count): &(u8, u8)| [u32::from(*first), u32::from(*count)];
+        let words = ranges.iter().flat_map(pages).flat_map(u32::to_le_bytes);
+        fs::write(base.join("written"), words.collect::<Vec<u8>>()).unwrap();
+    }
 
     let layer = open_layer(base);
     if state != whole {
@@ -360,22 +456,39 @@ pub fn check(input: &Input) {
         return;
     }
     let saved = Saved::open(base);
-    assert!(saved.is_ok() || !is_right, "{saved:?}");
-    if let Ok(saved) = saved {
-        accepted(input, &saved, &content, is_right);
+    let is_right = sound
+        && input.is_right()
+        && case.memo.parent.is_none()
+        && (case.vcpus, case.memory) == (0, 0)
+        && !case.other;
+    if !case.other {
+        assert_eq!(saved.is_ok(), is_right, "{saved:?}");
     }
-    if let (Ok(_), Some(memo)) = (&layer, &input.diff) {
-        let later = memo.content(&input.content);
-        let mut sections = sections;
+    match saved {
+        Ok(saved) => accepted(input, &case.memo, &saved, &content, is_right),
+        Err(error) => {
+            assert!(
+                error.is_of_snapshot() && !error.to_string().is_empty(),
+                "{error}"
+            );
+        }
+    }
+    if let (Ok(_), Some(other)) = (&layer, &input.diff) {
+        let mut memo = other.memo.clone();
+        memo.parent = other.parent.unwrap_or(Some(case.memo.id));
+        if other.same_regions {
+            memo.regions = case.memo.regions.clone();
+        }
+        let later = memo.content(&other.content);
+        let mut sections = case.sections;
         sections[0] = memo.section(&later);
-        fs::write(diff.join("state"), input.table.file(&sections)).unwrap();
+        fs::write(diff.join("state"), Table::default().file(&sections)).unwrap();
         memo.write(diff, &later, 0);
-        merged(input, memo, [&content, &later], is_right);
+        merged([&case.memo, &memo], [&content, &later], is_right);
     }
 }
 
-fn accepted(input: &Input, saved: &Saved, content: &[u8], is_right: bool) {
-    let memo = &input.memo;
+fn accepted(input: &Input, memo: &Memo, saved: &Saved, content: &[u8], is_right: bool) {
     assert!((1..=32).contains(&saved.shape.machine.cpus));
     if !is_right {
         return;
@@ -390,6 +503,7 @@ fn accepted(input: &Input, saved: &Saved, content: &[u8], is_right: bool) {
             // Guests have memory in other places.
             (Err(_), _) => return,
         };
+        saved.copy_written(&mapped);
         for (start, _) in memo.places().unwrap_or_default() {
             let mut left = start;
             let region = memo
@@ -410,11 +524,12 @@ fn accepted(input: &Input, saved: &Saved, content: &[u8], is_right: bool) {
 }
 
 /// Merge both, and compare what came out.
-fn merged(input: &Input, memo: &Memo, contents: [&[u8]; 2], is_right: bool) {
+fn merged(memos: [&Memo; 2], contents: [&[u8]; 2], is_right: bool) {
     let [base, diff, out] = folders();
+    let [first, memo] = memos;
     let small = |memo: &Memo| memo.bytes().is_some_and(|bytes| bytes <= MAX_MEMORY);
     // Others take long to copy.
-    if !small(&input.memo) || !small(memo) {
+    if !small(first) || !small(memo) {
         return;
     }
     let merged = merge(base, &[diff], out, &mut |done, total| {
@@ -422,10 +537,10 @@ fn merged(input: &Input, memo: &Memo, contents: [&[u8]; 2], is_right: bool) {
     });
     let follows = is_right
         && memo.places().is_some()
-        && memo.parent == Some(input.memo.id)
-        && memo.regions() == input.memo.regions()
+        && memo.parent == Some(first.id)
+        && memo.regions() == first.regions()
         && !memo.wrong_crc
-        && !input.memo.wrong_crc;
+        && !first.wrong_crc;
     match merged {
         Err(SnapshotError::Io { reason, .. }) => panic!("{reason}"),
         Err(error) => assert!(!follows, "{error}"),
@@ -433,7 +548,7 @@ fn merged(input: &Input, memo: &Memo, contents: [&[u8]; 2], is_right: bool) {
         Ok(id) => {
             let path = out.join(format!("memory-{id}"));
             let mut expected = vec![0; memo.bytes().unwrap() as usize];
-            for (memo, content) in [&input.memo, memo].into_iter().zip(contents) {
+            for (memo, content) in memos.into_iter().zip(contents) {
                 for (start, end) in memo.places().unwrap() {
                     let place = &mut expected[start as usize..end as usize];
                     match content.get(start as usize..end as usize) {

@@ -12,7 +12,7 @@ use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::testing::Guest;
 use hull::devices::virtio::transport::Transport;
-use hull::devices::virtio::vsock::Vsock as Device;
+use hull::devices::virtio::vsock::{BUFFER, Vsock as Device};
 use hull::vmm::vsock;
 
 use crate::vsock::{CID, Credit, HEADER, Message, Op, Port, RESPONSE, RX, TX, encode, packet};
@@ -55,6 +55,8 @@ pub struct Sockets {
     peers: Vec<UnixStream>,
     /// Descriptors that were open at the beginning.
     open: usize,
+    /// At the end the guest sends more than the host's socket holds.
+    flood: bool,
 }
 
 /// An action of the host.
@@ -83,11 +85,20 @@ fn open_files() -> usize {
 }
 
 impl Subject for Sockets {
-    type Setup = ();
+    type Setup = bool;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
-    fn new((): ()) -> (Guest, Self) {
+    fn renew(&mut self) -> Device {
+        Device::new(CID, host().sockets.host())
+    }
+
+    fn moved(&mut self, guest: &mut Guest) {
+        self.link = host().sockets.link(guest.transport.core().clone());
+    }
+
+    fn new(flood: bool) -> (Guest, Self) {
         let host = host();
         // What the last input has left in queues.
         let mut device = host.sockets.host();
@@ -98,7 +109,13 @@ impl Subject for Sockets {
         let guest = Guest::new(Device::new(CID, device));
         let link = host.sockets.link(guest.transport.core().clone());
         let (peers, open) = (Vec::new(), open_files());
-        (guest, Self { link, peers, open })
+        let sockets = Self {
+            link,
+            peers,
+            open,
+            flood,
+        };
+        (guest, sockets)
     }
 
     fn encode(&self, message: &Message) -> Sent {
@@ -167,9 +184,9 @@ impl Subject for Sockets {
         }
         self.process();
         answers(guest);
-        let send = |guest: &mut Guest, op, data: &[u8]| {
+        let send = |guest: &mut Guest, op: u16, data: &[u8]| {
             let mut bytes = packet(&Message::Packet {
-                op: Op::Known(op),
+                op: Op::Any(op),
                 host_port: Port::Near(1),
                 guest_port: Port::Any(9999),
                 flags: 0,
@@ -194,7 +211,7 @@ impl Subject for Sockets {
         let mut peer = self.accept(0).expect("a connection");
         // What the guest writes arrives, and what the program writes.
         let data: Vec<u8> = (0..500u16).map(|n| (n * 7 / 3) as u8).collect();
-        send(guest, RW as u8, &data);
+        send(guest, RW, &data);
         let mut read = vec![0; data.len()];
         peer.read_exact(&mut read).unwrap();
         assert_eq!(read, data);
@@ -209,9 +226,22 @@ impl Subject for Sockets {
             .filter(|bytes| is_ours(bytes) == Some(RW));
         let came: Vec<u8> = ours.flat_map(|bytes| bytes[HEADER..].to_vec()).collect();
         assert_eq!(came, data);
+        if self.flood {
+            self.flood(guest, &mut peer, &send);
+        }
         drop(peer);
         self.process();
         answers(guest);
+    }
+
+    /// No program is left, and no connection.
+    fn end(&mut self, _guest: &mut Guest) {
+        self.peers.clear();
+        while self.accept(0).is_some() || self.accept(1).is_some() {
+            self.peers.clear();
+        }
+        self.process();
+        assert_eq!(open_files(), self.open, "descriptors stay open");
     }
 }
 
@@ -237,7 +267,42 @@ fn answers(guest: &mut Guest) -> Vec<Vec<u8>> {
     answers
 }
 
+/// The guest sends a packet of the last connection.
+type Send<'a> = &'a dyn Fn(&mut Guest, u16, &[u8]);
+
 impl Sockets {
+    /// The guest sends until its credit is used up, and its program reads only then: nothing is lost.
+    fn flood(&self, guest: &mut Guest, peer: &mut UnixStream, send: Send) {
+        const PACKET: usize = 32 << 10;
+        let (mut sent, mut known, mut first) = (0, 0, 0u8);
+        let mut expected = Vec::new();
+        while sent - known + PACKET <= BUFFER && sent < 2 << 20 {
+            let data: Vec<u8> = (0..PACKET).map(|n| (n / 251) as u8 ^ first).collect();
+            first = first.wrapping_add(1);
+            send(guest, RW, &data);
+            sent += PACKET;
+            expected.extend(data);
+            for bytes in answers(guest)
+                .iter()
+                .filter(|bytes| is_ours(bytes).is_some())
+            {
+                // fwd_cnt, in which the first bytes count.
+                let fwd_cnt = u32::from_le_bytes([40, 41, 42, 43].map(|at: usize| bytes[at]));
+                known = (fwd_cnt as usize).saturating_sub(500);
+            }
+        }
+        let mut read: Vec<u8> = Vec::new();
+        while read.len() < expected.len() {
+            let mut part = vec![0; PACKET];
+            match peer.read(&mut part) {
+                Ok(len) => read.extend(&part[..len]),
+                Err(error) => panic!("{error} after {} of {sent} bytes", read.len()),
+            }
+            self.process();
+        }
+        assert!(read == expected, "other bytes");
+    }
+
     fn peer(&self, which: u8) -> Option<&UnixStream> {
         self.peers.get(usize::from(which) % self.peers.len().max(1))
     }

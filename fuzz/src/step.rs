@@ -3,6 +3,8 @@
 use arbitrary::Arbitrary;
 use hull::devices::virtio::testing::*;
 
+use crate::patch::Patches;
+
 /// One step. The first ones follow the rules of virtio, whatever the request contains.
 #[derive(Arbitrary, Debug)]
 pub enum Step<M, C> {
@@ -33,6 +35,8 @@ pub enum Step<M, C> {
     Alarm,
     /// An action of the host.
     Call(C),
+    /// The machine is saved, and another continues from its state, which may be damaged.
+    Carry(Patches),
     /// A start by the rules of virtio.
     Start(Start),
     /// A reset of the device.

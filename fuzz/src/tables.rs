@@ -275,11 +275,31 @@ fn mp_table(seen: &Seen, cpus: u8) {
     let table = seen.bytes(at, len as usize);
     assert_eq!(&table[..4], b"PCMP");
     assert_eq!(sum(&table), 0);
-    let (mut rest, mut entries, mut found) = (&table[44..], 0, 0);
+    assert_eq!(number(&table, 36, 4), LOCAL_APIC);
+    let (mut rest, mut entries) = (&table[44..], 0);
+    let (mut processors, mut lines, mut locals, mut others) = (vec![], vec![], vec![], vec![]);
     while let Some(kind) = rest.first() {
-        found += u8::from(*kind == 0);
-        rest = &rest[if *kind == 0 { 20 } else { 8 }..];
+        let (entry, after) = rest.split_at(if *kind == 0 { 20 } else { 8 });
+        match kind {
+            0 => processors.push((entry[1], entry[3])),
+            3 => lines.push((entry[1], entry[4], entry[5], entry[6], entry[7])),
+            4 => locals.push((entry[1], entry[6], entry[7])),
+            1 => others.push((1, entry[1].into(), 0)),
+            kind => others.push((*kind, entry[1].into(), number(entry, 4, 4))),
+        }
+        rest = after;
         entries += 1;
     }
-    assert_eq!((found, entries), (cpus, number(&table, 34, 2)));
+    assert_eq!(entries, number(&table, 34, 2));
+    // The first one boots.
+    let all: Vec<_> = (0..cpus)
+        .map(|id| (id, if id == 0 { 3 } else { 1 }))
+        .collect();
+    assert_eq!(processors, all);
+    // The bus 0, the IOAPIC with the next id, and a line for each of its pins.
+    assert_eq!(others, [(1, 0, 0), (2, u64::from(cpus), IOAPIC)]);
+    let all: Vec<_> = (0..24).map(|pin| (0, 0, pin, cpus, pin)).collect();
+    assert_eq!(lines, all);
+    // External interrupts of the first one, and NMIs of all.
+    assert_eq!(locals, [(3, 0, 0), (1, 0xff, 1)]);
 }

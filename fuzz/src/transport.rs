@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
+use hull::devices::state::{StateError, decode, encode};
 use hull::devices::virtio::queue::Chain;
 use hull::devices::virtio::testing::Guest;
 use hull::devices::virtio::{Device, DeviceError, Driver, F_VERSION_1, Kind, read_config_bytes};
@@ -47,10 +48,13 @@ struct State {
     held: Vec<(usize, Chain)>,
     active: bool,
     refuse: bool,
+    /// It put chains back since the last start.
+    put_back: bool,
 }
 
+/// The device: it does what the host's side says.
 #[derive(Clone, Default)]
-struct Probe(Arc<Mutex<State>>);
+pub struct Probe(Arc<Mutex<State>>);
 
 /// The host's side of the probe.
 pub struct Transport(Probe);
@@ -117,6 +121,7 @@ impl Device for Probe {
 
     fn activate(&mut self, driver: &mut Driver) -> Result<(), DeviceError> {
         let mut state = self.0.lock().unwrap();
+        state.put_back = false;
         assert!(!state.active, "activated twice");
         assert!(driver.has(F_VERSION_1));
         state.active = true;
@@ -151,7 +156,9 @@ impl Device for Probe {
             }
             let mut bytes = vec![0; chain.readable_len().min(5000) as usize];
             assert_eq!(queue.read(&chain, 0, &mut bytes)?, bytes.len());
-            match state.mood() {
+            let mood = state.mood();
+            state.put_back |= matches!(mood, Mood::PutBack | Mood::Wake(_));
+            match mood {
                 Mood::Finish => Self::finish(driver, index, chain)?,
                 Mood::PutBack => {
                     queue.put_back(chain);
@@ -185,12 +192,38 @@ impl Device for Probe {
             false => Ok(()),
         }
     }
+
+    /// Queue and head of each chain that it holds.
+    fn save(&self) -> Result<Vec<u8>, StateError> {
+        let state = self.0.lock().unwrap();
+        let held = state.held.iter();
+        encode(
+            &held
+                .map(|(queue, chain)| (*queue as u8, chain.head()))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn load(&mut self, state: &[u8], driver: &mut Driver) -> Result<(), StateError> {
+        let held: Vec<(u8, u16)> = decode(state)?;
+        let mut state = self.0.lock().unwrap();
+        state.active = true;
+        for (index, head) in held.into_iter().take(MAX_HELD) {
+            let index = index.into();
+            let Some(queue) = driver.queue(index) else {
+                return Err(StateError("has a chain of no queue".into()));
+            };
+            state.held.push((index, queue.reclaim(head)?));
+        }
+        Ok(())
+    }
 }
 
 impl Subject for Transport {
     type Setup = Vec<Mood>;
     type Message = Message;
     type Call = Call;
+    type Device = Probe;
 
     fn new(moods: Vec<Mood>) -> (Guest, Self) {
         let probe = Probe::default();
@@ -198,11 +231,26 @@ impl Subject for Transport {
         (Guest::new(probe.clone()), Self(probe))
     }
 
+    fn renew(&mut self) -> Probe {
+        let mut state = self.0.0.lock().unwrap();
+        state.active = false;
+        state.held.clear();
+        self.0.clone()
+    }
+
+    /// It keeps what it holds, and the chains for which it is not in the mood.
+    fn kept(&self, _guest: &Guest, queue: usize) -> Option<usize> {
+        let state = self.0.0.lock().unwrap();
+        let held = state.held.iter().filter(|held| held.0 == queue).count();
+        (!state.put_back).then_some(held)
+    }
+
     fn encode(&self, message: &Message) -> Sent {
         Sent {
             queue: message.queue.into(),
             bytes: vec![0x55; message.bytes.into()],
             room: message.room.into(),
+            again: 0,
         }
     }
 

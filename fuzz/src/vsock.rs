@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use arbitrary::Arbitrary;
 use hull::devices::virtio::Driver;
 use hull::devices::virtio::testing::Guest;
-use hull::devices::virtio::vsock::{Host, Id, MAX_CONNECTIONS, Stream, Vsock as Device};
+use hull::devices::virtio::vsock::{BUFFER, Host, Id, MAX_CONNECTIONS, Stream, Vsock as Device};
 
 use crate::{Sent, Subject};
 
@@ -23,7 +23,13 @@ const SERVED: u32 = 4;
 pub(crate) const HEADER: usize = 44;
 const REQUEST: u16 = 1;
 pub(crate) const RESPONSE: u16 = 2;
+const RST: u16 = 3;
+const RW: u16 = 5;
+const CREDIT_UPDATE: u16 = 6;
+const CREDIT_REQUEST: u16 = 7;
 const STREAM: u16 = 1;
+/// RSTs that may wait for buffers of the guest.
+const MAX_RESETS: usize = 64;
 
 /// The host's end of a stream.
 #[derive(Default)]
@@ -142,8 +148,20 @@ impl Drop for End {
     }
 }
 
-/// The state of the host's side.
-pub struct Vsock(Shared);
+/// The state of the host's side, and what happens at the end.
+pub struct Vsock(Shared, Last);
+
+/// What the driver does at the end, beside a request.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub enum Last {
+    Nothing,
+    /// It gives credit twice, and the host's program has more bytes than that.
+    Credit(u16, u16),
+    /// It sends as many bytes as it has credit for, in such packets, and one more.
+    Fill(u16),
+    /// It sends packets of no connection, and has no buffer for the answers.
+    Resets,
+}
 
 /// A request that the guest sends.
 #[derive(Arbitrary, Debug)]
@@ -240,16 +258,18 @@ pub enum Line {
 }
 
 impl Subject for Vsock {
-    type Setup = ();
+    type Setup = Last;
     type Message = Message;
     type Call = Call;
+    type Device = Device;
 
-    fn new((): ()) -> (Guest, Self) {
-        let shared = Shared::default();
-        (
-            Guest::new(Device::new(CID, Box::new(shared.clone()))),
-            Self(shared),
-        )
+    fn new(last: Last) -> (Guest, Self) {
+        let mut vsock = Self(Shared::default(), last);
+        (Guest::new(vsock.renew()), vsock)
+    }
+
+    fn renew(&mut self) -> Device {
+        Device::new(CID, Box::new(self.0.clone()))
     }
 
     fn encode(&self, message: &Message) -> Sent {
@@ -333,6 +353,119 @@ impl Subject for Vsock {
         };
         let full = self.0.0.lock().unwrap().streams.len() >= MAX_CONNECTIONS;
         assert!(full || answers.iter().any(answered), "no answer");
+        if !full {
+            match self.1 {
+                Last::Nothing => {}
+                Last::Credit(one, two) => self.credit(guest, one.into(), two.into()),
+                Last::Fill(len) => self.fill(guest, len),
+                Last::Resets => self.resets(guest),
+            }
+        }
+    }
+}
+
+/// A packet of the last connection.
+fn ours(op: u16, credit: (u32, u32), data: u16) -> Vec<u8> {
+    packet(&Message::Packet {
+        op: Op::Any(op),
+        host_port: Port::Near(1),
+        guest_port: Port::Any(9999),
+        flags: 0,
+        credit: Credit::Any(credit.0, credit.1),
+        data,
+        len: None,
+        wrong: None,
+    })
+}
+
+/// Operation and bytes of data, if it is a packet of the last connection.
+fn of_ours(bytes: &[u8]) -> Option<(u16, usize)> {
+    let field = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i: usize| bytes[at + i]));
+    let op = u16::from_le_bytes([bytes[30], bytes[31]]);
+    (field(16) == 1 && field(20) == 9999).then_some((op, bytes.len() - HEADER))
+}
+
+impl Vsock {
+    /// Send a packet of the last connection, and return the device's.
+    fn say(&self, guest: &mut Guest, packet: &[u8]) -> Vec<(u16, usize)> {
+        guest.send(TX, packet, &[], false);
+        guest.notify(TX);
+        assert_eq!(guest.returned(TX).len(), 1);
+        let answers = self.answers(guest);
+        answers.iter().filter_map(|bytes| of_ours(bytes)).collect()
+    }
+
+    /// The stream of the last connection.
+    fn last(&self) -> Id {
+        let world = self.0.0.lock().unwrap();
+        *world.streams.keys().next_back().expect("a stream")
+    }
+
+    fn with_last(&self, change: impl FnOnce(&mut Far)) {
+        let mut world = self.0.0.lock().unwrap();
+        world.streams.values_mut().next_back().map(change);
+    }
+
+    /// The device sends as many bytes as the guest has room for, and then asks for more.
+    fn credit(&self, guest: &mut Guest, one: u32, two: u32) {
+        let mut bytes = 0;
+        let mut take = |answers: Vec<(u16, usize)>| {
+            bytes += answers.iter().map(|(_, len)| len).sum::<usize>();
+            let asks = answers.iter().any(|(op, _)| *op == CREDIT_REQUEST);
+            (bytes, asks)
+        };
+        let known = self.say(guest, &ours(CREDIT_UPDATE, (one, 0), 0));
+        take(known);
+        self.with_last(|far| far.input = 1 << 18);
+        let id = self.last();
+        let ready = |vsock: &mut Device, driver: &mut Driver| vsock.ready(driver, id, false);
+        guest.core().with_device(ready);
+        let answers = self.answers(guest);
+        let answers = answers.iter().filter_map(|bytes| of_ours(bytes)).collect();
+        assert_eq!(take(answers).0, one as usize, "of its credit");
+        // The guest's program has read all of it, and the buffer is another.
+        let answers = self.say(guest, &ours(CREDIT_UPDATE, (two, one), 0));
+        let (bytes, asks) = take(answers);
+        assert_eq!(bytes, (one + two) as usize, "of its credit");
+        assert!(asks || two == 0, "it does not ask for more");
+    }
+
+    /// The device keeps as many bytes as it has said, and no more.
+    fn fill(&self, guest: &mut Guest, len: u16) {
+        self.with_last(|far| far.room = 0);
+        let len = usize::from(len).clamp(2048, 32 << 10);
+        let mut sent = 0;
+        while sent < BUFFER {
+            let now = len.min(BUFFER - sent);
+            let answers = self.say(guest, &ours(RW, (1 << 18, 0), now as u16));
+            assert!(answers.iter().all(|(op, _)| *op != RST), "too early");
+            sent += now;
+        }
+        let answers = self.say(guest, &ours(RW, (1 << 18, 0), 1));
+        assert_eq!(answers, [(RST, 0)]);
+    }
+
+    /// The device keeps few answers, and loses none.
+    fn resets(&self, guest: &mut Guest) {
+        // Buffers that the device has still.
+        let lent = usize::from(guest.in_flight(RX));
+        let mut taken = 0;
+        let mut unknown = ours(RW, (0, 0), 0);
+        unknown[16..20].copy_from_slice(&77u32.to_le_bytes());
+        loop {
+            guest.send(TX, &unknown, &[], false);
+            guest.notify(TX);
+            if guest.returned(TX).is_empty() {
+                break;
+            }
+            taken += 1;
+            assert!(taken <= MAX_RESETS + lent, "they pile up");
+        }
+        let answers = self.answers(guest);
+        let of_unknown = |bytes: &&Vec<u8>| bytes[20..24] == 77u32.to_le_bytes() && bytes[30] == 3;
+        // The one that waited was taken when there was room.
+        assert_eq!(answers.iter().filter(of_unknown).count(), taken + 1);
+        assert_eq!(guest.returned(TX).len(), 1);
     }
 }
 
@@ -379,6 +512,7 @@ pub(crate) fn encode(message: &Message) -> Sent {
         queue,
         bytes,
         room: room.into(),
+        again: 0,
     }
 }
 

@@ -29,6 +29,8 @@ enum Entry {
 enum Address {
     Low(u16),
     Any(u64),
+    /// About the highest or the lowest address with so many bits.
+    Border(u8, u16),
 }
 
 impl Entry {
@@ -70,8 +72,29 @@ pub fn check(input: &Input) {
         let linear = match address {
             Address::Low(address) => (*address).into(),
             Address::Any(address) => *address,
+            Address::Border(bits, more) => {
+                let border = (i64::MIN >> (bits % 33)) as u64;
+                let border = if bits & 0x80 == 0 {
+                    border
+                } else {
+                    border.wrapping_neg()
+                };
+                border.wrapping_add((*more).into()).wrapping_sub(0x8000)
+            }
         };
         let looked = paging.translate(&memory, linear, LOOK);
+        // The bits above the highest one that is translated are copies of it (Intel SDM 1, 3.3.7.1).
+        let (upper, all) = match mode {
+            Mode::Four => (linear >> 47, 0x1_ffff),
+            Mode::Five => (linear >> 56, 0xff),
+            _ => (0, 0),
+        };
+        let canonical = upper == 0 || upper == all;
+        assert_eq!(
+            looked == Err(Fault::NonCanonical),
+            !canonical,
+            "{linear:#x}"
+        );
         let shown = paging.steps(&memory, linear);
         assert!(shown.steps.len() <= 5);
         match (looked, shown.end) {
