@@ -44,6 +44,7 @@
 //! | [`net`] | backends of virtio network devices: tap and passt | config, devices, memory |
 //! | [`share`] | backends of virtio file systems: folders | config, devices, memory, sandbox |
 //! | [`image`] | images of containers: from a name to the files of a disk | config's files and sizes, leftover, templates' place |
+//! | [`volume`] | file systems that outlive machines, and disks that are kept with one | config's sizes, disk, fleet, leftover |
 //! | [`config`] | the description of a machine, its flags' values and its file | boot's entries, the configurations of disk, net, share and devices, fleet's names, memory's limits |
 //! | [`snapshot`] | a machine on disk: the format and its files | memory |
 //! | [`devices`] | buses and emulated devices, none of which knows KVM | config's sizes, memory, sandbox, sync, trace |
@@ -109,3 +110,4 @@ pub mod sync;
 pub mod templates;
 pub mod trace;
 pub mod vmm;
+pub mod volume;

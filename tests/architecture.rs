@@ -51,6 +51,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "templates",
             "trace",
             "vmm",
+            "volume",
         ],
     ),
     // `boot::Entry` and its tables are plain data, which kvm turns into registers.
@@ -130,6 +131,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("leftover", &[]),
     ("sync", &[]),
     ("trace", &["sync"]),
+    // Files on the host, which become a machine's disks in launch.
+    ("volume", &["config", "disk", "fleet", "leftover"]),
 ];
 
 /// Modules with `unsafe`; `net` has it for the ioctls of tap devices, in a file of their own.

@@ -60,11 +60,11 @@ pub enum Begun {
 
 impl Detach {
     /// Go into the background, if that is wanted, as the machine of the name that was given, or under a new
-    /// one. The caller has one thread.
+    /// one, with the volumes of these names. The caller has one thread.
     ///
     /// # Errors
     /// The name is taken, or there is no place for its log.
-    pub fn begin(&self) -> anyhow::Result<Begun> {
+    pub fn begin(&self, volumes: Vec<String>) -> anyhow::Result<Begun> {
         if !self.detach {
             return Ok(Begun::Machine(self.name.clone(), None));
         }
@@ -72,7 +72,7 @@ impl Detach {
             Some(again) => Kept::reopen(again)?,
             None => {
                 let name = self.name.clone().map_or_else(new_name, Ok);
-                Kept::create(self.record(name?)?)?
+                Kept::create(self.record(name?, volumes)?)?
             }
         };
         let kind = keeper::keep(&kept, lock);
@@ -93,7 +93,7 @@ impl Detach {
         })
     }
 
-    fn record(&self, name: String) -> anyhow::Result<KeptRecord> {
+    fn record(&self, name: String, volumes: Vec<String>) -> anyhow::Result<KeptRecord> {
         Ok(KeptRecord {
             name,
             created: now(),
@@ -102,6 +102,7 @@ impl Detach {
             driver: self.log_driver,
             rotation: self.rotation()?,
             remove: self.rm,
+            volumes,
         })
     }
 

@@ -10,26 +10,21 @@ use clap::ValueEnum;
 use super::bar::Bar;
 use super::flagged;
 use super::headings::IMAGE;
+use super::mounts::{self, Mount};
 use super::output::say;
 use crate::config::machine::parse_variable;
-use crate::config::{Draft, Machine, device, file};
+use crate::config::{Draft, Machine, file};
+use crate::disk::Source;
+use crate::fleet::kept::Kept;
 use crate::image::{self, How, Pull, Step, Store};
-use crate::launch::image::{Wishes, set};
+use crate::launch::image::{Mounted, Wishes, set};
 use crate::net::Publish;
 use crate::net::config::port;
+use crate::share;
+use crate::volume::{DEFAULT_SIZE, Own, parse_size};
 
 /// Most bytes of a file of variables.
 const MAX_VARIABLES: u64 = 1 << 20;
-/// Options of docker's volumes that say nothing to a virtual machine.
-const IGNORED: [&str; 7] = [
-    "rw",
-    "z",
-    "Z",
-    "cached",
-    "delegated",
-    "consistent",
-    "private",
-];
 
 #[derive(clap::Args)]
 #[command(next_help_heading = IMAGE)]
@@ -63,14 +58,27 @@ pub struct FromImage {
     /// Variables for CMD, one NAME=VALUE or NAME a line; lines with # are left out. May be repeated.
     #[arg(long, value_name = "FILE", requires = "image")]
     env_file: Vec<PathBuf>,
-    /// A folder of the host in the guest, as --share has it. May be repeated. Example: -v .:/src:ro
+    /// A folder of the host in the guest, as --share has it; or a volume by its name, which is made if it is
+    /// missing; or, as /PATH alone, a volume that is gone with the machine. May be repeated. Examples: -v
+    /// .:/src:ro, -v data:/var/lib/data
     #[arg(
         short = 'v',
         long = "volume",
         value_name = "SRC:DST[:ro]",
+        value_parser = mounts::parse,
         requires = "image"
     )]
-    volumes: Vec<String>,
+    volumes: Vec<Mount>,
+    /// What CMD writes to the image's files goes to a disk of this size, 8M to 16T, and not to the guest's memory.
+    /// It is gone with the machine; with -d at hull rm.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = parse_size,
+        conflicts_with = "read_only",
+        requires = "image"
+    )]
+    disk_size: Option<u64>,
     /// An empty folder in memory, with options of tmpfs such as size=64m. May be repeated.
     #[arg(long, value_name = "PATH[:OPTIONS]", requires = "image")]
     tmpfs: Vec<String>,
@@ -124,26 +132,34 @@ impl FromImage {
     /// # Errors
     /// One is no folder.
     pub fn add_shares(&self, draft: &mut Draft) -> anyhow::Result<()> {
-        for text in &self.volumes {
-            let parsed = share(text).and_then(|shared| device::parse("share", &shared));
-            let share = parsed.map_err(|reason| anyhow!("--volume {text}: {reason}"))?;
-            draft.devices.entry("share").or_default().push(share);
-        }
-        Ok(())
+        let mut shares = self.volumes.iter();
+        let added = shares.try_for_each(|mount| mount.add_share(draft));
+        added.map_err(|reason| anyhow!("--volume: {reason}"))
+    }
+
+    /// The names of its volumes.
+    pub fn volumes(&self) -> Vec<String> {
+        let names = self.volumes.iter().filter_map(Mount::name);
+        names.map(String::from).collect()
     }
 
     /// The machine of `draft`; it starts from the image, if one is named. `given` says whether memory and
-    /// vCPUs are.
+    /// vCPUs are, and `kept` whether its disks are in the machine's folder.
     ///
     /// # Errors
     /// There is no such machine, or the image cannot be had.
-    pub fn machine(&self, draft: Draft, given: (bool, bool)) -> anyhow::Result<Machine> {
+    pub fn machine(
+        &self,
+        draft: Draft,
+        given: (bool, bool),
+        kept: bool,
+    ) -> anyhow::Result<Machine> {
         let mut machine = draft.machine().map_err(flagged::config)?;
-        self.set(&mut machine, given)?;
+        self.set(&mut machine, given, kept)?;
         Ok(machine)
     }
 
-    fn set(&self, machine: &mut Machine, given: (bool, bool)) -> anyhow::Result<()> {
+    fn set(&self, machine: &mut Machine, given: (bool, bool), kept: bool) -> anyhow::Result<()> {
         let Some(text) = &self.image else {
             return Ok(());
         };
@@ -164,7 +180,10 @@ impl FromImage {
             insecure: self.insecure,
         };
         let image = fetch(&store, text, how)?;
+        let (upper, volumes) = self.disks(machine, &image, kept)?;
         let wishes = Wishes {
+            upper,
+            volumes,
             entrypoint: self.entrypoint.clone(),
             hostname: self.hostname.clone(),
             hosts: self.add_host.clone(),
@@ -181,6 +200,36 @@ impl FromImage {
             default_cpus: !given.1,
         };
         set(machine, &image, &store, &wishes, &|line| say(line)).map_err(flagged::error)
+    }
+
+    /// The disk for what is written, if it is one, and those of volumes.
+    fn disks(
+        &self,
+        machine: &Machine,
+        image: &image::Image,
+        kept: bool,
+    ) -> anyhow::Result<(Option<Source>, Vec<Mounted>)> {
+        let folder = match machine.name.as_ref().filter(|_| kept) {
+            Some(name) => Some(Kept::open(name)?.path().to_path_buf()),
+            None => None,
+        };
+        let own = Own::new(folder, image.id.hex());
+        let upper = self.disk_size.map(|bytes| own.disk("disk", bytes, true));
+        let upper = upper
+            .transpose()
+            .map_err(|error| anyhow!("--disk-size: {error}"))?;
+        let in_memory: Vec<_> = self.tmpfs.iter().map(|it| folder_in_memory(it).0).collect();
+        let is_taken = |path: &str| {
+            in_memory.iter().any(|it| it == path)
+                || machine
+                    .all()
+                    .any(|it: &share::Config| it.guest_path == path)
+        };
+        let of_image: Vec<_> = image.execution.volumes.iter().flatten().collect();
+        let of_image: Vec<_> = of_image.into_iter().map(|(path, _)| path.clone()).collect();
+        let size = self.disk_size.unwrap_or(DEFAULT_SIZE);
+        let volumes = mounts::disks(&self.volumes, &of_image, &is_taken, &own, size)?;
+        Ok((upper, volumes))
     }
 }
 
@@ -199,24 +248,6 @@ pub fn fetch(store: &Store, text: &str, how: How) -> anyhow::Result<image::Image
         bar.step(share, &text);
     };
     image::get(store, text, how, &mut show).map_err(|error| anyhow!("image {text}: {error}"))
-}
-
-/// A volume of docker's as a share: without the options that do not matter.
-fn share(text: &str) -> Result<String, String> {
-    let (source, rest) = text
-        .split_once(":/")
-        .ok_or("write SRC:/path or SRC:/path:ro")?;
-    if !source.starts_with(['/', '.', '~']) {
-        return Err(format!(
-            "{source:?} is no folder; write a path with a slash, such as ./{source}"
-        ));
-    }
-    let (path, options) = rest.split_once(':').unwrap_or((rest, ""));
-    let options = options
-        .split(',')
-        .filter(|it| !it.is_empty() && !IGNORED.contains(it));
-    let options: String = options.map(|option| format!(":{option}")).collect();
-    Ok(format!("{source}:/{path}{options}"))
 }
 
 fn folder_in_memory(text: &str) -> (String, String) {

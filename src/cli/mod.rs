@@ -28,6 +28,7 @@ mod machine;
 mod machines;
 mod man;
 mod measuring;
+mod mounts;
 mod output;
 mod output_file;
 mod parse;
@@ -51,6 +52,8 @@ mod timing;
 mod trace;
 mod tracing;
 mod version;
+mod volume;
+mod volumes;
 
 use crate::memory::program;
 use crate::sandbox::{close_inherited, set_signals};
@@ -128,6 +131,9 @@ enum Verb {
     /// Look at an image.
     #[command(subcommand)]
     Image(image::Verb),
+    /// Make, list and remove volumes.
+    #[command(subcommand)]
+    Volume(volume::Verb),
     /// Check whether this host can run guests.
     Doctor(Lazy<doctor::Doctor>),
     /// Measure hull, beside other programs or beside an earlier day.
@@ -195,6 +201,7 @@ impl Cli {
             Verb::Images(images) => images.start(log)?.execute().map(|()| 0),
             Verb::Rmi(rmi) => rmi.start(log)?.execute().map(|()| 0),
             Verb::Image(image::Verb::Inspect(inspect)) => inspect.start(log)?.execute().map(|()| 0),
+            Verb::Volume(verb) => verb.execute(log),
             Verb::Doctor(doctor) => doctor.start(log)?.execute(),
             Verb::Bench(bench) => bench.start(log)?.execute(),
             Verb::Compare(compare) => compare.start(log)?.execute(),

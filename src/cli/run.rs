@@ -110,13 +110,13 @@ impl Run {
     /// Run a machine until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let (started, timeline) = machine::clock();
-        let (name, running) = match self.detach.begin()? {
+        let (name, running) = match self.detach.begin(self.image.volumes())? {
             Begun::Machine(name, running) => (name, running),
             Begun::Done(status) => return Ok(status),
         };
         self.process.leave_stdin()?;
         let (machine, mut config) = timeline.span("flags and files", || {
-            let machine = self.machine(name)?;
+            let machine = self.machine(name, running.is_some())?;
             if self.print_config {
                 return Ok((machine, None));
             }
@@ -163,8 +163,8 @@ impl Run {
         }
     }
 
-    /// The machine that the flags and the file describe.
-    fn machine(&self, name: Option<String>) -> anyhow::Result<Machine> {
+    /// The machine that the flags and the file describe; whether its files are kept in the background.
+    fn machine(&self, name: Option<String>, kept: bool) -> anyhow::Result<Machine> {
         let mut draft = match &self.config {
             None => Draft::default(),
             Some(path) => file::read(path).map_err(|error| flagged::file(error, path))?,
@@ -182,6 +182,6 @@ impl Run {
             machine.faults.clone_from(&self.faults);
         }
         self.process.set(machine, &self.command);
-        self.image.machine(draft, self.shape.given())
+        self.image.machine(draft, self.shape.given(), kept)
     }
 }

@@ -173,7 +173,7 @@ impl Device {
                 let images = match &mut disk.source {
                     disk::Source::Image(path) => std::slice::from_mut(path),
                     disk::Source::Joined(paths) => paths.as_mut_slice(),
-                    disk::Source::Scratch(_) => &mut [],
+                    disk::Source::Scratch(_) | disk::Source::Ext4(_) => &mut [],
                 };
                 images.iter_mut().chain(&mut disk.backing).collect()
             }

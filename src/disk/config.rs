@@ -46,6 +46,8 @@ pub enum Source {
     Scratch(u64),
     /// Files one after the other, each filled up to a whole sector; the guest only reads.
     Joined(Vec<PathBuf>),
+    /// An empty ext4 of so many bytes, [`super::ext4::SIZES`], in a file without a name: gone when hull is.
+    Ext4(u64),
 }
 
 impl Source {
@@ -55,7 +57,7 @@ impl Source {
     pub(super) fn name(&self) -> String {
         let path = match self {
             Self::Image(path) => path.as_path(),
-            Self::Scratch(_) => Path::new(Self::SCRATCH),
+            Self::Scratch(_) | Self::Ext4(_) => Path::new(Self::SCRATCH),
             Self::Joined(paths) => paths.first().map_or(Path::new(""), PathBuf::as_path),
         };
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
@@ -123,10 +125,28 @@ impl Config {
         }
     }
 
+    /// A disk with a file system for a machine of an image, which the guest mounts as `name`. One that is only
+    /// read gets an overlay: its journal may have to be replayed, and others may read it at the same time.
+    pub fn of_file_system(source: Source, name: String, read_only: bool) -> Self {
+        let gone = read_only || matches!(source, Source::Ext4(_));
+        Self {
+            name: Some(name),
+            cache: if gone {
+                Cache::Unsafe
+            } else {
+                Cache::Writeback
+            },
+            format: matches!(source, Source::Image(_)).then_some(Format::Raw),
+            overlay: read_only,
+            ..Self::of(source)
+        }
+    }
+
     /// The name of the flag, and of the key in a file, that asks for such a disk.
     pub fn flag(&self) -> &'static str {
         match self.source {
             Source::Joined(_) => "image",
+            Source::Ext4(_) => "disk-size",
             _ if self.root => "root-disk",
             Source::Scratch(_) => "scratch",
             Source::Image(_) if self.overlay => "overlay",
@@ -274,7 +294,9 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let double = |text: &dyn fmt::Display| text.to_string().replace(',', ",,");
         match &self.source {
-            Source::Scratch(bytes) => return f.write_str(&size::exact(*bytes)),
+            Source::Scratch(bytes) | Source::Ext4(bytes) => {
+                return f.write_str(&size::exact(*bytes));
+            }
             Source::Image(path) => f.write_str(&double(&path.display()))?,
             Source::Joined(paths) => {
                 let paths: Vec<_> = paths.iter().map(|path| double(&path.display())).collect();

@@ -2,11 +2,12 @@
 //! locked, [`start`] starts the thread that serves a guest's requests on it.
 //!
 //! An image is `raw` or `qcow2`, recognized by its first bytes; both are an `Image`, as are several files
-//! `joined` to one read-only disk. The front end
-//! is `devices::virtio::block`; `vmm` connects the two.
+//! `joined` to one read-only disk. [`ext4`] makes the file systems of disks that hull makes. The front end is
+//! `devices::virtio::block`; `vmm` connects the two.
 
 pub mod config;
 mod error;
+pub mod ext4;
 mod file;
 mod identity;
 mod image;

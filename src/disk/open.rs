@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::config::{Cache, Config, Format, Source};
 use super::error::DiskError;
+use super::ext4;
 use super::file::{no_temporary, open_image, scratch};
 use super::identity::{Opened, Origin, Shared};
 use super::image::Image;
@@ -135,6 +136,13 @@ type Open = (Box<dyn Image>, u64, Option<Format>);
 fn open(config: &Config, files: &mut Vec<Opened>) -> Result<Open, DiskError> {
     let path = match &config.source {
         Source::Scratch(bytes) => return Ok((Box::new(Raw::new(scratch(*bytes)?)), *bytes, None)),
+        Source::Ext4(bytes) => {
+            let file = scratch(0)?;
+            ext4::format(&file, *bytes).map_err(no_temporary)?;
+            let image = Raw::new(file);
+            let bytes = image.size().map_err(no_temporary)?;
+            return Ok((Box::new(image), bytes, None));
+        }
         Source::Joined(paths) => return joined(paths, files),
         Source::Image(path) => path,
     };

@@ -97,7 +97,7 @@ fn config(path: PathBuf) -> Config {
 fn image(config: &Config) -> PathBuf {
     match &config.source {
         Source::Image(path) => path.clone(),
-        Source::Scratch(_) | Source::Joined(_) => panic!("no image"),
+        Source::Scratch(_) | Source::Joined(_) | Source::Ext4(_) => panic!("no image"),
     }
 }
 

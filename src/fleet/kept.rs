@@ -87,6 +87,9 @@ pub struct KeptRecord {
     pub rotation: Rotation,
     /// Whether it is removed at its end.
     pub remove: bool,
+    /// The names of its volumes.
+    #[serde(default)]
+    pub volumes: Vec<String>,
 }
 
 /// How a machine ended.

@@ -13,6 +13,10 @@ use crate::{disk, net};
 
 /// The serial number of an image's disk.
 const ROOT_DISK: &str = "hull-image";
+/// The serial number of the disk for what is written.
+const UPPER_DISK: &str = "hull-disk";
+/// The beginning of the serial numbers of volumes.
+const VOLUME: &str = "hull-volume-";
 /// CPUs of a machine of an image, unless the user says otherwise.
 const MAX_CPUS: usize = 4;
 /// Most memory by default where the guest's kernel may be emulated: its boot sets up a structure for each page,
@@ -26,6 +30,9 @@ const CAPABILITIES: [u32; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31]
 /// Options of a folder in memory, as engines have them.
 const MEMORY_OPTIONS: &str = "mode=1777";
 
+/// As in [`Root`].
+type MountedDisk = (String, String, bool);
+
 /// What the user says about the image's command, beside what [`Command`] has.
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
@@ -35,6 +42,10 @@ pub struct Wishes {
     pub hostname: Option<String>,
     /// More lines for /etc/hosts: name and address.
     pub hosts: Vec<(String, String)>,
+    /// The disk for what is written, with an ext4; memory if `None`.
+    pub upper: Option<disk::Source>,
+    /// Disks with an ext4 that are mounted.
+    pub volumes: Vec<Mounted>,
     /// The root is read-only for the command.
     pub read_only: bool,
     /// Folders in memory, each with options or an empty text.
@@ -49,6 +60,17 @@ pub struct Wishes {
     pub default_memory: bool,
     /// As `default_memory`.
     pub default_cpus: bool,
+}
+
+/// A volume, and where it is mounted.
+#[derive(Clone, Debug)]
+pub struct Mounted {
+    /// What is behind its disk.
+    pub source: disk::Source,
+    /// The absolute path in the guest.
+    pub path: String,
+    /// The guest does not write to it.
+    pub read_only: bool,
 }
 
 /// Have `machine` start from `image`. `tell` gets what the user should know.
@@ -71,6 +93,7 @@ pub fn set(
     set_shape(machine, wishes);
     let disk = disk::Config::of_image(store.files(image), ROOT_DISK.into());
     machine.devices.insert(0, Device::Disk(disk));
+    let (upper, disks) = set_disks(machine, wishes);
     set_network(machine, wishes, tell)?;
     let options = |text: &str| match text {
         "" => MEMORY_OPTIONS.into(),
@@ -78,7 +101,7 @@ pub fn set(
     };
     let memory = wishes.memory.iter();
     command.root = Some(Root {
-        upper: None,
+        upper,
         read_only: wishes.read_only,
         capabilities: match wishes.privileged {
             true => ALL_CAPABILITIES,
@@ -89,7 +112,7 @@ pub fn set(
         memory: memory
             .map(|(path, text)| (path.clone(), options(text)))
             .collect(),
-        disks: Vec::new(),
+        disks,
     });
     machine.command = Some(command);
     Ok(machine.check()?)
@@ -166,6 +189,23 @@ fn set_shape(machine: &mut Machine, wishes: &Wishes) {
 fn host_memory() -> u64 {
     let about = rustix::system::sysinfo();
     about.totalram * u64::from(about.mem_unit)
+}
+
+/// Add the disks with file systems, and say what is to be mounted: the ID of the one for what is written, and of
+/// each volume with its path.
+fn set_disks(machine: &mut Machine, wishes: &Wishes) -> (Option<String>, Vec<MountedDisk>) {
+    let mut add = |source: &disk::Source, name: String, read_only| {
+        let disk = disk::Config::of_file_system(source.clone(), name.clone(), read_only);
+        machine.devices.push(Device::Disk(disk));
+        name
+    };
+    let upper = wishes.upper.as_ref();
+    let upper = upper.map(|source| add(source, UPPER_DISK.into(), false));
+    let volumes = wishes.volumes.iter().enumerate().map(|(index, volume)| {
+        let name = add(&volume.source, format!("{VOLUME}{index}"), volume.read_only);
+        (name, volume.path.clone(), volume.read_only)
+    });
+    (upper, volumes.collect())
 }
 
 /// A network of this user's, if the machine has none.

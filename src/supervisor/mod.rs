@@ -103,7 +103,7 @@ fn group(machine: &Machine) -> Result<ControlGroup, GroupError> {
         .flat_map(|disk: &disk::Config| match &disk.source {
             Source::Image(path) => std::slice::from_ref(path),
             Source::Joined(paths) => paths.as_slice(),
-            Source::Scratch(_) => &[],
+            Source::Scratch(_) | Source::Ext4(_) => &[],
         })
         .map(PathBuf::as_path);
     let folders = machine

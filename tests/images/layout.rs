@@ -1,4 +1,5 @@
 //! Writes OCI layouts.
+#![allow(dead_code)] // each test program uses some of it
 
 use std::fs;
 use std::io::Write;

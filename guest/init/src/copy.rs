@@ -244,6 +244,7 @@ impl Copy<'_> {
                 gid: word(8),
                 mtime: long(12) as i64,
                 size: long(20),
+                device: 0,
             };
             let name_len = usize::from(u16::from_le_bytes([rest[28], rest[29]]));
             let mut name = [0; MAX_PATH];

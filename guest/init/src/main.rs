@@ -11,6 +11,7 @@
 
 mod channel;
 mod copy;
+mod disks;
 mod mem;
 mod network;
 mod process;
@@ -100,7 +101,7 @@ fn boot(stack: *const usize, memory: &mut Memory) -> ! {
         },
     };
     sys::sync();
-    setup::leave_root();
+    setup::leave_disks();
     sys::reboot(reboot);
     // The kernel cannot: let it panic, which hull detects.
     sys::exit(0)

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hull_agent::{MAX_PATH, Root};
 
+use crate::disks::{self, OPTIONS};
 use crate::setup::{
     MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT, make_folders,
 };
@@ -89,12 +90,16 @@ fn overlay(root: &Root<'_>) -> Result<(), Failed> {
         sys::mount(c"tmpfs", UPPER, 0, c"mode=0755")
     } else {
         let upper = join(&mut upper, &[b"/dev/", root.upper.to_bytes()]).unwrap_or_default();
-        sys::mount_from(upper, c"ext4", UPPER, 0, c"")
+        let mounted = sys::mount_from(upper, c"ext4", UPPER, 0, OPTIONS);
+        disks::keep(UPPER);
+        mounted
     }
     .map_err(at(b"the file system for what is written cannot be mounted"))?;
-    let _ = sys::mkdir(c"/upper/data");
+    // A disk may have been written before.
+    if sys::mkdir(c"/upper/data").is_ok() {
+        let _ = sys::copy_attributes(LOWER, c"/upper/data");
+    }
     let _ = sys::mkdir(c"/upper/work");
-    let _ = sys::copy_attributes(LOWER, c"/upper/data");
     sys::mount_from(c"overlay", c"overlay", NEW, 0, OVERLAY)
         .map(drop)
         .map_err(at(b"the overlay cannot be mounted"))

@@ -249,7 +249,7 @@ impl Agent<'_> {
         if sys::pid() == 1 {
             sys::sync();
             // The host may end the machine as soon as it has the status.
-            setup::leave_root();
+            setup::leave_disks();
         }
         while self.memory.outbox.room() < RESERVE {
             self.turn(None)?;

@@ -8,8 +8,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use hull_agent::{MAX_PATH, Mount, MountKind};
 
+use crate::disks;
 use crate::sys;
-use crate::text::{decimal, each_line, join};
+use crate::text::{each_line, join};
 
 /// Whether the root file system is on a disk.
 static ON_DISK: AtomicBool = AtomicBool::new(false);
@@ -116,27 +117,9 @@ pub fn share(mount: &Mount<'_>) -> sys::Result<()> {
     match mount.kind {
         MountKind::Share => sys::mount_from(mount.tag, c"virtiofs", mount.path, flags, c""),
         MountKind::Memory => sys::mount(c"tmpfs", mount.path, flags, mount.tag),
-        MountKind::Disk => disk(mount.tag, mount.path, read_only | MS_NODEV),
+        MountKind::Disk => disks::mount(mount.tag, mount.path, read_only | MS_NODEV),
     }
     .map(drop)
-}
-
-/// Mount the ext4 on the disk `name`. An image has no node for it, so that the kernel's own /dev is mounted
-/// at `path` until the node is open.
-fn disk(name: &CStr, path: &CStr, flags: usize) -> sys::Result<usize> {
-    let mut buffer = [0; MAX_PATH];
-    sys::mount(c"devtmpfs", path, MS_NOSUID, c"")?;
-    let node = join(&mut buffer, &[path.to_bytes(), b"/", name.to_bytes()]);
-    let node = node.ok_or(sys::ENAMETOOLONG).and_then(|node| sys::open(node, sys::O_RDONLY));
-    sys::unmount(path)?;
-    let node = node?;
-    let (digits, zeros) = decimal(node as u8);
-    let link = join(&mut buffer, &[b"/proc/self/fd/", &digits[zeros..]]);
-    let mounted = link
-        .ok_or(sys::ENAMETOOLONG)
-        .and_then(|link| sys::mount_from(link, c"ext4", path, flags, c""));
-    sys::close(node);
-    mounted
 }
 
 /// Make the file system on the block device /dev/`name` the root, and take along what was mounted. What
@@ -185,10 +168,14 @@ fn go_over(name: &CStr, flags: usize) -> sys::Result<()> {
     Ok(())
 }
 
-/// If the root is on a disk, leave it as a system that shuts down does.
-pub fn leave_root() {
-    if ON_DISK.load(Ordering::Relaxed) {
+/// If there are file systems on disks, leave them as a system that shuts down does.
+pub fn leave_disks() {
+    let root = ON_DISK.load(Ordering::Relaxed);
+    if root || disks::is_any() {
         sys::kill_all();
+        disks::leave();
+    }
+    if root {
         let _ = sys::mount_from(c"", c"", c"/", MS_REMOUNT | MS_RDONLY, c"");
     }
 }

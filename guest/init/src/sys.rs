@@ -298,13 +298,16 @@ pub struct Stat {
     /// Seconds.
     pub mtime: i64,
     pub size: u64,
+    /// Of a device: which one.
+    pub device: u64,
 }
 
 /// stat(2), or lstat(2) unless `follow`.
 pub fn stat(path: &CStr, follow: bool) -> Result<Stat> {
     const AT_FDCWD: isize = -100;
     const AT_SYMLINK_NOFOLLOW: usize = 0x100;
-    // struct stat has 144 bytes: st_mode and st_uid are at 24, st_gid at 32, st_size at 48, st_mtime at 88.
+    // struct stat has 144 bytes: st_mode and st_uid are at 24, st_gid at 32, st_rdev at 40, st_size at
+    // 48, st_mtime at 88.
     let mut info = [0u64; 18];
     let flags = if follow { 0 } else { AT_SYMLINK_NOFOLLOW };
     call!(262, AT_FDCWD, path.as_ptr(), info.as_mut_ptr(), flags)?;
@@ -313,6 +316,7 @@ pub fn stat(path: &CStr, follow: bool) -> Result<Stat> {
         uid: (info[3] >> 32) as u32,
         gid: info[4] as u32,
         size: info[6],
+        device: info[5],
         mtime: info[11] as i64,
     })
 }
@@ -362,6 +366,41 @@ pub fn drop_capability(number: usize) -> Result<()> {
 /// fchown(2) to a user, with the group as it is.
 pub fn give(fd: Fd, user: u32) {
     let _ = call!(93, fd, user, u32::MAX);
+}
+
+/// The value of an extended attribute, of the link itself; its length (lgetxattr(2)).
+pub fn attribute(path: &CStr, name: &CStr, value: &mut [u8]) -> Result<usize> {
+    call!(192, path.as_ptr(), name.as_ptr(), value.as_mut_ptr(), value.len())
+}
+
+/// lsetxattr(2).
+pub fn set_attribute(path: &CStr, name: &CStr, value: &[u8]) -> Result<usize> {
+    call!(189, path.as_ptr(), name.as_ptr(), value.as_ptr(), value.len(), 0)
+}
+
+/// lremovexattr(2).
+pub fn remove_attribute(path: &CStr, name: &CStr) -> Result<usize> {
+    call!(198, path.as_ptr(), name.as_ptr())
+}
+
+/// mknod(2), with the type and the device of a [`Stat`].
+pub fn node(path: &CStr, mode: u32, device: u64) -> Result<usize> {
+    call!(133, path.as_ptr(), mode, device)
+}
+
+/// lseek(2) to the beginning.
+pub fn rewind(fd: Fd) -> Result<usize> {
+    call!(8, fd, 0, 0)
+}
+
+/// sendfile(2), from where `from` was left.
+pub fn send_file(to: Fd, from: Fd, len: usize) -> Result<usize> {
+    call!(40, to, from, 0, len)
+}
+
+/// fchdir(2).
+pub fn chdir_to(folder: Fd) -> Result<usize> {
+    call!(81, folder)
 }
 
 /// Kill every process but this one.
