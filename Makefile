@@ -12,7 +12,7 @@ payloads := $(patsubst guest/payloads/%.S,target/guest/payloads/%.bin,$(wildcard
 rust_least := 1.88
 build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-dev lz4 xz-utils patch
 lab_packages := qemu-system-x86
-test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian bzip2 zstd git rsync sqlite3
+test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian bzip2 zstd git rsync sqlite3 mmdebstrap umoci skopeo docker-registry
 
 .PHONY: help boot build test test-full install deb deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets
@@ -54,6 +54,7 @@ deps: ## install what a build needs from Debian
 test-deps: deps
 	@$(call install,$(test_packages))
 	@tests/lab/foreign target/foreign
+	@tests/lab/images target/images
 
 # $(call install,PACKAGES): those that are missing, named first; silent when there is none. A second
 # round installs what the first removed, as where qemu-utils is newer than the release's qemu-system-x86.
