@@ -99,7 +99,7 @@ fn read(mut bytes: &[u8]) -> Vec<Found> {
 fn in_memory(input: &Input, first: &Image) {
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 2 * MEMORY)]).unwrap();
     let parts: Vec<Image> = input.more.iter().map(|part| part.clone().into()).collect();
-    let parts = [&[first.clone()], &parts[..]].concat();
+    let parts = [std::slice::from_ref(first), &parts[..]].concat();
     let mut all = Vec::new();
     for part in &parts {
         all.resize(all.len().next_multiple_of(4), 0);

@@ -112,7 +112,7 @@ pub fn check(input: &Input) {
     }
     let state = first.save().unwrap();
     assert!(state.len() < 4096);
-    if input.device % 7 == 0 {
+    if input.device.is_multiple_of(7) {
         let uart: SerialState = decode(&state).unwrap();
         assert!(uart.input.len() <= FIFO_BYTES, "its queue grows");
     }
