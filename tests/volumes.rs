@@ -204,7 +204,8 @@ fn a_volume_outlives_its_machines_with_all_owners() {
     assert_eq!(logs(), "26:27\nready\n");
     let other = home.machine(&["-v", "data:/x:ro"], "true");
     assert_eq!(other.status, Some(125));
-    let message = "volume data is in use by db; hull stop ends db";
+    // By whom is not known where /proc/locks has other numbers of files than stat(2), as on an overlay.
+    let message = "volume data is in use by";
     assert!(other.stderr.contains(message), "{}", other.stderr);
     home.refused(&["volume", "rm", "data"], message);
     let listed = home.run(&["volume", "ls"]).stdout;
