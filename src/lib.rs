@@ -29,7 +29,7 @@
 //! | [`launch`] | from a machine's description to a running one: kernel, template, pool, copies | agent, boot, config, control, disk's and net's configurations, fleet, guest, image, kvm's features, memory, pool, symbols, templates, vmm |
 //! | [`gdb`] | gdb's remote protocol over a machine | boot's tables, kvm, memory, sandbox, sync, vmm |
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, config, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
-//! | [`supervisor`] | the process outside of a machine's jail and control group | config, disk's and share's configurations, fleet, sandbox, vmm |
+//! | [`supervisor`] | the process outside of a machine's jail and control group | agent, config, disk's and share's configurations, fleet, sandbox, vmm |
 //! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | config's sizes, guest, kvm's probe, leftover, sandbox |
 //! | [`doctor`] | checks whether this host can run guests | config, guest, kvm, memory, sandbox |
 //! | [`control`] | actions on a running machine, over its socket | fleet, inspect, sandbox, sync |

@@ -120,10 +120,12 @@ const EDGES: &[(&str, &[&str])] = &[
     // It serves the requests that the device model takes apart.
     ("share", &["config", "devices", "memory", "sandbox"]),
     ("snapshot", &["memory"]),
-    // It waits for a machine that runs in another process.
+    // It waits for a machine that runs in another process; who attaches to that speaks the agent's protocol.
     (
         "supervisor",
-        &["config", "disk", "fleet", "sandbox", "share", "vmm"],
+        &[
+            "agent", "config", "disk", "fleet", "sandbox", "share", "vmm",
+        ],
     ),
     ("symbols", &["memory"]),
     // It stores plain files and does not know what a snapshot is.

@@ -11,6 +11,7 @@ use machine::kvm;
 use machine::terminal::{Session, resize};
 use machine::user::{Running, User, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// A machine whose command says `up`, and then waits for SIGTERM.
 const WAITS: &str = "trap 'exit 3' TERM; echo up; sleep 1000 & wait";
@@ -75,6 +76,7 @@ fn commands_run_beside_the_machines_own() {
     many(&user);
     left_alone(&user);
     copies(&user);
+    reports(&user);
     refusals(&user);
     // They end with the machine.
     let mut last = piped(&user, &["exec", "web", "sh", "-c", "echo up; sleep 1000"]);
@@ -83,6 +85,7 @@ fn commands_run_beside_the_machines_own() {
     assert_eq!(last.wait().expect("an end").code(), Some(137));
     assert_eq!({ running }.0.wait().expect("an end").code(), Some(3));
     user.refused(&["exec", "web", "true"], "no machine web runs");
+    user.refused(&["top", "web"], "no machine web runs");
 }
 
 fn statuses(user: &User) {
@@ -204,6 +207,122 @@ fn left_alone(user: &User) {
     assert!(missing.stderr.contains("is not in the guest"));
 }
 
+/// /new/site as a tar archive, there and back.
+fn archives(user: &User) {
+    let out = user
+        .hull(&["cp", "web:/new/site", "-"])
+        .output()
+        .expect("hull starts");
+    assert_eq!(
+        (out.status.code(), &*String::from_utf8_lossy(&out.stderr)),
+        (Some(0), "")
+    );
+    let mut archive = tar::Archive::new(&out.stdout[..]);
+    let entries = archive.entries().expect("an archive");
+    let mut names: Vec<String> = entries
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .path()
+                .expect("a path")
+                .display()
+                .to_string()
+        })
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "site/",
+            "site/data",
+            "site/link",
+            "site/sub/",
+            "site/sub/run"
+        ]
+    );
+    check(user, &["web", "mkdir", "-m", "700", "/un"], (0, "", ""));
+    let into = |target: &str, bytes: &[u8]| {
+        let mut hull = piped(user, &["cp", "-", target]);
+        hull.stdin
+            .take()
+            .expect("a pipe")
+            .write_all(bytes)
+            .expect("written");
+        hull.wait().expect("an end").code()
+    };
+    assert_eq!(into("web:/un", &out.stdout), Some(0));
+    check(user, &["web", "sh", "/un/site/link"], (0, "it runs\n", ""));
+    let made = user.run(&["exec", "web", "ls", "-ld", "/un", "/un/site/sub/run"]);
+    assert!(made.stdout.starts_with("drwx------ "), "{}", made.stdout);
+    assert!(made.stdout.contains("\n-rwxr-x--x "), "{}", made.stdout);
+    assert_eq!(into("web:/none", b""), Some(125));
+    user.refused(
+        &["cp", "-", "web:/un/site/data"],
+        "there is no folder /un/site/data",
+    );
+}
+
+/// `hull top` and `hull stats`.
+fn reports(user: &User) {
+    let top = user.run(&["top", "web"]);
+    assert_eq!((top.status, top.stderr.as_str()), (Some(0), ""));
+    let mut lines = top.stdout.lines();
+    let head: Vec<&str> = lines.next().expect("a head").split_whitespace().collect();
+    assert_eq!(
+        head,
+        ["UID", "PID", "PPID", "STATE", "MEMORY", "TIME", "CMD"]
+    );
+    let slept = lines.find(|line| line.ends_with("sleep 1000"));
+    assert!(
+        slept.is_some_and(|line| line.starts_with("0 ")),
+        "{}",
+        top.stdout
+    );
+    assert!(!top.stdout.contains("report"), "{}", top.stdout);
+    let list = |arguments: &[&str]| -> Value {
+        let done = user.run(arguments);
+        assert_eq!((done.status, done.stderr.as_str()), (Some(0), ""));
+        serde_json::from_str(&done.stdout).expect("JSON")
+    };
+    let mut processes = list(&["top", "--json", "web"]);
+    let processes = processes.as_array_mut().expect("a list");
+    let sleep = processes.iter().find(|it| it["command"] == "sleep 1000");
+    assert!(sleep.expect("there")["ppid"].as_u64() > Some(1));
+    let stats = list(&["stats", "--no-stream", "--json", "web"]);
+    let line = &stats[0];
+    assert_eq!(line["name"], "web");
+    assert!(line["processes"].as_u64() > Some(1) && processes.len() > 1);
+    let number = |key: &str| line[key].as_f64().expect("a number");
+    assert!((0.0..6400.0).contains(&number("cpu_percent")));
+    assert!(number("host_memory_bytes") > 1e6);
+    let (used, all) = (
+        number("guest_memory_used_bytes"),
+        number("guest_memory_bytes"),
+    );
+    assert!(
+        0.0 < used && used < all && all <= 128.0 * 1024.0 * 1024.0,
+        "{line}"
+    );
+    assert_eq!(number("network_bytes"), 0.0);
+    let table = user.run(&["stats", "--no-stream"]);
+    assert!(table.stdout.starts_with("NAME  CPU "), "{}", table.stdout);
+    assert!(table.stdout.contains("web   "), "{}", table.stdout);
+    user.refused(&["top", "none"], "no machine none runs");
+    user.refused(&["stats", "none"], "no machine none runs");
+    user.refused(
+        &["port", "web", "80"],
+        "no public port '80/tcp' published for web",
+    );
+    assert_eq!(user.run(&["pause", "web"]).status, Some(0));
+    user.refused(&["top", "web"], "it is paused");
+    let line = &list(&["stats", "--no-stream", "--json", "web"])[0];
+    assert!(
+        line["processes"].is_null() && !line["host_memory_bytes"].is_null(),
+        "{line}"
+    );
+    assert_eq!(user.run(&["resume", "web"]).status, Some(0));
+}
+
 fn refusals(user: &User) {
     user.refused(
         &["exec", "other", "true"],
@@ -257,6 +376,7 @@ fn copies(user: &User) {
         &["web", "ls", "/new"],
         (0, "data\nlink\nsite\nsub\n", ""),
     );
+    archives(user);
     cp(&["web:/new/site", &at("back")]);
     assert!(fs::read(folder.join("back/data")).expect("there") == data);
     assert_eq!(

@@ -86,7 +86,7 @@ fn busybox() -> Layout {
             0o644,
             (0, 0),
             "",
-            b"web:x:1001:\nmore:x:55:web\n",
+            b"web:x:1001:\nmore:x:55:web\naudio:x:63:\n",
         )
         .entry(EntryType::Directory, "tmp", 0o1777, (0, 0), "", b"")
         .entry(EntryType::Regular, "gone", 0o644, (0, 0), "", b"x")
@@ -146,13 +146,22 @@ fn busybox() -> Layout {
         "Cmd": ["echo from the image"],
         "User": "web",
         "WorkingDir": "/srv/app",
+        "StopSignal": "SIGUSR1",
+        "ExposedPorts": {"8080/tcp": {}},
     });
     Layout::new(vec![below, above], config)
 }
 
 /// What the command in the guest prints, and what it must print.
 const CHECKS: &[(&str, &str)] = &[
-    ("id", "uid=1000(web) gid=1001(web) groups=55(more)"),
+    (
+        "id",
+        "uid=1000(web) gid=1001(web) groups=55(more),63(audio),77",
+    ),
+    (
+        "cat /etc/resolv.conf",
+        "nameserver 10.9.8.7\nsearch example.org\noptions ndots:2",
+    ),
     ("readlink /proc/self/cwd", "/srv/app"),
     ("echo $A $B $HOSTNAME $HOME", "user image box /home/web"),
     ("ls -d /gone 2>/dev/null", ""),
@@ -171,7 +180,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("touch /tmp/x && echo written", "written"),
     (
         "grep ^CapBnd /proc/self/status",
-        "CapBnd:\t00000000a80425fb",
+        "CapBnd:\t00000000a80435fa",
     ),
     ("touch /run/x 2>/dev/null && echo memory", "memory"),
     ("cat /shared/file", "of the host"),
@@ -204,6 +213,24 @@ fn an_image_runs_as_an_engine_runs_it() {
             "--hostname",
             "box",
         ][..],
+        &[
+            "--group-add",
+            "audio",
+            "--group-add",
+            "77",
+            "--cap-add",
+            "CAP_NET_ADMIN",
+            "--cap-drop",
+            "chown",
+        ],
+        &[
+            "--dns",
+            "10.9.8.7",
+            "--dns-search",
+            "example.org",
+            "--dns-option",
+            "ndots:2",
+        ],
         &[
             "--add-host",
             "db:10.1.2.3",
@@ -253,6 +280,55 @@ fn an_image_runs_as_an_engine_runs_it() {
         "{}",
         finished.stderr
     );
+    let unknown = [&base[..], &["--group-add", "nogroup", "--", "true"]].concat();
+    let finished = store.hull(&unknown);
+    assert_eq!(finished.status, Some(126));
+    let unknown = [&base[..], &["--cap-add", "FLY"]].concat();
+    let finished = store.hull(&unknown);
+    assert_eq!(finished.status, Some(125));
+    assert!(
+        finished.stderr.contains("unknown capability"),
+        "{}",
+        finished.stderr
+    );
+    in_the_background(&store, text(layout.path()));
+}
+
+/// Its exposed port is published where a network can be, and it is stopped by the image's signal.
+fn in_the_background(store: &Store, image: &str) {
+    let name = format!("image-{}", std::process::id());
+    let shape = ["-m", "128M", "--cpus", "1"];
+    let begin = ["run", "-d", "--name", &name, "--image", image];
+    let published = !machine::in_lab() && Path::new("/usr/bin/passt").exists();
+    let network: &[&str] = match published {
+        true => &["-P", "--expose", "53/udp"],
+        false => &["--network", "none"],
+    };
+    let script =
+        "trap 'echo by the image; exit 4' USR1; echo up; while :; do busybox sleep 1; done";
+    let started = store.hull(&[&begin[..], &shape, network, &["--", script]].concat());
+    started.assert(0, &format!("{name}\n"), "");
+    if published {
+        let ports = store.hull(&["port", &name]);
+        let ports = ports.stdout_text();
+        let of = |port: &str| {
+            let mut lines = ports.lines();
+            lines
+                .find_map(|line| line.strip_prefix(port)?.strip_prefix(" -> "))
+                .map(String::from)
+        };
+        let tcp = of("8080/tcp").unwrap_or_else(|| panic!("{ports:?}"));
+        assert!(of("53/udp").is_some(), "{ports:?}");
+        let one = store.hull(&["port", &name, "8080"]);
+        assert_eq!(one.stdout_text(), format!("{tcp}\n"));
+        std::net::TcpStream::connect(&tcp).expect("it is listened on");
+    }
+    machine::user::wait_until(|| store.hull(&["logs", &name]).stdout_text() == "up\n");
+    assert_eq!(store.hull(&["stop", &name]).status, Some(0));
+    assert_eq!(store.hull(&["wait", &name]).stdout_text(), "4\n");
+    let log = store.hull(&["logs", &name]);
+    log.assert(0, "up\nby the image\n", "");
+    assert_eq!(store.hull(&["rm", &name]).status, Some(0));
 }
 
 /// An image that no machine is made of.

@@ -3,11 +3,14 @@
 mod machine;
 
 use std::fs;
-use std::process::Stdio;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
 
 use machine::kvm;
+use machine::terminal::Session;
 use machine::user::{Done, User, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 
 #[track_caller]
@@ -65,6 +68,7 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
         taken.stderr
     );
     user.refused(&["rm", "web"], "machine web runs; hull stop web first");
+    let attached = attach(&user);
     // A reader that follows ends with the machine, and so does one that waits.
     let follow = user
         .hull(&["logs", "-f", "web"])
@@ -79,21 +83,182 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
         .expect("hull starts");
     assert_eq!(ok(&user, &["kill", "-s", "HUP", "web"]), "");
     wait_until(|| logs().stdout == "up\nhalfhup\n");
+    signals_reach_it(&user, &attached);
     assert_eq!(ok(&user, &["stop", "web"]), "");
+    for one in attached {
+        let output = one.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.stdout, b"hup\nhup\n");
+        assert_eq!(output.stderr, b"bye\n");
+    }
     let waited = wait.wait_with_output().expect("an end");
     assert_eq!(waited.stdout, b"3\n");
     let followed = follow.wait_with_output().expect("an end");
-    assert_eq!(followed.stdout, b"up\nhalfhup\n");
+    assert_eq!(followed.stdout, b"up\nhalfhup\nhup\n");
     assert_eq!(followed.stderr, b"warned\nbye\n");
     assert_eq!(state(&user, "web").as_deref(), Some("exited (3)"));
     user.refused(
         &["exec", "web", "true"],
         "machine web has ended, with status 3",
     );
+    user.refused(
+        &["attach", "web"],
+        "you cannot attach to a stopped machine: machine web has ended, with status 3",
+    );
+    user.refused(
+        &["attach", "none"],
+        "no machine none was started in the background",
+    );
+    happened(&user);
     logs_are_read(&user);
     begins_again(&user);
     failures(&user);
+    journal(&user);
     is_rotated_and_survives_kills(&user);
+}
+
+/// What happened so far, as lines of time, action and the rest.
+fn events(user: &User, filter: &str) -> Vec<String> {
+    let text = ok(
+        user,
+        &["events", "--since", "1h", "--until", "0s", "-f", filter],
+    );
+    let lines = text.lines().map(|line| {
+        let (time, rest) = line.split_once(' ').expect("a time");
+        assert!(time.starts_with("20") && time.ends_with('Z'), "{line}");
+        rest.to_string()
+    });
+    lines.collect()
+}
+
+/// Two that see what machine web writes; a third is refused while it is paused, a fourth is killed.
+fn attach(user: &User) -> Vec<Child> {
+    let spawn = || {
+        let mut hull = user.hull(&["attach", "web"]);
+        hull.stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        hull.spawn().expect("hull starts")
+    };
+    let attached = vec![spawn(), spawn()];
+    let mut killed = spawn();
+    wait_until(|| events(user, "action=attach").len() == 3);
+    killed.kill().expect("it runs");
+    killed.wait().expect("an end");
+    assert_eq!(ok(user, &["pause", "web"]), "");
+    user.refused(&["attach", "web"], "you cannot attach to a paused machine");
+    assert_eq!(ok(user, &["resume", "web"]), "");
+    attached
+}
+
+/// A signal to one that is attached is the command's.
+fn signals_reach_it(user: &User, attached: &[Child]) {
+    let first = attached.first().expect("one");
+    kill_process(Pid::from_child(first), Signal::HUP).expect("it runs");
+    wait_until(|| user.run(&["logs", "web"]).stdout == "up\nhalfhup\nhup\n");
+}
+
+fn happened(user: &User) {
+    let all = events(user, "name=web");
+    for expected in [
+        "create web",
+        "start web",
+        "exec web (command=echo in it)",
+        "pause web",
+        "unpause web",
+        "kill web (signal=1)",
+        "die web (exitCode=3)",
+        "stop web",
+    ] {
+        assert!(
+            all.iter().any(|line| line == expected),
+            "{expected}: {all:?}"
+        );
+    }
+    assert_eq!(events(user, "name=nobody"), Vec::<String>::new());
+    let both = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "-f",
+        "name=web",
+        "-f",
+        "action=die",
+        "--json",
+    ];
+    let one: Value = serde_json::from_str(&ok(user, &both)).expect("one line");
+    assert_eq!(one["attributes"]["exitCode"], "3");
+}
+
+#[test]
+fn a_terminal_in_the_background_is_attached_and_left() {
+    if !kvm("life") {
+        return;
+    }
+    let user = User::new();
+    assert_eq!(
+        ok(&user, &["run", "-dit", "--name", "shell", "--", "sh"]),
+        "shell\n"
+    );
+    user.refused(&["attach", "shell"], "the input device is not a TTY");
+    let mut first = Session::of(user.hull(&["attach", "shell"]));
+    first.key("echo $((6 * 7))\n");
+    first.wait_for("42\r\n");
+    first.key("stty size\n");
+    first.wait_for("30 101\r\n");
+    // Both see what is typed in one; hull's own key is the guest's there.
+    let mut second = Session::of(user.hull(&["attach", "--detach-keys", "ctrl-x,q", "shell"]));
+    wait_until(|| events(&user, "action=attach").len() == 2);
+    second.key("cho o'n'e\x01e\n");
+    second.wait_for("one\r\n");
+    first.wait_for("one\r\n");
+    first.key("\x10\x11");
+    first.wait_for("read escape sequence");
+    assert_eq!(first.end(), Some(0));
+    second.key("\x18q");
+    assert_eq!(second.end(), Some(0));
+    assert_eq!(state(&user, "shell").as_deref(), Some("running"));
+    assert!(ok(&user, &["logs", "shell"]).contains("42\r\n"));
+    let only_seen = user
+        .hull(&["attach", "--no-stdin", "shell"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hull starts");
+    let mut third = Session::of(user.hull(&["attach", "shell"]));
+    wait_until(|| events(&user, "action=attach").len() == 4);
+    third.key("exit 5\n");
+    assert_eq!(third.end(), Some(5));
+    let seen = only_seen.wait_with_output().expect("an end");
+    assert_eq!(seen.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&seen.stdout).contains("exit 5"));
+    // Without a terminal: pipes.
+    assert_eq!(
+        ok(&user, &["run", "-di", "--rm", "--name", "cat", "--", "cat"]),
+        "cat\n"
+    );
+    let cat = user
+        .hull(&["attach", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut cat = cat.expect("hull starts");
+    let mut typed = cat.stdin.take().expect("a pipe");
+    typed.write_all(b"typed\n").expect("written");
+    let mut line = [0; 6];
+    cat.stdout
+        .as_mut()
+        .expect("a pipe")
+        .read_exact(&mut line)
+        .expect("a line");
+    assert_eq!(&line, b"typed\n");
+    // Its end is not the command's, which others may type to.
+    drop(typed);
+    assert_eq!(ok(&user, &["kill", "cat"]), "");
+    assert_eq!(cat.wait().expect("an end").code(), Some(137));
+    wait_until(|| state(&user, "cat").is_none());
 }
 
 fn logs_are_read(user: &User) {
@@ -122,11 +287,33 @@ fn logs_are_read(user: &User) {
 
 fn begins_again(user: &User) {
     assert_eq!(ok(user, &["restart", "web"]), "web\n");
-    wait_until(|| user.run(&["logs", "web"]).stdout == "up\nhalfhup\nup\n");
-    user.refused(&["rename", "web", "other"], "machine web runs");
-    assert_eq!(ok(user, &["kill", "web"]), "");
-    assert_eq!(ok(user, &["wait", "web"]), "137\n");
-    assert_eq!(ok(user, &["rename", "web", "other"]), "");
+    wait_until(|| user.run(&["logs", "web"]).stdout == "up\nhalfhup\nhup\nup\n");
+    // It has another name, and everything finds it there.
+    assert_eq!(ok(user, &["rename", "web", "renamed"]), "");
+    assert_eq!(state(user, "web"), None);
+    assert_eq!(state(user, "renamed").as_deref(), Some("running"));
+    assert_eq!(ok(user, &["exec", "renamed", "echo", "in it"]), "in it\n");
+    assert_eq!(ok(user, &["kill", "-s", "HUP", "renamed"]), "");
+    wait_until(|| user.run(&["logs", "renamed"]).stdout == "up\nhalfhup\nhup\nup\nhalfhup\n");
+    assert_eq!(ok(user, &["kill", "renamed"]), "");
+    assert_eq!(ok(user, &["wait", "renamed"]), "137\n");
+    let all = events(user, "name=renamed");
+    assert!(
+        all.contains(&"die renamed (exitCode=137)".into()),
+        "{all:?}"
+    );
+    assert_eq!(start(user, "other", &[], "exit 0").status, Some(0));
+    assert_eq!(ok(user, &["wait", "other"]), "0\n");
+    user.refused(
+        &["rename", "renamed", "other"],
+        "machine other exists already",
+    );
+    user.refused(
+        &["rename", "none", "more"],
+        "no machine none was started in the background",
+    );
+    assert_eq!(ok(user, &["rm", "other"]), "");
+    assert_eq!(ok(user, &["rename", "renamed", "other"]), "");
     assert_eq!(state(user, "web"), None);
     assert_eq!(state(user, "other").as_deref(), Some("exited (137)"));
     assert_eq!(ok(user, &["rm", "other"]), "");
@@ -159,10 +346,55 @@ fn failures(user: &User) {
     assert_eq!((flag.status, flag.stdout.as_str()), (Some(125), ""));
     assert!(flag.stderr.contains("/no/such/image"), "{}", flag.stderr);
     assert_eq!(state(user, "bad"), None);
+    for flags in [["run", "--stop-signal", "WINNER"], ["kill", "-s", "0"]] {
+        user.refused(&[&flags[..], &["web"]].concat(), "unknown signal");
+    }
     // One that is not to be kept.
     assert_eq!(start(user, "brief", &["--rm"], "exit 4").stdout, "brief\n");
     wait_until(|| state(user, "brief").is_none());
     assert!(!user.0.path().join("state/hull/brief").exists());
+}
+
+/// A socket of the test stands for the journal's, by its native protocol.
+fn journal(user: &User) {
+    if !geteuid().is_root() {
+        println!("left out: journald: only root may mount a socket in place of the journal's");
+        return;
+    }
+    let run = user.0.path().join("run");
+    fs::create_dir_all(run.join("systemd/journal")).expect("made");
+    let socket = UnixDatagram::bind(run.join("systemd/journal/socket")).expect("a socket");
+    socket.set_read_timeout(Some(machine::LIMIT)).expect("set");
+    let hull = env!("CARGO_BIN_EXE_hull");
+    let script = format!(
+        "mount --make-rprivate / && mount --bind {} /run && exec {hull} run -d --rm --name jay \
+         --log-driver journald -- sh -c 'echo to the journal; echo wrong >&2'",
+        run.display()
+    );
+    let as_user = user.hull(&[]);
+    let mut shell = Command::new("unshare");
+    shell.args(["-m", "sh", "-c", &script]);
+    shell.envs(
+        as_user
+            .get_envs()
+            .filter_map(|(key, value)| Some((key, value?))),
+    );
+    let started = shell.stdin(Stdio::null()).output().expect("unshare starts");
+    let errors = String::from_utf8_lossy(&started.stderr);
+    assert_eq!((started.status.code(), &*errors), (Some(0), ""));
+    let mut entries: Vec<String> = (0..2)
+        .map(|_| {
+            let mut bytes = [0; 1024];
+            let len = socket.recv(&mut bytes).expect("an entry");
+            String::from_utf8_lossy(&bytes[..len]).into_owned()
+        })
+        .collect();
+    entries.sort();
+    let entry = |priority, text| {
+        format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER=hull\nCONTAINER_NAME=jay\nMESSAGE={text}\n")
+    };
+    assert_eq!(entries, [entry(3, "wrong"), entry(6, "to the journal")]);
+    wait_until(|| state(user, "jay").is_none());
 }
 
 /// Whole lines, whatever is killed, and no more files than were asked for.

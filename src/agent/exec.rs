@@ -19,7 +19,7 @@ pub struct Exec {
     pub env: Vec<OsString>,
     /// Working directory; empty for the root directory.
     pub cwd: OsString,
-    /// The user, as `NAME|UID[:GROUP|GID]`; empty for root.
+    /// The user, as `NAME|UID[:GROUP|GID]`, or nothing for root; and more groups, a comma before each.
     pub user: OsString,
     /// Run on a terminal of this size instead of three pipes.
     pub tty: Option<WindowSize>,
@@ -73,6 +73,8 @@ pub struct Root {
     pub hostname: String,
     /// The content of /etc/hosts.
     pub hosts: String,
+    /// Lines for /etc/resolv.conf; without a name server among them, behind those of the networks.
+    pub resolver: String,
 }
 
 /// A folder in the guest: of the host, in memory or on a disk; or, at `/`, the disk that becomes its root.
@@ -179,6 +181,7 @@ impl Root {
         let (disk, upper) = (string("disk", &self.disk)?, string("disk", &self.upper)?);
         let hostname = string("host name", &self.hostname)?;
         let hosts = string("text of /etc/hosts", &self.hosts)?;
+        let resolver = string("text of /etc/resolv.conf", &self.resolver)?;
         let workdir = CString::new(cwd.as_bytes()).unwrap_or_default();
         let root = hull_agent::Root {
             read_only: self.read_only,
@@ -187,6 +190,7 @@ impl Root {
             hostname: &hostname,
             workdir: &workdir,
             hosts: &hosts,
+            resolver: &resolver,
         };
         root.check().map_err(AgentError::Root)?;
         append(frames, &FromHost::Root(root));

@@ -6,13 +6,16 @@
 //! guest's side is `guest/init`.
 //!
 //! The commands that run beside the machine's main one are [`Processes`] of the session: each has a client
-//! elsewhere, which has a [`Session::beside`], and their frames are only passed on.
+//! elsewhere, which has a [`Session::beside`], and their frames are only passed on. Who looks at a main command
+//! in the background has a [`Session::attached`], and that machine's keeper an [`Attached`].
 
+mod attached;
 mod error;
 mod exec;
 mod processes;
 mod session;
 
+pub use attached::{Attached, Request};
 pub use error::AgentError;
 pub use exec::{Exec, Mount, Privileges, Root};
 pub use hull_agent::{

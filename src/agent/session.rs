@@ -135,13 +135,18 @@ impl Session {
             .argv
             .first()
             .map(|name| name.to_string_lossy().into_owned());
-        Ok(Self {
+        Ok(Self::of(exec.frames()?, program.unwrap_or_default()))
+    }
+
+    /// A session for the command in the frames `exec`, whose name is `program`.
+    fn of(exec: Vec<u8>, program: String) -> Self {
+        Self {
             state: State::Greeting,
             hold: false,
             ready: false,
             resumed: None,
-            exec: exec.frames()?,
-            program: program.unwrap_or_default(),
+            exec,
+            program,
             partial: Vec::new(),
             events: VecDeque::new(),
             buffered: 0,
@@ -157,7 +162,7 @@ impl Session {
             unread: Vec::new(),
             processes: Processes::default(),
             beside: false,
-        })
+        }
     }
 
     /// A session for a command beside the main one, over a connection to a machine that passes on its frames:
@@ -168,13 +173,22 @@ impl Session {
     pub fn beside(exec: Exec) -> Result<Self, AgentError> {
         let mut session = Self::new(exec)?;
         session.outgoing.append(&mut session.exec);
-        Ok(Self {
+        Ok(session.connected())
+    }
+
+    /// A session with a command that runs already, over a connection to a [`super::Attached`].
+    pub fn attached() -> Self {
+        Self::of(Vec::new(), String::new()).connected()
+    }
+
+    fn connected(self) -> Self {
+        Self {
             state: State::Running,
             ready: true,
             window: output_window(1),
             beside: true,
-            ..session
-        })
+            ..self
+        }
     }
 
     /// A session that sends no command before [`Session::start`].

@@ -1,10 +1,12 @@
 //! `hull cp`: files between the host and a running machine.
 
+use std::io::{self, IsTerminal};
+
 use anyhow::{Context, bail};
 
 use super::output::say;
 use crate::fleet;
-use crate::launch::copy;
+use crate::launch::{archive, copy};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -12,15 +14,17 @@ Examples:
   hull cp web:/etc/hosts .                   a file of the guest's
   hull cp web:/var/log/. logs                what is in a folder of its
   hull cp site web:/srv                      a folder, as /srv/site if /srv is there
+  hull cp web:/srv - > srv.tar               as a tar archive
+  hull cp - web:/srv < more.tar              what is in one, into a folder
 
 A path of the guest begins at its root. A target that is a folder gets the source
 under its name; one that does not exist becomes the source. Links are copied as
 links. What the guest sends never leaves the target.")]
 pub struct Cp {
-    /// What is copied: a path, or NAME:PATH in machine NAME.
+    /// What is copied: a path, or NAME:PATH in machine NAME; - for a tar archive on standard input.
     #[arg(value_name = "[NAME:]SOURCE")]
     source: String,
-    /// Where it is copied to; one of both is in a machine.
+    /// Where it is copied to, - for a tar archive on standard output; one of both is in a machine.
     #[arg(value_name = "[NAME:]TARGET")]
     target: String,
     /// Keep owners and set-user-ID bits: on the host that takes root.
@@ -38,15 +42,16 @@ fn in_machine(text: &str) -> Option<(&str, &str)> {
 impl Cp {
     /// Copies, and says on standard error what was left out.
     pub fn execute(self) -> anyhow::Result<()> {
-        if [&self.source, &self.target].contains(&&"-".to_owned()) {
-            bail!(
-                "- is no path: for a tar archive run tar in the machine, as `hull exec NAME tar c PATH`"
-            );
-        }
         match (in_machine(&self.source), in_machine(&self.target)) {
             (Some((name, path)), None) => {
                 let found = fleet::find(name)?;
-                let said = copy::out_of(&found, path, &self.target, self.archive);
+                let said = match self.target.as_str() {
+                    "-" if io::stdout().is_terminal() => {
+                        bail!("standard output is a terminal; send the archive to a file or a pipe")
+                    }
+                    "-" => archive::out_of(&found, path, io::stdout().lock()),
+                    target => copy::out_of(&found, path, target, self.archive),
+                };
                 let said = said.with_context(|| format!("{} is not copied", self.source))?;
                 if !said.is_empty() {
                     say(&format!("guest: {said}"));
@@ -55,7 +60,10 @@ impl Cp {
             }
             (None, Some((name, path))) => {
                 let found = fleet::find(name)?;
-                let left_out = copy::into(&found, &self.source, path, self.archive);
+                let left_out = match self.source.as_str() {
+                    "-" => archive::into(&found, io::stdin().lock(), path, self.archive),
+                    source => copy::into(&found, source, path, self.archive),
+                };
                 let left_out =
                     left_out.with_context(|| format!("{} is not copied", self.source))?;
                 for path in left_out {

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 
 use super::headings::{BACKGROUND, MACHINE};
 use super::output::print;
+use super::process::Process;
 use crate::config::machine::parse_name;
 use crate::config::size;
 use crate::fleet::kept::{Kept, KeptRecord, now};
@@ -60,11 +61,12 @@ pub enum Begun {
 
 impl Detach {
     /// Go into the background, if that is wanted, as the machine of the name that was given, or under a new
-    /// one, with the volumes of these names. The caller has one thread.
+    /// one; with the input and the terminal that `process` asks for, and the volumes of these names. The
+    /// caller has one thread.
     ///
     /// # Errors
     /// The name is taken, or there is no place for its log.
-    pub fn begin(&self, volumes: Vec<String>) -> anyhow::Result<Begun> {
+    pub fn begin(&self, process: &Process, volumes: Vec<String>) -> anyhow::Result<Begun> {
         if !self.detach {
             return Ok(Begun::Machine(self.name.clone(), None));
         }
@@ -72,7 +74,7 @@ impl Detach {
             Some(again) => Kept::reopen(again)?,
             None => {
                 let name = self.name.clone().map_or_else(new_name, Ok);
-                Kept::create(self.record(name?, volumes)?)?
+                Kept::create(self.record(name?, process, volumes)?)?
             }
         };
         let kind = keeper::keep(&kept, lock);
@@ -93,7 +95,12 @@ impl Detach {
         })
     }
 
-    fn record(&self, name: String, volumes: Vec<String>) -> anyhow::Result<KeptRecord> {
+    fn record(
+        &self,
+        name: String,
+        process: &Process,
+        volumes: Vec<String>,
+    ) -> anyhow::Result<KeptRecord> {
         Ok(KeptRecord {
             name,
             created: now(),
@@ -103,6 +110,8 @@ impl Detach {
             rotation: self.rotation()?,
             remove: self.rm,
             volumes,
+            input: process.interactive,
+            terminal: process.tty,
         })
     }
 

@@ -9,7 +9,7 @@ use super::machine::{self, say_on};
 use super::process::{Variable, variables_of};
 use crate::agent::{Exec as Command, WindowSize};
 use crate::config::machine::{parse_folder, parse_user};
-use crate::fleet;
+use crate::fleet::{self, events};
 use crate::launch::exec::{self, Ended, Wanted};
 use crate::vmm::Streams;
 
@@ -93,10 +93,14 @@ impl Exec {
             ..Command::default()
         };
         connection.complete(&mut command);
+        let shown: Vec<_> = command.argv.iter().map(|it| it.to_string_lossy()).collect();
+        events::record("exec", &found.record.name, &[("command", &shown.join(" "))]);
         let wanted = Wanted {
             streams,
             stdin: self.interactive,
             detach: self.detach,
+            keys: None,
+            pass_signals: true,
         };
         let say = |line: &str| say_on(tty.as_deref(), line);
         let ended = connection.run(command, wanted, signals, &say);

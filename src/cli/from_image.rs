@@ -18,6 +18,7 @@ use crate::disk::Source;
 use crate::fleet::kept::Kept;
 use crate::image::{self, How, Pull, Step, Store};
 use crate::launch::image::{Mounted, Wishes, set};
+use crate::launch::publish::AnyPort;
 use crate::net::Publish;
 use crate::net::config::port;
 use crate::share;
@@ -82,16 +83,18 @@ pub struct FromImage {
     /// An empty folder in memory, with options of tmpfs such as size=64m. May be repeated.
     #[arg(long, value_name = "PATH[:OPTIONS]", requires = "image")]
     tmpfs: Vec<String>,
-    /// A port of the host, on all its addresses unless one is given, that leads to one of the guest. May
-    /// be repeated. Example: -p 8080:80
+    /// A port of the host, on all its addresses unless one is given, that leads to one of the guest; a free
+    /// one is chosen where none is given. May be repeated. Example: -p 8080:80
     #[arg(
         short = 'p',
         long = "publish",
-        value_name = "[ADDR:]HOST:GUEST[/udp]",
+        value_name = "[[ADDR:]HOST:]GUEST[/udp]",
         value_parser = parse_port,
         requires = "image"
     )]
-    ports: Vec<Publish>,
+    ports: Vec<Port>,
+    #[command(flatten)]
+    more: super::image_flags::More,
     /// The guest's name in its network; --name or hull when left out.
     #[arg(long, value_name = "NAME", value_parser = parse_hostname, requires = "image")]
     hostname: Option<String>,
@@ -193,12 +196,15 @@ impl FromImage {
                 .iter()
                 .map(|text| folder_in_memory(text))
                 .collect(),
-            ports: self.ports.clone(),
+            ports: self.ports.iter().filter_map(Port::fixed).collect(),
+            any_ports: self.ports.iter().filter_map(Port::any).collect(),
             alone: self.network.is_some(),
             privileged: self.privileged,
             default_memory: !given.0,
             default_cpus: !given.1,
+            ..Wishes::default()
         };
+        let wishes = self.more.add_to(wishes);
         set(machine, &image, &store, &wishes, &|line| say(line)).map_err(flagged::error)
     }
 
@@ -271,12 +277,45 @@ fn variables(path: &Path) -> anyhow::Result<Vec<OsString>> {
     Ok(found)
 }
 
+/// A port of -p.
+#[derive(Clone, Copy)]
+enum Port {
+    Fixed(Publish),
+    Any(AnyPort),
+}
+
+impl Port {
+    fn fixed(&self) -> Option<Publish> {
+        match self {
+            Self::Fixed(port) => Some(*port),
+            Self::Any(_) => None,
+        }
+    }
+
+    fn any(&self) -> Option<AnyPort> {
+        match self {
+            Self::Any(port) => Some(*port),
+            Self::Fixed(_) => None,
+        }
+    }
+}
+
 /// A port as docker has it: on all addresses unless one is named.
-fn parse_port(text: &str) -> Result<Publish, String> {
-    match text.matches(':').count() {
-        0 => Err(format!("write HOST:GUEST, such as {text}:{text}")),
-        1 => port(&format!("0.0.0.0:{text}")),
-        _ => port(text),
+fn parse_port(text: &str) -> Result<Port, String> {
+    let any = |address: &str, guest: &str| {
+        // A number that is replaced.
+        let publish = port(&format!("{address}:1:{guest}"))?;
+        Ok(Port::Any(AnyPort {
+            address: publish.address,
+            guest: publish.guest,
+            protocol: publish.protocol,
+        }))
+    };
+    match text.split(':').collect::<Vec<_>>().as_slice() {
+        [guest] | ["", guest] => any("0.0.0.0", guest),
+        [address, "", guest] => any(address, guest),
+        [_, _] => port(&format!("0.0.0.0:{text}")).map(Port::Fixed),
+        _ => port(text).map(Port::Fixed),
     }
 }
 

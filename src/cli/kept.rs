@@ -1,9 +1,12 @@
 //! `hull wait`, `rm` and `rename`: machines in the background.
 
+use anyhow::bail;
+
 use super::output::{print, say_error};
 use super::stop::stop;
 use crate::config::machine::parse_name;
-use crate::fleet::{self, kept::Kept};
+use crate::fleet::kept::{Kept, KeptError};
+use crate::fleet::{self, events};
 use crate::launch::OWN_ERROR;
 
 #[derive(clap::Args)]
@@ -33,9 +36,9 @@ pub struct Rm {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  hull rename web old-web                    of a machine that has ended")]
+  hull rename web old-web                    of one that runs or has ended")]
 pub struct Rename {
-    /// The machine, which ran in the background.
+    /// The machine, which runs, or ran in the background.
     #[arg(value_name = "NAME")]
     machine: String,
     /// Its new name.
@@ -60,7 +63,7 @@ impl Rm {
             let kept = Kept::open(name)?;
             if self.force && kept.runs() {
                 if let Ok(found) = fleet::find(name) {
-                    stop(&found, 0)?;
+                    stop(&found, Some(0))?;
                 }
                 kept.wait();
             }
@@ -74,9 +77,30 @@ impl Rm {
 }
 
 impl Rename {
-    /// Renames the machine, which has ended.
+    /// Renames the machine.
     pub fn execute(self) -> anyhow::Result<()> {
-        Ok(Kept::open(&self.machine)?.rename(&self.name)?)
+        let (old, new) = (&self.machine, &self.name);
+        let found = fleet::find(old);
+        match (Kept::open(old), found) {
+            (Ok(kept), Ok(found)) => {
+                let kept = kept.rename(new)?;
+                if let Err(error) = found.rename(new) {
+                    kept.rename(old)?;
+                    return Err(error.into());
+                }
+            }
+            (Ok(kept), Err(_)) if kept.runs() => bail!("machine {old} just starts; try again"),
+            (Ok(kept), Err(_)) => drop(kept.rename(new)?),
+            (Err(_), Ok(found)) => {
+                if Kept::open(new).is_ok() {
+                    return Err(KeptError::Taken { name: new.into() }.into());
+                }
+                found.rename(new)?;
+            }
+            (Err(error), Err(_)) => return Err(error.into()),
+        }
+        events::record("rename", new, &[("oldName", old)]);
+        Ok(())
     }
 }
 

@@ -58,7 +58,8 @@ fn lines(text: &str) -> Result<Count, String> {
     }
 }
 
-fn time(text: &str) -> Result<SystemTime, String> {
+/// Parse a time, or how long ago it was.
+pub fn time(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
         return Ok(time);
     }

@@ -1,5 +1,6 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
+mod attach;
 mod bar;
 mod bench;
 mod compare;
@@ -8,6 +9,7 @@ mod cp;
 mod detach;
 mod devices;
 mod doctor;
+mod events;
 mod exec;
 mod explain;
 mod flagged;
@@ -17,6 +19,7 @@ mod guest;
 mod headings;
 mod hint;
 mod image;
+mod image_flags;
 mod images;
 mod inspect;
 mod jail;
@@ -34,6 +37,7 @@ mod output_file;
 mod parse;
 mod pause;
 mod pool;
+mod port;
 mod process;
 mod profile;
 mod ps;
@@ -45,12 +49,15 @@ mod run;
 mod seccomp;
 mod shape;
 mod snapshot;
+mod stats;
 mod stop;
 mod table;
 mod templates;
 mod timing;
+mod top;
 mod trace;
 mod tracing;
+mod usage;
 mod version;
 mod volume;
 mod volumes;
@@ -94,10 +101,20 @@ enum Verb {
     Run(Box<Lazy<run::Run>>),
     /// Run a command in a running machine.
     Exec(Box<Lazy<exec::Exec>>),
+    /// Attach the terminal or the streams to a machine in the background.
+    Attach(Lazy<attach::Attach>),
     /// Copy files to or from a running machine.
     Cp(Lazy<cp::Cp>),
     /// List running machines.
     Ps(Lazy<ps::Ps>),
+    /// Show what machines use of the host, and their guests.
+    Stats(Lazy<stats::Stats>),
+    /// List the processes of a guest.
+    Top(Lazy<top::Top>),
+    /// Show what happens to machines.
+    Events(Lazy<events::Events>),
+    /// List the published ports of a machine.
+    Port(Lazy<port::Port>),
     /// Print what a machine in the background has written.
     Logs(Lazy<logs::Logs>),
     /// Wait for machines in the background to end.
@@ -110,7 +127,7 @@ enum Verb {
     Restart(Lazy<restart::Restart>),
     /// Remove what is known of machines that ran in the background.
     Rm(Lazy<kept::Rm>),
-    /// Rename a machine that ran in the background.
+    /// Rename a machine.
     Rename(Lazy<kept::Rename>),
     /// Pause machines: their vCPUs stop.
     Pause(Lazy<pause::Pause>),
@@ -183,8 +200,13 @@ impl Cli {
         match verb {
             Verb::Run(run) => run.start(log)?.execute(),
             Verb::Exec(exec) => exec.start(log)?.execute(),
+            Verb::Attach(attach) => attach.start(log)?.execute(),
             Verb::Cp(cp) => cp.start(log)?.execute().map(|()| 0),
             Verb::Ps(ps) => ps.start(log)?.execute().map(|()| 0),
+            Verb::Stats(stats) => stats.start(log)?.execute().map(|()| 0),
+            Verb::Top(top) => top.start(log)?.execute().map(|()| 0),
+            Verb::Events(events) => events.start(log)?.execute().map(|()| 0),
+            Verb::Port(port) => port.start(log)?.execute().map(|()| 0),
             Verb::Logs(logs) => logs.start(log)?.execute().map(|()| 0),
             Verb::Wait(wait) => Ok(wait.start(log)?.execute()),
             Verb::Kill(kill) => Ok(kill.start(log)?.execute()),

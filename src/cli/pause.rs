@@ -4,7 +4,7 @@ use anyhow::bail;
 
 use super::machines::Machines;
 use crate::control::{self, Action, Answer};
-use crate::fleet::Found;
+use crate::fleet::{Found, events};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -48,7 +48,16 @@ impl Resume {
 /// Send `action`; a line that it `already` was so, if it changed nothing.
 fn change(machine: &Found, action: Action, already: &str) -> anyhow::Result<Option<String>> {
     let name = &machine.record.name;
+    let happened = if action == Action::Pause {
+        "pause"
+    } else {
+        "unpause"
+    };
     match control::ask(machine, action)? {
+        Answer::Done { changed: true } => {
+            events::record(happened, name, &[]);
+            Ok(None)
+        }
         Answer::Done { changed } => Ok((!changed).then(|| format!("{name} {already}"))),
         _ => bail!("unexpected reply from {name}"),
     }

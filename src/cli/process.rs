@@ -11,7 +11,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use super::headings::COMMAND;
 use super::machine::leave_stdin;
 use crate::config::machine::{parse_folder, parse_user, parse_variable};
-use crate::config::{Command, Machine};
+use crate::config::stop::parse_signal;
+use crate::config::{Command, Machine, Stop};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = COMMAND)]
@@ -20,9 +21,9 @@ pub struct Process {
     /// their own lines from there.
     #[arg(short = 'n', long)]
     no_stdin: bool,
-    /// Give standard input to CMD, which it gets anyway; for those used to docker run -i.
+    /// Give standard input to CMD, which it gets anyway; with -d, that of hull attach.
     #[arg(short = 'i', long, conflicts_with = "no_stdin")]
-    interactive: bool,
+    pub interactive: bool,
     /// A variable for CMD; without a value the one that hull itself has, if any. May be repeated.
     /// Example: -e LANG=C
     #[arg(
@@ -32,9 +33,9 @@ pub struct Process {
         value_parser = Variable::parser()
     )]
     env: Vec<Variable>,
-    /// Run CMD on a terminal, which it has anyway if hull has one; for those used to docker run -t.
+    /// Run CMD on a terminal, which it has anyway if hull has one; with -d, one for hull attach.
     #[arg(short, long)]
-    tty: bool,
+    pub tty: bool,
     /// The folder of the guest in which CMD runs [default: /]
     #[arg(short, long, value_name = "DIR", value_parser = parse_folder)]
     workdir: Option<OsString>,
@@ -42,6 +43,13 @@ pub struct Process {
     /// [default: root]. Example: -u 1000:1000
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = parse_user)]
     user: Option<OsString>,
+    /// What hull stop sends to CMD, by name or number [default: the image's, or TERM]. Example: --stop-signal
+    /// QUIT
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal)]
+    stop_signal: Option<u8>,
+    /// Seconds after which hull stop kills it [default: 10]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    stop_timeout: Option<u32>,
 }
 
 /// `None` if hull itself has no such variable.
@@ -93,6 +101,10 @@ impl Process {
 
     /// Set in `machine` what the flags mention, and the `argv`, if there is one.
     pub fn set(&self, machine: &mut Machine, argv: &[OsString]) {
+        machine.stop = Stop {
+            signal: self.stop_signal,
+            seconds: self.stop_timeout,
+        };
         if !argv.is_empty() {
             machine.command = Some(Command {
                 argv: argv.to_vec(),

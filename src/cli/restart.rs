@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
-use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
@@ -11,11 +10,9 @@ use nix::sys::signal::Signal;
 use super::kept::each;
 use super::machines::Machines;
 use super::stop::stop;
+use crate::config::stop::parse_signal;
 use crate::control::{self, Action, Answer};
-use crate::fleet::{self, Found, kept::Kept};
-
-/// Seconds that a guest has to end.
-const TIMEOUT: u32 = 10;
+use crate::fleet::{self, Found, events, kept::Kept};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -27,9 +24,9 @@ pub struct Restart {
     /// The machines, which run or ran in the background.
     #[arg(value_name = "NAME", required = true)]
     machines: Vec<String>,
-    /// Kill it when it has not ended after so many seconds.
-    #[arg(short = 't', long, value_name = "S", default_value_t = TIMEOUT)]
-    timeout: u32,
+    /// Kill it when it has not ended after so many seconds [default: as hull stop]
+    #[arg(short = 't', long, value_name = "S")]
+    timeout: Option<u32>,
 }
 
 #[derive(clap::Args)]
@@ -41,19 +38,8 @@ pub struct Kill {
     #[command(flatten)]
     machines: Machines,
     /// The signal, by its name or number; KILL ends the machine without asking its guest.
-    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = parse_signal)]
     signal: u8,
-}
-
-fn signal(text: &str) -> Result<u8, String> {
-    let upper = text.to_ascii_uppercase();
-    let name = match upper.starts_with("SIG") {
-        true => upper,
-        false => format!("SIG{upper}"),
-    };
-    let number = Signal::from_str(&name).map(|signal| signal as u8).ok();
-    let number = number.or_else(|| text.parse().ok().filter(|number| (1..=64).contains(number)));
-    number.ok_or_else(|| "write a signal's name, as TERM or SIGHUP, or its number".into())
 }
 
 impl Restart {
@@ -88,7 +74,10 @@ fn start_again(kept: &Kept) -> anyhow::Result<()> {
         .status()
         .context("hull cannot be started")?;
     match status.success() {
-        true => Ok(()),
+        true => {
+            events::record("restart", &record.name, &[]);
+            Ok(())
+        }
         false => bail!("machine {} did not start again", record.name),
     }
 }
@@ -105,7 +94,11 @@ impl Kill {
         self.machines.each(
             "waiting for machines",
             |machine: &Found| match control::ask(machine, action.clone())? {
-                Answer::Done { .. } => Ok(None),
+                Answer::Done { .. } => {
+                    let signal = self.signal.to_string();
+                    events::record("kill", &machine.record.name, &[("signal", &signal)]);
+                    Ok(None)
+                }
                 _ => bail!("unexpected reply from {}", machine.record.name),
             },
         )

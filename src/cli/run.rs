@@ -110,7 +110,7 @@ impl Run {
     /// Run a machine until the guest has ended; the status to exit with.
     pub fn execute(self) -> anyhow::Result<u8> {
         let (started, timeline) = machine::clock();
-        let (name, running) = match self.detach.begin(self.image.volumes())? {
+        let (name, running) = match self.detach.begin(&self.process, self.image.volumes())? {
             Begun::Machine(name, running) => (name, running),
             Begun::Done(status) => return Ok(status),
         };

@@ -7,8 +7,10 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::machines::Machines;
 use crate::control::{self, Action, Answer, ControlError};
-use crate::fleet::{self, Found};
+use crate::fleet::{self, Found, events};
 
+/// Seconds that a guest has to end unless something else is said.
+const TIMEOUT: u32 = 10;
 /// How much longer than its guest hull itself may take to answer and to end, before it is killed.
 const MARGIN: Duration = Duration::from_secs(3);
 /// How long the kernel may take to end a process that was killed.
@@ -21,35 +23,39 @@ Examples:
   hull stop --timeout 60 db web              two, with a minute each
   hull stop --timeout 0 --all                all machines, at once
 
-A command gets SIGTERM, a guest with an init of its own the ACPI power button.
+A command gets SIGTERM or the signal of --stop-signal or its image, a guest with an init of its own the ACPI power button.
 The machine's own hull exits with the command's status, or 137 if it was killed.")]
 pub struct Stop {
     #[command(flatten)]
     machines: Machines,
-    /// Kill it when it has not ended after so many seconds.
+    /// Kill it when it has not ended after so many seconds [default: 10, or what --stop-timeout of hull run
+    /// said]
     #[arg(
+        short = 't',
         long,
         value_name = "S",
-        default_value_t = 10,
         value_parser = clap::value_parser!(u32).range(0..=86_400)
     )]
-    timeout: u32,
+    timeout: Option<u32>,
 }
 
 impl Stop {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
-        let waiting = format!("waiting up to {} s for guests to end", self.timeout);
+        let seconds = self.timeout.unwrap_or(TIMEOUT);
+        let waiting = format!("waiting up to {seconds} s for guests to end");
         self.machines
             .each(&waiting, |machine| stop(machine, self.timeout))
     }
 }
 
-/// Stop `machine` within `seconds`, or kill it; a line that it was killed.
+/// Stop `machine` within `seconds`, or within those that it was started with, or kill it; a line that it was
+/// killed.
 ///
 /// # Errors
 /// It does not end.
-pub fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
+pub fn stop(machine: &Found, seconds: Option<u32>) -> anyhow::Result<Option<String>> {
+    let seconds = seconds.or(machine.record.stop_seconds).unwrap_or(TIMEOUT);
     let (name, pid) = (&machine.record.name, machine.record.pid);
     let start = Instant::now();
     let process = machine.process();
@@ -80,6 +86,7 @@ pub fn stop(machine: &Found, seconds: u32) -> anyhow::Result<Option<String>> {
     if killed {
         fleet::sweep(); // of what its hull could not remove
     }
+    events::record("stop", name, &[]);
     let after = start.elapsed().as_secs();
     Ok(killed.then(|| format!("{name}: killed after {after} s")))
 }

@@ -294,6 +294,15 @@ impl Serialize for Written {
 }
 
 impl Written {
+    /// What `key` has, a device or a list of them, as texts of its flag.
+    pub fn texts(&self, key: &str) -> Vec<&str> {
+        match self.0.get(key) {
+            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect(),
+            Some(one) => one.as_str().into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
     /// The JSON of the file.
     pub fn text(&self) -> String {
         // It fails for maps whose keys are no strings.

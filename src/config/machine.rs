@@ -15,6 +15,7 @@ use super::jail::Jail;
 use super::limits::Limits;
 use super::lockdown::Lockdown;
 use super::size;
+use super::stop::Stop;
 use super::text;
 use crate::boot::{Topology, Via};
 use crate::disk;
@@ -68,6 +69,9 @@ pub struct Machine {
     /// What the host gives hull at most; it belongs to a run, too.
     #[serde(skip)]
     pub limits: Limits,
+    /// How its command is asked to end; it belongs to a run, too.
+    #[serde(skip)]
+    pub stop: Stop,
 }
 
 /// What a machine boots.
@@ -124,6 +128,8 @@ pub struct Root {
     pub hostname: String,
     /// The content of /etc/hosts.
     pub hosts: String,
+    /// Lines for /etc/resolv.conf; without a name server among them, behind those of the networks.
+    pub resolver: String,
     /// What the command may do as root: bit N for capability N (capabilities(7)).
     pub capabilities: u64,
     /// Folders in memory: path and options of tmpfs(5).
@@ -172,6 +178,7 @@ impl Default for Machine {
             lockdown: Lockdown::default(),
             jail: None,
             limits: Limits::default(),
+            stop: Stop::default(),
         }
     }
 }

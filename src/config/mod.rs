@@ -24,6 +24,7 @@ mod lockdown;
 pub mod machine;
 mod position;
 pub mod size;
+pub mod stop;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -40,4 +41,5 @@ pub use jail::Jail;
 pub use limits::Limits;
 pub use lockdown::Lockdown;
 pub use machine::{Command, Console, Kernel, Machine, Root};
+pub use stop::Stop;
 pub use vsock::Vsock;

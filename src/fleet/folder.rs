@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, Result};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -302,6 +302,35 @@ impl Found {
         (!self.is_gone()).then_some(process)
     }
 
+    /// Give it another name. Its hull, which knows no other than its first, removes the content of its folder at
+    /// its end, and the next look the folder.
+    ///
+    /// # Errors
+    /// [`FleetError::InUse`], or the folder cannot be renamed.
+    pub fn rename(self, name: &str) -> std::result::Result<(), FleetError> {
+        let failed = failed(name, self.path.with_file_name(name));
+        let (above, old) = (self.path.parent(), self.path.file_name());
+        let renamed = above.zip(old).ok_or(Errno::NOENT).and_then(|(above, old)| {
+            let above = open_ours(fs::CWD, above)?;
+            fs::renameat_with(&above, old, &above, name, RenameFlags::NOREPLACE)
+        });
+        match renamed {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                return Err(FleetError::InUse {
+                    name: name.into(),
+                    pid: None,
+                });
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        let record = Record {
+            name: name.into(),
+            ..self.record
+        };
+        write_record(&self.folder, &record).map_err(failed)
+    }
+
     /// Wait for the machine to end and, where it can be watched, for its `process`. Returns whether
     /// it ended within the timeout.
     pub fn wait_until_gone(&self, process: Option<&OwnedFd>, timeout: Duration) -> bool {
@@ -330,7 +359,7 @@ impl Found {
         sockopt::set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
         let until = Instant::now() + timeout.min(MAX_START);
         loop {
-            let connected = address(&self.folder, &self.path)
+            let connected = address(&self.folder, &self.path, SOCKET)
                 .and_then(|address| net::connect(&socket, &address));
             match connected {
                 // Not bound, or bound and not yet listened on.
@@ -389,9 +418,7 @@ impl Claim {
             listener: None,
             _lock: lock,
         };
-        claim
-            .write(record)
-            .map_err(failed(name, claim.path.join(RECORD)))?;
+        write_record(&claim.folder, record).map_err(failed(name, claim.path.join(RECORD)))?;
         Ok(claim)
     }
 
@@ -413,16 +440,6 @@ impl Claim {
             let _ = fs::unlinkat(&folder, stale, AtFlags::empty());
         }
         Ok((root, folder, lock))
-    }
-
-    /// Write the record atomically.
-    fn write(&self, record: &Record) -> Result<()> {
-        let text = serde_json::to_vec(record).unwrap_or_default();
-        let flags = FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-        let file = fs::openat(&self.folder, FRESH_RECORD, flags, FILE_MODE)?;
-        let written = File::from(file).write_all(&text);
-        written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        fs::renameat(&self.folder, FRESH_RECORD, &self.folder, RECORD)
     }
 
     /// Listen on the control socket; an existing socket is replaced.
@@ -461,7 +478,7 @@ impl Claim {
         let _ = fs::unlinkat(&self.folder, SOCKET, AtFlags::empty());
         // bind(2) makes the file with the mode of the socket.
         fs::fchmod(&socket, FILE_MODE)?;
-        net::bind(&socket, &address(&self.folder, &self.path)?)?;
+        net::bind(&socket, &address(&self.folder, &self.path, SOCKET)?)?;
         net::listen(&socket, BACKLOG)?;
         Ok(socket)
     }
@@ -521,6 +538,16 @@ fn existing(made: Result<()>) -> Result<()> {
     }
 }
 
+/// Write the record atomically.
+fn write_record(folder: &OwnedFd, record: &Record) -> Result<()> {
+    let text = serde_json::to_vec(record).unwrap_or_default();
+    let flags = FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let file = fs::openat(folder, FRESH_RECORD, flags, FILE_MODE)?;
+    let written = File::from(file).write_all(&text);
+    written.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    fs::renameat(folder, FRESH_RECORD, folder, RECORD)
+}
+
 fn read_record(folder: &OwnedFd) -> Option<Record> {
     let file = fs::openat(folder, RECORD, FILE | OFlags::RDONLY, Mode::empty()).ok()?;
     let mut text = Vec::new();
@@ -539,15 +566,16 @@ pub fn unbound() -> std::io::Result<OwnedFd> {
     Ok(socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
 }
 
-fn socket(flags: SocketFlags) -> Result<OwnedFd> {
+pub(super) fn socket(flags: SocketFlags) -> Result<OwnedFd> {
     net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// The address of the socket in a machine's folder; through /proc if its path is too long.
-fn address(folder: &OwnedFd, path: &Path) -> Result<SocketAddrUnix> {
-    let path = path.join(SOCKET);
+/// The address of the socket `name` in a machine's folder; through /proc if its path is too long.
+pub(super) fn address(folder: impl AsFd, path: &Path, name: &str) -> Result<SocketAddrUnix> {
+    let path = path.join(name);
     if path.as_os_str().len() <= MAX_SOCKET_PATH {
         return SocketAddrUnix::new(path);
     }
-    SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))
+    let folder = folder.as_fd().as_raw_fd();
+    SocketAddrUnix::new(format!("/proc/self/fd/{folder}/{name}"))
 }

@@ -6,25 +6,34 @@
 //!                  record  of how it was started, JSON
 //!                  end     of how it ended, JSON; once it has
 //!                  log     what it wrote, and older parts as log.1, log.2 (see `log`)
+//!                  attach  socket of its keeper, for those that look at it
 //! ```
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
+use rustix::net::{self, SocketFlags};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::events;
+use super::folder::{address, socket};
 use super::log::{Driver, Rotation};
 use super::name::check_name;
 
 const LOCK: &str = "lock";
 const RECORD: &str = "record";
 const END: &str = "end";
+const ATTACH: &str = "attach";
+/// Connections to a keeper that may wait to be accepted.
+const BACKLOG: i32 = 8;
 /// Longest record, in bytes: a command line may have 2 MiB.
 const MAX_RECORD: u64 = 8 << 20;
 /// How often a machine is looked at that is waited for.
@@ -90,6 +99,12 @@ pub struct KeptRecord {
     /// The names of its volumes.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// Whether its command has standard input.
+    #[serde(default)]
+    pub input: bool,
+    /// Whether its command is on a terminal.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// How a machine ended.
@@ -133,6 +148,7 @@ impl Kept {
         let kept = Self { path, record };
         let lock = kept.write_record().and_then(|()| kept.lock());
         let lock = lock.inspect_err(|_| _ = fs::remove_dir_all(&kept.path))?;
+        events::record("create", &kept.record.name, &[]);
         Ok((kept, lock))
     }
 
@@ -158,6 +174,13 @@ impl Kept {
         let text = read(&path.join(RECORD)).ok_or_else(unknown)?;
         let record = serde_json::from_slice(&text).map_err(|_| unknown())?;
         Ok(Self { path, record })
+    }
+
+    /// The machine whose folder is open as `folder`, which may have been renamed.
+    pub fn of(folder: &File) -> Option<Self> {
+        let link = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        let path = fs::read_link(link).ok()?;
+        Self::open(path.file_name()?.to_str()?).ok()
     }
 
     /// All of them, sorted by name.
@@ -206,29 +229,63 @@ impl Kept {
         }
     }
 
+    /// Listen for those that want to attach to the machine, whose keeper this process is to be. The socket
+    /// does not block.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn listen(&self) -> io::Result<OwnedFd> {
+        self.stop_listening();
+        let listener = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let folder = File::open(&self.path)?;
+        net::bind(&listener, &address(&folder, &self.path, ATTACH)?)?;
+        net::listen(&listener, BACKLOG)?;
+        Ok(listener)
+    }
+
+    /// Remove the socket of [`Kept::listen`].
+    pub fn stop_listening(&self) {
+        let _ = fs::remove_file(self.path.join(ATTACH));
+    }
+
+    /// Connect to the machine's keeper. The socket does not block.
+    ///
+    /// # Errors
+    /// It has none, or an older one.
+    pub fn connect(&self) -> io::Result<OwnedFd> {
+        let stream = socket(SocketFlags::CLOEXEC)?;
+        let folder = File::open(&self.path)?;
+        net::connect(&stream, &address(&folder, &self.path, ATTACH)?)?;
+        rustix::io::ioctl_fionbio(&stream, true)?;
+        Ok(stream)
+    }
+
     /// Record how it ended.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write_end(&self, status: u8) -> Result<(), KeptError> {
         let finished = now();
+        let code = status.to_string();
+        events::record("die", &self.record.name, &[("exitCode", &code)]);
         self.write(END, &KeptEnd { status, finished })
     }
 
-    /// Give an ended machine another name.
+    /// Give the machine another name.
     ///
     /// # Errors
-    /// It runs, or the name is taken.
-    pub fn rename(mut self, name: &str) -> Result<(), KeptError> {
-        let _lock = self.lock()?;
+    /// The name is taken.
+    pub fn rename(mut self, name: &str) -> Result<Self, KeptError> {
         let path = self.path.with_file_name(name);
-        if path.exists() {
-            return Err(KeptError::Taken { name: name.into() });
+        match renameat_with(CWD, &self.path, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(KeptError::Taken { name: name.into() }),
+            Err(error) => return Err(failed(&path)(error.into())),
         }
-        fs::rename(&self.path, &path).map_err(failed(&path))?;
         self.path = path;
         self.record.name = name.into();
-        self.write_record()
+        self.write_record()?;
+        Ok(self)
     }
 
     /// Remove the folder of an ended machine.
@@ -247,6 +304,7 @@ impl Kept {
     pub fn remove_all(&self) -> Result<(), KeptError> {
         // What a killed `hull rm` leaves has no record, and is no machine.
         let _ = fs::remove_file(self.path.join(RECORD));
+        events::record("destroy", &self.record.name, &[]);
         fs::remove_dir_all(&self.path).map_err(failed(&self.path))
     }
 
@@ -292,12 +350,7 @@ pub fn now() -> u64 {
     now.map_or(0, |now| now.as_secs())
 }
 
+/// The folder of the machines' folders.
 fn place() -> Result<PathBuf, KeptError> {
-    let absolute = |name| {
-        let path = std::env::var_os(name).map(PathBuf::from);
-        path.filter(|path| path.is_absolute())
-    };
-    let state = absolute("XDG_STATE_HOME");
-    let state = state.or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    Ok(state.ok_or(KeptError::NoPlace)?.join("hull"))
+    super::place::place().ok_or(KeptError::NoPlace)
 }

@@ -11,10 +11,12 @@
 //! and removes it; [`find`] and [`list`] find machines.
 
 mod error;
+pub mod events;
 mod folder;
 pub mod kept;
 pub mod log;
 mod name;
+mod place;
 mod record;
 #[cfg(test)]
 mod tests;

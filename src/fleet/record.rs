@@ -23,6 +23,9 @@ pub struct Record {
     /// Key of the template from which the machine was restored to wait for a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_with: Option<String>,
+    /// Seconds that `hull stop` gives it to end, if it was started with a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_seconds: Option<u32>,
     /// Folders of its control group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<PathBuf>,

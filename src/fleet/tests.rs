@@ -17,6 +17,7 @@ fn record(name: &str) -> Record {
         memory_bytes: 3,
         version: "4".into(),
         ready_with: None,
+        stop_seconds: None,
         groups: Vec::new(),
     }
 }

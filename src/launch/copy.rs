@@ -24,16 +24,18 @@ use crate::fleet::Found;
 
 const HEADER: usize = 31;
 /// Longest name, in bytes (PATH_MAX).
-const MAX_NAME: usize = 4096;
-const END: u8 = 0;
-const FILE: u8 = b'f';
-const FOLDER: u8 = b'd';
-const LINK: u8 = b'l';
-const MISSING: u8 = b'-';
+pub(super) const MAX_NAME: usize = 4096;
+pub(super) const END: u8 = 0;
+pub(super) const FILE: u8 = b'f';
+pub(super) const FOLDER: u8 = b'd';
+pub(super) const LINK: u8 = b'l';
+pub(super) const MISSING: u8 = b'-';
+/// To the guest: a folder that is made where it is missing, and left as it is otherwise.
+pub(super) const PARENT: u8 = b'p';
 /// Most folders of a tree.
-const MAX_FOLDERS: usize = 1 << 20;
+pub(super) const MAX_FOLDERS: usize = 1 << 20;
 /// Deepest folder.
-const MAX_DEPTH: usize = 200;
+pub(super) const MAX_DEPTH: usize = 200;
 
 /// Why files are not copied.
 #[derive(Debug, Error)]
@@ -67,6 +69,9 @@ pub enum CopyError {
     /// A folder cannot become a file.
     #[error("{0} is a file: a folder cannot be copied to it")]
     ToFile(String),
+    /// An entry of an archive is not below its target.
+    #[error("the archive has an entry {}, which would not be below the target", .0.display())]
+    Outside(PathBuf),
     /// It is neither a file, a folder nor a link.
     #[error("{} is neither a file, a folder nor a link, and is not copied", path.display())]
     Special {
@@ -159,7 +164,7 @@ fn destination(
 }
 
 /// What is at a path of the guest.
-fn look(machine: &Found, path: &str) -> Result<u8, CopyError> {
+pub(super) fn look(machine: &Found, path: &str) -> Result<u8, CopyError> {
     let mut stream = run(machine, "look", path)?;
     let mut kind = [0];
     let read = stream.read_exact(&mut kind);
@@ -169,7 +174,7 @@ fn look(machine: &Found, path: &str) -> Result<u8, CopyError> {
 }
 
 /// Run a function of init's own.
-fn run(machine: &Found, function: &str, path: &str) -> Result<Stream, CopyError> {
+pub(super) fn run(machine: &Found, function: &str, path: &str) -> Result<Stream, CopyError> {
     let connection: Connection = connect(machine)?;
     // A relative path is one of the root folder, as docker has it.
     let path = Path::new("/").join(path.trim_end_matches("/."));
@@ -183,7 +188,10 @@ fn run(machine: &Found, function: &str, path: &str) -> Result<Stream, CopyError>
 }
 
 /// The result, and what the guest's end said; or why that has failed, which is the reason then.
-fn end<T>(stream: Stream, result: Result<T, CopyError>) -> Result<(T, String), CopyError> {
+pub(super) fn end<T>(
+    stream: Stream,
+    result: Result<T, CopyError>,
+) -> Result<(T, String), CopyError> {
     match result {
         Ok(result) => match stream.finish()? {
             (Some(0), said) => Ok((result, said)),
@@ -197,7 +205,7 @@ fn end<T>(stream: Stream, result: Result<T, CopyError>) -> Result<(T, String), C
     }
 }
 
-fn host(path: &Path) -> impl Fn(io::Error) -> CopyError + use<> {
+pub(super) fn host(path: &Path) -> impl Fn(io::Error) -> CopyError + use<> {
     let path = path.to_path_buf();
     move |source| CopyError::Host {
         path: path.clone(),
@@ -205,7 +213,7 @@ fn host(path: &Path) -> impl Fn(io::Error) -> CopyError + use<> {
     }
 }
 
-fn foreign(what: impl Into<String>) -> CopyError {
+pub(super) fn foreign(what: impl Into<String>) -> CopyError {
     CopyError::Foreign { what: what.into() }
 }
 
@@ -278,7 +286,12 @@ fn send_tree(
     Ok(())
 }
 
-fn record(kind: u8, attributes: &Attributes, name: &[u8], out: &mut impl Write) -> io::Result<()> {
+pub(super) fn record(
+    kind: u8,
+    attributes: &Attributes,
+    name: &[u8],
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut bytes = vec![kind];
     for word in [attributes.mode, attributes.uid, attributes.gid] {
         bytes.extend(word.to_le_bytes());
@@ -291,16 +304,16 @@ fn record(kind: u8, attributes: &Attributes, name: &[u8], out: &mut impl Write) 
 }
 
 /// A record without its content.
-struct Record {
-    kind: u8,
-    attributes: Attributes,
+pub(super) struct Record {
+    pub kind: u8,
+    pub attributes: Attributes,
     /// Relative, without `.` and `..`; empty for the root.
-    name: PathBuf,
+    pub name: PathBuf,
 }
 
 impl Record {
     /// The next one; `None` for the last.
-    fn read(from: &mut impl Read) -> Result<Option<Self>, CopyError> {
+    pub fn read(from: &mut impl Read) -> Result<Option<Self>, CopyError> {
         let cut = |_| foreign("no end of the files");
         let mut header = [0; HEADER];
         from.read_exact(&mut header).map_err(cut)?;
@@ -342,7 +355,7 @@ impl Record {
     }
 
     /// The content of a link.
-    fn target(&self, from: &mut impl Read) -> Result<PathBuf, CopyError> {
+    pub fn target(&self, from: &mut impl Read) -> Result<PathBuf, CopyError> {
         if self.attributes.size >= MAX_NAME as u64 {
             return Err(foreign("a link that is too long"));
         }

@@ -6,15 +6,16 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 use thiserror::Error;
 
+use super::detach_keys::{DetachKeys, MAX_KEYS as HELD_BACK};
 use crate::agent::{self, AgentError, Event, Exec, STDIN_WINDOW, Session};
 use crate::control::{self, Action, Answer, ControlError, Surroundings};
 use crate::fleet::Found;
@@ -87,6 +88,10 @@ pub struct Wanted {
     pub stdin: bool,
     /// Leave it as soon as it runs.
     pub detach: bool,
+    /// The keys by which the user leaves it.
+    pub keys: Option<DetachKeys>,
+    /// Whether signals are the command's; otherwise they end this hull alone.
+    pub pass_signals: bool,
 }
 
 /// A connection to a machine that expects a command.
@@ -101,13 +106,21 @@ pub struct Connection {
 /// # Errors
 /// It takes no command.
 pub fn connect(machine: &Found) -> Result<Connection, ExecError> {
+    connect_within(machine, ADMISSION)
+}
+
+/// As [`connect`], if `machine` takes the command within this time.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_within(machine: &Found, timeout: Duration) -> Result<Connection, ExecError> {
     let name = || machine.record.name.clone();
     // The machine's end: it must not wait for this one.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let (socket, theirs) = pair.map_err(system("make a connection"))?;
     let files = [theirs.as_fd()];
-    match control::ask_with(machine, Action::Exec, &files, ADMISSION) {
+    match control::ask_with(machine, Action::Exec, &files, timeout) {
         Ok(Answer::Admitted(surroundings)) => Ok(Connection {
             socket,
             surroundings,
@@ -169,24 +182,30 @@ impl Connection {
             report_start: wanted.detach,
             ..exec
         };
-        let mut client = Client {
-            session: Session::beside(exec)?,
-            socket: self.socket,
-            stdout: Output::new(wanted.streams.stdout),
-            stderr: Output::new(wanted.streams.stderr),
-            stdin: wanted.stdin && !wanted.detach,
-            wanted,
-            signals,
-            tty,
-            open: true,
-            ended: None,
-            asked: 0,
-        };
+        let mut client = Client::new(Session::beside(exec)?, self.socket, wanted, signals, tty);
         if !client.stdin && !tty {
             client.session.close_stdin();
         }
         client.run(tell)
     }
+}
+
+/// Attach the streams of `wanted` to the command of a machine in the background, over a connection to its
+/// keeper; the command is on a terminal if `tty`.
+///
+/// # Errors
+/// The connection fails.
+pub fn attach(
+    socket: OwnedFd,
+    wanted: Wanted,
+    signals: Signals,
+    tty: bool,
+) -> Result<Ended, ExecError> {
+    let mut client = Client::new(Session::attached(), socket, wanted, signals, tty);
+    if tty && let Some(size) = client.wanted.streams.window_size() {
+        client.session.resize(size);
+    }
+    client.run(&|_| {})
 }
 
 impl Connection {
@@ -202,6 +221,7 @@ impl Connection {
             said: Vec::new(),
             status: None,
             open: true,
+            until: None,
         })
     }
 }
@@ -216,9 +236,31 @@ pub struct Stream {
     status: Option<u8>,
     /// Whether the machine has not closed the connection.
     open: bool,
+    /// Until when the guest is waited for.
+    until: Option<Instant>,
 }
 
 impl Stream {
+    /// From now on wait no longer than this for the guest, at each call: it fails then.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.until = Some(Instant::now() + time);
+        self
+    }
+
+    /// Wait until the connection is ready.
+    fn wait(&self, flags: PollFlags) -> io::Result<()> {
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [PollFd::new(&self.socket, flags)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, left.as_ref()))?;
+        Ok(())
+    }
+
     /// End its input, and wait for its end: its status, and what it wrote to standard error.
     ///
     /// # Errors
@@ -280,8 +322,7 @@ impl Stream {
         }
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, !self.session.outgoing().is_empty());
-        let mut fds = [PollFd::new(&self.socket, flags)];
-        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        self.wait(flags)?;
         self.receive()
     }
 
@@ -302,8 +343,7 @@ impl Read for Stream {
         while self.output.is_empty() && !self.is_over() {
             self.turn()?;
             if self.output.is_empty() && !self.is_over() && self.session.is_empty() {
-                let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-                rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+                self.wait(PollFlags::IN)?;
                 self.receive()?;
             }
         }
@@ -329,8 +369,7 @@ impl Write for Stream {
         while !self.session.outgoing().is_empty() && !self.is_over() {
             self.turn()?;
             if !self.session.outgoing().is_empty() {
-                let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
-                rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+                self.wait(PollFlags::OUT)?;
             }
         }
         Ok(())
@@ -373,6 +412,22 @@ enum Source {
 }
 
 impl Client {
+    fn new(session: Session, socket: OwnedFd, wanted: Wanted, signals: Signals, tty: bool) -> Self {
+        Self {
+            session,
+            socket,
+            stdout: Output::new(wanted.streams.stdout),
+            stderr: Output::new(wanted.streams.stderr),
+            stdin: wanted.stdin && !wanted.detach,
+            wanted,
+            signals,
+            tty,
+            open: true,
+            ended: None,
+            asked: 0,
+        }
+    }
+
     fn run(mut self, tell: &dyn Fn(&str)) -> Result<Ended, ExecError> {
         loop {
             self.take_events(tell);
@@ -449,9 +504,22 @@ impl Client {
     }
 
     fn read_stdin(&mut self) {
-        let mut typed = Vec::with_capacity(self.session.stdin_room().min(BATCH));
+        // Keys that were held back come with the next.
+        let room = self
+            .session
+            .stdin_room()
+            .min(BATCH)
+            .saturating_sub(HELD_BACK);
+        let mut typed = Vec::with_capacity(room);
         match rustix::io::read(self.wanted.streams.stdin, spare_capacity(&mut typed)) {
-            Ok(1..) => _ = self.session.send_stdin(&typed),
+            Ok(1..) => {
+                if let Some(keys) = &mut self.wanted.keys {
+                    let (bytes, left) = keys.filter(&typed);
+                    typed = bytes;
+                    self.ended = left.then_some(Ended::Detached);
+                }
+                _ = self.session.send_stdin(&typed);
+            }
             Err(Errno::AGAIN | Errno::INTR) => {}
             _ => {
                 self.stdin = false;
@@ -468,7 +536,8 @@ impl Client {
                     size.into_iter().for_each(|size| self.session.resize(size));
                 }
                 SIGTSTP => {}
-                _ => self.session.signal(signal as u8),
+                _ if self.wanted.pass_signals => self.session.signal(signal as u8),
+                _ => self.ended = Some(Ended::Left(signal)),
             }
             if signal == SIGINT || signal == SIGTERM {
                 self.asked += 1;
@@ -489,7 +558,7 @@ impl Client {
             watched.push((Source::Machine, self.socket.as_fd(), machine));
         }
         let streams = &self.wanted.streams;
-        if self.stdin && self.session.stdin_room() > 0 && !streams.in_background() {
+        if self.stdin && self.session.stdin_room() > HELD_BACK && !streams.in_background() {
             watched.push((Source::Stdin, streams.stdin, PollFlags::IN));
         }
         let outputs = [

@@ -4,8 +4,11 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use super::capabilities::Capabilities;
 use super::error::LaunchError;
+use super::publish::{AnyPort, choose};
 use crate::agent::ALL_CAPABILITIES;
+use crate::config::stop::parse_signal;
 use crate::config::{Balloon, Command, ConfigError, Device, Machine, Root};
 use crate::image::{Execution, Image, Store};
 use crate::kvm::processor::executes_guests;
@@ -24,9 +27,6 @@ const MAX_CPUS: usize = 4;
 const MAX_EMULATED_MEMORY: u64 = 1 << 30;
 /// Bytes to which the default of memory is rounded down.
 const MEMORY_UNIT: u64 = 64 << 20;
-/// The capabilities that engines give a container (capabilities(7)): chown, dac_override, fowner, fsetid,
-/// kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write and setfcap.
-const CAPABILITIES: [u32; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
 /// Options of a folder in memory, as engines have them.
 const MEMORY_OPTIONS: &str = "mode=1777";
 
@@ -54,8 +54,18 @@ pub struct Wishes {
     pub ports: Vec<net::config::Publish>,
     /// No network.
     pub alone: bool,
+    /// Those whose number on the host is chosen.
+    pub any_ports: Vec<AnyPort>,
+    /// Whether all ports that the image exposes are among them.
+    pub publish_all: bool,
     /// The command has all capabilities.
     pub privileged: bool,
+    /// Which it has otherwise.
+    pub capabilities: Capabilities,
+    /// Groups of the command beside its user's, names or numbers.
+    pub groups: Vec<String>,
+    /// Lines for /etc/resolv.conf.
+    pub resolver: String,
     /// Memory and CPUs were not given.
     pub default_memory: bool,
     /// As `default_memory`.
@@ -84,6 +94,10 @@ pub fn set(
     wishes: &Wishes,
     tell: &dyn Fn(&str),
 ) -> Result<(), LaunchError> {
+    // As engines do, one that is no signal is passed over.
+    let own = image.execution.stop_signal.as_deref();
+    let own = own.and_then(|text| parse_signal(text).ok());
+    machine.stop.signal = machine.stop.signal.or(own);
     let given = machine.command.take().unwrap_or_default();
     let hostname = hostname(machine, wishes);
     let mut command = command(&image.execution, given, wishes)?;
@@ -94,7 +108,7 @@ pub fn set(
     let disk = disk::Config::of_image(store.files(image), ROOT_DISK.into());
     machine.devices.insert(0, Device::Disk(disk));
     let (upper, disks) = set_disks(machine, wishes);
-    set_network(machine, wishes, tell)?;
+    set_network(machine, ports(image, wishes)?, wishes.alone, tell)?;
     let options = |text: &str| match text {
         "" => MEMORY_OPTIONS.into(),
         text => text.to_string(),
@@ -105,9 +119,10 @@ pub fn set(
         read_only: wishes.read_only,
         capabilities: match wishes.privileged {
             true => ALL_CAPABILITIES,
-            false => CAPABILITIES.iter().map(|bit| 1 << bit).sum(),
+            false => wishes.capabilities.result(),
         },
         hosts: hosts(machine, &hostname, &wishes.hosts),
+        resolver: wishes.resolver.clone(),
         hostname,
         memory: memory
             .map(|(path, text)| (path.clone(), options(text)))
@@ -164,6 +179,9 @@ fn command(image: &Execution, given: Command, wishes: &Wishes) -> Result<Command
         command.cwd = absolute;
     }
     command.user = or_image(given.user, &image.user);
+    for group in &wishes.groups {
+        command.user.push(format!(",{group}"));
+    }
     Ok(command)
 }
 
@@ -208,15 +226,28 @@ fn set_disks(machine: &mut Machine, wishes: &Wishes) -> (Option<String>, Vec<Mou
     (upper, volumes.collect())
 }
 
-/// A network of this user's, if the machine has none.
+/// The ports that are published.
+fn ports(image: &Image, wishes: &Wishes) -> Result<Vec<net::Publish>, LaunchError> {
+    let mut any = wishes.any_ports.clone();
+    if wishes.publish_all {
+        let exposed = image.execution.exposed_ports.iter().flatten();
+        // As engines do, what is no port is passed over.
+        any.extend(exposed.flat_map(|(text, _)| AnyPort::parse_exposed(text).unwrap_or_default()));
+    }
+    let chosen = choose(&any).map_err(LaunchError::system("choose a port of the host"))?;
+    Ok([wishes.ports.as_slice(), &chosen].concat())
+}
+
+/// A network of this user's that publishes `ports`, if the machine has none.
 fn set_network(
     machine: &mut Machine,
-    wishes: &Wishes,
+    ports: Vec<net::Publish>,
+    alone: bool,
     tell: &dyn Fn(&str),
 ) -> Result<(), LaunchError> {
     let has_network = machine.all::<net::Config>().next().is_some();
-    if has_network || wishes.alone {
-        if !wishes.ports.is_empty() {
+    if has_network || alone {
+        if !ports.is_empty() {
             let reason =
                 "needs the network that hull makes for an image; with --net, publish= does it";
             return Err(ConfigError::machine("publish", reason).into());
@@ -224,7 +255,7 @@ fn set_network(
         return Ok(());
     }
     if !is_there("passt") {
-        if !wishes.ports.is_empty() {
+        if !ports.is_empty() {
             let reason = "needs the program passt, which is not there; install it";
             return Err(ConfigError::machine("publish", reason).into());
         }
@@ -233,7 +264,7 @@ fn set_network(
     }
     machine.devices.push(Device::Net(net::Config {
         kind: net::config::Kind::User {
-            publish: wishes.ports.clone(),
+            publish: ports,
             host_loopback: false,
         },
         mac: None,

@@ -12,15 +12,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
+pub mod capabilities;
 pub mod copies;
 pub mod copy;
+pub mod detach_keys;
 mod error;
 pub mod exec;
+pub mod guest_report;
 pub mod image;
 mod images;
 pub mod member;
 pub mod pool;
 mod pooled;
+pub mod publish;
 mod restore;
 mod run;
 mod warm;

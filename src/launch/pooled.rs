@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::error::LaunchError;
-use crate::config::{Device, Machine};
+use crate::config::{Device, Machine, Stop};
 use crate::pool::{self, Command, Outcome};
 use crate::templates::Key;
 use crate::vmm::{self, Signals, Streams};
@@ -16,6 +16,7 @@ pub fn fits(machine: &Machine, streams: &Streams) -> bool {
     !streams.in_background()
         && !streams.no_stdout
         && machine.name.is_none()
+        && machine.stop == Stop::default()
         && machine.devices.iter().all(|device| *device == Device::Rng)
 }
 

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attached;
 pub mod control_group;
 pub mod keeper;
 

@@ -211,6 +211,7 @@ fn root_of_image(machine: &Machine, command: &Command) -> Option<agent::Root> {
         upper: upper.unwrap_or_default(),
         hostname: root.hostname.clone(),
         hosts: root.hosts.clone(),
+        resolver: root.resolver.clone(),
     })
 }
 

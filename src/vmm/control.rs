@@ -125,6 +125,7 @@ fn record(config: &Config, name: String) -> Record {
         memory_bytes: config.machine.memory_bytes,
         version: env!("CARGO_PKG_VERSION").into(),
         ready_with: config.ready_with.clone(),
+        stop_seconds: config.machine.stop.seconds,
         groups: supervised.map(|it| it.groups.clone()).unwrap_or_default(),
     }
 }

@@ -224,7 +224,7 @@ impl<'a> Command<'a> {
         self.strings().next().unwrap_or_default()
     }
 
-    /// The user, as `NAME|UID[:GROUP|GID]`; empty for root.
+    /// The user, as `NAME|UID[:GROUP|GID]`, or nothing for root; and more groups, a comma before each.
     pub fn user(&self) -> &'a CStr {
         self.strings().nth(1).unwrap_or_default()
     }

@@ -59,7 +59,7 @@ pub use interface::Interface;
 pub use message::{Exit, FromGuest, FromHost, Output};
 pub use mount::{MAX_PATH, MAX_TAG, Mount, MountKind};
 pub use resumed::Resumed;
-pub use root::{MAX_HOSTNAME, MAX_HOSTS, Root};
+pub use root::{MAX_HOSTNAME, MAX_HOSTS, MAX_RESOLVER, Root};
 
 /// Version of the protocol, as sent in `Hello`.
 pub const VERSION: u32 = 4;

@@ -1,4 +1,4 @@
-//! The payload of a `Root`: `flags u8 | disk | upper | hostname | workdir | hosts`, each string ended by a NUL.
+//! The payload of a `Root`: `flags u8 | disk | upper | hostname | workdir | resolver | hosts`, each string ended by a NUL.
 
 use core::ffi::CStr;
 
@@ -11,6 +11,9 @@ const MAX_DEVICE: usize = 15;
 
 /// Maximum length of a host name in bytes (`__NEW_UTS_LEN`, uapi/linux/utsname.h).
 pub const MAX_HOSTNAME: usize = 64;
+
+/// Maximum length of the lines for /etc/resolv.conf in bytes.
+pub const MAX_RESOLVER: usize = 4 << 10;
 
 /// Maximum length of the text of /etc/hosts in bytes.
 pub const MAX_HOSTS: usize = 32 << 10;
@@ -30,6 +33,9 @@ pub struct Root<'a> {
     pub hostname: &'a CStr,
     /// The command's folder, which is made where it is missing: absolute, or empty.
     pub workdir: &'a CStr,
+    /// Lines for /etc/resolv.conf, at most [`MAX_RESOLVER`] bytes; without a name server among them, behind
+    /// those of the networks.
+    pub resolver: &'a CStr,
     /// The content of /etc/hosts, at most [`MAX_HOSTS`] bytes.
     pub hosts: &'a CStr,
 }
@@ -52,6 +58,7 @@ impl<'a> Root<'a> {
             upper: string()?,
             hostname: string()?,
             workdir: string()?,
+            resolver: string()?,
             hosts: string()?,
         };
         if !rest.is_empty() {
@@ -80,6 +87,9 @@ impl<'a> Root<'a> {
         if workdir.len() >= MAX_PATH || !(workdir.is_empty() || workdir.starts_with(b"/")) {
             return Err(Error::WrongRoot("its folder must be a path from / on"));
         }
+        if self.resolver.count_bytes() > MAX_RESOLVER {
+            return Err(Error::WrongRoot("its lines for the resolver are too long"));
+        }
         if self.hosts.count_bytes() > MAX_HOSTS {
             return Err(Error::WrongRoot("its hosts are too long"));
         }
@@ -93,6 +103,7 @@ impl<'a> Root<'a> {
             self.upper,
             self.hostname,
             self.workdir,
+            self.resolver,
             self.hosts,
         ];
         1 + strings.map(|it| it.count_bytes() + 1).iter().sum::<usize>()
@@ -100,10 +111,18 @@ impl<'a> Root<'a> {
 
     pub(crate) fn encode(&self, out: &mut [u8], kind: u8) -> Option<usize> {
         self.check().ok()?;
-        let mut fixed = [0; 1 + 2 * (MAX_DEVICE + 1) + MAX_HOSTNAME + 1 + MAX_PATH];
+        let mut fixed =
+            [0; 1 + 2 * (MAX_DEVICE + 1) + MAX_HOSTNAME + 1 + MAX_PATH + MAX_RESOLVER + 1];
         fixed[0] = if self.read_only { READ_ONLY } else { 0 };
         let mut len = 1;
-        for string in [self.disk, self.upper, self.hostname, self.workdir] {
+        let first = [
+            self.disk,
+            self.upper,
+            self.hostname,
+            self.workdir,
+            self.resolver,
+        ];
+        for string in first {
             let bytes = string.to_bytes_with_nul();
             fixed
                 .get_mut(len..len + bytes.len())?

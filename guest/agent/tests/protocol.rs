@@ -138,12 +138,14 @@ proptest! {
     #[test]
     fn a_root_arrives(
         read_only: bool, disk in "[a-z0-9]{1,15}", upper in "[a-z0-9]{0,15}",
-        hostname in "[a-z-]{1,64}", workdir in "(/[^\0]{0,300})?", hosts in "[^\0]{0,300}", cut: usize,
+        hostname in "[a-z-]{1,64}", workdir in "(/[^\0]{0,300})?", hosts in "[^\0]{0,300}",
+        resolver in "[^\0]{0,300}", cut: usize,
     ) {
-        let [disk, upper, hostname, workdir, hosts] =
-            [disk, upper, hostname, workdir, hosts].map(|text| CString::new(text).unwrap());
+        let [disk, upper, hostname, workdir, resolver, hosts] =
+            [disk, upper, hostname, workdir, resolver, hosts].map(|text| CString::new(text).unwrap());
         let root = Root {
-            read_only, disk: &disk, upper: &upper, hostname: &hostname, workdir: &workdir, hosts: &hosts,
+            read_only, disk: &disk, upper: &upper, hostname: &hostname, workdir: &workdir,
+            resolver: &resolver, hosts: &hosts,
         };
         let message = FromHost::Root(root);
         let (bytes, len) = through_bytes(|out| message.encode(out), cut);

@@ -7,7 +7,7 @@
 use core::ffi::CStr;
 
 use crate::sys::{self, Errno, Fd, Stat};
-use crate::text::{join, say_to};
+use crate::text::{each_entry, join, say_to, write_all};
 
 /// Deepest folder.
 const MAX_DEPTH: usize = 200;
@@ -18,9 +18,10 @@ const END: u8 = 0;
 const FILE: u8 = b'f';
 const FOLDER: u8 = b'd';
 const LINK: u8 = b'l';
+/// From the host: a folder that is made where it is missing, and left as it is otherwise.
+const PARENT: u8 = b'p';
 
 const STDIN: Fd = 0;
-const STDOUT: Fd = 1;
 
 /// Do what `function` says with `path`; the status to exit with.
 pub fn run(function: &CStr, path: &CStr, scratch: &mut [u8]) -> i32 {
@@ -69,17 +70,6 @@ fn kind_of(stat: &Stat) -> Option<u8> {
         0o120_000 => Some(LINK),
         _ => None,
     }
-}
-
-fn write_all(mut bytes: &[u8]) -> sys::Result<()> {
-    while !bytes.is_empty() {
-        match sys::write(STDOUT, bytes) {
-            Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
-            Err(sys::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 fn record(kind: u8, stat: &Stat, size: u64, name: &[u8]) -> sys::Result<()> {
@@ -183,30 +173,12 @@ impl Copy<'_> {
     fn send_entries(&mut self, root: usize, len: usize, depth: usize) -> sys::Result<()> {
         let depth = depth.checked_sub(1).ok_or(sys::ENAMETOOLONG)?;
         let folder = sys::open(self.c_path(), sys::O_DIRECTORY | sys::O_NOFOLLOW)?;
-        let mut entries = [0; 2048];
-        let mut all = || -> sys::Result<()> {
-            loop {
-                let read = sys::read_dir(folder, &mut entries)?;
-                let mut rest = entries.get(..read).unwrap_or_default();
-                if rest.is_empty() {
-                    return Ok(());
-                }
-                // struct linux_dirent64: its length is at 16, the name at 19.
-                while let Some(&[a, b]) = rest.get(16..18) {
-                    let end = usize::from(u16::from_le_bytes([a, b]));
-                    let name = rest.get(19..end).unwrap_or_default();
-                    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-                    rest = rest.get(end..).unwrap_or_default();
-                    if name == b"." || name == b".." {
-                        continue;
-                    }
-                    let child = self.push(len, name)?;
-                    self.send(root, child, depth)?;
-                    self.pop(len);
-                }
-            }
-        };
-        let done = all();
+        let done = each_entry(folder, |name| {
+            let child = self.push(len, name)?;
+            self.send(root, child, depth)?;
+            self.pop(len);
+            Ok(())
+        });
         sys::close(folder);
         done
     }
@@ -255,13 +227,15 @@ impl Copy<'_> {
                 self.push(root, name)?;
             }
             self.make(kind, &stat)?;
-            self.finish(kind, &stat, owned)?;
+            if kind != PARENT {
+                self.finish(kind, &stat, owned)?;
+            }
         }
     }
 
     fn make(&mut self, kind: u8, stat: &Stat) -> sys::Result<()> {
         match kind {
-            FOLDER => match sys::mkdir(self.c_path()) {
+            FOLDER | PARENT => match sys::mkdir(self.c_path()) {
                 Err(sys::EEXIST) => Ok(()),
                 made => made.map(drop),
             },

@@ -16,6 +16,7 @@ mod mem;
 mod network;
 mod process;
 mod provide;
+mod report;
 mod resume;
 mod root;
 mod running;
@@ -69,7 +70,10 @@ extern "C" fn main(stack: *const usize) -> ! {
             let _ = sys::write(2, b"usage: init FD (or as PID 1)\n");
             sys::exit(125);
         };
-        sys::exit(copy::run(function, path, memory.scratch()));
+        sys::exit(match function.to_bytes() {
+            b"report" => report::run(),
+            _ => copy::run(function, path, memory.scratch()),
+        });
     };
     let _ = sys::set_nonblocking(channel);
     sys::block_signals();

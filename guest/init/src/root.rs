@@ -153,21 +153,28 @@ fn files(root: &Root<'_>, name_servers: sys::Result<sys::Fd>) {
     sys::set_hostname(hostname);
     let mut line = [0; 80];
     let line = join(&mut line, &[hostname, b"\n"]).unwrap_or_default();
-    write(c"/etc/hostname", line.to_bytes());
-    write(c"/etc/hosts", root.hosts.to_bytes());
+    write(c"/etc/hostname", line.to_bytes(), b"");
+    write(c"/etc/hosts", root.hosts.to_bytes(), b"");
+    let (mut text, mut len) = ([0; MAX_PATH], 0);
+    let resolver = root.resolver.to_bytes();
     if let Ok(from) = name_servers {
-        let mut text = [0; MAX_PATH];
-        let len = sys::read(from, &mut text).unwrap_or(0);
+        if !resolver.starts_with(b"nameserver") {
+            len = sys::read(from, &mut text).unwrap_or(0);
+        }
         sys::close(from);
-        write(c"/etc/resolv.conf", text.get(..len).unwrap_or_default());
+    } else if resolver.is_empty() {
+        return;
     }
+    // In two parts: together they may be longer than what there is on the stack.
+    write(c"/etc/resolv.conf", text.get(..len).unwrap_or_default(), resolver);
 }
 
 /// Write a file anew: what was there may be a link.
-fn write(path: &CStr, text: &[u8]) {
+fn write(path: &CStr, text: &[u8], more: &[u8]) {
     let _ = sys::unlink(path);
     if let Ok(file) = sys::create(path, 0o644) {
         let _ = sys::write(file, text);
+        let _ = sys::write(file, more);
         sys::close(file);
     }
 }

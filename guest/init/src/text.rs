@@ -1,4 +1,4 @@
-//! Builds paths and numbers in a buffer, and reads files of lines.
+//! Builds paths and numbers in a buffer, reads files of lines and folders, and writes.
 
 use core::ffi::CStr;
 
@@ -21,6 +21,44 @@ pub fn join<'a>(buffer: &'a mut [u8], parts: &[&[u8]]) -> Option<&'a CStr> {
 pub fn say_to(fd: sys::Fd, parts: &[&[u8]]) {
     for part in parts {
         let _ = sys::write(fd, part);
+    }
+}
+
+/// Write all of `bytes` to standard output.
+pub fn write_all(mut bytes: &[u8]) -> sys::Result<()> {
+    const STDOUT: sys::Fd = 1;
+    while !bytes.is_empty() {
+        match sys::write(STDOUT, bytes) {
+            Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
+            Err(sys::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Call `found` with each name in an open folder but `.` and `..`.
+pub fn each_entry(
+    folder: sys::Fd,
+    mut found: impl FnMut(&[u8]) -> sys::Result<()>,
+) -> sys::Result<()> {
+    let mut entries = [0; 2048];
+    loop {
+        let read = sys::read_dir(folder, &mut entries)?;
+        let mut rest = entries.get(..read).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // struct linux_dirent64: its length is at 16, the name at 19.
+        while let Some(&[a, b]) = rest.get(16..18) {
+            let end = usize::from(u16::from_le_bytes([a, b]));
+            let name = rest.get(19..end).unwrap_or_default();
+            let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+            rest = rest.get(end..).unwrap_or_default();
+            if name != b"." && name != b".." {
+                found(name)?;
+            }
+        }
     }
 }
 

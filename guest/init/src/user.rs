@@ -58,13 +58,23 @@ impl User {
         }
     }
 
-    /// The user that `text` names as `NAME|UID[:GROUP|GID]`. Without a group it has those of /etc/passwd
+    /// The user that `text` names as [`Command::user`] has it. Without a group it has those of /etc/passwd
     /// and /etc/group. A number need not be there.
     ///
     /// # Errors
     /// `EINVAL` if there is no such user or group.
     pub fn find(text: &CStr) -> sys::Result<Self> {
-        let mut parts = text.to_bytes().splitn(2, |&byte| byte == b':');
+        let mut all = text.to_bytes().split(|&byte| byte == b',');
+        let user = all.next().unwrap_or_default();
+        let mut user = Self::named(if user.is_empty() { b"0" } else { user })?;
+        for group in all {
+            user.add_group(find_group(group).ok_or(EINVAL)?);
+        }
+        Ok(user)
+    }
+
+    fn named(text: &[u8]) -> sys::Result<Self> {
+        let mut parts = text.splitn(2, |&byte| byte == b':');
         let (wanted, group) = (parts.next().unwrap_or_default(), parts.next());
         let mut user = Self::numbered(number(wanted).unwrap_or(u32::MAX));
         let mut found = user.set_home(b"/").is_some() && number(wanted).is_some();

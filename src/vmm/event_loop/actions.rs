@@ -125,7 +125,10 @@ impl EventLoop<'_> {
         let _ = self.life.make(Transition::Stop);
         match &mut self.command {
             Some(command) if command.link.greeted() => {
-                command.link.session.signal(SIGTERM as u8);
+                command
+                    .link
+                    .session
+                    .signal(self.config.machine.stop.signal());
             }
             // There is no init yet that could be asked.
             Some(_) => self.end_by(SIGTERM),
