@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(of(&[], &[]), 0xa804_25fb);
         assert_eq!(of(&["NET_ADMIN"], &["cap_chown", "MKNOD"]), 0xa004_35fa);
         assert_eq!(of(&["CAP_NET_ADMIN"], &["all"]), 1 << 12);
-        assert_eq!(of(&["ALL"], &["SYS_ADMIN"]), u64::MAX & !(1 << 21));
+        assert_eq!(of(&["ALL"], &["SYS_ADMIN"]), !(1 << 21));
         assert_eq!(of(&["ALL"], &["ALL"]), 0);
         assert_eq!(parse("CHECKPOINT_RESTORE"), Ok(1 << 40));
         for bad in ["", "CAP_", "CAP_ALL", "NET-ADMIN", "CAP_CAP_KILL"] {
