@@ -210,7 +210,7 @@ mod tests {
             session.close_stdin();
             let requests = exchange(&mut session, &mut attached, piece);
             let size = WindowSize { rows: 3, cols: 4 };
-            prop_assert_eq!(requests, [Request::Resize(size), Request::Signal(15)]);
+            prop_assert_eq!(requests, [Request::Signal(15), Request::Resize(size)]);
             attached.end(7);
             exchange(&mut session, &mut attached, piece);
             prop_assert_eq!(session.next_event(), Some(Event::Exited(7)));

@@ -130,12 +130,12 @@ mod tests {
         assert_eq!(
             draw(&[line.clone()]),
             "NAME  CPU     HOST    GUEST             NETWORK  DISKS  PROCESSES\n\
-             web   12.3 %  43 MiB  20 MiB / 120 MiB  0        3 MiB  2\n"
+             web   12.3 %  43 MiB  20 MiB / 120 MiB  0 B      3 MiB  2\n"
         );
         line.guest_memory_used_bytes = None;
         line.guest_memory_bytes = None;
         line.processes = None;
         let unknown = draw(&[line]);
-        assert!(unknown.contains("43 MiB  -      0"), "{unknown}");
+        assert!(unknown.contains("43 MiB  -      0 B"), "{unknown}");
     }
 }

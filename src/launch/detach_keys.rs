@@ -5,18 +5,18 @@ pub const MAX_KEYS: usize = 16;
 const CTRL_P: u8 = 16;
 const CTRL_Q: u8 = 17;
 
-/// The keys, and how many of them were typed.
+/// The keys, and those of them that were typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetachKeys {
     keys: Vec<u8>,
-    typed: usize,
+    held: Vec<u8>,
 }
 
 impl Default for DetachKeys {
     fn default() -> Self {
         Self {
             keys: vec![CTRL_P, CTRL_Q],
-            typed: 0,
+            held: Vec::new(),
         }
     }
 }
@@ -31,28 +31,25 @@ impl DetachKeys {
         let keys = keys.filter(|keys| keys.len() <= MAX_KEYS);
         let wrong =
             "write keys as ctrl-p,ctrl-q: a letter, or ctrl- and one of a-z, @, [, \\, ], ^ and _";
-        keys.map(|keys| Self { keys, typed: 0 })
-            .ok_or_else(|| wrong.into())
+        keys.map(|keys| Self {
+            keys,
+            held: Vec::new(),
+        })
+        .ok_or_else(|| wrong.into())
     }
 
     /// The bytes of `typed` that are not the keys; what may still become them waits. `true` if the last key was
     /// typed: what is behind it is dropped.
     pub fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
-        let mut bytes = Vec::with_capacity(typed.len() + self.typed);
+        let mut bytes = Vec::with_capacity(typed.len() + self.held.len());
         for &byte in typed {
-            if self.keys.get(self.typed) != Some(&byte) {
-                let held = self.keys.get(..self.typed).unwrap_or_default();
-                bytes.extend_from_slice(held);
-                self.typed = 0;
+            self.held.push(byte);
+            while !self.keys.starts_with(&self.held) {
+                bytes.push(self.held.remove(0));
             }
-            if self.keys.get(self.typed) == Some(&byte) {
-                self.typed += 1;
-                if self.typed == self.keys.len() {
-                    self.typed = 0;
-                    return (bytes, true);
-                }
-            } else {
-                bytes.push(byte);
+            if self.held.len() == self.keys.len() {
+                self.held.clear();
+                return (bytes, true);
             }
         }
         (bytes, false)
