@@ -103,8 +103,13 @@ fn names() -> BTreeSet<(String, String)> {
 
 fn linked() -> Vec<Linked> {
     let names = names();
-    let metadata: Value =
-        serde_json::from_str(&cargo(&["metadata", "--format-version=1"])).expect("JSON");
+    // Without the crates of other systems, which are not downloaded.
+    let metadata = cargo(&[
+        "metadata",
+        "--format-version=1",
+        "--filter-platform=x86_64-unknown-linux-gnu",
+    ]);
+    let metadata: Value = serde_json::from_str(&metadata).expect("JSON");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
     let packages = metadata["packages"].as_array().expect("packages");
     let all = packages.iter().map(|package| Linked {

@@ -58,7 +58,7 @@ enum Host {
     Resumed(u64, [u8; 32], u8, u8),
     OutputClose(bool),
     Ack(u32),
-    Root(bool, [Text; 5]),
+    Root(bool, [Text; 6]),
 }
 
 /// A string without a NUL, mostly one that is needed.
@@ -311,7 +311,8 @@ fn host(message: &Host, process: u8) {
             upper: &strings[1],
             hostname: &strings[2],
             workdir: &strings[3],
-            hosts: &strings[4],
+            resolver: &strings[4],
+            hosts: &strings[5],
         }),
     };
     let right = match &message {
@@ -362,6 +363,7 @@ fn roots(root: &Root) -> bool {
         && device(root.upper)
         && (1..=64).contains(&root.hostname.count_bytes())
         && (workdir.is_empty() || workdir.starts_with(b"/") && workdir.len() < 4096)
+        && root.resolver.count_bytes() <= 4 << 10
         && root.hosts.count_bytes() <= 32 << 10
 }
 

@@ -282,6 +282,7 @@ impl Input {
                 lockdown: Default::default(),
                 jail: None,
                 limits: Default::default(),
+                stop: Default::default(),
             },
             late_devices: true,
             revealed: false,
