@@ -85,6 +85,7 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
     wait_until(|| logs().stdout == "up\nhalfhup\n");
     signals_reach_it(&user, &attached);
     assert_eq!(ok(&user, &["stop", "web"]), "");
+    assert_eq!(state(&user, "web").as_deref(), Some("exited (3)"));
     for one in attached {
         let output = one.wait_with_output().expect("an end");
         assert_eq!(output.status.code(), Some(3));
@@ -96,7 +97,6 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
     let followed = follow.wait_with_output().expect("an end");
     assert_eq!(followed.stdout, b"up\nhalfhup\nhup\n");
     assert_eq!(followed.stderr, b"warned\nbye\n");
-    assert_eq!(state(&user, "web").as_deref(), Some("exited (3)"));
     user.refused(
         &["exec", "web", "true"],
         "machine web has ended, with status 3",

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::kept::each;
 use super::machines::Machines;
-use super::stop::stop;
+use super::stop::{GONE, stop};
 use crate::config::stop::parse_signal;
 use crate::control::{self, Action, Answer};
 use crate::fleet::{self, Found, events, kept::Kept};
@@ -85,22 +85,26 @@ fn start_again(kept: &Kept) -> anyhow::Result<()> {
 impl Kill {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
-        let action = match i32::from(self.signal) == Signal::SIGKILL as i32 {
+        let ends = i32::from(self.signal) == Signal::SIGKILL as i32;
+        let action = match ends {
             true => Action::Kill,
             false => Action::Signal {
                 number: self.signal,
             },
         };
-        self.machines.each(
-            "waiting for machines",
-            |machine: &Found| match control::ask(machine, action.clone())? {
-                Answer::Done { .. } => {
-                    let signal = self.signal.to_string();
-                    events::record("kill", &machine.record.name, &[("signal", &signal)]);
-                    Ok(None)
-                }
-                _ => bail!("unexpected reply from {}", machine.record.name),
-            },
-        )
+        self.machines.each("waiting for machines", |machine: &Found| {
+            let name = &machine.record.name;
+            let process = machine.process();
+            let Answer::Done { .. } = control::ask(machine, action.clone())? else {
+                bail!("unexpected reply from {name}");
+            };
+            if ends {
+                machine.wait_until_gone(process.as_ref(), GONE);
+                Kept::settle(name, GONE);
+            }
+            let signal = self.signal.to_string();
+            events::record("kill", name, &[("signal", &signal)]);
+            Ok(None)
+        })
     }
 }

@@ -7,14 +7,14 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::machines::Machines;
 use crate::control::{self, Action, Answer, ControlError};
-use crate::fleet::{self, Found, events};
+use crate::fleet::{self, Found, events, kept::Kept};
 
 /// Seconds that a guest has to end unless something else is said.
 const TIMEOUT: u32 = 10;
 /// How much longer than its guest hull itself may take to answer and to end, before it is killed.
 const MARGIN: Duration = Duration::from_secs(3);
 /// How long the kernel may take to end a process that was killed.
-const GONE: Duration = Duration::from_secs(30);
+pub const GONE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -86,6 +86,7 @@ pub fn stop(machine: &Found, seconds: Option<u32>) -> anyhow::Result<Option<Stri
     if killed {
         fleet::sweep(); // of what its hull could not remove
     }
+    Kept::settle(name, GONE);
     events::record("stop", name, &[]);
     let after = start.elapsed().as_secs();
     Ok(killed.then(|| format!("{name}: killed after {after} s")))

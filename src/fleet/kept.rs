@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
@@ -226,6 +226,15 @@ impl Kept {
                 Some(end) => return end,
                 None => thread::sleep(LOOK),
             }
+        }
+    }
+
+    /// Wait for the keeper of the machine `name`, which has ended, to write the end of its log and its status: at
+    /// most `time`, and not at all if it has none.
+    pub fn settle(name: &str, time: Duration) {
+        let until = Instant::now() + time;
+        while Self::open(name).is_ok_and(|kept| kept.runs()) && Instant::now() < until {
+            thread::sleep(LOOK);
         }
     }
 
