@@ -92,19 +92,20 @@ impl Kill {
                 number: self.signal,
             },
         };
-        self.machines.each("waiting for machines", |machine: &Found| {
-            let name = &machine.record.name;
-            let process = machine.process();
-            let Answer::Done { .. } = control::ask(machine, action.clone())? else {
-                bail!("unexpected reply from {name}");
-            };
-            if ends {
-                machine.wait_until_gone(process.as_ref(), GONE);
-                Kept::settle(name, GONE);
-            }
-            let signal = self.signal.to_string();
-            events::record("kill", name, &[("signal", &signal)]);
-            Ok(None)
-        })
+        self.machines
+            .each("waiting for machines", |machine: &Found| {
+                let name = &machine.record.name;
+                let process = machine.process();
+                let Answer::Done { .. } = control::ask(machine, action.clone())? else {
+                    bail!("unexpected reply from {name}");
+                };
+                if ends {
+                    machine.wait_until_gone(process.as_ref(), GONE);
+                    Kept::settle(name, GONE);
+                }
+                let signal = self.signal.to_string();
+                events::record("kill", name, &[("signal", &signal)]);
+                Ok(None)
+            })
     }
 }

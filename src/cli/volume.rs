@@ -43,7 +43,7 @@ pub struct Create {
 
 #[derive(clap::Args)]
 pub struct Rm {
-    /// Their names.
+    /// Names of volumes.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
     /// It is no error if there is none of that name.

@@ -21,7 +21,7 @@ pub struct Ls {
 
 #[derive(clap::Args)]
 pub struct Inspect {
-    /// Their names.
+    /// Names of volumes.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }

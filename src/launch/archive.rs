@@ -16,7 +16,7 @@ use crate::fleet::Found;
 /// was left out.
 ///
 /// # Errors
-/// It cannot be.
+/// The machine or a path is missing, a file cannot be read or written, or the guest breaks the protocol.
 pub fn out_of(machine: &Found, source: &str, out: impl Write) -> Result<String, CopyError> {
     if look(machine, source)? == MISSING {
         return Err(CopyError::Missing(source.into()));
@@ -83,7 +83,7 @@ fn write(from: &mut impl Read, base: &Path, out: impl Write) -> Result<(), CopyE
 /// Returns what was left out.
 ///
 /// # Errors
-/// It cannot be.
+/// The machine or a path is missing, a file cannot be read or written, or the guest breaks the protocol.
 pub fn into(
     machine: &Found,
     from: impl Read,

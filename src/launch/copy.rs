@@ -99,7 +99,7 @@ pub struct Attributes {
 /// guest's end says of what was left out.
 ///
 /// # Errors
-/// It cannot be.
+/// The machine or a path is missing, a file cannot be read or written, or the guest breaks the protocol.
 pub fn out_of(
     machine: &Found,
     source: &str,
@@ -122,7 +122,7 @@ pub fn out_of(
 /// left out.
 ///
 /// # Errors
-/// It cannot be.
+/// The machine or a path is missing, a file cannot be read or written, or the guest breaks the protocol.
 pub fn into(
     machine: &Found,
     source: &str,

@@ -36,7 +36,7 @@ pub enum VolumeError {
         "volume {name} is there and has {}; leave out the size, or choose another name", size::show(*bytes)
     )]
     Size {
-        /// Its name.
+        /// The volume's name.
         name: String,
         /// Its size in bytes.
         bytes: u64,
@@ -48,7 +48,7 @@ pub enum VolumeError {
         whom(machines)
     )]
     Used {
-        /// Its name.
+        /// The volume's name.
         name: String,
         /// The machines, as far as they are known.
         machines: Vec<String>,
@@ -61,7 +61,7 @@ pub enum VolumeError {
         whom(machines)
     )]
     Kept {
-        /// Its name.
+        /// The volume's name.
         name: String,
         /// The machines.
         machines: Vec<String>,

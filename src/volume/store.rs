@@ -28,7 +28,7 @@ pub struct Store {
 /// A volume.
 #[derive(Debug)]
 pub struct Volume {
-    /// Its name.
+    /// The name that was given or made up, which is also the file's.
     pub name: String,
     /// Its file.
     pub path: PathBuf,

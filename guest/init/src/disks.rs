@@ -7,7 +7,7 @@ use hull_agent::MAX_PATH;
 
 use crate::setup::{MS_NOSUID, MS_RDONLY, MS_REMOUNT};
 use crate::sys::{self, Errno, Fd, Stat};
-use crate::text::{decimal, join};
+use crate::text::{decimal, each_entry, join};
 
 /// What the guest frees, the host gets back. The bitmaps of all groups are not read ahead: of a large file system
 /// that is no small work, and a machine may need few of them.
@@ -103,6 +103,7 @@ fn fill(image: Fd, path: &CStr) -> sys::Result<()> {
         has_any = true;
         Ok(())
     })?;
+    sys::rewind(image)?;
     let root = sys::open(path, sys::O_DIRECTORY)?;
     let looked = each_entry(root, |name| {
         volume_has_any |= name != b"lost+found";
@@ -129,28 +130,6 @@ fn fill(image: Fd, path: &CStr) -> sys::Result<()> {
         sys::remove_attribute(path, FILLING)?;
     }
     copy.finish(&about)
-}
-
-/// Call `found` with the name of each entry of an open folder, which is read from where it was left.
-fn each_entry(folder: Fd, mut found: impl FnMut(&[u8]) -> sys::Result<()>) -> sys::Result<()> {
-    let mut entries = [0; 2048];
-    loop {
-        let read = sys::read_dir(folder, &mut entries)?;
-        let mut rest = entries.get(..read).unwrap_or_default();
-        if rest.is_empty() {
-            return sys::rewind(folder).map(drop);
-        }
-        // struct linux_dirent64: its length is at 16, the name at 19.
-        while let Some(&[a, b]) = rest.get(16..18) {
-            let end = usize::from(u16::from_le_bytes([a, b]));
-            let name = rest.get(19..end).unwrap_or_default();
-            let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-            rest = rest.get(end..).unwrap_or_default();
-            if name != b"." && name != b".." {
-                found(name)?;
-            }
-        }
-    }
 }
 
 /// A path that grows and shrinks, ended by a NUL.
