@@ -84,8 +84,8 @@ fn commands_run_beside_the_machines_own() {
     assert_eq!(user.run(&["stop", "web"]).status, Some(0));
     assert_eq!(last.wait().expect("an end").code(), Some(137));
     assert_eq!({ running }.0.wait().expect("an end").code(), Some(3));
-    user.refused(&["exec", "web", "true"], "no machine web runs");
-    user.refused(&["top", "web"], "no machine web runs");
+    user.refused(&["exec", "web", "true"], "no such machine: web");
+    user.refused(&["top", "web"], "no such machine: web");
 }
 
 fn statuses(user: &User) {
@@ -307,8 +307,8 @@ fn reports(user: &User) {
     let table = user.run(&["stats", "--no-stream"]);
     assert!(table.stdout.starts_with("NAME  CPU "), "{}", table.stdout);
     assert!(table.stdout.contains("web   "), "{}", table.stdout);
-    user.refused(&["top", "none"], "no machine none runs");
-    user.refused(&["stats", "none"], "no machine none runs");
+    user.refused(&["top", "none"], "no such machine: none");
+    user.refused(&["stats", "none"], "no such machine: none");
     user.refused(
         &["port", "web", "80"],
         "no public port '80/tcp' published for web",
@@ -326,7 +326,7 @@ fn reports(user: &User) {
 fn refusals(user: &User) {
     user.refused(
         &["exec", "other", "true"],
-        "no machine other runs; these do: web",
+        "no such machine: other; these are running: web",
     );
     assert_eq!(user.run(&["pause", "web"]).status, Some(0));
     user.refused(

@@ -110,9 +110,9 @@ fn a_cold_machine_has_the_host_s_time_and_a_compressed_initrd() {
         assert_eq!(clock, "/dev/ptp0\nKVM virtual PTP");
     }
 
-    user.silent(&["pause", "it"]);
+    user.named(&["pause", "it"]);
     thread::sleep(Duration::from_millis(500));
-    user.silent(&["resume", "it"]);
+    user.named(&["resume", "it"]);
     assert_clock(&mut talk, "after a pause");
     let paused = uptime(&mut talk);
     assert!(paused > up, "{paused} after {up}");

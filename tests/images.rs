@@ -156,7 +156,7 @@ fn busybox() -> Layout {
 const CHECKS: &[(&str, &str)] = &[
     (
         "id",
-        "uid=1000(web) gid=1001(web) groups=55(more),63(audio),77",
+        "uid=1000(web) gid=1001(web) groups=55(more),63(audio),77,1001(web)",
     ),
     (
         "cat /etc/resolv.conf",

@@ -79,7 +79,10 @@ fn a_name_belongs_to_one_machine_while_it_runs() {
         return;
     }
     let user = User::new();
-    user.refused(&["inspect", "nobody"], "no machine nobody runs; none does");
+    user.refused(
+        &["inspect", "nobody"],
+        "no such machine: nobody; none is running",
+    );
     let payload = built("guest/payloads/spin.bin");
     for bad in ["a/b", "..", "", "123", "a b", ".hidden", &"x".repeat(65)] {
         let name = format!("--name={bad}");
@@ -88,9 +91,12 @@ fn a_name_belongs_to_one_machine_while_it_runs() {
     let mut first = user.spin(&["--name", "same"]);
     let pid = first.0.id().to_string();
     let unnamed = user.spin(&[]);
-    let there = format!("these do: {}, same (process {pid})", unnamed.0.id());
+    let there = format!(
+        "these are running: {}, same (process {pid})",
+        unnamed.0.id()
+    );
     user.refused(&["inspect", "nobody"], &there);
-    let taken = format!("machine same runs already (process {pid})");
+    let taken = format!("the machine name \"same\" is already in use by process {pid}");
     user.refused(&["run", &payload, "--name", "same"], &taken);
     user.refused(
         &["inspect", "same", "registers", "--cpu", "1"],
@@ -110,7 +116,7 @@ fn a_name_belongs_to_one_machine_while_it_runs() {
     first.0.kill().expect("killed");
     first.0.wait().expect("an end");
     assert!(user.folder().join("same/lock").exists());
-    user.refused(&["inspect", "same"], "no machine same runs");
+    user.refused(&["inspect", "same"], "no such machine: same");
     assert!(!user.folder().join("same").exists());
     let again = user.spin(&["--name", "same"]);
     drop(again); // killed, too, and taken over

@@ -63,11 +63,16 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
     let taken = start(&user, "web", &[], "true");
     assert_eq!(taken.status, Some(125));
     assert!(
-        taken.stderr.contains("machine web exists already"),
+        taken
+            .stderr
+            .contains("the machine name \"web\" is already in use"),
         "{}",
         taken.stderr
     );
-    user.refused(&["rm", "web"], "machine web runs; hull stop web first");
+    user.refused(
+        &["rm", "web"],
+        "machine web is running; hull stop web first",
+    );
     let attached = attach(&user);
     // A reader that follows ends with the machine, and so does one that waits.
     let follow = user
@@ -81,10 +86,10 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("hull starts");
-    assert_eq!(ok(&user, &["kill", "-s", "HUP", "web"]), "");
+    assert_eq!(ok(&user, &["kill", "-s", "HUP", "web"]), "web\n");
     wait_until(|| logs().stdout == "up\nhalfhup\n");
     signals_reach_it(&user, &attached);
-    assert_eq!(ok(&user, &["stop", "web"]), "");
+    assert_eq!(ok(&user, &["stop", "web"]), "web\n");
     assert_eq!(state(&user, "web").as_deref(), Some("exited (3)"));
     for one in attached {
         let output = one.wait_with_output().expect("an end");
@@ -99,15 +104,15 @@ fn a_machine_in_the_background_is_named_logged_and_removed() {
     assert_eq!(followed.stderr, b"warned\nbye\n");
     user.refused(
         &["exec", "web", "true"],
-        "machine web has ended, with status 3",
+        "machine web is not running: it ended with status 3",
     );
     user.refused(
         &["attach", "web"],
-        "you cannot attach to a stopped machine: machine web has ended, with status 3",
+        "you cannot attach to a stopped machine: machine web is not running: it ended with status 3",
     );
     user.refused(
         &["attach", "none"],
-        "no machine none was started in the background",
+        "no such machine in the background: none",
     );
     happened(&user);
     logs_are_read(&user);
@@ -145,9 +150,9 @@ fn attach(user: &User) -> Vec<Child> {
     wait_until(|| events(user, "action=attach").len() == 3);
     killed.kill().expect("it runs");
     killed.wait().expect("an end");
-    assert_eq!(ok(user, &["pause", "web"]), "");
+    assert_eq!(ok(user, &["pause", "web"]), "web\n");
     user.refused(&["attach", "web"], "you cannot attach to a paused machine");
-    assert_eq!(ok(user, &["resume", "web"]), "");
+    assert_eq!(ok(user, &["resume", "web"]), "web\n");
     attached
 }
 
@@ -256,7 +261,7 @@ fn a_terminal_in_the_background_is_attached_and_left() {
     assert_eq!(&line, b"typed\n");
     // Its end is not the command's, which others may type to.
     drop(typed);
-    assert_eq!(ok(&user, &["kill", "cat"]), "");
+    assert_eq!(ok(&user, &["kill", "cat"]), "cat\n");
     assert_eq!(cat.wait().expect("an end").code(), Some(137));
     wait_until(|| state(&user, "cat").is_none());
 }
@@ -293,9 +298,9 @@ fn begins_again(user: &User) {
     assert_eq!(state(user, "web"), None);
     assert_eq!(state(user, "renamed").as_deref(), Some("running"));
     assert_eq!(ok(user, &["exec", "renamed", "echo", "in it"]), "in it\n");
-    assert_eq!(ok(user, &["kill", "-s", "HUP", "renamed"]), "");
+    assert_eq!(ok(user, &["kill", "-s", "HUP", "renamed"]), "renamed\n");
     wait_until(|| user.run(&["logs", "renamed"]).stdout == "up\nhalfhup\nhup\nup\nhalfhup\n");
-    assert_eq!(ok(user, &["kill", "renamed"]), "");
+    assert_eq!(ok(user, &["kill", "renamed"]), "renamed\n");
     assert_eq!(ok(user, &["wait", "renamed"]), "137\n");
     let all = events(user, "name=renamed");
     assert!(
@@ -306,21 +311,21 @@ fn begins_again(user: &User) {
     assert_eq!(ok(user, &["wait", "other"]), "0\n");
     user.refused(
         &["rename", "renamed", "other"],
-        "machine other exists already",
+        "the machine name \"other\" is already in use",
     );
     user.refused(
         &["rename", "none", "more"],
-        "no machine none was started in the background",
+        "no such machine in the background: none",
     );
-    assert_eq!(ok(user, &["rm", "other"]), "");
+    assert_eq!(ok(user, &["rm", "other"]), "other\n");
     assert_eq!(ok(user, &["rename", "renamed", "other"]), "");
     assert_eq!(state(user, "web"), None);
     assert_eq!(state(user, "other").as_deref(), Some("exited (137)"));
-    assert_eq!(ok(user, &["rm", "other"]), "");
+    assert_eq!(ok(user, &["rm", "other"]), "other\n");
     assert_eq!(state(user, "other"), None);
     user.refused(
         &["logs", "other"],
-        "no machine other was started in the background",
+        "no such machine in the background: other",
     );
 }
 
@@ -441,5 +446,5 @@ fn is_rotated_and_survives_kills(user: &User) {
         numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]),
         "none is missing"
     );
-    assert_eq!(ok(user, &["rm", "busy"]), "");
+    assert_eq!(ok(user, &["rm", "busy"]), "busy\n");
 }

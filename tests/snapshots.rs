@@ -116,7 +116,7 @@ fn a_paused_machine_can_be_saved_and_a_copy_can_start_paused() {
     let dir = user.0.path().join("saved");
     let original = start(&user, "still", "counts", &["--memory", "4M"]);
     original.says(20 * LINE);
-    user.silent(&["pause", "still"]);
+    user.named(&["pause", "still"]);
     let mut said = 0;
     wait_until(|| {
         thread::sleep(Duration::from_millis(100));
@@ -139,9 +139,9 @@ fn a_paused_machine_can_be_saved_and_a_copy_can_start_paused() {
     );
     thread::sleep(Duration::from_millis(300));
     assert_eq!(copy.said_bytes(), 0, "it stands still");
-    user.silent(&["resume", "later"]);
+    user.named(&["resume", "later"]);
     assert_eq!(place(1, &copy.says(3 * LINE)), said, "to the byte");
-    user.silent(&["resume", "still"]);
+    user.named(&["resume", "still"]);
     original.says(said + 3 * LINE);
     assert_eq!(place(1, &original.said()), 0);
 }

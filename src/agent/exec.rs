@@ -15,7 +15,7 @@ use super::error::AgentError;
 pub struct Exec {
     /// The program, looked up in the guest's PATH when it has no slash, and its arguments.
     pub argv: Vec<OsString>,
-    /// `NAME=value` each. The guest adds PATH, HOME and TERM where they are missing.
+    /// `NAME=value` each. The guest adds PATH and HOME where they are missing, and TERM on a terminal.
     pub env: Vec<OsString>,
     /// Working directory; empty for the root directory.
     pub cwd: OsString,

@@ -30,8 +30,8 @@ pub struct Detach {
     /// rm take it from there.
     #[arg(short, long)]
     detach: bool,
-    /// Remove what is known of it at its end.
-    #[arg(long, requires = "detach")]
+    /// Remove what is known of it at its end; of one in the foreground nothing is kept anyway.
+    #[arg(long)]
     rm: bool,
     /// Where its output goes: json-file, journald or none.
     #[arg(

@@ -28,7 +28,7 @@ pub struct Rm {
     /// The machines, which ran in the background.
     #[arg(value_name = "NAME", required = true)]
     machines: Vec<String>,
-    /// Kill those that run.
+    /// Kill those that run; one that is not there is no failure.
     #[arg(short, long)]
     force: bool,
 }
@@ -60,7 +60,14 @@ impl Rm {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
         each(&self.machines, |name| {
-            let kept = Kept::open(name)?;
+            let kept = match Kept::open(name) {
+                // It is gone, which is what was wanted.
+                Err(error @ KeptError::Unknown { .. }) if self.force => {
+                    say_error(&anyhow::Error::from(error));
+                    return Ok(());
+                }
+                opened => opened?,
+            };
             if self.force && kept.runs() {
                 if let Ok(found) = fleet::find(name) {
                     stop(&found, Some(0))?;
@@ -68,10 +75,10 @@ impl Rm {
                 kept.wait();
             }
             // One of --rm is gone then.
-            match Kept::open(name) {
-                Ok(kept) => Ok(kept.remove()?),
-                Err(_) => Ok(()),
+            if let Ok(kept) = Kept::open(name) {
+                kept.remove()?;
             }
+            print(format!("{name}\n").as_bytes())
         })
     }
 }

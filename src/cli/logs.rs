@@ -19,8 +19,8 @@ Examples:
   hull logs -f --tail 10 web                 the last lines, and what follows
   hull logs --since 10m -t web               with the time of each line
 
-A time is one of RFC 3339 (2026-11-30T07:00:00Z), seconds since 1970, or how long
-ago it was (90s, 10m, 2h).")]
+A time is one of UTC (2026-11-30T07:00:00Z, 2026-11-30T07:00 or 2026-11-30), seconds
+since 1970, or how long ago it was (90s, 10m, 2h).")]
 pub struct Logs {
     /// The machine.
     #[arg(value_name = "NAME")]
@@ -60,8 +60,10 @@ fn lines(text: &str) -> Result<Count, String> {
 
 /// Parse a time, or how long ago it was.
 pub fn time(text: &str) -> Result<SystemTime, String> {
-    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
-        return Ok(time);
+    for rest in ["", ":00", "T00:00:00"] {
+        if let Ok(time) = humantime::parse_rfc3339_weak(&format!("{text}{rest}")) {
+            return Ok(time);
+        }
     }
     if let Ok(seconds) = text.parse::<f64>()
         && let Ok(since) = Duration::try_from_secs_f64(seconds)

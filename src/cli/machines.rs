@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::output::{say, say_error};
-use crate::fleet::{self, Found};
+use super::output::{print, say, say_error};
+use crate::fleet::{self, FleetError, Found};
 use crate::launch::OWN_ERROR;
 use crate::sandbox::{Role, spawn_scoped};
 
@@ -31,27 +31,39 @@ pub struct Machines {
 type Outcome = anyhow::Result<Option<String>>;
 
 impl Machines {
-    /// Do `what` for all of them at once. A failure is printed and does not stop the others. If it
-    /// takes long, `waiting` is printed. The status to exit with.
-    pub fn each(&self, waiting: &str, what: impl Fn(&Found) -> Outcome + Sync) -> u8 {
+    /// Do `what` for all of them at once, and print the name of each when it is done. A failure is printed and
+    /// does not stop the others. If it takes long, `waiting` is printed. One that has ended is a failure, unless
+    /// that `is_fine`. The status to exit with.
+    pub fn each(
+        &self,
+        waiting: &str,
+        is_fine: bool,
+        what: impl Fn(&Found) -> Outcome + Sync,
+    ) -> u8 {
         let mut outcomes = Vec::new();
         let mut found = if self.all { fleet::list() } else { Vec::new() };
         for wanted in &self.machines {
             match fleet::find(wanted) {
                 Ok(machine) => found.push(machine),
-                Err(error) => outcomes.push(Err(error.into())),
+                Err(FleetError::Ended { name, .. }) if is_fine => outcomes.push((name, Ok(None))),
+                Err(error) => outcomes.push((wanted.clone(), Err(error.into()))),
             }
         }
         if self.all && found.is_empty() {
             say(NONE);
         }
         for some in found.chunks(AT_ONCE) {
-            outcomes.extend(at_once(some, waiting, &what));
+            let names = some.iter().map(|machine| machine.record.name.clone());
+            outcomes.extend(names.zip(at_once(some, waiting, &what)));
         }
         let mut status = 0;
-        for outcome in outcomes {
+        for (name, outcome) in outcomes {
             match outcome {
-                Ok(line) => line.iter().for_each(|line| say(line)),
+                Ok(line) => {
+                    // A reader that has left wants no more of them.
+                    let _ = print(format!("{name}\n").as_bytes());
+                    line.iter().for_each(|line| say(line));
+                }
                 Err(error) => {
                     status = OWN_ERROR;
                     say_error(&error);

@@ -125,6 +125,8 @@ enum Verb {
     Kill(Lazy<restart::Kill>),
     /// Stop machines in the background, and start them again.
     Restart(Lazy<restart::Restart>),
+    /// Start machines that ran in the background again.
+    Start(Lazy<restart::Start>),
     /// Remove what is known of machines that ran in the background.
     Rm(Lazy<kept::Rm>),
     /// Rename a machine.
@@ -132,6 +134,7 @@ enum Verb {
     /// Pause machines: their vCPUs stop.
     Pause(Lazy<pause::Pause>),
     /// Resume paused machines.
+    #[command(visible_alias = "unpause")]
     Resume(Lazy<pause::Resume>),
     /// Look into a running machine.
     Inspect(Lazy<inspect::Inspect>),
@@ -211,6 +214,7 @@ impl Cli {
             Verb::Wait(wait) => Ok(wait.start(log)?.execute()),
             Verb::Kill(kill) => Ok(kill.start(log)?.execute()),
             Verb::Restart(restart) => Ok(restart.start(log)?.execute()),
+            Verb::Start(start) => Ok(start.start(log)?.execute()),
             Verb::Rm(rm) => Ok(rm.start(log)?.execute()),
             Verb::Rename(rename) => rename.start(log)?.execute().map(|()| 0),
             Verb::Stop(stop) => Ok(stop.start(log)?.execute()),

@@ -33,7 +33,7 @@ impl Pause {
     pub fn execute(self) -> u8 {
         let pause = |machine: &Found| change(machine, Action::Pause, "is paused already");
         self.machines
-            .each("waiting for vCPUs to stand still", pause)
+            .each("waiting for vCPUs to stand still", false, pause)
     }
 }
 
@@ -41,7 +41,8 @@ impl Resume {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
         let resume = |machine: &Found| change(machine, Action::Resume, "runs already");
-        self.machines.each("waiting for vCPUs to resume", resume)
+        self.machines
+            .each("waiting for vCPUs to resume", false, resume)
     }
 }
 

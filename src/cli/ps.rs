@@ -24,6 +24,7 @@ Examples:
   hull ps                                    names, states, memory, uptimes
   hull ps -a                                 also those that have ended
   hull ps --json                             the same for scripts
+  hull rm $(hull ps -aq)                     all that have ended
 
 States: running, paused, ready (it waits in a pool), starting, stopped (its hull
 is, as by Ctrl-Z), and unresponsive for a hull that has not answered within a
@@ -32,6 +33,9 @@ pub struct Ps {
     /// Also those that ran in the background and have ended.
     #[arg(short, long)]
     all: bool,
+    /// Print the names alone, a line each.
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -74,6 +78,10 @@ impl Ps {
         }
         if self.json {
             return print_json(&lines);
+        }
+        if self.quiet {
+            let names: String = lines.iter().map(|line| line.name.clone() + "\n").collect();
+            return print(names.as_bytes());
         }
         if lines.is_empty() {
             say(machines::NONE);

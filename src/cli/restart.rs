@@ -1,4 +1,4 @@
-//! `hull restart` and `kill`: machines in the background begin again, and commands get signals.
+//! `hull restart`, `start` and `kill`: machines in the background begin again, and commands get signals.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::kept::each;
 use super::machines::Machines;
+use super::output::print;
 use super::stop::{GONE, stop};
 use crate::config::stop::parse_signal;
 use crate::control::{self, Action, Answer};
@@ -27,6 +28,18 @@ pub struct Restart {
     /// Kill it when it has not ended after so many seconds [default: as hull stop]
     #[arg(short = 't', long, value_name = "S")]
     timeout: Option<u32>,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  hull start web                             start it again; nothing if it runs
+
+It is started with the command line and in the folder as before; its log goes on.")]
+pub struct Start {
+    /// The machines, which ran in the background.
+    #[arg(value_name = "NAME", required = true)]
+    machines: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -51,12 +64,27 @@ impl Restart {
                 stop(&fleet::find(name)?, self.timeout)?;
                 kept.wait();
             }
-            start_again(&kept)
+            start_again(&kept)?;
+            events::record("restart", name, &[]);
+            Ok(())
         })
     }
 }
 
-/// Start an ended machine as it was started before.
+impl Start {
+    /// Do it; the status to exit with.
+    pub fn execute(self) -> u8 {
+        each(&self.machines, |name| {
+            let kept = Kept::open(name)?;
+            match kept.runs() {
+                true => print(format!("{name}\n").as_bytes()),
+                false => start_again(&kept),
+            }
+        })
+    }
+}
+
+/// Start an ended machine as it was started before, which prints its name.
 fn start_again(kept: &Kept) -> anyhow::Result<()> {
     let record = &kept.record;
     let mut arguments = record
@@ -74,10 +102,7 @@ fn start_again(kept: &Kept) -> anyhow::Result<()> {
         .status()
         .context("hull cannot be started")?;
     match status.success() {
-        true => {
-            events::record("restart", &record.name, &[]);
-            Ok(())
-        }
+        true => Ok(()),
         false => bail!("machine {} did not start again", record.name),
     }
 }
@@ -93,7 +118,7 @@ impl Kill {
             },
         };
         self.machines
-            .each("waiting for machines", |machine: &Found| {
+            .each("waiting for machines", false, |machine: &Found| {
                 let name = &machine.record.name;
                 let process = machine.process();
                 let Answer::Done { .. } = control::ask(machine, action.clone())? else {

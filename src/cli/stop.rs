@@ -24,7 +24,8 @@ Examples:
   hull stop --timeout 0 --all                all machines, at once
 
 A command gets SIGTERM or the signal of --stop-signal or its image, a guest with an init of its own the ACPI power button.
-The machine's own hull exits with the command's status, or 137 if it was killed.")]
+The machine's own hull exits with the command's status, or 137 if it was killed.
+The name of each machine is printed, also of one that has ended already.")]
 pub struct Stop {
     #[command(flatten)]
     machines: Machines,
@@ -45,7 +46,7 @@ impl Stop {
         let seconds = self.timeout.unwrap_or(TIMEOUT);
         let waiting = format!("waiting up to {seconds} s for guests to end");
         self.machines
-            .each(&waiting, |machine| stop(machine, self.timeout))
+            .each(&waiting, true, |machine| stop(machine, self.timeout))
     }
 }
 

@@ -101,7 +101,7 @@ pub struct Command {
     /// The program, looked up in the guest's PATH if it has no slash, and its arguments.
     #[serde(with = "text::list")]
     pub argv: Vec<OsString>,
-    /// `NAME=value` each. The guest adds PATH, HOME and TERM where they are missing.
+    /// `NAME=value` each. The guest adds PATH and HOME where they are missing, and TERM on a terminal.
     #[serde(with = "text::list")]
     pub env: Vec<OsString>,
     /// Working directory; empty for the root directory.
@@ -329,7 +329,8 @@ fn check_memory(bytes: u64) -> Result<u64, String> {
 pub fn parse_user(text: &str) -> Result<OsString, String> {
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
-        [user] | [user, _] if !user.is_empty() && parts.last() != Some(&"") => Ok(text.into()),
+        // Without a user it is root.
+        [_] | [_, _] if parts.last() != Some(&"") => Ok(text.into()),
         _ => Err("write NAME or UID, and :GROUP or :GID behind it for another group".into()),
     }
 }

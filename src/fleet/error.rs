@@ -13,8 +13,8 @@ use super::record::Record;
 pub enum FleetError {
     /// Another machine has the name.
     #[error(
-        "machine {name} runs already{}; stop it, or choose another name",
-        pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+        "the machine name {name:?} is already in use{}; stop that machine, or choose another name",
+        pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
     )]
     InUse {
         /// The name that was to be claimed.
@@ -45,7 +45,9 @@ pub enum FleetError {
         error: io::Error,
     },
     /// A machine of that name ran in the background, and has ended.
-    #[error("machine {name} has ended, with status {status}; hull restart {name} starts it again")]
+    #[error(
+        "machine {name} is not running: it ended with status {status}; hull start {name} starts it again"
+    )]
     Ended {
         /// Its name.
         name: String,
@@ -53,7 +55,7 @@ pub enum FleetError {
         status: u8,
     },
     /// No running machine has the name or process id.
-    #[error("no machine {wanted} runs; {}", running(there))]
+    #[error("no such machine: {wanted}; {}", running(there))]
     Unknown {
         /// The name or process id that was asked for.
         wanted: String,
@@ -74,7 +76,7 @@ pub fn failed(name: &str, path: PathBuf) -> impl FnOnce(Errno) -> FleetError {
 
 fn running(there: &[Record]) -> String {
     if there.is_empty() {
-        return "none does".into();
+        return "none is running".into();
     }
     let each = there.iter().map(|Record { name, pid, .. }| {
         if *name == pid.to_string() {
@@ -83,5 +85,5 @@ fn running(there: &[Record]) -> String {
             format!("{name} (process {pid})")
         }
     });
-    format!("these do: {}", each.collect::<Vec<_>>().join(", "))
+    format!("these are running: {}", each.collect::<Vec<_>>().join(", "))
 }

@@ -51,20 +51,23 @@ pub enum KeptError {
     NoPlace,
     /// The name is taken.
     #[error(
-        "machine {name} exists already; hull rm {name} removes it when it has ended, or choose another name"
+        "the machine name {name:?} is already in use; hull rm {name} removes that machine when it has ended, or choose \
+         another name"
     )]
     Taken {
         /// The name that was asked for.
         name: String,
     },
     /// There is none of that name.
-    #[error("no machine {name} was started in the background; hull ps -a lists those that were")]
+    #[error(
+        "no such machine in the background: {name}; hull ps -a lists those that were started there"
+    )]
     Unknown {
         /// The name that was asked for.
         name: String,
     },
     /// It runs.
-    #[error("machine {name} runs; hull stop {name} first")]
+    #[error("machine {name} is running; hull stop {name} first")]
     Runs {
         /// The name that was asked for.
         name: String,

@@ -101,7 +101,7 @@ fn a_name_belongs_to_one_machine_at_a_time() {
     let error = Claim::take(&runtime, &record("same")).expect_err("in use");
     assert_eq!(
         error.to_string(),
-        "machine same runs already (process 4242); stop it, or choose another name"
+        "the machine name \"same\" is already in use by process 4242; stop that machine, or choose another name"
     );
     let other = Claim::take(&runtime, &record("other")).expect("another name");
     drop(one);
@@ -199,9 +199,12 @@ fn the_error_of_an_unknown_machine_lists_those_that_run() {
         wanted: "x".into(),
         there,
     };
-    assert_eq!(unknown(vec![]).to_string(), "no machine x runs; none does");
+    assert_eq!(
+        unknown(vec![]).to_string(),
+        "no such machine: x; none is running"
+    );
     assert_eq!(
         unknown(there).to_string(),
-        "no machine x runs; these do: web (process 4242), 4242"
+        "no such machine: x; these are running: web (process 4242), 4242"
     );
 }

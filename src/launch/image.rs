@@ -179,6 +179,10 @@ fn command(image: &Execution, given: Command, wishes: &Wishes) -> Result<Command
         command.cwd = absolute;
     }
     command.user = or_image(given.user, &image.user);
+    if command.user.is_empty() {
+        // By its number, so that it gets root's groups of the image.
+        command.user = "0".into();
+    }
     for group in &wishes.groups {
         command.user.push(format!(",{group}"));
     }

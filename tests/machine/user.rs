@@ -63,6 +63,15 @@ impl User {
         assert_eq!((done.status, done.stdout.as_str()), (Some(125), ""));
     }
 
+    /// hull succeeds and prints the name of the machine, the last argument, alone.
+    #[track_caller]
+    pub fn named(&self, arguments: &[&str]) {
+        let done = self.run(arguments);
+        let all = (done.status, done.stdout.as_str(), done.stderr.as_str());
+        let name = format!("{}\n", arguments.last().expect("a name"));
+        assert_eq!(all, (Some(0), &*name, ""), "{arguments:?}");
+    }
+
     /// Starts a payload that never ends and waits until it can be inspected.
     pub fn spin(&self, flags: &[&str]) -> Running {
         let payload = built("guest/payloads/spin.bin");

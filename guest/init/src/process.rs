@@ -9,7 +9,7 @@ use crate::sys::{self, Errno, Fd};
 use crate::text::join;
 use crate::user::User;
 
-/// Variables that a process gets unless its environment sets them.
+/// Variables that a process gets unless its environment sets them, the last on a terminal.
 const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const HOME: &CStr = c"HOME=/root";
 const TERM: &CStr = c"TERM=linux";
@@ -57,8 +57,9 @@ impl<'a> Plan<'a> {
         terminal: bool,
         user: Option<&'s User>,
     ) -> Option<Self> {
-        let defaults = [PATH, user.map_or(HOME, User::home), TERM];
-        let defaults = defaults.into_iter().filter(|default| {
+        let defaults = [PATH, user.map_or(HOME, User::home)];
+        let term = terminal.then_some(TERM);
+        let defaults = defaults.into_iter().chain(term).filter(|default| {
             let name = variable_name(default);
             !env.clone().any(|variable| variable_name(variable) == name)
         });

@@ -7,8 +7,8 @@ use hull_agent::Command;
 use crate::sys::{self, EINVAL};
 use crate::text::{each_line, join};
 
-/// Most groups that a user gets beside the first.
-const MAX_GROUPS: usize = 2 * hull_agent::MAX_GROUPS;
+/// Most groups that a user gets, with the first.
+const MAX_GROUPS: usize = 2 * hull_agent::MAX_GROUPS + 1;
 
 /// A user, and HOME as a variable.
 pub struct User {
@@ -38,6 +38,9 @@ impl User {
             false => Self::find(command.user())?,
         };
         groups.for_each(|group| user.add_group(group));
+        // So that a program cannot step out of its first group, and past modes that refuse it something
+        // (CVE-2022-36109).
+        user.add_group(user.group);
         Ok(Some(user))
     }
 
@@ -65,8 +68,7 @@ impl User {
     /// `EINVAL` if there is no such user or group.
     pub fn find(text: &CStr) -> sys::Result<Self> {
         let mut all = text.to_bytes().split(|&byte| byte == b',');
-        let user = all.next().unwrap_or_default();
-        let mut user = Self::named(if user.is_empty() { b"0" } else { user })?;
+        let mut user = Self::named(all.next().unwrap_or_default())?;
         for group in all {
             user.add_group(find_group(group).ok_or(EINVAL)?);
         }
@@ -76,6 +78,7 @@ impl User {
     fn named(text: &[u8]) -> sys::Result<Self> {
         let mut parts = text.splitn(2, |&byte| byte == b':');
         let (wanted, group) = (parts.next().unwrap_or_default(), parts.next());
+        let wanted = if wanted.is_empty() { b"0" } else { wanted };
         let mut user = Self::numbered(number(wanted).unwrap_or(u32::MAX));
         let mut found = user.set_home(b"/").is_some() && number(wanted).is_some();
         each_line(c"/etc/passwd", |line| {
