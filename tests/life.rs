@@ -204,7 +204,10 @@ fn a_terminal_in_the_background_is_attached_and_left() {
     }
     let user = User::new();
     assert_eq!(
-        ok(&user, &["run", "-dit", "--name", "shell", "--", "sh"]),
+        ok(
+            &user,
+            &["run", "-dit", "--rm", "--name", "shell", "--", "sh"]
+        ),
         "shell\n"
     );
     user.refused(&["attach", "shell"], "the input device is not a TTY");
@@ -234,11 +237,18 @@ fn a_terminal_in_the_background_is_attached_and_left() {
         .expect("hull starts");
     let mut third = Session::of(user.hull(&["attach", "shell"]));
     wait_until(|| events(&user, "action=attach").len() == 4);
+    let wait = user.hull(&["wait", "shell"]).stdout(Stdio::piped()).spawn();
+    let wait = wait.expect("hull starts");
+    wait_until(|| has_open(&wait, "shell"));
     third.key("exit 5\n");
     assert_eq!(third.end(), Some(5));
     let seen = only_seen.wait_with_output().expect("an end");
     assert_eq!(seen.status.code(), Some(5));
     assert!(String::from_utf8_lossy(&seen.stdout).contains("exit 5"));
+    // Though its folder has gone.
+    let waited = wait.wait_with_output().expect("an end");
+    assert_eq!(waited.stdout, b"5\n");
+    wait_until(|| state(&user, "shell").is_none());
     // Without a terminal: pipes.
     assert_eq!(
         ok(&user, &["run", "-di", "--rm", "--name", "cat", "--", "cat"]),
@@ -290,9 +300,29 @@ fn logs_are_read(user: &User) {
     }
 }
 
+/// Whether `child` has found the machine.
+fn has_open(child: &Child, machine: &str) -> bool {
+    let files = fs::read_dir(format!("/proc/{}/fd", child.id())).expect("it runs");
+    let mut files = files
+        .flatten()
+        .filter_map(|it| fs::read_link(it.path()).ok());
+    files.any(|path| path.ends_with(std::path::Path::new("state/hull").join(machine)))
+}
+
 fn begins_again(user: &User) {
     assert_eq!(ok(user, &["restart", "web"]), "web\n");
     wait_until(|| user.run(&["logs", "web"]).stdout == "up\nhalfhup\nhup\nup\n");
+    let follow = user
+        .hull(&["logs", "-f", "web"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hull starts");
+    let wait = user
+        .hull(&["wait", "web"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("hull starts");
+    wait_until(|| has_open(&follow, "web") && has_open(&wait, "web"));
     // It has another name, and everything finds it there.
     assert_eq!(ok(user, &["rename", "web", "renamed"]), "");
     assert_eq!(state(user, "web"), None);
@@ -302,6 +332,11 @@ fn begins_again(user: &User) {
     wait_until(|| user.run(&["logs", "renamed"]).stdout == "up\nhalfhup\nhup\nup\nhalfhup\n");
     assert_eq!(ok(user, &["kill", "renamed"]), "renamed\n");
     assert_eq!(ok(user, &["wait", "renamed"]), "137\n");
+    // Those that had found it before have followed it.
+    let waited = wait.wait_with_output().expect("an end");
+    assert_eq!(waited.stdout, b"137\n");
+    let followed = follow.wait_with_output().expect("an end");
+    assert_eq!(followed.stdout, b"up\nhalfhup\nhup\nup\nhalfhup\n");
     let all = events(user, "name=renamed");
     assert!(
         all.contains(&"die renamed (exitCode=137)".into()),

@@ -89,7 +89,7 @@ impl Logs {
                 bail!("machine {name} was started with --log-driver none, and has no log")
             }
         }
-        let mut reader = LogReader::open(kept.path()).context("its log cannot be read")?;
+        let mut reader = LogReader::open(&kept.here()).context("its log cannot be read")?;
         if let Count(Some(count)) = self.tail {
             for line in reader.last(count)? {
                 self.show(&line)?;

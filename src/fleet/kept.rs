@@ -2,40 +2,44 @@
 //!
 //! ```text
 //!  STATE/hull/NAME/        0700; STATE is $XDG_STATE_HOME, or ~/.local/state
-//!                  lock    locked (flock) by the machine's keeper as long as that lives
+//!                  lock    locked (flock) by the machine's keeper as long as that lives; how it ended, JSON,
+//!                          once it has
 //!                  record  of how it was started, JSON
-//!                  end     of how it ended, JSON; once it has
 //!                  log     what it wrote, and older parts as log.1, log.2 (see `log`)
 //!                  attach  socket of its keeper, for those that look at it
 //! ```
+//! Who has found a machine keeps its folder open: it may be renamed. The end stands in the lock, so that who
+//! waits has it open, too: with `--rm` the folder goes at once.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
-use rustix::net::{self, SocketFlags};
+use rustix::net::{self, SocketAddrUnix, SocketFlags};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::events;
-use super::folder::{address, socket};
+use super::folder::socket;
 use super::log::{Driver, Rotation};
 use super::name::check_name;
 
 const LOCK: &str = "lock";
 const RECORD: &str = "record";
-const END: &str = "end";
 const ATTACH: &str = "attach";
 /// Connections to a keeper that may wait to be accepted.
 const BACKLOG: i32 = 8;
 /// Longest record, in bytes: a command line may have 2 MiB.
 const MAX_RECORD: u64 = 8 << 20;
+/// Longest record of an end, in bytes.
+const MAX_END: usize = 256;
 /// How often a machine is looked at that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 /// The status of a machine whose keeper was killed, and so the machine.
@@ -120,9 +124,10 @@ pub struct KeptEnd {
 }
 
 /// The folder of a machine in the background.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Kept {
     path: PathBuf,
+    folder: Arc<File>,
     /// How it was started.
     pub record: KeptRecord,
 }
@@ -148,7 +153,13 @@ impl Kept {
                 },
                 _ => failed(&path)(error),
             })?;
-        let kept = Self { path, record };
+        let folder = File::open(&path).map(Arc::new);
+        let folder = folder.map_err(failed(&path))?;
+        let kept = Self {
+            path,
+            folder,
+            record,
+        };
         let lock = kept.write_record().and_then(|()| kept.lock());
         let lock = lock.inspect_err(|_| _ = fs::remove_dir_all(&kept.path))?;
         events::record("create", &kept.record.name, &[]);
@@ -162,7 +173,7 @@ impl Kept {
     pub fn reopen(name: &str) -> Result<(Self, File), KeptError> {
         let kept = Self::open(name)?;
         let lock = kept.lock()?;
-        let _ = fs::remove_file(kept.path.join(END));
+        lock.set_len(0).map_err(failed(&kept.path))?;
         Ok((kept, lock))
     }
 
@@ -174,16 +185,23 @@ impl Kept {
         let unknown = || KeptError::Unknown { name: name.into() };
         check_name(name).map_err(|_| unknown())?;
         let path = place()?.join(name);
-        let text = read(&path.join(RECORD)).ok_or_else(unknown)?;
+        let folder = File::open(&path).map_err(|_| unknown())?;
+        let text = read(&by_descriptor(&folder).join(RECORD)).ok_or_else(unknown)?;
         let record = serde_json::from_slice(&text).map_err(|_| unknown())?;
-        Ok(Self { path, record })
+        Ok(Self {
+            path,
+            folder: Arc::new(folder),
+            record,
+        })
     }
 
-    /// The machine whose folder is open as `folder`, which may have been renamed.
-    pub fn of(folder: &File) -> Option<Self> {
-        let link = format!("/proc/self/fd/{}", folder.as_raw_fd());
-        let path = fs::read_link(link).ok()?;
-        Self::open(path.file_name()?.to_str()?).ok()
+    /// The same machine under the name that it has now.
+    pub fn renamed(&self) -> Self {
+        let now = || {
+            let path = fs::read_link(self.here()).ok()?;
+            Self::open(path.file_name()?.to_str()?).ok()
+        };
+        now().unwrap_or_else(|| self.clone())
     }
 
     /// All of them, sorted by name.
@@ -196,9 +214,14 @@ impl Kept {
         all
     }
 
-    /// The machine's folder, `STATE/hull/NAME`.
+    /// The machine's folder, `STATE/hull/NAME`, as it was called when it was found.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The machine's folder in /proc, as long as this lives: also after it was renamed.
+    pub fn here(&self) -> PathBuf {
+        by_descriptor(&self.folder)
     }
 
     /// Whether its keeper lives.
@@ -208,28 +231,35 @@ impl Kept {
 
     /// How it ended; `None` while it runs.
     pub fn end(&self) -> Option<KeptEnd> {
-        let end = || {
-            let text = read(&self.path.join(END))?;
-            serde_json::from_slice(&text).ok()
-        };
-        // In this order: the end is written before the lock is gone.
+        self.end_in(self.lock_file().ok().as_ref())
+    }
+
+    /// Wait for its end.
+    pub fn wait(&self) -> KeptEnd {
+        // Open from the beginning: it may be removed at the end.
+        let lock = self.lock_file().ok();
+        loop {
+            match self.end_in(lock.as_ref()).filter(|_| !self.runs()) {
+                Some(end) => return end,
+                None => thread::sleep(LOOK),
+            }
+        }
+    }
+
+    fn end_in(&self, lock: Option<&File>) -> Option<KeptEnd> {
+        // In this order: the end is written before the lock is free.
         let runs = self.runs();
+        let end = || {
+            let mut text = [0; MAX_END];
+            let len = lock?.read_at(&mut text, 0).ok()?;
+            serde_json::from_slice(text.get(..len)?).ok()
+        };
         end().or_else(|| {
             (!runs).then_some(KeptEnd {
                 status: KILLED,
                 finished: self.record.created,
             })
         })
-    }
-
-    /// Wait for its end.
-    pub fn wait(&self) -> KeptEnd {
-        loop {
-            match self.end().filter(|_| !self.runs()) {
-                Some(end) => return end,
-                None => thread::sleep(LOOK),
-            }
-        }
     }
 
     /// Wait for the keeper of the machine `name`, which has ended, to write the end of its log and its status: at
@@ -249,15 +279,14 @@ impl Kept {
     pub fn listen(&self) -> io::Result<OwnedFd> {
         self.stop_listening();
         let listener = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        let folder = File::open(&self.path)?;
-        net::bind(&listener, &address(&folder, &self.path, ATTACH)?)?;
+        net::bind(&listener, &SocketAddrUnix::new(self.here().join(ATTACH))?)?;
         net::listen(&listener, BACKLOG)?;
         Ok(listener)
     }
 
     /// Remove the socket of [`Kept::listen`].
     pub fn stop_listening(&self) {
-        let _ = fs::remove_file(self.path.join(ATTACH));
+        let _ = fs::remove_file(self.here().join(ATTACH));
     }
 
     /// Connect to the machine's keeper. The socket does not block.
@@ -266,8 +295,7 @@ impl Kept {
     /// It has none, or an older one.
     pub fn connect(&self) -> io::Result<OwnedFd> {
         let stream = socket(SocketFlags::CLOEXEC)?;
-        let folder = File::open(&self.path)?;
-        net::connect(&stream, &address(&folder, &self.path, ATTACH)?)?;
+        net::connect(&stream, &SocketAddrUnix::new(self.here().join(ATTACH))?)?;
         rustix::io::ioctl_fionbio(&stream, true)?;
         Ok(stream)
     }
@@ -280,7 +308,9 @@ impl Kept {
         let finished = now();
         let code = status.to_string();
         events::record("die", &self.record.name, &[("exitCode", &code)]);
-        self.write(END, &KeptEnd { status, finished })
+        let text = serde_json::to_vec(&KeptEnd { status, finished }).unwrap_or_default();
+        let lock = self.lock_file().map_err(failed(&self.path))?;
+        lock.write_all_at(&text, 0).map_err(failed(&self.path))
     }
 
     /// Give the machine another name.
@@ -315,7 +345,7 @@ impl Kept {
     /// A file stays.
     pub fn remove_all(&self) -> Result<(), KeptError> {
         // What a killed `hull rm` leaves has no record, and is no machine.
-        let _ = fs::remove_file(self.path.join(RECORD));
+        let _ = fs::remove_file(self.here().join(RECORD));
         events::record("destroy", &self.record.name, &[]);
         fs::remove_dir_all(&self.path).map_err(failed(&self.path))
     }
@@ -326,17 +356,21 @@ impl Kept {
 
     /// Write a file whole or not at all.
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), KeptError> {
-        let path = self.path.join(name);
-        let fresh = self.path.join(format!("{name}.new"));
+        let path = self.here().join(name);
+        let fresh = self.here().join(format!("{name}.new"));
         let text = serde_json::to_vec(value).unwrap_or_default();
         let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
-        written.map_err(failed(&path))
+        written.map_err(failed(&self.path.join(name)))
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        options.open(self.here().join(LOCK))
     }
 
     fn lock(&self) -> Result<File, KeptError> {
-        let path = self.path.join(LOCK);
-        let options = File::options().create(true).append(true).open(&path);
-        let file = options.map_err(failed(&path))?;
+        let file = self.lock_file().map_err(failed(&self.path.join(LOCK)))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(file),
             Err(_) => Err(KeptError::Runs {
@@ -349,6 +383,11 @@ impl Kept {
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeptError {
     let path = path.to_path_buf();
     move |source| KeptError::Folder { path, source }
+}
+
+/// The path in /proc of an open folder.
+fn by_descriptor(folder: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", folder.as_raw_fd()).into()
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {

@@ -11,8 +11,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -94,20 +93,12 @@ pub enum Kind {
 /// It cannot be: there is no machine then.
 pub fn keep(kept: &Kept, lock: File) -> Result<Kind, KeeperError> {
     let record = &kept.record;
-    // Not by its path: the machine may be renamed.
-    let folder = File::open(kept.path())?;
-    let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    let log = LogWriter::open(
-        Path::new(&path),
-        &record.name,
-        record.driver,
-        record.rotation,
-    );
+    let log = LogWriter::open(&kept.here(), &record.name, record.driver, record.rotation);
     let log = log.map_err(KeeperError::Log)?;
     let listener = kept.listen().map_err(KeeperError::Listen)?;
     let (told, tell) = pipe()?;
     if fork_keeper()?.is_some() {
-        drop((lock, tell, log, listener, folder));
+        drop((lock, tell, log, listener));
         return await_start(told);
     }
     drop(told);
@@ -117,7 +108,7 @@ pub fn keep(kept: &Kept, lock: File) -> Result<Kind, KeeperError> {
         dup2_stdin(theirs.stdin).map_err(io::Error::from)?;
         dup2_stdout(theirs.stdout).map_err(io::Error::from)?;
         dup2_stderr(theirs.stderr).map_err(io::Error::from)?;
-        drop((lock, tell, log, listener, ours, folder));
+        drop((lock, tell, log, listener, ours));
         return Ok(Kind::Machine(runs));
     };
     drop((theirs, runs));
@@ -127,7 +118,6 @@ pub fn keep(kept: &Kept, lock: File) -> Result<Kind, KeeperError> {
     dup2_stderr(&null).map_err(io::Error::from)?;
     let keeper = Keeper {
         kept,
-        folder,
         log,
         output: Stream::new("stdout", ours.output),
         error: Stream::new("stderr", ours.error),
@@ -282,7 +272,6 @@ impl Stream {
 struct Keeper<'a> {
     kept: &'a Kept,
     /// The machine's.
-    folder: File,
     log: LogWriter,
     output: Stream,
     error: Stream,
@@ -327,7 +316,7 @@ impl Keeper<'_> {
         }
         let status = status_of(self.process)?;
         let ran = self.tell.is_none();
-        let kept = self.kept();
+        let kept = self.kept.renamed();
         kept.stop_listening();
         let _ = kept.write_end(status);
         if kept.record.remove || !ran {
@@ -336,11 +325,6 @@ impl Keeper<'_> {
         let errors = std::mem::take(&mut self.errors);
         self.tell(&[&[1, status][..], &errors].concat());
         Ok((self.clients, status))
-    }
-
-    /// The machine, under the name that it has now.
-    fn kept(&self) -> Kept {
-        Kept::of(&self.folder).unwrap_or_else(|| self.kept.clone())
     }
 
     /// What is ready; after the machine's end without waiting for more, unless one that is attached is slow.
@@ -388,7 +372,7 @@ impl Keeper<'_> {
                     .map(|fd| rustix::io::read(fd, &mut byte));
                 self.started = None;
                 if let Some(Ok(1..)) = read {
-                    events::record("start", &self.kept().record.name, &[]);
+                    events::record("start", &self.kept.renamed().record.name, &[]);
                     self.tell(&[0]);
                 }
                 true
