@@ -367,6 +367,9 @@ fn a_command_has_the_environment_folder_and_user_that_it_was_given() {
         "uid=5 gid=7(wheel)\n/\n/x\nunset\n",
     );
     let nobody = machine::run(&["run", "-u", "nosuch", "--", "true"]);
-    assert_eq!((nobody.status, nobody.stdout.len()), (Some(126), 0));
-    assert!(nobody.stderr.contains("no such user"), "{}", nobody.stderr);
+    assert_eq!((nobody.status, nobody.stdout.len()), (Some(125), 0));
+    assert_eq!(
+        nobody.stderr,
+        "hull: guest: unable to find user nosuch: no matching entries in passwd file\n"
+    );
 }

@@ -104,7 +104,8 @@ fn statuses(user: &User) {
     let nobody = user.run(&["exec", "-u", "nosuchuser", "web", "id"]);
     assert_eq!(nobody.status, Some(126));
     assert!(
-        nobody.stderr.contains("no such user or group"),
+        nobody.stderr.lines().count() == 1
+            && nobody.stderr.contains("unable to find user nosuchuser"),
         "{}",
         nobody.stderr
     );

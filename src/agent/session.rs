@@ -22,7 +22,7 @@
 use std::collections::VecDeque;
 
 use hull_agent::{
-    Exit, FromGuest, FromHost, Interface, Output, Resumed, STDIN_WINDOW, VERSION, WindowSize,
+    Exit, FromGuest, FromHost, Interface, Output, Resumed, SAID, STDIN_WINDOW, VERSION, WindowSize,
     frame, output_cost, output_window,
 };
 
@@ -569,6 +569,9 @@ fn why_not_run(exit: Exit, program: &str) -> Option<String> {
         Exit::NotExecutable(errno) => ("cannot be executed in the guest", errno),
         Exit::Error(errno) => ("could not be started in the guest", errno),
     };
+    if errno == SAID {
+        return None;
+    }
     let reason = std::io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0));
     Some(format!("{program:?} {what}: {reason}"))
 }

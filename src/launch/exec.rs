@@ -159,9 +159,15 @@ impl Connection {
         if exec.cwd.is_empty() {
             exec.cwd = text(&own.cwd);
         }
-        if exec.user.is_empty() {
-            exec.user = text(&own.user);
-            exec.privileges.groups.clone_from(&own.groups);
+        exec.privileges.groups.clone_from(&own.groups);
+        match (
+            exec.user.is_empty(),
+            own.user.iter().position(|it| *it == b','),
+        ) {
+            (true, _) => exec.user = text(&own.user),
+            // Another user has the groups of --group-add, too, as docker has it.
+            (false, Some(groups)) => exec.user.push(text(&own.user[groups..])),
+            (false, None) => {}
         }
         exec.privileges.capabilities &= own.capabilities;
     }

@@ -56,7 +56,7 @@ pub use command::{
 };
 pub use error::Error;
 pub use interface::Interface;
-pub use message::{Exit, FromGuest, FromHost, Output};
+pub use message::{Exit, FromGuest, FromHost, Output, SAID};
 pub use mount::{MAX_PATH, MAX_TAG, Mount, MountKind};
 pub use resumed::Resumed;
 pub use root::{MAX_HOSTNAME, MAX_HOSTS, MAX_RESOLVER, Root};

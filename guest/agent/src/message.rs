@@ -5,6 +5,9 @@ use crate::{Error, Interface, Mount, Resumed, Root, WindowSize};
 
 const MAGIC: [u8; 4] = *b"HULL";
 
+/// Instead of an errno in an [`Exit`]: an [`FromGuest::Error`] before it has said why.
+pub const SAID: u32 = 0;
+
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -12,11 +15,11 @@ pub enum Exit {
     Exited(u8),
     /// Signal 1 to 64 ended it.
     Signalled(u8),
-    /// It exists but cannot be run; execve's errno.
+    /// It exists but cannot be run; execve's errno, or [`SAID`].
     NotExecutable(u32),
     /// It does not exist; execve's errno.
     NotFound(u32),
-    /// The guest could not prepare it (a pipe, terminal or process failed); the errno.
+    /// The guest could not prepare it (a pipe, terminal or process failed); the errno, or [`SAID`].
     Error(u32),
 }
 

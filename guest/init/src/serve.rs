@@ -7,7 +7,9 @@
 //! it, so the inbox never blocks.
 
 use hull_agent::frame::{self, HEADER, MAX_PAYLOAD};
-use hull_agent::{Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, MAX_PROCESSES, VERSION};
+use hull_agent::{
+    Buffer, Command, Exit, FromGuest, FromHost, MAX_COMMAND, MAX_PROCESSES, SAID, VERSION,
+};
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
 use crate::process::{Plan, Pointers};
@@ -116,7 +118,7 @@ pub fn serve(channel: Fd, signals: Fd, memory: &mut Memory, prepare: fn() -> Fil
             let _ = agent.say(FromGuest::Error(
                 b"the guest's init cannot read hull's messages",
             ));
-            let _ = agent.finish(Exit::Error(0));
+            let _ = agent.finish(Exit::Error(SAID));
             Reboot::PowerOff
         }
     }
@@ -170,7 +172,7 @@ impl Agent<'_> {
         let refused = self.refused.filter(|_| process == 0).or(sealed.err());
         let started = match refused {
             Some(Errno(errno)) => Err(Exit::Error(errno as u32)),
-            None => start(running, bytes, pointers, |text| {
+            None => start(running, process == 0, bytes, pointers, |text| {
                 // As long as there is room: a message for the user.
                 if outbox.room() >= 2 * RESERVE
                     && let Some(len) = FromGuest::Error(text).encode_for(process, outbox.space())
@@ -580,20 +582,25 @@ fn at<'a>(
     }
 }
 
-/// Start the encoded command `bytes` as `running`; `say` takes a message for the user.
+/// Start the encoded command `bytes` as `running`, the `main` one or not; `say` takes a message for the user.
 fn start(
     running: &mut Running,
+    main: bool,
     bytes: &[u8],
     pointers: &mut Pointers,
     say: impl FnOnce(&[u8]),
 ) -> Result<(), Exit> {
-    let command = Command::decode(bytes).map_err(|_| Exit::Error(0))?;
     let failed = |Errno(errno)| Exit::Error(errno as u32);
+    let command = Command::decode(bytes).map_err(|_| failed(sys::EINVAL))?;
     let user = match User::of(&command) {
         Ok(user) => user,
-        Err(Errno(errno)) => {
-            say(b"there is no such user or group in the guest's /etc/passwd and /etc/group");
-            return Err(Exit::NotExecutable(errno as u32));
+        Err(unknown) => {
+            say(unknown.text(&mut [0; 192]));
+            // The statuses of docker run and docker exec.
+            return Err(match main {
+                true => Exit::Error(SAID),
+                false => Exit::NotExecutable(SAID),
+            });
         }
     };
     let (streams, stdio) = match command.header.tty {
@@ -604,7 +611,7 @@ fn start(
     let (terminal, user) = (streams.terminal, user.as_ref());
     let plan = Plan::new(pointers, argv, env, cwd, stdio, terminal, user);
     let plan = plan.map(|plan| plan.of(&command));
-    let started = plan.ok_or(Exit::Error(0)).and_then(Plan::start);
+    let started = plan.ok_or(failed(sys::EINVAL)).and_then(Plan::start);
     let [a, b, c] = stdio;
     sys::close(a);
     if !terminal {

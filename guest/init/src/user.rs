@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use hull_agent::Command;
 
-use crate::sys::{self, EINVAL};
+use crate::sys;
 use crate::text::{each_line, join};
 
 /// Most groups that a user gets, with the first.
@@ -19,12 +19,39 @@ pub struct User {
     home: [u8; 256],
 }
 
+/// A user or group that the guest does not have.
+pub enum Unknown<'a> {
+    User(&'a [u8]),
+    Group(&'a [u8]),
+}
+
+/// Longest name in a message, in bytes.
+const MAX_SHOWN: usize = 96;
+
+impl Unknown<'_> {
+    /// A message for the user, in docker's words.
+    pub fn text<'b>(&self, buffer: &'b mut [u8; 192]) -> &'b [u8] {
+        let (name, parts): (&[u8], [&[u8]; 2]) = match self {
+            Self::User(name) => (
+                name,
+                [b"unable to find user ", b": no matching entries in passwd file"],
+            ),
+            Self::Group(name) => (
+                name,
+                [b"unable to find group ", b": no matching entries in group file"],
+            ),
+        };
+        let name = name.get(..MAX_SHOWN).unwrap_or(name);
+        join(buffer, &[parts[0], name, parts[1]]).map_or(b"", CStr::to_bytes)
+    }
+}
+
 impl User {
     /// The user and groups of `command`; `None` if it names none.
     ///
     /// # Errors
     /// As [`User::find`].
-    pub fn of(command: &Command<'_>) -> sys::Result<Option<Self>> {
+    pub fn of<'a>(command: &Command<'a>) -> Result<Option<Self>, Unknown<'a>> {
         let mut groups = command.groups().peekable();
         if command.user().is_empty() && groups.peek().is_none() {
             return Ok(None);
@@ -65,17 +92,17 @@ impl User {
     /// and /etc/group. A number need not be there.
     ///
     /// # Errors
-    /// `EINVAL` if there is no such user or group.
-    pub fn find(text: &CStr) -> sys::Result<Self> {
+    /// There is no such user or group.
+    fn find(text: &CStr) -> Result<Self, Unknown<'_>> {
         let mut all = text.to_bytes().split(|&byte| byte == b',');
         let mut user = Self::named(all.next().unwrap_or_default())?;
         for group in all {
-            user.add_group(find_group(group).ok_or(EINVAL)?);
+            user.add_group(find_group(group).ok_or(Unknown::Group(group))?);
         }
         Ok(user)
     }
 
-    fn named(text: &[u8]) -> sys::Result<Self> {
+    fn named(text: &[u8]) -> Result<Self, Unknown<'_>> {
         let mut parts = text.splitn(2, |&byte| byte == b':');
         let (wanted, group) = (parts.next().unwrap_or_default(), parts.next());
         let wanted = if wanted.is_empty() { b"0" } else { wanted };
@@ -96,9 +123,12 @@ impl User {
             user.set_home(home).is_some()
         });
         if let Some(group) = group {
-            user.group = find_group(group).ok_or(EINVAL)?;
+            user.group = find_group(group).ok_or(Unknown::Group(group))?;
         }
-        if found { Ok(user) } else { Err(EINVAL) }
+        match found {
+            true => Ok(user),
+            false => Err(Unknown::User(wanted)),
+        }
     }
 
     fn set_home(&mut self, home: &[u8]) -> Option<()> {
