@@ -5,14 +5,16 @@ mod machine;
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use machine::guest_program::guest_program;
+use machine::user::{NOBODY, User};
 use machine::{kvm, run, run_with, script};
-use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::fs::{FlockOperation, XattrFlags, fcntl_lock, flock, getxattr, setxattr};
+use rustix::process::geteuid;
 
 fn share(folder: &Path, rest: &str) -> String {
     format!("--share={}:{rest}", folder.display())
@@ -501,4 +503,77 @@ fn locks_are_shared_with_the_host_on_request() {
     let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!(out, "taken\ntaken\nlocked\nlocked\nlocked\n");
     flock(&other, FlockOperation::NonBlockingLockExclusive).expect("free");
+}
+
+/// The guest's owner of a file, as hull keeps it on the host.
+fn kept_owner(path: &Path) -> Option<String> {
+    let mut value = [0; 64];
+    let len = getxattr(path, "user.hull.owner", &mut value).ok()?;
+    String::from_utf8(value[..len].to_vec()).ok()
+}
+
+#[test]
+fn the_guests_owners_outlive_the_machine_of_a_plain_user() {
+    if !kvm("shares") {
+        return;
+    }
+    let (user, own) = (User::new(), geteuid().as_raw());
+    let uid = if own == 0 { NOBODY } else { own };
+    let folder = user.0.path().join("data");
+    fs::create_dir(&folder).expect("made");
+    if setxattr(&folder, "user.test", b"", XattrFlags::empty()).is_err() {
+        return eprintln!("skipped: the temporary folder has no extended attributes");
+    }
+    fs::write(folder.join("locked"), "").expect("written");
+    let mode = fs::Permissions::from_mode(0o444);
+    fs::set_permissions(folder.join("locked"), mode).expect("its mode");
+    symlink("locked", folder.join("link")).expect("a link");
+    for path in [folder.clone(), folder.join("locked"), folder.join("link")] {
+        std::os::unix::fs::lchown(path, Some(uid), Some(uid)).expect("an owner");
+    }
+    chown(user.0.path(), Some(uid), Some(uid)).expect("an owner");
+    let machine = |flags: &str, script: &str| {
+        let (hull, shared) = (env!("CARGO_BIN_EXE_hull"), folder.display());
+        let run = format!(
+            "exec {hull} run {flags} --share {shared}:/d:xattr=on -w /d -- sh -c \"{script}\""
+        );
+        let mut shell = user.shell_of(uid, &run);
+        shell.env("HULL_CACHE", user.0.path().join("cache"));
+        machine::finish(shell, b"")
+    };
+    // As an image's entry point begins: its user gets the folder and what is in it.
+    let by_root = "mkdir sub; touch made; stat -c %u:%g made; chown -R 70:71 .; chown :9 made
+        chown 4294967294:5 sub; stat -c %n,%u:%g,%a . locked sub made link";
+    machine("", by_root).assert(
+        0,
+        &format!(
+            "0:0\n.,70:71,755\nlocked,70:71,444\nsub,4294967294:5,755\nmade,70:9,644\nlink,{uid}:{uid},777\n"
+        ),
+        "",
+    );
+    // Another machine, in which it has the folder, and no more.
+    let by_user = "echo x > new; chmod 600 new; mkdir own; mv new own; ln made linked; rm locked
+        touch sub/refused; chown 0 made; cat own/new; stat -c %n,%u:%g own own/new linked sub";
+    machine("-u 70:71", by_user).assert(
+        0,
+        "x\nown,70:71\nown/new,70:71\nlinked,70:9\nsub,4294967294:5\n",
+        "touch: sub/refused: Permission denied\nchown: made: Operation not permitted\n",
+    );
+    for (name, owner) in [("", "70:71"), ("own/new", "70:71"), ("made", "70:9")] {
+        let path = folder.join(name);
+        let host = fs::metadata(&path).expect("there");
+        assert_eq!((host.uid(), host.gid()), (uid, uid), "{name}");
+        assert_eq!(kept_owner(&path).as_deref(), Some(owner), "{name}");
+    }
+    // Back to the host's, and nothing stays; another's attribute and one without a meaning count for nothing.
+    setxattr(
+        folder.join("own/new"),
+        "user.hull.owner",
+        b"0:x",
+        XattrFlags::empty(),
+    )
+    .expect("set");
+    let back = format!("chown -R {uid}:{uid} made; cd own; stat -c %u:%g new");
+    machine("", &back).assert(0, &format!("{uid}:{uid}\n"), "");
+    assert_eq!(kept_owner(&folder.join("made")), None);
 }

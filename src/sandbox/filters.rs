@@ -416,6 +416,7 @@ const SHARE_SERVER: &[Call] = &[
     call!(SYS_copy_file_range, "copies"),
     call!(SYS_setxattr, "extended attributes"),
     call!(SYS_getxattr, "extended attributes"),
+    call!(SYS_lgetxattr, "the guest's owner of a file"),
     call!(SYS_listxattr, "extended attributes"),
     call!(SYS_removexattr, "extended attributes"),
     call!(SYS_flock, "a lock"),

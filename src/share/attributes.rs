@@ -6,6 +6,7 @@ use std::io;
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 use super::files::{FRESH, Files, attributes, group, permissions, user};
+use super::owners::NAME;
 use super::wire::errno;
 use super::wire::{Attr, AttrOut, GETATTR_FH, GetattrIn, ROOT, SetattrIn, valid};
 
@@ -21,9 +22,7 @@ impl Files {
     /// ESTALE if it is not where it was seen last, and those of the host; also below.
     pub fn attributes(&mut self, node: u64, asked: &GetattrIn) -> io::Result<AttrOut> {
         let stat = if asked.flags & GETATTR_FH != 0 {
-            let file = &self.handle(node, asked.fh)?.file;
-            let wanted = rustix::fs::StatxFlags::BASIC_STATS;
-            rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?
+            self.tree.shown(&*self.handle(node, asked.fh)?.file, c"")?
         } else {
             self.tree.stat(node)?
         };
@@ -39,7 +38,14 @@ impl Files {
         self.writable()?;
         let kind = self.tree.nodes.get(node)?.identity.kind;
         let has = |bits: u32| asked.valid & bits != 0;
-        if has(valid::MODE | valid::UID | valid::GID | valid::ATIME | valid::MTIME) {
+        if has(valid::ATIME | valid::MTIME) {
+            changeable(node)?;
+        }
+        // In an attribute the owner of the folder itself means nothing to the host.
+        if has(valid::UID | valid::GID) && self.tree.owners.are_hosts() {
+            changeable(node)?;
+        }
+        if has(valid::MODE) && !self.has_mode(node, permissions(asked.mode))? {
             changeable(node)?;
         }
         if has(valid::MODE | valid::UID | valid::GID)
@@ -55,8 +61,7 @@ impl Files {
             let owner = has(valid::UID).then(|| user(asked.uid)).transpose()?;
             let group = has(valid::GID).then(|| group(asked.gid)).transpose()?;
             let file = self.tree.reach(node)?;
-            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(&*file, c"", owner, group, flags)?;
+            self.tree.owners.set(&file, owner, group)?;
         }
         if has(valid::SIZE) {
             let own = has(valid::FH).then(|| self.handle(node, asked.fh));
@@ -74,6 +79,12 @@ impl Files {
             rustix::fs::utimensat(links, link, &times, AtFlags::empty())?;
         }
         self.attributes(node, &GetattrIn::default())
+    }
+
+    /// Whether the file has this mode already.
+    fn has_mode(&mut self, node: u64, mode: Mode) -> io::Result<bool> {
+        let now = self.tree.stat(node)?.stx_mode;
+        Ok(u32::from(now) & 0o7777 == mode.bits())
     }
 
     fn set_mode(&mut self, node: u64, mode: Mode) -> io::Result<()> {
@@ -136,7 +147,7 @@ impl Files {
         rustix::fs::listxattr(path, rustix::buffer::spare_capacity(&mut names))?;
         let names = names.split_inclusive(|byte| *byte == 0);
         Ok(names
-            .filter(|name| name.starts_with(XATTRS))
+            .filter(|name| name.starts_with(XATTRS) && *name != NAME.to_bytes_with_nul())
             .flatten()
             .copied()
             .collect())
@@ -162,8 +173,9 @@ fn changeable(node: u64) -> io::Result<()> {
     }
 }
 
+/// The name, if the guest may have it: not of hull's own, which who has a file in the guest could change.
 fn users(name: &CStr) -> io::Result<&CStr> {
-    match name.to_bytes().starts_with(XATTRS) {
+    match name.to_bytes().starts_with(XATTRS) && name != NAME {
         true => Ok(name),
         false => Err(errno(libc::EOPNOTSUPP)),
     }

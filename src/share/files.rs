@@ -15,7 +15,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::config::Config;
 use super::listing::Listing;
-use super::tree::{Entry, Tree};
+use super::owners::Owners;
+use super::tree::{Entry, REACH, Tree};
 use super::wire::errno;
 use super::wire::{ATTR_SUBMOUNT, Attr, EntryOut, InHeader, StatfsOut, init};
 
@@ -71,8 +72,6 @@ impl From<&InHeader> for Caller {
 pub struct Files {
     pub(super) tree: Tree,
     pub(super) config: Config,
-    /// hull is the superuser: files belong to the guest's users.
-    pub(super) superuser: bool,
     pub(super) handles: HashMap<u64, Handle>,
     last_handle: u64,
     /// Bytes of all listings.
@@ -106,9 +105,9 @@ impl Files {
             tree: Tree::new(
                 folder.try_clone()?,
                 NonZeroUsize::new(reached).unwrap_or(NonZeroUsize::MIN),
+                Owners::of(rustix::process::geteuid()),
             )?,
             config: config.clone(),
-            superuser: rustix::process::geteuid().is_root(),
             handles: HashMap::new(),
             last_handle: 0,
             listed: 0,
@@ -246,11 +245,29 @@ impl Files {
         caller: Caller,
         make: impl FnOnce() -> rustix::io::Result<T>,
     ) -> io::Result<T> {
-        if !self.superuser || (caller.uid, caller.gid) == (0, 0) {
+        if !self.tree.owners.are_hosts() || (caller.uid, caller.gid) == (0, 0) {
             return Ok(make()?);
         }
         let _acting = Acting::start(caller)?;
         Ok(make()?)
+    }
+
+    /// Give what was made for `caller`, `name` in `folder`, to him, where it does not belong to him yet.
+    pub(super) fn give_named(&self, caller: Caller, folder: &OwnedFd, name: &CStr) {
+        if !self.tree.owners.are_hosts()
+            && let Ok(file) = rustix::fs::openat(folder, name, REACH, Mode::empty())
+        {
+            self.give(caller, &file);
+        }
+    }
+
+    /// The same for the open `file`. What cannot have an owner in the guest stays the host's user's.
+    pub(super) fn give(&self, caller: Caller, file: &OwnedFd) {
+        if !self.tree.owners.are_hosts()
+            && let (Ok(user), Ok(group)) = (user(caller.uid), group(caller.gid))
+        {
+            let _ = self.tree.owners.set(file, Some(user), Some(group));
+        }
     }
 
     /// Look `child` up in the folder `parent`.

@@ -21,6 +21,7 @@ mod listing;
 mod locks;
 mod names;
 mod nodes;
+mod owners;
 mod server;
 mod service;
 #[cfg(test)]

@@ -54,6 +54,7 @@ impl Files {
         self.as_caller(caller, || {
             rustix::fs::mknodat(&*folder, child, kind, permissions(mode), 0)
         })?;
+        self.give_named(caller, &folder, child);
         self.look_up(parent, child)
     }
 
@@ -74,6 +75,7 @@ impl Files {
         self.as_caller(caller, || {
             rustix::fs::mkdirat(&*folder, child, permissions(mode))
         })?;
+        self.give_named(caller, &folder, child);
         self.look_up(parent, child)
     }
 
@@ -97,7 +99,10 @@ impl Files {
             rustix::fs::openat(&*folder, child, new, permissions(asked.mode))
         });
         let (found, file) = match made {
-            Ok(file) => (self.tree.made(parent, child, &file)?, file),
+            Ok(file) => {
+                self.give(caller, &file);
+                (self.tree.made(parent, child, &file)?, file)
+            }
             Err(error)
                 if error.kind() == io::ErrorKind::AlreadyExists
                     && !flags.contains(OFlags::EXCL) =>
@@ -135,6 +140,7 @@ impl Files {
         let file = self.as_caller(caller, || {
             rustix::fs::openat(&*folder, c".", new, permissions(asked.mode))
         })?;
+        self.give(caller, &file);
         let found = self.tree.adopt(&file)?;
         let fh = self.keep(found.number, file, flags);
         let opened = OpenOut {

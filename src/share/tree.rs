@@ -16,6 +16,7 @@ use lru::LruCache;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, makedev};
 
 use super::nodes::{Identity, Nodes};
+use super::owners::Owners;
 use super::wire::ROOT;
 use super::wire::errno;
 
@@ -25,7 +26,7 @@ const OVERLAY: u64 = 0x794c_7630;
 /// Most file systems below one folder that are told apart by [`Tree::alias`].
 const MAX_DEVICES: usize = 0xffff;
 /// Opens a file without access to its content; it is then reopened by [`Tree::open`].
-const REACH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const REACH: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A file that was looked up.
 pub struct Entry {
@@ -51,6 +52,7 @@ struct Device {
 /// The files of a folder.
 pub struct Tree {
     pub nodes: Nodes,
+    pub owners: Owners,
     folder: Arc<OwnedFd>,
     devices: HashMap<u64, Device>,
     /// Descriptors of nodes, opened with [`REACH`].
@@ -62,15 +64,16 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The files in `folder`. At most `most` descriptors are kept for reaching them, and as many for
+    /// The files in `folder`, with the `owners` that the guest sees. At most `most` descriptors are kept for reaching them, and as many for
     /// files that the guest removed and still uses.
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub fn new(folder: OwnedFd, most: NonZeroUsize) -> io::Result<Self> {
+    pub fn new(folder: OwnedFd, most: NonZeroUsize, owners: Owners) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut tree = Self {
             nodes: Nodes::default(),
+            owners,
             folder: Arc::new(folder),
             devices: HashMap::new(),
             reached: LruCache::new(most),
@@ -210,31 +213,43 @@ impl Tree {
         Ok((&self.links, file, name))
     }
 
-    /// The file's state.
+    /// The file's state, as the guest sees it.
     ///
     /// # Errors
     /// Those of [`Tree::reach`].
     pub fn stat(&mut self, number: u64) -> io::Result<Statx> {
         if let Some(found) = self.known(number)? {
-            return stat(&found, c"");
+            return self.shown(&found, c"");
         }
         // Without opening it.
         let place = self.nodes.get(number)?.place.clone();
         let (parent, name) = place.ok_or(errno(libc::ESTALE))?;
         let found = self.reach(parent).and_then(|folder| {
-            let now = stat(&folder, &name).map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR) => errno(libc::ESTALE),
-                _ => error,
-            })?;
+            let now = self
+                .shown(&folder, &name)
+                .map_err(|error| match error.raw_os_error() {
+                    Some(libc::ENOENT | libc::ENOTDIR) => errno(libc::ESTALE),
+                    _ => error,
+                })?;
             match self.known_identity(&now) == Some(self.nodes.get(number)?.identity) {
                 true => Ok(now),
                 false => Err(errno(libc::ESTALE)),
             }
         });
         match (found, self.opened(number)) {
-            (Err(_), Some(file)) => stat(&file, c""),
+            (Err(_), Some(file)) => self.shown(&file, c""),
             (found, _) => found,
         }
+    }
+
+    /// The state of `name` in `folder`, or of `folder` itself if the name is empty, as the guest sees it.
+    ///
+    /// # Errors
+    /// Those of the host.
+    pub fn shown(&self, folder: impl AsFd, name: &CStr) -> io::Result<Statx> {
+        let mut stat = stat(&folder, name)?;
+        self.owners.show(folder, name, &mut stat);
+        Ok(stat)
     }
 
     /// Look `name` up in the folder `parent`, of which `folder` is a descriptor. The guest has to
@@ -243,7 +258,7 @@ impl Tree {
     /// # Errors
     /// Those of the host, and those of [`Nodes::look_up`].
     pub fn look_up(&mut self, parent: u64, folder: &OwnedFd, name: &CStr) -> io::Result<Entry> {
-        let stat = stat(folder, name)?;
+        let stat = self.shown(folder, name)?;
         let identity = self.identity(&stat, folder, name);
         self.found(parent, name, stat, identity)
     }
@@ -253,7 +268,7 @@ impl Tree {
     /// # Errors
     /// As there.
     pub fn made(&mut self, parent: u64, name: &CStr, file: &OwnedFd) -> io::Result<Entry> {
-        let stat = stat(file, c"")?;
+        let stat = self.shown(file, c"")?;
         let identity = self.identity(&stat, file, c"");
         self.found(parent, name, stat, identity)
     }
@@ -287,7 +302,7 @@ impl Tree {
     /// # Errors
     /// As [`Tree::look_up`].
     pub fn adopt(&mut self, file: &OwnedFd) -> io::Result<Entry> {
-        let stat = stat(file, c"")?;
+        let stat = self.shown(file, c"")?;
         let identity = self.identity(&stat, file, c"");
         Ok(Entry {
             number: self.nodes.look_up(identity, None, 0)?,

@@ -95,7 +95,7 @@ impl User {
             chown(self.0.path(), Some(uid), Some(uid)).expect("its folder");
             let node = self.0.path().join("kvm").display().to_string();
             let as_user = format!(
-                "set -e; mount --make-rprivate /; mknod {node} c 10 232; chmod 666 {node}
+                "set -e; mount --make-rprivate /; [ -e {node} ] || mknod {node} c 10 232; chmod 666 {node}
                  mount --bind {node} /dev/kvm
                  exec setpriv --reuid {uid} --regid {uid} --clear-groups sh -c '{script}'"
             );
