@@ -6,14 +6,17 @@ mod layout;
 mod machine;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ::tar::EntryType;
 use layout::{Layer, Layout};
-use machine::user::{Done, wait_until};
+use machine::user::{Done, NOBODY, User, wait_until};
 use machine::{built, kvm};
+use rustix::process::geteuid;
 use serde_json::{Value, json};
 
 /// A user with an image, and with folders that are gone afterwards.
@@ -133,7 +136,7 @@ fn image() -> Layout {
         .entry(folder, "tmp", 0o1777, (0, 0), "", b"");
     for applet in [
         "sh", "stat", "cat", "ls", "touch", "chown", "dd", "rm", "sync", "find", "sort", "sleep",
-        "mkdir",
+        "mkdir", "true",
     ] {
         let path = format!("bin/{applet}");
         layer = layer.entry(link, &path, 0o777, (0, 0), "busybox", b"");
@@ -237,6 +240,136 @@ fn a_volume_outlives_its_machines_with_all_owners() {
         "{pruned}"
     );
     assert!(!home.volume("data").exists());
+}
+
+/// Whether `uid` may make the namespaces of a jail.
+fn may_jail(uid: u32) -> bool {
+    let mut try_it = Command::new("unshare");
+    try_it.args(["-U", "true"]).stderr(Stdio::null());
+    if uid != geteuid().as_raw() {
+        try_it.uid(uid);
+    }
+    uid == 0 || try_it.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_machine_is_saved_with_its_volume_and_goes_on_alone() {
+    if !kvm("volumes") {
+        return;
+    }
+    let (home, saved) = (Home::new(), tempfile::tempdir().expect("a folder"));
+    let snapshot = saved.path().join("snapshot").display().to_string();
+    let image = home.image.path().to_str().expect("text").to_string();
+    let jail: &[&str] = if may_jail(geteuid().as_raw()) {
+        &["--jail"]
+    } else {
+        &[]
+    };
+    let script = "echo new > /srv/data/new; sync; read x; cat /srv/data/new; stat -c %u /srv/data/file; exit 7";
+    let run = [
+        "run", "--name", "first", "--image", &image, "-m", "128M", "--cpus", "1",
+    ];
+    let more = [
+        "--network",
+        "none",
+        "--tmpfs",
+        "/own",
+        "-v",
+        "data:/srv/data",
+        "--",
+        script,
+    ];
+    let spawn = |arguments: &[&str]| {
+        let mut hull = home.hull(arguments);
+        let hull = hull
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        hull.spawn().expect("hull starts")
+    };
+    let first = spawn(&[&run[..], jail, &more].concat());
+    let has_new = || home.run(&["exec", "first", "cat", "/srv/data/new"]).stdout == "new\n";
+    wait_until(has_new);
+    let done = home.run(&["snapshot", "--stop", "first", &snapshot]);
+    assert_eq!((done.status, &*done.stderr), (Some(0), ""));
+    first.wait_with_output().expect("an end");
+    // One restored machine has the volume, and no other.
+    let mut again = spawn(&["restore", &snapshot, "--name", "again"]);
+    wait_until(|| home.run(&["exec", "again", "true"]).status == Some(0));
+    home.refused(&["restore", &snapshot], "data");
+    let other = home.machine(&["-v", "data:/srv/data"], "true");
+    assert_eq!(other.status, Some(125));
+    assert!(
+        other.stderr.contains("volume data is in use by"),
+        "{}",
+        other.stderr
+    );
+    again
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(b"go\n")
+        .expect("read");
+    let output = again.wait_with_output().expect("an end");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        (output.status.code(), &*output.stdout),
+        (Some(7), &b"new\n7\n"[..]),
+        "{errors}"
+    );
+    // It has written since.
+    home.refused(
+        &["restore", &snapshot],
+        "written to since the snapshot was taken",
+    );
+    assert_whole(&home.volume("data"));
+}
+
+#[test]
+fn a_plain_user_has_volumes_with_all_owners_in_a_jail_or_not() {
+    if !kvm("volumes") {
+        return;
+    }
+    let (user, image, own) = (User::new(), image(), geteuid().as_raw());
+    let uid = if own == 0 { NOBODY } else { own };
+    let home = user.0.path();
+    let run = |command: &mut Command| assert!(command.status().expect("it runs").success());
+    run(Command::new("cp")
+        .arg("-r")
+        .arg(image.path())
+        .arg(home.join("image")));
+    if own == 0 {
+        run(Command::new("chown")
+            .args(["-R", &uid.to_string()])
+            .arg(home));
+    }
+    let (hull, shown) = (env!("CARGO_BIN_EXE_hull"), home.display());
+    let machine = |flags: &str, script: &str| {
+        let script = format!(
+            "exec {hull} run --image {shown}/image -m 128M --cpus 1 --network none {flags} -- \"{script}\""
+        );
+        let mut shell = user.shell_of(uid, &script);
+        shell
+            .env("HOME", home)
+            .env("TMPDIR", home)
+            .env_remove("HULL_CACHE");
+        for name in ["XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"] {
+            shell.env_remove(name);
+        }
+        machine::finish(shell, b"")
+    };
+    let script = "chown 5:4294967294 /srv/data/file; stat -c %u:%g:%a /srv/data /srv/data/program";
+    let first = machine("-v data:/srv/data", script);
+    first.assert(0, "70:71:2750\n0:9:4755\n", "");
+    if !may_jail(uid) {
+        return println!("left out: a jail without root: this host forbids user namespaces");
+    }
+    let script = "stat -c %u:%g /srv/data/file; echo x > /own/x; echo y > /y; cat /own/x /y";
+    let jailed = machine("--jail --disk-size 50M -v data:/srv/data", script);
+    jailed.assert(0, "5:4294967294\nx\ny\n", "");
+    let volume = home.join(".local/share/hull/volumes/data");
+    assert_eq!(fs::metadata(&volume).expect("a file").uid(), uid);
+    assert_whole(&volume);
 }
 
 #[test]

@@ -185,10 +185,13 @@ impl Origin {
                     };
                     return Err(DiskError::OverlayKept { format, path });
                 }
-                Some(_) if self.cache == Cache::Unsafe => {
-                    shared.image.write_back().map_err(fault)?
+                Some(image) => {
+                    shared.image.write_back().map_err(fault)?;
+                    if self.cache != Cache::Unsafe {
+                        // As a snapshot's own files: the main thread makes no other call for that.
+                        image.file.sync_all().map_err(fault)?;
+                    }
                 }
-                Some(_) => shared.image.flush().map_err(fault)?,
             }
         }
         let files = self.files.iter().map(Opened::identity);
