@@ -2,9 +2,10 @@
 
 use arbitrary::Arbitrary;
 use hull::agent::{
-    Event, Exec, Exit, Interface, MAX_BUFFERED, Output, Processes, Resumed, Session, WindowSize,
+    Event, Exec, Exit, Interface, MAX_BUFFERED, Mount, Output, Processes, Resumed, Root, Session,
+    WindowSize,
 };
-use hull_agent::{FromGuest, FromHost};
+use hull_agent::{FromGuest, FromHost, MountKind};
 
 /// A session.
 #[derive(Arbitrary, Debug)]
@@ -12,6 +13,9 @@ pub struct Input {
     start: Start,
     argv: Vec<String>,
     tty: Option<(u16, u16)>,
+    /// The command's root, whose texts may be too long, and its mounts.
+    root: Option<(bool, [u16; 3])>,
+    mounts: Vec<(u8, u8)>,
     steps: Vec<Step>,
 }
 
@@ -20,6 +24,9 @@ enum Start {
     New,
     Waiting,
     Restored,
+    /// One with a command beside the main one, and one with a machine's keeper; they are never saved.
+    Beside,
+    Attached,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -70,26 +77,61 @@ fn resumed(first_slot: u8, slots: u8) -> Resumed {
     }
 }
 
+/// A root with texts of these lengths.
+fn root((read_only, [hostname, hosts, resolver]): (bool, [u16; 3])) -> Root {
+    let text = |len: u16, most: u16| "a".repeat(usize::from(len % most));
+    Root {
+        read_only,
+        disk: "vda".into(),
+        upper: String::new(),
+        hostname: text(hostname, 66),
+        hosts: text(hosts, 33_000),
+        resolver: text(resolver, 4100),
+    }
+}
+
+/// A mount, mostly one that can be.
+fn mount((kind, path): &(u8, u8)) -> Mount {
+    let kinds = [MountKind::Share, MountKind::Memory, MountKind::Disk];
+    let paths = ["/a", "/srv/data", "/", "a", "/a/../b"];
+    Mount {
+        kind: kinds[usize::from(*kind) % kinds.len()],
+        tag: "tag".into(),
+        path: paths[usize::from(*path) % paths.len()].into(),
+        read_only: path & 1 != 0,
+    }
+}
+
 /// Talk.
 pub fn check(input: &Input) {
     let exec = Exec {
         argv: input.argv.iter().map(Into::into).collect(),
         tty: input.tty.map(|(rows, cols)| WindowSize { rows, cols }),
+        root: input.root.map(root),
+        mounts: input.mounts.iter().map(mount).collect(),
         ..Exec::default()
     };
+    let fits = exec.check().is_ok();
+    let beside = matches!(input.start, Start::Beside | Start::Attached);
     let session = match input.start {
         Start::New => Session::new(exec),
         Start::Waiting => Session::waiting(exec),
         Start::Restored => Session::restored(exec, resumed(0, 1)),
+        Start::Beside => Session::beside(exec),
+        Start::Attached => Ok(Session::attached()),
     };
     let Ok(mut session) = session else {
+        assert!(!fits);
         return;
     };
+    assert!(fits || matches!(input.start, Start::Attached));
     let mut ended = false;
     for step in &input.steps {
         play(&mut session, step);
         assert!(session.receive_room() <= MAX_BUFFERED);
-        if let Step::Save = step {
+        if let Step::Save = step
+            && !beside
+        {
             // Its owner has taken all events.
             while let Some(event) = session.next_event() {
                 assert!(!ended, "{event:?} after the end");

@@ -34,6 +34,7 @@ pub mod frames;
 pub mod fs;
 pub mod fuse;
 pub mod gdb;
+pub mod images;
 pub mod initrd;
 pub mod kernel;
 pub mod ledger;

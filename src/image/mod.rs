@@ -35,5 +35,7 @@ pub use digest::Digest;
 pub use document::{Configuration, Execution};
 pub use error::ImageError;
 pub use get::{How, Pull, full_name, get};
+#[cfg(fuzzing)]
+pub use local::from_stream;
 pub use reference::Reference;
 pub use store::{Image, Store};

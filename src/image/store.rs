@@ -101,7 +101,10 @@ impl Store {
     }
 
     /// In a folder that is there and belongs to this user alone.
-    pub(super) fn at(path: PathBuf, limit: u64) -> Result<Self, ImageError> {
+    ///
+    /// # Errors
+    /// It is not, or cannot be looked at.
+    pub fn at(path: PathBuf, limit: u64) -> Result<Self, ImageError> {
         let refused = |error| CacheError::Folder {
             path: path.clone(),
             error,
