@@ -214,8 +214,8 @@ mod tests {
             }
             for name in [c"file", c"folder"] {
                 owners.set(&open(name), Some(Uid::from_raw(hosts.0)), Some(Gid::from_raw(hosts.1))).unwrap();
-                let mut names = [0; 256];
-                let listed = rustix::fs::listxattr(&path(open(name), c""), &mut names).unwrap();
+                let (file, mut names) = (open(name), [0; 256]);
+                let listed = rustix::fs::listxattr(path(&file, c""), &mut names).unwrap();
                 prop_assert!(!names[..listed].starts_with(NAME.to_bytes()));
             }
         }
