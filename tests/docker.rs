@@ -125,7 +125,7 @@ fn runs(both: &Both) {
     }
 }
 
-/// What is refused before there is a machine, but for the user, whom the guest looks up.
+/// What is refused before there is a machine, but for the user and group, whom the guest looks up.
 fn refused_runs(both: &Both) {
     for (flags, docker, hull) in [
         (
@@ -136,7 +136,12 @@ fn refused_runs(both: &Both) {
         (
             &["-u", "nobody"],
             (125, "unable to find user nobody"),
-            (126, "no such user"),
+            (OWN, "unable to find user nobody"),
+        ),
+        (
+            &["--group-add", "none"],
+            (125, "unable to find group none"),
+            (OWN, "unable to find group none"),
         ),
         (
             &["-w", "rel"],
@@ -276,7 +281,7 @@ fn executes(both: &Both) {
     both.fail(
         &nobody,
         (126, "unable to find user nobody"),
-        (126, "no such user"),
+        (126, "unable to find user nobody"),
     );
     let terminal = ["exec", "-it", "up", "true"];
     let message = "the input device is not a TTY";

@@ -332,9 +332,9 @@ fn in_the_background(store: &Store, image: &str) {
     for (user, meant) in [
         (
             &[][..],
-            "uid=1000(web) gid=1001(web) groups=55(more),63(audio)\n",
+            "uid=1000(web) gid=1001(web) groups=55(more),63(audio),1001(web)\n",
         ),
-        (&["-u", "0"], "uid=0(root) gid=0 groups=63(audio)\n"),
+        (&["-u", "0"], "uid=0(root) gid=0 groups=0,63(audio)\n"),
     ] {
         let exec = [&["exec"][..], user, &[&name, "id"]].concat();
         store.hull(&exec).assert(0, meant, "");
