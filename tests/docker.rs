@@ -140,7 +140,7 @@ fn refused_runs(both: &Both) {
         ),
         (
             &["--group-add", "none"],
-            (125, "unable to find group none"),
+            (125, "nable to find group none"),
             (OWN, "unable to find group none"),
         ),
         (
