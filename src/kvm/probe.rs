@@ -31,15 +31,14 @@ use crate::sandbox::{Role, spawn};
 /// (`assist::bulk`; hull's kernel then saves instructions elsewhere too, see guest/kernel/patches), do
 /// not account memory to cgroups page by page, do not free the initrd's memory page by page, use
 /// kvm-clock (such a KVM cannot set a guest's TSC, which jumps when the guest is restored), and do
-/// not set the timer for each event and each idle period: a periodic tick is enough.
-pub const SOFTWARE_KVM_WORDS: [&str; 7] = [
+/// not set the timer for each event.
+pub const SOFTWARE_KVM_WORDS: [&str; 6] = [
     "clearcpuid=smap,popcnt,cx16,xsavec,xsaves",
     "hull.bulk",
     "cgroup_disable=memory",
     "retain_initrd",
     "clocksource=kvm-clock",
     "highres=off",
-    "nohz=off",
 ];
 
 /// Guest memory of the probe in bytes: the low part of the layout.
