@@ -572,6 +572,9 @@ fn ends(both: &Both) {
     });
     both.same(&["stop", "deaf"], 0, "deaf\n");
     both.same(&["wait", "deaf"], 0, "137\n");
+    both.same(&["start", "deaf"], 0, "deaf\n");
+    both.same(&["stop", "--time", "0", "deaf"], 0, "deaf\n");
+    both.same(&["wait", "deaf"], 0, "137\n");
     both.same(&["rm", "-f", "deaf"], 0, "deaf\n");
     // One that did not start stays in docker, and not in hull.
     let bad = ["run", "-d", "--name", "bad", "IMAGE", "/none"];

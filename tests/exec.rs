@@ -5,6 +5,7 @@ mod machine;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
 use machine::kvm;
@@ -78,11 +79,15 @@ fn commands_run_beside_the_machines_own() {
     copies(&user);
     reports(&user);
     refusals(&user);
+    stats_go_on(&user);
+    let mut stats = piped(&user, &["stats", "web"]);
+    assert!(first_line(&mut stats).starts_with("NAME "));
     // They end with the machine.
     let mut last = piped(&user, &["exec", "web", "sh", "-c", "echo up; sleep 1000"]);
     assert_eq!(first_line(&mut last), "up\n");
     assert_eq!(user.run(&["stop", "web"]).status, Some(0));
     assert_eq!(last.wait().expect("an end").code(), Some(137));
+    assert_eq!(stats.wait().expect("an end").code(), Some(0));
     assert_eq!({ running }.0.wait().expect("an end").code(), Some(3));
     user.refused(&["exec", "web", "true"], "no such machine: web");
     user.refused(&["top", "web"], "no such machine: web");
@@ -322,6 +327,25 @@ fn reports(user: &User) {
         "{line}"
     );
     assert_eq!(user.run(&["resume", "web"]).status, Some(0));
+}
+
+/// A table after the other, in place of it on a terminal, until Ctrl-C.
+fn stats_go_on(user: &User) {
+    let mut stats = piped(user, &["stats", "web"]);
+    for _ in 0..2 {
+        let head = first_line(&mut stats);
+        assert!(head.starts_with("NAME  CPU "), "{head:?}");
+        let line = first_line(&mut stats);
+        assert!(line.starts_with("web   "), "{line:?}");
+    }
+    kill_process(Pid::from_child(&stats), Signal::INT).expect("it runs");
+    assert_eq!(stats.wait().expect("an end").signal(), Some(2));
+    let mut terminal = Session::of(user.hull(&["stats", "web"]));
+    let erased = "\x1b[2J\x1b[HNAME  CPU ";
+    terminal.wait_for(erased);
+    terminal.wait_for(erased);
+    terminal.key("\x03");
+    terminal.end();
 }
 
 fn refusals(user: &User) {

@@ -8,6 +8,8 @@ mod machine;
 mod registry;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -305,11 +307,10 @@ fn in_the_background(store: &Store, image: &str) {
     ];
     let published = !machine::in_lab() && Path::new("/usr/bin/passt").exists();
     let network: &[&str] = match published {
-        true => &["-P", "--expose", "53/udp"],
+        true => &["-P", "--expose", "53/udp", "-p", "8081"],
         false => &["--network", "none"],
     };
-    let script =
-        "trap 'echo by the image; exit 4' USR1; echo up; while :; do busybox sleep 1; done";
+    let script = "busybox httpd -p 8081 -h /etc; trap 'echo by the image; exit 4' USR1; echo up; while :; do busybox sleep 1; done";
     let started = store.hull(&[&begin[..], &shape, network, &["--", script]].concat());
     started.assert(0, &format!("{name}\n"), "");
     if published {
@@ -325,7 +326,7 @@ fn in_the_background(store: &Store, image: &str) {
         assert!(of("53/udp").is_some(), "{ports:?}");
         let one = store.hull(&["port", &name, "8080"]);
         assert_eq!(one.stdout_text(), format!("{tcp}\n"));
-        std::net::TcpStream::connect(&tcp).expect("it is listened on");
+        TcpStream::connect(&tcp).expect("it is listened on");
     }
     machine::user::wait_until(|| store.hull(&["logs", &name]).stdout_text() == "up\n");
     // Another user of it has the groups of --group-add, too.
@@ -339,12 +340,30 @@ fn in_the_background(store: &Store, image: &str) {
         let exec = [&["exec"][..], user, &[&name, "id"]].concat();
         store.hull(&exec).assert(0, meant, "");
     }
+    if published {
+        let chosen = store.hull(&["port", &name, "8081"]).stdout_text();
+        let answer = get(chosen.trim_end(), "/passwd");
+        assert!(
+            answer.contains(" 200 OK") && answer.contains("web:x:1000"),
+            "{answer}"
+        );
+    }
     assert_eq!(store.hull(&["stop", &name]).status, Some(0));
     assert_eq!(store.hull(&["wait", &name]).stdout_text(), "4\n");
     let log = store.hull(&["logs", &name]);
     // The shell may say on standard error that the signal ended its sleep, too.
     assert_eq!(log.stdout_text(), "up\nby the image\n");
     assert_eq!(store.hull(&["rm", &name]).status, Some(0));
+}
+
+/// What an HTTP server on a port of this host answers.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("it is listened on");
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 /// An image that no machine is made of.

@@ -5,6 +5,7 @@ mod machine;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
 use machine::kvm;
@@ -156,8 +157,19 @@ fn attach(user: &User) -> Vec<Child> {
     attached
 }
 
-/// A signal to one that is attached is the command's.
+/// A signal to one that is attached is the command's, unless that is not wanted.
 fn signals_reach_it(user: &User, attached: &[Child]) {
+    let mut hull = user.hull(&["attach", "--sig-proxy=false", "web"]);
+    hull.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut left = hull.spawn().expect("hull starts");
+    wait_until(|| events(user, "action=attach").len() == 4);
+    kill_process(Pid::from_child(&left), Signal::HUP).expect("it runs");
+    let status = left.wait().expect("an end");
+    assert_eq!(
+        status.code().or_else(|| Some(128 + status.signal()?)),
+        Some(129)
+    );
+    assert_eq!(user.run(&["logs", "web"]).stdout, "up\nhalfhup\n");
     let first = attached.first().expect("one");
     kill_process(Pid::from_child(first), Signal::HUP).expect("it runs");
     wait_until(|| user.run(&["logs", "web"]).stdout == "up\nhalfhup\nhup\n");

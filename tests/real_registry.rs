@@ -24,21 +24,27 @@ struct Registry {
 }
 
 impl Registry {
-    /// Serves from `folder`, which is empty.
-    fn start(folder: &Path) -> Self {
+    /// Serves from `folder`, which is empty, to those with an account; with TLS, if it is given the name of a
+    /// certificate, `NAME.pem`, and its key, `NAME.key`, to everybody.
+    fn start(folder: &Path, certificate: Option<&Path>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
         let [accounts, files, config] =
             ["accounts", "files", "config.yml"].map(|name| folder.join(name));
         fs::write(&accounts, HASHED).expect("accounts");
-        let text = json!({
+        let mut text = json!({
             "version": "0.1",
             "log": { "level": "warn" },
             "storage": { "filesystem": { "rootdirectory": files } },
             "http": { "addr": format!("127.0.0.1:{port}") },
             "auth": { "htpasswd": { "realm": "harbour", "path": accounts } },
         });
+        if let Some(name) = certificate {
+            let [certificate, key] = ["pem", "key"].map(|end| name.with_extension(end));
+            text["http"]["tls"] = json!({ "certificate": certificate, "key": key });
+            text["auth"] = json!({});
+        }
         // JSON is YAML.
         fs::write(&config, text.to_string()).expect("a configuration");
         let mut program = Command::new("docker-registry");
@@ -110,7 +116,7 @@ fn id(layout: &Path, tag: &str) -> String {
 #[test]
 fn what_skopeo_pushed_to_a_registry_with_accounts_is_pulled() {
     let [served, store] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
-    let registry = Registry::start(served.path());
+    let registry = Registry::start(served.path(), None);
     let (name, layout) = (registry.name(), built("images/debian/layout"));
     let mut push = Command::new("skopeo");
     push.args([
@@ -156,4 +162,71 @@ fn what_skopeo_pushed_to_a_registry_with_accounts_is_pulled() {
         .expect("hull starts"));
     let layers = fs::read_dir(store.path().join("images/layers")).expect("layers");
     assert_eq!(layers.count(), 31);
+}
+
+/// Make `NAME.pem` and `NAME.key` in `folder`: of an authority, or of a server of this name in the network, by
+/// the authority.
+fn certify(folder: &Path, name: &str, server: Option<&str>) {
+    let mut openssl = Command::new("openssl");
+    openssl
+        .current_dir(folder)
+        .args(["req", "-x509", "-days", "2", "-nodes", "-newkey", "ec"]);
+    openssl.args([
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-subj",
+        &format!("/CN={name}"),
+    ]);
+    openssl.args([
+        "-out",
+        &format!("{name}.pem"),
+        "-keyout",
+        &format!("{name}.key"),
+    ]);
+    if let Some(server) = server {
+        openssl.args(["-CA", "authority.pem", "-CAkey", "authority.key"]);
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        openssl.args(["-addext", &format!("subjectAltName=DNS:{server}")]);
+    }
+    let output = openssl.output().expect("openssl, by make test-deps");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn certificates_are_those_of_the_system_or_of_a_file() {
+    let [right, wrong, store] = [(); 3].map(|()| tempfile::tempdir().expect("a folder"));
+    let folder = store.path();
+    certify(folder, "authority", None);
+    certify(folder, "right", Some("localhost"));
+    certify(folder, "wrong", Some("harbour.example"));
+    let name = |of: &Registry| format!("localhost:{}/web:1", of.port);
+    let right = Registry::start(right.path(), Some(&folder.join("right")));
+    let wrong = Registry::start(wrong.path(), Some(&folder.join("wrong")));
+    let mut push = Command::new("skopeo");
+    push.args(["copy", "--quiet", "--dest-tls-verify=false"]);
+    push.arg(format!("oci:{}:nginx", built("images/debian/layout")));
+    ok(&push
+        .arg(format!("docker://{}", name(&right)))
+        .output()
+        .expect("skopeo, by make test-deps"));
+
+    let pull = |of: &Registry, file: &str| {
+        let mut hull = hull(folder, &["pull", &name(of)]);
+        hull.env("SSL_CERT_FILE", folder.join(file))
+            .output()
+            .expect("hull starts")
+    };
+    for (registry, file, why) in [
+        (&right, "wrong.pem", "UnknownIssuer"),
+        (&wrong, "authority.pem", "not valid for name \"localhost\""),
+    ] {
+        let refused = pull(registry, file);
+        assert_eq!(refused.status.code(), Some(125));
+        let said = text(&refused.stderr);
+        assert!(
+            said.contains(why) && said.contains("SSL_CERT_FILE"),
+            "{said}"
+        );
+    }
+    assert_eq!(ok(&pull(&right, "authority.pem")), name(&right) + "\n");
 }

@@ -26,7 +26,7 @@ pub struct Restart {
     #[arg(value_name = "NAME", required = true)]
     machines: Vec<String>,
     /// Kill it when it has not ended after so many seconds [default: as hull stop]
-    #[arg(short = 't', long, value_name = "S")]
+    #[arg(short = 't', long, visible_alias = "time", value_name = "S")]
     timeout: Option<u32>,
 }
 

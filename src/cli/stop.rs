@@ -34,6 +34,7 @@ pub struct Stop {
     #[arg(
         short = 't',
         long,
+        visible_alias = "time",
         value_name = "S",
         value_parser = clap::value_parser!(u32).range(0..=86_400)
     )]

@@ -1,6 +1,6 @@
 //! HTTP as registries need it: bounded, with time limits, and tried again where that is worth it.
 
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
@@ -91,8 +91,16 @@ fn retry_after(answer: &Answer, attempt: u32) -> Result<u64, String> {
 }
 
 fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Timeout(_) | Error::Io(_))
-        && !matches!(error, Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused)
+    match error {
+        Error::Timeout(_) => true,
+        Error::Io(io) => io.kind() != ErrorKind::ConnectionRefused && tls_error(io).is_none(),
+        _ => false,
+    }
+}
+
+/// What TLS finds wrong with the server, which is no better the next time.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// An error in words for the user.
@@ -105,6 +113,13 @@ fn words(error: &Error) -> String {
             "it wants a connection without TLS, which hull only makes to this host, with --insecure"
                 .into()
         }
+        Error::Io(io) => match tls_error(io) {
+            Some(wrong) => format!(
+                "{wrong}; if it is to be trusted, add the certificate of its authority to those of this system, or \
+                 name a file that has it in SSL_CERT_FILE"
+            ),
+            None => error.to_string(),
+        },
         error => error.to_string(),
     }
 }

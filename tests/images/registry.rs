@@ -1,4 +1,5 @@
 //! A registry on loopback that gives one image, and fails as it is told to.
+#![allow(dead_code)] // each test program uses some of it
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
