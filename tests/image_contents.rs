@@ -7,7 +7,9 @@ use std::fs;
 use std::process::Stdio;
 
 use machine::user::{User, wait_until};
-use machine::{built, kvm};
+use machine::{built, kvm, lab};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// Run hull, which must say nothing and succeed; what it prints.
 #[track_caller]
@@ -75,6 +77,82 @@ fn diff(a: &str, b: &str) -> Vec<String> {
     let umoci = a.difference(&b).map(|line| format!("umoci {line}"));
     let hull = b.difference(&a).map(|line| format!("hull {line}"));
     umoci.take(20).chain(hull.take(20)).collect()
+}
+
+/// The image has nothing but the program, which becomes another user and runs itself again.
+#[test]
+fn a_static_go_program_is_an_image_of_its_own() {
+    if !kvm("a static program") {
+        return;
+    }
+    let (user, image) = (User::new(), image("go"));
+    let flags = ["run", "-m", "128M", "--cpus", "1", "--network", "none"];
+    let command = ["--image", &image, "--", "1000:1000", "/gosu", "--version"];
+    let version = ok(&user, &[&flags[..], &command].concat());
+    assert!(
+        version.contains("(go1") && version.contains("on linux/amd64"),
+        "{version}"
+    );
+}
+
+/// The server makes its data as root and as its own user, is killed like a computer without power, and has what
+/// was committed.
+#[test]
+fn a_database_keeps_on_its_volume_what_was_committed() {
+    // initdb takes half an hour where the guest's kernel is emulated.
+    if !kvm("a database") || !lab("a database", "too slow on a software KVM") {
+        return;
+    }
+    let (user, image) = (User::new(), image("postgres"));
+    let sql = |text: &str| user.run(&["exec", "-u", "postgres", "db", "psql", "-Atc", text]);
+    let flags = [
+        "run",
+        "-d",
+        "--name",
+        "db",
+        "-m",
+        "256M",
+        "--cpus",
+        "1",
+        "--network",
+        "none",
+    ];
+    let more = ["-v", "db:/var/lib/postgresql/data", "--image", &image];
+    assert_eq!(ok(&user, &[&flags[..], &more].concat()), "db\n");
+    wait_until(|| sql("create table kept (word text)").status == Some(0));
+    assert_eq!(
+        sql("insert into kept values ('anchor')").stdout,
+        "INSERT 0 1\n"
+    );
+    kill(&user);
+    assert_eq!(ok(&user, &["wait", "db"]), "137\n");
+    assert_eq!(ok(&user, &["start", "db"]), "db\n");
+    wait_until(|| sql("select 1").status == Some(0));
+    assert_eq!(sql("select word from kept").stdout, "anchor\n");
+    let owner = [
+        "exec",
+        "db",
+        "stat",
+        "-c",
+        "%U %a",
+        "/var/lib/postgresql/data",
+    ];
+    assert_eq!(ok(&user, &owner), "postgres 700\n");
+    let log = user.run(&["logs", "db"]);
+    assert!(
+        log.stderr.contains("was not properly shut down"),
+        "{}",
+        log.stderr
+    );
+    ok(&user, &["rm", "-f", "db"]);
+}
+
+/// `kill -9` of the only hull that runs.
+fn kill(user: &User) {
+    let running: Value = serde_json::from_str(&ok(user, &["ps", "--json"])).expect("JSON");
+    let pid = running[0]["pid"].as_i64().expect("a process id");
+    let pid = Pid::from_raw(pid as i32).expect("a process id");
+    kill_process(pid, Signal::KILL).expect("it runs");
 }
 
 /// Asks the server of a guest, in the guest: the lab's kernel gives passt no user namespace.
