@@ -222,7 +222,10 @@ fn layer(steps: &[Step], model: &mut Model) -> Vec<u8> {
                     2 => &[("uid", b"4000000000"), ("gid", b"7")],
                     _ => &[("comment", b"nothing")],
                 };
-                archive.0.append_pax_extensions(pairs.iter().copied()).unwrap();
+                archive
+                    .0
+                    .append_pax_extensions(pairs.iter().copied())
+                    .unwrap();
             }
         }
     }
@@ -336,7 +339,9 @@ fn oci(layers: &[Made], depth: u8, mistake: Option<Mistake>) -> Vec<u8> {
 fn docker(layers: &[Made]) -> Vec<u8> {
     let (mut archive, mut names) = (Archive::new(), Vec::<String>::new());
     for (index, layer) in layers.iter().enumerate() {
-        let same = layers[..index].iter().position(|it| it.plain == layer.plain);
+        let same = layers[..index]
+            .iter()
+            .position(|it| it.plain == layer.plain);
         names.push(format!("{index}/layer.tar"));
         match same {
             // As docker's old archives have it.
