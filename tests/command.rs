@@ -360,11 +360,11 @@ fn a_command_has_the_environment_folder_and_user_that_it_was_given() {
             "-e", "A=1", "-e", "A=2 3", "-e", "B=", "-e", "HERE", "-e", "GONE", "-w", "/tmp", "-u",
             "ann",
         ],
-        "uid=1000(ann) gid=100(users) groups=7(wheel)\n/tmp\n/home/ann 2 3 host\nunset\n",
+        "uid=1000(ann) gid=100(users) groups=7(wheel),100(users)\n/tmp\n/home/ann 2 3 host\nunset\n",
     );
     shown(
         &["--user", "5:wheel", "--env", "HOME=/x"],
-        "uid=5 gid=7(wheel)\n/\n/x\nunset\n",
+        "uid=5 gid=7(wheel) groups=7(wheel)\n/\n/x\nunset\n",
     );
     let nobody = machine::run(&["run", "-u", "nosuch", "--", "true"]);
     assert_eq!((nobody.status, nobody.stdout.len()), (Some(125), 0));

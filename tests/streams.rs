@@ -294,7 +294,7 @@ fn a_process_that_is_stopped_is_stopped_for_good() {
     output.read_line(&mut up).expect("a line");
     kill_process(Pid::from_child(&hull), Signal::STOP).expect("sent");
     let done = user.run(&["stop", "still", "--timeout", "2"]);
-    assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""));
+    assert_eq!((done.status, done.stdout.as_str()), (Some(0), "still\n"));
     let status = hull.wait().expect("an end");
     assert!(
         status.code() == Some(143) || done.stderr.contains("killed after"),
