@@ -160,6 +160,9 @@ impl Archive {
         header.set_entry_type(kind);
         header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
         header.set_size(data.len() as u64);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_path(path).unwrap();
         if !link.is_empty() {
             header.set_link_name(link).unwrap();
