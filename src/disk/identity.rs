@@ -188,7 +188,7 @@ impl Origin {
                 Some(image) => {
                     shared.image.write_back().map_err(fault)?;
                     if self.cache != Cache::Unsafe {
-                        // As a snapshot's own files: the main thread makes no other call for that.
+                        // By fsync, as for a snapshot's own files: the main thread's list has no fdatasync.
                         image.file.sync_all().map_err(fault)?;
                     }
                 }

@@ -8,8 +8,8 @@
 //!                  log     what it wrote, and older parts as log.1, log.2 (see `log`)
 //!                  attach  socket of its keeper, for those that look at it
 //! ```
-//! Who has found a machine keeps its folder open: it may be renamed. The end stands in the lock, so that who
-//! waits has it open, too: with `--rm` the folder goes at once.
+//! A process that has found a machine keeps its folder open, since it may be renamed. The end stands in the lock
+//! file, which a process that waits keeps open: with `--rm` the folder is removed at once.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;

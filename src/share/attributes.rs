@@ -173,7 +173,7 @@ fn changeable(node: u64) -> io::Result<()> {
     }
 }
 
-/// The name, if the guest may have it: not of hull's own, which who has a file in the guest could change.
+/// The name, unless it is hull's own: with that an owner of a file in the guest could give it away.
 fn users(name: &CStr) -> io::Result<&CStr> {
     match name.to_bytes().starts_with(XATTRS) && name != NAME {
         true => Ok(name),

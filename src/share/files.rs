@@ -252,7 +252,7 @@ impl Files {
         Ok(make()?)
     }
 
-    /// Give what was made for `caller`, `name` in `folder`, to him, where it does not belong to him yet.
+    /// Make `caller` the owner of the new file `name` in `folder`, unless the host has done so.
     pub(super) fn give_named(&self, caller: Caller, folder: &OwnedFd, name: &CStr) {
         if !self.tree.owners.are_hosts()
             && let Ok(file) = rustix::fs::openat(folder, name, REACH, Mode::empty())

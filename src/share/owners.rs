@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::wire::errno;
 
-/// The attribute's name.
+/// The attribute. The guest cannot read or write it.
 pub const NAME: &CStr = c"user.hull.owner";
 /// Longest value in bytes: two numbers of 32 bits.
 const MAX_VALUE: usize = 21;
@@ -57,14 +57,10 @@ impl Owners {
     /// it; a symbolic link stays as it is, which is no error: `chown -R` would fail at each.
     pub fn set(&self, file: &OwnedFd, user: Option<Uid>, group: Option<Gid>) -> io::Result<()> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-        let wanted = StatxFlags::BASIC_STATS;
-        let stat = match self.user {
-            None => None,
-            Some(_) => Some(rustix::fs::statx(file, c"", flags, wanted)?),
-        };
-        let Some(stat) = stat else {
+        if self.are_hosts() {
             return Ok(rustix::fs::chownat(file, c"", user, group, flags)?);
-        };
+        }
+        let stat = rustix::fs::statx(file, c"", flags, StatxFlags::BASIC_STATS)?;
         if kind(&stat) == libc::S_IFLNK {
             return Ok(());
         }
