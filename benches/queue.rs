@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hull::devices::bus::{BusDevice, Interrupt};
-use hull::devices::virtio::mmio::MmioTransport;
+use hull::devices::virtio::mmio::{MmioTransport, Shortcuts};
 use hull::devices::virtio::transport::Transport;
 use hull::devices::virtio::{Device, DeviceError, Driver, Kind};
 use hull::devices::{MachineEvents, MarkSource, Reporter};
@@ -93,7 +93,13 @@ impl Guest {
     fn new() -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
         let nobody = Reporter::new(Arc::new(Nobody), "idle");
-        let device = MmioTransport::new(memory.clone(), Box::new(Idle), Arc::new(Nobody), nobody);
+        let device = MmioTransport::new(
+            memory.clone(),
+            Box::new(Idle),
+            Arc::new(Nobody),
+            nobody,
+            Shortcuts::default(),
+        );
         let mut guest = Self {
             memory,
             transport: device.expect("a window"),

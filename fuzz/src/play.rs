@@ -4,6 +4,7 @@ use hull::devices::Reporter;
 use hull::devices::bus::BusDevice;
 use hull::devices::virtio::mmio::MmioTransport;
 use hull::devices::virtio::testing::*;
+use hull::devices::virtio::transport::Transport;
 use hull::devices::virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1, QueueCounters};
 
 use crate::ledger::Ledger;
@@ -298,7 +299,9 @@ impl<S: Subject> Play<S> {
         let device = Box::new(self.subject.renew());
         let (memory, interrupt) = (self.guest.memory.clone(), self.guest.interrupt.clone());
         let reporter = Reporter::new(self.guest.events.clone(), "device");
-        let mut window = MmioTransport::new(memory, device, interrupt, reporter).unwrap();
+        let window = MmioTransport::new(memory, device, interrupt, reporter, shortcuts());
+        let mut window = window.unwrap();
+        window.reveal();
         let loaded = window.load(&state);
         let again = window.save();
         self.guest.transport = window;

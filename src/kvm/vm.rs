@@ -8,10 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY,
+    kvm_pit_config, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -41,6 +41,7 @@ pub struct Vm {
     fd: Arc<VmFd>,
     kvm: Kvm,
     memory: GuestMemory,
+    windows: Option<GuestMemory>,
     missing: MissingFeatures,
 }
 
@@ -59,14 +60,22 @@ pub fn open() -> Result<Kvm, KvmError> {
     }
 }
 
-/// Create the slot of each region of `memory`, or change its `flags`.
+/// The slot of the registers' windows; those of memory are counted from 0.
+const WINDOWS_SLOT: u32 = 16;
+
+/// Create the slot of each region of `memory`, from `first` on, or change its `flags`.
 ///
 /// # Safety
 /// `memory` stays mapped as long as `fd` is open.
-unsafe fn set_slots(fd: &VmFd, memory: &GuestMemory, flags: u32) -> Result<(), KvmError> {
-    for (slot, region) in memory.iter().enumerate() {
+unsafe fn set_slots(
+    fd: &VmFd,
+    first: u32,
+    memory: &GuestMemory,
+    flags: u32,
+) -> Result<(), KvmError> {
+    for (slot, region) in (first..).zip(memory.iter()) {
         let slot = kvm_userspace_memory_region {
-            slot: slot as u32,
+            slot,
             flags,
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
@@ -89,26 +98,37 @@ impl Vm {
     pub fn end_after_exit(&self) -> io::Result<()> {
         // SAFETY: the descriptor is open as long as `self`.
         outlive(unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) })?;
-        std::mem::forget((self.fd.clone(), self.memory.clone()));
+        std::mem::forget((self.fd.clone(), self.memory.clone(), self.windows.clone()));
         Ok(())
     }
 
     /// Create the machine with memory, IOAPIC, PICs, local APICs and PIT, without vCPUs.
     pub fn new(kvm: Kvm, memory: GuestMemory) -> Result<Self, KvmError> {
-        Self::without(MissingFeatures::default(), kvm, memory)
+        Self::without(MissingFeatures::default(), kvm, memory, None)
     }
 
-    /// As [`Vm::new`], without the `missing` features.
+    /// Whether a guest can read memory that it cannot write, as [`Vm::without`] maps `windows`.
+    pub fn maps_read_only(kvm: &Kvm) -> bool {
+        kvm.check_extension(Cap::ReadonlyMem)
+    }
+
+    /// As [`Vm::new`], without the `missing` features. The guest can read `windows` as well; what it
+    /// writes there is an exit.
     pub fn without(
         missing: MissingFeatures,
         kvm: Kvm,
         memory: GuestMemory,
+        windows: Option<GuestMemory>,
     ) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         // First: KVM waits until the old memory map is unused (SRCU), which takes longest right after
         // the interrupt controllers were put on the machine's buses.
         // SAFETY: the struct below owns both and drops `memory` after the VM's file descriptor.
-        unsafe { set_slots(&fd, &memory, 0) }?;
+        unsafe { set_slots(&fd, 0, &memory, 0) }?;
+        if let Some(windows) = &windows {
+            // SAFETY: as before.
+            unsafe { set_slots(&fd, WINDOWS_SLOT, windows, KVM_MEM_READONLY) }?;
+        }
         // Intel without unrestricted guests needs both pages; elsewhere they cost nothing.
         fd.set_identity_map_address(KVM_IDENTITY_MAP)
             .map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -129,8 +149,14 @@ impl Vm {
             fd: Arc::new(fd),
             kvm,
             memory,
+            windows,
             missing,
         })
+    }
+
+    /// The memory behind the windows of devices, if the guest reads them without an exit.
+    pub fn windows(&self) -> Option<&GuestMemory> {
+        self.windows.as_ref()
     }
 
     /// The memory of the guest, which the slots point to.
@@ -145,7 +171,7 @@ impl Vm {
     pub fn track_dirty(&self) -> Result<(), KvmError> {
         dirty::start(&self.memory);
         // SAFETY: this struct owns both and drops `memory` after the VM's file descriptor.
-        unsafe { set_slots(&self.fd, &self.memory, KVM_MEM_LOG_DIRTY_PAGES) }
+        unsafe { set_slots(&self.fd, 0, &self.memory, KVM_MEM_LOG_DIRTY_PAGES) }
     }
 
     /// The pages that changed since [`Vm::track_dirty`] or the last call. Exact only while no vCPU
@@ -214,18 +240,9 @@ impl Vm {
         Ok(Vcpu::new(fd, self.memory.clone()))
     }
 
-    /// Have KVM signal `event` for a write of `value` (4 bytes) to `gpa`, without an exit to hull.
-    pub fn register_ioeventfd(
-        &self,
-        event: BorrowedFd<'_>,
-        gpa: u64,
-        value: u32,
-    ) -> Result<(), KvmError> {
-        // SAFETY: the descriptor is open, and ManuallyDrop keeps this second owner from closing it.
-        let event = ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_raw_fd()) });
-        self.fd
-            .register_ioevent(&event, &IoEventAddress::Mmio(gpa), value)
-            .map_err(refused("KVM_IOEVENTFD"))
+    /// A handle to have KVM take writes.
+    pub fn io_events(&self) -> IoEvents {
+        IoEvents(self.fd.clone())
     }
 
     /// The interrupt line `gsi`; `None` without an interrupt controller.
@@ -235,6 +252,29 @@ impl Vm {
             gsi,
             pulse: Mutex::new(()),
         })
+    }
+}
+
+/// Writes that KVM takes.
+#[derive(Clone)]
+pub struct IoEvents(Arc<VmFd>);
+
+impl IoEvents {
+    /// Have KVM signal `event` for a write of `value` (4 bytes) at `place`, without an exit to hull.
+    ///
+    /// # Errors
+    /// An ioctl that KVM refuses, with its errno.
+    pub fn register(
+        &self,
+        event: BorrowedFd<'_>,
+        place: &IoEventAddress,
+        value: u32,
+    ) -> Result<(), KvmError> {
+        // SAFETY: the descriptor is open, and ManuallyDrop keeps this second owner from closing it.
+        let event = ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_raw_fd()) });
+        self.0
+            .register_ioevent(&event, place, value)
+            .map_err(refused("KVM_IOEVENTFD"))
     }
 }
 

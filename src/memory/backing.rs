@@ -21,7 +21,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion,
 use super::GuestMemory;
 use super::bitmap::Dirty;
 use super::file::MemoryFile;
-use super::layout::{MMIO_HOLE, MMIO_HOLE_END};
+use super::layout::{MMIO_HOLE, MMIO_HOLE_END, VIRTIO_GSIS, VIRTIO_MMIO, VIRTIO_MMIO_SIZE};
 use super::pages::{Pages, at_offsets};
 
 /// Size of a page of x86_64 in bytes.
@@ -78,6 +78,21 @@ pub fn allocate(bytes: u64) -> Result<GuestMemory, BackingError> {
 /// The host has no memory or address space left.
 pub fn shared(bytes: u64) -> Result<GuestMemory, BackingError> {
     let region = map(0, bytes, None, MapFlags::SHARED);
+    region
+        .and_then(|region| {
+            GuestMemory::from_regions(vec![region]).map_err(|error| error.to_string())
+        })
+        .map_err(|reason| BackingError::Anonymous { bytes, reason })
+}
+
+/// Map the memory of the windows of all virtio-mmio slots, which is theirs alone. It stays mapped until
+/// the process ends.
+///
+/// # Errors
+/// The host has no memory or address space left.
+pub fn windows() -> Result<GuestMemory, BackingError> {
+    let bytes = VIRTIO_GSIS.len() as u64 * VIRTIO_MMIO_SIZE;
+    let region = map(VIRTIO_MMIO, bytes, None, MapFlags::PRIVATE);
     region
         .and_then(|region| {
             GuestMemory::from_regions(vec![region]).map_err(|error| error.to_string())

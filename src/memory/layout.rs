@@ -115,6 +115,12 @@ pub const DEBUG_PORT: u16 = 0x80;
 /// Most vCPUs that a machine may have.
 pub const MAX_CPUS: u8 = 32;
 
+/// I/O port at which hull's own kernel notifies the device of the first virtio-mmio slot; the next one's
+/// follows after 4 ports.
+pub const VIRTIO_NOTIFY_PORT: u16 = 0x700;
+/// Number of these ports.
+pub const VIRTIO_NOTIFY_PORTS: u16 = 4 * VIRTIO_GSIS.len() as u16;
+
 /// GSIs for virtio devices, in the order of allocation: free ISA lines first,
 /// then the IOAPIC's remaining pins. 0 is the PIT, 1 the i8042, 2 the cascade, 3 and 4
 /// the UARTs, 8 the RTC, 9 the SCI, 12 [`VM_GENERATION_GSI`].
@@ -137,6 +143,8 @@ pub struct MmioSlot {
     pub base: u64,
     /// The interrupt line of the device.
     pub gsi: u32,
+    /// The port at which hull's own kernel notifies the device.
+    pub notify_port: u16,
 }
 
 /// The slot of the `index`th virtio device, or `None` when the lines are used up.
@@ -144,6 +152,7 @@ pub fn virtio_slot(index: usize) -> Option<MmioSlot> {
     let gsi = *VIRTIO_GSIS.get(index)?;
     Some(MmioSlot {
         base: VIRTIO_MMIO + index as u64 * VIRTIO_MMIO_SIZE,
+        notify_port: VIRTIO_NOTIFY_PORT + 4 * index as u16,
         gsi,
     })
 }

@@ -188,12 +188,13 @@ pub const DEBUG: &[Call] = &[call!(
 
 const VCPU: &[Call] = &[call!(
     SYS_ioctl,
-    "runs the vCPU, emulates instructions, raises interrupts",
+    "runs the vCPU, emulates instructions, raises interrupts, has KVM take notifications",
     OneOf(
         1,
         &[
             ("KVM_RUN", 0x0000_ae80),
             ("KVM_IRQ_LINE", 0x4008_ae61),
+            ("KVM_IOEVENTFD", 0x4040_ae79),
             ("KVM_GET_REGS", 0x8090_ae81),
             ("KVM_SET_REGS", 0x4090_ae82),
             ("KVM_GET_SREGS", 0x8138_ae83),

@@ -10,6 +10,7 @@ use kvm_ioctls::Kvm;
 
 use super::buses::Buses;
 use super::config::{Config, Start};
+use super::devices::notify::NotifyPorts;
 use super::devices::slots::AttachContext;
 use super::devices::{Backends, Devices, REPORTING_ORDER, reporting_order};
 use super::error::VmmError;
@@ -216,6 +217,13 @@ impl Builder<'_> {
         let mut devices = self.timeline.span("virtio devices", || {
             Devices::attach(config, &mut context, backends)
         })?;
+        let notify = Arc::new(Mutex::new(devices.slots.notify_ports()));
+        buses.ports.insert(
+            layout::VIRTIO_NOTIFY_PORT.into(),
+            NotifyPorts::PORTS,
+            "virtio notify",
+            notify,
+        )?;
         let consoles = consoles(com1, devices.terminal.take(), config.machine.console);
         let mut agent = Vec::from_iter(devices.agent.take());
         if config.machine.command.is_some() {
@@ -243,8 +251,14 @@ impl Builder<'_> {
 
     fn virtual_machine(&self, kvm: Kvm, memory: &GuestMemory) -> Result<Vm, VmmError> {
         let machine = &self.config.machine;
+        // Accesses that are to be seen reach hull.
+        let watched = &self.config.attachments;
+        let hidden = watched.trace.is_none() && watched.explain_exits.is_none();
         let vm = self.timeline.span("virtual machine", || {
-            Vm::without(fault::kvm(machine), kvm, memory.clone())
+            let windows = hidden && Vm::maps_read_only(&kvm);
+            let windows = windows.then(backing::windows).transpose()?;
+            let vm = Vm::without(fault::kvm(machine), kvm, memory.clone(), windows)?;
+            Ok::<_, VmmError>(vm)
         })?;
         let chips = !machine.has_fault(Fault::NoIrqchip);
         self.story

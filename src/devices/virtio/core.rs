@@ -60,6 +60,10 @@ pub trait Interrupts: Send {
     /// # Errors
     /// The host refuses.
     fn raise(&mut self, causes: &[Cause]) -> io::Result<()>;
+
+    /// The status or the configuration space has changed, not by an access of the driver's. Called
+    /// with the core locked, before the driver is interrupted for it.
+    fn changed(&mut self, _device: &dyn Device, _status: u32, _config_generation: u32) {}
 }
 
 /// What a driver did though it must not, or not at this time; continues "register 0x44 was ".
@@ -236,6 +240,15 @@ impl Core {
             self.negotiation.status |= DEVICE_NEEDS_RESET;
             self.causes.push(Cause::Config); // virtio 1.2, 2.1.2
         }
+        if self.causes.contains(&Cause::Config) {
+            let Negotiation {
+                status,
+                config_generation,
+                ..
+            } = self.negotiation;
+            self.interrupts
+                .changed(&*self.device, status, config_generation);
+        }
         // No interrupt before DRIVER_OK (virtio 1.2, 3.1.2).
         if !self.causes.is_empty() && self.status() & DRIVER_OK != 0 {
             let raised = self.interrupts.raise(&self.causes);
@@ -312,6 +325,11 @@ impl Core {
     /// Read the configuration space into `data`, which is zeroed.
     pub fn config(&self, offset: u64, data: &mut [u8]) {
         self.device.config(offset, data);
+    }
+
+    /// The device, for its configuration space.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
     }
 
     /// Write to the configuration space.

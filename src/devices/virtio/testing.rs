@@ -13,7 +13,7 @@ use std::sync::{Arc, MutexGuard};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::core::Core;
-use super::mmio::MmioTransport;
+use super::mmio::{MmioTransport, Page, Shortcuts};
 use super::transport::Transport;
 use super::{Device, F_VERSION_1};
 use crate::devices::Reporter;
@@ -76,6 +76,15 @@ const AVAIL: u64 = 0x400;
 const USED: u64 = 0x600;
 /// Most entries of a queue in its page.
 pub const MAX_SIZE: u16 = 64;
+
+/// A page for a window.
+pub fn shortcuts() -> Shortcuts {
+    let windows = GuestMemory::from_ranges(&[(GuestAddress(0), PAGE as usize)]).unwrap();
+    Shortcuts {
+        page: Some(Page::new(windows, 0)),
+        ..Shortcuts::default()
+    }
+}
 
 /// GPA of the descriptor table of `queue`.
 pub fn table(queue: usize) -> u64 {
@@ -169,14 +178,17 @@ impl Guest {
         let interrupt = Arc::new(CountedInterrupt::default());
         let events = Arc::new(Events::default());
         let rings = vec![Ring::default(); device.queue_max_sizes().len()];
+        let mut transport = MmioTransport::new(
+            memory.clone(),
+            Box::new(device),
+            interrupt.clone(),
+            Reporter::new(events.clone(), "device"),
+            shortcuts(),
+        )
+        .unwrap();
+        transport.reveal();
         Self {
-            transport: MmioTransport::new(
-                memory.clone(),
-                Box::new(device),
-                interrupt.clone(),
-                Reporter::new(events.clone(), "device"),
-            )
-            .unwrap(),
+            transport,
             memory,
             interrupt,
             events,
@@ -191,10 +203,23 @@ impl Guest {
         self.transport.core().lock().unwrap()
     }
 
+    /// Read a register; one of the page is there the same.
     pub fn read(&mut self, offset: u64) -> u32 {
         let mut data = [0xff; 4];
         self.transport.read(offset, &mut data);
-        u32::from_le_bytes(data)
+        let value = u32::from_le_bytes(data);
+        if offset.is_multiple_of(4) && offset < PAGE {
+            let shown = self.transport.page().and_then(|page| page.load(offset));
+            assert_eq!(shown, Some(value), "register {offset:#x} of the page");
+        }
+        value
+    }
+
+    /// Read all registers, and what the page shows of them.
+    pub fn read_all(&mut self) {
+        for offset in (0..reg::CONFIG + 0x80).step_by(4) {
+            self.read(offset);
+        }
     }
 
     pub fn write(&mut self, offset: u64, value: u32) {

@@ -1,5 +1,7 @@
 //! How a guest reaches a virtio device.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
 use super::core::Core;
@@ -8,6 +10,25 @@ use crate::devices::bus::BusDevice;
 /// A device's core, shared by its transport, by the thread that processes its queues and by the
 /// host's side of the device.
 pub type SharedCore = Arc<Mutex<Core>>;
+
+/// Where a driver writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An offset in the transport's range on the bus.
+    Register(u64),
+    /// The I/O port of its slot.
+    Port,
+}
+
+/// Takes writes that a driver makes often, so that they need not reach the transport.
+pub trait Shortcut: Send + Sync {
+    /// From now on a write of `value` (32 bits) at `place` raises `event`, or has no effect, instead
+    /// of reaching the transport.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn take(&self, place: Place, value: u32, event: Option<BorrowedFd<'_>>) -> io::Result<()>;
+}
 
 /// What makes a [`Core`] visible to the guest, on the bus and by interrupts. The machine's slots
 /// hold transports and know no more than this of them.
@@ -29,11 +50,14 @@ pub trait Transport: BusDevice {
     /// The core behind it.
     fn core(&self) -> &SharedCore;
 
-    /// Where a driver's write notifies queue `queue`: an offset in the transport's range on the
-    /// bus, and the 32-bit value written there. The machine attaches the queue's eventfd to it.
-    fn notify_address(&self, queue: u32) -> (u64, u32);
+    /// The register in which the driver writes the index of a queue (32 bits) to notify it.
+    fn notify_register(&self) -> Place;
 
-    /// Show the guest no device until [`Transport::reveal`]; called before the guest runs.
+    /// The driver has notified queue `queue` at `place`, by an access that reached hull.
+    fn notified(&mut self, place: Place, queue: u32);
+
+    /// Show the guest no device until [`Transport::reveal`]; one of them is called before the guest
+    /// runs.
     fn hide(&mut self);
 
     /// End [`Transport::hide`]: a driver that probes from now on finds the device.

@@ -10,6 +10,7 @@ mod console;
 mod disk;
 pub mod files;
 mod net;
+pub mod notify;
 mod rng;
 mod share;
 pub mod slots;

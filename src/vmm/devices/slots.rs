@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex};
 use rustix::event::epoll;
 use serde::Serialize;
 
+use super::notify::{NotifyPorts, Writes};
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
-use crate::devices::virtio::mmio::{Absent, MmioTransport};
+use crate::devices::virtio::mmio::{Absent, MmioTransport, Page, Shortcuts};
 use crate::devices::virtio::transport::{SharedCore, Transport};
 use crate::devices::virtio::{Device, QueueCounters};
 use crate::kvm::vm::Vm;
 use crate::memory::layout::{MmioSlot, VIRTIO_GSIS, VIRTIO_MMIO_SIZE, virtio_slot};
-use crate::sync::lock;
+use crate::sync::{EventFd, eventfd, lock};
 use crate::trace::{Recorder, Trace};
 use crate::vmm::error::VmmError;
 use crate::vmm::events::Events;
@@ -54,6 +55,8 @@ struct Slot {
 /// All slots, and one descriptor that is readable when a queue is to be processed.
 pub struct Slots {
     epoll: OwnedFd,
+    /// Takes what drivers write without effect.
+    ignored: Arc<EventFd>,
     slots: Vec<Slot>,
     /// The first hidden slot, if slots are hidden.
     hidden_from: Option<usize>,
@@ -69,6 +72,7 @@ impl Slots {
     pub fn new() -> Result<Self, VmmError> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(no_descriptor)?,
+            ignored: Arc::new(eventfd().map_err(VmmError::EventFd)?),
             slots: Vec::new(),
             hidden_from: None,
             absent: 0,
@@ -95,6 +99,9 @@ impl Slots {
         self.absent = total.checked_sub(used).ok_or(too_many(total))?;
         for index in used..total {
             let place = virtio_slot(index).ok_or(too_many(VIRTIO_GSIS.len()))?;
+            if let Some(page) = page(context.vm, place) {
+                page.show_none();
+            }
             let absent = Arc::new(Mutex::new(Absent));
             context
                 .mmio
@@ -162,7 +169,18 @@ impl Slots {
         let recorder = context.trace.map(|trace| Recorder::new(trace, name));
         let interrupt = line(context.vm, place.gsi, recorder.clone());
         let memory = context.vm.memory().clone();
-        let transport = MmioTransport::new(memory, device, interrupt, reporter);
+        let writes = Arc::new(Writes {
+            events: context.vm.io_events(),
+            slot: place,
+            ignored: self.ignored.clone(),
+        });
+        let shortcuts = Shortcuts {
+            page: page(context.vm, place),
+            notify_port: Some(place.notify_port),
+            often: Some(writes.clone()),
+        };
+        let watched = shortcuts.page.is_none();
+        let transport = MmioTransport::new(memory, device, interrupt, reporter, shortcuts);
         let mut transport = transport.map_err(VmmError::EventFd)?;
         let core = transport.core().clone();
         if let Some(recorder) = recorder {
@@ -170,13 +188,14 @@ impl Slots {
         }
         if self.hidden_from.is_some() {
             transport.hide();
+        } else {
+            transport.reveal();
         }
         let mut notifications = Vec::new();
-        for (queue, event) in (0u32..).zip(lock(&core).queue_events()) {
-            let (offset, value) = transport.notify_address(queue);
-            context
-                .vm
-                .register_ioeventfd(event.as_fd(), place.base + offset, value)?;
+        if watched {
+            writes.watch(&transport)?;
+        }
+        for event in lock(&core).queue_events() {
             let event = event.as_fd().try_clone_to_owned();
             notifications.push(event.map_err(VmmError::EventFd)?);
         }
@@ -190,6 +209,12 @@ impl Slots {
             transport,
         });
         Ok((core, notifications))
+    }
+
+    /// The ports at which the devices of all slots are notified.
+    pub fn notify_ports(&self) -> NotifyPorts {
+        let transports = self.slots.iter().map(|slot| slot.transport.clone());
+        NotifyPorts(transports.collect())
     }
 
     /// Addresses and lines of all slots, empty ones included, for boot tables and the kernel command
@@ -241,6 +266,12 @@ impl Slots {
     }
 }
 
+/// The page of registers of a slot, if its reads do not leave the guest.
+fn page(vm: &Vm, place: MmioSlot) -> Option<Page> {
+    let windows = vm.windows()?;
+    Some(Page::new(windows.clone(), place.base))
+}
+
 /// The traffic of a virtio device.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceReport {
@@ -273,9 +304,11 @@ pub fn no_descriptor(errno: rustix::io::Errno) -> VmmError {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use vm_memory::{Bytes, GuestAddress};
+
     use super::*;
     use crate::devices::virtio::rng::Rng;
-    use crate::kvm::vm;
+    use crate::kvm::vm::{self, MissingFeatures};
     use crate::memory::backing;
     use crate::sync::eventfd;
     use crate::vmm::timeline::Timeline;
@@ -289,7 +322,9 @@ mod tests {
     #[test]
     fn hidden_devices_are_found_once_they_are_revealed() {
         let memory = backing::allocate(16 << 20).unwrap();
-        let vm = Vm::new(vm::open().unwrap(), memory).unwrap();
+        let windows = backing::windows().unwrap();
+        let (kvm, all) = (vm::open().unwrap(), MissingFeatures::default());
+        let vm = Vm::without(all, kvm, memory, Some(windows.clone())).unwrap();
         let timeline = Arc::new(Timeline::new(Instant::now()));
         let events = Arc::new(Events::new(timeline, eventfd().unwrap()));
         let mut mmio = Bus::new();
@@ -314,7 +349,10 @@ mod tests {
             let read = |place: &MmioSlot| {
                 let mut data = [0xff; 4];
                 assert!(mmio.read(place.base + offset, &mut data));
-                u32::from_le_bytes(data)
+                let value = u32::from_le_bytes(data);
+                let shown: u32 = windows.read_obj(GuestAddress(place.base + offset)).unwrap();
+                assert_eq!(shown, value, "on the page");
+                value
             };
             places.iter().map(read).collect::<Vec<_>>()
         };

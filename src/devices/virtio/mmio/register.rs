@@ -1,4 +1,4 @@
-//! The registers of virtio-mmio, version 2, by offset (virtio 1.2, table 4.1).
+//! The registers of virtio-mmio, version 2, by offset (virtio 1.2, table 4.1), and one of hull's own.
 
 pub const MAGIC_VALUE: u64 = 0x000;
 pub const VERSION: u64 = 0x004;
@@ -25,6 +25,9 @@ pub const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
 pub const SHM_SEL: u64 = 0x0ac;
 pub const SHM_LEN_LOW: u64 = 0x0b0;
 pub const SHM_BASE_HIGH: u64 = 0x0bc;
+/// Reserved in virtio 1.2. The I/O port at which hull's own kernel notifies the device's queues, each by
+/// its index (32 bits), or 0: at QueueNotify (guest/kernel/patches/0015-hull-virtio-exits.patch).
+pub const NOTIFY_PORT: u64 = 0x0f0;
 pub const CONFIG_GENERATION: u64 = 0x0fc;
 pub const CONFIG: u64 = 0x100;
 
@@ -55,6 +58,7 @@ pub fn name(offset: u64) -> Option<&'static str> {
         QUEUE_DEVICE_HIGH => "QueueDeviceHigh",
         SHM_SEL => "SHMSel",
         SHM_LEN_LOW..=SHM_BASE_HIGH => "SHMLen, SHMBase",
+        NOTIFY_PORT => "NotifyPort",
         CONFIG_GENERATION => "ConfigGeneration",
         CONFIG.. => "Config",
         _ => return None,

@@ -1,6 +1,6 @@
 //! A guest that continues with another device, as after a restore.
 
-use super::Guest;
+use super::{Guest, shortcuts};
 use crate::devices::Reporter;
 use crate::devices::bus::BusDevice;
 use crate::devices::state::StateError;
@@ -15,6 +15,7 @@ impl Guest {
             Box::new(device),
             self.interrupt.clone(),
             Reporter::new(self.events.clone(), "device"),
+            shortcuts(),
         )
         .unwrap()
     }

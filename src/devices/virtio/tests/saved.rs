@@ -111,6 +111,7 @@ fn a_hidden_window_is_an_empty_one_until_it_is_revealed() {
     let (_, state) = saved();
     assert!(guest.transport.load(&state).is_err());
 
+    guest.read_all();
     guest.transport.reveal();
     assert_eq!(guest.read(reg::DEVICE_ID), 42);
     guest.start(0, 8);

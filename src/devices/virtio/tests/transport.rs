@@ -543,6 +543,7 @@ proptest! {
         let mut told = 0;
         for deed in &deeds {
             act(&mut guest, deed);
+            guest.read_all();
             let status = guest.status();
             prop_assert_eq!(probe.is_active(), status & DRIVER_OK != 0, "{:?}", deed);
             // The steps that were taken are the first so many.
