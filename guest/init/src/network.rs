@@ -1,6 +1,8 @@
 //! Configures network interfaces for the host: netdevice(7), struct rtentry of
 //! uapi/linux/route.h, resolv.conf(5).
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use hull_agent::Interface;
 
 use crate::channel::{ATTEMPTS, INTERVAL_MS};
@@ -43,7 +45,7 @@ pub fn set_up(interface: &Interface) -> sys::Result<()> {
     sys::close(socket);
     done?;
     match interface.dns {
-        Some(dns) => name_server(dns),
+        Some(dns) => name_server(dns, interface.index == Some(0)),
         None => Ok(()),
     }
 }
@@ -115,10 +117,18 @@ fn readdress(socket: Fd, index: u8, mac: [u8; 6]) -> sys::Result<Request> {
     Ok(request)
 }
 
-/// Write `dns` to /etc/resolv.conf.
-fn name_server(dns: [u8; 4]) -> sys::Result<()> {
+/// Whether /etc/resolv.conf is init's.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Write `dns` to /etc/resolv.conf: behind those of other interfaces, unless it is of the `first` one of a machine
+/// that was restored.
+fn name_server(dns: [u8; 4], first: bool) -> sys::Result<()> {
     let _ = sys::mkdir(c"/etc");
-    let file = sys::create(c"/etc/resolv.conf", 0o644)?;
+    let path = c"/etc/resolv.conf";
+    let file = match WRITTEN.swap(true, Ordering::Relaxed) && !first {
+        true => sys::append(path)?,
+        false => sys::create(path, 0o644)?,
+    };
     let mut line = [0; 32];
     let mut len = 0;
     let mut put = |bytes: &[u8]| {

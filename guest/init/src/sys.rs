@@ -157,6 +157,12 @@ pub fn create(path: &CStr, mode: usize) -> Result<Fd> {
     Ok(call!(2, path.as_ptr(), O_WRONLY_CREAT_TRUNC | O_CLOEXEC, mode)? as Fd)
 }
 
+/// Open a file to write behind its end.
+pub fn append(path: &CStr) -> Result<Fd> {
+    const O_WRONLY_APPEND: i32 = 0o2001;
+    open(path, O_WRONLY_APPEND)
+}
+
 /// openat(2) with a path below `dir`.
 pub fn open_at(dir: Fd, path: &CStr, flags: i32) -> Result<Fd> {
     Ok(call!(257, dir, path.as_ptr(), flags | O_CLOEXEC)? as Fd)
