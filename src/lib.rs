@@ -41,7 +41,7 @@
 //! | [`profile`] | samples of what vCPUs do, as call stacks | kvm's page walk, memory, symbols, sync |
 //! | [`kvm`] | virtual machine, vCPUs, exits; what a software KVM cannot do | boot's tables, memory, sandbox, sync |
 //! | [`disk`] | backends of virtio block devices: images | config, devices, memory, sandbox, sync |
-//! | [`net`] | backends of virtio network devices: tap and passt | config, devices, memory |
+//! | [`net`] | backends of virtio network devices: tap, passt, and networks of machines with their switches | config, devices, memory, sandbox |
 //! | [`share`] | backends of virtio file systems: folders | config, devices, memory, sandbox |
 //! | [`image`] | images of containers: from a name to the files of a disk | config's files and sizes, leftover, templates' place |
 //! | [`volume`] | file systems that outlive machines, and disks that are kept with one | config's sizes, disk, fleet, leftover |

@@ -112,8 +112,8 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("memory", &["sandbox"]),
-    // It moves the frames that the device model takes apart.
-    ("net", &["config", "devices", "memory"]),
+    // It moves the frames that the device model takes apart; a switch is a process of its own.
+    ("net", &["config", "devices", "memory", "sandbox"]),
     ("pool", &["agent", "control", "fleet", "sandbox"]),
     ("profile", &["kvm", "memory", "symbols", "sync"]),
     ("sandbox", &[]),

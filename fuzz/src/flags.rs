@@ -302,11 +302,14 @@ fn devices(list: &[(u8, Vec<Word>)]) {
                 macs.extend(net.mac.map(|mac| format!("{mac:?}")));
                 match &net.kind {
                     hull::net::config::Kind::Tap { name, .. } => taps.push(name.clone()),
-                    hull::net::config::Kind::User { publish, .. } => {
+                    kind => {
+                        if let hull::net::config::Kind::Shared { network, .. } = kind {
+                            taps.push(format!("network {network}"));
+                        }
                         let place = |port: &hull::net::config::Publish| {
                             format!("{}:{}/{:?}", port.address, port.host, port.protocol)
                         };
-                        ports.extend(publish.iter().map(place));
+                        ports.extend(kind.publish().iter().map(place));
                     }
                 }
             }

@@ -65,6 +65,7 @@ pub fn vmm(error: VmmError) -> anyhow::Error {
     match error {
         VmmError::Disk { key, error } => anyhow!("--{key} {error}"),
         VmmError::Fleet(error) => anyhow!("--name: {error}"),
+        VmmError::Net(NetError::Shared { error }) => error.into(),
         VmmError::Net(error) => anyhow!("--net {error}"),
         VmmError::Jail(error) => anyhow!("--jail: {error}"),
         VmmError::Share(error) => anyhow!("--share {error}"),

@@ -104,9 +104,8 @@ pub struct FromImage {
     /// CMD can write to no file of the image.
     #[arg(long, requires = "image")]
     read_only: bool,
-    /// none: no network; without it, as --net user.
-    #[arg(long, value_name = "none", value_parser = parse_network, requires = "image")]
-    network: Option<()>,
+    #[command(flatten)]
+    networks: super::network_flags::NetworkFlags,
     /// CMD as root may do everything in the guest; without it, what container engines allow.
     #[arg(long, requires = "image")]
     privileged: bool,
@@ -198,7 +197,8 @@ impl FromImage {
                 .collect(),
             ports: self.ports.iter().filter_map(Port::fixed).collect(),
             any_ports: self.ports.iter().filter_map(Port::any).collect(),
-            alone: self.network.is_some(),
+            alone: self.networks.alone()?,
+            networks: self.networks.shared(),
             privileged: self.privileged,
             default_memory: !given.0,
             default_cpus: !given.1,
@@ -335,11 +335,4 @@ fn parse_host(text: &str) -> Result<(String, String), String> {
         .parse()
         .map_err(|_| wrong())?;
     Ok((parse_hostname(name)?, address.to_string()))
-}
-
-fn parse_network(text: &str) -> Result<(), String> {
-    match text {
-        "none" => Ok(()),
-        _ => Err("it is none; the kinds of networks are those of --net".into()),
-    }
 }

@@ -32,6 +32,9 @@ mod machines;
 mod man;
 mod measuring;
 mod mounts;
+mod network;
+mod network_flags;
+mod networks;
 mod output;
 mod output_file;
 mod parse;
@@ -154,6 +157,9 @@ enum Verb {
     /// Make, list and remove volumes.
     #[command(subcommand)]
     Volume(volume::Verb),
+    /// Make, list and remove networks that machines share.
+    #[command(subcommand)]
+    Network(network::Verb),
     /// Check whether this host can run guests.
     Doctor(Lazy<doctor::Doctor>),
     /// Measure hull, beside other programs or beside an earlier day.
@@ -228,6 +234,7 @@ impl Cli {
             Verb::Rmi(rmi) => rmi.start(log)?.execute().map(|()| 0),
             Verb::Image(image::Verb::Inspect(inspect)) => inspect.start(log)?.execute().map(|()| 0),
             Verb::Volume(verb) => verb.execute(log),
+            Verb::Network(verb) => verb.execute(log),
             Verb::Doctor(doctor) => doctor.start(log)?.execute(),
             Verb::Bench(bench) => bench.start(log)?.execute(),
             Verb::Compare(compare) => compare.start(log)?.execute(),

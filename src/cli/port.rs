@@ -8,7 +8,7 @@ use crate::fleet;
 use crate::inspect::Topic;
 use crate::net;
 use crate::net::Publish;
-use crate::net::config::{Kind, Protocol};
+use crate::net::config::Protocol;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -51,10 +51,7 @@ impl Port {
         };
         let networks = written.texts("net").into_iter();
         let networks = networks.filter_map(|text| text.parse::<net::Config>().ok());
-        let ports = networks.flat_map(|network| match network.kind {
-            Kind::User { publish, .. } => publish,
-            _ => Vec::new(),
-        });
+        let ports = networks.flat_map(|network| network.kind.publish().to_vec());
         let mut text = String::new();
         for Publish {
             address,

@@ -80,7 +80,14 @@ fn a_net() -> impl Strategy<Value = net::Config> {
         gateway: address.map(|_| Ipv4Addr::new(10, 0, 2, 1)),
         address,
     });
-    let kind = prop_oneof![user, tap];
+    let names = vec("[a-zA-Z0-9_.-]{1,20}", 0..3);
+    let shared =
+        ("[a-z][a-z0-9_.-]{6,14}", names).prop_map(|(network, aliases)| net::Kind::Shared {
+            network,
+            aliases,
+            publish: Vec::new(),
+        });
+    let kind = prop_oneof![user, tap, shared];
     (kind, option::of(any::<[u8; 5]>()), limits()).prop_map(|(kind, mac, limits)| net::Config {
         kind,
         mac: mac.map(|[a, b, c, d, e]| [2, a, b, c, d, e]),

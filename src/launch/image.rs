@@ -12,6 +12,8 @@ use crate::config::stop::parse_signal;
 use crate::config::{Balloon, Command, ConfigError, Device, Machine, Root};
 use crate::image::{Execution, Image, Store};
 use crate::kvm::processor::executes_guests;
+use crate::net::networks::{NetworkError, Networks};
+use crate::vmm::VmmError;
 use crate::{disk, net};
 
 /// The serial number of an image's disk.
@@ -54,6 +56,8 @@ pub struct Wishes {
     pub ports: Vec<net::config::Publish>,
     /// No network.
     pub alone: bool,
+    /// Networks that machines share, in place of one of its own, each with further names of the machine.
+    pub networks: Vec<(String, Vec<String>)>,
     /// Those whose number on the host is chosen.
     pub any_ports: Vec<AnyPort>,
     /// Whether all ports that the image exposes are among them.
@@ -108,7 +112,7 @@ pub fn set(
     let disk = disk::Config::of_image(store.files(image), ROOT_DISK.into());
     machine.devices.insert(0, Device::Disk(disk));
     let (upper, disks) = set_disks(machine, wishes);
-    set_network(machine, ports(image, wishes)?, wishes.alone, tell)?;
+    set_network(machine, ports(image, wishes)?, wishes, tell)?;
     let options = |text: &str| match text {
         "" => MEMORY_OPTIONS.into(),
         text => text.to_string(),
@@ -246,11 +250,14 @@ fn ports(image: &Image, wishes: &Wishes) -> Result<Vec<net::Publish>, LaunchErro
 fn set_network(
     machine: &mut Machine,
     ports: Vec<net::Publish>,
-    alone: bool,
+    wishes: &Wishes,
     tell: &dyn Fn(&str),
 ) -> Result<(), LaunchError> {
+    if !wishes.networks.is_empty() {
+        return share_networks(machine, ports, &wishes.networks);
+    }
     let has_network = machine.all::<net::Config>().next().is_some();
-    if has_network || alone {
+    if has_network || wishes.alone {
         if !ports.is_empty() {
             let reason =
                 "needs the network that hull makes for an image; with --net, publish= does it";
@@ -277,6 +284,37 @@ fn set_network(
     Ok(())
 }
 
+/// The networks of `wanted`; the first that leads to others publishes `ports`.
+fn share_networks(
+    machine: &mut Machine,
+    mut ports: Vec<net::Publish>,
+    wanted: &[(String, Vec<String>)],
+) -> Result<(), LaunchError> {
+    let failed = |error: NetworkError| VmmError::Net(error.into());
+    let networks = Networks::open().map_err(failed)?;
+    for (name, aliases) in wanted {
+        let network = networks.find(name).map_err(failed)?;
+        let publish = match network.record.internal {
+            true => Vec::new(),
+            false => std::mem::take(&mut ports),
+        };
+        machine.devices.push(Device::Net(net::Config {
+            kind: net::config::Kind::Shared {
+                network: name.clone(),
+                aliases: aliases.clone(),
+                publish,
+            },
+            mac: None,
+            limits: disk::Limits::default(),
+        }));
+    }
+    if !ports.is_empty() {
+        let reason = "needs a network that is not internal";
+        return Err(ConfigError::machine("publish", reason).into());
+    }
+    Ok(())
+}
+
 /// Whether PATH has a program of this name.
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -294,6 +332,10 @@ fn hosts(machine: &Machine, hostname: &str, more: &[(String, String)]) -> String
         text += &format!("{address}\t{name}\n");
     }
     let is_user = |it: &net::Config| matches!(it.kind, net::config::Kind::User { .. });
+    let is_shared = |it: &net::Config| matches!(it.kind, net::config::Kind::Shared { .. });
+    if machine.all().any(is_shared) && machine.name.as_deref() == Some(hostname) {
+        return text; // the network's name server knows it
+    }
     let own = match machine.all().any(is_user) {
         true => net::GUEST_ADDRESS,
         false => Ipv4Addr::new(127, 0, 1, 1),

@@ -10,9 +10,10 @@ use crate::config::{Command, Device, Kernel, Machine, file};
 use crate::guest::{self, GuestError};
 use crate::memory::image::Image;
 use crate::memory::program::build_id;
+use crate::net;
 use crate::symbols;
 use crate::templates::Cache;
-use crate::vmm::{self, Attachments, Config, Images, Start};
+use crate::vmm::{self, Attachments, Config, Images, Start, VmmError};
 
 /// Largest kernel or initrd that is read.
 const MAX_FILE: u64 = 1 << 30;
@@ -33,6 +34,7 @@ pub struct Terminal {
 /// A file cannot be had, or the machine contradicts itself.
 pub fn prepare(mut machine: Machine, terminal: Option<Terminal>) -> Result<Config, LaunchError> {
     machine.check()?;
+    net::start_switches(machine.all()).map_err(VmmError::Net)?;
     vmm::allow_many();
     let images = open(&mut machine)?;
     if let Some(command) = &mut machine.command

@@ -8,7 +8,7 @@ use crate::config::{Device, Machine, Vsock};
 use crate::disk::{self, Moved};
 use crate::net::{self, Mac, Publish};
 use crate::vmm::snapshot::Saved;
-use crate::vmm::{self, Config};
+use crate::vmm::{self, Config, VmmError};
 
 /// What is not as it was in the snapshot.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +60,7 @@ pub fn restore(saved: Saved, dir: &Path, changes: &Changes) -> Result<Config, La
             return Err(LaunchError::Stranger { dir, owner, used });
         }
     }
+    net::start_switches(config.machine.all()).map_err(VmmError::Net)?;
     Ok(config)
 }
 
@@ -89,7 +90,7 @@ fn set_networks(machine: &mut Machine, changes: &Changes) -> Result<(), LaunchEr
         if changes.copy.is_some() {
             net.mac = None; // a random one: no two copies may have the same
         }
-        if let net::Kind::User { publish, .. } = &mut net.kind {
+        if let Some(publish) = net.kind.publish_mut() {
             if changes.publish.is_some() {
                 *publish = wanted.take().unwrap_or_default();
             }

@@ -1,16 +1,51 @@
-//! Addresses that hull chooses for a guest.
+//! Addresses of networks, and those that hull chooses for a guest.
+
+use std::net::Ipv4Addr;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::config::Subnet;
+use serde::{Deserialize, Serialize};
+
 use crate::devices::virtio::net::Mac;
 
+/// An address and the length of its network's prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The host part included.
+    pub address: Ipv4Addr,
+    /// Bits of the network prefix, 1 to 32.
+    pub prefix: u8,
+}
+
 impl Subnet {
+    /// The bits of the network's prefix.
+    fn mask(self) -> u32 {
+        u32::MAX
+            .checked_shl(32 - u32::from(self.prefix))
+            .unwrap_or(0)
+    }
+
+    /// Whether `address` is in the network.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (address.to_bits() ^ self.address.to_bits()) & self.mask() == 0
+    }
+
+    /// Whether the two have addresses in common.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.address) && self.prefix <= other.prefix
+            || other.contains(self.address) && other.prefix <= self.prefix
+    }
+
+    /// The addresses of stations in the network, in order: neither all zeroes nor all ones.
+    pub fn stations(self) -> impl Iterator<Item = Ipv4Addr> {
+        let network = self.address.to_bits() & self.mask();
+        let last = network | !self.mask();
+        (network.saturating_add(1)..last).map(Ipv4Addr::from_bits)
+    }
+
     /// The next address of the same network, or else the one before.
     pub(super) fn neighbour(self) -> Option<Self> {
-        let mask = u32::MAX
-            .checked_shl(32 - u32::from(self.prefix))
-            .unwrap_or(0);
+        let mask = self.mask();
         let own = self.address.to_bits();
         // All zeroes and all ones are not addresses of stations, except in a /31 (RFC 3021).
         let is_station = |bits: &u32| {
@@ -37,8 +72,6 @@ pub fn random_mac() -> Mac {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn neighbour(address: [u8; 4], prefix: u8) -> Option<Ipv4Addr> {
@@ -58,6 +91,32 @@ mod tests {
         assert_eq!(neighbour([172, 16, 0, 2], 31), address(3));
         assert_eq!(neighbour([172, 16, 0, 3], 31), address(2));
         assert_eq!(neighbour([172, 16, 0, 3], 32), None);
+    }
+
+    #[test]
+    fn networks_have_stations_and_may_overlap() {
+        let network = |text: &str| {
+            let (address, prefix) = text.split_once('/').expect("a network");
+            let address = address.parse().expect("an address");
+            let prefix = prefix.parse().expect("a prefix");
+            Subnet { address, prefix }
+        };
+        let small = network("10.1.2.5/29");
+        let all: Vec<u8> = small.stations().map(|it| it.octets()[3]).collect();
+        assert_eq!(all, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(network("10.1.2.5/32").stations().count(), 0);
+        assert!(small.contains(Ipv4Addr::new(10, 1, 2, 7)));
+        assert!(!small.contains(Ipv4Addr::new(10, 1, 2, 8)));
+        for (one, other, overlap) in [
+            ("10.0.0.0/8", "10.1.2.0/24", true),
+            ("10.1.2.0/24", "10.1.3.0/24", false),
+            ("10.1.2.0/24", "10.1.2.0/24", true),
+            ("0.0.0.0/0", "10.1.2.0/24", true),
+        ] {
+            let (one, other) = (network(one), network(other));
+            assert_eq!(one.overlaps(other), overlap, "{one:?} {other:?}");
+            assert_eq!(other.overlaps(one), overlap, "{one:?} {other:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A network's configuration, and how it is typed: `user` or `tap=NAME`, and options.
+//! A network's configuration, and how it is typed: `user`, `tap=NAME` or `network=NAME`, and options.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::address::Subnet;
 use super::ioctl::MAX_NAME;
 use crate::config::table::{Separators, Table};
 use crate::devices::rate::{Limits, RATE};
@@ -18,8 +19,10 @@ pub const TABLE: Table = Table::new(
     &[
         "user",
         "tap",
+        "network",
         "ip",
         "gw",
+        "alias",
         "publish",
         "host-loopback",
         "mac",
@@ -58,15 +61,33 @@ pub enum Kind {
         /// Whether the gateway's address leads to the host's loopback.
         host_loopback: bool,
     },
+    /// A network that machines share, which `hull network create` made.
+    Shared {
+        /// Its name.
+        network: String,
+        /// Further names of the machine in it.
+        aliases: Vec<String>,
+        /// Host ports that lead to the guest.
+        publish: Vec<Publish>,
+    },
 }
 
-/// An address and the length of its network's prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subnet {
-    /// The host part included.
-    pub address: Ipv4Addr,
-    /// Bits of the network prefix, 1 to 32.
-    pub prefix: u8,
+impl Kind {
+    /// The host ports that lead to the guest.
+    pub fn publish(&self) -> &[Publish] {
+        match self {
+            Self::User { publish, .. } | Self::Shared { publish, .. } => publish,
+            Self::Tap { .. } => &[],
+        }
+    }
+
+    /// As [`Kind::publish`], to change them; `None` for a kind that has none.
+    pub fn publish_mut(&mut self) -> Option<&mut Vec<Publish>> {
+        match self {
+            Self::User { publish, .. } | Self::Shared { publish, .. } => Some(publish),
+            Self::Tap { .. } => None,
+        }
+    }
 }
 
 /// A host port that passt forwards to a guest port.
@@ -107,6 +128,19 @@ impl fmt::Display for Config {
                     f.write_str(",host-loopback")?;
                 }
             }
+            Kind::Shared {
+                network,
+                aliases,
+                publish,
+            } => {
+                write!(f, "network={network}")?;
+                for alias in aliases {
+                    write!(f, ",alias={alias}")?;
+                }
+                for port in publish {
+                    write!(f, ",{port}")?;
+                }
+            }
             Kind::Tap {
                 name,
                 address,
@@ -131,7 +165,8 @@ impl fmt::Display for Config {
     }
 }
 
-fn show_mac(mac: Mac) -> String {
+/// A MAC address as it is written.
+pub fn show_mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -146,7 +181,10 @@ impl fmt::Display for Publish {
     }
 }
 
-const FORM: &str = "write tap=NAME or user, such as tap=tap0 or user,publish=8080:80";
+/// Names that mean something else to `hull run --network`, or to docker.
+const RESERVED: [&str; 5] = ["none", "host", "bridge", "default", "user"];
+
+const FORM: &str = "write tap=NAME, network=NAME or user, such as tap=tap0 or user,publish=8080:80";
 
 /// Parse `tap=NAME[,ip=ADDR/PREFIX][,gw=ADDR]` or `user[,publish=..][,host-loopback]`, both with
 /// `[,mac=MAC]` and `[,rate=..]`.
@@ -155,17 +193,7 @@ impl FromStr for Config {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut words = text.split(',');
-        let kind = match words.next().unwrap_or_default() {
-            "user" => Kind::User {
-                publish: Vec::new(),
-                host_loopback: false,
-            },
-            word => Kind::Tap {
-                name: tap(word.strip_prefix("tap=").ok_or(FORM)?)?,
-                address: None,
-                gateway: None,
-            },
-        };
+        let kind = kind(words.next().unwrap_or_default())?;
         let mut config = Config {
             kind,
             mac: None,
@@ -176,7 +204,10 @@ impl FromStr for Config {
             match (key, &mut config.kind) {
                 ("mac", _) => config.mac = Some(parse_mac(value)?),
                 ("rate", _) => config.limits = value.parse()?,
-                ("publish", Kind::User { publish, .. }) => publish.push(port(value)?),
+                ("publish", Kind::User { publish, .. } | Kind::Shared { publish, .. }) => {
+                    publish.push(port(value)?);
+                }
+                ("alias", Kind::Shared { aliases, .. }) => aliases.push(alias(value)?),
                 ("host-loopback", Kind::User { host_loopback, .. }) if word == key => {
                     *host_loopback = true;
                 }
@@ -190,6 +221,7 @@ impl FromStr for Config {
                     let own = match kind {
                         Kind::User { .. } => "publish=HOST:GUEST, host-loopback",
                         Kind::Tap { .. } => "ip=ADDR/PREFIX, gw=ADDR",
+                        Kind::Shared { .. } => "alias=NAME, publish=HOST:GUEST",
                     };
                     return Err(format!(
                         "'{word}' is no option of this network; there are {own}, mac=MAC and {}",
@@ -212,6 +244,28 @@ impl FromStr for Config {
     }
 }
 
+/// Parse where the frames of a network go, without options.
+fn kind(word: &str) -> Result<Kind, String> {
+    if word == "user" {
+        return Ok(Kind::User {
+            publish: Vec::new(),
+            host_loopback: false,
+        });
+    }
+    if let Some(name) = word.strip_prefix("network=") {
+        return Ok(Kind::Shared {
+            network: shared(name)?,
+            aliases: Vec::new(),
+            publish: Vec::new(),
+        });
+    }
+    Ok(Kind::Tap {
+        name: tap(word.strip_prefix("tap=").ok_or(FORM)?)?,
+        address: None,
+        gateway: None,
+    })
+}
+
 /// Refuse networks that one machine cannot have together.
 ///
 /// # Errors
@@ -227,39 +281,79 @@ pub fn check<'a>(nets: impl Iterator<Item = &'a Config> + Clone) -> Result<(), S
                 show_mac(mac)
             ));
         }
-        let tap = |net: &Config| match &net.kind {
-            Kind::Tap { name, .. } => Some(name.clone()),
-            Kind::User { .. } => None,
-        };
-        if let Some(name) = tap(net)
-            && others().any(|other| tap(other).as_ref() == Some(&name))
-        {
-            return Err(format!(
-                "tap={name}: given twice, and one machine is at its far end; make another tap \
-                 device"
-            ));
+        let same = |other: &Config| is_same(&other.kind, &net.kind);
+        if others().any(same) {
+            return Err(match &net.kind {
+                Kind::Shared { network, .. } => {
+                    format!(
+                        "network={network}: given twice; alias= gives a machine further names in it"
+                    )
+                }
+                Kind::Tap { name, .. } => format!(
+                    "tap={name}: given twice, and one machine is at its far end; make another tap \
+                     device"
+                ),
+                Kind::User { .. } => continue,
+            });
         }
-        if let Kind::User { publish, .. } = &net.kind {
-            let others = others().filter_map(|other| match &other.kind {
-                Kind::User { publish, .. } => Some(publish),
-                Kind::Tap { .. } => None,
-            });
-            let before = others.flatten();
-            let same = |one: &Publish, other: &Publish| {
-                (one.address, one.host, one.protocol) == (other.address, other.host, other.protocol)
-            };
-            let twice = publish.iter().enumerate().find(|(index, one)| {
-                let mut before = before.clone().chain(publish.iter().take(*index));
-                before.any(|other| same(one, other))
-            });
-            if let Some((_, one)) = twice {
-                return Err(format!(
-                    "user,{one}: the host's port is published twice; choose another"
-                ));
-            }
+        let publish = net.kind.publish();
+        let before = others().flat_map(|other| other.kind.publish());
+        let same = |one: &Publish, other: &Publish| {
+            (one.address, one.host, one.protocol) == (other.address, other.host, other.protocol)
+        };
+        let twice = publish.iter().enumerate().find(|(index, one)| {
+            let mut before = before.clone().chain(publish.iter().take(*index));
+            before.any(|other| same(one, other))
+        });
+        if let Some((_, one)) = twice {
+            return Err(format!(
+                "{one}: the host's port is published twice; choose another"
+            ));
         }
     }
     Ok(())
+}
+
+/// Whether two networks lead to the same place, where one machine is once.
+fn is_same(one: &Kind, other: &Kind) -> bool {
+    match (one, other) {
+        (Kind::Tap { name: one, .. }, Kind::Tap { name: other, .. }) => one == other,
+        (Kind::Shared { network: one, .. }, Kind::Shared { network: other, .. }) => one == other,
+        _ => false,
+    }
+}
+
+/// Parse the name of a network that machines share.
+///
+/// # Errors
+/// What the text must be instead, for the message behind its flag.
+pub fn shared(name: &str) -> Result<String, String> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let first = name.bytes().next();
+    let fits = (2..=63).contains(&name.len())
+        && first.is_some_and(|it| it.is_ascii_alphanumeric())
+        && name.bytes().all(known)
+        && !RESERVED.contains(&name);
+    fits.then(|| name.into()).ok_or_else(|| {
+        format!(
+            "{name:?} is no name of a network: it has 2 to 63 letters, digits, '_', '.' and '-', the first a letter \
+             or digit, and is none of none, host, bridge, default and user"
+        )
+    })
+}
+
+/// Parse a further name of a machine in a network.
+///
+/// # Errors
+/// What the text must be instead, for the message behind its flag.
+pub fn alias(name: &str) -> Result<String, String> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match (1..=63).contains(&name.len()) && name.bytes().all(known) {
+        true => Ok(name.into()),
+        false => Err(format!(
+            "{name:?}: a name in a network has 1 to 63 letters, digits, '-', '.' and '_'"
+        )),
+    }
 }
 
 fn tap(name: &str) -> Result<String, String> {
@@ -398,9 +492,14 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (text, part) in [
-            ("", "write tap=NAME or user"),
-            ("tap=", "write tap=NAME or user"),
-            ("users", "write tap=NAME or user"),
+            ("", "write tap=NAME, network=NAME or user"),
+            ("tap=", "write tap=NAME, network=NAME or user"),
+            ("users", "write tap=NAME, network=NAME or user"),
+            ("network=", "is no name of a network"),
+            ("network=none", "is no name of a network"),
+            ("network=ab,alias=", "a name in a network"),
+            ("network=ab,host-loopback", "'host-loopback' is no option"),
+            ("user,alias=a", "'alias=a' is no option"),
             ("tap=0123456789abcdef", "16 bytes"),
             ("tap=a/b", "an interface's name has no"),
             ("tap=t,publish=1:2", "'publish=1:2' is no option"),
@@ -432,6 +531,12 @@ mod tests {
     fn nothing_is_given_twice() {
         for (one, other, part) in [
             ("tap=a", "tap=a", "given twice"),
+            ("network=ab", "network=ab,alias=c", "given twice"),
+            (
+                "network=ab,publish=80:1",
+                "user,publish=80:2",
+                "published twice",
+            ),
             (
                 "tap=a,mac=02:00:00:00:00:01",
                 "user,mac=02:00:00:00:00:01",

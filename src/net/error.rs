@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use super::networks::NetworkError;
+
 /// A network cannot be used.
 #[derive(Debug, Error)]
 pub enum NetError {
@@ -66,6 +68,13 @@ pub enum NetError {
         name: String,
         /// The host's address and prefix.
         host: String,
+    },
+    /// A network that machines share cannot be joined.
+    #[error("{error}")]
+    Shared {
+        /// Why not.
+        #[from]
+        error: NetworkError,
     },
     /// passt is not installed.
     #[error("user: passt is needed and not installed; `apt install passt` (as root) installs it")]

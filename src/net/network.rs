@@ -1,4 +1,5 @@
-//! A machine's networks: tap devices and processes of passt, with the addresses of the guest.
+//! A machine's networks: tap devices, processes of passt and networks that machines share, with the addresses
+//! of the guest.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,6 +8,7 @@ use super::address::random_mac;
 use super::config::{Config, Kind, Publish, Subnet};
 use super::error::NetError;
 use super::passt::{self, Addresses, Passt};
+use super::shared::Shared;
 use super::tap::Tap;
 use crate::devices::rate::Limits;
 use crate::devices::virtio::net::{Mac, Properties, Wire};
@@ -44,15 +46,21 @@ pub struct Network {
 enum Backend {
     Tap(Tap),
     User(Passt, Addresses),
+    Shared(Shared),
 }
 
-/// Open the networks of a machine, in order.
+/// Open the networks of the machine `name`, in order.
 ///
 /// # Errors
 /// One of them cannot be used; the others are closed again.
-pub fn open<'a>(configs: impl Iterator<Item = &'a Config>) -> Result<Vec<Network>, NetError> {
+pub fn open<'a>(
+    name: &str,
+    configs: impl Iterator<Item = &'a Config> + Clone,
+) -> Result<Vec<Network>, NetError> {
     let mut networks = Vec::new();
     let mut users = 0;
+    let is_shared = |config: &&Config| matches!(config.kind, Kind::Shared { .. });
+    let mut shared_left = configs.clone().filter(is_shared).count();
     for config in configs {
         let mac = config.mac.unwrap_or_else(random_mac);
         networks.push(match &config.kind {
@@ -68,20 +76,45 @@ pub fn open<'a>(configs: impl Iterator<Item = &'a Config>) -> Result<Vec<Network
                 users += 1;
                 user_network(config, publish, *host_loopback, mac, users)?
             }
+            Kind::Shared { .. } => {
+                shared_left -= 1;
+                shared_network(config, name, shared_left > 0)?
+            }
         });
     }
-    // The guest has one router and one name server: the first of each.
+    // The guest has one router: the first.
     let assigned = networks
         .iter_mut()
         .filter_map(|network| network.assigned.as_mut());
-    let (mut gateway, mut dns) = (false, false);
+    let mut gateway = false;
     for assigned in assigned {
         assigned.gateway = assigned.gateway.filter(|_| !gateway);
-        assigned.dns = assigned.dns.filter(|_| !dns);
         gateway |= assigned.gateway.is_some();
-        dns |= assigned.dns.is_some();
     }
     Ok(networks)
+}
+
+/// Join a network as the machine `name`, which has the name servers of more networks if `asks_others`.
+fn shared_network(config: &Config, name: &str, asks_others: bool) -> Result<Network, NetError> {
+    let shared = Shared::join(config, name, asks_others)?;
+    let own = shared.addresses;
+    Ok(Network {
+        name: format!("net {}", shared.name),
+        properties: Properties {
+            mac: shared.mac,
+            mtu: passt::MTU,
+            offloads: false,
+        },
+        limits: config.limits,
+        assigned: Some(Assigned {
+            mac: shared.mac,
+            subnet: own.guest,
+            gateway: (!shared.internal).then_some(own.gateway),
+            dns: Some(own.dns),
+        }),
+        warning: None,
+        backend: Backend::Shared(shared),
+    })
 }
 
 fn tap_network(
@@ -142,6 +175,7 @@ fn user_network(
         gateway: station(2),
         dns: station(3),
         host_loopback,
+        router: None,
     };
     let passt = Passt::start(&addresses, publish)?;
     Ok(Network {
@@ -171,7 +205,11 @@ impl Network {
     pub fn wire(&mut self) -> Result<Box<dyn Wire>, NetError> {
         match &mut self.backend {
             Backend::Tap(tap) => Ok(tap.wire()),
-            Backend::User(passt, addresses) => passt.wait(self.properties.mac, addresses),
+            Backend::User(passt, addresses) => {
+                let stream = passt.wait(self.properties.mac, addresses)?;
+                Ok(Box::new(stream))
+            }
+            Backend::Shared(shared) => shared.wire(),
         }
     }
 }
@@ -182,6 +220,7 @@ impl AsFd for Network {
         match &self.backend {
             Backend::Tap(tap) => tap.file.as_fd(),
             Backend::User(passt, _) => passt.socket.as_fd(),
+            Backend::Shared(shared) => shared.as_fd(),
         }
     }
 }

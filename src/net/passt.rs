@@ -18,10 +18,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::config::{Protocol, Publish, Subnet};
+use super::config::{Protocol, Publish, Subnet, show_mac};
 use super::error::NetError;
 use super::stream::Stream;
-use crate::devices::virtio::net::{Mac, Wire};
+use crate::devices::virtio::net::Mac;
 
 /// Bytes of the longest packet that passt takes: with long packets there is nothing to segment.
 pub const MTU: u16 = 65520;
@@ -59,6 +59,9 @@ pub struct Addresses {
     pub dns: Ipv4Addr,
     /// Whether the gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// The gateway's MAC address in a network that machines share, which has IPv4 alone; passt's own choice if
+    /// `None`.
+    pub router: Option<Mac>,
 }
 
 impl Passt {
@@ -105,7 +108,7 @@ impl Passt {
     ///
     /// # Errors
     /// It has ended, with its messages; or it does not answer.
-    pub fn wait(&mut self, mac: Mac, addresses: &Addresses) -> Result<Box<dyn Wire>, NetError> {
+    pub fn wait(&mut self, mac: Mac, addresses: &Addresses) -> Result<Stream, NetError> {
         let started = Instant::now();
         let (gateway, host_loopback) = (addresses.gateway, addresses.host_loopback);
         let mut stream = Stream::new(self.socket.clone(), gateway, host_loopback);
@@ -115,7 +118,7 @@ impl Passt {
                 .push_out()
                 .and_then(|()| stream.next().map(is_answer));
             match answer {
-                Ok(true) => return Ok(Box::new(stream)),
+                Ok(true) => return Ok(stream),
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let left = START_TIMEOUT.saturating_sub(started.elapsed());
@@ -193,9 +196,17 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
         // passt would become the user nobody, and gives up where it cannot.
         command.args(["--runas", "0:0"]);
     }
+    let mut router = addresses.router.map(show_mac);
     if !has_route() {
         // passt takes its MAC address from the interface of the default route, and gives up without one.
-        command.args(["--interface", "lo", "--mac-addr", LOCAL_MAC]);
+        command.args(["--interface", "lo"]);
+        router.get_or_insert_with(|| LOCAL_MAC.into());
+    }
+    if addresses.router.is_some() {
+        command.arg("--ipv4-only");
+    }
+    if let Some(router) = router {
+        command.arg("--mac-addr").arg(router);
     }
     for (protocol, flag) in [(Protocol::Tcp, "-t"), (Protocol::Udp, "-u")] {
         let mut ports = publish

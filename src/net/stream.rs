@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::{Errno, retry_on_intr};
@@ -62,6 +62,23 @@ impl Stream {
         self.out.extend(frame);
     }
 
+    /// Queue a frame, which is lost if `most` bytes or more are queued.
+    pub fn queue(&mut self, frame: &[u8], most: usize) {
+        if self.out.len() < most {
+            self.push(frame);
+        }
+    }
+
+    /// Whether frames are queued.
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Whether [`Stream::next`] needs no more bytes for the next frame.
+    pub fn has_whole(&self) -> bool {
+        !matches!(self.whole(), Ok(None))
+    }
+
     /// Send queued frames, as far as the socket takes them.
     ///
     /// # Errors
@@ -116,6 +133,12 @@ impl Stream {
             _ if len > rest.len() => Ok(None),
             _ => Ok(Some(len)),
         }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -182,7 +205,7 @@ impl Wire for Stream {
 
 /// Whether a host takes the target of the packet in `frame` for itself: 127.0.0.0/8 and ::1, 0.0.0.0/8 and
 /// ::, for which connect(2) takes the loopback, and such an IPv4 address in an IPv6 one.
-fn is_to_loopback(frame: &[u8]) -> bool {
+pub(super) fn is_to_loopback(frame: &[u8]) -> bool {
     let is_local = |to: Ipv4Addr| to.is_loopback() || to.octets().starts_with(&[0]);
     let octets = |from: usize, len: usize| frame.get(from..from + len);
     match octets(12, 2) {

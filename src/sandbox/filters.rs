@@ -56,7 +56,7 @@ impl Call {
 pub const OWN_PROCESS: u32 = 0x7f48_554c;
 
 /// All lists, in the order of `Role::list`.
-pub const LISTS: [List; 15] = [
+pub const LISTS: [List; 16] = [
     List {
         thread: "vcpu",
         calls: &[VCPU],
@@ -130,6 +130,11 @@ pub const LISTS: [List; 15] = [
     List {
         thread: "at-end (a process)",
         calls: &[&[RECEIVE], SOCKET_FILE],
+        most: 27,
+    },
+    List {
+        thread: "switch (a process)",
+        calls: &[SWITCH],
         most: 27,
     },
 ];
@@ -615,4 +620,13 @@ const CONNECTOR: &[Call] = &[
     ),
     call!(SYS_connect, "the program at the port"),
     call!(SYS_sendmsg, "the connected socket"),
+];
+
+/// Of a network that machines share.
+const SWITCH: &[Call] = &[
+    call!(SYS_accept4, "a machine joins"),
+    call!(SYS_getsockopt, "who connects"),
+    call!(SYS_recvmsg, "what it wants, and its way to other networks"),
+    call!(SYS_recvfrom, "frames"),
+    call!(SYS_sendto, "frames, and an answer"),
 ];

@@ -47,6 +47,8 @@ pub enum Role {
     Connector,
     /// A process that removes the file of a socket at the end ([`super::AtEnd`]).
     AtEnd,
+    /// A process that passes frames on between the machines of a network.
+    Switch,
     /// Runs the vCPU with which KVM is probed.
     Probe,
     /// Asks one of the running machines.
@@ -75,6 +77,7 @@ impl Role {
             Self::Customer => "customer".into(),
             Self::Connector => "connector".into(),
             Self::AtEnd => "at-end".into(),
+            Self::Switch => "switch".into(),
             Self::Probe => "probe".into(),
             Self::Client => "client".into(),
             Self::Tracer => "tracer".into(),
@@ -100,6 +103,7 @@ impl Role {
             Self::ShareServer => 12,
             Self::Connector => 13,
             Self::AtEnd => 14,
+            Self::Switch => 15,
             Self::Loader | Self::Copy | Self::Probe | Self::Client | Self::Tracer => return None,
         })
     }

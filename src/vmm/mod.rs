@@ -122,7 +122,11 @@ pub struct ReadyMachine {
 pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, VmmError> {
     let story = Story::new(config.attachments.story.clone());
     let place = control::Place::open(config)?;
-    let nets = timeline.span("networks of the host", || net::open(config.machine.all()))?;
+    let pid = std::process::id().to_string();
+    let name = config.machine.name.as_deref().unwrap_or(&pid);
+    let nets = timeline.span("networks of the host", || {
+        net::open(name, config.machine.all())
+    })?;
     let saved = config.start.saved();
     let has_command = saved.is_some_and(|saved| !saved.is_template());
     let networks = devices::assigned(&nets, has_command);

@@ -1,0 +1,400 @@
+//! The switch's process: it accepts connections and moves frames between them, as [`Segment`] says.
+//!
+//! One thread waits for all descriptors. Nobody is waited for: what a slow machine does not take in time is lost,
+//! as on any Ethernet, and of a machine that sends much, others are served between its frames.
+
+use std::io::{self, ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, accept_with,
+    recvmsg, send,
+};
+
+use super::members::{Joined, MAX_REQUEST, Member, Reply, Request, framed, request};
+use super::segment::{MAX_STATIONS, Route, Segment};
+use crate::net::address::Subnet;
+use crate::net::stream::Stream;
+use crate::sandbox::{Role, Seccomp, allow_folders, lock_down, peer_user, restrict, set_seccomp};
+
+/// How long a switch without machines stays: for the first one to join, or for one that is started again.
+const IDLE: Duration = Duration::from_secs(10);
+/// Connections beside those of machines.
+const MAX_REQUESTS: usize = 16;
+/// Frames of one machine that are moved before others get their turn.
+const TURN: usize = 64;
+/// Bytes that wait for one machine, or for its way to other networks: further frames are lost.
+const MAX_QUEUE: usize = 1 << 20;
+
+/// Serve the network `subnet`, whose machines connect to `listener`, which does not block, until it has had no
+/// machine for ten seconds. This process gives up all rights first, and has one thread.
+///
+/// # Errors
+/// The host refuses the lock-down, or a wait fails.
+pub fn serve(listener: OwnedFd, subnet: Subnet, internal: bool) -> io::Result<()> {
+    let owner = rustix::process::geteuid().as_raw();
+    set_seccomp(Seccomp::On)?;
+    allow_folders(&[]).map_err(io::Error::other)?;
+    lock_down()?;
+    restrict(Role::Switch);
+    let switch = Switch {
+        segment: Segment::new(subnet, internal),
+        listener,
+        owner,
+        requests: Vec::new(),
+        ports: Vec::new(),
+        empty_since: Some(Instant::now()),
+        ends: false,
+    };
+    switch.run()
+}
+
+/// A connection of which it is not known yet what it is for.
+struct Asking {
+    socket: OwnedFd,
+    bytes: Vec<u8>,
+    descriptor: Option<OwnedFd>,
+}
+
+/// A machine's connection, and its way to other networks.
+struct Port {
+    frames: Stream,
+    up: Option<Stream>,
+}
+
+struct Switch {
+    segment: Segment,
+    listener: OwnedFd,
+    owner: u32,
+    requests: Vec<Asking>,
+    /// By the ports of the segment.
+    ports: Vec<Option<Port>>,
+    /// Since when there is no machine.
+    empty_since: Option<Instant>,
+    ends: bool,
+}
+
+/// What the switch waits for.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Listener,
+    Asking(usize),
+    Machine(usize),
+    Up(usize),
+}
+
+impl Switch {
+    fn run(mut self) -> io::Result<()> {
+        let mut scratch = Vec::new();
+        while !self.ends && self.patience() != Some(Duration::ZERO) {
+            let mut ready = self.wait()?;
+            // Requests from the last on: one that is done is taken out.
+            ready.reverse();
+            for source in ready {
+                match source {
+                    Source::Listener => self.accept(),
+                    Source::Asking(index) => self.hear(index),
+                    Source::Machine(port) => self.take(port, &mut scratch),
+                    Source::Up(port) => self.take_from_above(port, &mut scratch),
+                }
+            }
+            self.send();
+        }
+        Ok(())
+    }
+
+    /// How long the switch stays without a machine.
+    fn patience(&self) -> Option<Duration> {
+        let since = self.empty_since?;
+        Some(IDLE.saturating_sub(since.elapsed()))
+    }
+
+    /// What is ready.
+    fn wait(&self) -> io::Result<Vec<Source>> {
+        let mut watched: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::new();
+        if self.requests.len() < MAX_REQUESTS {
+            watched.push((Source::Listener, self.listener.as_fd(), PollFlags::IN));
+        }
+        for (index, asking) in self.requests.iter().enumerate() {
+            watched.push((Source::Asking(index), asking.socket.as_fd(), PollFlags::IN));
+        }
+        let mut at_once = false;
+        for (index, port) in self.ports.iter().enumerate() {
+            let Some(Port { frames, up }) = port else {
+                continue;
+            };
+            let up = up.iter().map(|up| (Source::Up(index), up));
+            for (source, stream) in up.chain([(Source::Machine(index), frames)]) {
+                at_once |= stream.has_whole();
+                watched.push((source, stream.as_fd(), wanted(stream)));
+            }
+        }
+        let patience = match at_once {
+            true => Some(Duration::ZERO),
+            false => self.patience(),
+        };
+        let patience = patience.and_then(|time| Timespec::try_from(time).ok());
+        let fds = watched.iter();
+        let fds = fds.map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags));
+        let mut fds: Vec<_> = fds.collect();
+        match poll(&mut fds, patience.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |source: &Source, fd: &PollFd<'_>| {
+            let buffered = match source {
+                Source::Machine(port) => self.port(*port).map(|it| &it.frames),
+                Source::Up(port) => self.port(*port).and_then(|it| it.up.as_ref()),
+                _ => None,
+            };
+            !(fd.revents() - PollFlags::OUT).is_empty() || buffered.is_some_and(Stream::has_whole)
+        };
+        let ready = watched.iter().zip(&fds);
+        let ready = ready.filter(|((source, ..), fd)| is_ready(source, fd));
+        Ok(ready.map(|((source, ..), _)| *source).collect())
+    }
+
+    fn port(&self, port: usize) -> Option<&Port> {
+        self.ports.get(port)?.as_ref()
+    }
+
+    fn port_mut(&mut self, port: usize) -> Option<&mut Port> {
+        self.ports.get_mut(port)?.as_mut()
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = accept_with(&self.listener, flags) else {
+            return; // it has gone again
+        };
+        if peer_user(&socket).is_ok_and(|user| user == self.owner) {
+            self.requests.push(Asking {
+                socket,
+                bytes: Vec::new(),
+                descriptor: None,
+            });
+        }
+    }
+
+    /// Read what a connection is for, and do it once it is known.
+    fn hear(&mut self, index: usize) {
+        let Some(asking) = self.requests.get_mut(index) else {
+            return;
+        };
+        match asking.read() {
+            Ok(None) => {}
+            Ok(Some(request)) => {
+                let asking = self.requests.swap_remove(index);
+                self.fulfil(request, asking);
+            }
+            Err(_) => drop(self.requests.swap_remove(index)),
+        }
+    }
+
+    fn fulfil(&mut self, request: Request, asking: Asking) {
+        let Asking {
+            socket, descriptor, ..
+        } = asking;
+        let mut joined = None;
+        let reply = match request {
+            Request::Join(wish) => {
+                let port = self.segment.join(wish.names, wish.mac, wish.asks_others);
+                let station = port.as_ref().ok().and_then(|it| self.segment.station(*it));
+                match (&port, station) {
+                    (Ok(port), Some(station)) => {
+                        joined = Some(*port);
+                        Reply::Joined(Joined {
+                            mac: station.mac,
+                            address: station.address,
+                        })
+                    }
+                    (Err(reason), _) => Reply::Refused(reason.clone()),
+                    (Ok(_), None) => Reply::Refused("it has left".into()),
+                }
+            }
+            Request::Uplink(mac) => {
+                let port = self.segment.port_of(mac);
+                match (port.and_then(|port| self.port_mut(port)), descriptor) {
+                    (Some(port), Some(descriptor)) => {
+                        port.up = Some(stream(descriptor));
+                        Reply::Done
+                    }
+                    _ => Reply::Refused("no machine has this MAC address".into()),
+                }
+            }
+            Request::List => Reply::Members(self.members()),
+            Request::End => match self.empty_since {
+                None => Reply::Refused("machines are in the network".into()),
+                Some(_) => {
+                    self.ends = true;
+                    Reply::Done
+                }
+            },
+        };
+        let _ = send(&socket, &framed(&reply), SendFlags::NOSIGNAL);
+        if let Some(port) = joined {
+            self.add(port, socket);
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let member = |(_, station): (usize, &super::segment::Station)| Member {
+            names: station.names.clone(),
+            address: station.address,
+            mac: station.mac,
+        };
+        self.segment.stations().map(member).collect()
+    }
+
+    fn add(&mut self, index: usize, socket: OwnedFd) {
+        while self.ports.len() <= index.min(MAX_STATIONS) {
+            self.ports.push(None);
+        }
+        if let Some(port) = self.ports.get_mut(index) {
+            *port = Some(Port {
+                frames: stream(socket),
+                up: None,
+            });
+            self.empty_since = None;
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(port) = self.ports.get_mut(index) {
+            *port = None;
+        }
+        self.segment.leave(index);
+        if self.ports.iter().all(Option::is_none) {
+            self.empty_since = Some(Instant::now());
+        }
+    }
+
+    /// Move frames of the machine at `index`.
+    fn take(&mut self, index: usize, frame: &mut Vec<u8>) {
+        for _ in 0..TURN {
+            let Some(port) = self.port_mut(index) else {
+                return;
+            };
+            match read(&mut port.frames, frame) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => return self.remove(index),
+            }
+            match self.segment.route(index, frame) {
+                Route::Lost => {}
+                Route::To(other) => self.pass(other, frame),
+                Route::All => {
+                    let all = 0..self.ports.len();
+                    all.filter(|other| *other != index)
+                        .for_each(|other| self.pass(other, frame));
+                }
+                Route::Back(reply) => self.pass(index, &reply),
+                Route::Up => {
+                    if let Some(up) = self.port_mut(index).and_then(|it| it.up.as_mut()) {
+                        up.queue(frame, MAX_QUEUE);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Move frames of other networks to the machine at `index`.
+    fn take_from_above(&mut self, index: usize, frame: &mut Vec<u8>) {
+        for _ in 0..TURN {
+            let Some(port) = self.port_mut(index) else {
+                return;
+            };
+            match port.up.as_mut().map(|up| read(up, frame)) {
+                Some(Ok(true)) => {}
+                Some(Ok(false)) | None => return,
+                // The machine stays, with the network alone.
+                Some(Err(_)) => return port.up = None,
+            }
+            if self.segment.is_from_above(index, frame) {
+                self.pass(index, frame);
+            }
+        }
+    }
+
+    fn pass(&mut self, port: usize, frame: &[u8]) {
+        if let Some(port) = self.port_mut(port) {
+            port.frames.queue(frame, MAX_QUEUE);
+        }
+    }
+
+    /// Send what waits, as far as it is taken.
+    fn send(&mut self) {
+        for index in 0..self.ports.len() {
+            let Some(port) = self.port_mut(index) else {
+                continue;
+            };
+            if port.up.as_mut().is_some_and(|up| up.push_out().is_err()) {
+                port.up = None;
+            }
+            if port.frames.push_out().is_err() {
+                self.remove(index);
+            }
+        }
+    }
+}
+
+impl Asking {
+    fn read(&mut self) -> io::Result<Option<Request>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [0; MAX_REQUEST];
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(
+            &self.socket,
+            &mut into,
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let len = match received {
+            Ok(received) => received.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptor = descriptors.last();
+            }
+        }
+        if len == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.bytes.extend(bytes.get(..len).unwrap_or_default());
+        request(&self.bytes)
+    }
+}
+
+/// Frames over a socket that does not block. What the switch answers itself, and what is lost, the segment says.
+fn stream(socket: OwnedFd) -> Stream {
+    Stream::new(Arc::new(socket), Ipv4Addr::UNSPECIFIED, true)
+}
+
+fn wanted(stream: &Stream) -> PollFlags {
+    match stream.has_output() {
+        true => PollFlags::IN | PollFlags::OUT,
+        false => PollFlags::IN,
+    }
+}
+
+/// The next frame into `frame`; false if there is none yet.
+fn read(from: &mut Stream, frame: &mut Vec<u8>) -> io::Result<bool> {
+    match from.next() {
+        Ok(next) => {
+            frame.clear();
+            frame.extend(next);
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
