@@ -31,6 +31,7 @@
 //! | [`vmm`] | one machine from its configuration to its end | agent, boot, config, control, devices, disk, fleet, inspect, kvm, memory, net, profile, sandbox, share, snapshot, symbols, sync, trace |
 //! | [`supervisor`] | the process outside of a machine's jail and control group | agent, config, disk's and share's configurations, fleet, sandbox, vmm |
 //! | [`compare`] | one harness for measuring: process, container, virtual machine, and hull's own figures | config's sizes, guest, kvm's probe, leftover, sandbox |
+//! | [`compose`] | applications of several machines, from a file to what is to be done | config's files and sizes, fleet's records, net's configuration |
 //! | [`doctor`] | checks whether this host can run guests | config, guest, kvm, memory, sandbox |
 //! | [`control`] | actions on a running machine, over its socket | fleet, inspect, sandbox, sync |
 //! | [`pool`] | machines that wait for a command | agent, control, fleet, sandbox |
@@ -84,6 +85,7 @@ pub mod agent;
 pub mod boot;
 pub mod cli;
 pub mod compare;
+pub mod compose;
 pub mod config;
 pub mod control;
 pub mod devices;

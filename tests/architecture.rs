@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "agent",
             "boot",
             "compare",
+            "compose",
             "config",
             "control",
             "devices",
@@ -70,6 +71,8 @@ const EDGES: &[(&str, &[&str])] = &[
         "config",
         &["boot", "devices", "disk", "fleet", "memory", "net", "share"],
     ),
+    // A file becomes flags of `hull run`, whose values are checked as those are.
+    ("compose", &["config", "fleet", "net"]),
     ("control", &["fleet", "inspect", "sandbox", "sync"]),
     ("fleet", &[]),
     // What KVM and the devices hold, in words.

@@ -300,6 +300,160 @@ fn a_network_leads_out_and_published_ports_lead_in() {
     home.prints(&["network", "rm", "open"]);
 }
 
+/// A project of two services that stay and one that ends.
+fn shop(home: &Home, word: &str) -> String {
+    format!(
+        "name: shop
+services:
+  app:
+    image: {image}
+    command: [\"cat /data/setup; wget -qO- http://db/; echo $$WORD; sleep 1000\"]
+    environment: {{WORD: {word}}}
+    depends_on:
+      db:
+      setup: {{condition: service_completed_successfully}}
+    volumes: [\"data:/data:ro\"]
+    deploy: {{resources: {{limits: {{cpus: 1, memory: 64M}}}}}}
+    labels: [passed over]
+  db:
+    image: {image}
+    command: [\"{serves}\"]
+    mem_limit: 64m
+    cpus: 1
+  setup:
+    image: {image}
+    command: [\"echo set up > /data/setup; sync\"]
+    network_mode: none
+    volumes: [\"data:/data\"]
+    mem_limit: 64m
+    cpus: 1
+networks:
+  default: {{internal: true}}
+volumes:
+  data:
+",
+        image = home.image.path().display(),
+        serves = serves("from db")
+    )
+}
+
+#[test]
+fn an_application_comes_up_in_order_changes_and_goes_without_a_trace() {
+    if !kvm("applications") {
+        return;
+    }
+    let home = Home::new();
+    let path = home.path("compose.yaml");
+    let file = path.to_str().expect("text");
+    fs::write(&path, shop(&home, "one")).expect("written");
+    let up = || {
+        let done = home.run(&["up", "-d", file]);
+        assert_eq!(
+            (done.status, &*done.stdout),
+            (Some(0), ""),
+            "{}",
+            done.stderr
+        );
+        done.stderr
+    };
+    let first = up();
+    let place = |what: &str| {
+        first
+            .find(what)
+            .unwrap_or_else(|| panic!("no {what}: {first}"))
+    };
+    assert!(place("network shop_default created") < place("shop-db-1 started"));
+    assert!(place("shop-setup-1 started") < place("shop-app-1 started"));
+    let logs = || home.run(&["logs", "--project", "shop"]).stdout;
+    wait_until(|| logs().contains("app   | one\n"));
+    assert!(
+        logs().contains("app   | set up\napp   | from db\n"),
+        "{}",
+        logs()
+    );
+    let running = home.prints(&["ps", "-q", "--project", "shop"]);
+    assert_eq!(running, "shop-app-1\nshop-db-1\n");
+
+    // Again: what has ended is started, and what has changed is replaced, and nothing else.
+    let database = home.process("shop-db-1");
+    fs::write(&path, shop(&home, "two")).expect("written");
+    let second = up();
+    assert!(
+        second.contains("machine shop-db-1 is as it should be"),
+        "{second}"
+    );
+    assert!(second.contains("machine shop-app-1 stopped"), "{second}");
+    wait_until(|| logs().contains("app   | two\n"));
+    assert_eq!(home.process("shop-db-1"), database);
+    kill_process(home.process("shop-app-1"), Signal::KILL).expect("killed");
+    wait_until(|| !home.prints(&["ps", "-q"]).contains("app"));
+    assert!(up().contains("machine shop-app-1 started"));
+
+    let lock = fs::File::open(&path).expect("open");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    home.refused(
+        &["up", "-d", file],
+        "another hull up or hull down is at work",
+    );
+    drop(lock);
+    let down = home.run(&["down", "-v", file]);
+    assert_eq!(
+        (down.status, &*down.stdout),
+        (Some(0), ""),
+        "{}",
+        down.stderr
+    );
+    assert_eq!(home.prints(&["ps", "-aq"]), "");
+    for place in ["data/hull/networks", "data/hull/volumes", "state/hull"] {
+        let left = fs::read_dir(home.path(place)).expect("a folder").flatten();
+        let left: Vec<_> = left
+            .map(|it| it.file_name())
+            .filter(|it| it != ".events")
+            .collect();
+        assert!(left.is_empty(), "{place}: {left:?}");
+    }
+    assert!(home.switches().is_empty(), "a switch stays");
+}
+
+#[test]
+fn wrong_files_are_refused_by_line_and_leave_nothing() {
+    let home = Home::new();
+    let path = home.path("file.yaml");
+    let file = path.to_str().expect("text");
+    let image = home.image.path().display().to_string();
+    for (text, message) in [
+        (String::new(), "line 1: the file is empty"),
+        ("\0\u{1}".into(), "no YAML"),
+        (
+            "services:\n  a: {image: x, x: 1}\n".into(),
+            "line 2: service a: x is not supported",
+        ),
+        (
+            "services:\n  a:\n    image: $NOWHERE\n".into(),
+            "line 3: image: the variable NOWHERE has no value",
+        ),
+        (
+            format!("services:\n  a: {{image: {image}}}\n  b:\n    image: ./nothing-here\n"),
+            "line 4: service b",
+        ),
+        (
+            format!(
+                "services: {{a: {{image: {image}, networks: [n]}}}}\nnetworks: {{n: {{external: true}}}}\n"
+            ),
+            "network n not found",
+        ),
+    ] {
+        fs::write(&path, text).expect("written");
+        home.refused(&["up", "-d", file], message);
+    }
+    home.refused(&["up", "-d", "nowhere.yaml"], "nowhere.yaml");
+    let networks = home.prints(&["network", "ls", "-q"]);
+    assert_eq!(
+        (networks, home.prints(&["ps", "-aq"])),
+        (String::new(), String::new())
+    );
+}
+
 /// What the web server at a port of this host says.
 fn ask(port: u16) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");

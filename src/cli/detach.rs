@@ -46,6 +46,15 @@ pub struct Detach {
     /// max-size=SIZE begins a new file of the log, max-file=N is how many there are.
     #[arg(long, value_name = "KEY=VALUE", requires = "detach")]
     log_opt: Vec<String>,
+    /// What you say of it, kept with it. May be repeated. Example: --label team=web
+    #[arg(
+        short = 'l',
+        long,
+        value_name = "KEY[=VALUE]",
+        value_parser = parse_label,
+        requires = "detach"
+    )]
+    label: Vec<(String, String)>,
     /// Start this ended one again; for hull restart.
     #[arg(long, value_name = "NAME", hide = true, requires = "detach")]
     again: Option<String>,
@@ -110,6 +119,7 @@ impl Detach {
             rotation: self.rotation()?,
             remove: self.rm,
             volumes,
+            labels: self.label.iter().cloned().collect(),
             input: process.interactive,
             terminal: process.tty,
         })
@@ -142,6 +152,14 @@ impl Detach {
             bail!("--log-opt max-file: a second file needs max-size=SIZE, too");
         }
         Ok(rotation)
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    match key.is_empty() {
+        true => Err("write KEY=VALUE, or KEY for an empty value".into()),
+        false => Ok((key.into(), value.into())),
     }
 }
 

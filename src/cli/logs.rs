@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 
+use super::application::follow;
+use crate::compose::plan::there;
 use crate::fleet::kept::Kept;
 use crate::fleet::log::{Driver, Line, LogReader};
 
@@ -23,8 +25,15 @@ A time is one of UTC (2026-11-30T07:00:00Z, 2026-11-30T07:00 or 2026-11-30), sec
 since 1970, or how long ago it was (90s, 10m, 2h).")]
 pub struct Logs {
     /// The machine.
-    #[arg(value_name = "NAME")]
-    machine: String,
+    #[arg(value_name = "NAME", required_unless_present = "project")]
+    machine: Option<String>,
+    /// All machines of this project of hull up, each line behind the name of its service.
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with_all = ["machine", "tail", "since", "until", "timestamps"]
+    )]
+    project: Option<String>,
     /// Go on with what it writes, until it ends.
     #[arg(short, long)]
     follow: bool,
@@ -78,7 +87,12 @@ pub fn time(text: &str) -> Result<SystemTime, String> {
 impl Logs {
     /// Prints the lines of the log.
     pub fn execute(self) -> anyhow::Result<()> {
-        let kept = Kept::open(&self.machine)?;
+        if let Some(project) = &self.project {
+            let machines = there(project).into_iter();
+            let machines: Vec<_> = machines.map(|it| (it.service, it.machine)).collect();
+            return follow(&machines, self.follow).map(drop);
+        }
+        let kept = Kept::open(self.machine.as_deref().unwrap_or_default())?;
         let name = &kept.record.name;
         match kept.record.driver {
             Driver::JsonFile => {}

@@ -1,5 +1,6 @@
 //! The command line: flags to a library call, errors to stderr. The only place that prints.
 
+mod application;
 mod attach;
 mod bar;
 mod bench;
@@ -9,6 +10,7 @@ mod cp;
 mod detach;
 mod devices;
 mod doctor;
+mod down;
 mod events;
 mod exec;
 mod explain;
@@ -53,6 +55,7 @@ mod seccomp;
 mod shape;
 mod snapshot;
 mod stats;
+mod steps;
 mod stop;
 mod table;
 mod templates;
@@ -60,6 +63,7 @@ mod timing;
 mod top;
 mod trace;
 mod tracing;
+mod up;
 mod usage;
 mod version;
 mod volume;
@@ -118,6 +122,10 @@ enum Verb {
     Events(Lazy<events::Events>),
     /// List the published ports of a machine.
     Port(Lazy<port::Port>),
+    /// Start the machines of an application, which a compose file describes.
+    Up(Lazy<up::Up>),
+    /// End and remove the machines of an application.
+    Down(Lazy<down::Down>),
     /// Print what a machine in the background has written.
     Logs(Lazy<logs::Logs>),
     /// Wait for machines in the background to end.
@@ -216,6 +224,8 @@ impl Cli {
             Verb::Top(top) => top.start(log)?.execute().map(|()| 0),
             Verb::Events(events) => events.start(log)?.execute().map(|()| 0),
             Verb::Port(port) => port.start(log)?.execute().map(|()| 0),
+            Verb::Up(up) => up.start(log)?.execute(),
+            Verb::Down(down) => down.start(log)?.execute().map(|()| 0),
             Verb::Logs(logs) => logs.start(log)?.execute().map(|()| 0),
             Verb::Wait(wait) => Ok(wait.start(log)?.execute()),
             Verb::Kill(kill) => Ok(kill.start(log)?.execute()),

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::machines;
 use super::output::{print, print_json, say};
 use super::table::{Table, duration};
+use crate::compose::plan::belongs;
 use crate::config::size;
-use crate::control::{self, Action, Answer, ControlError, Status};
+use crate::control::{self, Action, Answer, ControlError};
 use crate::fleet::kept::{Kept, KeptEnd, KeptRecord};
 use crate::fleet::{self, Found};
 use crate::sandbox::{Role, spawn_scoped};
@@ -39,6 +40,9 @@ pub struct Ps {
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
+    /// Those of this project of hull up alone.
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
 }
 
 /// A machine as a line of the table.
@@ -75,6 +79,9 @@ impl Ps {
         if self.all {
             let ended = Kept::list().into_iter();
             lines.extend(ended.filter_map(|kept| Some(Line::ended(kept.end()?, kept.record))));
+        }
+        if let Some(project) = &self.project {
+            lines.retain(|line| belongs(&line.name, project));
         }
         if self.json {
             return print_json(&lines);
@@ -126,14 +133,9 @@ fn line(machine: &Found) -> Option<Line> {
     };
     match control::ask_within(machine, Action::Status, ANSWER_TIMEOUT) {
         Ok(Answer::Status(status)) => {
-            let Status {
-                state,
-                resident_bytes,
-                uptime_seconds,
-            } = status;
-            line.state = state;
-            line.resident_bytes = resident_bytes;
-            line.uptime_seconds = uptime_seconds;
+            line.state = status.state;
+            line.resident_bytes = status.resident_bytes;
+            line.uptime_seconds = status.uptime_seconds;
         }
         Err(ControlError::Stopped { .. }) => line.state = "stopped".into(),
         Err(ControlError::Lost { .. }) if machine.is_stopped() => line.state = "stopped".into(),

@@ -11,6 +11,7 @@
 //! A process that has found a machine keeps its folder open, since it may be renamed. The end stands in the lock
 //! file, which a process that waits keeps open: with `--rm` the folder is removed at once.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -106,6 +107,9 @@ pub struct KeptRecord {
     /// The names of its volumes.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// What the user says of it, by keys.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Whether its command has standard input.
     #[serde(default)]
     pub input: bool,

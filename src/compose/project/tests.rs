@@ -1,0 +1,228 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::compose::service::Condition;
+use crate::compose::variables::of_file;
+use crate::compose::yaml;
+
+fn read(file: &str, profiles: &[&str]) -> Result<Project, FileError> {
+    let variables = of_file("TAG=16\nPORT=8080\n");
+    let reader = Reader {
+        variables: &variables,
+        folder: Path::new("/srv/shop"),
+    };
+    let profiles: Vec<String> = profiles.iter().map(ToString::to_string).collect();
+    Project::read(&reader, &yaml::parse(file)?, &profiles)
+}
+
+const SHOP: &str = r#"
+name: shop
+services:
+  web:
+    image: nginx
+    container_name: front
+    depends_on:
+      app: {condition: service_started}
+      setup: {condition: service_completed_successfully}
+    ports:
+      - "${PORT}:80"
+      - target: 53
+        published: 5353
+        protocol: udp
+        host_ip: 127.0.0.1
+      - "9000-9001:90-91"
+      - "443"
+    networks:
+      inner: {aliases: [www]}
+      outer:
+  app:
+    image: "app:${TAG:-1}"
+    command: python -m app --name 'a b'
+    entrypoint: ["/bin/tini", "--"]
+    environment: {DB: "db", EMPTY: "", OWN: }
+    user: "1000:1000"
+    working_dir: /srv
+    volumes: [".:/srv:ro", "data:/data", /cache]
+    networks: [inner]
+    deploy: {resources: {limits: {cpus: "1.5", memory: 512m}}}
+    labels: [a=b]
+    x-own: 1
+  setup:
+    image: app
+    network_mode: none
+    restart: "no"
+    read_only: true
+    tmpfs: /tmp
+    stop_grace_period: 1m30s
+  debug:
+    image: tools
+    profiles: [debug]
+    depends_on: [app]
+networks:
+  inner: {internal: true, ipam: {config: [{subnet: 10.33.0.0/24}]}}
+  outer: {external: true, name: wide}
+volumes:
+  data:
+"#;
+
+#[test]
+fn a_service_is_flags_of_run() {
+    let project = read(SHOP, &[]).expect("a project");
+    let names: Vec<&str> = project.services.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["app", "setup", "web"]);
+    let [app, setup, web] = project.services.as_slice() else {
+        panic!("three");
+    };
+    let flags = "--env|DB=db|--env|EMPTY=|--env|OWN|--user|1000:1000|--workdir|/srv|--volume|/srv/shop/.:/srv:ro|\
+                 --volume|/cache|--cpus|2|--memory|512M|--entrypoint|/bin/tini";
+    assert_eq!(app.flags.join("|"), flags);
+    assert_eq!(app.command, ["--", "python", "-m", "app", "--name", "a b"]);
+    assert_eq!(
+        app.image.as_ref().map(|it| it.text.as_str()),
+        Some("app:16")
+    );
+    let flags = "--publish|8080:80|--publish|127.0.0.1:5353:53/udp|--publish|9000:90/tcp|--publish|9001:91/tcp|\
+                 --publish|443";
+    assert_eq!(web.flags.join("|"), flags);
+    assert_eq!(web.ports.len(), 4);
+    assert_eq!(web.needs[1].condition, Condition::Completed);
+    assert_eq!(
+        setup.flags.join("|"),
+        "--read-only|--tmpfs|/tmp|--stop-timeout|90"
+    );
+    assert_eq!(setup.networks, Some(Vec::new()));
+    assert!(project.networks["inner"].internal && project.networks["outer"].external);
+    assert!(!project.networks.contains_key(DEFAULT));
+    assert_eq!(read(SHOP, &["debug"]).expect("a project").services.len(), 4);
+}
+
+#[test]
+fn what_is_wrong_is_told_with_its_line() {
+    let service = |keys: &str| format!("services:\n  a:\n    image: x\n    {keys}\n");
+    for (file, message) in [
+        ("a: 1".into(), "line 1: the key a is not supported"),
+        ("services: {}".into(), "line 1: the file has no services"),
+        ("services: 5".into(), "line 1: services is a map"),
+        (
+            "services:\n  a: {}\n".into(),
+            "line 2: service a has no image",
+        ),
+        (
+            service("privilegd: true"),
+            "line 4: service a: privilegd is not supported",
+        ),
+        (service("build: ."), "line 4: hull builds no images"),
+        (
+            service("restart: always"),
+            "line 4: always: restart is not supported",
+        ),
+        (
+            service("healthcheck: {test: x}"),
+            "line 4: service a: healthcheck is not supported",
+        ),
+        (service("image: ${X}"), "line 4: image stands here twice"),
+        (
+            service("user: ${X}"),
+            "line 4: user: the variable X has no value",
+        ),
+        (
+            service("depends_on: [b]"),
+            "line 4: b: depends_on names no service",
+        ),
+        (
+            service("depends_on: [a]"),
+            "line 2: services need each other in a circle: a -> a",
+        ),
+        (
+            service("depends_on: {b: {condition: service_healthy}}"),
+            "healthcheck is not supported",
+        ),
+        (
+            service("ports: ['80:80', '127.0.0.1:80:81']"),
+            "line 4: port 80 of the host is that of service a in line 4",
+        ),
+        (
+            service("ports: ['0:80']"),
+            "line 4: 0.0.0.0:0:80: write HOST:GUEST",
+        ),
+        (
+            service("ports: ['1-3:1-2']"),
+            "two ranges of the same length",
+        ),
+        (
+            service("volumes: ['data:/x']"),
+            "line 4: data: undefined volume",
+        ),
+        (
+            service("volumes: ['./x:y']"),
+            "line 4: a volume's target is an absolute path",
+        ),
+        (service("networks: [n]"), "line 4: n: undefined network"),
+        (
+            service("network_mode: host"),
+            "line 4: host: network_mode is none or bridge",
+        ),
+        (
+            service("command: 'a \"b'"),
+            "line 4: a \"b: a quote is not closed",
+        ),
+        (
+            service("env_file: nowhere"),
+            "line 4: nowhere: there is no such file",
+        ),
+        (
+            service("deploy: {replicas: 2}"),
+            "line 4: 2: a service has one machine",
+        ),
+        (service("mem_limit: much"), "line 4: much: write a size"),
+        (service("environment: {A: [1]}"), "line 4: A is a text"),
+        (
+            service("platform: linux/arm64"),
+            "line 4: linux/arm64: hull runs linux/amd64",
+        ),
+        (
+            format!("{}networks: {{n: {{driver: overlay}}}}", service("x-a: 1")),
+            "line 5: overlay: a network's driver",
+        ),
+        (
+            format!("{}secrets: {{}}", service("x-a: 1")),
+            "line 5: the key secrets is not supported",
+        ),
+    ] {
+        let refused = read(&file, &[]).expect_err(&file).to_string();
+        assert!(refused.contains(message), "{file}\n{refused}");
+    }
+}
+
+#[test]
+fn circles_and_missing_profiles_are_named() {
+    let file = "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, depends_on: [c]}\n  \
+                c: {image: x, depends_on: [b]}\n";
+    let refused = read(file, &[]).expect_err("a circle").to_string();
+    assert_eq!(
+        refused,
+        "line 3: services need each other in a circle: b -> c -> b"
+    );
+    let file = "services:\n  a: {image: x, depends_on: [b]}\n  b: {image: x, profiles: [p]}\n";
+    let refused = read(file, &[]).expect_err("a profile").to_string();
+    assert!(refused.contains("add --profile"), "{refused}");
+    assert_eq!(read(file, &["p"]).expect("both").services.len(), 2);
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_it_panic(
+        lines in prop::collection::vec((0..40usize, "[a-z0-9:./${}\\[\\]-]{0,12}"), 0..4),
+    ) {
+        let mut file: Vec<String> = SHOP.lines().map(String::from).collect();
+        for (at, text) in lines {
+            if let Some(line) = file.get_mut(at) {
+                let key = line.split(':').next().unwrap_or_default().to_string();
+                *line = format!("{key}: {text}");
+            }
+        }
+        let _ = read(&file.join("\n"), &["debug"]);
+    }
+}
