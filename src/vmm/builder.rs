@@ -217,13 +217,7 @@ impl Builder<'_> {
         let mut devices = self.timeline.span("virtio devices", || {
             Devices::attach(config, &mut context, backends)
         })?;
-        let notify = Arc::new(Mutex::new(devices.slots.notify_ports()));
-        buses.ports.insert(
-            layout::VIRTIO_NOTIFY_PORT.into(),
-            NotifyPorts::PORTS,
-            "virtio notify",
-            notify,
-        )?;
+        NotifyPorts::insert(devices.slots.transports(), &mut buses.ports)?;
         let consoles = consoles(com1, devices.terminal.take(), config.machine.console);
         let mut agent = Vec::from_iter(devices.agent.take());
         if config.machine.command.is_some() {

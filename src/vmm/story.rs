@@ -285,7 +285,7 @@ pub fn devices(ports: &Bus, machine_mmio: &Bus) -> Vec<Step> {
             title: "virtio-mmio windows, KVM_IOEVENTFD",
             what: format!(
                 "In the hole between RAM and 4 GiB: {}. A window is a page of registers; the write \
-                 that says a queue has something new (QueueNotify) is an eventfd's, for which the \
+                 that says a queue has something new (QueueNotify) becomes an eventfd's, for which the \
                  vCPU does not leave the kernel. Each has an interrupt line of the IOAPIC.",
                 list(machine_mmio, 2)
             ),

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::IoEventAddress;
 
-use crate::devices::bus::BusDevice;
+use crate::devices::bus::{self, Bus, BusDevice};
 use crate::devices::virtio::transport::{Place, Shortcut, Transport};
 use crate::kvm::KvmError;
 use crate::kvm::vm::IoEvents;
-use crate::memory::layout::{MmioSlot, VIRTIO_NOTIFY_PORTS};
+use crate::memory::layout::{MmioSlot, VIRTIO_NOTIFY_PORT, VIRTIO_NOTIFY_PORTS};
 use crate::sync::{EventFd, lock};
 
 /// The writes of the driver in one slot.
@@ -62,11 +62,21 @@ impl Shortcut for Writes {
 
 /// The ports at which hull's own kernel notifies the devices of all slots, four for each
 /// (guest/kernel/patches/0015-hull-virtio-exits.patch).
-pub struct NotifyPorts(pub Vec<Arc<Mutex<dyn Transport>>>);
+pub struct NotifyPorts(Vec<Arc<Mutex<dyn Transport>>>);
 
 impl NotifyPorts {
-    /// How many ports there are.
-    pub const PORTS: u64 = VIRTIO_NOTIFY_PORTS as u64;
+    /// Put those of these transports, in the order of their slots, on the bus.
+    ///
+    /// # Errors
+    /// Another device is there.
+    pub fn insert(
+        slots: Vec<Arc<Mutex<dyn Transport>>>,
+        ports: &mut Bus,
+    ) -> Result<(), bus::Error> {
+        let notify = Arc::new(Mutex::new(Self(slots)));
+        let (base, count) = (VIRTIO_NOTIFY_PORT.into(), VIRTIO_NOTIFY_PORTS.into());
+        ports.insert(base, count, "virtio notify", notify)
+    }
 }
 
 impl BusDevice for NotifyPorts {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use rustix::event::epoll;
 use serde::Serialize;
 
-use super::notify::{NotifyPorts, Writes};
+use super::notify::Writes;
 use crate::devices::Reporter;
 use crate::devices::bus::Bus;
 use crate::devices::virtio::mmio::{Absent, MmioTransport, Page, Shortcuts};
@@ -211,10 +211,10 @@ impl Slots {
         Ok((core, notifications))
     }
 
-    /// The ports at which the devices of all slots are notified.
-    pub fn notify_ports(&self) -> NotifyPorts {
+    /// The transports of all devices, in the order of their slots.
+    pub fn transports(&self) -> Vec<Arc<Mutex<dyn Transport>>> {
         let transports = self.slots.iter().map(|slot| slot.transport.clone());
-        NotifyPorts(transports.collect())
+        transports.collect()
     }
 
     /// Addresses and lines of all slots, empty ones included, for boot tables and the kernel command
