@@ -398,3 +398,94 @@ fn read(from: &mut Stream, frame: &mut Vec<u8>) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::thread;
+
+    use super::*;
+    use crate::net::switch::{Wish, end, join, list, mac_of};
+
+    fn joined(path: &std::path::Path, name: &str) -> (UnixStream, Joined) {
+        let wish = Wish {
+            names: vec![name.into()],
+            mac: None,
+            asks_others: false,
+        };
+        let stream = UnixStream::connect(path).expect("connected");
+        let (socket, joined) = join(stream, wish).expect("joined");
+        (socket.into(), joined)
+    }
+
+    /// A frame of 1000 bytes from one machine to another.
+    fn frame(from: Joined, to: Joined, first: u8) -> Vec<u8> {
+        let mut frame = 1000_u32.to_be_bytes().to_vec();
+        frame.extend([to.mac, from.mac].concat());
+        frame.extend([0x08, 0x00, 0x45]);
+        frame.resize(4 + 26, 0);
+        frame.extend(from.address.octets());
+        frame.extend(to.address.octets());
+        frame.resize(4 + 1000, first);
+        frame
+    }
+
+    #[test]
+    fn a_slow_machine_and_one_that_sends_nonsense_hold_nobody_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("bound");
+        listener.set_nonblocking(true).expect("set");
+        let address = Ipv4Addr::new(10, 9, 0, 1);
+        let switch = Switch {
+            segment: Segment::new(
+                Subnet {
+                    address,
+                    prefix: 24,
+                },
+                true,
+            ),
+            listener: listener.into(),
+            owner: rustix::process::geteuid().as_raw(),
+            requests: Vec::new(),
+            ports: Vec::new(),
+            empty_since: Some(Instant::now()),
+            ends: false,
+        };
+        let running = thread::spawn(move || switch.run());
+        let ((mut a, at_a), (b, at_b), (slow, at_slow)) = (
+            joined(&path, "a"),
+            joined(&path, "b"),
+            joined(&path, "slow"),
+        );
+        assert_eq!(at_a.mac, mac_of(Ipv4Addr::new(10, 9, 0, 2)));
+        a.set_nonblocking(false).expect("set");
+        // More than its queue and its socket hold: the switch reads on, and what is too much is lost.
+        for _ in 0..4 * MAX_QUEUE / 1000 {
+            a.write_all(&frame(at_a, at_slow, 1)).expect("taken");
+        }
+        a.write_all(&frame(at_a, at_b, 2)).expect("taken");
+        let mut received = stream(b.into());
+        let mut got = Vec::new();
+        while !read(&mut received, &mut got).expect("it stays") {
+            let mut fds = [PollFd::new(&received, PollFlags::IN)];
+            poll(&mut fds, None).expect("waited");
+        }
+        assert_eq!((got.len(), got.last()), (1000, Some(&2)));
+        // A length that no frame has ends its connection alone.
+        a.write_all(&u32::MAX.to_be_bytes()).expect("taken");
+        let there = || list(UnixStream::connect(&path).expect("connected")).expect("listed");
+        while there().len() > 2 {
+            thread::yield_now();
+        }
+        let used = end(UnixStream::connect(&path).expect("connected"));
+        assert!(used.is_err(), "machines are in it");
+        drop((received, slow));
+        while !there().is_empty() {
+            thread::yield_now();
+        }
+        end(UnixStream::connect(&path).expect("connected")).expect("it ends");
+        running.join().expect("no panic").expect("no error");
+    }
+}
