@@ -14,7 +14,7 @@ build_packages := gcc libc6-dev binutils make flex bison bc libelf-dev libssl-de
 lab_packages := qemu-system-x86
 # Debian's takes the place of docker's own packages, which do as well.
 docker := $(if $(wildcard /usr/bin/dockerd /usr/sbin/dockerd),,docker.io)
-test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian bzip2 zstd git rsync sqlite3 mmdebstrap umoci skopeo openssl docker-registry $(docker)
+test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian bzip2 zstd git rsync sqlite3 mmdebstrap umoci skopeo openssl docker-registry systemd $(docker)
 
 .PHONY: help boot build test test-full install deb deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
 help: ## list the targets

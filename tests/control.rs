@@ -201,7 +201,7 @@ fn machines_are_listed_and_each_gets_its_own_requests() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     let heads = [
-        "NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME",
+        "NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "STATUS",
     ];
     assert_eq!(lines[0], heads);
     let pid = one.0.id().to_string();

@@ -17,6 +17,7 @@ use both::Both;
 use daemon::Daemon;
 use machine::user::wait_until;
 use machine::{Finished, kvm};
+use serde_json::Value;
 
 /// hull's own failures; docker's have [`DOCKERS_OWN`] but for run.
 const OWN: i32 = 125;
@@ -49,6 +50,7 @@ fn hull_answers_as_docker_does() {
     looked_at(&both);
     names(&both);
     ends(&both);
+    kept_running(&both);
 }
 
 fn files(folder: &Path) {
@@ -157,6 +159,26 @@ fn refused_runs(both: &Both) {
             &["--stop-signal", "NONE"],
             (125, "Invalid signal: NONE"),
             (OWN, "unknown signal"),
+        ),
+        (
+            &["-d", "--restart", "always"],
+            (125, "Conflicting options: --restart and --rm"),
+            (OWN, "conflicting options: --restart always and --rm"),
+        ),
+        (
+            &["-d", "--health-cmd", "x", "--health-interval=-1s"],
+            (125, "--health-interval cannot be negative"),
+            (OWN, "it cannot be negative"),
+        ),
+        (
+            &["-d", "--health-timeout", "30"],
+            (125, "invalid argument \"30\" for \"--health-timeout\" flag"),
+            (OWN, "invalid value '30' for '--health-timeout"),
+        ),
+        (
+            &["-d", "--no-healthcheck", "--health-cmd", "x"],
+            (125, "--no-healthcheck conflicts with --health-* options"),
+            (OWN, "cannot be used with"),
         ),
         (
             &["--name", "a b"],
@@ -585,4 +607,47 @@ fn ends(both: &Both) {
     both.hull(&gone, b"").assert(0, "gone\n", "");
     let none = |it: Finished| !it.stdout_text().contains("gone");
     wait_until(|| none(both.docker(&["ps", "-a"], b"")) && none(both.hull(&["ps", "-a"], b"")));
+}
+
+/// What both know of one that is started again, and of its health.
+fn kept_running(both: &Both) {
+    let script = "echo begun; sleep 1; exit 3";
+    let line = [
+        &["run", "-d", "--name", "again", "--restart", "on-failure:1"][..],
+        &["--health-cmd", "echo ill; exit 2", "--health-retries", "1"],
+        &["--health-interval", "200ms", "IMAGE", "sh", "-c", script],
+    ]
+    .concat();
+    assert_eq!(both.docker(&line, b"").status, Some(0));
+    both.hull(&line, b"").assert(0, "again\n", "");
+    for of in [Both::docker, Both::hull] {
+        let answer = |line: &[&str]| of(both, line, b"").stdout_text();
+        wait_until(|| answer(&["ps", "-a"]).contains("Exited (3)"));
+        assert_eq!(answer(&["logs", "again"]), "begun\nbegun\n");
+    }
+    let docker = both.docker(&["inspect", "again"], b"").stdout_text();
+    let docker: Value = serde_json::from_str(&docker).expect("JSON");
+    let hull = both
+        .hull(&["inspect", "again", "--json"], b"")
+        .stdout_text();
+    let hull: Value = serde_json::from_str(&hull).expect("JSON");
+    for path in [
+        "/RestartCount",
+        "/State/Status",
+        "/State/Running",
+        "/State/Restarting",
+        "/State/ExitCode",
+        "/State/Health/Status",
+        "/State/Health/Log/0/ExitCode",
+        "/State/Health/Log/0/Output",
+        "/HostConfig/RestartPolicy/Name",
+        "/HostConfig/RestartPolicy/MaximumRetryCount",
+        "/Config/Healthcheck/Test",
+        "/Config/Healthcheck/Interval",
+        "/Config/Healthcheck/Retries",
+    ] {
+        assert!(docker[0].pointer(path).is_some(), "{path}: {docker}");
+        assert_eq!(hull.pointer(path), docker[0].pointer(path), "{path}");
+    }
+    both.same(&["rm", "again"], 0, "again\n");
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -15,6 +16,8 @@ use crate::config::machine::parse_name;
 use crate::config::size;
 use crate::fleet::kept::{Kept, KeptRecord, now};
 use crate::fleet::log::{Driver, MAX_FILES, Rotation};
+use crate::fleet::restart::RestartPolicy;
+use crate::launch::check::check;
 use crate::supervisor::keeper::{self, Kind};
 
 /// Smallest size of a log's file, in bytes.
@@ -55,6 +58,11 @@ pub struct Detach {
         requires = "detach"
     )]
     label: Vec<(String, String)>,
+    /// Start it again when it has ended: no, on-failure (a status other than 0; on-failure:N at most N times), always,
+    /// or unless-stopped. It waits 0.1 s before, and twice as long each time up to a minute. hull stop and kill end
+    /// that [default: no]
+    #[arg(long, value_name = "POLICY", value_parser = RestartPolicy::from_str, requires = "detach")]
+    restart: Option<RestartPolicy>,
     /// Start this ended one again; for hull restart.
     #[arg(long, value_name = "NAME", hide = true, requires = "detach")]
     again: Option<String>,
@@ -79,6 +87,10 @@ impl Detach {
         if !self.detach {
             return Ok(Begun::Machine(self.name.clone(), None));
         }
+        let restart = self.restart.unwrap_or_default();
+        if self.rm && restart != RestartPolicy::No {
+            bail!("conflicting options: --restart {restart} and --rm; leave one of them out");
+        }
         let (kept, lock) = match &self.again {
             Some(again) => Kept::reopen(again)?,
             None => {
@@ -86,12 +98,16 @@ impl Detach {
                 Kept::create(self.record(name?, process, volumes)?)?
             }
         };
-        let kind = keeper::keep(&kept, lock);
-        let kind = kind.inspect_err(|_| _ = kept.remove());
+        let kind = keeper::keep(&kept, lock, check);
+        let kind = kind.inspect_err(|_| {
+            if self.again.is_none() {
+                let _ = kept.remove();
+            }
+        });
         let name = kept.record.name;
         let kind = kind.with_context(|| format!("machine {name}"))?;
         Ok(match kind {
-            Kind::Machine(running) => Begun::Machine(Some(name), Some(Arc::new(running))),
+            Kind::Machine(name, running) => Begun::Machine(Some(name), Some(Arc::new(running))),
             Kind::Keeper => Begun::Done(0),
             Kind::Started => {
                 print(format!("{name}\n").as_bytes())?;
@@ -122,6 +138,7 @@ impl Detach {
             labels: self.label.iter().cloned().collect(),
             input: process.interactive,
             terminal: process.tty,
+            restart: self.restart.unwrap_or_default(),
         })
     }
 

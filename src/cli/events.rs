@@ -18,7 +18,7 @@ Examples:
   hull events -f name=web -f action=die      when machine web ends
 
 The events of machines in the background are create, start, die with its status
-as exitCode, and destroy; and of all machines what verbs of hull did: attach,
+as exitCode, health_status and destroy; and of all machines what verbs of hull did: attach,
 exec, kill, stop, pause, unpause, restart and rename. Some 2 MiB of them are kept.")]
 pub struct Events {
     /// Begin with what happened since then.
@@ -72,12 +72,14 @@ impl Events {
     }
 
     fn fits(&self, event: &Event) -> bool {
-        [(Key::Name, &event.name), (Key::Action, &event.action)]
-            .iter()
-            .all(|(key, value)| {
-                let mut wanted = self.filter.iter().filter(|(of, _)| of == key).peekable();
-                wanted.peek().is_none() || wanted.any(|(_, text)| text == *value)
-            })
+        let fits = |key, value: &str| {
+            let mut wanted = self.filter.iter().filter(|(of, _)| *of == key).peekable();
+            // `health_status` is each of `health_status: healthy` and the like.
+            let kind = value.split(": ").next();
+            wanted.peek().is_none()
+                || wanted.any(|(_, text)| text == value || Some(text.as_str()) == kind)
+        };
+        fits(Key::Name, &event.name) && fits(Key::Action, &event.action)
     }
 
     fn show(&self, event: &Event) -> anyhow::Result<()> {

@@ -10,13 +10,14 @@ use clap::ValueEnum;
 use super::bar::Bar;
 use super::flagged;
 use super::headings::IMAGE;
+use super::health::Health;
 use super::mounts::{self, Mount};
 use super::output::say;
 use crate::config::machine::parse_variable;
 use crate::config::{Draft, Machine, file};
 use crate::disk::Source;
 use crate::fleet::kept::Kept;
-use crate::image::{self, How, Pull, Step, Store};
+use crate::image::{self, Healthcheck, How, Pull, Step, Store};
 use crate::launch::image::{Mounted, Wishes, set};
 use crate::launch::publish::AnyPort;
 use crate::net::Publish;
@@ -109,6 +110,9 @@ pub struct FromImage {
     /// CMD as root may do everything in the guest; without it, what container engines allow.
     #[arg(long, requires = "image")]
     privileged: bool,
+    // The last one, as clap would give its heading to those behind it.
+    #[command(flatten)]
+    health: Health,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -146,7 +150,8 @@ impl FromImage {
     }
 
     /// The machine of `draft`; it starts from the image, if one is named. `given` says whether memory and
-    /// vCPUs are, and `kept` whether its disks are in the machine's folder.
+    /// vCPUs are, and `kept` whether it is in the background: its disks are in its folder, and there is recorded how
+    /// its health is checked.
     ///
     /// # Errors
     /// There is no such machine, or the image cannot be had.
@@ -157,13 +162,22 @@ impl FromImage {
         kept: bool,
     ) -> anyhow::Result<Machine> {
         let mut machine = draft.machine().map_err(flagged::config)?;
-        self.set(&mut machine, given, kept)?;
+        let check = self.set(&mut machine, given, kept)?;
+        if let Some(name) = machine.name.as_ref().filter(|_| kept) {
+            self.health.keep(name, check.as_ref())?;
+        }
         Ok(machine)
     }
 
-    fn set(&self, machine: &mut Machine, given: (bool, bool), kept: bool) -> anyhow::Result<()> {
+    /// Have `machine` start from the image, if one is named; how that says its health is checked.
+    fn set(
+        &self,
+        machine: &mut Machine,
+        given: (bool, bool),
+        kept: bool,
+    ) -> anyhow::Result<Option<Healthcheck>> {
         let Some(text) = &self.image else {
-            return Ok(());
+            return Ok(None);
         };
         let command = machine.command.get_or_insert_default();
         for path in &self.env_file {
@@ -205,7 +219,8 @@ impl FromImage {
             ..Wishes::default()
         };
         let wishes = self.more.add_to(wishes);
-        set(machine, &image, &store, &wishes, &|line| say(line)).map_err(flagged::error)
+        set(machine, &image, &store, &wishes, &|line| say(line)).map_err(flagged::error)?;
+        Ok(image.execution.healthcheck)
     }
 
     /// The disk for what is written, if it is one, and those of volumes.

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 
+use super::machines::no_more_restarts;
 use super::output::{print, say_error};
 use super::stop::stop;
 use crate::config::machine::parse_name;
@@ -69,8 +70,8 @@ impl Rm {
                 opened => opened?,
             };
             if self.force && kept.runs() {
-                if let Ok(found) = fleet::find(name) {
-                    stop(&found, Some(0))?;
+                if let Some(found) = no_more_restarts(name, false)? {
+                    stop(&found, Some(0), false)?;
                 }
                 kept.wait();
             }
@@ -96,7 +97,9 @@ impl Rename {
                     return Err(error.into());
                 }
             }
-            (Ok(kept), Err(_)) if kept.runs() => bail!("machine {old} just starts; try again"),
+            (Ok(kept), Err(_)) if kept.runs() && !kept.is_restarting() => {
+                bail!("machine {old} just starts; try again")
+            }
             (Ok(kept), Err(_)) => drop(kept.rename(new)?),
             (Err(_), Ok(found)) => {
                 if Kept::open(new).is_ok() {

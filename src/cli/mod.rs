@@ -17,8 +17,10 @@ mod explain;
 mod flagged;
 mod from_image;
 mod gdb;
+mod generate;
 mod guest;
 mod headings;
+mod health;
 mod hint;
 mod image;
 mod image_flags;
@@ -26,7 +28,9 @@ mod images;
 mod inspect;
 mod jail;
 mod kept;
+mod kill;
 mod lazy;
+mod listed;
 mod logger;
 mod logs;
 mod machine;
@@ -55,6 +59,7 @@ mod seccomp;
 mod shape;
 mod snapshot;
 mod stats;
+mod status;
 mod steps;
 mod stop;
 mod table;
@@ -64,6 +69,7 @@ mod top;
 mod trace;
 mod tracing;
 mod up;
+mod update;
 mod usage;
 mod version;
 mod volume;
@@ -133,13 +139,15 @@ enum Verb {
     /// Shut machines down.
     Stop(Lazy<stop::Stop>),
     /// Kill machines, or send their commands a signal.
-    Kill(Lazy<restart::Kill>),
+    Kill(Lazy<kill::Kill>),
     /// Stop machines in the background, and start them again.
     Restart(Lazy<restart::Restart>),
     /// Start machines that ran in the background again.
     Start(Lazy<restart::Start>),
     /// Remove what is known of machines that ran in the background.
     Rm(Lazy<kept::Rm>),
+    /// Change when machines in the background are started again.
+    Update(Lazy<update::Update>),
     /// Rename a machine.
     Rename(Lazy<kept::Rename>),
     /// Pause machines: their vCPUs stop.
@@ -168,6 +176,9 @@ enum Verb {
     /// Make, list and remove networks that machines share.
     #[command(subcommand)]
     Network(network::Verb),
+    /// Print what other programs need to run machines.
+    #[command(subcommand)]
+    Generate(generate::Verb),
     /// Check whether this host can run guests.
     Doctor(Lazy<doctor::Doctor>),
     /// Measure hull, beside other programs or beside an earlier day.
@@ -232,6 +243,7 @@ impl Cli {
             Verb::Restart(restart) => Ok(restart.start(log)?.execute()),
             Verb::Start(start) => Ok(start.start(log)?.execute()),
             Verb::Rm(rm) => Ok(rm.start(log)?.execute()),
+            Verb::Update(update) => Ok(update.start(log)?.execute()),
             Verb::Rename(rename) => rename.start(log)?.execute().map(|()| 0),
             Verb::Stop(stop) => Ok(stop.start(log)?.execute()),
             Verb::Pause(pause) => Ok(pause.start(log)?.execute()),
@@ -251,6 +263,7 @@ impl Cli {
             Verb::Trace(trace::Verb::Summary(sums)) => sums.start(log)?.execute().map(|()| 0),
             Verb::Pool(pool) => pool.start(log)?.execute(),
             Verb::Templates(templates) => templates.start(log)?.execute().map(|()| 0),
+            Verb::Generate(generate::Verb::Systemd(unit)) => unit.start(log)?.execute().map(|()| 0),
             Verb::Guest(guest::Verb::Export(export)) => export.start(log)?.execute().map(|()| 0),
             Verb::Completions(completions) => {
                 let completions = completions.start(log)?;

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-use super::machines::Machines;
+use super::machines::{Ending, Machines};
 use crate::control::{self, Action, Answer};
 use crate::fleet::{Found, events};
 
@@ -33,7 +33,7 @@ impl Pause {
     pub fn execute(self) -> u8 {
         let pause = |machine: &Found| change(machine, Action::Pause, "is paused already");
         self.machines
-            .each("waiting for vCPUs to stand still", false, pause)
+            .each("waiting for vCPUs to stand still", Ending::No, pause)
     }
 }
 
@@ -42,7 +42,7 @@ impl Resume {
     pub fn execute(self) -> u8 {
         let resume = |machine: &Found| change(machine, Action::Resume, "runs already");
         self.machines
-            .each("waiting for vCPUs to resume", false, resume)
+            .each("waiting for vCPUs to resume", Ending::No, resume)
     }
 }
 

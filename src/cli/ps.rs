@@ -1,23 +1,20 @@
 //! `hull ps`: running machines.
 
 use std::thread;
-use std::time::Duration;
 
-use serde::Serialize;
-
+use super::listed::{Line, line};
 use super::machines;
 use super::output::{print, print_json, say};
-use super::table::{Table, duration};
+use super::status::Course;
+use super::table::Table;
 use crate::compose::plan::belongs;
 use crate::config::size;
-use crate::control::{self, Action, Answer, ControlError};
-use crate::fleet::kept::{Kept, KeptEnd, KeptRecord};
-use crate::fleet::{self, Found};
+use crate::fleet;
+use crate::fleet::kept::Kept;
 use crate::sandbox::{Role, spawn_scoped};
-use crate::supervisor::control_group::Usage;
 
-/// How long a machine may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The state of a machine that waits for its next start.
+const RESTARTING: &str = "restarting";
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -29,7 +26,7 @@ Examples:
 
 States: running, paused, ready (it waits in a pool), starting, stopped (its hull
 is, as by Ctrl-Z), and unresponsive for a hull that has not answered within a
-second, exited for one that has ended (hull run -d). RESIDENT is what the host has in memory of the guest and of its hull.")]
+second, exited for one that has ended (hull run -d), restarting for one that waits for its next start. RESIDENT is what the host has in memory of the guest and of its hull.")]
 pub struct Ps {
     /// Also those that ran in the background and have ended.
     #[arg(short, long)]
@@ -45,26 +42,6 @@ pub struct Ps {
     project: Option<String>,
 }
 
-/// A machine as a line of the table.
-#[derive(Serialize)]
-struct Line {
-    name: String,
-    pid: u32,
-    state: String,
-    cpus: u8,
-    memory_bytes: u64,
-    /// `None` if the machine does not answer.
-    resident_bytes: Option<u64>,
-    uptime_seconds: u64,
-    version: String,
-    /// How it ended, if it has.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u8>,
-    /// What its control group uses and may use, if it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limits: Option<Usage>,
-}
-
 impl Ps {
     pub fn execute(self) -> anyhow::Result<()> {
         let found = fleet::list();
@@ -76,10 +53,11 @@ impl Ps {
             let lines = each.into_iter().filter_map(|one| one.ok()?.join().ok());
             lines.flatten().collect()
         });
-        if self.all {
-            let ended = Kept::list().into_iter();
-            lines.extend(ended.filter_map(|kept| Some(Line::ended(kept.end()?, kept.record))));
-        }
+        let there: Vec<String> = lines.iter().map(|line| line.name.clone()).collect();
+        let kept = Kept::list().into_iter();
+        let kept = kept.filter(|kept| !there.contains(&kept.record.name));
+        let ended = kept.filter_map(|kept| Line::ended(Course::of(&kept), kept.record));
+        lines.extend(ended.filter(|line| self.all || line.state == RESTARTING));
         if let Some(project) = &self.project {
             lines.retain(|line| belongs(&line.name, project));
         }
@@ -98,76 +76,20 @@ impl Ps {
     }
 }
 
-impl Line {
-    /// The line of a machine that has ended.
-    fn ended(end: KeptEnd, record: KeptRecord) -> Self {
-        Self {
-            name: record.name,
-            pid: 0,
-            state: format!("exited ({})", end.status),
-            cpus: 0,
-            memory_bytes: 0,
-            resident_bytes: None,
-            uptime_seconds: end.finished.saturating_sub(record.created),
-            version: String::new(),
-            status: Some(end.status),
-            limits: None,
-        }
-    }
-}
-
-/// The line of a machine; none if it has ended meanwhile.
-fn line(machine: &Found) -> Option<Line> {
-    let record = &machine.record;
-    let mut line = Line {
-        name: record.name.clone(),
-        pid: record.pid,
-        state: "unresponsive".into(),
-        cpus: record.cpus,
-        memory_bytes: record.memory_bytes,
-        resident_bytes: None,
-        uptime_seconds: record.age(),
-        version: record.version.clone(),
-        status: None,
-        limits: Usage::of(&record.groups),
-    };
-    match control::ask_within(machine, Action::Status, ANSWER_TIMEOUT) {
-        Ok(Answer::Status(status)) => {
-            line.state = status.state;
-            line.resident_bytes = status.resident_bytes;
-            line.uptime_seconds = status.uptime_seconds;
-        }
-        Err(ControlError::Stopped { .. }) => line.state = "stopped".into(),
-        Err(ControlError::Lost { .. }) if machine.is_stopped() => line.state = "stopped".into(),
-        Err(ControlError::Lost { .. }) => {}
-        Err(ControlError::Connect { error, .. })
-            if error.kind() == std::io::ErrorKind::WouldBlock => {}
-        Err(ControlError::Connect { .. } | ControlError::Ended { .. }) => {
-            if machine.is_gone() {
-                return None;
-            }
-            line.state = "starting".into();
-        }
-        // A machine of another version of hull; it runs all the same.
-        Ok(_) | Err(_) => line.state = "unknown".into(),
-    }
-    Some(line)
-}
-
 fn draw(lines: &[Line]) -> String {
     let mut table = Table::default();
     table.row([
-        "NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "UPTIME",
+        "NAME", "PID", "STATE", "CPUS", "MEMORY", "RESIDENT", "STATUS",
     ]);
     for line in lines {
         table.row([
             line.name.clone(),
             shown(line, line.pid.to_string()),
-            line.state.clone(),
+            line.state.split(' ').next().unwrap_or_default().into(),
             shown(line, line.cpus.to_string()),
             shown(line, size::show(line.memory_bytes)),
             line.resident_bytes.map_or_else(|| "-".into(), size::show),
-            duration(line.uptime_seconds),
+            line.course.clone(),
         ]);
     }
     table.draw()
@@ -197,13 +119,16 @@ mod tests {
             uptime_seconds: 61,
             version: "1".into(),
             status: None,
+            course: "Up 1 minute".into(),
+            health: None,
+            restarts: None,
             limits: None,
         };
         let first = draw(&[line]);
         assert_eq!(
             first,
-            "NAME  PID   STATE    CPUS  MEMORY   RESIDENT  UPTIME\n\
-             web   4242  running  2     128 MiB  43 MiB    1 minute\n"
+            "NAME  PID   STATE    CPUS  MEMORY   RESIDENT  STATUS\n\
+             web   4242  running  2     128 MiB  43 MiB    Up 1 minute\n"
         );
         line = Line {
             name: "a-longer-name".into(),
@@ -215,11 +140,14 @@ mod tests {
             uptime_seconds: 200_000,
             version: "1".into(),
             status: None,
+            course: "Up 2 days".into(),
+            health: None,
+            restarts: None,
             limits: None,
         };
         let second = draw(&[line]);
         assert!(
-            second.ends_with("unresponsive  1     1 GiB   -         2 days\n"),
+            second.ends_with("unresponsive  1     1 GiB   -         Up 2 days\n"),
             "{second}"
         );
     }

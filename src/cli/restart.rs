@@ -1,19 +1,18 @@
-//! `hull restart`, `start` and `kill`: machines in the background begin again, and commands get signals.
+//! `hull restart` and `start`: machines in the background begin again.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use nix::sys::signal::Signal;
 
 use super::kept::each;
-use super::machines::Machines;
+use super::machines::no_more_restarts;
 use super::output::print;
-use super::stop::{GONE, stop};
-use crate::config::stop::parse_signal;
-use crate::control::{self, Action, Answer};
-use crate::fleet::{self, Found, events, kept::Kept};
+use super::stop::stop;
+use crate::fleet::events;
+use crate::fleet::kept::Kept;
+use crate::fleet::state::boot_id;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -34,25 +33,17 @@ pub struct Restart {
 #[command(after_help = "\
 Examples:
   hull start web                             start it again; nothing if it runs
+  hull start --after-boot                    all that their restart policies start then
 
 It is started with the command line and in the folder as before; its log goes on.")]
 pub struct Start {
     /// The machines, which ran in the background.
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required_unless_present = "after_boot")]
     machines: Vec<String>,
-}
-
-#[derive(clap::Args)]
-#[command(after_help = "\
-Examples:
-  hull kill web                              end it at once
-  hull kill -s HUP web                       its command gets SIGHUP")]
-pub struct Kill {
-    #[command(flatten)]
-    machines: Machines,
-    /// The signal, by its name or number; KILL ends the machine without asking its guest.
-    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = parse_signal)]
-    signal: u8,
+    /// Start only those that their restart policy starts after a reboot of the host: always; unless-stopped and
+    /// on-failure unless hull stop ended them. Without names, all that have not run since then.
+    #[arg(long)]
+    after_boot: bool,
 }
 
 impl Restart {
@@ -61,7 +52,9 @@ impl Restart {
         each(&self.machines, |name| {
             let kept = Kept::open(name)?;
             if kept.runs() {
-                stop(&fleet::find(name)?, self.timeout)?;
+                if let Some(found) = no_more_restarts(name, false)? {
+                    stop(&found, self.timeout, false)?;
+                }
                 kept.wait();
             }
             start_again(&kept)?;
@@ -74,9 +67,17 @@ impl Restart {
 impl Start {
     /// Do it; the status to exit with.
     pub fn execute(self) -> u8 {
-        each(&self.machines, |name| {
+        let mut machines = self.machines;
+        if machines.is_empty() {
+            let boot = boot_id();
+            let kept = Kept::list().into_iter();
+            let kept = kept.filter(|kept| kept.state().boot != boot && kept.starts_after_boot());
+            machines.extend(kept.map(|kept| kept.record.name));
+        }
+        each(&machines, |name| {
             let kept = Kept::open(name)?;
             match kept.runs() {
+                false if self.after_boot && !kept.starts_after_boot() => Ok(()),
                 true => print(format!("{name}\n").as_bytes()),
                 false => start_again(&kept),
             }
@@ -104,33 +105,5 @@ fn start_again(kept: &Kept) -> anyhow::Result<()> {
     match status.success() {
         true => Ok(()),
         false => bail!("machine {} did not start again", record.name),
-    }
-}
-
-impl Kill {
-    /// Do it; the status to exit with.
-    pub fn execute(self) -> u8 {
-        let ends = i32::from(self.signal) == Signal::SIGKILL as i32;
-        let action = match ends {
-            true => Action::Kill,
-            false => Action::Signal {
-                number: self.signal,
-            },
-        };
-        self.machines
-            .each("waiting for machines", false, |machine: &Found| {
-                let name = &machine.record.name;
-                let process = machine.process();
-                let Answer::Done { .. } = control::ask(machine, action.clone())? else {
-                    bail!("unexpected reply from {name}");
-                };
-                if ends {
-                    machine.wait_until_gone(process.as_ref(), GONE);
-                    Kept::settle(name, GONE);
-                }
-                let signal = self.signal.to_string();
-                events::record("kill", name, &[("signal", &signal)]);
-                Ok(None)
-            })
     }
 }

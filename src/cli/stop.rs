@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::machines::Machines;
+use super::machines::{Ending, Machines};
 use crate::control::{self, Action, Answer, ControlError};
 use crate::fleet::{self, Found, events, kept::Kept};
 
@@ -39,6 +39,9 @@ pub struct Stop {
         value_parser = clap::value_parser!(u32).range(0..=86_400)
     )]
     timeout: Option<u32>,
+    /// The host shuts down: hull start --after-boot starts it again, which it does not after hull stop alone.
+    #[arg(long)]
+    shutdown: bool,
 }
 
 impl Stop {
@@ -46,17 +49,26 @@ impl Stop {
     pub fn execute(self) -> u8 {
         let seconds = self.timeout.unwrap_or(TIMEOUT);
         let waiting = format!("waiting up to {seconds} s for guests to end");
-        self.machines
-            .each(&waiting, true, |machine| stop(machine, self.timeout))
+        let ending = match self.shutdown {
+            true => Ending::Shutdown,
+            false => Ending::Stop,
+        };
+        self.machines.each(&waiting, ending, |machine| {
+            stop(machine, self.timeout, self.shutdown)
+        })
     }
 }
 
 /// Stop `machine` within `seconds`, or within those that it was started with, or kill it; a line that it was
-/// killed.
+/// killed. It is not started again, but `by_host`, which shuts down, after its boot.
 ///
 /// # Errors
 /// It does not end.
-pub fn stop(machine: &Found, seconds: Option<u32>) -> anyhow::Result<Option<String>> {
+pub fn stop(
+    machine: &Found,
+    seconds: Option<u32>,
+    by_host: bool,
+) -> anyhow::Result<Option<String>> {
     let seconds = seconds.or(machine.record.stop_seconds).unwrap_or(TIMEOUT);
     let (name, pid) = (&machine.record.name, machine.record.pid);
     let start = Instant::now();
@@ -65,6 +77,9 @@ pub fn stop(machine: &Found, seconds: Option<u32>) -> anyhow::Result<Option<Stri
         let process = process.as_ref();
         process.is_some_and(|process| pidfd_send_signal(process, signal).is_ok())
     };
+    if let Ok(kept) = Kept::open(name) {
+        kept.stop_restarts(by_host)?;
+    }
     // A process that was stopped, as by Ctrl-Z, does nothing before it is continued.
     signal(Signal::CONT);
     let patience = Duration::from_secs(seconds.into()) + MARGIN;

@@ -15,6 +15,7 @@ pub mod balloon;
 mod cpus;
 pub mod device;
 mod draft;
+pub mod duration;
 mod error;
 pub mod fault;
 pub mod file;

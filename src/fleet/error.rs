@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::record::Record;
+use super::state::Phase;
 
 /// A failure of [`super::Claim::take`] or [`super::find`].
 #[derive(Debug, Error)]
@@ -54,6 +55,14 @@ pub enum FleetError {
         /// Its status.
         status: u8,
     },
+    /// A machine in the background has a keeper, and does not run at this moment.
+    #[error("machine {name} is {}", not_yet(*phase, name))]
+    NotYet {
+        /// Its name.
+        name: String,
+        /// Where it is.
+        phase: Phase,
+    },
     /// No running machine has the name or process id.
     #[error("no such machine: {wanted}; {}", running(there))]
     Unknown {
@@ -72,6 +81,19 @@ pub fn failed(name: &str, path: PathBuf) -> impl FnOnce(Errno) -> FleetError {
         path,
         error: error.into(),
     }
+}
+
+fn not_yet(phase: Phase, name: &str) -> String {
+    let what = match phase {
+        Phase::Starting => "starting",
+        Phase::Restarting => "restarting",
+        Phase::Running | Phase::Exited => {
+            return format!("ending; hull wait {name} waits for that");
+        }
+    };
+    format!(
+        "{what}, wait until it is running; hull logs {name} shows what it wrote, hull stop {name} ends it"
+    )
 }
 
 fn running(there: &[Record]) -> String {

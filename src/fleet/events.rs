@@ -35,8 +35,8 @@ pub struct Event {
     /// When it was, as RFC 3339 has it.
     #[serde(default)]
     pub time: String,
-    /// What: create, start, attach, exec, kill, stop, pause, unpause, die, restart, rename or destroy, as docker
-    /// names it.
+    /// What: create, start, attach, exec, kill, stop, pause, unpause, die, restart, rename, destroy or
+    /// `health_status: healthy`, as docker names it.
     pub action: String,
     /// The machine's name.
     pub name: String,

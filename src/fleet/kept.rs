@@ -5,6 +5,9 @@
 //!                  lock    locked (flock) by the machine's keeper as long as that lives; how it ended, JSON,
 //!                          once it has
 //!                  record  of how it was started, JSON
+//!                  state   what its keeper knows of it now, JSON (see `state`)
+//!                  check   how its health is checked, JSON, if it is (see `health`)
+//!                  stopped if it was told to end, so that it is not started again
 //!                  log     what it wrote, and older parts as log.1, log.2 (see `log`)
 //!                  attach  socket of its keeper, for those that look at it
 //! ```
@@ -24,17 +27,26 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{self, SocketAddrUnix, SocketFlags};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::events;
 use super::folder::socket;
+use super::health::Check;
 use super::log::{Driver, Rotation};
 use super::name::check_name;
+use super::restart::RestartPolicy;
+pub use super::state::{KeptEnd, KeptState, Phase};
 
 const LOCK: &str = "lock";
 const RECORD: &str = "record";
 const ATTACH: &str = "attach";
+const STATE: &str = "state";
+const CHECK: &str = "check";
+const STOPPED: &str = "stopped";
+/// What stands there if the host shut down.
+const BY_HOST: &[u8] = b"host";
 /// Connections to a keeper that may wait to be accepted.
 const BACKLOG: i32 = 8;
 /// Longest record, in bytes: a command line may have 2 MiB.
@@ -116,15 +128,9 @@ pub struct KeptRecord {
     /// Whether its command is on a terminal.
     #[serde(default)]
     pub terminal: bool,
-}
-
-/// How a machine ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptEnd {
-    /// Its status.
-    pub status: u8,
-    /// When it did, in seconds of Unix time.
-    pub finished: u64,
+    /// When its keeper starts it again.
+    #[serde(default)]
+    pub restart: RestartPolicy,
 }
 
 /// The folder of a machine in the background.
@@ -178,6 +184,7 @@ impl Kept {
         let kept = Self::open(name)?;
         let lock = kept.lock()?;
         lock.set_len(0).map_err(failed(&kept.path))?;
+        let _ = fs::remove_file(kept.here().join(STOPPED));
         Ok((kept, lock))
     }
 
@@ -304,17 +311,100 @@ impl Kept {
         Ok(stream)
     }
 
-    /// Record how it ended.
+    /// Record how it ended for good.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write_end(&self, status: u8) -> Result<(), KeptError> {
-        let finished = now();
-        let code = status.to_string();
-        events::record("die", &self.record.name, &[("exitCode", &code)]);
-        let text = serde_json::to_vec(&KeptEnd { status, finished }).unwrap_or_default();
+    pub fn write_end(&self, end: KeptEnd) -> Result<(), KeptError> {
+        let text = serde_json::to_vec(&end).unwrap_or_default();
         let lock = self.lock_file().map_err(failed(&self.path))?;
         lock.write_all_at(&text, 0).map_err(failed(&self.path))
+    }
+
+    /// What its keeper knows of it; what is known of none if it has had no keeper.
+    pub fn state(&self) -> KeptState {
+        self.read(STATE).unwrap_or_default()
+    }
+
+    /// Record the state of the machine, whose keeper this process is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_state(&self, state: &KeptState) -> Result<(), KeptError> {
+        self.write(STATE, state)
+    }
+
+    /// How its health is checked, if it is.
+    pub fn check(&self) -> Option<Check> {
+        self.read(CHECK)
+    }
+
+    /// Record how its health is checked.
+    ///
+    /// # Errors
+    /// The file cannot be written or removed.
+    pub fn write_check(&self, check: Option<&Check>) -> Result<(), KeptError> {
+        match check {
+            Some(check) => self.write(CHECK, check),
+            None => match fs::remove_file(self.here().join(CHECK)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed(&self.path.join(CHECK))(error))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Whether its keeper waits to start it again.
+    pub fn is_restarting(&self) -> bool {
+        self.runs() && self.state().phase == Phase::Restarting
+    }
+
+    /// Whether it was told to end since it was started.
+    pub fn is_stopped(&self) -> bool {
+        self.here().join(STOPPED).exists()
+    }
+
+    /// Whether it was the user, and not the host that shut down.
+    pub fn is_stopped_by_user(&self) -> bool {
+        let text = fs::read(self.here().join(STOPPED));
+        text.is_ok_and(|text| text != BY_HOST)
+    }
+
+    /// The machine is ended, `by_host` when that shuts down: its keeper will not start it again, and one that waits
+    /// to do so ends.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn stop_restarts(&self, by_host: bool) -> Result<(), KeptError> {
+        if self.record.remove {
+            return Ok(()); // It is not started again, and its folder may just go.
+        }
+        let path = self.here().join(STOPPED);
+        let text = if by_host { BY_HOST } else { b"" };
+        fs::write(path, text).map_err(failed(&self.path.join(STOPPED)))?;
+        // It wakes the keeper, which sees the file.
+        drop(self.connect());
+        Ok(())
+    }
+
+    /// Whether its policy starts it after a reboot of the host.
+    pub fn starts_after_boot(&self) -> bool {
+        let status = self.end().map_or(KILLED, |end| end.status);
+        let policy = self.record.restart;
+        policy.starts_after_boot(status, self.is_stopped_by_user())
+    }
+
+    /// Change when it is started again.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn set_restart(&mut self, policy: RestartPolicy) -> Result<(), KeptError> {
+        self.record.restart = policy;
+        self.write_record()?;
+        // Its keeper may wait for the next start.
+        drop(self.connect());
+        Ok(())
     }
 
     /// Give the machine another name.
@@ -356,6 +446,10 @@ impl Kept {
 
     fn write_record(&self) -> Result<(), KeptError> {
         self.write(RECORD, &self.record)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        serde_json::from_slice(&read(&self.here().join(name))?).ok()
     }
 
     /// Write a file whole or not at all.

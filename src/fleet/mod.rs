@@ -13,13 +13,17 @@
 mod error;
 pub mod events;
 mod folder;
+pub mod health;
 pub mod kept;
 pub mod log;
 mod name;
 mod place;
 mod record;
+pub mod restart;
+pub mod state;
 #[cfg(test)]
 mod tests;
+pub mod unit;
 
 pub use error::FleetError;
 pub use folder::{Claim, Found, Runtime, unbound};
@@ -57,6 +61,12 @@ pub fn find(wanted: &str) -> Result<Found, FleetError> {
 /// Why there is no machine `wanted` among those that run.
 fn missing(wanted: &str, there: Vec<Found>) -> FleetError {
     let kept = kept::Kept::open(wanted).ok();
+    if let Some(kept) = kept.as_ref().filter(|kept| kept.runs()) {
+        return FleetError::NotYet {
+            name: wanted.into(),
+            phase: kept.state().phase,
+        };
+    }
     match kept.and_then(|kept| kept.end()) {
         Some(end) => FleetError::Ended {
             name: wanted.into(),

@@ -136,9 +136,30 @@ pub struct Execution {
     /// The signal that ends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// How its health is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
     /// Labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// How the health of an image's machine is checked (Docker Image Specification 1.2, Healthcheck). 0 stands for the
+/// default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    /// NONE, or CMD with arguments, or CMD-SHELL with a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test: Option<Vec<String>>,
+    /// Nanoseconds from one check to the next.
+    pub interval: i64,
+    /// Nanoseconds that a check has.
+    pub timeout: i64,
+    /// Nanoseconds from the start in which failures do not count.
+    pub start_period: i64,
+    /// Failures one after another that count.
+    pub retries: i64,
 }
 
 /// Read a JSON document.

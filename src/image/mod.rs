@@ -32,7 +32,7 @@ mod tree;
 
 pub use add::Step;
 pub use digest::Digest;
-pub use document::{Configuration, Execution};
+pub use document::{Configuration, Execution, Healthcheck};
 pub use error::ImageError;
 pub use get::{How, Pull, full_name, get};
 #[cfg(fuzzing)]

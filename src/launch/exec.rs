@@ -96,7 +96,7 @@ pub struct Wanted {
 
 /// A connection to a machine that expects a command.
 pub struct Connection {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
     /// What the machine's own command has.
     pub surroundings: Surroundings,
 }

@@ -14,6 +14,7 @@
 
 pub mod archive;
 pub mod capabilities;
+pub mod check;
 pub mod copies;
 pub mod copy;
 pub mod detach_keys;

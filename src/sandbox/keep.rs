@@ -39,3 +39,16 @@ pub fn fork_kept() -> io::Result<Option<Pid>> {
         ForkResult::Parent { child } => Ok(Pid::from_raw(child.as_raw())),
     }
 }
+
+/// Fork a process that does `main` and ends. It is killed when this one ends. The caller has one thread.
+///
+/// # Errors
+/// There is no process left.
+pub fn fork_beside(main: impl FnOnce()) -> io::Result<Pid> {
+    if let Some(process) = fork_kept()? {
+        return Ok(process);
+    }
+    main();
+    // SAFETY: it ends this process, without what the one that it is a copy of does at its end.
+    unsafe { libc::_exit(0) }
+}

@@ -41,7 +41,7 @@ pub use connector::{AtEnd, Connector};
 pub use descriptors::close_inherited;
 pub use inherited::{set_signals, stdout_closed};
 pub use jail::{JailError, enter_jail, is_jailed};
-pub use keep::{fork_keeper, fork_kept};
+pub use keep::{fork_beside, fork_keeper, fork_kept};
 pub use lockdown::lock_down;
 pub use outlive::outlive;
 pub use peer::peer_user;

@@ -7,42 +7,39 @@
 //!        '─ prints its name '── log, end ──> the machine's folder (see `fleet::kept`)
 //!                           '── output <──> hull attach (see `attached`)
 //! ```
-//! If the keeper is killed, so is the machine.
+//! The keeper starts the machine again as its policy says: by one more fork, so that the new hull begins with what
+//! the first one began with. If the keeper is killed, so is the machine.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionbio};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_current_process_group, kill_process,
     pidfd_open, waitpid,
 };
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
+use rustix::termios::{Winsize, tcsetwinsize};
 use thiserror::Error;
 
 use super::attached::{self, Clients};
+use super::checks::{Checks, Probe};
+use super::streams::{Stream, channels, null, pipe};
 use crate::agent::{Output, Request};
 use crate::fleet::events;
-use crate::fleet::kept::{Kept, KeptError, KeptRecord};
-use crate::fleet::log::{LogWriter, MAX_LINE};
+use crate::fleet::kept::{Kept, KeptEnd, KeptError, KeptState, Phase, now};
+use crate::fleet::log::LogWriter;
+use crate::fleet::restart::Backoff;
+use crate::fleet::state::boot_id;
 use crate::sandbox::{fork_keeper, fork_kept};
 
 /// Most bytes of the machine's errors that are told to the process that started it: a pipe takes them at
 /// once.
 const MAX_TOLD: usize = 32 << 10;
-/// The size of a terminal to which nobody is attached.
-const SIZE: Winsize = Winsize {
-    ws_row: 24,
-    ws_col: 80,
-    ws_xpixel: 0,
-    ws_ypixel: 0,
-};
 /// The signals that hull passes on to the command: another would end it.
 const PASSED_ON: [Signal; 6] = [
     Signal::INT,
@@ -52,6 +49,8 @@ const PASSED_ON: [Signal; 6] = [
     Signal::USR1,
     Signal::USR2,
 ];
+/// The status of a machine for which there is no process or descriptor.
+const NO_PROCESS: u8 = 125;
 /// What the machine's hull writes when its command runs.
 pub const RUNS: &[u8] = b"s";
 
@@ -83,15 +82,16 @@ pub enum Kind {
     Failed(u8, Vec<u8>),
     /// The keeper, which has nothing left to do.
     Keeper,
-    /// The machine's hull, which is to write [`RUNS`] when its command runs.
-    Machine(OwnedFd),
+    /// The hull of the machine that is now called so; it is to write [`RUNS`] when its command runs.
+    Machine(String, OwnedFd),
 }
 
-/// Put the machine of `kept`, which is locked by `lock`, into the background. The caller has one thread.
+/// Put the machine of `kept`, which is locked by `lock`, into the background, where `probe` checks its health. The
+/// caller has one thread.
 ///
 /// # Errors
 /// It cannot be: there is no machine then.
-pub fn keep(kept: &Kept, lock: File) -> Result<Kind, KeeperError> {
+pub fn keep(kept: &Kept, lock: File, probe: Probe) -> Result<Kind, KeeperError> {
     let record = &kept.record;
     let log = LogWriter::open(&kept.here(), &record.name, record.driver, record.rotation);
     let log = log.map_err(KeeperError::Log)?;
@@ -102,37 +102,27 @@ pub fn keep(kept: &Kept, lock: File) -> Result<Kind, KeeperError> {
         return await_start(told);
     }
     drop(told);
-    let (theirs, ours) = channels(record)?;
-    let (started, runs) = pipe()?;
-    let Some(process) = fork_kept()? else {
-        dup2_stdin(theirs.stdin).map_err(io::Error::from)?;
-        dup2_stdout(theirs.stdout).map_err(io::Error::from)?;
-        dup2_stderr(theirs.stderr).map_err(io::Error::from)?;
-        drop((lock, tell, log, listener, ours));
-        return Ok(Kind::Machine(runs));
-    };
-    drop((theirs, runs));
-    let null = null()?;
-    dup2_stdin(&null).map_err(io::Error::from)?;
-    dup2_stdout(&null).map_err(io::Error::from)?;
-    dup2_stderr(&null).map_err(io::Error::from)?;
-    let keeper = Keeper {
-        kept,
-        log,
-        output: Stream::new("stdout", ours.output),
-        error: Stream::new("stderr", ours.error),
-        clients: Clients::new(listener, ours.input, ours.terminal.is_some()),
-        terminal: ours.terminal,
-        process,
-        started: Some(started),
-        tell: Some(File::from(tell)),
-        errors: Vec::new(),
-    };
-    let (clients, status) = keeper.run()?;
-    // Until here the machine counts as running.
-    drop(lock);
-    clients.finish(status);
-    Ok(Kind::Keeper)
+    let mut keeper = Keeper::new(kept, log, listener, tell, probe);
+    loop {
+        let mut run = match keeper.begin() {
+            Ok(Begun::Machine(name, runs)) => return Ok(Kind::Machine(name, runs)),
+            Ok(Begun::Run(run)) => run,
+            Err(error) if keeper.tell.is_some() => return Err(error.into()),
+            Err(_) => {
+                keeper.end(NO_PROCESS);
+                return Ok(Kind::Keeper);
+            }
+        };
+        let status = keeper.serve(&mut run)?;
+        if !keeper.waits_for_next(status) {
+            keeper.end(status);
+            // Until here the machine counts as running.
+            drop(lock);
+            run.clients.finish(status);
+            return Ok(Kind::Keeper);
+        }
+        run.clients.finish(status);
+    }
 }
 
 /// Wait until the machine runs, or has failed.
@@ -147,142 +137,44 @@ fn await_start(told: OwnedFd) -> Result<Kind, KeeperError> {
     }
 }
 
-/// The machine's standard streams.
-struct Theirs {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-/// The keeper's ends of them, which do not block.
-struct Ours {
-    input: Option<OwnedFd>,
-    output: OwnedFd,
-    error: OwnedFd,
-    /// Of which the command's terminal follows the size.
-    terminal: Option<OwnedFd>,
-}
-
-fn channels(record: &KeptRecord) -> io::Result<(Theirs, Ours)> {
-    let (error, stderr) = pipe()?;
-    if record.terminal {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let output = openpt(flags)?;
-        unlockpt(&output)?;
-        let stdin = ioctl_tiocgptpeer(&output, flags)?;
-        // Before hull does it: nothing that is typed may be echoed.
-        let mut raw = tcgetattr(&stdin)?;
-        raw.make_raw();
-        tcsetattr(&stdin, OptionalActions::Now, &raw)?;
-        tcsetwinsize(&stdin, SIZE)?;
-        ioctl_fionbio(&output, true)?;
-        let stdout = stdin.try_clone()?;
-        let ours = Ours {
-            input: record.input.then(|| output.try_clone()).transpose()?,
-            terminal: Some(output.try_clone()?),
-            output,
-            error,
-        };
-        let theirs = Theirs {
-            stdin,
-            stdout,
-            stderr,
-        };
-        return Ok((theirs, ours));
-    }
-    let (output, stdout) = pipe()?;
-    let (stdin, input) = match record.input {
-        false => (null()?.into(), None),
-        true => {
-            let (stdin, input) = pipe()?;
-            ioctl_fionbio(&input, true)?;
-            (stdin, Some(input))
-        }
-    };
-    let ours = Ours {
-        input,
-        output,
-        error,
-        terminal: None,
-    };
-    let theirs = Theirs {
-        stdin,
-        stdout,
-        stderr,
-    };
-    Ok((theirs, ours))
-}
-
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(pipe_with(PipeFlags::CLOEXEC)?)
-}
-
-fn null() -> io::Result<File> {
-    File::options().read(true).write(true).open("/dev/null")
-}
-
-/// A stream of the machine's, and the line that has no end yet.
-struct Stream {
-    name: &'static str,
-    fd: Option<OwnedFd>,
-    line: Vec<u8>,
-}
-
-impl Stream {
-    fn new(name: &'static str, fd: OwnedFd) -> Self {
-        Self {
-            name,
-            fd: Some(fd),
-            line: Vec::new(),
-        }
-    }
-
-    /// What is to be read, if it is ready, at most `most` bytes.
-    fn read(&mut self, most: usize) -> Vec<u8> {
-        let mut bytes = vec![0; most];
-        let read = self.fd.as_ref().map(|fd| rustix::io::read(fd, &mut bytes));
-        match read {
-            Some(Ok(len @ 1..)) => bytes.truncate(len),
-            Some(Err(Errno::INTR | Errno::AGAIN)) => bytes.clear(),
-            _ => {
-                bytes.clear();
-                self.fd = None;
-            }
-        }
-        bytes
-    }
-
-    /// Add `bytes` to the log, in whole lines; at the end of the stream also what is left.
-    fn log(&mut self, bytes: &[u8], log: &mut LogWriter) {
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for piece in part.chunks(MAX_LINE) {
-                self.line.extend_from_slice(piece);
-                if piece.ends_with(b"\n") || self.line.len() >= MAX_LINE {
-                    // A full disk loses lines, and not the machine.
-                    let _ = log.add(self.name, &std::mem::take(&mut self.line));
-                }
-            }
-        }
-        if self.fd.is_none() && !self.line.is_empty() {
-            let _ = log.add(self.name, &std::mem::take(&mut self.line));
-        }
-    }
-}
-
+/// What outlives a run of the machine.
 struct Keeper<'a> {
     kept: &'a Kept,
-    /// The machine's.
     log: LogWriter,
+    listener: OwnedFd,
+    /// Whom to tell that the machine runs; `None` once it has run.
+    tell: Option<File>,
+    /// The beginning of the machine's errors, until it runs.
+    errors: Vec<u8>,
+    /// Whether its command has never run.
+    new: bool,
+    probe: Probe,
+    state: KeptState,
+    backoff: Backoff,
+    /// How long its command ran the last time.
+    ran_for: Duration,
+}
+
+/// The machine from a start to its end.
+struct Run {
     output: Stream,
     error: Stream,
     clients: Clients,
     terminal: Option<OwnedFd>,
     /// The machine's hull.
     process: Pid,
+    /// Where that tells that the command runs.
     started: Option<OwnedFd>,
-    tell: Option<File>,
-    /// The beginning of the machine's errors, until it runs.
-    errors: Vec<u8>,
+    /// When it did.
+    since: Option<Instant>,
+    /// Of its health, since then.
+    checks: Option<Checks>,
+}
+
+/// Which process this is after [`Keeper::begin`].
+enum Begun {
+    Machine(String, OwnedFd),
+    Run(Box<Run>),
 }
 
 /// What the keeper waits for.
@@ -292,41 +184,224 @@ enum Source {
     Output,
     Error,
     Started,
+    Check,
     Clients(attached::Source),
 }
 
-impl Keeper<'_> {
-    /// Serve the machine until its end; those that are still attached, and its status.
-    fn run(mut self) -> Result<(Clients, u8), KeeperError> {
-        let end = pidfd_open(self.process, PidfdFlags::empty()).map_err(io::Error::from)?;
+impl<'a> Keeper<'a> {
+    fn new(kept: &'a Kept, log: LogWriter, listener: OwnedFd, tell: OwnedFd, probe: Probe) -> Self {
+        let before = kept.state();
+        Self {
+            kept,
+            log,
+            listener,
+            tell: Some(File::from(tell)),
+            errors: Vec::new(),
+            new: before.started.is_none(),
+            probe,
+            state: KeptState {
+                boot: boot_id(),
+                keeper: std::process::id(),
+                started: before.started,
+                ..KeptState::default()
+            },
+            backoff: Backoff::default(),
+            ran_for: Duration::ZERO,
+        }
+    }
+
+    /// Start the machine.
+    fn begin(&mut self) -> io::Result<Begun> {
+        self.note(Phase::Starting);
+        let (theirs, ours) = channels(&self.kept.record)?;
+        let (started, runs) = pipe()?;
+        let listener = self.listener.try_clone()?;
+        let Some(process) = fork_kept()? else {
+            dup2_stdin(theirs.stdin)?;
+            dup2_stdout(theirs.stdout)?;
+            dup2_stderr(theirs.stderr)?;
+            return Ok(Begun::Machine(self.kept.renamed().record.name, runs));
+        };
+        let null = null()?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&null)?;
+        Ok(Begun::Run(Box::new(Run {
+            output: Stream::new("stdout", ours.output),
+            error: Stream::new("stderr", ours.error),
+            clients: Clients::new(listener, ours.input, ours.terminal.is_some()),
+            terminal: ours.terminal,
+            process,
+            started: Some(started),
+            since: None,
+            checks: None,
+        })))
+    }
+
+    /// Record where the machine is. What cannot be written is lost, and the machine goes on.
+    fn note(&mut self, phase: Phase) {
+        self.state.phase = phase;
+        let _ = self.kept.write_state(&self.state);
+    }
+
+    /// Serve the machine until its end; its status.
+    fn serve(&mut self, run: &mut Run) -> Result<u8, KeeperError> {
+        let end = pidfd_open(run.process, PidfdFlags::empty()).map_err(io::Error::from)?;
         let mut ended = false;
         loop {
-            let ready = self.wait(&end, ended)?;
+            let ready = run.wait(&end, ended)?;
             ended |= ready.contains(&Source::End);
-            let took = ready.iter().filter(|source| self.handle(**source)).count();
-            self.clients.sweep();
+            let took = ready
+                .iter()
+                .filter(|source| self.handle(run, **source))
+                .count();
+            self.check(run, ready.contains(&Source::Check));
+            run.clients.sweep();
             // Others may hold its streams for ever: what is there now is its.
-            if ended && took == 0 && self.clients.room().is_some() {
+            if ended && took == 0 && run.clients.room().is_some() {
                 break;
             }
         }
-        for stream in [&mut self.output, &mut self.error] {
+        for stream in [&mut run.output, &mut run.error] {
             stream.fd = None;
             stream.log(b"", &mut self.log);
         }
-        let status = status_of(self.process)?;
-        let ran = self.tell.is_none();
+        run.checks = None;
+        let status = status_of(run.process)?;
+        self.state.last = Some(KeptEnd {
+            status,
+            finished: now(),
+        });
+        let ran = run.since.map(|since| since.elapsed());
+        self.ran_for = ran.unwrap_or_default();
+        let code = status.to_string();
+        let name = self.kept.renamed().record.name;
+        events::record("die", &name, &[("exitCode", &code)]);
+        Ok(status)
+    }
+
+    /// Wait until the machine that has ended with `status` is to be started again: whether it is.
+    fn waits_for_next(&mut self, status: u8) -> bool {
+        // One that has never run was a mistake, and is told to who made it.
+        if self.tell.is_some() || !self.restarts(status) {
+            return false;
+        }
+        let until = Instant::now() + self.backoff.next(self.ran_for);
+        self.state.health = None;
+        self.note(Phase::Restarting);
+        while let left @ 1.. = until.saturating_duration_since(Instant::now()).as_nanos() {
+            let left = Duration::from_nanos(left as u64);
+            let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+            let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+            // Who comes now has changed what is to be done, or has come too early to be attached.
+            while accept_with(&self.listener, SocketFlags::CLOEXEC).is_ok() {}
+            if !self.restarts(status) {
+                return false;
+            }
+        }
+        self.state.restarts = self.state.restarts.saturating_add(1);
+        true
+    }
+
+    fn restarts(&self, status: u8) -> bool {
+        let kept = self.kept.renamed();
+        let policy = kept.record.restart;
+        policy.restarts(status, kept.is_stopped(), self.state.restarts)
+    }
+
+    /// The machine has ended for good.
+    fn end(&mut self, status: u8) {
+        self.note(Phase::Exited);
         let kept = self.kept.renamed();
         kept.stop_listening();
-        let _ = kept.write_end(status);
-        if kept.record.remove || !ran {
+        let finished = now();
+        let _ = kept.write_end(KeptEnd { status, finished });
+        if kept.record.remove || (self.new && self.tell.is_some()) {
             let _ = kept.remove_all();
         }
         let errors = std::mem::take(&mut self.errors);
         self.tell(&[&[1, status][..], &errors].concat());
-        Ok((self.clients, status))
     }
 
+    /// Take what is there. Returns whether it was something of the machine's.
+    fn handle(&mut self, run: &mut Run, source: Source) -> bool {
+        match source {
+            Source::End | Source::Check => false,
+            Source::Output | Source::Error => self.take_output(run, source),
+            Source::Started => {
+                let mut byte = [0];
+                let read = run
+                    .started
+                    .as_ref()
+                    .map(|fd| rustix::io::read(fd, &mut byte));
+                run.started = None;
+                if let Some(Ok(1..)) = read {
+                    run.since = Some(Instant::now());
+                    self.state.started = Some(now());
+                    let check = self.kept.check();
+                    run.checks = check.map(|check| Checks::new(check, self.probe));
+                    self.state.health = run.checks.as_ref().map(|it| it.health().clone());
+                    self.note(Phase::Running);
+                    events::record("start", &self.kept.renamed().record.name, &[]);
+                    self.tell(&[0]);
+                }
+                true
+            }
+            Source::Clients(source) => {
+                for request in run.clients.handle(source) {
+                    run.fulfil(request);
+                }
+                false
+            }
+        }
+    }
+
+    /// Check the health of the machine, if it is time.
+    fn check(&mut self, run: &mut Run, ready: bool) {
+        let name = || self.kept.renamed().record.name;
+        let Some(checks) = &mut run.checks else {
+            return;
+        };
+        let Some(changed) = checks.turn(name, ready) else {
+            return;
+        };
+        let health = checks.health().clone();
+        if changed {
+            let action = format!("health_status: {}", health.status.name());
+            events::record(&action, &name(), &[]);
+        }
+        self.state.health = Some(health);
+        self.note(Phase::Running);
+    }
+
+    fn take_output(&mut self, run: &mut Run, source: Source) -> bool {
+        // The other stream may have taken the room since.
+        let Some(room) = run.clients.room() else {
+            return true;
+        };
+        let (stream, output) = match source {
+            Source::Output => (&mut run.output, Output::Stdout),
+            _ => (&mut run.error, Output::Stderr),
+        };
+        let bytes = stream.read(room);
+        stream.log(&bytes, &mut self.log);
+        run.clients.push(output, &bytes);
+        if output == Output::Stderr && self.tell.is_some() {
+            let room = MAX_TOLD.saturating_sub(self.errors.len());
+            self.errors.extend(bytes.iter().take(room));
+        }
+        true
+    }
+
+    /// Tell the process that started this one, once. It may be gone.
+    fn tell(&mut self, message: &[u8]) {
+        if let Some(mut tell) = self.tell.take() {
+            let _ = tell.write_all(message);
+        }
+    }
+}
+
+impl Run {
     /// What is ready; after the machine's end without waiting for more, unless one that is attached is slow.
     fn wait(&self, end: &OwnedFd, ended: bool) -> Result<Vec<Source>, KeeperError> {
         let takes = self.clients.room().is_some();
@@ -339,11 +414,16 @@ impl Keeper<'_> {
         let own = own.iter();
         let own = own.filter_map(|(source, fd)| Some((*source, (*fd)?.as_fd(), PollFlags::IN)));
         let mut watched: Vec<(Source, BorrowedFd<'_>, PollFlags)> = own.collect();
+        let answer = self.checks.as_ref().and_then(Checks::answer);
+        watched.extend(answer.map(|fd| (Source::Check, fd, PollFlags::IN)));
         let clients = self.clients.watched().into_iter();
         watched.extend(clients.map(|(source, fd, flags)| (Source::Clients(source), fd, flags)));
         let patience = match ended && takes {
             true => Some(Duration::ZERO),
-            false => self.clients.patience(),
+            false => {
+                let checks = self.checks.as_ref().map(Checks::patience);
+                self.clients.patience().into_iter().chain(checks).min()
+            }
         };
         let patience = patience.and_then(|time| Timespec::try_from(time).ok());
         let mut fds: Vec<_> = watched
@@ -357,52 +437,6 @@ impl Keeper<'_> {
         let ready = watched.iter().zip(&fds);
         let ready = ready.filter(|(_, fd)| !fd.revents().is_empty());
         Ok(ready.map(|((source, ..), _)| *source).collect())
-    }
-
-    /// Take what is there. Returns whether it was something of the machine's.
-    fn handle(&mut self, source: Source) -> bool {
-        match source {
-            Source::End => false,
-            Source::Output | Source::Error => self.take_output(source),
-            Source::Started => {
-                let mut byte = [0];
-                let read = self
-                    .started
-                    .as_ref()
-                    .map(|fd| rustix::io::read(fd, &mut byte));
-                self.started = None;
-                if let Some(Ok(1..)) = read {
-                    events::record("start", &self.kept.renamed().record.name, &[]);
-                    self.tell(&[0]);
-                }
-                true
-            }
-            Source::Clients(source) => {
-                for request in self.clients.handle(source) {
-                    self.fulfil(request);
-                }
-                false
-            }
-        }
-    }
-
-    fn take_output(&mut self, source: Source) -> bool {
-        // The other stream may have taken the room since.
-        let Some(room) = self.clients.room() else {
-            return true;
-        };
-        let (stream, output) = match source {
-            Source::Output => (&mut self.output, Output::Stdout),
-            _ => (&mut self.error, Output::Stderr),
-        };
-        let bytes = stream.read(room);
-        stream.log(&bytes, &mut self.log);
-        self.clients.push(output, &bytes);
-        if output == Output::Stderr && self.tell.is_some() {
-            let room = MAX_TOLD.saturating_sub(self.errors.len());
-            self.errors.extend(bytes.iter().take(room));
-        }
-        true
     }
 
     /// Do what one that is attached wants. Nobody learns of a failure: the machine has just ended then.
@@ -428,13 +462,6 @@ impl Keeper<'_> {
                     let _ = kill_current_process_group(Signal::WINCH);
                 }
             }
-        }
-    }
-
-    /// Tell the process that started this one, once. It may be gone.
-    fn tell(&mut self, message: &[u8]) {
-        if let Some(mut tell) = self.tell.take() {
-            let _ = tell.write_all(message);
         }
     }
 }

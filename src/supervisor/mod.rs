@@ -11,8 +11,10 @@
 #![forbid(unsafe_code)]
 
 pub mod attached;
+pub mod checks;
 pub mod control_group;
 pub mod keeper;
+mod streams;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -1,5 +1,6 @@
 //! `hull inspect`: what a running machine holds, drawn.
 
+mod background;
 mod devices;
 mod interrupts;
 mod lockdown;
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use crate::config::file::Written;
 use crate::control::{self, Action, Answer};
-use crate::fleet::{self, Record};
+use crate::fleet::{self, Record, kept::Kept};
 use crate::inspect::{Inspection, Topic};
 
 #[derive(clap::Args)]
@@ -26,7 +27,9 @@ Examples:
   hull inspect web                           everything, in short
   hull inspect web registers                 vCPUs, GDT, IDT, next instructions
   hull inspect web pagetables start_kernel   the walk to a function's page
-  hull inspect 4242 queues --json            virtqueues of process 4242, as JSON")]
+  hull inspect 4242 queues --json            virtqueues of process 4242, as JSON
+
+Of a machine in the background it also shows restarts and health, and that alone if it does not run.")]
 pub struct Inspect {
     /// The machine: its --name, or the process id of its hull.
     #[arg(value_name = "NAME|PID")]
@@ -64,7 +67,19 @@ enum Shown {
 impl Inspect {
     pub fn execute(self) -> anyhow::Result<()> {
         let topic = self.topic()?;
-        let machine = fleet::find(&self.machine)?;
+        let kept = Kept::open(&self.machine).ok();
+        let kept = kept.filter(|_| self.topic.is_none());
+        let machine = match (fleet::find(&self.machine), &kept) {
+            (Ok(machine), _) => machine,
+            // What is known of it without its guest.
+            (Err(_), Some(kept)) if self.json => {
+                return super::output::print_json(&background::members(kept));
+            }
+            (Err(_), Some(kept)) => {
+                return super::output::print(background::draw(kept).as_bytes());
+            }
+            (Err(error), None) => return Err(error.into()),
+        };
         let request = Action::Inspect {
             topic,
             vcpu: self.cpu,
@@ -72,13 +87,21 @@ impl Inspect {
         if self.json && self.topic != Some(Shown::Config) {
             // Printed as it was received.
             let answer: Value = control::ask(&machine, request)?;
-            let seen = answer.get("inspection").unwrap_or(&Value::Null);
-            return super::output::print_json(seen);
+            let mut seen = answer.get("inspection").cloned().unwrap_or_default();
+            let members = kept.as_ref().map(background::members);
+            if let (Value::Object(seen), Some(Value::Object(members))) = (&mut seen, members) {
+                seen.extend(members);
+            }
+            return super::output::print_json(&seen);
         }
         let Answer::Inspection(seen) = control::ask(&machine, request)? else {
             bail!("unexpected reply from {}", self.machine);
         };
-        let text = self.draw(&machine.record, &seen);
+        let mut text = self.draw(&machine.record, &seen);
+        if let Some(kept) = &kept {
+            text += "\n";
+            text += &background::draw(kept);
+        }
         super::output::print(text.as_bytes())
     }
 
