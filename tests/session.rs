@@ -87,7 +87,9 @@ impl<'a> Step<'a> {
         let text = window.text();
         let printed = text.trim_end().lines().skip(first);
         printed.fold(shown, |mut shown, line| {
-            if !is_prompt(line) && !line.starts_with('^') {
+            // What takes a while on a busy host is told.
+            let late = line.starts_with("hull: waiting ");
+            if !is_prompt(line) && !line.starts_with('^') && !late {
                 let _ = writeln!(shown, "{line}");
             }
             shown
