@@ -300,7 +300,8 @@ fn a_network_leads_out_and_published_ports_lead_in() {
     home.prints(&["network", "rm", "open"]);
 }
 
-/// A project of two services that stay and one that ends.
+/// A project of two services that stay and one that ends, with success when it is started again. The first to be
+/// healthy is so at its third check.
 fn shop(home: &Home, word: &str) -> String {
     format!(
         "name: shop
@@ -310,7 +311,7 @@ services:
     command: [\"cat /data/setup; wget -qO- http://db/; echo $$WORD; sleep 1000\"]
     environment: {{WORD: {word}}}
     depends_on:
-      db:
+      db: {{condition: service_healthy}}
       setup: {{condition: service_completed_successfully}}
     volumes: [\"data:/data:ro\"]
     deploy: {{resources: {{limits: {{cpus: 1, memory: 64M}}}}}}
@@ -318,11 +319,19 @@ services:
   db:
     image: {image}
     command: [\"{serves}\"]
+    healthcheck:
+      test: [CMD, sh, -c, 'echo >> /tmp/tries; [ $$(grep -c ^ /tmp/tries) -ge 3 ] && wget -qO- http://127.0.0.1/']
+      interval: 100ms
+      timeout: 20s
+      retries: 100
     mem_limit: 64m
     cpus: 1
   setup:
     image: {image}
-    command: [\"echo set up > /data/setup; sync\"]
+    command:
+      - if [ -e /data/tried ]; then echo set up > /data/setup; else echo > /data/tried; false; fi;
+        s=$$?; sync; exit $$s
+    restart: on-failure
     network_mode: none
     volumes: [\"data:/data\"]
     mem_limit: 64m
@@ -364,6 +373,15 @@ fn an_application_comes_up_in_order_changes_and_goes_without_a_trace() {
     };
     assert!(place("network shop_default created") < place("shop-db-1 started"));
     assert!(place("shop-setup-1 started") < place("shop-app-1 started"));
+    let events = home.prints(&["events", "--since", "1h", "--until", "0s"]);
+    let event = |what: &str| {
+        let found = events.find(what);
+        found.unwrap_or_else(|| panic!("no {what}: {events}"))
+    };
+    let healthy = event(" health_status: healthy shop-db-1\n");
+    assert!(healthy < event(" create shop-app-1\n"), "{events}");
+    let failed = event(" die shop-setup-1 (exitCode=1)\n");
+    assert!(failed < event(" die shop-setup-1 (exitCode=0)\n"));
     let logs = || home.run(&["logs", "--project", "shop"]).stdout;
     wait_until(|| logs().contains("app   | one\n"));
     assert!(

@@ -100,6 +100,11 @@ impl Health {
     }
 }
 
+/// Whether an image has the health of its machines checked.
+pub fn is_checked(image: Option<&Healthcheck>) -> bool {
+    image.is_some_and(|image| test_of(image).is_some())
+}
+
 /// What an image's check runs; `None` for none, and, as in engines, for what is neither.
 fn test_of(image: &Healthcheck) -> Option<Test> {
     let test = image.test.as_deref().unwrap_or_default();

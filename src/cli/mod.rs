@@ -2,6 +2,7 @@
 
 mod application;
 mod attach;
+mod awaited;
 mod bar;
 mod bench;
 mod compare;

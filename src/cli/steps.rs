@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context, bail};
 
 use super::application::hull;
+use super::awaited::wait_for;
 use super::from_image::fetch;
+use super::health::is_checked;
 use super::output::say;
 use crate::compose::Opened;
-use crate::compose::plan::{Planned, Step, step, there};
-use crate::compose::service::{Condition, Need};
+use crate::compose::plan::{Fetched, Planned, Step, step, there};
 use crate::fleet::kept::Kept;
 use crate::image::{How, Pull, Store};
 use crate::net::networks::{NetworkError, Networks};
@@ -44,7 +45,7 @@ impl Made {
 }
 
 /// Fetch all images before anything is started; what their names stand for.
-pub fn fetch_images(opened: &Opened) -> anyhow::Result<BTreeMap<String, String>> {
+pub fn fetch_images(opened: &Opened) -> anyhow::Result<BTreeMap<String, Fetched>> {
     let store = Store::open()?;
     let mut images = BTreeMap::new();
     for service in &opened.project.services {
@@ -69,7 +70,11 @@ pub fn fetch_images(opened: &Opened) -> anyhow::Result<BTreeMap<String, String>>
                 service.name
             )
         })?;
-        images.insert(image.text.clone(), found.id.hex().to_string());
+        let fetched = Fetched {
+            id: found.id.hex().to_string(),
+            checks: is_checked(found.execution.healthcheck.as_ref()),
+        };
+        images.insert(image.text.clone(), fetched);
     }
     Ok(images)
 }
@@ -173,29 +178,6 @@ fn make_networks(opened: &Opened, made: &mut Made) -> anyhow::Result<()> {
                 at()
             );
         }
-    }
-    Ok(())
-}
-
-/// Wait until another service is as it should be.
-fn wait_for(opened: &Opened, need: &Need) -> anyhow::Result<()> {
-    let name = &need.service.text;
-    if need.condition == Condition::Started {
-        return Ok(()); // it was started before
-    }
-    let there = there(&opened.name).into_iter();
-    let machine = there
-        .filter(|it| it.service == *name)
-        .map(|it| it.machine)
-        .next();
-    let end = Kept::open(&machine.unwrap_or_default())?.wait();
-    if end.status != 0 {
-        bail!(
-            "{}: line {}: service {name} has ended with status {}; it was to be successful",
-            opened.path.display(),
-            need.service.line,
-            end.status
-        );
     }
     Ok(())
 }

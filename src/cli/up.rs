@@ -32,6 +32,7 @@ impl Up {
         opened.lock()?;
         std::env::set_current_dir(&opened.folder).context("the file's folder")?;
         let images = fetch_images(&opened)?;
+        opened.check_health(&images)?;
         check_volumes(&opened)?;
         let planned = opened.planned(&images);
         let mut made = Made::default();

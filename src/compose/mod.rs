@@ -11,6 +11,7 @@
 
 mod error;
 mod file;
+mod health;
 mod mounts;
 pub mod plan;
 mod ports;

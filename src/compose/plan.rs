@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::error::ComposeError;
 use super::file::Opened;
 use super::project::DEFAULT;
 use super::service::{Condition, Service};
@@ -15,6 +16,15 @@ pub const PROJECT: &str = "hull.project";
 pub const SERVICE: &str = "hull.service";
 /// See [`PROJECT`].
 pub const STARTED_WITH: &str = "hull.started-with";
+
+/// What the name of an image stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Its ID.
+    pub id: String,
+    /// Whether it has the health of its machines checked.
+    pub checks: bool,
+}
 
 /// A machine of a project as its file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +104,20 @@ pub fn step(planned: &Planned, there: &[There]) -> Step {
 }
 
 impl Opened {
+    /// Each machine that another one waits for to be healthy has its health checked. `images` has what the names of
+    /// images stand for.
+    ///
+    /// # Errors
+    /// [`ComposeError::File`].
+    pub fn check_health(&self, images: &BTreeMap<String, Fetched>) -> Result<(), ComposeError> {
+        let of_image = |image: &str| images.get(image).is_some_and(|it| it.checks);
+        let checked = self.project.check_health(of_image);
+        checked.map_err(|error| ComposeError::File {
+            path: self.path.clone(),
+            error,
+        })
+    }
+
     /// The name of a network of the file.
     pub fn network(&self, name: &str) -> String {
         let network = self.project.networks.get(name);
@@ -117,14 +141,14 @@ impl Opened {
     }
 
     /// The machines, in the order in which they are started. `images` has what the names of images stand for now.
-    pub fn planned(&self, images: &BTreeMap<String, String>) -> Vec<Planned> {
+    pub fn planned(&self, images: &BTreeMap<String, Fetched>) -> Vec<Planned> {
         let services = self.project.services.iter();
         services
             .map(|service| self.planned_one(service, images))
             .collect()
     }
 
-    fn planned_one(&self, service: &Service, images: &BTreeMap<String, String>) -> Planned {
+    fn planned_one(&self, service: &Service, images: &BTreeMap<String, Fetched>) -> Planned {
         let machine = service.machine.as_ref().map(|it| it.text.clone());
         let machine = machine.unwrap_or_else(|| format!("{}-{}-1", self.name, service.name));
         let image = service
@@ -162,7 +186,7 @@ impl Opened {
             flags.push("--".into());
             flags.extend(service.command.iter().cloned());
         }
-        let started_with = digest(&flags, images.get(&image).map_or("", String::as_str));
+        let started_with = digest(&flags, images.get(&image).map_or("", |it| &it.id));
         let mut arguments: Vec<String> = ["run", "-d", "--name", &machine].map(String::from).into();
         for (key, value) in [
             (PROJECT, self.name.as_str()),

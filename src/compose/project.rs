@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::error::FileError;
 use super::reader::{Reader, Text, is_harmless, line_of, unsupported};
-use super::service::Service;
+use super::service::{Condition, Service};
 use super::yaml::{Entry, Value};
+use crate::fleet::restart::RestartPolicy;
 use crate::net::Subnet;
 use crate::net::networks::parse_subnet;
 
@@ -95,6 +96,31 @@ impl Project {
         project.check_names()?;
         check_ports(&project.services)?;
         Ok(project)
+    }
+
+    /// Each service that another one waits for to be healthy has its health checked: by the file, or by its image if
+    /// `of_image` says so of it.
+    ///
+    /// # Errors
+    /// One has no check, with the line of what waits for it.
+    pub fn check_health(&self, of_image: impl Fn(&str) -> bool) -> Result<(), FileError> {
+        let needs = self.services.iter().flat_map(|it| &it.needs);
+        for need in needs.filter(|it| it.condition == Condition::Healthy) {
+            let name = &need.service;
+            let service = self.services.iter().find(|it| it.name == name.text);
+            let is_checked = service.is_none_or(|service| {
+                let image = service.image.as_ref();
+                let of_image = || image.is_some_and(|image| of_image(&image.text));
+                service.checks.unwrap_or_else(of_image)
+            });
+            if !is_checked {
+                return Err(name.wrong(
+                    "the service has no health check in the file or its image, and can never be healthy; give it \
+                     healthcheck:, or write service_started",
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Every network and volume of a service is one of the file's.
@@ -207,9 +233,21 @@ fn volume(reader: &Reader<'_>, entry: &Entry) -> Result<Volume, FileError> {
     Ok(volume)
 }
 
-/// What a service needs is among the `services`; of another profile it may be missing if it is optional.
+/// What a service needs is among the `services`, and ends if it is to; of another profile it may be missing if it is
+/// optional.
 fn check_needs(services: &mut [Service], known: &[String]) -> Result<(), FileError> {
     let there: Vec<String> = services.iter().map(|it| it.name.clone()).collect();
+    let endless = |it: &&Service| {
+        matches!(
+            it.restart,
+            RestartPolicy::Always | RestartPolicy::UnlessStopped
+        )
+    };
+    let endless: Vec<String> = services
+        .iter()
+        .filter(endless)
+        .map(|it| it.name.clone())
+        .collect();
     for service in services {
         for need in &service.needs {
             let name = &need.service;
@@ -219,6 +257,11 @@ fn check_needs(services: &mut [Service], known: &[String]) -> Result<(), FileErr
             if !there.contains(&name.text) && !need.optional {
                 return Err(name.wrong(
                     "depends_on names a service of a profile that is not started; add --profile",
+                ));
+            }
+            if need.condition == Condition::Completed && endless.contains(&name.text) {
+                return Err(name.wrong(
+                    "the service is always started again, and is never completed; write restart: on-failure",
                 ));
             }
         }

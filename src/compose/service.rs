@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::error::FileError;
+use super::health;
 use super::mounts::{self, Mounted};
 use super::ports::{self, Published};
 use super::reader::{Reader, Text, is_harmless, line_of, unsupported};
 use super::yaml::{Entry, Kind, Value};
+use crate::fleet::restart::RestartPolicy;
 
 /// Keys that say nothing about what runs, or ask for what is so anyway.
 const HARMLESS: &[&str] = &[
@@ -34,6 +36,10 @@ pub struct Service {
     pub command: Vec<String>,
     /// The name of its machine, if the file gives one.
     pub machine: Option<Text>,
+    /// When its machine is started again.
+    pub restart: RestartPolicy,
+    /// Whether the file has its health checked; the image says it if `None`.
+    pub checks: Option<bool>,
     /// What it needs, and in which state.
     pub needs: Vec<Need>,
     /// The ports of the host that it has.
@@ -64,6 +70,8 @@ pub enum Condition {
     Started,
     /// Its command has ended with status 0.
     Completed,
+    /// A check of its health was successful.
+    Healthy,
 }
 
 impl Service {
@@ -127,6 +135,11 @@ impl Service {
             "networks" => self.networks = Some(networks(reader, value)?),
             "depends_on" => self.needs = needs(reader, value)?,
             "deploy" => self.deploy(reader, value)?,
+            "healthcheck" => {
+                let checked = health::read(reader, value)?;
+                self.checks = checked.checks;
+                self.flags.extend(checked.flags);
+            }
             "profiles" => {
                 let profiles = reader.texts(value, key)?.into_iter();
                 self.profiles = profiles.map(|it| it.text).collect();
@@ -152,11 +165,6 @@ impl Service {
         if key == "build" {
             let reason = "hull builds no images: docker build makes one, and image: docker-daemon:NAME names it";
             return Err(FileError::at(line_of(entry), reason));
-        }
-        if key == "healthcheck" {
-            let mut keys = reader.map(value, key)?.iter();
-            let off = |it: &Entry| it.key == "disable" && reader.flag(&it.value, key) == Ok(true);
-            return Ok(keys.any(off));
         }
         if key == "extra_hosts" {
             for (name, address) in reader.pairs(value, key)? {
@@ -191,9 +199,11 @@ impl Service {
             ("pull_policy", "if_not_present") => self.flag("--pull", "missing"),
             ("pull_policy", when @ ("always" | "missing" | "never")) => self.flag("--pull", when),
             ("pull_policy", _) => return Err(text.wrong("pull_policy is always, missing or never")),
-            ("restart", "no") => {}
-            ("restart", _) => {
-                return Err(text.wrong("restart is not supported but for \"no\"; remove it"));
+            ("restart", policy) => {
+                self.restart = policy.parse().map_err(|error| text.wrong(error))?;
+                if self.restart != RestartPolicy::No {
+                    self.flag("--restart", self.restart.to_string());
+                }
             }
             _ => check_one(&text)?,
         }
@@ -418,7 +428,9 @@ fn condition(text: &Text) -> Result<Condition, FileError> {
     match text.text.as_str() {
         "service_started" => Ok(Condition::Started),
         "service_completed_successfully" => Ok(Condition::Completed),
-        "service_healthy" => Err(text.wrong("healthcheck is not supported; write service_started")),
-        _ => Err(text.wrong("a condition is service_started or service_completed_successfully")),
+        "service_healthy" => Ok(Condition::Healthy),
+        _ => Err(text.wrong(
+            "a condition is service_started, service_healthy or service_completed_successfully",
+        )),
     }
 }

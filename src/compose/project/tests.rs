@@ -115,12 +115,44 @@ fn what_is_wrong_is_told_with_its_line() {
         ),
         (service("build: ."), "line 4: hull builds no images"),
         (
-            service("restart: always"),
-            "line 4: always: restart is not supported",
+            service("restart: sometimes"),
+            "line 4: sometimes: write no, on-failure",
         ),
         (
-            service("healthcheck: {test: x}"),
-            "line 4: service a: healthcheck is not supported",
+            service("restart: always:3"),
+            "line 4: always:3: maximum retry count cannot be used",
+        ),
+        (
+            service("deploy: {restart_policy: {condition: any}}"),
+            "line 4: deploy: restart_policy is not supported",
+        ),
+        (
+            service("healthcheck: {test: [curl, x]}"),
+            "line 4: test: write [NONE], [CMD, PROGRAM",
+        ),
+        (
+            service("healthcheck: {test: [CMD]}"),
+            "line 4: test: write [NONE]",
+        ),
+        (
+            service("healthcheck: {test: ' '}"),
+            "line 4: test: it is empty",
+        ),
+        (
+            service("healthcheck: {test: x, interval: 5}"),
+            "line 4: 5: write numbers with units",
+        ),
+        (
+            service("healthcheck: {test: x, timeout: 10us}"),
+            "line 4: 10us: it cannot be less than 1ms",
+        ),
+        (
+            service("healthcheck: {test: x, retries: -1}"),
+            "line 4: -1: retries is a number",
+        ),
+        (
+            service("healthcheck: {start_interval: 1s}"),
+            "line 4: healthcheck: start_interval is not supported",
         ),
         (service("image: ${X}"), "line 4: image stands here twice"),
         (
@@ -136,8 +168,13 @@ fn what_is_wrong_is_told_with_its_line() {
             "line 2: services need each other in a circle: a -> a",
         ),
         (
-            service("depends_on: {b: {condition: service_healthy}}"),
-            "healthcheck is not supported",
+            service("depends_on: {b: {condition: service_well}}"),
+            "line 4: service_well: a condition is service_started, service_healthy",
+        ),
+        (
+            service("depends_on: {b: {condition: service_completed_successfully}}")
+                + "  b: {image: x, restart: always}\n",
+            "line 4: b: the service is always started again",
         ),
         (
             service("ports: ['80:80', '127.0.0.1:80:81']"),
@@ -193,6 +230,86 @@ fn what_is_wrong_is_told_with_its_line() {
     ] {
         let refused = read(&file, &[]).expect_err(&file).to_string();
         assert!(refused.contains(message), "{file}\n{refused}");
+    }
+}
+
+/// The flags of a service with these keys, and whether the file has its health checked.
+fn flags(keys: &str) -> (String, Option<bool>) {
+    let file = format!("services: {{a: {{image: x, {keys}}}}}");
+    let project = read(&file, &[]).expect(keys);
+    let service = project.services.first().expect("one");
+    (service.flags.join("|"), service.checks)
+}
+
+#[test]
+fn restarts_and_checks_of_health_are_flags_of_run() {
+    for (keys, expected, checks) in [
+        ("restart: no", "", None),
+        ("restart: always", "--restart|always", None),
+        ("restart: unless-stopped", "--restart|unless-stopped", None),
+        ("restart: 'on-failure:3'", "--restart|on-failure:3", None),
+        (
+            "healthcheck: {test: -f $$A || exit 1, interval: 1m30s, timeout: 0s, retries: 5, start_period: 500ms}",
+            "--health-cmd=-f $A || exit 1|--health-interval|1m30s|--health-timeout|0s|--health-retries|5|\
+             --health-start-period|500ms",
+            Some(true),
+        ),
+        (
+            "healthcheck: {test: [CMD-SHELL, 'a b']}",
+            "--health-cmd=a b",
+            Some(true),
+        ),
+        (
+            "healthcheck: {test: [CMD, pg, -U, 'a \"b', $$X]}",
+            "--health-cmd=exec pg -U 'a \"b' '$X'",
+            Some(true),
+        ),
+        ("healthcheck: {retries: 2}", "--health-retries|2", None),
+        (
+            "healthcheck: {test: [NONE], retries: 2}",
+            "--no-healthcheck",
+            Some(false),
+        ),
+        (
+            "healthcheck: {disable: true, test: x}",
+            "--no-healthcheck",
+            Some(false),
+        ),
+        (
+            "healthcheck: {disable: false, test: x}",
+            "--health-cmd=x",
+            Some(true),
+        ),
+    ] {
+        assert_eq!(flags(keys), (expected.into(), checks), "{keys}");
+    }
+}
+
+#[test]
+fn what_is_to_be_healthy_has_a_check() {
+    let project = |keys: &str| {
+        let file = format!(
+            "services:\n  a:\n    image: x\n    depends_on:\n      b: {{condition: service_healthy}}\n  \
+             b: {{image: y, {keys}}}\n"
+        );
+        read(&file, &[]).expect("a project")
+    };
+    for (keys, of_image, fits) in [
+        ("x-a: 1", false, false),
+        ("x-a: 1", true, true),
+        ("healthcheck: {test: x}", false, true),
+        ("healthcheck: {retries: 1}", false, false),
+        ("healthcheck: {disable: true}", true, false),
+    ] {
+        let checked = project(keys).check_health(|image| image == "y" && of_image);
+        match fits {
+            true => assert_eq!(checked, Ok(()), "{keys}"),
+            false => {
+                let refused = checked.expect_err(keys).to_string();
+                let message = "line 5: b: the service has no health check";
+                assert!(refused.contains(message), "{refused}");
+            }
+        }
     }
 }
 
