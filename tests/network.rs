@@ -420,7 +420,10 @@ fn impossible_networks_are_refused_with_a_remedy() {
         &["user,publish=1:2,publish=1:3"],
         &["publish=127.0.0.1:1:3/tcp", "twice"],
     );
-    refuses(&["bridge"], &["--net", "write tap=NAME, network=NAME or user"]);
+    refuses(
+        &["bridge"],
+        &["--net", "write tap=NAME, network=NAME or user"],
+    );
 
     let mut without = Command::new(HULL);
     let message = refusal(without.env("PATH", "/nonexistent"), &["user"]);
