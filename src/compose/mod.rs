@@ -5,7 +5,7 @@
 //! ```
 //! [`Opened::read`] reads the file and refuses what hull does not do, by its line. A service is the flags of a
 //! `hull run` ([`service`]); labels in the records of machines say to which project and service they belong, so
-//! that [`plan`] sees what there is to do. Who takes the steps is the command line.
+//! that [`plan`] sees what there is to do. The command line takes the steps.
 
 #![forbid(unsafe_code)]
 

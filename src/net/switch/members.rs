@@ -27,9 +27,9 @@ pub enum Request {
     Join(Wish),
     /// With a descriptor: the way to other networks of the machine with this MAC address.
     Uplink(Mac),
-    /// Who is in the network?
+    /// Which machines are in the network?
     List,
-    /// It is to end if nobody is in the network.
+    /// It is to end if no machine is in the network.
     End,
 }
 
@@ -103,7 +103,7 @@ pub fn hand_over(mut stream: UnixStream, mac: Mac, uplink: impl AsFd) -> io::Res
     }
 }
 
-/// Who is in the network.
+/// The machines in the network.
 ///
 /// # Errors
 /// The switch does not reply.

@@ -7,7 +7,7 @@
 //! A machine's hull starts the switch where none runs ([`Network::start`](super::networks::Network::start)),
 //! and joins it ([`join`]): it says the machine's names, gets an address, and hands over the socket of the
 //! machine's passt, by which the machine reaches other networks and its published ports are reached. From then
-//! on the connection carries frames, as that of passt does. Who is in the network is known
+//! on the connection carries frames, as that of passt does. Which machines are in the network is known
 //! to the switch alone, and the end of a connection is the end of a membership: a killed machine leaves nothing.
 //!
 //! `segment` decides where a frame goes, `names` answers questions for names, [`serve`] moves the bytes.

@@ -105,7 +105,7 @@ impl<'a> Question<'a> {
         })
     }
 
-    /// The answer for a name that is none of the network's, where nobody else can be asked. One whose machine
+    /// The answer for a name that is none of the network's, where no other server can be asked. One whose machine
     /// `asks_others` makes its resolver go on to the next name server.
     pub fn refusal(&self, asks_others: bool) -> Vec<u8> {
         let result = if asks_others { REFUSED } else { NO_SUCH_NAME };

@@ -1,6 +1,6 @@
 //! The switch's process: it accepts connections and moves frames between them, as [`Segment`] says.
 //!
-//! One thread waits for all descriptors. Nobody is waited for: what a slow machine does not take in time is lost,
+//! One thread waits for all descriptors. It waits for no single machine: what a slow one does not take in time is lost,
 //! as on any Ethernet, and of a machine that sends much, others are served between its frames.
 
 use std::io::{self, ErrorKind, IoSliceMut};

@@ -89,7 +89,7 @@ fn an_internal_network_leads_nowhere() {
 }
 
 #[test]
-fn nobody_passes_for_another() {
+fn no_machine_passes_for_another() {
     let segment = segment(false);
     let stolen = (mac_of(address(2)), address(3));
     for frame in [
