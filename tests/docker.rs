@@ -522,7 +522,9 @@ fn names(both: &Both) {
         lines.any(|line| line.starts_with(name) && line.contains(state))
     };
     assert!(
-        state("new ", " running ") && state("other ", " exited (4) "),
+        state("new ", " running ")
+            && state("other ", " exited ")
+            && state("other ", " Exited (4) "),
         "{hull}"
     );
     // docker's -q prints IDs.

@@ -117,10 +117,7 @@ impl Switch {
 
     /// What is ready.
     fn wait(&self) -> io::Result<Vec<Source>> {
-        let mut watched: Vec<(Source, BorrowedFd<'_>, PollFlags)> = Vec::new();
-        if self.requests.len() < MAX_REQUESTS {
-            watched.push((Source::Listener, self.listener.as_fd(), PollFlags::IN));
-        }
+        let mut watched = vec![(Source::Listener, self.listener.as_fd(), PollFlags::IN)];
         for (index, asking) in self.requests.iter().enumerate() {
             watched.push((Source::Asking(index), asking.socket.as_fd(), PollFlags::IN));
         }
@@ -174,6 +171,10 @@ impl Switch {
             return; // it has gone again
         };
         if peer_user(&socket).is_ok_and(|user| user == self.owner) {
+            // Those that do not say what they are for keep no machine from joining.
+            if self.requests.len() >= MAX_REQUESTS {
+                self.requests.remove(0);
+            }
             self.requests.push(Asking {
                 socket,
                 bytes: Vec::new(),
