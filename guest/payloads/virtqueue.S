@@ -62,7 +62,7 @@
 
 # The device writes the used ring and then sets bit 0 of its interrupt status.
 	mov $not_used, %esi
-	mov $100000, %ecx
+	mov $100000000, %ecx		# many tries: a read is no exit
 1:	testl $1, INTERRUPT_STATUS(%ebx)
 	jnz 2f
 	loop 1b
