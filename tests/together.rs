@@ -238,7 +238,9 @@ fn survives(home: &Home) {
     wait_until(|| home.switches().is_empty());
     assert!(home.machines("inner").is_empty());
     assert_eq!(home.prints(&["restart", "-t", "0", "web"]), "web\n");
-    let said = home.sh(&["--network", "inner"], "sleep 1; wget -qO- http://web/");
+    // Its server may not listen yet.
+    let script = "until wget -qO- http://web/ 2> /dev/null; do sleep 0.2; done";
+    let said = home.sh(&["--network", "inner"], script);
     assert_eq!(said, "hello\n");
     home.prints(&["rm", "-f", "web"]);
     assert_eq!(
