@@ -35,15 +35,15 @@ pub enum ComposeError {
     /// It cannot be read.
     #[error("{}: {reason}", path.display())]
     Read {
-        /// The file.
+        /// Path of the compose file, as the user wrote it.
         path: PathBuf,
-        /// Why not.
+        /// The reason of the host or the reader.
         reason: String,
     },
     /// Something in it is wrong.
     #[error("{}: {error}", path.display())]
     File {
-        /// The file.
+        /// Path of the compose file, as the user wrote it.
         path: PathBuf,
         /// What, with its line.
         error: FileError,
@@ -51,7 +51,7 @@ pub enum ComposeError {
     /// Another hull changes the same application.
     #[error("{}: another hull up or hull down is at work on this file; wait for it", path.display())]
     Busy {
-        /// The file.
+        /// Path of the compose file, as the user wrote it.
         path: PathBuf,
     },
 }

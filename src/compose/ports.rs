@@ -14,7 +14,7 @@ const MAX_RANGE: u16 = 128;
 pub struct Published {
     /// The port.
     pub port: Publish,
-    /// The line.
+    /// Line of the compose file, from 1.
     pub line: usize,
 }
 

@@ -41,7 +41,7 @@ pub struct Network {
     pub internal: bool,
     /// Its addresses, if the file has some.
     pub subnet: Option<Subnet>,
-    /// The line.
+    /// Line of the compose file, from 1.
     pub line: usize,
 }
 
@@ -52,7 +52,7 @@ pub struct Volume {
     pub name: Option<String>,
     /// It is there already, and stays.
     pub external: bool,
-    /// The line.
+    /// Line of the compose file, from 1.
     pub line: usize,
 }
 

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -363,6 +363,11 @@ impl Kept {
     /// Whether it was told to end since it was started.
     pub fn is_stopped(&self) -> bool {
         self.here().join(STOPPED).exists()
+    }
+
+    /// Whether its folder was removed behind the keeper's back.
+    pub fn is_removed(&self) -> bool {
+        fs::metadata(self.here()).is_ok_and(|folder| folder.nlink() == 0)
     }
 
     /// Whether it was the user, and not the host that shut down.

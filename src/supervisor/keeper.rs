@@ -64,7 +64,7 @@ pub enum KeeperError {
     #[error("its log cannot be written")]
     Log(#[source] io::Error),
     /// No socket for those that attach to it.
-    #[error("nobody can attach to it")]
+    #[error("its socket for hull attach cannot be made")]
     Listen(#[source] io::Error),
     /// No process or descriptor is left.
     #[error("it cannot be put into the background")]
@@ -142,7 +142,7 @@ struct Keeper<'a> {
     kept: &'a Kept,
     log: LogWriter,
     listener: OwnedFd,
-    /// Whom to tell that the machine runs; `None` once it has run.
+    /// Tells the process that started the machine that it runs; `None` once it has run.
     tell: Option<File>,
     /// The beginning of the machine's errors, until it runs.
     errors: Vec<u8>,
@@ -282,7 +282,7 @@ impl<'a> Keeper<'a> {
 
     /// Wait until the machine that has ended with `status` is to be started again: whether it is.
     fn waits_for_next(&mut self, status: u8) -> bool {
-        // One that has never run was a mistake, and is told to who made it.
+        // One that has never run was a mistake, which the process that started it reports.
         if self.tell.is_some() || !self.restarts(status) {
             return false;
         }
@@ -293,7 +293,7 @@ impl<'a> Keeper<'a> {
             let left = Duration::from_nanos(left as u64);
             let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
             let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
-            // Who comes now has changed what is to be done, or has come too early to be attached.
+            // A client that connects now has changed what is to be done, or is too early to be attached.
             while accept_with(&self.listener, SocketFlags::CLOEXEC).is_ok() {}
             if !self.restarts(status) {
                 return false;
@@ -306,7 +306,7 @@ impl<'a> Keeper<'a> {
     fn restarts(&self, status: u8) -> bool {
         let kept = self.kept.renamed();
         let policy = kept.record.restart;
-        policy.restarts(status, kept.is_stopped(), self.state.restarts)
+        !self.kept.is_removed() && policy.restarts(status, kept.is_stopped(), self.state.restarts)
     }
 
     /// The machine has ended for good.
