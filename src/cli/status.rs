@@ -2,7 +2,7 @@
 
 use crate::cli::table::duration;
 use crate::fleet::health::HealthStatus;
-use crate::fleet::kept::{Kept, KeptEnd, KeptState, Phase, now};
+use crate::fleet::kept::{Kept, KeptEnd, KeptState, now};
 
 /// What is known of a machine in the background, besides what its hull says.
 pub struct Course {
@@ -20,14 +20,13 @@ impl Course {
         }
     }
 
-    /// The state of one that does not run, and how it ended; `None` for one that does, or starts.
+    /// The state of a machine without a hull, and how it ended: it has ended for good, or its keeper is about to start
+    /// it again. `None` for one that has not run yet.
     pub fn ended(&self) -> Option<(String, KeptEnd)> {
         match (self.end, self.state.last) {
             (Some(end), _) => Some((format!("exited ({})", end.status), end)),
-            (None, Some(end)) if self.state.phase == Phase::Restarting => {
-                Some(("restarting".into(), end))
-            }
-            _ => None,
+            (None, Some(end)) => Some(("restarting".into(), end)),
+            (None, None) => None,
         }
     }
 
@@ -78,12 +77,12 @@ mod tests {
         };
         assert_eq!(course.past().as_deref(), Some("Exited (3) 0 seconds ago"));
         course.state.last = course.end.take();
-        assert_eq!(course.past(), None);
-        course.state.phase = Phase::Restarting;
         assert_eq!(
             course.past().as_deref(),
             Some("Restarting (3) 0 seconds ago")
         );
+        course.state.last = None;
+        assert_eq!(course.past(), None);
         course.state.health = Some(Health::default());
         assert_eq!(
             up("running", 61, Some(&course)),
