@@ -498,10 +498,7 @@ impl User {
                 addr: GuestAddress(at),
                 len: len as u32,
             };
-            parts
-                .filter(|(_, len)| *len > 0)
-                .map(segment)
-                .collect::<Vec<_>>()
+            parts.filter(|(_, len)| *len > 0).map(segment).collect()
         };
         let range = |(at, len), unmap| vec![Range { at, len, unmap }];
         let (request, part) = match step {

@@ -2,12 +2,17 @@
 
 use std::io;
 
+use smallvec::SmallVec;
+
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
 /// The smallest space that a file system of the host frees, in bytes.
 pub const BLOCK: u64 = 4096;
+
+/// The results of requests, in their order.
+pub type Results = SmallVec<[io::Result<()>; 4]>;
 
 /// An open image. Positions and lengths are whole sectors within its size.
 pub trait Image: Send {
@@ -18,8 +23,14 @@ pub trait Image: Send {
     /// Size of the disk now, in bytes.
     fn size(&self) -> io::Result<u64>;
 
-    /// Fill each part from its byte of the disk on; returns the results in the same order.
-    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>>;
+    /// Fill `to` from byte `at` of the disk on.
+    fn read(&mut self, memory: &GuestMemory, at: u64, to: &[Segment]) -> io::Result<()>;
+
+    /// Fill several parts, each from its byte of the disk on; returns the results in the same order.
+    fn read_all(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Results {
+        let read = |&(at, to): &(u64, &[Segment])| self.read(memory, at, to);
+        parts.iter().map(read).collect()
+    }
 
     /// Write `from` at byte `at`.
     fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()>;

@@ -46,33 +46,6 @@ impl Joined {
         }
         Ok(Self { parts })
     }
-
-    /// Fill `to` from byte `at` of the disk on.
-    fn read_part(&self, memory: &GuestMemory, mut at: u64, to: &[Segment]) -> io::Result<()> {
-        let mut rest = to.to_vec();
-        while !rest.is_empty() {
-            // The last part that begins at or before it; an empty one has no byte.
-            let index = self.parts.partition_point(|part| part.end() <= at);
-            let part = self.parts.get(index).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let data = part.start + part.len;
-            let (until, is_data) = if at < data {
-                (data, true)
-            } else {
-                (part.end(), false)
-            };
-            let (now, later) = split(rest, until - at);
-            let bytes = now.iter().map(|it| u64::from(it.len)).sum::<u64>();
-            let pieces = Pieces::new(memory, &now)?;
-            if is_data {
-                pieces.read_exact_at(&part.file, at - part.start)?;
-            } else {
-                pieces.fill(&vec![0; bytes as usize]);
-            }
-            at += bytes;
-            rest = later;
-        }
-        Ok(())
-    }
 }
 
 /// The first `bytes` bytes of `segments`, or all of them, and the rest.
@@ -106,9 +79,30 @@ impl Image for Joined {
         Ok(self.parts.last().map_or(0, Part::end))
     }
 
-    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>> {
-        let read = |&(at, to): &(u64, &[Segment])| self.read_part(memory, at, to);
-        parts.iter().map(read).collect()
+    fn read(&mut self, memory: &GuestMemory, mut at: u64, to: &[Segment]) -> io::Result<()> {
+        let mut rest = to.to_vec();
+        while !rest.is_empty() {
+            // The last part that begins at or before it; an empty one has no byte.
+            let index = self.parts.partition_point(|part| part.end() <= at);
+            let part = self.parts.get(index).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let data = part.start + part.len;
+            let (until, is_data) = if at < data {
+                (data, true)
+            } else {
+                (part.end(), false)
+            };
+            let (now, later) = split(rest, until - at);
+            let bytes = now.iter().map(|it| u64::from(it.len)).sum::<u64>();
+            let pieces = Pieces::new(memory, &now)?;
+            if is_data {
+                pieces.read_exact_at(&part.file, at - part.start)?;
+            } else {
+                pieces.fill(&vec![0; bytes as usize]);
+            }
+            at += bytes;
+            rest = later;
+        }
+        Ok(())
     }
 
     fn write(&mut self, _: &GuestMemory, _: u64, _: &[Segment]) -> io::Result<()> {
@@ -173,7 +167,7 @@ mod tests {
                 (addr, left) = (addr + len, left - len);
             }
             let at = from * SECTOR;
-            let read = disk.read(&memory, &[(at, &segments)]).remove(0);
+            let read = disk.read(&memory, at, &segments);
             let (at, end) = (at as usize, (at + sectors * SECTOR) as usize);
             prop_assert_eq!(read.is_ok(), end <= whole.len());
             if end <= whole.len() {

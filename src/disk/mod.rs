@@ -24,4 +24,4 @@ pub use config::{Cache, Config, Format, Moved, Source};
 pub use error::DiskError;
 pub use identity::{Changed, FileIdentity, Identity, Origin};
 pub use open::Disk;
-pub use worker::{Guest, start};
+pub use worker::{Guest, Reports, start};

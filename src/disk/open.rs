@@ -9,7 +9,7 @@ use super::error::DiskError;
 use super::ext4;
 use super::file::{no_temporary, open_image, scratch};
 use super::identity::{Opened, Origin, Shared};
-use super::image::Image;
+use super::image::{Image, Results};
 use super::joined::Joined;
 use super::qcow2::{self, Qcow2};
 use super::raw::Raw;
@@ -80,17 +80,14 @@ impl Disk {
     }
 
     /// Serve requests that do not depend on each other; returns the results in the same order.
-    pub fn serve(&self, memory: &GuestMemory, requests: &[Request]) -> Vec<io::Result<()>> {
-        let reads = requests.iter().filter_map(|request| match request {
-            Request::Read { at, to } => Some((*at, to.as_slice())),
-            _ => None,
-        });
-        let reads: Vec<_> = reads.collect();
+    pub fn serve(&self, memory: &GuestMemory, requests: &[Request]) -> Results {
         self.with(|shared| {
-            let mut read = shared.image.read(memory, &reads).into_iter();
+            let mut reads = shared.read_together(memory, requests).into_iter();
             let mut serve = |request: &Request| match request {
-                // As many results as reads.
-                Request::Read { .. } => read.next().unwrap_or(Ok(())),
+                Request::Read { at, to } => match reads.next() {
+                    Some(read) => read,
+                    None => shared.image.read(memory, *at, to),
+                },
                 other => shared.change(memory, other, self.cache),
             };
             requests.iter().map(&mut serve).collect()
@@ -103,6 +100,22 @@ impl Disk {
 }
 
 impl Shared {
+    /// The results of the reads, if there are several: a format may read them at once.
+    fn read_together(&mut self, memory: &GuestMemory, requests: &[Request]) -> Results {
+        if requests.len() < 2 {
+            return Results::new();
+        }
+        let reads = requests.iter().filter_map(|request| match request {
+            Request::Read { at, to } => Some((*at, to.as_slice())),
+            _ => None,
+        });
+        let reads: Vec<_> = reads.collect();
+        match reads.len() {
+            0 | 1 => Results::new(),
+            _ => self.image.read_all(memory, &reads),
+        }
+    }
+
     fn change(&mut self, memory: &GuestMemory, request: &Request, cache: Cache) -> io::Result<()> {
         self.written |= !matches!(request, Request::Read { .. } | Request::Flush);
         let image = &mut self.image;

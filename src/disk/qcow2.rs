@@ -261,13 +261,10 @@ impl Image for Qcow2 {
         Ok(self.access.size())
     }
 
-    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>> {
-        let read = |&(at, to): &(u64, &[Segment])| {
-            let slices = slices(memory, to)?;
-            let (vector, _guard) = imago::io_buffers::IoVectorMut::from_volatile_slice(&slices);
-            self.access.readv(vector, at)
-        };
-        parts.iter().map(read).collect()
+    fn read(&mut self, memory: &GuestMemory, at: u64, to: &[Segment]) -> io::Result<()> {
+        let slices = slices(memory, to)?;
+        let (vector, _guard) = imago::io_buffers::IoVectorMut::from_volatile_slice(&slices);
+        self.access.readv(vector, at)
     }
 
     fn write(&mut self, memory: &GuestMemory, at: u64, from: &[Segment]) -> io::Result<()> {
@@ -364,9 +361,7 @@ mod tests {
         let file = File::open(&top).unwrap();
         let own = file.try_clone().unwrap();
         let mut again = Qcow2::new(access(file, &top, Format::Qcow2), own);
-        for read in again.read(&memory, &[(0x8_0000, &[sector(0x800)])]) {
-            read.unwrap();
-        }
+        again.read(&memory, 0x8_0000, &[sector(0x800)]).unwrap();
         let mut bytes = [0; 512];
         memory.read_slice(&mut bytes, GuestAddress(0x800)).unwrap();
         assert_eq!(bytes, [7; 512]);
@@ -391,9 +386,7 @@ mod tests {
         for unmap in [true, false] {
             let (at, len) = (512, 512);
             image.zero(&Range { at, len, unmap }).unwrap();
-            for read in image.read(&memory, &[(0, &all)]) {
-                read.unwrap();
-            }
+            image.read(&memory, 0, &all).unwrap();
             let mut bytes = [0; 1536];
             memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
             assert_eq!(bytes, *[[1; 512], [0; 512], [1; 512]].as_flattened());
@@ -423,9 +416,7 @@ mod tests {
             (0, [[1; 0x8000], [0; 0x8000]]),
             (0x1_0000, [[0; 0x8000]; 2]),
         ] {
-            for read in image.read(&memory, &[(at, &all)]) {
-                read.unwrap();
-            }
+            image.read(&memory, at, &all).unwrap();
             let mut bytes = vec![0; 0x1_0000];
             memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
             assert!(bytes == *expected.as_flattened(), "at {at:#x}");

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-use super::image::{BLOCK, Image};
+use super::image::{BLOCK, Image, Results};
 use crate::devices::virtio::block::Range;
 use crate::memory::GuestMemory;
 use crate::memory::ring::Ring;
@@ -112,7 +112,17 @@ impl Image for Raw {
         (&self.file).seek(SeekFrom::End(0))
     }
 
-    fn read(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Vec<io::Result<()>> {
+    fn read(&mut self, memory: &GuestMemory, at: u64, to: &[Segment]) -> io::Result<()> {
+        Pieces::new(memory, to)?.read_exact_at(&self.file, at)
+    }
+
+    fn read_all(&mut self, memory: &GuestMemory, parts: &[(u64, &[Segment])]) -> Results {
+        let Several::Ring(ring) = &mut self.several else {
+            return parts
+                .iter()
+                .map(|&(at, to)| self.read(memory, at, to))
+                .collect();
+        };
         let pieces = |&(at, to): &(u64, &[Segment])| Ok((at, Pieces::new(memory, to)?));
         let reads: io::Result<Vec<_>> = parts.iter().map(pieces).collect();
         let mut reads = match reads {
@@ -120,18 +130,14 @@ impl Image for Raw {
             Err(fault) => return parts.iter().map(|_| Err(fault.kind().into())).collect(),
         };
         // The rest of a read that came short, or its error, follows below.
-        if reads.len() > 1
-            && let Several::Ring(ring) = &mut self.several
-        {
-            let came = ring.read(&self.file, &reads);
-            for ((at, pieces), came) in reads.iter_mut().zip(came) {
-                let came = came.unwrap_or(0);
-                pieces.advance(came);
-                *at += came as u64;
-            }
-            if ring.is_broken() {
-                self.several = Several::InTurn;
-            }
+        let came = ring.read(&self.file, &reads);
+        for ((at, pieces), came) in reads.iter_mut().zip(came) {
+            let came = came.unwrap_or(0);
+            pieces.advance(came);
+            *at += came as u64;
+        }
+        if ring.is_broken() {
+            self.several = Several::InTurn;
         }
         let rest = |(at, pieces): (u64, Pieces)| pieces.read_exact_at(&self.file, at);
         reads.into_iter().map(rest).collect()

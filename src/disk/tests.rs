@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use smallvec::smallvec;
 use tempfile::TempDir;
 use vm_memory::GuestAddress;
 
@@ -65,7 +66,7 @@ impl Images {
     }
 
     fn write(&self, disk: &Disk) {
-        let from = vec![Segment {
+        let from = smallvec![Segment {
             addr: GuestAddress(0),
             len: 512,
         }];

@@ -4,12 +4,14 @@
 //! Requests may be reordered, except that a flush covers all writes reported before it was submitted:
 //! that is all that a guest may rely on (virtio 1.2, 5.2.6.2).
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::{IntoIter, SmallVec};
+
+use super::image::Results;
 use super::open::Disk;
 use crate::devices::rate::Rate;
 use crate::devices::virtio::block::Request;
@@ -28,11 +30,14 @@ const RANGE_PIECE: u64 = 16 << 20;
 /// Time between two checks of an image's size.
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The results of requests, by their ids.
+pub type Reports = SmallVec<[(u64, io::Result<()>); 4]>;
+
 /// The device that is served. It is called while no request is being served, so it may wait for
 /// other threads.
 pub trait Guest: Send {
     /// Report the results of requests.
-    fn served(&self, results: Vec<(u64, io::Result<()>)>);
+    fn served(&self, results: Reports);
 
     /// The disk has this size now.
     fn resized(&self, sectors: u64);
@@ -102,7 +107,7 @@ impl Service {
             });
             match next {
                 Next::Serve(taken) => {
-                    let results = self.serve_in_pieces(taken.into());
+                    let results = self.serve_in_pieces(taken.into_iter());
                     self.requests.served();
                     self.guest.served(results);
                 }
@@ -153,28 +158,25 @@ impl Service {
 
     /// Serve `left` until it is done or the thread is interrupted, and put back the rest. Returns the
     /// results of those that are done.
-    fn serve_in_pieces(
-        &mut self,
-        mut left: VecDeque<(u64, Request)>,
-    ) -> Vec<(u64, io::Result<()>)> {
-        let mut results = Vec::with_capacity(left.len());
-        while !left.is_empty() && !self.requests.is_interrupted() {
-            let (about, pieces): (Vec<_>, Vec<_>) = next_pieces(&mut left).into_iter().unzip();
-            for ((id, is_last), result) in about.into_iter().zip(self.serve(&pieces)) {
+    fn serve_in_pieces(&mut self, mut left: IntoIter<[(u64, Request); 2]>) -> Reports {
+        let mut reports = Reports::new();
+        while !left.as_slice().is_empty() && !self.requests.is_interrupted() {
+            let Pieces { about, requests } = next_pieces(&mut left);
+            for ((id, is_last), result) in about.into_iter().zip(self.serve(&requests)) {
                 if result.is_err() && !is_last {
-                    left.pop_front(); // the rest of it
+                    left.next(); // the rest of it
                 }
                 if result.is_err() || is_last {
-                    results.push((id, result));
+                    reports.push((id, result));
                 }
             }
         }
-        self.requests.put_back(left.into_iter());
-        results
+        self.requests.put_back(left);
+        reports
     }
 
     /// Serve `requests`; there is a result for each, after a panic, too.
-    fn serve(&mut self, requests: &[Request]) -> Vec<io::Result<()>> {
+    fn serve(&mut self, requests: &[Request]) -> Results {
         let served = self.disk.as_mut().and_then(|disk| {
             let serve = || disk.serve(&self.memory, requests);
             panic::catch_unwind(AssertUnwindSafe(serve)).ok()
@@ -187,25 +189,35 @@ impl Service {
     }
 }
 
+/// What is served at once: requests, or their beginnings.
+#[derive(Default)]
+struct Pieces {
+    requests: SmallVec<[Request; 2]>,
+    /// With each its id, and whether it is the end of its request.
+    about: SmallVec<[(u64, bool); 4]>,
+}
+
 /// Take from the front of `left` what is served at once: whole requests, and of the last one perhaps the
-/// beginning. With each, its id and whether it is the end of its request.
-fn next_pieces(left: &mut VecDeque<(u64, Request)>) -> Vec<((u64, bool), Request)> {
-    let (mut pieces, mut bytes) = (Vec::with_capacity(left.len()), 0);
+/// beginning.
+fn next_pieces(left: &mut IntoIter<[(u64, Request); 2]>) -> Pieces {
+    let (mut pieces, mut bytes) = (Pieces::default(), 0);
     while bytes < PIECE
-        && let Some((id, request)) = left.front_mut()
+        && let Some((id, request)) = left.as_mut_slice().first_mut()
     {
         let at_once = match request {
             Request::Discard(_) | Request::WriteZeroes { .. } => RANGE_PIECE,
             Request::Read { .. } | Request::Write { .. } | Request::Flush => PIECE,
         };
-        let id = *id;
         if let Some(first) = request.split(at_once) {
-            pieces.push(((id, false), first));
+            pieces.about.push((*id, false));
+            pieces.requests.push(first);
             break;
         }
         bytes += request.bytes();
-        let whole = left.pop_front();
-        pieces.extend(whole.map(|(_, request)| ((id, true), request)));
+        pieces.about.push((*id, true));
+        pieces
+            .requests
+            .extend(left.next().map(|(_, request)| request));
     }
     pieces
 }

@@ -4,6 +4,7 @@
 //! ([`pages`]), the pages that hull wrote ([`dirty`], [`bitmap`]), and the file in a snapshot
 //! ([`mod@file`]).
 
+pub mod access;
 pub mod backing;
 pub mod bitmap;
 pub mod dirty;

@@ -5,9 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::null_mut;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use smallvec::SmallVec;
+use vm_memory::bitmap::BS;
+use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-use super::GuestMemory;
+use super::bitmap::Dirty;
+use super::{GuestMemory, access};
 
 /// Most pieces that one system call accepts (IOV_MAX, uapi/linux/uio.h).
 pub const MAX_PIECES: usize = 1024;
@@ -21,12 +24,15 @@ pub struct Segment {
     pub len: u32,
 }
 
+/// The segments of a request: a few, for which nothing is allocated, or more.
+pub type Segments = SmallVec<[Segment; 4]>;
+
 /// Segments of guest memory as iovecs for the host's kernel.
 ///
 /// Each is in guest memory, which stays mapped as long as the machine exists, and which hull accesses
 /// only through pointers, because the guest accesses it at the same time.
 #[derive(Default)]
-pub struct Pieces(Vec<libc::iovec>);
+pub struct Pieces(SmallVec<[libc::iovec; 4]>);
 
 // SAFETY: the pointers point to guest memory, which belongs to no thread.
 unsafe impl Send for Pieces {}
@@ -38,7 +44,7 @@ impl Pieces {
     /// # Errors
     /// A segment that is not all in guest memory.
     pub fn new(memory: &GuestMemory, segments: &[Segment]) -> io::Result<Self> {
-        let mut pieces = Self(Vec::with_capacity(segments.len()));
+        let mut pieces = Self(SmallVec::with_capacity(segments.len()));
         pieces.extend(memory, segments)?;
         Ok(pieces)
     }
@@ -49,15 +55,23 @@ impl Pieces {
     /// A segment that is not all in guest memory; those before it have been added.
     pub fn extend(&mut self, memory: &GuestMemory, segments: &[Segment]) -> io::Result<()> {
         for segment in segments {
-            for slice in memory.get_slices(segment.addr, segment.len as usize) {
-                let slice = slice.map_err(io::Error::other)?;
-                self.0.push(libc::iovec {
-                    iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                    iov_len: slice.len(),
-                });
+            let len = segment.len as usize;
+            if let Some(slice) = access::slice(memory, segment.addr, len) {
+                self.push(&slice);
+                continue;
+            }
+            for slice in memory.get_slices(segment.addr, len) {
+                self.push(&slice.map_err(io::Error::other)?);
             }
         }
         Ok(())
+    }
+
+    fn push(&mut self, slice: &VolatileSlice<BS<Dirty>>) {
+        self.0.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        });
     }
 
     /// The number of pieces.

@@ -7,13 +7,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::queue::{Chain, Segment, VirtQueue, part};
+use super::queue::{Chain, Segments, VirtQueue, part};
 use super::requests::Backend;
 use super::{Device, DeviceError, Driver, Kind, read_config_bytes};
 use crate::devices::state::{self, StateError};
@@ -138,14 +138,14 @@ pub enum Request {
         /// Byte of the disk, a multiple of 512.
         at: u64,
         /// Guest memory, a multiple of 512 bytes in all.
-        to: Vec<Segment>,
+        to: Segments,
     },
     /// Write `from` at byte `at`.
     Write {
         /// Byte of the disk, a multiple of 512.
         at: u64,
         /// Guest memory, a multiple of 512 bytes in all.
-        from: Vec<Segment>,
+        from: Segments,
         /// The driver sends no flushes: the bytes must be on the disk when the request is reported.
         stable: bool,
     },
@@ -254,9 +254,9 @@ struct State {
 pub struct Block {
     geometry: Geometry,
     backend: Box<dyn Backend<Request>>,
-    /// Chains of requests that are being served. An id is never used twice, so a report that comes
-    /// after a reset finds nothing.
-    in_flight: BTreeMap<u64, Chain>,
+    /// Chains of requests that are being served, by rising ids. An id is never used twice, so a report that
+    /// comes after a reset finds nothing.
+    in_flight: VecDeque<(u64, Chain)>,
     next_id: u64,
 }
 
@@ -266,7 +266,7 @@ impl Block {
         Self {
             geometry,
             backend,
-            in_flight: BTreeMap::new(),
+            in_flight: VecDeque::new(),
             next_id: 0,
         }
     }
@@ -281,7 +281,8 @@ impl Block {
         id: u64,
         served: Result<(), String>,
     ) -> Result<(), DeviceError> {
-        let Some(chain) = self.in_flight.remove(&id) else {
+        let found = self.in_flight.binary_search_by_key(&id, |(id, _)| *id);
+        let Some((_, chain)) = found.ok().and_then(|index| self.in_flight.remove(index)) else {
             return Ok(());
         };
         if let Err(reason) = &served {
@@ -339,7 +340,7 @@ impl Block {
         }
         let id = self.next_id;
         self.next_id += 1;
-        self.in_flight.insert(id, chain);
+        self.in_flight.push_back((id, chain));
         self.backend.submit(id, request);
         Ok(())
     }
@@ -493,7 +494,11 @@ impl Device for Block {
         state::encode(&State {
             sectors,
             read_only,
-            in_flight: self.in_flight.values().map(Chain::head).collect(),
+            in_flight: self
+                .in_flight
+                .iter()
+                .map(|(_, chain)| chain.head())
+                .collect(),
         })
     }
 

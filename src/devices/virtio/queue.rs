@@ -5,26 +5,22 @@
 //! ring has entries; more wait for another turn of the event loop.
 
 mod chain;
+mod rings;
 pub(super) mod state;
 pub mod view;
 
 use std::io;
 use std::ops::Add;
-use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Error as RingError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::error::DeviceError;
-use crate::memory::GuestMemory;
-use crate::memory::dirty;
-pub use crate::memory::transfer::Segment;
+pub use crate::memory::transfer::{Segment, Segments};
+use crate::memory::{GuestMemory, access, dirty};
 use crate::sync::{EventFd, eventfd};
-
-/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, 2.7.6).
-const AVAIL_NO_INTERRUPT: u16 = 1;
 
 /// A queue's registers as the driver wrote them; checked when it sets QueueReady.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +40,7 @@ pub(super) struct Setup {
 #[derive(Debug)]
 pub struct Chain {
     head: u16,
-    segments: Vec<Segment>,
+    segments: Segments,
     /// Number of readable segments, which come first.
     readable: usize,
 }
@@ -180,8 +176,7 @@ impl VirtQueue {
                 self.budget -= 1;
                 return Ok(Some(chain));
             }
-            let more = self.queue.enable_notification(&self.memory);
-            if !more.map_err(|error| self.broken(error))? {
+            if !self.await_more()? {
                 return Ok(None);
             }
         }
@@ -205,13 +200,10 @@ impl VirtQueue {
     /// # Errors
     /// The ring is broken.
     pub fn finish(&mut self, chain: Chain, written: u32) -> Result<(), DeviceError> {
-        self.mark_dirty(&chain);
-        self.queue
-            .add_used(&self.memory, chain.head, written)
-            .map_err(|error| self.broken(error))?;
-        self.finished = true;
-        self.counters.requests += 1;
-        self.counters.bytes += chain.readable_len() + u64::from(written);
+        let index = self.queue.next_used();
+        self.give_back(&chain, written, index)?;
+        self.publish(index.wrapping_add(1))?;
+        self.counters.bytes += chain.readable_len();
         Ok(())
     }
 
@@ -222,26 +214,26 @@ impl VirtQueue {
     /// The ring is broken.
     pub fn finish_together(
         &mut self,
-        chains: impl ExactSizeIterator<Item = (Chain, u32)>,
+        chains: impl Iterator<Item = (Chain, u32)>,
     ) -> Result<(), DeviceError> {
         let first = self.queue.next_used();
-        let before = chains.len().saturating_sub(1);
-        for (n, (chain, written)) in chains.enumerate() {
-            if n == before {
-                // Writes the last entry, and then the index that publishes all of them.
-                self.queue.set_next_used(first.wrapping_add(n as u16));
-                return self.finish(chain, written);
-            }
-            self.mark_dirty(&chain);
-            let index = first.wrapping_add(n as u16) % self.queue.size().max(1);
-            let entry = u64::from(chain.head) | u64::from(written) << 32;
-            let addr = self.queue.used_ring().checked_add(4 + 8 * u64::from(index));
-            let addr = GuestAddress(addr.unwrap_or(u64::MAX));
-            let stored = self.memory.write_obj(entry.to_le(), addr);
-            stored.map_err(|error| self.broken(RingError::GuestMemory(error)))?;
-            self.counters.requests += 1;
-            self.counters.bytes += u64::from(written);
+        let mut next = first;
+        for (chain, written) in chains {
+            self.give_back(&chain, written, next)?;
+            next = next.wrapping_add(1);
         }
+        match next == first {
+            true => Ok(()),
+            false => self.publish(next),
+        }
+    }
+
+    /// Write the used entry of `chain`, which the driver does not see yet.
+    fn give_back(&mut self, chain: &Chain, written: u32, index: u16) -> Result<(), DeviceError> {
+        self.mark_dirty(chain);
+        self.put_used(index, chain.head, written)?;
+        self.counters.requests += 1;
+        self.counters.bytes += u64::from(written);
         Ok(())
     }
 
@@ -269,8 +261,7 @@ impl VirtQueue {
             let Some(piece) = buffer.get_mut(done..done + len) else {
                 break;
             };
-            self.memory
-                .read_slice(piece, addr)
+            access::read_slice(&self.memory, piece, addr)
                 .map_err(|_| self.bad_chain(chain.head, OUTSIDE))?;
             done += len;
         }
@@ -287,8 +278,7 @@ impl VirtQueue {
             let Some(piece) = data.get(done..done + len) else {
                 break;
             };
-            self.memory
-                .write_slice(piece, addr)
+            access::write_slice(&self.memory, piece, addr)
                 .map_err(|_| self.bad_chain(chain.head, OUTSIDE))?;
             done += len;
         }
@@ -301,14 +291,9 @@ impl VirtQueue {
     }
 
     fn take_next(&mut self) -> Result<Option<Chain>, DeviceError> {
-        let next = match self.queue.iter(&self.memory) {
-            Ok(mut available) => available.next(),
-            Err(error) => return Err(self.broken(error)),
-        };
-        match next {
-            Some(descriptors) => self.check(descriptors.head_index(), descriptors).map(Some),
-            None => Ok(None),
-        }
+        let head = self.take_head()?;
+        head.map(|head| self.check(head, self.descriptors(head)))
+            .transpose()
     }
 
     /// The chain of `descriptors`, if it is valid.
@@ -319,7 +304,7 @@ impl VirtQueue {
     ) -> Result<Chain, DeviceError> {
         let mut chain = Chain {
             head,
-            segments: Vec::new(),
+            segments: Segments::new(),
             readable: 0,
         };
         let fault = |reason| Err(self.bad_chain(chain.head, reason));
@@ -335,7 +320,8 @@ impl VirtQueue {
             if len == 0 {
                 continue;
             }
-            if !self.memory.check_range(addr, len as usize) {
+            let inside = access::slice(&self.memory, addr, len as usize).is_some();
+            if !inside && !self.memory.check_range(addr, len as usize) {
                 return fault(OUTSIDE);
             }
             if !descriptor.is_write_only() {
@@ -371,7 +357,7 @@ impl VirtQueue {
 const OUTSIDE: &str = "points outside of memory";
 
 /// The `len` bytes from byte `offset` of `segments`, or as many as exist.
-pub fn part(segments: &[Segment], offset: u64, len: u64) -> Vec<Segment> {
+pub fn part(segments: &[Segment], offset: u64, len: u64) -> Segments {
     let pieces = pieces(segments, offset, len as usize);
     let segment = |(addr, len)| Segment {
         addr,
@@ -467,30 +453,8 @@ impl VirtQueue {
         if !self.is_ready() || !std::mem::take(&mut self.finished) {
             return Ok(false);
         }
-        let wanted = self.wants_interrupt().map_err(|error| self.broken(error))?;
+        let wanted = self.wants_interrupt()?;
         self.counters.interrupts += u64::from(wanted);
-        Ok(wanted)
-    }
-
-    /// Whether the driver wants an interrupt for what was given back since the last decision.
-    fn wants_interrupt(&mut self) -> Result<bool, RingError> {
-        // Each side writes its index, then reads the other's event index: the fence keeps the
-        // driver's from being read before the used index is written.
-        fence(Ordering::SeqCst);
-        let avail = self.queue.avail_ring();
-        let load = |addr: Option<u64>| {
-            let addr = GuestAddress(addr.ok_or(RingError::AddressOverflow)?);
-            let word = self.memory.load::<u16>(addr, Ordering::Relaxed);
-            word.map(u16::from_le).map_err(RingError::GuestMemory)
-        };
-        let (now, last) = (self.queue.next_used(), self.considered);
-        let wanted = if self.event_idx {
-            let used_event = load(avail.checked_add(4 + 2 * u64::from(self.queue.size())))?;
-            now.wrapping_sub(used_event).wrapping_sub(1) < now.wrapping_sub(last)
-        } else {
-            load(Some(avail))? & AVAIL_NO_INTERRUPT == 0
-        };
-        self.considered = now;
         Ok(wanted)
     }
 

@@ -19,6 +19,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::sandbox::{Role, spawn};
 use crate::sync::{lock, wait};
 
@@ -71,11 +73,14 @@ struct State<R> {
     ended: bool,
 }
 
+/// Requests with their ids, which are mostly few at once.
+pub type Taken<R> = SmallVec<[(u64, R); 2]>;
+
 /// What a thread does next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<R> {
     /// Serve these, then call [`Requests::served`].
-    Serve(Vec<(u64, R)>),
+    Serve(Taken<R>),
     /// Forget what the driver opened; the device was reset.
     Forget,
     /// No request may be served now.
@@ -128,7 +133,7 @@ impl<R> Requests<R> {
         if std::mem::take(&mut state.cancelled) {
             return Next::Forget;
         }
-        let mut taken = Vec::new();
+        let mut taken = Taken::new();
         while taken.len() < max
             && let Some((_, request)) = state.waiting.front()
             && (taken.len() < state.begun || may(request))

@@ -2,6 +2,7 @@
 //! queues, other descriptors of the thread, and a call by hull. All are edge-triggered: the device
 //! remembers what it could not do, and no system call is spent on resetting a notification.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,14 +81,11 @@ impl Bell {
     /// Sleep until it rings, or for the given time, and have the device process the queues that were
     /// notified; `other` is called with the tokens of other descriptors.
     pub fn wait_for(&self, at_most: Option<Duration>, mut other: impl FnMut(u64)) {
-        let mut ready: Vec<epoll::Event> = Vec::with_capacity(BATCH);
+        let mut room = [const { MaybeUninit::uninit() }; BATCH];
         let at_most = at_most.and_then(|time| Timespec::try_from(time).ok());
-        // An interrupted wait finds the same next time.
-        let _ = epoll::wait(
-            &self.epoll,
-            rustix::buffer::spare_capacity(&mut ready),
-            at_most.as_ref(),
-        );
+        let Ok((ready, _)) = epoll::wait(&self.epoll, &mut room, at_most.as_ref()) else {
+            return; // An interrupted wait finds the same next time.
+        };
         for event in ready {
             match event.data.u64() {
                 CALL => {}

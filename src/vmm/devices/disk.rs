@@ -1,7 +1,5 @@
 //! A disk: its virtio block device in a slot, and the thread that serves it.
 
-use std::io;
-
 use super::bell::attach_worker;
 use super::slots::{AttachContext, Slots};
 use crate::devices::virtio::block::Block;
@@ -32,7 +30,7 @@ pub fn attach(
 struct Guest(SharedCore);
 
 impl disk::Guest for Guest {
-    fn served(&self, results: Vec<(u64, io::Result<()>)>) {
+    fn served(&self, results: disk::Reports) {
         lock(&self.0).with_device(|block: &mut Block, driver| {
             for (id, served) in results {
                 block.complete(driver, id, served.map_err(|error| error.to_string()))?;

@@ -1,10 +1,12 @@
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
+use smallvec::smallvec;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::devices::virtio::testing::{Guest, LIVE, NEEDS_RESET, reg};
+use crate::memory::transfer::Segment;
 
 const SECTORS: u64 = 64;
 
@@ -277,12 +279,12 @@ fn the_pieces_of_a_request_are_the_request() {
         addr: GuestAddress(addr),
         len,
     };
-    let (at, to) = (2560, vec![segment(0, 1024), segment(8192, 4608)]);
+    let (at, to) = (2560, smallvec![segment(0, 1024), segment(8192, 4608)]);
     let mut rest = Request::Read { at, to };
     let pieces: Vec<_> = std::iter::from_fn(|| rest.split(4096)).collect();
-    let to = vec![segment(0, 1024), segment(8192, 512)];
+    let to = smallvec![segment(0, 1024), segment(8192, 512)];
     assert_eq!(pieces, [Request::Read { at, to }]);
-    let (at, to) = (4096, vec![segment(8704, 4096)]);
+    let (at, to) = (4096, smallvec![segment(8704, 4096)]);
     assert_eq!(rest, Request::Read { at, to });
     let range = |at, len| Range {
         at,

@@ -1,13 +1,12 @@
-//! A descriptor chain found by its head and not by the available ring: one that a device held when
-//! the machine was saved.
+//! The descriptors of a chain, from its head on (virtio 1.2, 2.7.5).
 
 use virtio_queue::QueueT;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::{Chain, VirtQueue};
 use crate::devices::virtio::error::DeviceError;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, access};
 
 /// Bytes of a descriptor.
 const SIZE: u64 = 16;
@@ -20,7 +19,12 @@ impl VirtQueue {
     /// # Errors
     /// The chain is not valid.
     pub fn reclaim(&mut self, head: u16) -> Result<Chain, DeviceError> {
-        let descriptors = Descriptors {
+        self.check(head, self.descriptors(head))
+    }
+
+    /// The descriptors of the chain that begins with descriptor `head`.
+    pub(super) fn descriptors(&self, head: u16) -> Descriptors<'_> {
+        Descriptors {
             memory: &self.memory,
             table: self.queue.desc_table(),
             entries: self.queue.size().into(),
@@ -28,13 +32,12 @@ impl VirtQueue {
             left: self.queue.size().into(),
             bytes: 0,
             indirect: false,
-        };
-        self.check(head, descriptors)
+        }
     }
 }
 
 /// The descriptors of a chain, as far as they can be followed (virtio 1.2, 2.7.5).
-struct Descriptors<'a> {
+pub(super) struct Descriptors<'a> {
     memory: &'a GuestMemory,
     table: u64,
     entries: u32,
@@ -50,9 +53,7 @@ impl Descriptors<'_> {
         let index = self.next.take().filter(|_| self.left > 0)?;
         let at = self.table.checked_add(SIZE * u64::from(index));
         let inside = u32::from(index) < self.entries;
-        self.memory
-            .read_obj(GuestAddress(at.filter(|_| inside)?))
-            .ok()
+        access::read(self.memory, GuestAddress(at.filter(|_| inside)?)).ok()
     }
 
     /// Continue in the table that `descriptor` names; there is at most one (2.7.5.3.1).

@@ -11,10 +11,13 @@ fn requests_are_taken_in_order_as_many_as_may_be() {
     }
     assert_eq!(
         requests.next(2, |_| true),
-        Next::Serve(vec![(0, 'a'), (1, 'b')])
+        Next::Serve([(0, 'a'), (1, 'b')].into_iter().collect())
     );
     requests.served();
-    assert_eq!(requests.next(9, |c| *c < 'd'), Next::Serve(vec![(2, 'c')]));
+    assert_eq!(
+        requests.next(9, |c| *c < 'd'),
+        Next::Serve([(2, 'c')].into_iter().collect())
+    );
     requests.served();
     assert_eq!(requests.next(9, |c| *c < 'd'), Next::Wait);
     requests.cancel();
@@ -26,7 +29,10 @@ fn requests_are_taken_in_order_as_many_as_may_be() {
 fn a_reset_waits_for_what_is_being_served() {
     let mut requests = Requests::default();
     requests.submit(0, ());
-    assert_eq!(requests.next(1, |()| true), Next::Serve(vec![(0, ())]));
+    assert_eq!(
+        requests.next(1, |()| true),
+        Next::Serve([(0, ())].into_iter().collect())
+    );
     requests.submit(1, ());
     let mut other = requests.clone();
     let reset = thread::spawn(move || other.cancel());
@@ -206,7 +212,7 @@ fn what_is_put_back_is_taken_first_and_was_paid_for() {
     assert!(!requests.is_interrupted());
     requests.put_back(taken.into_iter());
     requests.served();
-    let both = Next::Serve(vec![(0, 'a'), (1, 'b')]);
+    let both = Next::Serve([(0, 'a'), (1, 'b')].into_iter().collect());
     assert_eq!(requests.next(9, |_| false), both);
     let mut other = requests.clone();
     let reset = thread::spawn(move || other.cancel());
