@@ -16,7 +16,7 @@ lab_packages := qemu-system-x86
 docker := $(if $(wildcard /usr/bin/dockerd /usr/sbin/dockerd),,docker.io)
 test_packages := $(lab_packages) qemu-utils e2fsprogs gdb hyperfine iproute2 iputils-ping passt runc socat tmux chromium bubblewrap fakeroot lintian bzip2 zstd git rsync sqlite3 mmdebstrap umoci skopeo openssl docker-registry systemd $(docker)
 
-.PHONY: help boot build test test-full install deb deps test-deps guest kernel initramfs payloads program lint lab fuzz clean
+.PHONY: help boot build test test-full install deb deps test-deps guest kernel kernel-full initramfs payloads program lint lab fuzz clean
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -36,12 +36,12 @@ build: program ## build the guest into target/guest and the program at target/re
 test: test-deps guest lint ## format, lint, documentation, unit tests, this machine's KVM, the lab
 	@tests/all
 
-test-full: test-deps build lint ## all of it, with what `make test` leaves out to save time
+test-full: test-deps build kernel-full lint ## all of it, with what `make test` leaves out to save time
 	@tests/all --full
 
 PREFIX ?= /usr/local
 install: build ## install the program with manual pages, completions and licences: PREFIX=/usr/local DESTDIR=
-	@packaging/install $(hull) "$(DESTDIR)" "$(PREFIX)"
+	@packaging/install $(hull) "$(DESTDIR)" "$(PREFIX)" $(dir $(wildcard target/guest/full/vmlinux))
 
 packages := target
 deb: build ## make a Debian package: target/hull_VERSION_amd64.deb
@@ -76,6 +76,9 @@ endef
 # Both scripts know themselves what is up to date, and leave files alone that are.
 kernel: deps
 	@guest/kernel/build target/guest
+
+kernel-full: deps ## build the other kernel, which lacks nothing usual, beside the program: 15 minutes
+	@guest/kernel/build target/guest/full full
 
 initramfs: deps
 	@guest/initramfs/build target/guest/initramfs.cpio

@@ -1,7 +1,7 @@
-//! The guest inside the program: the kernel and initramfs that `make build` has built.
+//! The guest inside the program: the kernel `tiny` and the initramfs that `make build` has built.
 //!
 //! [`embedded`] returns the three parts, packed; an [`Image`](crate::memory::image::Image) copies one
-//! into guest memory, [`export`] writes them to files.
+//! into guest memory, [`export`] writes them to files. [`full`] finds the other kernel, which lies beside the program.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+mod full;
 mod symtab;
 
 #[cfg(fuzzing)]
@@ -40,6 +41,16 @@ pub enum GuestError {
     /// hull was built without a guest.
     #[error("this hull has no guest inside; run `make build`, or name a kernel")]
     None,
+    /// The kernel `full` is not beside the program.
+    #[error(
+        "there is no kernel full: not {}; `make kernel-full` builds it, and `make install` then installs it with \
+             hull",
+        show(places)
+    )]
+    NoFull {
+        /// Where it may be.
+        places: Vec<PathBuf>,
+    },
     /// The program's file is damaged.
     #[error(transparent)]
     Packed(#[from] PackedError),
@@ -51,6 +62,19 @@ pub enum GuestError {
         /// The error of the system call.
         source: io::Error,
     },
+}
+
+/// The file of the kernel `full`.
+///
+/// # Errors
+/// [`GuestError::NoFull`].
+pub fn full() -> Result<PathBuf, GuestError> {
+    full::find().map_err(|places| GuestError::NoFull { places })
+}
+
+fn show(places: &[PathBuf]) -> String {
+    let places = places.iter().map(|place| place.display().to_string());
+    places.collect::<Vec<_>>().join(", not ")
 }
 
 /// The guest inside this program, if hull was built with one.

@@ -13,6 +13,7 @@ use super::headings::IMAGE;
 use super::health::Health;
 use super::mounts::{self, Mount};
 use super::output::say;
+use super::shape::Given;
 use crate::config::machine::parse_variable;
 use crate::config::{Draft, Machine, file};
 use crate::disk::Source;
@@ -149,18 +150,13 @@ impl FromImage {
         names.map(String::from).collect()
     }
 
-    /// The machine of `draft`; it starts from the image, if one is named. `given` says whether memory and
-    /// vCPUs are, and `kept` whether it is in the background: its disks are in its folder, and there is recorded how
+    /// The machine of `draft`; it starts from the image, if one is named. `given` says what of its
+    /// shape is, and `kept` whether it is in the background: its disks are in its folder, and there is recorded how
     /// its health is checked.
     ///
     /// # Errors
     /// There is no such machine, or the image cannot be had.
-    pub fn machine(
-        &self,
-        draft: Draft,
-        given: (bool, bool),
-        kept: bool,
-    ) -> anyhow::Result<Machine> {
+    pub fn machine(&self, draft: Draft, given: Given, kept: bool) -> anyhow::Result<Machine> {
         let mut machine = draft.machine().map_err(flagged::config)?;
         let check = self.set(&mut machine, given, kept)?;
         if let Some(name) = machine.name.as_ref().filter(|_| kept) {
@@ -173,7 +169,7 @@ impl FromImage {
     fn set(
         &self,
         machine: &mut Machine,
-        given: (bool, bool),
+        given: Given,
         kept: bool,
     ) -> anyhow::Result<Option<Healthcheck>> {
         let Some(text) = &self.image else {
@@ -214,8 +210,9 @@ impl FromImage {
             alone: self.networks.alone()?,
             networks: self.networks.shared(),
             privileged: self.privileged,
-            default_memory: !given.0,
-            default_cpus: !given.1,
+            default_kernel: !given.kernel,
+            default_memory: !given.memory,
+            default_cpus: !given.cpus,
             ..Wishes::default()
         };
         let wishes = self.more.add_to(wishes);

@@ -1,7 +1,7 @@
 //! `--gdb` and `--gdb-wait`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 
@@ -9,6 +9,7 @@ use super::headings::OUTPUT;
 use super::output::say;
 use crate::config::Kernel;
 use crate::gdb::{Address, MAX_PATH, Server};
+use crate::guest;
 
 #[derive(clap::Args)]
 #[command(next_help_heading = OUTPUT)]
@@ -36,8 +37,9 @@ impl Gdb {
             && let Some(address) = server.address()
         {
             let kernel = match kernel {
-                Kernel::Embedded => Path::new("vmlinux"),
-                Kernel::File(path) => path,
+                Kernel::Tiny => "vmlinux".into(),
+                Kernel::Full => guest::full()?,
+                Kernel::File(path) => path.clone(),
             };
             let kernel = kernel.display();
             let verb = if self.gdb_wait {

@@ -1,5 +1,6 @@
 //! The flags that `hull run` and `hull pool` share: kernel, vCPUs and memory.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::headings::{KERNEL, MACHINE};
@@ -10,6 +11,16 @@ pub struct Shape {
     /// ELF vmlinux, bzImage, PVH kernel or flat payload, recognized by content; the kernel inside
     /// hull when left out.
     kernel: Option<PathBuf>,
+    /// The kernel by a name or as a FILE: tiny, the one inside hull; or full, which lies beside hull and lacks
+    /// nothing usual (netfilter, BPF, more file systems, 32-bit programs, nested KVM) [default: tiny, or
+    /// what the label dev.hull.kernel of an image says]
+    #[arg(
+        long = "kernel",
+        value_name = "tiny|full|FILE",
+        conflicts_with = "kernel",
+        help_heading = KERNEL
+    )]
+    named: Option<OsString>,
     /// Initial RAM disk; hull's own when left out. Without CMD its own init runs, on the serial
     /// console.
     #[arg(long, value_name = "FILE", help_heading = KERNEL)]
@@ -41,6 +52,14 @@ pub struct Shape {
     wall: Wall,
 }
 
+/// What an image may not choose any more.
+#[derive(Clone, Copy)]
+pub struct Given {
+    pub kernel: bool,
+    pub memory: bool,
+    pub cpus: bool,
+}
+
 /// The flag of all verbs that run a machine.
 #[derive(clap::Args)]
 pub struct Wall {
@@ -70,15 +89,22 @@ impl Wall {
 }
 
 impl Shape {
-    /// Whether memory and vCPUs are given.
-    pub fn given(&self) -> (bool, bool) {
-        (self.memory.is_some(), self.cpus.is_some())
+    /// What of it is given.
+    pub fn given(&self) -> Given {
+        Given {
+            kernel: self.kernel.is_some() || self.named.is_some(),
+            memory: self.memory.is_some(),
+            cpus: self.cpus.is_some(),
+        }
     }
 
     /// Set in `machine` what the flags mention.
     pub fn set(&self, machine: &mut Machine) {
         if let Some(kernel) = &self.kernel {
             machine.kernel = Kernel::File(kernel.clone());
+        }
+        if let Some(named) = &self.named {
+            machine.kernel = Kernel::from(named.clone());
         }
         if let Some(initrd) = &self.initrd {
             machine.initrd = Some(initrd.clone());

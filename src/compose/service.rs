@@ -8,6 +8,7 @@ use super::mounts::{self, Mounted};
 use super::ports::{self, Published};
 use super::reader::{Reader, Text, is_harmless, line_of, unsupported};
 use super::yaml::{Entry, Kind, Value};
+use crate::config::Kernel;
 use crate::fleet::restart::RestartPolicy;
 
 /// Keys that say nothing about what runs, or ask for what is so anyway.
@@ -118,6 +119,16 @@ impl Service {
         Ok(())
     }
 
+    /// A kernel of hull's own.
+    fn kernel(&mut self, name: Text) -> Result<(), FileError> {
+        if Kernel::own(&name.text).is_none() {
+            let reason = format!("x-hull-kernel: {} is none of tiny and full", name.text);
+            return Err(FileError::at(name.line, reason));
+        }
+        self.flag("--kernel", name.text);
+        Ok(())
+    }
+
     /// Read a key; false if hull does not know it.
     fn read_key(&mut self, reader: &Reader<'_>, entry: &Entry) -> Result<bool, FileError> {
         let (key, value) = (entry.key.as_str(), &entry.value);
@@ -144,6 +155,7 @@ impl Service {
                 let profiles = reader.texts(value, key)?.into_iter();
                 self.profiles = profiles.map(|it| it.text).collect();
             }
+            "x-hull-kernel" => self.kernel(reader.text(value, key)?)?,
             "privileged" | "read_only" | "tty" => {
                 if reader.flag(value, key)? {
                     self.flags.push(format!("--{}", key.replace('_', "-")));

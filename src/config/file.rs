@@ -1,6 +1,7 @@
 //! A machine in a file, JSON or TOML: the keys are the long names of flags, a device is the text of
 //! its flag or a table of its options.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -122,7 +123,7 @@ fn set(draft: &mut Draft, key: &str, value: &Value) -> Result<(), ConfigError> {
         "name" => machine.name = Some(with(value, key, machine::parse_name)?),
         "cpus" => machine.set_cpus(with(value, key, str::parse)?),
         "memory" => machine.memory_bytes = with(value, key, machine::parse_memory)?,
-        "kernel" => machine.kernel = Kernel::File(with(value, key, str::parse)?),
+        "kernel" => machine.kernel = Kernel::from(OsString::from(string(value, key)?)),
         "initrd" => machine.initrd = Some(with(value, key, str::parse)?),
         "boot" => machine.boot = with(value, key, str::parse)?,
         "cmdline" => machine.cmdline = string(value, key)?.into(),
@@ -328,8 +329,8 @@ pub fn write(machine: &Machine) -> Result<Written, ConfigError> {
         },
     );
     set("memory", size::exact(machine.memory_bytes).into());
-    if let Kernel::File(kernel) = &machine.kernel {
-        set("kernel", utf8(kernel.as_os_str())?.into());
+    if let Some(kernel) = kernel_text(&machine.kernel)? {
+        set("kernel", kernel.into());
     }
     if let Some(initrd) = &machine.initrd {
         set("initrd", utf8(initrd.as_os_str())?.into());
@@ -410,6 +411,18 @@ fn write_command(command: &Command) -> Result<Value, ConfigError> {
         table.insert("tty".into(), tty.into());
     }
     Ok(table.into())
+}
+
+/// What the key `kernel` says; nothing for the one that needs no mention.
+fn kernel_text(kernel: &Kernel) -> Result<Option<String>, ConfigError> {
+    let path = match kernel {
+        Kernel::Tiny => return Ok(None),
+        Kernel::Full => return Ok(Some("full".into())),
+        Kernel::File(path) => utf8(path.as_os_str())?,
+    };
+    // A file that is called as a kernel of hull's.
+    let is_name = Kernel::own(&path).is_some();
+    Ok(Some(if is_name { format!("./{path}") } else { path }))
 }
 
 fn utf8(text: &std::ffi::OsStr) -> Result<String, ConfigError> {

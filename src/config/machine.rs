@@ -79,9 +79,36 @@ pub struct Machine {
 #[serde(rename_all = "kebab-case")]
 pub enum Kernel {
     /// The kernel inside hull.
-    Embedded,
+    #[serde(rename = "embedded")]
+    Tiny,
     /// A file: ELF vmlinux, bzImage, PVH kernel or flat payload.
     File(PathBuf),
+    /// hull's other kernel, which has more and lies beside the program.
+    Full,
+}
+
+impl Kernel {
+    /// Those of hull's own with their names.
+    const OWN: [(&str, Self); 2] = [("tiny", Self::Tiny), ("full", Self::Full)];
+
+    /// Parse the name of one of hull's own kernels.
+    pub fn own(text: &str) -> Option<Self> {
+        let found = Self::OWN.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, kernel)| kernel)
+    }
+
+    /// Whether it is one of hull's own.
+    pub fn is_own(&self) -> bool {
+        !matches!(self, Self::File(_))
+    }
+}
+
+/// The name of one of hull's own, or else a path.
+impl From<OsString> for Kernel {
+    fn from(text: OsString) -> Self {
+        let own = text.to_str().and_then(Self::own);
+        own.unwrap_or_else(|| Self::File(text.into()))
+    }
 }
 
 /// What a guest kernel's console is.
@@ -166,7 +193,7 @@ impl Default for Machine {
             cpus: 1,
             topology: Topology::default(),
             memory_bytes: DEFAULT_MEMORY,
-            kernel: Kernel::Embedded,
+            kernel: Kernel::Tiny,
             boot: Via::Auto,
             initrd: None,
             cmdline: String::new(),
@@ -225,7 +252,10 @@ impl Machine {
     pub fn before_command(&self) -> Self {
         Self {
             name: None,
-            kernel: Kernel::Embedded,
+            kernel: match self.kernel {
+                Kernel::File(_) => Kernel::Tiny,
+                ref own => own.clone(),
+            },
             initrd: None,
             devices: self
                 .devices

@@ -111,7 +111,7 @@ prop_compose! {
 prop_compose! {
     fn a_draft()(
         sizes in (1..=32u8, 2u64 << 20..=1 << 40),
-        files in (option::of("[a-z/]{1,9}"), option::of("[a-z/]{1,9}"), ".{0,9}"),
+        files in (option::of("[a-z/]{1,9}|full").prop_map(|it| it.map(OsString::from)), option::of("[a-z/]{1,9}"), ".{0,9}"),
         ways in (select(&[Via::Auto, Via::Pvh, Via::Guest][..]), any::<bool>(), any::<bool>()),
         disks in vec(a_disk(), 0..3),
         scratches in vec(1u64 << 20..=1 << 44, 0..2),
@@ -128,7 +128,7 @@ prop_compose! {
                 name: Some("m1".into()),
                 cpus: sizes.0,
                 memory_bytes: sizes.1 & !0xfff,
-                kernel: kernel.map_or(Kernel::Embedded, |path| Kernel::File(path.into())),
+                kernel: kernel.map_or(Kernel::Tiny, Kernel::from),
                 initrd: initrd.map(Into::into),
                 boot: ways.0,
                 cmdline: cmdline.replace('\0', ""),

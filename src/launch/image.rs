@@ -9,7 +9,7 @@ use super::error::LaunchError;
 use super::publish::{AnyPort, choose};
 use crate::agent::ALL_CAPABILITIES;
 use crate::config::stop::parse_signal;
-use crate::config::{Balloon, Command, ConfigError, Device, Machine, Root};
+use crate::config::{Balloon, Command, ConfigError, Device, Kernel, Machine, Root};
 use crate::image::{Execution, Image, Store};
 use crate::kvm::processor::executes_guests;
 use crate::net::networks::{NetworkError, Networks};
@@ -22,6 +22,8 @@ const ROOT_DISK: &str = "hull-image";
 const UPPER_DISK: &str = "hull-disk";
 /// The beginning of the serial numbers of volumes.
 const VOLUME: &str = "hull-volume-";
+/// The label by which an image names a kernel of hull's.
+const KERNEL_LABEL: &str = "dev.hull.kernel";
 /// CPUs of a machine of an image, unless the user says otherwise.
 const MAX_CPUS: usize = 4;
 /// Most memory by default where the guest's kernel may be emulated: its boot sets up a structure for each page,
@@ -70,6 +72,8 @@ pub struct Wishes {
     pub groups: Vec<String>,
     /// Lines for /etc/resolv.conf.
     pub resolver: String,
+    /// The kernel was not given: the image's label may name it.
+    pub default_kernel: bool,
     /// Memory and CPUs were not given.
     pub default_memory: bool,
     /// As `default_memory`.
@@ -108,6 +112,7 @@ pub fn set(
     if !command.has_variable("HOSTNAME") {
         command.env.push(format!("HOSTNAME={hostname}").into());
     }
+    set_kernel(machine, &image.execution, wishes)?;
     set_shape(machine, wishes);
     let disk = disk::Config::of_image(store.files(image), ROOT_DISK.into());
     machine.devices.insert(0, Device::Disk(disk));
@@ -191,6 +196,26 @@ fn command(image: &Execution, given: Command, wishes: &Wishes) -> Result<Command
         command.user.push(format!(",{group}"));
     }
     Ok(command)
+}
+
+/// The kernel that the image names. A file of the host is not for an image to choose.
+fn set_kernel(
+    machine: &mut Machine,
+    image: &Execution,
+    wishes: &Wishes,
+) -> Result<(), ConfigError> {
+    let labels = image.labels.iter().flatten();
+    let mut named = labels.filter(|(name, _)| *name == KERNEL_LABEL);
+    let Some((_, name)) = named.next().filter(|_| wishes.default_kernel) else {
+        return Ok(());
+    };
+    machine.kernel = Kernel::own(name).ok_or_else(|| {
+        let reason = format!(
+            "has the label {KERNEL_LABEL}={name}, which is tiny or full; --kernel says what it starts with"
+        );
+        ConfigError::machine("image", reason)
+    })?;
+    Ok(())
 }
 
 /// Memory, of which the guest gives back what it does not use, and CPUs.

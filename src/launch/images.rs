@@ -65,7 +65,7 @@ fn open(machine: &mut Machine) -> Result<Images, LaunchError> {
     // That the kernel inside is Linux is known without unpacking it; what is no kernel at all is
     // refused when it is loaded.
     let linux = match &machine.kernel {
-        Kernel::Embedded => true,
+        Kernel::Tiny | Kernel::Full => true,
         Kernel::File(_) => boot::detect(&kernel).map_or(true, Format::is_linux),
     };
     let with_command = machine.has_command();
@@ -132,26 +132,36 @@ fn settle_command(machine: &mut Machine, by_init: bool) -> Result<(), LaunchErro
 
 fn kernel(kernel: &Kernel) -> Result<(Image, symbols::Source), LaunchError> {
     let path = match kernel {
-        Kernel::Embedded => {
+        Kernel::Tiny => {
             let inside = guest::required()?;
             let symbols = symbols::Source::SystemMap(Image::Packed(inside.system_map));
             return Ok((Image::Packed(inside.vmlinux), symbols));
         }
+        Kernel::Full => &guest::full()?,
         Kernel::File(path) => path,
     };
-    let kernel = open_file("kernel", path)?;
+    let mut image = open_file("kernel", path)?;
+    if let (Kernel::Full, Image::File(file, len)) = (kernel, &image) {
+        // It is replaced by another file, not written to.
+        image = Image::Kept {
+            file: file.clone(),
+            start: 0,
+            len: *len,
+        };
+    }
     let beside = open_file("System.map", &path.with_file_name("System.map"));
     let symbols = match beside {
         Ok(map) => symbols::Source::SystemMap(map),
-        Err(_) => symbols::Source::Elf(kernel.clone()),
+        Err(_) => symbols::Source::Elf(image.clone()),
     };
-    Ok((kernel, symbols))
+    Ok((image, symbols))
 }
 
 /// Have a machine that boots map what is packed inside the program, where that is kept unpacked.
 pub(super) fn use_unpacked(images: &mut Images, tell: &dyn Fn(&str)) {
     let is_packed = |image: &Image| matches!(image, Image::Packed(_));
-    let Some(inside) = guest::embedded().filter(|_| is_packed(&images.kernel)) else {
+    let used = is_packed(&images.kernel) || images.initrd.iter().any(is_packed);
+    let Some(inside) = guest::embedded().filter(|_| used) else {
         return;
     };
     let id: String = build_id()
@@ -163,7 +173,9 @@ pub(super) fn use_unpacked(images: &mut Images, tell: &dyn Fn(&str)) {
     let Some([kernel, initramfs]) = cache.and_then(|cache| cache.unpacked(&id, parts, tell)) else {
         return;
     };
-    images.kernel = kernel;
+    if is_packed(&images.kernel) {
+        images.kernel = kernel;
+    }
     for initrd in images.initrd.iter_mut().filter(|image| is_packed(image)) {
         *initrd = initramfs.clone();
     }

@@ -54,7 +54,8 @@ impl<'a> Warm<'a> {
             key: key(config)?,
             about: About {
                 kernel: match &machine.kernel {
-                    Kernel::Embedded => "inside hull".into(),
+                    Kernel::Tiny => "inside hull".into(),
+                    Kernel::Full => "full".into(),
                     Kernel::File(path) => path.to_string_lossy().into(),
                 },
                 cpus: machine.cpus,

@@ -32,7 +32,7 @@ use super::story::{self, Story};
 use super::timeline::{Span, Timeline};
 use crate::boot::cmdline::{self, DEFAULTS};
 use crate::boot::{self, BootError, Loaded, Placed, Plan};
-use crate::config::{Balloon, Console, Fault, Kernel, Lockdown};
+use crate::config::{Balloon, Console, Fault, Lockdown};
 use crate::devices::bus::{Bus, Interrupt, Shared as SharedDevice};
 use crate::devices::legacy::power::Power;
 use crate::devices::legacy::{boot_timer, debug_port, i8042, power, rtc, serial};
@@ -338,7 +338,7 @@ fn finish(
         Console::Virtio => vec!["earlyprintk=ttyS0", "console=hvc0"],
     };
     defaults.extend(DEFAULTS);
-    if wanted.kernel == Kernel::Embedded {
+    if wanted.kernel.is_own() {
         defaults.push(MITIGATIONS_OFF);
     }
     if wanted.command.is_some() {

@@ -216,6 +216,10 @@ fn what_is_wrong_is_told_with_its_line() {
         (service("mem_limit: much"), "line 4: much: write a size"),
         (service("environment: {A: [1]}"), "line 4: A is a text"),
         (
+            service("x-hull-kernel: /boot/vmlinuz"),
+            "line 4: x-hull-kernel: /boot/vmlinuz is none of tiny and full",
+        ),
+        (
             service("platform: linux/arm64"),
             "line 4: linux/arm64: hull runs linux/amd64",
         ),
@@ -275,6 +279,7 @@ fn restarts_and_checks_of_health_are_flags_of_run() {
             "--no-healthcheck",
             Some(false),
         ),
+        ("x-hull-kernel: full", "--kernel|full", None),
         (
             "healthcheck: {disable: false, test: x}",
             "--health-cmd=x",

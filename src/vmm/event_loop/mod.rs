@@ -38,7 +38,6 @@ use super::signals::Signals;
 use super::streams::Streams;
 use super::vcpus::Vcpus;
 use crate::agent::{Event, Output};
-use crate::config::Kernel;
 use crate::memory::program;
 use crate::sandbox::{self, Role};
 use crate::snapshot::Id;
@@ -147,7 +146,7 @@ impl<'a> EventLoop<'a> {
     /// and if it does not continue as it was saved, this process boots another machine.
     pub fn restrict(&mut self) {
         let saved = self.config.start.saved();
-        let own = self.config.machine.kernel == Kernel::Embedded;
+        let own = self.config.machine.kernel.is_own();
         if own && saved.is_some_and(|saved| saved.is_template()) {
             self.restricts_later = true;
         } else {
