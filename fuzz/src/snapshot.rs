@@ -270,7 +270,7 @@ impl Input {
                 cpus: self.cpus % 40,
                 topology: Default::default(),
                 memory_bytes: self.memo.bytes().unwrap_or(0),
-                kernel: Kernel::Embedded,
+                kernel: Kernel::Tiny,
                 boot: Via::Auto,
                 initrd: None,
                 cmdline: String::new(),
