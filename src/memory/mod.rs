@@ -1,6 +1,6 @@
-//! Guest memory: its addresses ([`layout`]) and its mappings ([`backing`]); the files that are loaded
-//! into it ([`image`]), the guest inside the program ([`packed`]), the pages of the program itself
-//! ([`program`]), reads and writes of files ([`transfer`], [`ring`]); the pages with content
+//! Guest memory: its addresses ([`layout`]) and its mappings ([`backing`]); a few bytes of it at once
+//! ([`access`]); the files that are loaded into it ([`image`]), the guest inside the program ([`packed`]), the pages of
+//! the program itself ([`program`]), reads and writes of files ([`transfer`], [`ring`]); the pages with content
 //! ([`pages`]), the pages that hull wrote ([`dirty`], [`bitmap`]), and the file in a snapshot
 //! ([`mod@file`]).
 
