@@ -32,6 +32,8 @@ const KEYS: &[(&str, &[&str])] = &[
             "gw",
             "publish",
             "host-loopback",
+            "allow",
+            "deny-private",
             "mac",
             "rate",
         ],

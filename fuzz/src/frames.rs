@@ -267,7 +267,7 @@ impl Net {
             Ok(()) => {}
         }
         if is_ping(frame) {
-            if self.pings.len() < 16 {
+            if self.pings.len() < 64 {
                 self.pings.push_back(frame.to_vec());
             }
         } else if self.host_loopback || !target(frame).is_some_and(is_loopback) {

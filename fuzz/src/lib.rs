@@ -28,6 +28,7 @@ pub mod cmdline;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod egress;
 pub mod elf;
 pub mod flags;
 pub mod frames;

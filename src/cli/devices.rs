@@ -2,8 +2,9 @@
 
 use clap::ValueEnum;
 
+use super::egress::Egress;
 use super::headings::DEVICES;
-use crate::config::{Device, device};
+use crate::config::{Device, Machine, device};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = DEVICES)]
@@ -46,6 +47,8 @@ pub struct Devices {
     /// Example: --net user,publish=8080:80
     #[arg(long = "net", value_name = "SPEC", value_parser = of("net"))]
     nets: Vec<Device>,
+    #[command(flatten)]
+    egress: Egress,
     /// A folder that the guest uses as its own (virtio-fs), mounted at the path before CMD runs.
     /// ro: the guest only reads; lock=host: locks of files apply between guest and host; xattr=on: with
     /// extended attributes (user.*). Without hull's init, mount it by its tag, the path's last part:
@@ -88,6 +91,14 @@ pub enum Switch {
 }
 
 impl Devices {
+    /// `machine` with its networks held to what the flags say.
+    ///
+    /// # Errors
+    /// It has none, or one that cannot be held to it.
+    pub fn hold(&self, machine: Machine) -> anyhow::Result<Machine> {
+        self.egress.hold(machine)
+    }
+
     /// The devices that the flags mention, with their keys.
     pub fn given(&self) -> impl Iterator<Item = (&'static str, Vec<Device>)> {
         let rng = self.rng.map(|rng| match rng {

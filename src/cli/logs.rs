@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 
 use super::application::follow;
+use super::network_log;
 use crate::compose::plan::there;
 use crate::fleet::kept::Kept;
 use crate::fleet::log::{Driver, Line, LogReader};
@@ -20,6 +21,7 @@ Examples:
   hull logs web                              all that it has written
   hull logs -f --tail 10 web                 the last lines, and what follows
   hull logs --since 10m -t web               with the time of each line
+  hull logs --network web                    what left it, and what was refused
 
 A time is one of UTC (2026-11-30T07:00:00Z, 2026-11-30T07:00 or 2026-11-30), seconds
 since 1970, or how long ago it was (90s, 10m, 2h).")]
@@ -34,6 +36,13 @@ pub struct Logs {
         conflicts_with_all = ["machine", "tail", "since", "until", "timestamps"]
     )]
     project: Option<String>,
+    /// What left the machine and what was refused, where there are rules on that: the last time, how often, protocol,
+    /// destination, name and verdict. A question for a name has the protocol dns.
+    #[arg(
+        long,
+        conflicts_with_all = ["project", "follow", "tail", "since", "until", "timestamps"]
+    )]
+    network: bool,
     /// Go on with what it writes, until it ends.
     #[arg(short, long)]
     follow: bool,
@@ -93,6 +102,9 @@ impl Logs {
             return follow(&machines, self.follow).map(drop);
         }
         let kept = Kept::open(self.machine.as_deref().unwrap_or_default())?;
+        if self.network {
+            return network_log::show(&kept);
+        }
         let name = &kept.record.name;
         match kept.record.driver {
             Driver::JsonFile => {}

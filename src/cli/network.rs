@@ -2,13 +2,16 @@
 
 use std::io::Write;
 
+use anyhow::bail;
+
+use super::egress::Egress;
 use super::kept::each;
 use super::lazy::Lazy;
 use super::logger;
 use super::networks::{Inspect, Ls};
 use super::output::print;
 use crate::net::Subnet;
-use crate::net::networks::{Network, NetworkError, Networks, parse_subnet};
+use crate::net::networks::{Network, NetworkError, Networks, Ways, parse_subnet};
 use crate::net::switch;
 use crate::sandbox::fork_keeper;
 
@@ -37,6 +40,7 @@ pub enum Verb {
 Examples:
   hull network create web
   hull network create --internal --subnet 10.20.0.0/24 db
+  hull network create --allow example.org:443 app
   hull run -d --name db --network web --image postgres
   hull run --network web --image alpine -- ping -c 1 db
 
@@ -52,6 +56,8 @@ pub struct Create {
     /// Nothing leads out of it: its machines reach each other alone.
     #[arg(long)]
     internal: bool,
+    #[command(flatten)]
+    egress: Egress,
 }
 
 #[derive(clap::Args)]
@@ -94,7 +100,14 @@ impl Verb {
 
 impl Create {
     fn execute(self, networks: &Networks) -> anyhow::Result<()> {
-        networks.create(&self.name, self.subnet, self.internal, None)?;
+        let ways = Ways {
+            internal: self.internal,
+            policy: self.egress.policy()?,
+        };
+        if ways.internal && !ways.policy.is_open() {
+            bail!("--internal: nothing leaves the network; leave out --allow and --deny-private");
+        }
+        networks.create(&self.name, self.subnet, ways, None)?;
         print(format!("{}\n", self.name).as_bytes())
     }
 }

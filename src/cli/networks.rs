@@ -36,6 +36,11 @@ struct Line {
     /// Of its router and name server.
     gateway: Ipv4Addr,
     internal: bool,
+    /// What may leave, if not all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow: Vec<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deny_private: bool,
     /// Seconds of Unix time.
     created: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +66,13 @@ impl Line {
             subnet: show(record.subnet),
             gateway: record.subnet.address,
             internal: record.internal,
+            allow: record
+                .policy
+                .allow
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            deny_private: record.policy.deny_private,
             created: record.created,
             project: record.project,
             machines: machines.into_iter().map(Machine::from).collect(),

@@ -116,7 +116,7 @@ impl Run {
         };
         self.process.leave_stdin()?;
         let (machine, mut config) = timeline.span("flags and files", || {
-            let machine = self.machine(name, running.is_some())?;
+            let machine = self.devices.hold(self.machine(name, running.is_some())?)?;
             if self.print_config {
                 return Ok((machine, None));
             }

@@ -158,13 +158,14 @@ fn make_networks(opened: &Opened, made: &mut Made) -> anyhow::Result<()> {
         let Some(found) = found.map(|it| it.record) else {
             let project = Some(opened.name.clone());
             networks
-                .create(&name, wanted.subnet, wanted.internal, project)
+                .create(&name, wanted.subnet, wanted.ways.clone(), project)
                 .with_context(at)?;
             say(&format!("network {name} created"));
             made.networks.push(name);
             continue;
         };
-        let same = found.internal == wanted.internal
+        let same = found.internal == wanted.ways.internal
+            && found.policy == wanted.ways.policy
             && wanted.subnet.is_none_or(|subnet| subnet == found.subnet);
         if !wanted.external && found.project.as_ref() != Some(&opened.name) {
             bail!(

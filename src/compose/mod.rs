@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod egress;
 mod error;
 mod file;
 mod health;

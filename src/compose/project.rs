@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::egress::{ALLOW, DENY_PRIVATE, allowed};
 use super::error::FileError;
 use super::reader::{Reader, Text, is_harmless, line_of, unsupported};
 use super::service::{Condition, Service};
 use super::yaml::{Entry, Value};
 use crate::fleet::restart::RestartPolicy;
 use crate::net::Subnet;
-use crate::net::networks::parse_subnet;
+use crate::net::networks::{Ways, parse_subnet};
 
 /// The network of services that name none.
 pub const DEFAULT: &str = "default";
@@ -37,8 +38,8 @@ pub struct Network {
     pub name: Option<String>,
     /// It is there already, and stays.
     pub external: bool,
-    /// Nothing leads out of it.
-    pub internal: bool,
+    /// What leads out of it.
+    pub ways: Ways,
     /// Its addresses, if the file has some.
     pub subnet: Option<Subnet>,
     /// Line of the compose file, from 1.
@@ -168,7 +169,9 @@ fn network(reader: &Reader<'_>, entry: &Entry) -> Result<Network, FileError> {
         match key {
             "name" => network.name = Some(reader.text(value, key)?.text),
             "external" => network.external = reader.flag(value, key)?,
-            "internal" => network.internal = reader.flag(value, key)?,
+            "internal" => network.ways.internal = reader.flag(value, key)?,
+            ALLOW => network.ways.policy.allow = allowed(reader, value)?,
+            DENY_PRIVATE => network.ways.policy.deny_private = reader.flag(value, key)?,
             "driver" => {
                 let driver = reader.text(value, key)?;
                 if driver.text != "bridge" {
@@ -182,7 +185,14 @@ fn network(reader: &Reader<'_>, entry: &Entry) -> Result<Network, FileError> {
             _ => return Err(unsupported(entry, "networks:")),
         }
     }
-    Ok(network)
+    let held = !network.ways.policy.is_open();
+    let reason = match () {
+        () if held && network.ways.internal => "nothing leaves an internal network",
+        () if held && network.external => "hull network create gives an external network its rules",
+        () => return Ok(network),
+    };
+    let reason = format!("{reason}; leave out {ALLOW} and {DENY_PRIVATE}");
+    Err(FileError::at(network.line, reason))
 }
 
 fn subnet(reader: &Reader<'_>, value: &Value) -> Result<Option<Subnet>, FileError> {

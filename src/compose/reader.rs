@@ -126,7 +126,8 @@ impl Reader<'_> {
 
 /// Whether a key says something that hull may pass over.
 pub fn is_harmless(key: &str, harmless: &[&str]) -> bool {
-    key.starts_with("x-") || harmless.contains(&key)
+    // Those of hull's own say something, and a mistake in one is none to pass over.
+    key.starts_with("x-") && !key.starts_with("x-hull-") || harmless.contains(&key)
 }
 
 /// That hull does not do what a key asks for.

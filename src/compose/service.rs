@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::egress::{ALLOW, DENY_PRIVATE, allowed};
 use super::error::FileError;
 use super::health;
 use super::mounts::{self, Mounted};
@@ -161,6 +162,13 @@ impl Service {
                     self.flags.push(format!("--{}", key.replace('_', "-")));
                 }
             }
+            ALLOW => {
+                for allow in allowed(reader, value)? {
+                    self.flag("--allow", allow.to_string());
+                }
+            }
+            DENY_PRIVATE if reader.flag(value, key)? => self.flags.push("--deny-private".into()),
+            DENY_PRIVATE => {}
             "cpus" => self.cpus(&reader.text(value, key)?)?,
             "mem_limit" => self.memory(&reader.text(value, key)?)?,
             _ => return self.read_choice(reader, entry),

@@ -88,11 +88,25 @@ fn a_net() -> impl Strategy<Value = net::Config> {
             publish: Vec::new(),
         });
     let kind = prop_oneof![user, tap, shared];
-    (kind, option::of(any::<[u8; 5]>()), limits()).prop_map(|(kind, mac, limits)| net::Config {
-        kind,
-        mac: mac.map(|[a, b, c, d, e]| [2, a, b, c, d, e]),
-        limits,
-    })
+    let allow = "([a-z]{1,5}\\.[a-z]{2,3}|\\*\\.[a-z]{2,6}|10\\.1\\.0\\.0/16)(:[1-9][0-9]{0,3})?";
+    let policy = (vec(allow, 0..3), any::<bool>());
+    (kind, option::of(any::<[u8; 5]>()), limits(), policy).prop_map(
+        |(kind, mac, limits, (allow, deny_private))| net::Config {
+            policy: match kind {
+                net::Kind::Tap { .. } => net::policy::Policy::default(),
+                _ => net::policy::Policy {
+                    allow: allow
+                        .iter()
+                        .map(|it| it.parse().expect("a destination"))
+                        .collect(),
+                    deny_private,
+                },
+            },
+            kind,
+            mac: mac.map(|[a, b, c, d, e]| [2, a, b, c, d, e]),
+            limits,
+        },
+    )
 }
 
 prop_compose! {

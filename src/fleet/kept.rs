@@ -9,6 +9,7 @@
 //!                  check   how its health is checked, JSON, if it is (see `health`)
 //!                  stopped if it was told to end, so that it is not started again
 //!                  log     what it wrote, and older parts as log.1, log.2 (see `log`)
+//!                  network what left it and what was refused, lines of JSON, if there are rules on that
 //!                  attach  socket of its keeper, for those that look at it
 //! ```
 //! A process that has found a machine keeps its folder open, since it may be renamed. The end stands in the lock
@@ -45,6 +46,10 @@ const ATTACH: &str = "attach";
 const STATE: &str = "state";
 const CHECK: &str = "check";
 const STOPPED: &str = "stopped";
+/// See [`Kept::journal`].
+const NETWORK: &str = "network";
+/// Size in bytes from which a journal is begun anew at a start.
+const MAX_JOURNAL: u64 = 2 << 20;
 /// What stands there if the host shut down.
 const BY_HOST: &[u8] = b"host";
 /// Connections to a keeper that may wait to be accepted.
@@ -353,6 +358,24 @@ impl Kept {
                 _ => Ok(()),
             },
         }
+    }
+
+    /// The file in which a machine that starts tells what left it, to append to.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn journal(&self) -> io::Result<File> {
+        let mut options = File::options();
+        let file = options.append(true).create(true).open(self.network())?;
+        if file.metadata()?.len() > MAX_JOURNAL {
+            file.set_len(0)?;
+        }
+        Ok(file)
+    }
+
+    /// The path of [`Kept::journal`].
+    pub fn network(&self) -> PathBuf {
+        self.here().join(NETWORK)
     }
 
     /// Whether its keeper waits to start it again.

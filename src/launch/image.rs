@@ -305,6 +305,7 @@ fn set_network(
         },
         mac: None,
         limits: disk::Limits::default(),
+        policy: net::policy::Policy::default(),
     }));
     Ok(())
 }
@@ -331,6 +332,7 @@ fn share_networks(
             },
             mac: None,
             limits: disk::Limits::default(),
+            policy: net::policy::Policy::default(),
         }));
     }
     if !ports.is_empty() {

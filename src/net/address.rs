@@ -13,7 +13,7 @@ use crate::devices::virtio::net::Mac;
 pub struct Subnet {
     /// The host part included.
     pub address: Ipv4Addr,
-    /// Bits of the network prefix, 1 to 32.
+    /// Bits of the network prefix, 1 to 32; 0 in a rule on all addresses.
     pub prefix: u8,
 }
 
@@ -21,8 +21,14 @@ impl Subnet {
     /// The bits of the network's prefix.
     fn mask(self) -> u32 {
         u32::MAX
-            .checked_shl(32 - u32::from(self.prefix))
+            .checked_shl(32_u32.saturating_sub(self.prefix.into()))
             .unwrap_or(0)
+    }
+
+    /// The network alone: its first address, with the same prefix.
+    pub fn network(self) -> Self {
+        let address = Ipv4Addr::from_bits(self.address.to_bits() & self.mask());
+        Self { address, ..self }
     }
 
     /// Whether `address` is in the network.

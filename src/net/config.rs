@@ -7,7 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use super::address::Subnet;
+use super::frame::{TCP, UDP};
 use super::ioctl::MAX_NAME;
+use super::policy::Policy;
 use crate::config::table::{Separators, Table};
 use crate::devices::rate::{Limits, RATE};
 use crate::devices::virtio::net::Mac;
@@ -25,6 +27,8 @@ pub const TABLE: Table = Table::new(
         "alias",
         "publish",
         "host-loopback",
+        "allow",
+        "deny-private",
         "mac",
         "rate",
     ],
@@ -40,6 +44,8 @@ pub struct Config {
     pub mac: Option<Mac>,
     /// How fast each direction may be.
     pub limits: Limits,
+    /// What may leave by it; open with a tap device.
+    pub policy: Policy,
 }
 
 /// The backend that takes the guest's frames on the host.
@@ -72,6 +78,13 @@ pub enum Kind {
     },
 }
 
+impl Config {
+    /// Whether there may be rules on what leaves: its own, or those of the network.
+    pub fn is_held(&self) -> bool {
+        !self.policy.is_open() || matches!(self.kind, Kind::Shared { .. })
+    }
+}
+
 impl Kind {
     /// The host ports that lead to the guest.
     pub fn publish(&self) -> &[Publish] {
@@ -101,6 +114,17 @@ pub struct Publish {
     pub guest: u16,
     /// The transport protocol of both ports.
     pub protocol: Protocol,
+}
+
+impl Publish {
+    /// What is reached in the guest: the number of the protocol (RFC 1700), and its port.
+    pub(super) fn reaches(&self) -> (u8, u16) {
+        let protocol = match self.protocol {
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
+        };
+        (protocol, self.guest)
+    }
 }
 
 /// A transport protocol whose ports can be published.
@@ -155,6 +179,12 @@ impl fmt::Display for Config {
                 }
             }
         }
+        for allow in &self.policy.allow {
+            write!(f, ",allow={allow}")?;
+        }
+        if self.policy.deny_private {
+            f.write_str(",deny-private")?;
+        }
         if let Some(mac) = self.mac {
             write!(f, ",mac={}", show_mac(mac))?;
         }
@@ -198,6 +228,7 @@ impl FromStr for Config {
             kind,
             mac: None,
             limits: Limits::default(),
+            policy: Policy::default(),
         };
         for word in words {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -207,6 +238,8 @@ impl FromStr for Config {
                 ("publish", Kind::User { publish, .. } | Kind::Shared { publish, .. }) => {
                     publish.push(port(value)?);
                 }
+                ("allow" | "deny-private", Kind::User { .. } | Kind::Shared { .. })
+                    if is_rule(word, &mut config.policy)? => {}
                 ("alias", Kind::Shared { aliases, .. }) => aliases.push(alias(value)?),
                 ("host-loopback", Kind::User { host_loopback, .. }) if word == key => {
                     *host_loopback = true;
@@ -219,9 +252,13 @@ impl FromStr for Config {
                 }
                 (_, kind) => {
                     let own = match kind {
-                        Kind::User { .. } => "publish=HOST:GUEST, host-loopback",
+                        Kind::User { .. } => {
+                            "publish=HOST:GUEST, host-loopback, allow=DEST, deny-private"
+                        }
                         Kind::Tap { .. } => "ip=ADDR/PREFIX, gw=ADDR",
-                        Kind::Shared { .. } => "alias=NAME, publish=HOST:GUEST",
+                        Kind::Shared { .. } => {
+                            "alias=NAME, publish=HOST:GUEST, allow=DEST, deny-private"
+                        }
                     };
                     return Err(format!(
                         "'{word}' is no option of this network; there are {own}, mac=MAC and {}",
@@ -242,6 +279,18 @@ impl FromStr for Config {
         }
         Ok(config)
     }
+}
+
+/// Add the rule `word` to `policy`; whether it is one.
+fn is_rule(word: &str, policy: &mut Policy) -> Result<bool, String> {
+    if let Some(value) = word.strip_prefix("allow=") {
+        let allow = value.parse();
+        let allow = allow.map_err(|reason: String| format!("allow={reason}"))?;
+        policy.allow.push(allow);
+        return Ok(true);
+    }
+    policy.deny_private |= word == "deny-private";
+    Ok(word == "deny-private")
 }
 
 /// Parse where the frames of a network go, without options.
@@ -272,6 +321,9 @@ fn kind(word: &str) -> Result<Kind, String> {
 /// Two have the same address, tap device or published port.
 pub fn check<'a>(nets: impl Iterator<Item = &'a Config> + Clone) -> Result<(), String> {
     for (index, net) in nets.clone().enumerate() {
+        net.policy
+            .check_size()
+            .map_err(|it| format!("allow: {it}"))?;
         let others = || nets.clone().take(index);
         if let Some(mac) = net.mac
             && others().any(|other| other.mac == Some(mac))
@@ -521,6 +573,9 @@ mod tests {
             ("user,rate=0", "rate=0"),
             ("user,host-loopback=no", "'host-loopback=no' is no option"),
             ("tap=t,host-loopback", "'host-loopback' is no option"),
+            ("tap=t,allow=a.org", "'allow=a.org' is no option"),
+            ("user,allow=a.org:0", "from 1 to 65535"),
+            ("user,deny-private=1", "'deny-private=1' is no option"),
         ] {
             let refusal = text.parse::<Config>().expect_err(text);
             assert!(refusal.contains(part), "{text}: {refusal}");

@@ -1,13 +1,16 @@
 //! A machine's networks: tap devices, processes of passt and networks that machines share, with the addresses
 //! of the guest.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::address::random_mac;
 use super::config::{Config, Kind, Publish, Subnet};
 use super::error::NetError;
+use super::host::own_addresses;
 use super::passt::{self, Addresses, Passt};
+use super::policy::{Filter, Journal, Setting};
 use super::shared::Shared;
 use super::tap::Tap;
 use crate::devices::rate::Limits;
@@ -45,17 +48,19 @@ pub struct Network {
 #[derive(Debug)]
 enum Backend {
     Tap(Tap),
-    User(Passt, Addresses),
+    User(Passt, Addresses, Option<Filter>),
     Shared(Shared),
 }
 
-/// Open the networks of the machine `name`, in order.
+/// Open the networks of the machine `name`, in order. What leaves and what is refused is told in `journal`, if there
+/// are rules on it.
 ///
 /// # Errors
 /// One of them cannot be used; the others are closed again.
 pub fn open<'a>(
     name: &str,
     configs: impl Iterator<Item = &'a Config> + Clone,
+    journal: Option<&File>,
 ) -> Result<Vec<Network>, NetError> {
     let mut networks = Vec::new();
     let mut users = 0;
@@ -74,11 +79,12 @@ pub fn open<'a>(
                 host_loopback,
             } => {
                 users += 1;
-                user_network(config, publish, *host_loopback, mac, users)?
+                let journal = journal.and_then(|it| it.try_clone().ok());
+                user_network(config, (publish, *host_loopback), mac, users, journal)?
             }
             Kind::Shared { .. } => {
                 shared_left -= 1;
-                shared_network(config, name, shared_left > 0)?
+                shared_network(config, name, shared_left > 0, journal)?
             }
         });
     }
@@ -95,8 +101,14 @@ pub fn open<'a>(
 }
 
 /// Join a network as the machine `name`, which has the name servers of more networks if `asks_others`.
-fn shared_network(config: &Config, name: &str, asks_others: bool) -> Result<Network, NetError> {
-    let shared = Shared::join(config, name, asks_others)?;
+fn shared_network(
+    config: &Config,
+    name: &str,
+    asks_others: bool,
+    journal: Option<&File>,
+) -> Result<Network, NetError> {
+    let journal = journal.and_then(|it| it.try_clone().ok());
+    let shared = Shared::join(config, name, asks_others, journal)?;
     let own = shared.addresses;
     Ok(Network {
         name: format!("net {}", shared.name),
@@ -161,10 +173,10 @@ pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The `number`th network of its kind in this machine, from 1.
 fn user_network(
     config: &Config,
-    publish: &[Publish],
-    host_loopback: bool,
+    (publish, host_loopback): (&[Publish], bool),
     mac: Mac,
     number: u8,
+    journal: Option<File>,
 ) -> Result<Network, NetError> {
     let station = |last| Ipv4Addr::new(10, 0, number.saturating_add(1), last);
     let addresses = Addresses {
@@ -176,7 +188,21 @@ fn user_network(
         dns: station(3),
         host_loopback,
         router: None,
+        ipv4_only: !config.policy.is_open(),
     };
+    let setting = || Setting {
+        mac,
+        guest: addresses.guest.address,
+        gateway: addresses.gateway,
+        dns: addresses.dns,
+        host: own_addresses(),
+        publish: publish.iter().map(Publish::reaches).collect(),
+        asks_others: false,
+    };
+    let filter = (!config.policy.is_open()).then(|| {
+        let journal = journal.map(Journal::new);
+        Filter::new(config.policy.clone(), setting(), journal)
+    });
     let passt = Passt::start(&addresses, publish)?;
     Ok(Network {
         name: "net user".into(),
@@ -193,7 +219,7 @@ fn user_network(
             dns: Some(addresses.dns),
         }),
         warning: None,
-        backend: Backend::User(passt, addresses),
+        backend: Backend::User(passt, addresses, filter),
     })
 }
 
@@ -205,8 +231,11 @@ impl Network {
     pub fn wire(&mut self) -> Result<Box<dyn Wire>, NetError> {
         match &mut self.backend {
             Backend::Tap(tap) => Ok(tap.wire()),
-            Backend::User(passt, addresses) => {
-                let stream = passt.wait(self.properties.mac, addresses)?;
+            Backend::User(passt, addresses, filter) => {
+                let mut stream = passt.wait(self.properties.mac, addresses)?;
+                if let Some(filter) = filter.take() {
+                    stream.set_filter(filter);
+                }
                 Ok(Box::new(stream))
             }
             Backend::Shared(shared) => shared.wire(),
@@ -219,7 +248,7 @@ impl AsFd for Network {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.backend {
             Backend::Tap(tap) => tap.file.as_fd(),
-            Backend::User(passt, _) => passt.socket.as_fd(),
+            Backend::User(passt, ..) => passt.socket.as_fd(),
             Backend::Shared(shared) => shared.as_fd(),
         }
     }

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use super::address::Subnet;
 use super::config;
+use super::policy::Policy;
 use super::switch::{self, Member};
 
 const RECORD: &str = "record";
@@ -114,6 +115,18 @@ pub struct Record {
     /// The project that made it, if one did.
     #[serde(default)]
     pub project: Option<String>,
+    /// What may leave it, for machines without rules of their own.
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+/// What leads out of a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Nothing.
+    pub internal: bool,
+    /// What may leave.
+    pub policy: Policy,
 }
 
 /// The networks of this user.
@@ -214,7 +227,7 @@ impl Networks {
         &self,
         name: &str,
         subnet: Option<Subnet>,
-        internal: bool,
+        way: Ways,
         project: Option<String>,
     ) -> Result<Network, NetworkError> {
         config::shared(name).map_err(NetworkError::Name)?;
@@ -229,9 +242,10 @@ impl Networks {
         let record = Record {
             name: name.into(),
             subnet,
-            internal,
+            internal: way.internal,
             created: now.map_or(0, |now| now.as_secs()),
             project,
+            policy: way.policy,
         };
         let path = self.path.join(name);
         let mut folder = DirBuilder::new();
@@ -468,12 +482,21 @@ mod tests {
         let networks = Networks {
             path: folder.path().into(),
         };
-        let one = networks.create("one", None, false, None).expect("made");
-        let two = networks.create("two", None, true, None).expect("made");
+        let (out, inside) = (
+            Ways::default(),
+            Ways {
+                internal: true,
+                ..Ways::default()
+            },
+        );
+        let one = networks
+            .create("one", None, out.clone(), None)
+            .expect("made");
+        let two = networks.create("two", None, inside, None).expect("made");
         assert!(!one.record.subnet.overlaps(two.record.subnet));
-        let again = networks.create("one", None, false, None);
+        let again = networks.create("one", None, out.clone(), None);
         assert!(matches!(again, Err(NetworkError::Taken { .. })));
-        let same = networks.create("three", Some(one.record.subnet), false, None);
+        let same = networks.create("three", Some(one.record.subnet), out, None);
         assert!(matches!(same, Err(NetworkError::Overlaps { .. })));
         assert_eq!(networks.list().len(), 2);
         one.remove().expect("removed");

@@ -59,9 +59,10 @@ pub struct Addresses {
     pub dns: Ipv4Addr,
     /// Whether the gateway's address leads to the host's loopback.
     pub host_loopback: bool,
-    /// The gateway's MAC address in a network that machines share, which has IPv4 alone; passt's own choice if
-    /// `None`.
+    /// The gateway's MAC address in a network that machines share; passt's own choice if `None`.
     pub router: Option<Mac>,
+    /// Whether there is IPv4 alone.
+    pub ipv4_only: bool,
 }
 
 impl Passt {
@@ -204,7 +205,7 @@ fn command(addresses: &Addresses, publish: &[Publish], far: &OwnedFd) -> Command
         command.args(["--interface", "lo"]);
         router.get_or_insert_with(|| LOCAL_MAC.into());
     }
-    if addresses.router.is_some() {
+    if addresses.ipv4_only {
         command.arg("--ipv4-only");
     }
     if let Some(router) = router {

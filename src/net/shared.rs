@@ -1,6 +1,7 @@
 //! A machine's part of a network that machines share: its connection to the switch, and the passt by which it
 //! reaches other networks.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -8,10 +9,11 @@ use std::sync::Arc;
 
 use super::config::{Config, Kind, Subnet};
 use super::error::NetError;
+use super::host::own_addresses;
 use super::networks::{NetworkError, Networks};
 use super::passt::{Addresses, Passt};
 use super::stream::Stream;
-use super::switch::{self, Wish, mac_of};
+use super::switch::{self, Way, Wish, mac_of};
 use crate::devices::virtio::net::{Mac, Wire};
 
 /// A membership in a network.
@@ -34,7 +36,23 @@ pub struct Shared {
 struct Uplink {
     passt: Passt,
     /// A second connection to the switch, on which passt's socket is handed over. Made before the jail.
-    request: Option<UnixStream>,
+    request: Option<(UnixStream, Way)>,
+    journal: Option<File>,
+}
+
+impl Uplink {
+    fn start(
+        request: UnixStream,
+        addresses: &Addresses,
+        way: Way,
+        journal: Option<File>,
+    ) -> Result<Self, NetError> {
+        Ok(Self {
+            passt: Passt::start(addresses, &way.publish)?,
+            request: Some((request, way)),
+            journal,
+        })
+    }
 }
 
 /// Start the switches of those networks of a machine that machines share, where none runs. To be called before
@@ -51,25 +69,43 @@ pub fn start_switches<'a>(configs: impl Iterator<Item = &'a Config>) -> Result<(
     Ok(())
 }
 
+/// The addresses of a machine in the network `subnet`.
+fn addresses(subnet: Subnet, guest: Ipv4Addr) -> Addresses {
+    let router = subnet.address;
+    Addresses {
+        guest: Subnet {
+            address: guest,
+            ..subnet
+        },
+        gateway: router,
+        dns: router,
+        host_loopback: false,
+        router: Some(mac_of(router)),
+        ipv4_only: true,
+    }
+}
+
 impl Shared {
     /// Join the network of `config` as the machine `machine`, which has the name servers of more networks if
-    /// `asks_others`.
+    /// `asks_others`. The rules of the machine on what may leave replace those of the network, and what becomes of it is
+    /// told in `journal`.
     ///
     /// # Errors
     /// There is no such network, its switch refuses, or passt cannot be started.
-    pub fn join(config: &Config, machine: &str, asks_others: bool) -> Result<Self, NetError> {
-        let (name, aliases, publish) = match &config.kind {
-            Kind::Shared {
-                network,
-                aliases,
-                publish,
-            } => (network, aliases, publish),
-            _ => {
-                return Err(NetworkError::Unknown {
-                    name: String::new(),
-                }
-                .into());
-            }
+    pub fn join(
+        config: &Config,
+        machine: &str,
+        asks_others: bool,
+        journal: Option<File>,
+    ) -> Result<Self, NetError> {
+        let Kind::Shared {
+            network: name,
+            aliases,
+            publish,
+        } = &config.kind
+        else {
+            let name = String::new();
+            return Err(NetworkError::Unknown { name }.into());
         };
         let network = Networks::open()?.find(name)?;
         let failed = |reason: String| NetworkError::Switch {
@@ -84,27 +120,25 @@ impl Shared {
         };
         let joined = switch::join(network.connect().ok_or_else(ended)?, wish);
         let (socket, joined) = joined.map_err(|error| failed(error.to_string()))?;
-        let own = network.record.subnet.address;
-        let addresses = Addresses {
-            guest: Subnet {
-                address: joined.address,
-                prefix: network.record.subnet.prefix,
-            },
-            gateway: own,
-            dns: own,
-            host_loopback: false,
-            router: Some(mac_of(own)),
-        };
+        let addresses = addresses(network.record.subnet, joined.address);
         let internal = network.record.internal;
         if let Some(port) = publish.first().filter(|_| internal) {
             let reason = format!("it is internal, and {port} needs a network that is not");
             return Err(failed(reason).into());
         }
         let uplink = || -> Result<Uplink, NetError> {
-            Ok(Uplink {
-                request: Some(network.connect().ok_or_else(ended)?),
-                passt: Passt::start(&addresses, publish)?,
-            })
+            let policy = match config.policy.is_open() {
+                true => &network.record.policy,
+                false => &config.policy,
+            };
+            let way = Way {
+                mac: joined.mac,
+                policy: policy.clone(),
+                publish: publish.clone(),
+                host: own_addresses(),
+            };
+            let request = network.connect().ok_or_else(ended)?;
+            Uplink::start(request, &addresses, way, journal)
         };
         Ok(Self {
             name: name.into(),
@@ -124,8 +158,9 @@ impl Shared {
         if let Some(uplink) = &mut self.uplink {
             // Only its end is of use here: from now on the switch reads and writes.
             drop(uplink.passt.wait(self.mac, &self.addresses)?);
-            if let Some(request) = uplink.request.take() {
-                let handed = switch::hand_over(request, self.mac, &*uplink.passt.socket);
+            if let Some((request, way)) = uplink.request.take() {
+                let journal = uplink.journal.as_ref().map(File::as_fd);
+                let handed = switch::hand_over(request, way, &*uplink.passt.socket, journal);
                 handed.map_err(|error| NetworkError::Switch {
                     name: self.name.clone(),
                     reason: error.to_string(),

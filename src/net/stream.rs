@@ -6,19 +6,21 @@ use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::echo;
+use super::policy::{Filter, Incoming, Outgoing};
 use crate::devices::virtio::net::{HEADER, MAX_FRAME, Offloads, Wire};
 use crate::memory::transfer::Pieces;
 
 const LENGTH: usize = 4;
 /// Bytes not yet sent at which no further frame is taken.
 const MAX_OUT: usize = 256 << 10;
-/// Answers to pings that wait for the guest; further ones are lost.
-const MAX_ECHOES: usize = 16;
+/// Answers to pings, and to what is refused, that wait for the guest; further ones are lost.
+const MAX_ECHOES: usize = 64;
 /// Bytes that are read ahead: several of the longest frames.
 const MAX_IN: usize = 256 << 10;
 
@@ -37,6 +39,8 @@ pub struct Stream {
     host_loopback: bool,
     /// Answers that wait for the guest.
     echoes: VecDeque<Vec<u8>>,
+    /// What holds the guest's frames to its rules, and since when.
+    filter: Option<(Box<Filter>, Instant)>,
 }
 
 impl Stream {
@@ -53,7 +57,13 @@ impl Stream {
             gateway,
             host_loopback,
             echoes: VecDeque::new(),
+            filter: None,
         }
+    }
+
+    /// Hold frames to rules.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.filter = Some((Box::new(filter), Instant::now()));
     }
 
     /// Queue a frame to be sent, however many are queued.
@@ -118,6 +128,50 @@ impl Stream {
         Ok(self.input.get(start..start + len).unwrap_or_default())
     }
 
+    /// Queue an answer for the guest.
+    fn answer(&mut self, frame: Vec<u8>) {
+        if self.echoes.len() < MAX_ECHOES {
+            self.echoes.push_back(frame);
+        }
+    }
+
+    /// Queue a frame of the guest, as far as its rules let it out.
+    fn let_out(&mut self, frame: &[u8]) {
+        let outgoing = match &mut self.filter {
+            Some((filter, since)) => filter.outgoing(since.elapsed(), frame),
+            None => Outgoing::Pass,
+        };
+        match outgoing {
+            // passt makes a connection to whatever address a packet names.
+            Outgoing::Pass if !self.host_loopback && is_to_loopback(frame) => {}
+            Outgoing::Pass => self.push(frame),
+            Outgoing::Instead(other) => self.push(&other),
+            Outgoing::Answer(answer) => self.answer(answer),
+            Outgoing::Lost => {}
+        }
+    }
+
+    /// Receive the next frame that the guest's rules let in, behind what is in `into`.
+    fn next_let_in(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
+        let Some((mut filter, since)) = self.filter.take() else {
+            return self.next().map(|frame| into.extend(frame));
+        };
+        let received = loop {
+            let frame = match self.next() {
+                Ok(frame) => frame,
+                Err(error) => break Err(error),
+            };
+            match filter.incoming(since.elapsed(), frame) {
+                Incoming::Pass => into.extend(frame),
+                Incoming::Instead(other) => into.extend(other),
+                Incoming::Lost => continue,
+            }
+            break Ok(());
+        };
+        self.filter = Some((filter, since));
+        received
+    }
+
     /// The length of the frame at `start`, if all of it has been read.
     fn whole(&self) -> io::Result<Option<usize>> {
         let rest = self.input.get(self.start..self.end).unwrap_or_default();
@@ -154,11 +208,8 @@ impl Wire for Stream {
         frame.append_to(HEADER, &mut self.scratch);
         let frame = std::mem::take(&mut self.scratch);
         match echo::answer(&frame, self.gateway) {
-            Some(answer) if self.echoes.len() < MAX_ECHOES => self.echoes.push_back(answer),
-            Some(_) => {}
-            // passt makes a connection to whatever address a packet names.
-            None if !self.host_loopback && is_to_loopback(&frame) => {}
-            None => self.push(&frame),
+            Some(answer) => self.answer(answer),
+            None => self.let_out(&frame),
         }
         self.scratch = frame;
         Ok(())
@@ -178,7 +229,7 @@ impl Wire for Stream {
                 scratch.extend(echo);
                 Ok(())
             }
-            None => self.next().map(|frame| scratch.extend(frame)),
+            None => self.next_let_in(&mut scratch),
         };
         let filled = read.map(|()| room.fill(&scratch));
         self.scratch = scratch;
@@ -186,16 +237,22 @@ impl Wire for Stream {
     }
 
     fn receive_buffered(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let echo = self.echoes.pop_front();
-        let frame = match &echo {
-            Some(echo) => echo,
-            None => self.next()?,
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.resize(HEADER, 0);
+        let read = match self.echoes.pop_front() {
+            Some(echo) => {
+                scratch.extend(echo);
+                Ok(())
+            }
+            None => self.next_let_in(&mut scratch),
         };
-        let zeros = [0; HEADER];
-        for (to, from) in buffer.iter_mut().zip(zeros.iter().chain(frame)) {
+        for (to, from) in buffer.iter_mut().zip(&scratch) {
             *to = *from;
         }
-        Ok(HEADER + frame.len())
+        let len = scratch.len();
+        self.scratch = scratch;
+        read.map(|()| len)
     }
 
     fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {

@@ -49,6 +49,7 @@ mod tty;
 pub mod vcpus;
 mod watch;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub use tty::Tty;
 
 use crate::agent::{Interface, WindowSize};
 use crate::control::Status;
+use crate::fleet::kept::Kept;
 use crate::memory::pages::Pages;
 use crate::memory::program;
 use crate::net;
@@ -125,7 +127,8 @@ pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, V
     let pid = std::process::id().to_string();
     let name = config.machine.name.as_deref().unwrap_or(&pid);
     let nets = timeline.span("networks of the host", || {
-        net::open(name, config.machine.all())
+        let journal = journal(config);
+        net::open(name, config.machine.all(), journal.as_ref())
     })?;
     let saved = config.start.saved();
     let has_command = saved.is_some_and(|saved| !saved.is_template());
@@ -141,6 +144,15 @@ pub fn build(config: &Config, timeline: Arc<Timeline>) -> Result<ReadyMachine, V
         networks,
         story,
     })
+}
+
+/// The file in which it is told what left the machine and what was refused: of one in the background.
+fn journal(config: &Config) -> Option<File> {
+    let name = config.machine.name.as_deref();
+    let kept = name.filter(|_| config.attachments.started.is_some());
+    let has_rules = |net: &net::Config| net.is_held();
+    let kept = kept.filter(|_| config.machine.all().any(has_rules))?;
+    Kept::open(kept).ok()?.journal().ok()
 }
 
 impl ReadyMachine {

@@ -93,7 +93,7 @@ fn a_service_is_flags_of_run() {
         "--read-only|--tmpfs|/tmp|--stop-timeout|90"
     );
     assert_eq!(setup.networks, Some(Vec::new()));
-    assert!(project.networks["inner"].internal && project.networks["outer"].external);
+    assert!(project.networks["inner"].ways.internal && project.networks["outer"].external);
     assert!(!project.networks.contains_key(DEFAULT));
     assert_eq!(read(SHOP, &["debug"]).expect("a project").services.len(), 4);
 }
@@ -287,6 +287,61 @@ fn restarts_and_checks_of_health_are_flags_of_run() {
         ),
     ] {
         assert_eq!(flags(keys), (expected.into(), checks), "{keys}");
+    }
+}
+
+#[test]
+fn services_and_networks_say_what_may_leave() {
+    let file = "services:\n  a: {image: x, x-hull-allow: ['*.a.org:443', 10.1.0.0/16], x-hull-deny-private: true}\n  \
+                b: {image: x, x-hull-allow: b.org, x-hull-deny-private: false}\n\
+                networks:\n  default: {x-hull-allow: [c.org], x-hull-deny-private: true}\n";
+    let project = read(file, &[]).expect("a project");
+    let flags: Vec<String> = project
+        .services
+        .iter()
+        .map(|it| it.flags.join(" "))
+        .collect();
+    let of_a = "--allow *.a.org:443 --allow 10.1.0.0/16 --deny-private";
+    assert_eq!(flags, [of_a, "--allow b.org"]);
+    let policy = &project.networks[DEFAULT].ways.policy;
+    assert_eq!(
+        (policy.allow[0].to_string(), policy.deny_private),
+        ("c.org".into(), true)
+    );
+    for (keys, message) in [
+        (
+            "x-hull-allow: [a..b]",
+            "line 4: x-hull-allow: \"a..b\": it is no address",
+        ),
+        (
+            "x-hull-allow: []",
+            "line 4: x-hull-allow names no destination",
+        ),
+        (
+            "x-hull-deny-private: 7",
+            "line 4: 7: x-hull-deny-private is true or false",
+        ),
+        // A mistake here would let out what the file means to refuse.
+        (
+            "x-hull-alow: a.org",
+            "line 4: service a: x-hull-alow is not supported",
+        ),
+    ] {
+        let file = format!("services:\n  a:\n    image: x\n    {keys}\n");
+        let refused = read(&file, &[]).expect_err(keys).to_string();
+        assert!(refused.contains(message), "{refused}");
+    }
+    for (keys, message) in [
+        (
+            "internal: true",
+            "line 3: nothing leaves an internal network",
+        ),
+        ("external: true", "line 3: hull network create gives"),
+    ] {
+        let rest = "services: {a: {image: x}}\nnetworks:\n";
+        let file = format!("{rest}  n: {{{keys}, x-hull-deny-private: true}}\n");
+        let refused = read(&file, &[]).expect_err(keys).to_string();
+        assert!(refused.contains(message), "{refused}");
     }
 }
 

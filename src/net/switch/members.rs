@@ -12,11 +12,15 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::{Deserialize, Serialize};
 
 use crate::devices::virtio::net::Mac;
+use crate::net::config::Publish;
+use crate::net::policy::Policy;
 
 /// Time for a switch to reply.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest request in bytes.
-pub const MAX_REQUEST: usize = 16 << 10;
+pub const MAX_REQUEST: usize = 64 << 10;
+/// Most descriptors that come with a request.
+pub const MAX_DESCRIPTORS: usize = 2;
 /// Longest reply in bytes.
 const MAX_REPLY: u32 = 1 << 20;
 
@@ -25,8 +29,8 @@ const MAX_REPLY: u32 = 1 << 20;
 pub enum Request {
     /// A machine joins: what follows on the connection are frames.
     Join(Wish),
-    /// With a descriptor: the way to other networks of the machine with this MAC address.
-    Uplink(Mac),
+    /// With a descriptor, and perhaps that of a journal: a machine's way to other networks.
+    Uplink(Way),
     /// Which machines are in the network?
     List,
     /// It is to end if no machine is in the network.
@@ -42,6 +46,19 @@ pub struct Wish {
     pub mac: Option<Mac>,
     /// Whether it has another name server, which knows more names.
     pub asks_others: bool,
+}
+
+/// A machine's way to other networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The machine's MAC address.
+    pub mac: Mac,
+    /// What may leave.
+    pub policy: Policy,
+    /// Ports by which others reach the machine.
+    pub publish: Vec<Publish>,
+    /// Addresses of the host.
+    pub host: Vec<Ipv4Addr>,
 }
 
 /// What a switch replies.
@@ -83,7 +100,7 @@ pub struct Member {
 /// # Errors
 /// The switch refuses, or does not reply.
 pub fn join(mut stream: UnixStream, wish: Wish) -> io::Result<(OwnedFd, Joined)> {
-    match ask(&mut stream, &Request::Join(wish), None)? {
+    match ask(&mut stream, &Request::Join(wish), &[])? {
         Reply::Joined(joined) => {
             stream.set_nonblocking(true)?;
             Ok((stream.into(), joined))
@@ -92,12 +109,18 @@ pub fn join(mut stream: UnixStream, wish: Wish) -> io::Result<(OwnedFd, Joined)>
     }
 }
 
-/// Hand over the way to other networks of the machine with this MAC address: a socket with frames.
+/// Hand over a machine's way to other networks: a socket with frames, and a file for a journal.
 ///
 /// # Errors
 /// The switch refuses, or does not reply.
-pub fn hand_over(mut stream: UnixStream, mac: Mac, uplink: impl AsFd) -> io::Result<()> {
-    match ask(&mut stream, &Request::Uplink(mac), Some(uplink.as_fd()))? {
+pub fn hand_over(
+    mut stream: UnixStream,
+    way: Way,
+    uplink: impl AsFd,
+    journal: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let descriptors: Vec<_> = [uplink.as_fd()].into_iter().chain(journal).collect();
+    match ask(&mut stream, &Request::Uplink(way), &descriptors)? {
         Reply::Done => Ok(()),
         other => Err(unexpected(other)),
     }
@@ -108,7 +131,7 @@ pub fn hand_over(mut stream: UnixStream, mac: Mac, uplink: impl AsFd) -> io::Res
 /// # Errors
 /// The switch does not reply.
 pub fn list(mut stream: UnixStream) -> io::Result<Vec<Member>> {
-    match ask(&mut stream, &Request::List, None)? {
+    match ask(&mut stream, &Request::List, &[])? {
         Reply::Members(members) => Ok(members),
         other => Err(unexpected(other)),
     }
@@ -119,7 +142,7 @@ pub fn list(mut stream: UnixStream) -> io::Result<Vec<Member>> {
 /// # Errors
 /// Machines are in the network, or the switch does not reply.
 pub fn end(mut stream: UnixStream) -> io::Result<()> {
-    match ask(&mut stream, &Request::End, None)? {
+    match ask(&mut stream, &Request::End, &[])? {
         Reply::Done => Ok(()),
         other => Err(unexpected(other)),
     }
@@ -135,17 +158,15 @@ fn unexpected(reply: Reply) -> io::Error {
 fn ask(
     stream: &mut UnixStream,
     request: &Request,
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<Reply> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let bytes = framed(request);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if let Some(descriptor) = &descriptor {
-        control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(
-            descriptor,
-        )));
+    if !descriptors.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
     let flags = SendFlags::NOSIGNAL;
     let sent = sendmsg(&*stream, &[IoSlice::new(&bytes)], &mut control, flags)?;

@@ -10,13 +10,12 @@
 //! on the connection carries frames, as that of passt does. Which machines are in the network is known
 //! to the switch alone, and the end of a connection is the end of a membership: a killed machine leaves nothing.
 //!
-//! `segment` decides where a frame goes, `names` answers questions for names, [`serve`] moves the bytes.
+//! `segment` decides where a frame goes, [`serve`] moves the bytes.
 
 mod members;
-mod names;
 mod segment;
 mod serve;
 
-pub use members::{Joined, Member, Wish, end, hand_over, join, list};
+pub use members::{Joined, Member, Way, Wish, end, hand_over, join, list};
 pub use segment::mac_of;
 pub use serve::serve;

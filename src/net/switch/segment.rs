@@ -6,26 +6,17 @@
 
 use std::net::Ipv4Addr;
 
-use super::names::{self, Verdict};
 use crate::devices::virtio::net::Mac;
 use crate::net::address::Subnet;
 use crate::net::echo;
+use crate::net::frame::{ARP, Arp, DNS, ETHERNET, End, IP, IPV4, UDP, datagram, ethernet};
+use crate::net::names::{self, Verdict};
 use crate::net::stream::is_to_loopback;
 
 /// Most machines of a network.
 pub const MAX_STATIONS: usize = 128;
 /// Most names of a machine, its own included.
 pub const MAX_NAMES: usize = 16;
-
-const ARP: [u8; 2] = [0x08, 0x06];
-const IPV4: [u8; 2] = [0x08, 0x00];
-const UDP: u8 = 17;
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
-/// Bytes of an IPv4 header without options (RFC 791).
-const IP: usize = 20;
-/// The port of name servers.
-const DNS: u16 = 53;
 
 /// A machine in the segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +136,11 @@ impl Segment {
         address == self.subnet.address || self.stations().any(|(_, it)| it.address == address)
     }
 
+    /// The segment's own address, of its router and its name server.
+    pub fn address(&self) -> Ipv4Addr {
+        self.subnet.address
+    }
+
     /// The segment's own MAC address.
     fn mac(&self) -> Mac {
         mac_of(self.subnet.address)
@@ -239,7 +235,10 @@ impl Segment {
             Verdict::Unknown(_) if !self.internal => return Some(Route::Up),
             Verdict::Unknown(unknown) => unknown.refusal(station.asks_others),
         };
-        let reply = self.datagram(station, u16::from_be_bytes([from0, from1]), &answer);
+        let end = |mac, address, port| End { mac, address, port };
+        let from = end(self.mac(), self.subnet.address, DNS);
+        let port = u16::from_be_bytes([from0, from1]);
+        let reply = datagram(from, end(station.mac, station.address, port), &answer);
         Some(Route::Back(reply))
     }
 
@@ -268,68 +267,6 @@ impl Segment {
         reply.extend(to.address.octets());
         reply
     }
-
-    /// A UDP datagram (RFC 768) from the name server to `port` of a machine, without a checksum of its own.
-    fn datagram(&self, to: &Station, port: u16, data: &[u8]) -> Vec<u8> {
-        let len = 8 + data.len();
-        let mut ip = vec![0x45, 0];
-        ip.extend(((IP + len) as u16).to_be_bytes());
-        // Never cut into fragments, so its number does not matter (RFC 6864).
-        ip.extend([0, 0, 0x40, 0, 64, UDP, 0, 0]);
-        ip.extend(self.subnet.address.octets());
-        ip.extend(to.address.octets());
-        let sum = checksum(&ip).to_be_bytes();
-        ip.splice(10..12, sum);
-        let mut frame = [to.mac, self.mac()].concat();
-        frame.extend(IPV4);
-        frame.extend(ip);
-        for word in [DNS, port, len as u16, 0] {
-            frame.extend(word.to_be_bytes());
-        }
-        frame.extend(data);
-        frame
-    }
-}
-
-/// Target, source and type of a frame.
-fn ethernet(frame: &[u8]) -> Option<(Mac, Mac, [u8; 2])> {
-    let (&to, rest) = frame.split_first_chunk()?;
-    let (&from, rest) = rest.split_first_chunk()?;
-    Some((to, from, *rest.first_chunk()?))
-}
-
-/// An ARP message for IPv4 over Ethernet (RFC 826).
-struct Arp {
-    asks: bool,
-    sender: Mac,
-    from: [u8; 4],
-    target: [u8; 4],
-}
-
-impl Arp {
-    fn of(frame: &[u8]) -> Option<Self> {
-        let rest = frame.get(ETHERNET..)?;
-        let rest = rest.strip_prefix(&[0, 1, 0x08, 0, 6, 4, 0])?;
-        let (operation, rest) = rest.split_first()?;
-        let (&sender, rest) = rest.split_first_chunk()?;
-        let (&from, rest) = rest.split_first_chunk()?;
-        let target = *rest.get(size_of::<Mac>()..)?.first_chunk()?;
-        matches!(operation, 1 | 2).then_some(Self {
-            asks: *operation == 1,
-            sender,
-            from,
-            target,
-        })
-    }
-}
-
-/// The Internet's checksum (RFC 1071) of an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks_exact(2);
-    let words = words.filter_map(|pair| Some(u16::from_be_bytes(*pair.first_chunk()?)));
-    let sum: u32 = words.map(u32::from).sum();
-    let sum = (sum >> 16) + (sum & 0xffff);
-    !((sum >> 16) + (sum & 0xffff)) as u16
 }
 
 #[cfg(test)]

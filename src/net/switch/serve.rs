@@ -17,9 +17,13 @@ use rustix::net::{
     recvmsg, send,
 };
 
-use super::members::{Joined, MAX_REQUEST, Member, Reply, Request, framed, request};
+use super::members::{
+    Joined, MAX_DESCRIPTORS, MAX_REQUEST, Member, Reply, Request, Way, framed, request,
+};
 use super::segment::{MAX_STATIONS, Route, Segment};
 use crate::net::address::Subnet;
+use crate::net::config::Publish;
+use crate::net::policy::{Filter, Incoming, Journal, Outgoing, Setting};
 use crate::net::stream::Stream;
 use crate::sandbox::{Role, Seccomp, allow_folders, lock_down, peer_user, restrict, set_seccomp};
 
@@ -51,6 +55,7 @@ pub fn serve(listener: OwnedFd, subnet: Subnet, internal: bool) -> io::Result<()
         ports: Vec::new(),
         empty_since: Some(Instant::now()),
         ends: false,
+        started: Instant::now(),
     };
     switch.run()
 }
@@ -59,13 +64,15 @@ pub fn serve(listener: OwnedFd, subnet: Subnet, internal: bool) -> io::Result<()
 struct Asking {
     socket: OwnedFd,
     bytes: Vec<u8>,
-    descriptor: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
 }
 
 /// A machine's connection, and its way to other networks.
 struct Port {
     frames: Stream,
     up: Option<Stream>,
+    /// What holds to its rules what goes there.
+    filter: Option<Filter>,
 }
 
 struct Switch {
@@ -78,6 +85,8 @@ struct Switch {
     /// Since when there is no machine.
     empty_since: Option<Instant>,
     ends: bool,
+    /// The moment since which filters count.
+    started: Instant,
 }
 
 /// What the switch waits for.
@@ -123,7 +132,7 @@ impl Switch {
         }
         let mut at_once = false;
         for (index, port) in self.ports.iter().enumerate() {
-            let Some(Port { frames, up }) = port else {
+            let Some(Port { frames, up, .. }) = port else {
                 continue;
             };
             let up = up.iter().map(|up| (Source::Up(index), up));
@@ -178,7 +187,7 @@ impl Switch {
             self.requests.push(Asking {
                 socket,
                 bytes: Vec::new(),
-                descriptor: None,
+                descriptors: Vec::new(),
             });
         }
     }
@@ -200,7 +209,9 @@ impl Switch {
 
     fn fulfil(&mut self, request: Request, asking: Asking) {
         let Asking {
-            socket, descriptor, ..
+            socket,
+            descriptors,
+            ..
         } = asking;
         let mut joined = None;
         let reply = match request {
@@ -219,16 +230,10 @@ impl Switch {
                     (Ok(_), None) => Reply::Refused("it has left".into()),
                 }
             }
-            Request::Uplink(mac) => {
-                let port = self.segment.port_of(mac);
-                match (port.and_then(|port| self.port_mut(port)), descriptor) {
-                    (Some(port), Some(descriptor)) => {
-                        port.up = Some(stream(descriptor));
-                        Reply::Done
-                    }
-                    _ => Reply::Refused("no machine has this MAC address".into()),
-                }
-            }
+            Request::Uplink(way) => match self.connect(way, descriptors) {
+                Some(()) => Reply::Done,
+                None => Reply::Refused("no machine has this MAC address".into()),
+            },
             Request::List => Reply::Members(self.members()),
             Request::End => match self.empty_since {
                 None => Reply::Refused("machines are in the network".into()),
@@ -242,6 +247,30 @@ impl Switch {
         if let Some(port) = joined {
             self.add(port, socket);
         }
+    }
+
+    /// Connect a machine to other networks.
+    fn connect(&mut self, way: Way, descriptors: Vec<OwnedFd>) -> Option<()> {
+        let index = self.segment.port_of(way.mac)?;
+        let mut descriptors = descriptors.into_iter();
+        let up = stream(descriptors.next()?);
+        let router = self.segment.address();
+        let station = self.segment.station(index)?;
+        let setting = Setting {
+            mac: way.mac,
+            guest: station.address,
+            gateway: router,
+            dns: router,
+            host: way.host,
+            publish: way.publish.iter().map(Publish::reaches).collect(),
+            asks_others: station.asks_others,
+        };
+        let journal = descriptors.next().map(|it| Journal::new(it.into()));
+        let is_open = way.policy.is_open();
+        let port = self.port_mut(index)?;
+        port.filter = (!is_open).then(|| Filter::new(way.policy, setting, journal));
+        port.up = Some(up);
+        Some(())
     }
 
     fn members(&self) -> Vec<Member> {
@@ -261,6 +290,7 @@ impl Switch {
             *port = Some(Port {
                 frames: stream(socket),
                 up: None,
+                filter: None,
             });
             self.empty_since = None;
         }
@@ -296,12 +326,49 @@ impl Switch {
                         .for_each(|other| self.pass(other, frame));
                 }
                 Route::Back(reply) => self.pass(index, &reply),
-                Route::Up => {
-                    if let Some(up) = self.port_mut(index).and_then(|it| it.up.as_mut()) {
-                        up.queue(frame, MAX_QUEUE);
-                    }
-                }
+                Route::Up => self.let_out(index, frame),
             }
+        }
+    }
+
+    /// Pass a frame on to other networks, as far as the machine's rules let it out.
+    fn let_out(&mut self, index: usize, frame: &[u8]) {
+        let now = self.started.elapsed();
+        let Some(Port { frames, up, filter }) = self.port_mut(index) else {
+            return;
+        };
+        let Some(up) = up else {
+            return;
+        };
+        let outgoing = match filter {
+            Some(filter) => filter.outgoing(now, frame),
+            None => Outgoing::Pass,
+        };
+        match outgoing {
+            Outgoing::Pass => up.queue(frame, MAX_QUEUE),
+            Outgoing::Instead(other) => up.queue(&other, MAX_QUEUE),
+            Outgoing::Answer(answer) => frames.queue(&answer, MAX_QUEUE),
+            Outgoing::Lost => {}
+        }
+    }
+
+    /// Pass a frame of other networks to the machine at `index`, as far as its rules let it in.
+    fn let_in(&mut self, index: usize, frame: &[u8]) {
+        let now = self.started.elapsed();
+        if !self.segment.is_from_above(index, frame) {
+            return;
+        }
+        let Some(Port { frames, filter, .. }) = self.port_mut(index) else {
+            return;
+        };
+        let incoming = match filter {
+            Some(filter) => filter.incoming(now, frame),
+            None => Incoming::Pass,
+        };
+        match incoming {
+            Incoming::Pass => frames.queue(frame, MAX_QUEUE),
+            Incoming::Instead(other) => frames.queue(&other, MAX_QUEUE),
+            Incoming::Lost => {}
         }
     }
 
@@ -317,9 +384,7 @@ impl Switch {
                 // The machine stays, with the network alone.
                 Some(Err(_)) => return port.up = None,
             }
-            if self.segment.is_from_above(index, frame) {
-                self.pass(index, frame);
-            }
+            self.let_in(index, frame);
         }
     }
 
@@ -347,7 +412,7 @@ impl Switch {
 
 impl Asking {
     fn read(&mut self) -> io::Result<Option<Request>> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut bytes = [0; MAX_REQUEST];
         let mut into = [IoSliceMut::new(&mut bytes)];
@@ -364,7 +429,8 @@ impl Asking {
         };
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptor = descriptors.last();
+                self.descriptors.extend(descriptors);
+                self.descriptors.truncate(MAX_DESCRIPTORS);
             }
         }
         if len == 0 {
@@ -453,6 +519,7 @@ mod tests {
             ports: Vec::new(),
             empty_since: Some(Instant::now()),
             ends: false,
+            started: Instant::now(),
         };
         let running = thread::spawn(move || switch.run());
         let ((mut a, at_a), (b, at_b), (slow, at_slow)) = (

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::net::frame::checksum;
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 90, 0, 1);
 const BROADCAST: Mac = [0xff; 6];

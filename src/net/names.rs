@@ -1,4 +1,4 @@
-//! Questions for names of machines, answered as a name server does (RFC 1035).
+//! Questions for names, answered as a name server does (RFC 1035).
 
 use std::net::Ipv4Addr;
 
@@ -7,10 +7,13 @@ const HEADER: usize = 12;
 /// Longest name in bytes, with the lengths of its labels (2.3.4).
 const MAX_NAME: usize = 255;
 /// Most addresses of an answer: without EDNS a message has 512 bytes (4.2.1).
-const MAX_ADDRESSES: usize = 16;
+pub(super) const MAX_ADDRESSES: usize = 16;
 /// Seconds for which an answer holds: a machine that was started again may have another address.
 const LIFETIME: u32 = 5;
-const A: u16 = 1;
+/// The type of records with an address of IPv4 (3.2.2).
+pub(super) const A: u16 = 1;
+/// The type of records with an address of IPv6 (RFC 3596).
+pub(super) const AAAA: u16 = 28;
 const ANY: u16 = 255;
 const INTERNET: u16 = 1;
 /// Results (4.1.1): the name does not exist; the server does not want to answer.
@@ -49,21 +52,14 @@ pub fn answer<'a>(
     let first = question.header.get(1).copied().map_or(0, usize::from);
     let turn = first % addresses.len();
     addresses.rotate_left(turn);
-    addresses.truncate(MAX_ADDRESSES);
     addresses.retain(|_| matches!(question.kind, A | ANY));
-    let mut answer = question.reply(0, addresses.len() as u16);
-    for address in addresses {
-        answer.extend([0xc0, HEADER as u8]); // the name is that of the question
-        answer.extend([A, INTERNET].map(u16::to_be_bytes).concat());
-        answer.extend(LIFETIME.to_be_bytes());
-        answer.extend([0, 4]);
-        answer.extend(address.octets());
-    }
+    let answer = question.addresses(&addresses, LIFETIME);
     Some(Verdict::Known(answer))
 }
 
 impl<'a> Question<'a> {
-    fn of(message: &'a [u8]) -> Option<Self> {
+    /// The question in `message`; `None` if it is no message with one question, or a label of the name has a dot.
+    pub fn of(message: &'a [u8]) -> Option<Self> {
         let (header, rest) = message.split_first_chunk::<HEADER>()?;
         let &[_, _, flags, _, 0, 1, ..] = header else {
             return None;
@@ -81,6 +77,9 @@ impl<'a> Question<'a> {
             }
             // Longer ones are pointers, which the first name of a message cannot be.
             let label = rest.get(at..at + len).filter(|_| len < 64)?;
+            if label.contains(&b'.') {
+                return None;
+            }
             at += len;
             if !name.is_empty() {
                 name.push('.');
@@ -103,6 +102,53 @@ impl<'a> Question<'a> {
             name,
             kind: u16::from_be_bytes([kind0, kind1]),
         })
+    }
+
+    /// The name, in lower case.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The type of records that are asked for.
+    pub fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// The name, type and class, as they are in the message.
+    pub fn section(&self) -> &[u8] {
+        self.section
+    }
+
+    /// The number by which the answer is known.
+    pub fn number(&self) -> [u8; 2] {
+        let [id0, id1, ..] = *self.header;
+        [id0, id1]
+    }
+
+    /// The same question, with nothing else in its message.
+    pub fn again(&self) -> Vec<u8> {
+        let [id0, id1, flags, ..] = *self.header;
+        let header = [id0, id1, flags & 0x01, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        [&header, self.section].concat()
+    }
+
+    /// The answer with addresses of the name, of which the first 16 are given, for so many seconds.
+    pub fn addresses(&self, addresses: &[Ipv4Addr], lifetime: u32) -> Vec<u8> {
+        let given = addresses.get(..MAX_ADDRESSES).unwrap_or(addresses);
+        let mut answer = self.reply(0, given.len() as u16);
+        for address in given {
+            answer.extend([0xc0, HEADER as u8]); // the name is that of the question
+            answer.extend([A, INTERNET].map(u16::to_be_bytes).concat());
+            answer.extend(lifetime.to_be_bytes());
+            answer.extend([0, 4]);
+            answer.extend(address.octets());
+        }
+        answer
+    }
+
+    /// The answer without records, and with this result (4.1.1).
+    pub fn empty(&self, result: u8) -> Vec<u8> {
+        self.reply(result, 0)
     }
 
     /// The answer for a name that is none of the network's, where no other server can be asked. One whose machine
