@@ -96,7 +96,11 @@ impl Frame {
         let len = (20 + data.len() as u16).to_be_bytes();
         let (from, to) = if sends { (OWN, far) } else { (far, OWN) };
         let head = [0x45, 0, len[0], len[1], 0, 0, 0x40, 0, 64, protocol, 0, 0];
-        let ends = if sends { [ROUTER, GUEST] } else { [GUEST, ROUTER] };
+        let ends = if sends {
+            [ROUTER, GUEST]
+        } else {
+            [GUEST, ROUTER]
+        };
         [&ends.concat()[..], &[8, 0], &head, &from, &to, &data].concat()
     }
 }
@@ -146,7 +150,10 @@ pub fn check(input: &Input) {
                             open.insert(from);
                         }
                         let known = open.contains(&from) || from[..3] == NAMED;
-                        assert!(known || from == [10, 0, 2, 2] && own == 68, "{from:?} came in");
+                        assert!(
+                            known || from == [10, 0, 2, 2] && own == 68,
+                            "{from:?} came in"
+                        );
                     }
                     _ => {}
                 }

@@ -18,7 +18,7 @@ const MAX_NAME: usize = 253;
 pub struct Policy {
     /// If there are any, nothing else may leave. At most [`MAX_ALLOWED`].
     pub allow: Vec<Allow>,
-    /// Nothing leaves to [`PRIVATE`] addresses, nor to those of the host.
+    /// Nothing leaves to addresses of private networks (RFC 1918 and the like), nor to those of the host.
     pub deny_private: bool,
 }
 
