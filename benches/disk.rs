@@ -2,21 +2,24 @@
 //! the disk and a raw image, but without the eventfd, the switches of threads and the interrupt.
 //!
 //! `cargo bench --bench disk`.
-use std::io;
+
+mod support;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hull::devices::bus::{BusDevice, Interrupt};
+use hull::devices::Reporter;
+use hull::devices::bus::BusDevice;
 use hull::devices::virtio::block::Block;
 use hull::devices::virtio::mmio::{MmioTransport, Shortcuts};
 use hull::devices::virtio::requests::{Doorbell, Requests};
 use hull::devices::virtio::transport::{SharedCore, Transport};
-use hull::devices::{MachineEvents, MarkSource, Reporter};
 use hull::disk::{self, Config, Disk};
 use hull::memory::GuestMemory;
 use hull::sync::lock;
+use support::Nobody;
 use vm_memory::{Bytes, GuestAddress};
 
 /// Entries of the ring: a chain each, in an indirect table.
@@ -31,23 +34,6 @@ const MEMORY: usize = 4 << 20;
 /// Bytes of a request, and of the image.
 const BLOCK: u64 = 4096;
 const IMAGE: u64 = 64 << 20;
-
-struct Nobody;
-
-impl Interrupt for Nobody {
-    fn trigger(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MachineEvents for Nobody {
-    fn reset(&self) {}
-    fn power_off(&self) {}
-    fn mark(&self, _: MarkSource, _: u8) {}
-    fn warn(&self, device: &str, what: &str) {
-        panic!("{device}: {what}");
-    }
-}
 
 /// The guest, which offers requests whenever the disk's thread has nothing left to do.
 struct Guest {

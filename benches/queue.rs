@@ -2,17 +2,20 @@
 //! device that does nothing with it.
 //!
 //! `cargo bench --bench queue`.
-use std::io;
+
+mod support;
+
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use hull::devices::bus::{BusDevice, Interrupt};
+use hull::devices::Reporter;
+use hull::devices::bus::BusDevice;
 use hull::devices::virtio::mmio::{MmioTransport, Shortcuts};
 use hull::devices::virtio::transport::Transport;
 use hull::devices::virtio::{Device, DeviceError, Driver, Kind};
-use hull::devices::{MachineEvents, MarkSource, Reporter};
 use hull::memory::GuestMemory;
 use hull::sync::lock;
+use support::Nobody;
 use vm_memory::{Bytes, GuestAddress};
 
 /// The number of entries in the ring.
@@ -62,23 +65,6 @@ impl Device for Idle {
             queue.finish(chain, 0)?;
         }
         Ok(())
-    }
-}
-
-struct Nobody;
-
-impl Interrupt for Nobody {
-    fn trigger(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MachineEvents for Nobody {
-    fn reset(&self) {}
-    fn power_off(&self) {}
-    fn mark(&self, _: MarkSource, _: u8) {}
-    fn warn(&self, device: &str, what: &str) {
-        panic!("{device}: {what}");
     }
 }
 

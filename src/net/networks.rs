@@ -125,7 +125,7 @@ pub struct Record {
 pub struct Ways {
     /// Nothing.
     pub internal: bool,
-    /// What may leave.
+    /// What may leave a machine.
     pub policy: Policy,
 }
 

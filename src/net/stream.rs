@@ -151,6 +151,23 @@ impl Stream {
         }
     }
 
+    /// Have `take` take the next frame for the guest, with its header.
+    fn receive_by(&mut self, take: impl FnOnce(&[u8]) -> usize) -> io::Result<usize> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.resize(HEADER, 0);
+        let read = match self.echoes.pop_front() {
+            Some(echo) => {
+                scratch.extend(echo);
+                Ok(())
+            }
+            None => self.next_let_in(&mut scratch),
+        };
+        let taken = read.map(|()| take(&scratch));
+        self.scratch = scratch;
+        taken
+    }
+
     /// Receive the next frame that the guest's rules let in, behind what is in `into`.
     fn next_let_in(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         let Some((mut filter, since)) = self.filter.take() else {
@@ -221,38 +238,16 @@ impl Wire for Stream {
     }
 
     fn receive(&mut self, room: &Pieces) -> io::Result<usize> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        scratch.resize(HEADER, 0);
-        let read = match self.echoes.pop_front() {
-            Some(echo) => {
-                scratch.extend(echo);
-                Ok(())
-            }
-            None => self.next_let_in(&mut scratch),
-        };
-        let filled = read.map(|()| room.fill(&scratch));
-        self.scratch = scratch;
-        filled
+        self.receive_by(|frame| room.fill(frame))
     }
 
     fn receive_buffered(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        scratch.resize(HEADER, 0);
-        let read = match self.echoes.pop_front() {
-            Some(echo) => {
-                scratch.extend(echo);
-                Ok(())
+        self.receive_by(|frame| {
+            for (to, from) in buffer.iter_mut().zip(frame) {
+                *to = *from;
             }
-            None => self.next_let_in(&mut scratch),
-        };
-        for (to, from) in buffer.iter_mut().zip(&scratch) {
-            *to = *from;
-        }
-        let len = scratch.len();
-        self.scratch = scratch;
-        read.map(|()| len)
+            frame.len()
+        })
     }
 
     fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {

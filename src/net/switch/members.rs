@@ -53,7 +53,7 @@ pub struct Wish {
 pub struct Way {
     /// The machine's MAC address.
     pub mac: Mac,
-    /// What may leave.
+    /// What may leave a machine.
     pub policy: Policy,
     /// Ports by which others reach the machine.
     pub publish: Vec<Publish>,
